@@ -239,7 +239,7 @@ def _measure_on_gpu(rounds: int) -> list[Row]:
 
 
 def _measure_on_cpu(options: argparse.Namespace) -> list[Row]:
-    from benchmarks.step_digits import measure_digits
+    from benchmarks.step_digits import measure_digit_steps, measure_digits
 
     measured: list[Row] = []
     if options.only in (None, "step"):
@@ -248,7 +248,7 @@ def _measure_on_cpu(options: argparse.Namespace) -> list[Row]:
     if options.only in (None, "curve"):
         measured += measure_curves(CURVE_SIZE, CURVE_STEPS)
     if options.only in (None, "digits"):
-        measured.append(measure_digits())
+        measured += [measure_digits(), *measure_digit_steps()]
     write_rows(RESULTS, read_rows(RESULTS), measured)
     return measured
 

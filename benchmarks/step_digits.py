@@ -1,23 +1,26 @@
-"""Where the CPU time of a digits epoch goes: one of IGNORE's, from ``search_spaces/digits.yaml``, one thread, evaluation included."""
+"""Where the CPU time of digits goes, on one thread: in an epoch of IGNORE's, evaluation included, and in a step beside a plain one."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step_report import Row, device_name
-from benchmarks.step_variants import Size
+from benchmarks.step_variants import CHANNELS_LAST, STRAIGHT, WARMUP_EPOCHS, Size, build_step
 from orchestrator.plan import make_train_plan
 from orchestrator.sweep_plan import trial_config
 from search_spaces.schema import load_space
 from training.preparation import prepare
 from training.run import TrainingRun
 
+CONVOLUTION = "convolution"
 _GROUPS = {
-    "convolution": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::mkldnn_convolution_backward"),
+    CONVOLUTION: ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::mkldnn_convolution_backward"),
     "BatchNorm": ("aten::native_batch_norm", "aten::native_batch_norm_backward"),
     "ReLU": ("aten::clamp_min", "aten::clamp_min_", "aten::relu", "aten::relu_", "aten::threshold_backward"),
     "views: noise, warp, shift": ("aten::normal_", "aten::grid_sampler_2d", "aten::replication_pad2d", "aten::index", "aten::affine_grid"),
@@ -25,6 +28,8 @@ _GROUPS = {
     "element by element": tuple(f"aten::{name}{end}" for name in ("add", "sub", "mul", "div", "copy", "gt") for end in ("", "_")),
     "optimiser": ("Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad", "aten::_fused_adam_"),
 }
+_STEP_VARIANTS = (STRAIGHT, CHANNELS_LAST, replace(CHANNELS_LAST, name="+ torch.compile: ours", compile=True))
+_CPU = torch.device("cpu")
 REST = "all else: dispatch, allocation, Python"
 
 
@@ -37,12 +42,49 @@ def measure_digits(num_epochs: int = 3) -> Row:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(num_epochs):
             run.train_epoch()
+    size = Size(config.model.backbone, config.data.image_size, config.optim.batch_size)
+    return _row("digits", size, variant="ours", ms_epoch=_sum_groups(profiled, num_epochs))
+
+
+def measure_digit_steps(rounds: int = 5, num_steps: int = 20) -> list[Row]:
+    """Measure a step alone, the straightforward one and ours in turn, on random images of the digits' size: processor time of a step,
+    and what of it, under the profiler, is convolution.
+    """
+    size = Size("digits/resnet12", image_size=40, batch_size=32)
+    steps = {variant.name: build_step(variant, size, _CPU, 1) for variant in _STEP_VARIANTS}
+    batches = {
+        variant.name: [size.random_batch(_CPU, seed, channels_last=variant.channels_last) for seed in range(num_steps)]
+        for variant in _STEP_VARIANTS
+    }
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    epoch = WARMUP_EPOCHS + 1
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            started = time.process_time()
+            for batch in batches[name]:
+                step(batch, epoch)
+            if number:  # in the first round things are built and compiled
+                found[name].append((time.process_time() - started) / num_steps * 1000)
+    rows = []
+    for name, step in steps.items():
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            for batch in batches[name]:
+                step(batch, epoch)
+        convolution = _sum_groups(profiled, num_steps)[CONVOLUTION]
+        rows.append(_row("digits step", size, variant=name, ms_step=statistics.median(found[name]), ms_convolution=convolution))
+        print(f"digits, {name}: {rows[-1]['ms_step']:.1f} ms a step, {convolution:.1f} of it convolution", flush=True)
+    return rows
+
+
+def _sum_groups(profiled: profile, count: int) -> dict[str, float]:
     groups: Counter[str] = Counter()
     for event in profiled.key_averages():
-        groups[_group(event.key)] += event.self_cpu_time_total / 1000 / num_epochs
-    size = Size(config.model.backbone, config.data.image_size, config.optim.batch_size)
-    device = device_name(torch.device("cpu"))
-    return {"kind": "digits", "device": device, "torch": torch.__version__, **asdict(size), "variant": "ours", "ms_epoch": dict(groups)}
+        groups[_group(event.key)] += event.self_cpu_time_total / 1000 / count
+    return dict(groups)
+
+
+def _row(kind: str, size: Size, **values: object) -> Row:
+    return {"kind": kind, "device": device_name(_CPU), "torch": torch.__version__, **asdict(size), **values}
 
 
 def _group(key: str) -> str:

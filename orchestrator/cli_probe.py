@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,7 @@ def max_batch(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the largest batch that fits one worker.
+    """Find the largest batch that fits one worker, and how many trials share its memory.
 
     Takes real steps of the space's first start_from point on random images. Of several workers each has its part of optim.batch_size.
     """
@@ -51,9 +52,11 @@ def max_batch(
     print_note(f"taking steps of {planned.method} at {config.data.image_size} px ...")
     found = _probe(config, limit_gib)
     if json:
-        print_json(asdict(found))
+        print_json(asdict(found) | {"num_sharing": found.num_sharing})
     else:
         _show(found)
+        if planned.resources.workers == 1 and found.num_sharing:
+            _show_sharing(found, on_gpu=device is Device.CUDA)
     if found.batch_size == 0:
         raise typer.Exit(1)
 
@@ -100,3 +103,16 @@ def _show(found: MaxBatch) -> None:
         print_line(
             f"The largest batch of a worker in {found.limit_gib:.2f} GiB: {found.batch_size}. Use --set optim.batch_size=N, N up to that."
         )
+
+
+def _show_sharing(found: MaxBatch, *, on_gpu: bool) -> None:
+    num = found.num_sharing
+    use = "--concurrency N, N up to that"
+    if on_gpu:
+        # Rounded down: so many must not come to more than one GPU.
+        use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources of a space of your own"
+    print_line(
+        f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: {num} at a time fit. Use {use}."
+        if num > 1
+        else f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: no second one fits beside it."
+    )

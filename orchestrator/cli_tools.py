@@ -55,17 +55,19 @@ def browse(
 
 def bundle(
     sweep: SweepArgument = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The file; called after the sweep by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file; under the home, called after the sweep, by default.")
+    ] = None,
 ) -> None:
     """Write a sweep into one file to hand on.
 
     Journal, runs, metrics, configurations, pictures and per-class tables, without credentials; weights are not in it.
     """
     from orchestrator.bundle import SUFFIX, write_bundle
-    from orchestrator.home import find_sweep
+    from orchestrator.home import find_sweep, home
 
     found = find_sweep(sweep)
-    out = out or Path(f"{found}{SUFFIX}")
+    out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
     print_line(f"{out}: {num_artifacts} pictures and tables, {out.stat().st_size / 2**20:.1f} MiB")
     print_next({f"browse {out}": "look at it, on any machine"})

@@ -28,6 +28,8 @@ MAX_LOSSES = 10
 _LEAST_SILENCE_S = 600.0
 _SILENT_EPOCHS = 20
 """A trial that reports nothing for the time of so many epochs, as long as its longest, hangs."""
+_FIRST_SILENCE_S = 6 * 3600.0
+"""So long may the first epoch of a sweep take: nobody knows yet how long one is."""
 
 
 class Director:
@@ -55,7 +57,8 @@ class Director:
         self._pruner = Pruner(plan)
         self._proposer = make_proposer(plan, journal.state.records.values())
         self._losses: Counter[int] = Counter()
-        self._alone: set[int] = set()
+        self._working_since: dict[int, float] = {}
+        self._longest_s = max((_longest_epoch(record) for record in journal.state.records.values()), default=0.0)
         self._exhausted = False
         self._running: set[int] = set()
         self._best = best(journal.state.records.values(), plan.protocol)
@@ -120,11 +123,17 @@ class Director:
                 f"storage must take the checkpoints, but trial {trial} got {report.message}. "
                 f"Make room, then: orchestrator resume {self._plan.id}"
             )
+        if report.cause is None and report.epoch == 0:
+            self.note_work(trial)
+            return True
         if report.cause is None and self._plan.protocol.metric not in report.metrics:
             report = _missing_metric(report, self._plan.protocol.metric)
         if report.cause is not None:
             self._fail(trial, report.cause, report)
             return False
+        return self._take_epoch(trial, report)
+
+    def _take_epoch(self, trial: int, report: TrialReport) -> bool:
         if report.passed_over:
             self._say(f"trial {trial} goes on from epoch {report.epoch}: {', '.join(report.passed_over)} is not whole")
         if report.artifacts:
@@ -132,6 +141,7 @@ class Director:
         if not self._journal.append(_epoch_event(trial, report)):
             return True  # said again after a resume: it was decided then, and the trial was to go on
         self._losses.pop(trial, None)
+        self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
         if report.epoch >= self._plan.epochs or was_stopped(report.metrics):
             self._end(trial, TrialState.COMPLETE)
         elif self._pruner.cuts(trial, report.epoch, report.metrics[self._plan.protocol.metric]):
@@ -150,23 +160,24 @@ class Director:
         self._running.discard(trial)
         if overdue is not None:
             self._end(trial, TrialState.FAILED, Cause.TIMEOUT, overdue)
-        elif cause is Cause.OOM and trial in self._alone:
+        elif cause is Cause.OOM and self._journal.state.records[trial].needs_all:
             self._end(trial, TrialState.FAILED, cause, f"{message}, and again when it ran alone", details)
-        elif cause is Cause.OOM:
-            self._alone.add(trial)
-            self._waiting.append(trial)
+        elif cause is Cause.LOST and self._losses[trial] + 1 == MAX_LOSSES:
+            self._end(trial, TrialState.FAILED, cause, f"{message} ({MAX_LOSSES} times without a new epoch)", details)
         else:
-            self._losses[trial] += 1
-            if self._losses[trial] < MAX_LOSSES:
-                self._waiting.append(trial)
-            else:
-                self._end(trial, TrialState.FAILED, cause, f"{message} ({MAX_LOSSES} times without a new epoch)", details)
+            self._losses[trial] += cause is Cause.LOST
+            self._journal.append({"event": "trial_lost", "trial": trial, "cause": cause, "message": message})
+            self._waiting.append(trial)
 
     def _fail(self, trial: int, cause: Cause, report: TrialReport) -> None:
         if cause in (Cause.LOST, Cause.OOM):
             self.lose(trial, report.message, cause, report.details)
         else:
             self._end(trial, TrialState.FAILED, cause, report.message, report.details)
+
+    def note_work(self, trial: int) -> None:
+        """Take in that the process of a handed-out trial is there and set up: from now on it must report."""
+        self._working_since.setdefault(trial, time.time())
 
     def is_overdue(self, trial: int) -> bool:
         """Return whether a running trial has taken longer, over all its attempts, than the plan allows, or hangs."""
@@ -182,9 +193,13 @@ class Director:
         if limit_s is not None and earlier / 1000 + now - began > limit_s:
             return f"took longer than {limit_s:g} s"
         if last == began:
-            return None  # it may wait for a node
-        longest_s = max((metrics.get(TIME_EPOCH_S, 0.0) for metrics in record.metrics.values()), default=0.0)
-        if now - last > max(_LEAST_SILENCE_S, _SILENT_EPOCHS * longest_s):
+            if trial not in self._working_since:
+                return None  # it may wait for a node
+            last = self._working_since[trial]
+        # Of a trial without an epoch, the others' tell how long one is.
+        longest_s = _longest_epoch(record) if record.metrics else self._longest_s
+        most_s = max(_LEAST_SILENCE_S, _SILENT_EPOCHS * longest_s) if record.metrics or longest_s else _FIRST_SILENCE_S
+        if now - last > most_s:
             return f"reported nothing for {now - last:.0f} s, after epochs of at most {longest_s:.0f} s"
         return None
 
@@ -199,7 +214,8 @@ class Director:
         return self._hand_out(record.trial, dict(record.params), record.origin, record.attempts + 1)
 
     def _needs_machine(self, *trials: int) -> bool:
-        return self._plan.resources.gpus_per_worker == 0 and not self._alone.isdisjoint(trials)
+        records = self._journal.state.records
+        return self._plan.resources.gpus_per_worker == 0 and any(records[trial].needs_all for trial in trials)
 
     def _may_propose(self) -> bool:
         state = self._journal.state
@@ -224,9 +240,10 @@ class Director:
             }
         )
         self._running.add(trial)
+        self._working_since.pop(trial, None)
         record = self._journal.state.records[trial]
         best_value = None if self._best is None else self._best.value(self._plan.protocol)
-        return Handout(trial, params, record.spans[-1][0], record.metrics, best_value, alone=trial in self._alone)
+        return Handout(trial, params, record.spans[-1][0], record.metrics, best_value, alone=record.needs_all)
 
     def _end(self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = "") -> None:
         self._journal.append({"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message})
@@ -235,6 +252,10 @@ class Director:
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
         self._proposer.learn(record)
         self._on_end(record, details)
+
+
+def _longest_epoch(record: TrialRecord) -> float:
+    return max((metrics.get(TIME_EPOCH_S, 0.0) for metrics in record.metrics.values()), default=0.0)
 
 
 def _epoch_event(trial: int, report: TrialReport) -> dict[str, Any]:

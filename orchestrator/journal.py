@@ -6,6 +6,7 @@ One line per event, ``{"event": ..., "time_ms": ..., ...}``, on disk (fsync) bef
 driver_started       sweep, host, pid, num_trials, provenance, mirror (its URI, if any); at every start and resume
 trial_started        trial, attempt, params, origin, host, pid; at every hand-out to an actor
 epoch_reported       trial, epoch, metrics; the first of an attempt also: host, pid, queue_s, start_s
+trial_lost           trial, cause (LOST | OOM), message; an attempt came to nothing, and the trial is to be handed out again
 trial_ended          trial, state (COMPLETE | PRUNED | FAILED), cause, message
 sweep_extended       num_trials, the new total
 driver_ended         state (FINISHED | INTERRUPTED | FAILED); missing after a kill
@@ -287,6 +288,11 @@ def _epoch_reported(state: SweepState, event: Mapping[str, Any]) -> None:
     )
 
 
+def _trial_lost(state: SweepState, event: Mapping[str, Any]) -> None:
+    record = state.records[event["trial"]]
+    state.records[record.trial] = replace(record, needs_all=record.needs_all or event["cause"] == Cause.OOM)
+
+
 def _trial_ended(state: SweepState, event: Mapping[str, Any]) -> None:
     record = state.records[event["trial"]]
     state.records[record.trial] = replace(
@@ -321,6 +327,7 @@ _APPLY: dict[str, Callable[[SweepState, Mapping[str, Any]], None]] = {
     "sweep_extended": _sweep_extended,
     "trial_started": _trial_started,
     "epoch_reported": _epoch_reported,
+    "trial_lost": _trial_lost,
     "trial_ended": _trial_ended,
     "promotion_decided": _promotion_decided,
     "test_opened": _test_opened,

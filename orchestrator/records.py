@@ -46,6 +46,7 @@ class TrialRecord:
         cause, message: Why it failed, and the first line of what it said.
         metrics: Epoch (from 1) -> metric name -> value.
         attempts: How often it was handed to an actor; more than once after a kill.
+        needs_all: An attempt ran out of memory: the next has all of a GPU, or of the machine.
         spans: (start_ms, end_ms) per attempt; an attempt ends with the last event that it wrote.
         queue_s, start_s: Time from the hand-out to an actor's first line, and from there to the first epoch, over all attempts.
     """
@@ -60,6 +61,7 @@ class TrialRecord:
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     ended_ms: int | None = None
     attempts: int = 1
+    needs_all: bool = False
     spans: tuple[tuple[int, int], ...] = ()
     queue_s: float = 0.0
     start_s: float = 0.0
@@ -110,7 +112,7 @@ class Handout:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial's process says: one epoch, or that it failed.
+    """What a trial's process says: one epoch, or that it failed; of epoch 0, that it is set up.
 
     Attributes:
         cause, message: Set where it failed; then there is no epoch. LOST and OOM are worth another attempt.

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from orchestrator.deaths import MemoryKills, describe_death, find_address
 from orchestrator.director import Director
 from orchestrator.errors import OrchestratorError
-from orchestrator.placement import Undertaker, group_name
+from orchestrator.placement import Undertaker, group_name, runs_over_train
 from orchestrator.records import Cause, Handout, TrialReport
 from orchestrator.signals import Interrupted
 from orchestrator.sweep_plan import SweepPlan
@@ -70,7 +70,7 @@ def run_trials(
             config={},
             num_samples=-1,
             search_alg=_HandoutSearcher(director, has_room),
-            scheduler=_ReportScheduler(plan.id, director, interrupted),
+            scheduler=_ReportScheduler(plan, director, interrupted),
             max_concurrent_trials=plan.concurrency,
             reuse_actors=True,
             storage_path=str(scratch),
@@ -124,9 +124,10 @@ class _HandoutSearcher(Searcher):
 class _ReportScheduler(FIFOScheduler):
     """Brings the director what the trials report, does as it says, and tells it of deaths."""
 
-    def __init__(self, sweep_id: str, director: Director, interrupted: Callable[[], bool]) -> None:
+    def __init__(self, plan: SweepPlan, director: Director, interrupted: Callable[[], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._sweep_id, self._director, self._interrupted = sweep_id, director, interrupted
+        self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
+        self._director, self._interrupted = director, interrupted
         self._undertaker, self._memory_kills = Undertaker(), MemoryKills()
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
@@ -157,8 +158,12 @@ class _ReportScheduler(FIFOScheduler):
 
     def _kill_overdue(self, tune_controller: TuneController) -> None:
         for trial in list(tune_controller.get_live_trials()):  # type: ignore[no-untyped-call]
-            actor = trial.temporary_state.ray_actor
-            if actor is not None and trial.status == Trial.RUNNING and self._director.is_overdue(_handout(trial).trial):
+            actor, number = trial.temporary_state.ray_actor, _handout(trial).trial
+            if actor is None or trial.status != Trial.RUNNING:
+                continue
+            if not self._over_train:  # what watches over workers runs before they do, and they say themselves when they are set up
+                self._director.note_work(number)
+            if self._director.is_overdue(number):
                 ray.kill(actor)
 
 

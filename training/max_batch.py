@@ -1,4 +1,4 @@
-"""Finds the largest batch of a process that fits into its memory, by steps that are really taken."""
+"""Finds the largest batch of a process that fits into its memory, and how many processes fit beside each other, by steps really taken."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from training.models.registry import build_model
 from training.weight_average import WeightAverage
 
 _SCHEDULE_STEPS = 1000
+_SHARED_FRAC = 0.95
 _STEPS = 2  # the optimiser's moments are made by the first
 
 
@@ -50,11 +51,20 @@ class MaxBatch:
         batch_size: The largest batch that fits; 0 if not even one image does.
         limit_gib: The memory that it had to fit into.
         attempts: All that was tried, in order.
+        own_batch_size: That of the run.
+        own_gib: What a process takes with it: on a GPU its context and torch's cache too. None if it does not fit.
     """
 
     batch_size: int
     limit_gib: float
     attempts: tuple[Attempt, ...]
+    own_batch_size: int
+    own_gib: float | None
+
+    @property
+    def num_sharing(self) -> int:
+        """How many runs of the own batch fit beside each other, a twentieth of the memory being left for what moves."""
+        return 0 if self.own_gib is None else int(_SHARED_FRAC * self.limit_gib / self.own_gib)
 
 
 def find_max_batch(try_batch: Callable[[int], Attempt], largest: int) -> tuple[int, tuple[Attempt, ...]]:
@@ -78,7 +88,7 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
     """Find the largest batch for one GPU, which nobody else should be using; its memory is free again after each attempt.
 
     Args:
-        config: Of the run; its batch size, weights and compilation do not matter.
+        config: Of the run; its weights and compilation do not matter.
         num_classes: C.
         largest: No more images than these are tried: those of the train split.
         device: The GPU.
@@ -93,7 +103,11 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
         return Attempt(batch_size, fits, peak)
 
     batch_size, attempts = find_max_batch(try_batch, largest)
-    return MaxBatch(batch_size, total_gib(device), attempts)
+    own, own_gib = config.optim.batch_size, None
+    if own <= batch_size and _steps_fit(config, num_classes, own, device):
+        free, total = torch.cuda.mem_get_info(device)
+        own_gib = (total - free) / GIB
+    return MaxBatch(batch_size, total_gib(device), attempts, own, own_gib)
 
 
 def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: float) -> MaxBatch:
@@ -123,7 +137,10 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
         return Attempt(batch_size, fits and peak is not None and peak <= limit_gib, peak)
 
     batch_size, attempts = find_max_batch(try_batch, largest)
-    return MaxBatch(batch_size, limit_gib, attempts)
+    own = config.optim.batch_size
+    tried = next((attempt for attempt in attempts if attempt.batch_size == own), None)
+    tried = tried or (try_batch(own) if own <= batch_size else None)
+    return MaxBatch(batch_size, limit_gib, attempts, own, tried.peak_gib if tried and tried.fits else None)
 
 
 def _try_on_cpu(result: Connection, flat: dict[str, Scalar], num_classes: int, batch_size: int, limit_gib: float) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 """Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume ``passed_over``.
-Of a failure: ``error, details``."""
+``epoch`` 0 alone says that the run is set up. Of a failure: ``error, details``."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def train_worker(job: Job) -> None:
         if resumed:
             _report(job, run, first | {"passed_over": run.passed_over})  # a kill may have swallowed the report of this epoch: say it again
             first = {}
+        elif _rank() == 0 and not ray.get(job.channel.tell.remote({"epoch": 0})):
+            raise _StoppedError
         while not run.finished:
             run.train_epoch()
             run.save()

@@ -20,7 +20,7 @@ def _find(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> list[tuple[TrainC
     def probe(config: TrainConfig, limit_gib: float | None) -> MaxBatch:
         asked.append((config, limit_gib))
         attempts = (Attempt(1, batch_size >= 1, 0.75), Attempt(2, batch_size >= 2, None))
-        return MaxBatch(batch_size, 1.0, attempts)
+        return MaxBatch(batch_size, 1.0, attempts, 1, 0.3 if batch_size else None)
 
     monkeypatch.setattr(cli_probe, "_probe", probe)
     return asked
@@ -36,6 +36,20 @@ def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsy
     assert "taking steps of wan at 40 px" in err
     assert [line.split() for line in out.splitlines()[1:3]] == [["1", "fits", "0.75"], ["2", "does", "not", "fit", "?"]]
     assert "The largest batch of a worker in 1.00 GiB: 1. Use --set optim.batch_size=N" in out
+    assert "A trial with the space's batch of 1 takes 0.30 GiB: 3 at a time fit. Use --concurrency N" in out
+
+
+def test_says_what_part_of_a_gpu_a_trial_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _find(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    code, out, err = run(capsys, "max-batch", "digits")
+    assert code == 0, err
+    assert "3 at a time fit. Use gpus_per_worker: 0.33 under resources" in out
+
+
+@pytest.mark.parametrize(("own_gib", "num"), [(None, 0), (0.3, 3), (0.316, 3), (0.32, 2), (0.6, 1), (0.99, 0)])
+def test_counts_what_fits_beside_each_other(own_gib: float | None, num: int) -> None:
+    assert MaxBatch(8, 1.0, (), 4, own_gib).num_sharing == num
 
 
 def test_not_even_one_image_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +63,7 @@ def test_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     _find(monkeypatch, 2)
     code, out, _ = run(capsys, "max-batch", "digits", "--device", "cpu", "--limit-gib", "1", "--json")
     found = json.loads(out)
-    assert (code, found["batch_size"], found["limit_gib"]) == (0, 2, 1.0)
+    assert (code, found["batch_size"], found["limit_gib"], found["num_sharing"]) == (0, 2, 1.0, 3)
     assert found["attempts"][1] == {"batch_size": 2, "fits": True, "peak_gib": None}
 
 

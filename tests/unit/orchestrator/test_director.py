@@ -267,6 +267,7 @@ def test_out_of_memory_it_is_tried_once_more_when_nothing_else_runs() -> None:
     assert again is not None
     assert (again.trial, again.alone) == (0, True)
     director.lose(0, "worker died")  # not for memory: still alone
+    director = begin(plan)  # killed and resumed: still alone
     assert director.next_trial() == replace(again, handed_ms=director._journal.state.records[0].spans[-1][0])
     assert director.next_trial() is None
     director.lose(0, "node was running low on memory", Cause.OOM)
@@ -305,6 +306,40 @@ def test_a_trial_that_falls_silent_times_out(monkeypatch: pytest.MonkeyPatch) ->
     (event,) = events(plan, "trial_ended")
     assert event["cause"] == "TIMEOUT"
     assert re.fullmatch(r"reported nothing for 12\d\d s, after epochs of at most 60 s", event["message"])
+
+
+def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make(concurrency=2, scheduler="none")
+    director = begin(plan)
+    director.next_trial()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e5)
+    director.note_work(0)
+    for elapsed, overdue in ((5.9 * 3600, False), (6.1 * 3600, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + 1e5 + elapsed)
+        director.note_work(0)  # said again and again
+        assert director.is_overdue(0) is overdue
+
+    monkeypatch.setattr(time, "time", lambda: now)
+    director.next_trial()
+    assert director.report(1, TrialReport(0)), "set up, nothing more"
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
+    for elapsed, overdue in ((1190.0, False), (1210.0, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(1) is overdue, "as long as the epochs of the others tell"
+    director.lose(1, "killed")
+    assert events(plan, "trial_ended")[-1]["message"] == "reported nothing for 1210 s, after epochs of at most 60 s"
+
+
+def test_time_at_work_is_that_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    director = begin(make())
+    director.next_trial()
+    director.note_work(0)
+    director.lose(0, "worker died")
+    director.next_trial()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)
+    assert not director.is_overdue(0), "its new process is not there yet"
 
 
 def test_losses_under_an_earlier_driver_are_not_held_against_a_trial() -> None:

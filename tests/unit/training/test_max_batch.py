@@ -82,6 +82,10 @@ def test_cpu_probe_measures_processes() -> None:
     assert base is not None
     found = probe_cpu(config, 10, largest=1000, limit_gib=base + 0.1)
     assert 4 < found.batch_size < 1000
+    assert found.own_batch_size == config.optim.batch_size
+    assert found.own_gib is None or base <= found.own_gib <= base + 0.1
+    assert alone.own_gib is None, "only one image was to be tried"
+    assert probe_cpu(config.with_params({"optim.batch_size": 4}), 10, largest=8, limit_gib=4 * base).num_sharing == 3
     for attempt in found.attempts:
         assert attempt.fits == (attempt.peak_gib is not None and attempt.peak_gib <= base + 0.1)
     assert probe_cpu(config, 10, largest=8, limit_gib=0.1).batch_size == 0

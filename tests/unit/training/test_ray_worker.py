@@ -80,29 +80,35 @@ def _train(run: CountingRun, driver: Driver) -> list[Any]:
     return [message.get("epoch") for message in driver.told]
 
 
+def _epochs(driver: Driver) -> list[Message]:
+    return [message for message in driver.told if message.get("epoch")]
+
+
 def test_every_epoch_is_saved_and_then_told() -> None:
     run, driver = CountingRun(), Driver()
-    assert _train(run, driver) == [1, 2, 3]
+    assert _train(run, driver) == [0, 1, 2, 3]
+    assert driver.told[0] == {"epoch": 0}, "it is set up"
     assert run.saved == [1, 2, 3]
-    assert driver.told[1]["metrics"] == {"val/mAP": 2.0}
+    assert driver.told[2]["metrics"] == {"val/mAP": 2.0}
 
 
 def test_first_report_says_where_and_how_long_it_took_to_start() -> None:
     driver = Driver()
     _train(CountingRun(), driver)
-    assert {"host", "pid", "queue_s", "start_s"} <= set(driver.told[0])
-    assert set(driver.told[1]) == {"epoch", "metrics", "artifacts"}
+    first, second, _ = _epochs(driver)
+    assert {"host", "pid", "queue_s", "start_s"} <= set(first)
+    assert set(second) == {"epoch", "metrics", "artifacts"}
 
 
 def test_artifacts_come_with_the_last_epoch() -> None:
     driver = Driver()
     _train(CountingRun(), driver)
-    assert [message["artifacts"] for message in driver.told] == [{}, {}, {"cam/0.png": b"png"}]
+    assert [message["artifacts"] for message in _epochs(driver)] == [{}, {}, {"cam/0.png": b"png"}]
 
 
 def test_picture_that_cannot_be_drawn_does_not_cost_the_run() -> None:
     driver = Driver()
-    assert _train(CountingRun(draws=False), driver) == [1, 2, 3]
+    assert _train(CountingRun(draws=False), driver) == [0, 1, 2, 3]
     assert b"no font" in driver.told[-1]["artifacts"]["artifacts_error.txt"]
 
 
@@ -120,10 +126,11 @@ def test_epoch_of_the_checkpoint_is_told_again(checkpoint: int, told: list[int])
 
 
 def test_driver_can_end_the_run() -> None:
-    run, driver = CountingRun(), Driver(stop_at=2)
-    with pytest.raises(ray_worker._StoppedError):
-        _train(run, driver)
-    assert [message["epoch"] for message in driver.told] == [1, 2]
+    for last in (0, 2):
+        driver = Driver(stop_at=last)
+        with pytest.raises(ray_worker._StoppedError):
+            _train(CountingRun(), driver)
+        assert [message["epoch"] for message in driver.told] == list(range(last + 1))
 
 
 def test_failure_is_told_with_its_traceback_and_raised() -> None:

@@ -1,6 +1,6 @@
 """MLflow as a service on one machine, as docs/mlflow.md starts it: PostgreSQL, S3 by moto, and a server with passwords.
 
-To try it out: ``python -m tests.mlflow_service FOLDER`` starts all three and prints what a client has to export; Ctrl-C ends them.
+To try it out: ``python -m benchmarks.mlflow_service FOLDER`` starts all three and prints what a client has to export; Ctrl-C ends them.
 """
 
 from __future__ import annotations
