@@ -6,7 +6,7 @@ INSTALLED := .venv/.stamp-install
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster check format bench faults soak lock wheel clean
+.PHONY: help setup demo test check format bench faults soak lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,11 +17,8 @@ demo: $(INSTALLED)  ## a taste of the main job on the embedded dataset, a few mi
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
-test: $(INSTALLED)  ## run the tests but those of clusters
-	$(BIN)/python -m pytest -m "not cluster"
-
-cluster: $(INSTALLED)  ## the tests that need a Ray of several nodes on this machine, and want it to themselves
-	$(BIN)/python -m pytest -m cluster
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/python -m pytest
 
 check: $(INSTALLED)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

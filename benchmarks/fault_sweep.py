@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from typing import Any
 from benchmarks.fault_cluster import FaultCluster
 from orchestrator.home import sweep_dir, trial_name
 from orchestrator.journal import JOURNAL_FILE, Event, follow, replay
+from orchestrator.mirror import SWEEP_TAG, TRIAL_TAG
 from orchestrator.records import TrialRecord, TrialState
+from orchestrator.tracking import make_client
+from training.metrics import VAL_MAP
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 180.0
@@ -31,6 +34,7 @@ class FaultSweep:
         workers: Of each trial, of ``cpus`` each.
         runs: Settings of its :class:`~benchmarks.trivial_run.TrivialRuns`.
         changes: Of its plan.
+        words: Further ones of its program.
         known: All epochs that its journal had at any fault.
     """
 
@@ -45,6 +49,7 @@ class FaultSweep:
     tracking: bool = False
     runs: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[str] = ()
     known: set[tuple[int, int]] = field(default_factory=set)
     driver: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +76,7 @@ class FaultSweep:
         command = [sys.executable, "-m", "benchmarks.trivial_sweep", self.id, "--address", self.cluster.address]
         command += ["--trials", str(self.trials), "--epochs", str(self.epochs), "--epoch-s", str(self.epoch_s)]
         command += ["--runs", json.dumps(runs), "--resources", json.dumps(resources), "--changes", json.dumps(changes)]
-        command += [] if self.tracking else ["--no-tracking"]
+        command += [*self.words, *([] if self.tracking else ["--no-tracking"])]
         with (self.folder / f"{self.id}.log").open("ab") as log:
             self.driver = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
@@ -81,6 +86,12 @@ class FaultSweep:
         self.remember()
         self.driver.kill()
         self.driver.wait()
+
+    def end(self) -> None:
+        """Kill the driver if it lives."""
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
 
     def wait_for_driver(self) -> int:
         """Wait for the driver's end and return its exit code."""
@@ -164,3 +175,23 @@ class FaultSweep:
             if not record.ended or sorted(record.metrics) != list(range(1, record.last_epoch + 1)):
                 faults.append(f"{self.id}: trial {record.trial} is {record.state} with epochs {sorted(record.metrics)}")
         return faults
+
+    def count_logged(self) -> Counter[tuple[int, int, float]]:
+        """Return how often MLflow has each (trial, epoch, score)."""
+        client = make_client()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, f"tags.`{SWEEP_TAG}` = '{self.id}'", max_results=1000)
+        return Counter(
+            (int(run.data.tags[TRIAL_TAG]), point.step, point.value)
+            for run in runs
+            if TRIAL_TAG in run.data.tags
+            for point in client.get_metric_history(run.info.run_id, VAL_MAP)
+        )
+
+    def check_logged(self) -> list[str]:
+        """Return where MLflow differs from the journal: every epoch once, with the same value."""
+        logged = self.count_logged()
+        expected = Counter((event["trial"], event["epoch"], event["metrics"][VAL_MAP]) for event in self.reports())
+        if logged == expected:
+            return []
+        return [f"{self.id}: MLflow lacks {list(expected - logged)[:5]} and has too much {list(logged - expected)[:5]}"]

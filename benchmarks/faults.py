@@ -3,7 +3,8 @@
     python -m benchmarks.faults [--rounds 3]
 
 Two sweeps run at once, one of one-worker trials and one of a trial over two nodes, with different code, while actors, workers, nodes
-and drivers are killed under them, storage fills up and a checkpoint is cut short; a third one hangs and runs out of memory. Lost is an
+and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang and run out of memory, MLflow's
+server and its database go away under a sweep, and at last the head is lost, and a new cluster goes on from the mirror. Lost is an
 epoch that was in the journal at a fault and is not there, once, in the end. The time is that from the fault to the next epoch of what
 it hit. The figures go to ``results/faults.md``.
 """
@@ -27,13 +28,16 @@ import psutil
 
 from benchmarks.fault_cluster import FaultCluster
 from benchmarks.fault_sweep import FaultSweep
+from benchmarks.mlflow_service import MlflowService
 from orchestrator.home import HOME_VARIABLE
+from orchestrator.rebuild import rebuild_sweep
 from orchestrator.records import Cause, TrialState
 from training.metrics import VAL_MAP
 
 RESULTS = Path(__file__).parent / "results" / "faults.md"
 _MANY_EPOCHS = 400
 _OFFSET = 100.0
+_AWAY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,24 @@ class Faults:
 
     def kill_trial_actor(self) -> None:
         """A one-worker trial's actor, with -9."""
-        self._cost("trial actor killed with -9", self.narrow, self._one_of("trial_narrow").kill)
+        self._cost("trial actor killed with -9", self.narrow, self._one_of("trial_narrow", self.narrow).kill)
 
     def kill_train_worker(self) -> None:
         """A Ray Train worker, with -9."""
-        self._cost("Ray Train worker killed with -9", self.wide, self._one_of("RayTrainWorker").kill)
+        self._cost("Ray Train worker killed with -9", self.wide, self._one_of("RayTrainWorker", self.wide).kill)
 
     def kill_overseer(self) -> None:
         """The actor that watches over the workers of a trial, with -9."""
-        self._cost("actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial").kill)
+        self._cost("actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial", self.wide).kill)
 
     def kill_node_of_trials(self) -> None:
         """A raylet with one-worker trials on it."""
-        node = self.cluster.node_of(self._one_of("trial_narrow"))
+        node = self.cluster.node_of(self._one_of("trial_narrow", self.narrow))
         self._cost("raylet killed with trials on it", self.narrow, lambda: self._replace(node))
 
     def kill_node_of_wide_trial(self) -> None:
         """One of the two nodes of a trial."""
-        node = self.cluster.node_of(self._one_of("RayTrainWorker"))
+        node = self.cluster.node_of(self._one_of("RayTrainWorker", self.wide))
         self._cost("a node of a two-node trial killed", self.wide, lambda: self._replace(node))
 
     def kill_driver(self, times: int) -> None:
@@ -142,7 +146,7 @@ class Faults:
             # All runs of a sweep have the same scores, by its own code.
             wrong = [event for event in sweep.reports() if not offset + 60 < event["metrics"][VAL_MAP] <= offset + 80]
             faults += [f"{sweep.id}: {len(wrong)} epochs are of the other sweep's code"] * bool(wrong)
-        self.costs.append(Cost("two sweeps at once, each by its own code", 0.0, self.wide.count_lost() + self.narrow.count_lost()))
+        self._note(Cost("two sweeps at once, each by its own code", 0.0, self.wide.count_lost() + self.narrow.count_lost()))
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def hang_and_run_out_of_memory(self) -> list[str]:
@@ -167,17 +171,80 @@ class Faults:
             faults.append(f"{hung} must have timed out, {well} be complete")
         if (full.cause, full.attempts) != (Cause.OOM, 2):
             faults.append(f"{full} must be OOM at its second attempt")
-        self.costs.append(
-            Cost("a trial that hangs (TIMEOUT after 20 s) and one out of memory", time.monotonic() - began, sweep.count_lost())
-        )
+        self._note(Cost("a trial that hangs (TIMEOUT after 20 s) and one out of memory", time.monotonic() - began, sweep.count_lost()))
         return faults
+
+    def lose_mlflow(self) -> list[str]:
+        """MLflow's server is killed and comes back, and then its PostgreSQL is restarted: what was reported meanwhile is written after."""
+        sweep = FaultSweep(self.cluster, self.folder, "logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
+        # Not under this folder: started by root, PostgreSQL runs as somebody else, who must be able to enter all of its path.
+        with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:
+            service = MlflowService(Path(folder))
+            try:
+                service.start()
+                os.environ |= service.client_environment
+                return self._take_mlflow_away(service, sweep)
+            finally:
+                sweep.end()
+                for name in service.client_environment:
+                    os.environ.pop(name, None)
+                service.stop()
+
+    def _take_mlflow_away(self, service: MlflowService, sweep: FaultSweep) -> list[str]:
+        sweep.start()
+        sweep.wait_for(lambda: any(sweep.reports()) and sweep.count_logged().total() > 0, "epoch in MLflow")
+
+        def kill_server() -> None:
+            service.kill_server()
+            time.sleep(_AWAY_S)
+            service.start_server()
+
+        for fault, act in (
+            (f"MLflow's server killed, and back after {_AWAY_S:.0f} s", kill_server),
+            ("PostgreSQL restarted", service.restart_postgres),
+        ):
+            sweep.remember()
+            began = time.monotonic()
+            act()
+            known = len(sweep.known)
+            sweep.wait_for(lambda aim=known: sweep.count_logged().total() > aim, "epoch of afterwards in MLflow")  # type: ignore[misc]
+            self._note(Cost(fault, time.monotonic() - began, sweep.count_lost()))
+        faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
+        return faults + sweep.check() + sweep.check_logged()
+
+    def lose_head(self) -> list[str]:
+        """The head with everything on it is killed with -9: a new cluster, with an empty home, goes on from the mirror.
+
+        What comes after finds another home in the environment.
+        """
+        for other in (self.wide, self.narrow):
+            other.end()
+        mirror = self.folder / "mirror"
+        words = ("--mirror", str(mirror), "--storage", str(self.folder / "storage"))
+        sweep = FaultSweep(self.cluster, self.folder, "mirrored-00000001", trials=2, epochs=_MANY_EPOCHS, words=words)
+        sweep.start()
+        for _ in range(4):
+            sweep.wait_for_progress()
+
+        def lose() -> None:
+            self.cluster.kill_head()
+            sweep.kill_driver()
+            self.cluster.restart()
+            os.environ[HOME_VARIABLE] = str(self.folder / "another")
+            rebuild_sweep(str(mirror))
+            sweep.start()
+
+        try:
+            self._cost("head lost: a new cluster, and resumed from the mirror", sweep, lose)
+            faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
+            return faults + sweep.check()
+        finally:
+            sweep.end()
 
     def close(self) -> list[str]:
         """End everything, and return what had to be killed."""
         for sweep in (self.wide, self.narrow):
-            if sweep.driver is not None and sweep.driver.poll() is None:
-                sweep.driver.kill()
-                sweep.driver.wait()
+            sweep.end()
         return [f"process {title} is left" for title in self.cluster.shutdown()]
 
     def _cost(self, fault: str, sweep: FaultSweep, act: Callable[[], None]) -> None:
@@ -185,10 +252,14 @@ class Faults:
         began, before = time.monotonic(), sweep.attempts()
         act()
         sweep.wait_for_next_attempts(before)
-        self.costs.append(Cost(fault, time.monotonic() - began, sweep.count_lost()))
-        print(self.costs[-1], flush=True)
+        self._note(Cost(fault, time.monotonic() - began, sweep.count_lost()))
 
-    def _one_of(self, word: str) -> psutil.Process:
+    def _note(self, cost: Cost) -> None:
+        self.costs.append(cost)
+        print(cost, flush=True)
+
+    def _one_of(self, word: str, sweep: FaultSweep) -> psutil.Process:
+        sweep.wait_for_progress()  # a node that died before may have hit this one too, and what is left of that must not be hit again
         found = self.cluster.find(word)
         assert found, f"no process is called {word}"
         return found[0]
@@ -215,6 +286,8 @@ def run_round(folder: Path) -> tuple[list[Cost], list[str]]:
         faults.cut_checkpoint()
         wrong += faults.finish()
         wrong += faults.hang_and_run_out_of_memory()
+        wrong += faults.lose_mlflow()
+        wrong += faults.lose_head()
     except AssertionError as error:
         wrong.append(str(error))
     finally:

@@ -28,10 +28,7 @@ from benchmarks.fault_cluster import FaultCluster
 from benchmarks.fault_sweep import FaultSweep
 from orchestrator.home import HOME_VARIABLE, sweep_dir
 from orchestrator.lease import find_processes
-from orchestrator.mirror import SWEEP_TAG, TRIAL_TAG
 from orchestrator.records import TrialState
-from orchestrator.tracking import make_client
-from training.metrics import VAL_MAP
 
 RESULTS = Path(__file__).parent / "results" / "soak.md"
 PERIOD_S = 10.0
@@ -86,7 +83,7 @@ class Soak:
             assert sweep.driver is not None
             if sweep.driver.poll() != 0:
                 faults.append(f"{sweep.id}: the driver ended with {sweep.driver.poll()}: {sweep.log[-1000:]}")
-            faults += sweep.check() + check_logged(sweep)
+            faults += sweep.check() + sweep.check_logged()
             faults += [f"process {process.pid} of {sweep.id} is left" for process in find_processes(sweep_dir(sweep.id))]
         faults += [f"no {kind} died" for kind in self._kinds() if not self.deaths[kind]]
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
@@ -168,23 +165,6 @@ class Soak:
         return len(self.narrow.reports()) + len(self.wide.reports())
 
 
-def check_logged(sweep: FaultSweep) -> list[str]:
-    """Return where MLflow differs from a sweep's journal: every epoch once, with the same value."""
-    client = make_client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, f"tags.`{SWEEP_TAG}` = '{sweep.id}'", max_results=1000)
-    logged = Counter(
-        (int(run.data.tags[TRIAL_TAG]), point.step, point.value)
-        for run in runs
-        if TRIAL_TAG in run.data.tags
-        for point in client.get_metric_history(run.info.run_id, VAL_MAP)
-    )
-    expected = Counter((event["trial"], event["epoch"], event["metrics"][VAL_MAP]) for event in sweep.reports())
-    if logged == expected:
-        return []
-    return [f"{sweep.id}: MLflow lacks {list(expected - logged)[:5]} and has too much {list(logged - expected)[:5]}"]
-
-
 def run_soak(
     folder: Path, *, trials: int, wide_trials: int, epochs: int, wide_epochs: int, minutes: float, seed: int
 ) -> tuple[Soak, list[str]]:
@@ -205,10 +185,7 @@ def run_soak(
         faults = soak.check()
     finally:
         for sweep in (narrow, wide):
-            if _runs(sweep):
-                assert sweep.driver is not None
-                sweep.driver.kill()
-                sweep.driver.wait()
+            sweep.end()
         left = cluster.shutdown()
     return soak, faults + [f"process {title} is left" for title in left]
 

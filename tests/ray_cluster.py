@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.ray_session import ensure_token
+
 _START_S = 60.0
 _MARK = "ORCHESTRATOR_TEST_CLUSTER"
 
@@ -21,23 +22,23 @@ _MARK = "ORCHESTRATOR_TEST_CLUSTER"
 class RayCluster:
     """A head and its workers, each with its own raylet; ended with all their processes and no others.
 
+    The token is the user's own, made if there is none: a process, such as that of the tests, reads a token once.
+
     Args:
-        folder: For the token and what the processes print.
+        folder: For what the processes print.
         environment: Of the nodes, beside the caller's own.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
-        self.token = folder / "auth_token"
-        self.token.touch(mode=0o600)
-        self.token.write_text(secrets.token_hex(32))
+        self.token = ensure_token()
         # Short: sockets lie in it.
         self._temp = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
         self.port, self.dashboard_port = _free_port(), _free_port()
         self._environment = os.environ | environment | self.client_environment()
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         # Some of Ray's processes write their title over their environment, by which we know them; this has them leave it alone.
-        self._environment |= {_MARK: str(self.token), "SPT_NOENV": "1"}
+        self._environment |= {_MARK: self._temp.name, "SPT_NOENV": "1"}
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -93,7 +94,7 @@ class RayCluster:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error):
-            return process.environ().get(_MARK) == str(self.token)
+            return process.environ().get(_MARK) == self._temp.name
         return False
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.faults import Faults
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -80,4 +80,9 @@ def test_both_sweeps_come_to_their_ends_each_by_its_own_code(faults: Faults) -> 
 
 def test_a_trial_that_hangs_and_one_that_is_out_of_memory(faults: Faults) -> None:
     assert faults.hang_and_run_out_of_memory() == []
+    check(faults)
+
+
+def test_the_head_lost_and_a_new_cluster_from_the_mirror(faults: Faults) -> None:
+    assert faults.lose_head() == []
     check(faults)

@@ -19,7 +19,7 @@ from tests import scenes
 from tests.program import run
 from tests.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TINY = {key: value for key, value in scenes.TINY.items() if key.startswith("data.") and key != "data.name"}
 

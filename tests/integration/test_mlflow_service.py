@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 from orchestrator.home import sweep_dir
 from orchestrator.journal import JOURNAL_FILE, follow, replay
 from orchestrator.lease import end_orphans
 from orchestrator.sweep_plan import load_plan
 from orchestrator.tracking import find_sweep_run, make_client
-from benchmarks.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -24,7 +24,7 @@ from orchestrator.sweep import run_sweep
 from orchestrator.sweep_plan import Resources, SweepPlan
 from tests import scenes, sweeps
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 EPOCHS = 4
 NUM_SWEEPS = int(os.environ.get("NUM_SWEEPS", "3"))  # more of them in `make faults`
