@@ -23,7 +23,7 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     """Return a run's metrics, but for its times, and a hash of its complete state."""
     state = run.state_dict()
     digest = hashlib.sha256()
-    for name in ("model", "average", "method", "optimizer", "schedule", "rng", "best"):
+    for name in ("model", "average", "method", "optimizer", "schedule", "best"):
         for value in _leaves(state[name]):
             digest.update(value)
     return {"metrics": {name: value for name, value in run.metrics.items() if not name.startswith("time/")}, "state": digest.hexdigest()}

@@ -90,13 +90,13 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
     Args:
         config: Of the run; its weights and compilation do not matter.
         num_classes: C.
-        largest: No more images than these are tried: those of the train split.
+        largest: Images of the train split: no batch is larger, and of so many a method may keep something.
         device: The GPU.
     """
 
     def try_batch(batch_size: int) -> Attempt:
         torch.cuda.reset_peak_memory_stats(device)
-        fits = _steps_fit(config, num_classes, batch_size, device)
+        fits = _steps_fit(config, num_classes, batch_size, largest, device)
         peak = peak_gib(device)
         gc.collect()
         torch.cuda.empty_cache()
@@ -104,7 +104,7 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
 
     batch_size, attempts = find_max_batch(try_batch, largest)
     own, own_gib = config.optim.batch_size, None
-    if own <= batch_size and _steps_fit(config, num_classes, own, device):
+    if own <= batch_size and _steps_fit(config, num_classes, own, largest, device):
         free, total = torch.cuda.mem_get_info(device)
         own_gib = (total - free) / GIB
     return MaxBatch(batch_size, total_gib(device), attempts, own, own_gib)
@@ -124,7 +124,7 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
 
     def try_batch(batch_size: int) -> Attempt:
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, limit_gib))
+        process = context.Process(target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, largest, limit_gib))
         process.start()
         there.close()
         try:
@@ -143,7 +143,9 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
     return MaxBatch(batch_size, limit_gib, attempts, own, tried.peak_gib if tried and tried.fits else None)
 
 
-def _try_on_cpu(result: Connection, flat: dict[str, Scalar], num_classes: int, batch_size: int, limit_gib: float) -> None:
+def _try_on_cpu(
+    result: Connection, flat: dict[str, Scalar], num_classes: int, batch_size: int, num_examples: int, limit_gib: float
+) -> None:
     device = torch.device("cpu")
     if (started := peak_gib(device)) > limit_gib:
         result.send((False, started))  # the program alone is too large
@@ -151,13 +153,13 @@ def _try_on_cpu(result: Connection, flat: dict[str, Scalar], num_classes: int, b
     # An attempt far too large is refused its memory here, before the machine is out of it.
     allowed = round(2 * limit_gib * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-    fits = _steps_fit(TrainConfig.from_flat(flat), num_classes, batch_size, device)
+    fits = _steps_fit(TrainConfig.from_flat(flat), num_classes, batch_size, num_examples, device)
     result.send((fits, peak_gib(device)))
 
 
-def _steps_fit(config: TrainConfig, num_classes: int, batch_size: int, device: torch.device) -> bool:
+def _steps_fit(config: TrainConfig, num_classes: int, batch_size: int, num_examples: int, device: torch.device) -> bool:
     try:
-        _take_steps(config, num_classes, batch_size, device)
+        _take_steps(config, num_classes, batch_size, num_examples, device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -165,16 +167,17 @@ def _steps_fit(config: TrainConfig, num_classes: int, batch_size: int, device: t
     return True
 
 
-def _take_steps(config: TrainConfig, num_classes: int, batch_size: int, device: torch.device) -> None:
+def _take_steps(config: TrainConfig, num_classes: int, batch_size: int, num_examples: int, device: torch.device) -> None:
     """Build what a run builds, with random weights, and take steps on random images in its last epoch, where every loss takes part."""
     changes = {"model.weights": "none", "loop.compile": False, "optim.batch_size": batch_size}
     config = config.with_params(changes)
     set_arithmetic(config.loop)
     model, _ = build_model(config.model, num_classes, device)
-    sizes = Sizes(num_classes, batch_size, config.loop.epochs, getattr(model, "embedding_dim", None))
+    sizes = Sizes(num_classes, num_examples, config.loop.epochs, getattr(model, "embedding_dim", None))
     method = build_method(config.method, sizes).to(device)
     batch = _random_batch(batch_size, config.data.image_size, num_classes, device, strong=method.needs_strong_view)
-    method.start(batch.observed > 0)
+    # What a method keeps of every example is there, all of it.
+    method.start(one_hot(torch.arange(num_examples, device=device) % num_classes, num_classes) > 0)
     average = None if config.optim.average_decay is None else WeightAverage(model, config.optim.average_decay)
     loop = EpochLoop(config, model.train(), method, _SCHEDULE_STEPS, device, average)
     guard = FiniteGuard(config.loop.epochs, device)

@@ -113,6 +113,8 @@ class TrainingRun:
         """
         started = time.perf_counter()
         epoch = self.epoch + 1
+        # Order and views have seeds of their own; what is left is dropout, which must differ between ranks and be the same after a resume.
+        seed_everything("epoch", self.config.loop.seed, epoch, rank())
         trained = self._loop.train_epoch(self._batches, epoch)
         labelling = time.perf_counter()
         trained |= self._end_epoch(epoch)
@@ -139,8 +141,6 @@ class TrainingRun:
             "method": self._method.state_dict(),
             "optimizer": self._loop.optimizer.state_dict(),
             "schedule": self._loop.schedule.state_dict(),
-            # Order and views come from named seeds; what is left of the global streams is torch's (dropout).
-            "rng": {"torch": torch.get_rng_state()} | self._cuda_rng(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,9 +159,6 @@ class TrainingRun:
         self._loop.schedule.load_state_dict(state["schedule"])
         self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
         self.best_epoch, self._best_value = state["best"]["epoch"], state["best"]["value"]
-        torch.set_rng_state(state["rng"]["torch"])
-        if self._device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self._device)
 
     def save(self) -> None:
         """Write the last checkpoint, and the best one if this epoch is it, into the storage; rank 0 writes.
@@ -258,10 +255,6 @@ class TrainingRun:
 
     def _scores(self, data: SplitData, model: nn.Module) -> Tensor:
         return score_split(model, data, self._scale, self._device, self.config.data.num_workers)
-
-    def _cuda_rng(self) -> dict[str, Tensor]:
-        # Of this device alone: asking for all of them would open a context on every GPU of the node.
-        return {"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {}
 
     def _choose_best(self) -> None:
         select_by = self.config.loop.select_epoch_by

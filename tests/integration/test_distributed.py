@@ -79,6 +79,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "single precision": {"method.name": "assumed_negative", "optim.name": "sgd", "optim.lr": 0.02},
 }
+RESUMED: dict[str, dict[str, Any]] = {
+    "ignore, train": CASES["ignore, train"],
+    "LL-Cp": CASES["LL-Cp"],
+    "em_apl": CASES["em_apl"],
+    "role": CASES["role"],
+    "plc_lac with dropout": CASES["plc_lac"] | {"model.dropout": 0.2},
+}
 # Adam scales the rounding of a gradient near nothing up to a step: so it is with the projector of PLC + LAC, which is in single precision.
 TOLERANCES = {"single precision": 1e-4, "plc_lac": 1e-5}
 UNCHANGED = {"gap_threshold": 0, "average_threshold": 0, "corrected": False, "pseudo_labels": UNKNOWN, "key_classes": EMPTY, "priors": 0}
@@ -89,7 +96,7 @@ NUM_ROWS = (5, 0, 3)
 
 def config_of(case: str) -> TrainConfig:
     """Return the configuration of a case."""
-    return tiny_config(UNEVEN | CASES[case])
+    return tiny_config(UNEVEN | (CASES | RESUMED)[case])
 
 
 @contextmanager
@@ -142,6 +149,15 @@ def resume_after_two_epochs(case: str, storage: Path) -> dict[str, Any]:
             while not run.finished:
                 run.train_epoch()
     return {"resumed": fingerprint(resumed), "whole": fingerprint(whole)}
+
+
+def draw_dropout() -> Tensor:
+    """Return what dropout leaves of ones after the first epoch of a run has begun on this rank."""
+    run = TrainingRun(tiny_config({"loop.epochs": 1, "optim.batch_size": 64}))
+    drawn: list[Tensor] = []
+    run._model.register_forward_pre_hook(lambda *_: drawn.append(nn.functional.dropout(torch.ones(100), 0.5)))
+    run.train_epoch()
+    return drawn[0]
 
 
 def compute_pieces() -> dict[str, Any]:
@@ -207,8 +223,9 @@ def work(folder: Path) -> None:
     """Do all cases as one rank of two; each rank writes what it has."""
     for case in CASES:
         torch.save(train(case), folder / f"{case}.{rank()}.pt")
-    resumed = resume_after_two_epochs("ignore, train", folder / "checkpoints")
-    torch.save({"pieces": compute_pieces(), "splits": evaluate_splits(), "resumed": resumed}, folder / f"parts.{rank()}.pt")
+    resumed = {case: resume_after_two_epochs(case, folder / f"checkpoints-{number}") for number, case in enumerate(RESUMED)}
+    parts = {"pieces": compute_pieces(), "splits": evaluate_splits(), "resumed": resumed, "dropped": draw_dropout()}
+    torch.save(parts, folder / f"parts.{rank()}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -299,10 +316,16 @@ def test_evaluation_counts_every_example_once(ranks: Path) -> None:
         assert split["metrics"]["val/mAP"] > 0
 
 
-def test_resumed_ranks_go_on_bit_for_bit(ranks: Path) -> None:
+@pytest.mark.parametrize("case", RESUMED)
+def test_resumed_ranks_go_on_bit_for_bit(case: str, ranks: Path) -> None:
     for number in (0, 1):
-        found = read(ranks, "parts", number)["resumed"]
+        found = read(ranks, "parts", number)["resumed"][case]
         assert found["resumed"] == found["whole"]
+
+
+def test_ranks_drop_different_entries(ranks: Path) -> None:
+    masks = [read(ranks, "parts", number)["dropped"] for number in (0, 1)]
+    assert not torch.equal(*masks), "the same for both would be one mask for two images"
 
 
 if __name__ == "__main__":

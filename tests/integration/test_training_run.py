@@ -22,6 +22,7 @@ from training.data.registry import load_split
 from training.data.split import SplitData
 from training.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from training.evaluation import evaluate_split, evaluate_test
+from training.methods.registry import METHODS
 from training.run import TrainingRun
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -31,6 +32,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wan": {"method.name": "wan", "optim.name": "sgd"},
     "full labels": {"method.name": "full_labels", "optim.head_lr_multiplier": 10.0},
 }
+_Q2L: dict[str, Any] = {"model.name": "query2label", "model.hidden_dim": 48, "model.feedforward_dim": 64, "model.dropout": 0.2}
+_LARGE: dict[str, Any] = {"method.name": "large_loss", "method.delta_rel_percent": 3.0}
+_PLC: dict[str, Any] = {"method.first_threshold": 0.5, "method.first_stage_epochs": 1, "method.queue_size": 16}
+METHOD_CASES: dict[str, dict[str, Any]] = {
+    **{
+        name: {"method.name": name}
+        for name in ("assumed_negative", "an_ls", "em", "epr", "role", "crisp", "plc", "focal", "asl", "hill", "splc", "gr_loss")
+    },
+    "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 2},
+    "LL-R": _LARGE,
+    "LL-Ct": _LARGE | {"method.scheme": "LL-Ct"},
+    "LL-Cp": _LARGE | {"method.scheme": "LL-Cp"},
+    "BoostLU + LL-Cp": _LARGE | {"method.scheme": "LL-Cp", "model.cam_boost": 5.0},
+    "ignore, Query2Label with dropout": _Q2L,
+    "plc_lac": {"method.name": "plc_lac", **_PLC, **_Q2L},
+}
+"""One of each method beside ``RECIPES``, stopped when it has something to keep, if it ever has."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +70,24 @@ class TestResume:
             assert resumed.resume()
             assert fingerprint(resumed) == fingerprint(stopped), "the epoch's metrics are there to be reported again"
             assert fingerprint(train(config, storage)) == whole
+
+    @pytest.mark.parametrize("case", METHOD_CASES)
+    def test_what_a_method_keeps_goes_through_the_checkpoint(self, case: str, tmp_path: Path) -> None:
+        config = tiny_config(METHOD_CASES[case])
+        whole = train(config)
+        stopped = train(config, tmp_path, stop_after=2)
+        kept = {name: value.clone() for name, value in stopped._method.state_dict().items()}
+        fresh = TrainingRun(config)._method.state_dict()
+        changed = [name for name, value in kept.items() if not torch.equal(value, fresh[name])]
+        assert bool(changed) == bool(fresh), "or nothing is shown of a method that keeps something"
+        torch.manual_seed(2)  # what happens in between must not matter
+        resumed = TrainingRun(config, storage=tmp_path)
+        assert resumed.resume()
+        assert all(torch.equal(value, kept[name]) for name, value in resumed._method.state_dict().items())
+        assert fingerprint(train(config, tmp_path)) == fingerprint(whole)
+
+    def test_every_method_is_resumed(self) -> None:
+        assert {tiny_config(case).method.name for case in (RECIPES | METHOD_CASES).values()} == set(METHODS)
 
     @pytest.mark.slow
     def test_resumed_in_another_process_a_run_goes_on_bit_for_bit(self, tmp_path: Path) -> None:

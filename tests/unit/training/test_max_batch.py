@@ -58,7 +58,7 @@ def test_steps_are_real_and_running_out_is_caught(name: str, monkeypatch: pytest
     config = tiny_config({"method.name": name, "model.weights": "none"})
 
     def try_batch(batch_size: int) -> Attempt:
-        return Attempt(batch_size, max_batch_module._steps_fit(config, 10, batch_size, CPU), None)
+        return Attempt(batch_size, max_batch_module._steps_fit(config, 10, batch_size, 64, CPU), None)
 
     assert find_max_batch(try_batch, 16)[0] == 3
     assert room.taken == [1, 1, 2, 2, 4, 3, 3]
@@ -70,7 +70,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(EpochLoop, "take_step", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        max_batch_module._steps_fit(tiny_config({"model.weights": "none"}), 10, 2, CPU)
+        max_batch_module._steps_fit(tiny_config({"model.weights": "none"}), 10, 2, 64, CPU)
 
 
 @pytest.mark.slow
