@@ -28,6 +28,8 @@ MAX_LOSSES = 10
 _LEAST_SILENCE_S = 600.0
 _SILENT_EPOCHS = 20
 """A trial that reports nothing for the time of so many epochs, as long as its longest, hangs."""
+_SET_UP_S = 3600.0
+"""So long at least may an attempt take to its first report: a node may have to copy the data first."""
 _FIRST_SILENCE_S = 6 * 3600.0
 """So long may the first epoch of a sweep take: nobody knows yet how long one is."""
 
@@ -58,6 +60,7 @@ class Director:
         self._proposer = make_proposer(plan, journal.state.records.values())
         self._losses: Counter[int] = Counter()
         self._working_since: dict[int, float] = {}
+        self._absences: list[tuple[float, float]] = []
         self._longest_s = max((_longest_epoch(record) for record in journal.state.records.values()), default=0.0)
         self._exhausted = False
         self._running: set[int] = set()
@@ -139,6 +142,7 @@ class Director:
         if report.artifacts:
             self._on_artifacts(trial, report.artifacts)
         if not self._journal.append(_epoch_event(trial, report)):
+            self.note_work(trial)
             return True  # said again after a resume: it was decided then, and the trial was to go on
         self._losses.pop(trial, None)
         self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
@@ -176,8 +180,12 @@ class Director:
             self._end(trial, TrialState.FAILED, cause, report.message, report.details)
 
     def note_work(self, trial: int) -> None:
-        """Take in that the process of a handed-out trial is there and set up: from now on it must report."""
+        """Take in that the process of a handed-out trial is there: from now on it must report."""
         self._working_since.setdefault(trial, time.time())
+
+    def note_absence(self, seconds: float) -> None:
+        """Take in that this driver did nothing for so long until now, as on a laptop that slept: what nobody heard is no silence."""
+        self._absences.append((time.time(), seconds))
 
     def is_overdue(self, trial: int) -> bool:
         """Return whether a running trial has taken longer, over all its attempts, than the plan allows, or hangs."""
@@ -190,18 +198,22 @@ class Director:
         now, limit_s = time.time(), self._plan.time_limit_s
         earlier = sum(end - start for start, end in record.spans[:-1])
         began, last = (moment / 1000 for moment in record.spans[-1])
-        if limit_s is not None and earlier / 1000 + now - began > limit_s:
+        if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) > limit_s:
             return f"took longer than {limit_s:g} s"
-        if last == began:
+        # Of a trial without an epoch, the others' tell how long one is.
+        longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
+        if last == began:  # of this attempt no new epoch was heard
             if trial not in self._working_since:
                 return None  # it may wait for a node
             last = self._working_since[trial]
-        # Of a trial without an epoch, the others' tell how long one is.
-        longest_s = _longest_epoch(record) if record.metrics else self._longest_s
-        most_s = max(_LEAST_SILENCE_S, _SILENT_EPOCHS * longest_s) if record.metrics or longest_s else _FIRST_SILENCE_S
-        if now - last > most_s:
-            return f"reported nothing for {now - last:.0f} s, after epochs of at most {longest_s:.0f} s"
+            least_s = _SET_UP_S if record.metrics or longest_s else _FIRST_SILENCE_S
+        silent_s = now - last - self._absent_s(last)
+        if silent_s > max(least_s, _SILENT_EPOCHS * longest_s):
+            return f"reported nothing for {silent_s:.0f} s, after epochs of at most {longest_s:.0f} s"
         return None
+
+    def _absent_s(self, since: float) -> float:
+        return sum(seconds for end, seconds in self._absences if end > since)
 
     def _next_waiting(self) -> int | None:
         return next((trial for trial in self._waiting if not self._needs_machine(trial)), None)

@@ -112,7 +112,7 @@ class Handout:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial's process says: one epoch, or that it failed; of epoch 0, that it is set up.
+    """What a trial's process says: one epoch, or that it failed; of epoch 0, that it is there.
 
     Attributes:
         cause, message: Set where it failed; then there is no epoch. LOST and OOM are worth another attempt.

@@ -14,8 +14,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
@@ -59,7 +61,6 @@ class _Trial(tune.Trainable):
     make_run: ClassVar[MakeRun]
 
     _run: Run | None = None
-    _failure: TrialReport | None = None
     _resumed = False
     _poisoned = False
 
@@ -75,13 +76,11 @@ class _Trial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._failure is not None:
-            return {REPORT: self._failure}
         try:
             return {REPORT: self._next_report()}
         except Exception as error:
             self._poisoned = _device_is_lost()
-            return {REPORT: describe_failure(error)}
+            return {REPORT: _with_address(describe_failure(error))}
 
     def cleanup(self) -> None:
         self._run = None
@@ -89,27 +88,28 @@ class _Trial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         if self._poisoned:
             os._exit(1)  # nothing runs on this process's GPU any more; Tune starts a fresh one and the trial is handed out again
-        began = time.time()
         self._handout: Handout = config[HANDOUT]
         self._metrics = dict(self._handout.metrics)
-        self._run = self._failure = None
+        self._run = None
+        self._began = time.time()
+
+    def _build(self) -> Run:
+        """Build the run; in the first step, because while Tune sets a trial up nobody can tell whether it hangs."""
         _free_device()
-        try:
-            run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
-            self._resumed = run.resume()
-            self._run = run
-        except Exception as error:
-            self._failure = describe_failure(error)
-        self._first = {
+        run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
+        self._resumed = run.resume()
+        self._first: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "queue_s": round(max(0.0, began - self._handout.handed_ms / 1000), 3),
-            "start_s": round(time.time() - began, 3),
+            "queue_s": round(max(0.0, self._began - self._handout.handed_ms / 1000), 3),
+            "start_s": round(time.time() - self._began, 3),
         }
+        return run
 
     def _next_report(self) -> TrialReport:
+        if self._run is None:
+            self._run = self._build()
         run = self._run
-        assert run is not None
         passed_over: tuple[str, ...] = ()
         if self._resumed:
             passed_over = run.passed_over
@@ -147,10 +147,26 @@ def describe_failure(error: BaseException) -> TrialReport:
     return TrialReport(cause=_cause(error, origin), message=message, details=details, storage_full=storage_full)
 
 
+def _with_address(failure: TrialReport) -> TrialReport:
+    """Note in a report of a process that died on which node it was, for whoever looks there for the reason."""
+    if failure.cause is not Cause.LOST:
+        return failure
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return replace(failure, details=f"{failure.details}\nip: {address}\n")
+
+
 def _cause(*errors: BaseException) -> Cause:
     if any(isinstance(error, NonFiniteLossError) for error in errors):
         return Cause.NAN
-    return Cause.OOM if any(_is_out_of_memory(error) for error in errors) else Cause.ERROR
+    if any(_is_out_of_memory(error) for error in errors):
+        return Cause.OOM
+    return Cause.LOST if any(_lost_a_reader(error) for error in errors) else Cause.ERROR
+
+
+def _lost_a_reader(error: BaseException) -> bool:
+    """Return whether a process that reads the data was killed, of which torch's DataLoader makes a plain RuntimeError."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and said.startswith("DataLoader worker") and ("by signal" in said or "unexpectedly" in said)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,8 +6,10 @@ the director, as after a resume.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from orchestrator.records import Cause, Handout, TrialReport
 from orchestrator.signals import Interrupted
 from orchestrator.sweep_plan import SweepPlan
 from orchestrator.trial import HANDOUT, REPORT
+
+_ABSENCE_S = 60.0
+"""Tune asks what to do many times a second: a driver that was not asked for so long was asleep or stopped."""
 
 
 class _Finished(BaseException):
@@ -127,12 +132,14 @@ class _ReportScheduler(FIFOScheduler):
     def __init__(self, plan: SweepPlan, director: Director, interrupted: Callable[[], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
-        self._director, self._interrupted = director, interrupted
+        self._director, self._interrupted, self._looked = director, interrupted, time.time()
         self._undertaker, self._memory_kills = Undertaker(), MemoryKills()
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         report: TrialReport = result[REPORT]
         with _escaping():
+            if report.cause is Cause.LOST:
+                report = self._blame_memory(report)
             goes_on = self._director.report(_handout(trial).trial, report)
         report.artifacts.clear()  # Tune keeps every trial's last result to the end
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
@@ -140,11 +147,18 @@ class _ReportScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         handout, text = _handout(trial), _read_death(trial)
         message, cause = describe_death(text)
+        report = TrialReport(cause=cause, message=message, details=text)
         with _escaping():
-            if cause is Cause.LOST and self._memory_kills.grew(find_address(text)):
-                message, cause = "the kernel killed it: its control group was out of memory", Cause.OOM
-            self._director.lose(handout.trial, message, cause)
+            if cause is Cause.LOST:
+                report = self._blame_memory(report)
+            self._director.lose(handout.trial, report.message, report.cause or cause)
             self._undertaker.bury(group_name(self._sweep_id, handout))
+
+    def _blame_memory(self, lost: TrialReport) -> TrialReport:
+        """Return the report of a process that died, out of memory if its node's kernel killed one for that."""
+        if not self._memory_kills.grew(find_address(lost.details)):
+            return lost
+        return replace(lost, cause=Cause.OOM, message="the kernel killed it: its control group was out of memory")
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """Called at every step. What Tune is to run next it finds itself, without looking at all trials there ever were."""
@@ -153,15 +167,22 @@ class _ReportScheduler(FIFOScheduler):
         with _escaping():
             self._undertaker.look()
             self._memory_kills.look()
+        self._note_absence()
         self._kill_overdue(tune_controller)
         return None
+
+    def _note_absence(self) -> None:
+        now = time.time()
+        if now - self._looked > _ABSENCE_S:
+            self._director.note_absence(now - self._looked)
+        self._looked = now
 
     def _kill_overdue(self, tune_controller: TuneController) -> None:
         for trial in list(tune_controller.get_live_trials()):  # type: ignore[no-untyped-call]
             actor, number = trial.temporary_state.ray_actor, _handout(trial).trial
             if actor is None or trial.status != Trial.RUNNING:
                 continue
-            if not self._over_train:  # what watches over workers runs before they do, and they say themselves when they are set up
+            if not self._over_train:  # what watches over workers runs before they do, and they say themselves when they are there
                 self._director.note_work(number)
             if self._director.is_overdue(number):
                 ray.kill(actor)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 """Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume ``passed_over``.
-``epoch`` 0 alone says that the run is set up. Of a failure: ``error, details``."""
+``epoch`` 0 alone says that the workers are there. Of a failure: ``error, details``."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def train_worker(job: Job) -> None:
     """
     began = time.time()
     try:
+        if _rank() == 0 and not ray.get(job.channel.tell.remote({"epoch": 0})):
+            raise _StoppedError
         run = _build(job)
         resumed = run.resume()
         first = {"host": socket.gethostname(), "pid": os.getpid(), "queue_s": max(0.0, began - job.handed_ms / 1000)}
@@ -91,8 +93,6 @@ def train_worker(job: Job) -> None:
         if resumed:
             _report(job, run, first | {"passed_over": run.passed_over})  # a kill may have swallowed the report of this epoch: say it again
             first = {}
-        elif _rank() == 0 and not ray.get(job.channel.tell.remote({"epoch": 0})):
-            raise _StoppedError
         while not run.finished:
             run.train_epoch()
             run.save()

@@ -322,13 +322,44 @@ def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypa
 
     monkeypatch.setattr(time, "time", lambda: now)
     director.next_trial()
-    assert director.report(1, TrialReport(0)), "set up, nothing more"
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
-    for elapsed, overdue in ((1190.0, False), (1210.0, True)):
+    assert director.report(1, TrialReport(0)), "there, nothing more"
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 200.0}))
+    for elapsed, overdue in ((3990.0, False), (4010.0, True)):
         monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
         assert director.is_overdue(1) is overdue, "as long as the epochs of the others tell"
     director.lose(1, "killed")
-    assert events(plan, "trial_ended")[-1]["message"] == "reported nothing for 1210 s, after epochs of at most 60 s"
+    assert events(plan, "trial_ended")[-1]["message"] == "reported nothing for 4010 s, after epochs of at most 200 s"
+
+
+def test_a_trial_that_only_says_its_checkpoints_epoch_again_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make()
+    director = begin(plan)
+    director.next_trial()
+    known = TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0})
+    director.report(0, known)
+    director.lose(0, "worker died")
+    director.next_trial()
+    assert director.report(0, known)
+    now = time.time()
+    for elapsed, overdue in ((3590.0, False), (3610.0, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(0) is overdue
+
+
+def test_what_a_sleeping_driver_did_not_hear_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    director = begin(make(time_limit_s=7200.0))
+    director.next_trial()
+    time.sleep(0.01)  # the journal stamps in milliseconds
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e5)
+    assert director.is_overdue(0)
+    director.note_absence(1e5 - 100)
+    assert not director.is_overdue(0)
+    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1050)
+    assert not director.is_overdue(0)
+    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1150)
+    assert director.is_overdue(0), "1250 s awake"
 
 
 def test_time_at_work_is_that_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:

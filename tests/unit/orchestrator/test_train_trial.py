@@ -25,6 +25,7 @@ def test_a_rank_that_died_makes_the_trial_lost_whatever_the_others_said() -> Non
     said = TrialReport(cause=Cause.ERROR, message="RuntimeError: something", details="")
     report = judge_end(said, DIED)
     assert report.cause is Cause.LOST
+    assert report.details == str(ActorDiedError()), "in which the driver looks for the node"
     assert "died" in report.message or "killed" in report.message
 
 

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray import tune
 
 from benchmarks.trivial_run import TrivialRun, TrivialRuns
+from orchestrator.deaths import find_address
 from orchestrator.disk import checkpoint_uri
 from orchestrator.records import Cause, Handout, TrialReport
 from orchestrator.sweep_plan import SweepPlan
@@ -96,7 +98,8 @@ def test_a_trial_after_another_in_one_actor_equals_one_in_a_fresh_actor(plan: Sw
     step(reused)
     assert reused.reset_config(handout(1, spbc=0.3))
     fresh = start(plan, TrivialRuns(keep=False), handout(1, spbc=0.3))
-    assert [step(reused).metrics for _ in range(3)] == [step(fresh).metrics for _ in range(3)]
+    expected = [step(fresh).metrics for _ in range(3)]  # first: it would find the other's checkpoints
+    assert [step(reused).metrics for _ in range(3)] == expected
 
 
 def test_the_next_trial_runs_in_the_actor_of_one_that_failed(plan: SweepPlan) -> None:
@@ -115,6 +118,16 @@ def test_a_run_that_cannot_be_built_is_a_failed_trial(plan: SweepPlan) -> None:
 
     failed = step(start(plan, refuse))
     assert (failed.cause, failed.message) == (Cause.ERROR, "FileNotFoundError: no data here")
+
+
+def test_a_reader_of_the_data_that_was_killed_is_no_fault_of_the_trial(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: TrivialRun) -> dict[str, float]:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(TrivialRun, "train_epoch", die)
+    lost = step(start(plan, TrivialRuns()))
+    assert lost.cause is Cause.LOST
+    assert find_address(lost.details) == ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
 
 
 def test_params_out_of_range_are_a_failed_trial(plan: SweepPlan) -> None:
@@ -140,6 +153,8 @@ def chained() -> Exception:
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), Cause.OOM, "OutOfMemoryError: CUDA out of memory. Tried"),
         (MemoryError(), Cause.OOM, "MemoryError"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Cause.OOM, None),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), Cause.LOST, None),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), Cause.LOST, None),
         (RuntimeError("shapes differ"), Cause.ERROR, "RuntimeError: shapes differ"),
         (KeyError("optim.lr"), Cause.ERROR, "KeyError: 'optim.lr'"),
     ],

@@ -118,7 +118,7 @@ def test_ranks_fail_together_because_they_share_the_evaluation(monkeypatch: pyte
         _train(CountingRun(draws=False), Driver())
 
 
-@pytest.mark.parametrize(("checkpoint", "told"), [(2, [2, 3]), (3, [3])])
+@pytest.mark.parametrize(("checkpoint", "told"), [(2, [0, 2, 3]), (3, [0, 3])])
 def test_epoch_of_the_checkpoint_is_told_again(checkpoint: int, told: list[int]) -> None:
     driver = Driver()
     assert _train(CountingRun(checkpoint), driver) == told
