@@ -166,7 +166,7 @@ def _size_table(name: str, report: SizeReport) -> str:
             if of == row:
                 lines.append(f"| {row} | {who} | {_spread(timing.wall_s)} | {statistics.median(timing.cpu_s):.3f} |")
     lines += ["", f"The whole job, on true and on observed labels, holds {report.held_mib:.0f} MiB (6 bytes an entry) and takes"]
-    lines += [f"{report.ranking_mib:.0f} MiB more while it computes, whatever the size of the split."]
+    lines += [f"{report.ranking_mib:.0f} MiB more while it computes, some classes at a time."]
     if name == AIMED:
         whole = {who: statistics.median(timing.wall_s) for (of, who), timing in report.timings.items() if of == WHOLE}
         verdicts = ", ".join(f"{who} {seconds:.2f} s ({_verdict(seconds < AIM_S)})" for who, seconds in whole.items())
