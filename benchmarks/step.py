@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_report import Row, device_name, read_rows, write_rows
+from benchmarks.step_report import UNREJECTED, Row, device_name, read_rows, write_rows
 from benchmarks.step_variants import (
     CHANNELS_LAST,
     CPU_VARIANTS,
@@ -179,7 +179,7 @@ def measure_floor(size: Size, device: torch.device, precisions: Sequence[Any]) -
 def measure_curves(size: Size, num_steps: int) -> list[Row]:
     """Compare loss curves with the straightforward step's, on one thread; in the second half of ``rejecting`` ones labels are rejected."""
     cases = [
-        ("ours, no label rejected yet", CHANNELS_LAST, False, False),
+        (UNREJECTED, CHANNELS_LAST, False, False),
         ("ours, rejecting, network in double precision", CHANNELS_LAST, True, True),
         ("ours, rejecting", CHANNELS_LAST, True, False),
         ("ours in the other memory format, rejecting", OUR_STEP, True, False),
