@@ -213,7 +213,7 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
     lines = [
         "",
         f"The step alone, on random images of that size: processor time, the median of alternated rounds, load average {steps[0]['load']}. "
-        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is compiled into other operations.",
+        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is compiled into others.",
         "",
         "| step | ms | convolution | BatchNorm | all else |",
         "|---|---|---|---|---|",
