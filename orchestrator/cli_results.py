@@ -26,8 +26,10 @@ from orchestrator.cli_output import (
 from orchestrator.durations import format_seconds
 
 if TYPE_CHECKING:
+    from orchestrator.errors import UserError
     from orchestrator.home import SweepEntry
     from orchestrator.journal import SweepState
+    from orchestrator.recall import RecalledSweep
     from orchestrator.records import TrialRecord
     from orchestrator.sweep_plan import SweepPlan
 
@@ -43,9 +45,9 @@ def status(
 ) -> None:
     """Tell where a sweep stands.
 
-    Its trials, the best so far, and what to type next.
+    Its trials, the best so far, and what to type next. One that is not in this home is looked for in MLflow.
     """
-    from orchestrator.home import find_sweep, list_sweeps
+    from orchestrator.home import list_sweeps
 
     if every:
         summaries = [_summarise_or_tell(entry) for entry in list_sweeps()]
@@ -53,7 +55,12 @@ def status(
         if any(found["state"] == BROKEN for found in summaries):
             raise typer.Exit(EXIT_FAILURE)
         return
-    summary = _summarise(find_sweep(sweep))
+    found = _find(sweep)
+    if isinstance(found, str):
+        summary = _summarise(found)
+    else:
+        _print_source(found)
+        summary = {**_summarise_state(found.plan, found.state, str(found.state.driver_state)), **_source(found)}
     if json:
         print_json(summary)
     else:
@@ -67,17 +74,29 @@ def leaderboard(
 ) -> None:
     """Rank a sweep's trials.
 
-    By its protocol; scores are percent.
+    By its protocol; scores are percent. A sweep that is not in this home is looked for in MLflow.
     """
     from orchestrator.errors import UserError
-    from orchestrator.home import find_sweep
 
     if json and csv:
         raise UserError("leaderboard must be printed one way, but got --json and --csv. Leave one out.")
-    show_leaderboard(*read_sweep(find_sweep(sweep)), json=json, csv=csv)
+    found = _find(sweep)
+    if isinstance(found, str):
+        show_leaderboard(*read_sweep(found), json=json, csv=csv)
+    else:
+        _print_source(found)
+        show_leaderboard(found.plan, found.state, json=json, csv=csv, source=_source(found))
 
 
-def show_leaderboard(plan: SweepPlan, state: SweepState, *, json: bool = False, csv: bool = False, num_rows: int | None = None) -> None:
+def show_leaderboard(
+    plan: SweepPlan,
+    state: SweepState,
+    *,
+    json: bool = False,
+    csv: bool = False,
+    num_rows: int | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> None:
     """Print a leaderboard with the recipe and the protocol that it stands for.
 
     Args:
@@ -85,6 +104,7 @@ def show_leaderboard(plan: SweepPlan, state: SweepState, *, json: bool = False, 
         state: What its journal comes to.
         json, csv: Not for eyes; every row then carries recipe and protocol.
         num_rows: Print only so many on a screen.
+        source: Of a sweep that is not in this home, what JSON is to say of where this comes from.
     """
     from orchestrator import records
     from orchestrator.ablation import tabulate_ablation
@@ -92,12 +112,13 @@ def show_leaderboard(plan: SweepPlan, state: SweepState, *, json: bool = False, 
     rows = records.leaderboard(state.records.values(), plan.protocol)
     ablation = tabulate_ablation(plan, state.records.values()) if plan.kind == "ablate" else None
     if json:
-        print_json({**_identify(plan), "true_labels": _true_labels(state), "rows": rows, **({"ablation": ablation} if ablation else {})})
+        named = {**_identify(plan), **(source or {}), "true_labels": _true_labels(state)}
+        print_json({**named, "rows": rows, **({"ablation": ablation} if ablation else {})})
     elif csv:
         print_csv([{**row, **_identify(plan)} for row in rows])
     else:
         # More is not read on a screen, and drawing thousands of rows takes seconds.
-        _print_leaderboard(plan, rows, num_rows or (MAX_SCREEN_ROWS if sys.stdout.isatty() else None))
+        _print_leaderboard(plan, rows, num_rows or (MAX_SCREEN_ROWS if sys.stdout.isatty() else None), is_here=source is None)
         if ablation:
             _print_ablation(plan, ablation)
         if _true_labels(state) == "not available":
@@ -131,12 +152,58 @@ def _true_labels(state: SweepState) -> str | None:
     return state.provenance.get("true_labels")
 
 
+def _find(sweep: str | None) -> str | RecalledSweep:
+    """Return the id of a sweep of this home, else what MLflow knows of one."""
+    from orchestrator.errors import UserError
+    from orchestrator.home import find_sweep, require_home
+
+    require_home()
+    try:
+        return find_sweep(sweep)
+    except UserError as not_here:
+        return _recall(sweep, not_here)
+
+
+def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
+    from orchestrator.errors import OrchestratorError, UserError
+    from orchestrator.recall import recall_sweep
+    from orchestrator.redaction import redact
+    from orchestrator.tracking import is_shared, tracking_uri
+
+    if sweep is None and not is_shared():
+        raise not_here
+    try:
+        found = recall_sweep(sweep)
+    except OrchestratorError as error:
+        raise OrchestratorError(f"{not_here} It was looked for in MLflow, too: {error}") from error
+    if found is None:
+        raise UserError(f"{not_here} MLflow at {redact(tracking_uri())} has none{'' if sweep is None else ' of that name'} either.")
+    return found
+
+
+def _source(found: RecalledSweep) -> dict[str, Any]:
+    reported = None if found.reported_ms is None else datetime.fromtimestamp(found.reported_ms / 1000).astimezone()
+    return {"mlflow": found.uri, "last_event": None if reported is None else reported.isoformat(timespec="seconds")}
+
+
+def _print_source(found: RecalledSweep) -> None:
+    last = (
+        "" if found.reported_ms is None else f"; its last event is {format_seconds(max(0.0, time.time() - found.reported_ms / 1000))} old"
+    )
+    print_note(f"{found.plan.id} is not in this home: this is what MLflow at {found.uri} knows, maybe some seconds behind{last}.")
+
+
 def _summarise(sweep_id: str) -> dict[str, Any]:
     from orchestrator.home import sweep_dir
     from orchestrator.lease import find_holder
-    from orchestrator.records import TrialState, best
 
     plan, state = read_sweep(sweep_id)
+    return _summarise_state(plan, state, _driver_state(state.driver_state, is_driven=find_holder(sweep_dir(sweep_id)) is not None))
+
+
+def _summarise_state(plan: SweepPlan, state: SweepState, driver_state: str) -> dict[str, Any]:
+    from orchestrator.records import TrialState, best
+
     records = list(state.records.values())
     counts = Counter(record.state for record in records)
     winner = best(records, plan.protocol)
@@ -144,7 +211,7 @@ def _summarise(sweep_id: str) -> dict[str, Any]:
         **_identify(plan),
         "name": plan.name,
         "kind": plan.kind,
-        "state": _driver_state(state.driver_state, is_driven=find_holder(sweep_dir(sweep_id)) is not None),
+        "state": driver_state,
         "created": datetime.fromtimestamp(plan.created).astimezone().isoformat(timespec="seconds"),
         "run_s": _elapsed_s(state),
         "num_trials": state.num_trials or plan.num_trials,
@@ -237,6 +304,8 @@ def _next_steps(found: Mapping[str, Any]) -> dict[str, str]:
     if state in ("STARTING", "CONCLUDING"):
         return {f"status {sweep}": "see how far it is"}
     if undecided or state not in ("RUNNING", "FINISHED"):
+        if "mlflow" in found:
+            return {f"submit resume {sweep}": "go on where it stopped, on the cluster whose head has its folder"}
         return {f"resume {sweep}": "go on where it stopped"}
     return {f"leaderboard {sweep}": "its trials, ranked"}
 
@@ -252,7 +321,7 @@ def _best_score(found: Mapping[str, Any]) -> str:
     return format_score(found["best"]["value"]) if found.get("best") else ""
 
 
-def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None) -> None:
+def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, *, is_here: bool) -> None:
     named = _identify(plan)
     print_text(
         f"{plan.id}: {plan.method} on {plan.dataset}, recipe {named['recipe']}, {named['metric']} in percent, selected by {plan.protocol}"
@@ -278,7 +347,8 @@ def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: in
         hint=f"orchestrator leaderboard {plan.id} --csv",
     )
     if failed:
-        print_note(f"Tracebacks of failed trials: {sweep_dir(plan.id) / ERRORS_DIR}")
+        folder = sweep_dir(plan.id) if is_here else f"in the home of its driver, sweeps/{plan.id}"
+        print_note(f"Tracebacks of failed trials: {folder}/{ERRORS_DIR}")
     if len(shown) < len(rows):
         whole = " --csv" if len(shown) >= MAX_SCREEN_ROWS else ""
         print_line(f"  and {len(rows) - len(shown)} more: orchestrator leaderboard {plan.id}{whole}")

@@ -8,28 +8,40 @@ and the metric ``epoch`` tells how far a run has got.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from orchestrator.home import SPOOL_DIR, trial_name
 from orchestrator.journal import SweepState, follow
-from orchestrator.records import TrialRecord, TrialState, best
+from orchestrator.records import ENDED, TrialRecord, TrialState, best
 from orchestrator.sweep_plan import SweepPlan, trial_config
 from training.metrics import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
+from training.selection import epoch_metric
 
 PARENT_TAG = "mlflow.parentRunId"
 SWEEP_TAG = "orchestrator.sweep"
 TRIAL_TAG = "orchestrator.trial"
+NUM_TRIALS_TAG = "orchestrator.num_trials"
+"""Only a sweep's own run has it."""
+CHOSEN_TAG = "chosen."
+"""Begins the tags that say which epoch of a trial counts, and what its metrics of the protocol are there: MLflow lists only the last."""
+TRIAL_STATUS = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAILED: "FAILED",
+    # It is neither at work nor over: `resume` goes on with it.
+    TrialState.INTERRUPTED: "SCHEDULED",
+}
+DRIVER_STATUS = {"RUNNING": "RUNNING", "INTERRUPTED": "SCHEDULED", "FINISHED": "FINISHED", "FAILED": "FAILED"}
 
-_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
-_ENDED = frozenset(_STATUS.values())
-# An interrupted run is neither at work nor over: `resume` goes on with it.
-_DRIVER_STATUS = {"RUNNING": "RUNNING", "INTERRUPTED": "SCHEDULED", "FINISHED": "FINISHED", "FAILED": "FAILED"}
+_ENDED = frozenset(TRIAL_STATUS[state] for state in ENDED)
 _EPOCH_PARTS = {"data": TIME_DATA_S, "train": TIME_TRAIN_S, "eval": TIME_EVAL_S, "checkpoint": TIME_CHECKPOINT_S}
-_MAX_POINTS = 1000  # metrics in one log_batch
+_MAX_POINTS = 800  # metrics in one log_batch, which takes 1,000 metrics, params and tags together
 _MAX_TEXT = 500
 
 
@@ -50,6 +62,9 @@ class StoredRun:
     tags: dict[str, str]
     last_epoch: int = 0
     has_params: bool = False
+    started_ms: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each."""
 
     @property
     def ended(self) -> bool:
@@ -72,7 +87,7 @@ class RunStore(Protocol):
         """Make a run and return its id."""
 
     def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Write; all points in one transaction, at most 1,000 metrics."""
+        """Write; all points in one transaction, at most 800 metrics."""
 
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
         """Set the status, and the end if there is one."""
@@ -166,7 +181,7 @@ class Mirror:
         self._log(run, [], {} if run.has_params else search_params(self._plan), sweep_tags(self._plan, self._state))
         self._store.log_text(run.run_id, self._plan.space_text, "space.yaml")
         self._store.log_text(run.run_id, self._plan.to_json(), "plan.json")
-        self._set_status(run, _DRIVER_STATUS[self._state.driver_state or "RUNNING"], self._ended_ms)
+        self._set_status(run, DRIVER_STATUS[self._state.driver_state or "RUNNING"], self._ended_ms)
 
     def _write_trial(self, trial: int, sweep: StoredRun) -> None:
         record = self._state.records[trial]
@@ -183,9 +198,9 @@ class Mirror:
             self._set_status(run, self._trial_status(record), record.ended_ms)
 
     def _trial_status(self, record: TrialRecord) -> str:
-        if record.ended:
-            return _STATUS[record.state]
-        return "RUNNING" if self._state.driver_state == "RUNNING" else "SCHEDULED"
+        if record.ended or self._state.driver_state == "RUNNING":
+            return TRIAL_STATUS[record.state]
+        return TRIAL_STATUS[TrialState.INTERRUPTED]
 
     def _log(self, run: StoredRun, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
@@ -239,6 +254,10 @@ def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, st
         TRIAL_TAG: str(record.trial),
         "orchestrator.origin": record.origin,
         "orchestrator.attempts": str(record.attempts),
+        "orchestrator.params": json.dumps(dict(record.params)),
+        "orchestrator.run_s": f"{record.run_s:.3f}",
+        "orchestrator.reported_ms": str(record.spans[-1][1] if record.spans else record.started_ms),
+        **_chosen_tags(plan, record),
     }
     if record.cause is not None:
         tags["orchestrator.cause"] = str(record.cause)
@@ -247,8 +266,16 @@ def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, st
 
 
 def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
-    """Return the tags of a sweep's own run: what it is, how far it got, what was best, and what a promotion decided."""
-    tags = _common_tags(plan, state.provenance) | {"orchestrator.num_trials": str(state.num_trials)}
+    """Return the tags of a sweep's own run: what it is, how far it got, what was best, and what a promotion decided.
+
+    ``run_s`` is the time that drivers took, without that of one that is still at work.
+    """
+    at_work_since = state.driver_started_ms if state.driver_state == "RUNNING" else None
+    tags = _common_tags(plan, state.provenance) | {
+        NUM_TRIALS_TAG: str(state.num_trials),
+        "orchestrator.driver_started_ms": str(state.driver_started_ms),
+        "orchestrator.run_s": f"{state.driven_s(at_work_since):.3f}",
+    }
     if plan.parent:
         tags["orchestrator.from"] = plan.parent
     winner = best(state.records.values(), plan.protocol)
@@ -259,7 +286,17 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
         tags["orchestrator.verdict"] = state.promotion["verdict"]
         tags["orchestrator.reason"] = state.promotion["reason"][:_MAX_TEXT]
         tags["orchestrator.marks"] = "; ".join(state.promotion["marks"])[:_MAX_TEXT]
+        tags["orchestrator.model"] = state.promotion["model"]
     return tags
+
+
+def _chosen_tags(plan: SweepPlan, record: TrialRecord) -> dict[str, str]:
+    epoch = record.chosen_epoch(plan.protocol)
+    if epoch is None:
+        return {}
+    names = (plan.protocol.metric, epoch_metric(plan.protocol.select_epoch_by))
+    chosen = {name: value for name in names if (value := record.metrics[epoch].get(name)) is not None}
+    return {f"{CHOSEN_TAG}{name}": str(value) for name, value in {EPOCH: epoch, **chosen}.items()}
 
 
 def _common_tags(plan: SweepPlan, provenance: Mapping[str, str]) -> dict[str, str]:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import artifacts_dir, home, sweep_dir
+from orchestrator.home import PLAN_FILE, artifacts_dir, home, sweep_dir
 from orchestrator.journal import JOURNAL_FILE
-from orchestrator.mirror import SWEEP_TAG, Mirror, Point, StoredRun
+from orchestrator.mirror import NUM_TRIALS_TAG, SWEEP_TAG, Mirror, Point, StoredRun
 from orchestrator.redaction import redact
 from orchestrator.sweep_plan import SweepPlan, load_plan
 from training.metrics import EPOCH
@@ -41,6 +44,9 @@ _LAST_TRY_S = 3.0
 _SHARE = 0.2
 """Part of a processor that the writer takes while a sweep runs: its Python would otherwise hold up the driver's loop."""
 _LOCK_FILE = "tracking.lock"
+_LOOK_WAIT_S = 3.0
+_SWEEP_WORD = re.compile(r"[A-Za-z0-9._-]+")
+_ID_SUFFIX = re.compile(r"-[0-9a-f]{8}")
 _NOISY = r"(mlflow|sqlalchemy|alembic)(\.|$)"
 _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -142,6 +148,21 @@ class Tracker:
         self._paced = now
 
 
+@dataclass(frozen=True)
+class LoggedSweep:
+    """What the store has of a sweep, whoever wrote it.
+
+    Attributes:
+        plan_text: Its ``plan.json``.
+        own: Its own run.
+        trials: The runs of its trials, the oldest first.
+    """
+
+    plan_text: str
+    own: StoredRun
+    trials: tuple[StoredRun, ...]
+
+
 class MlflowStore:
     """One dataset's experiment, as the mirror writes it.
 
@@ -168,16 +189,7 @@ class MlflowStore:
 
     def find_runs(self, sweep_id: str) -> list[StoredRun]:
         """Return the runs that carry the sweep's tag, the oldest first."""
-        found: list[StoredRun] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep_id}'", order_by=["attributes.start_time ASC"], page_token=token
-            )
-            found += [_stored(run) for run in page]
-            token = page.token
-            if not token:
-                return found
+        return [_stored(run) for run in _search(self._client, [self._experiment_id], _of_sweep(sweep_id), "ASC")]
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
         """Make a run and return its id."""
@@ -185,7 +197,7 @@ class MlflowStore:
         return str(run.info.run_id)
 
     def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Write; all points in one transaction, at most 1,000 metrics."""
+        """Write; all points in one transaction, at most 800 metrics."""
         from mlflow.entities import Metric, Param, RunTag
 
         self._client.log_batch(
@@ -301,19 +313,89 @@ def find_trial_run(plan: SweepPlan, trial: int) -> str | None:
     return None if found is None else found[1]
 
 
+def is_shared() -> bool:
+    """Whether the store is more than a file of this machine: sweeps of other homes are in it then."""
+    return _database_file() is None
+
+
+def find_logged_sweep(name: str | None) -> LoggedSweep | None:
+    """Return what the store has of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for, or None.
+
+    It takes a handful of requests, and one more for every 1,000 trials.
+
+    Raises:
+        OrchestratorError: The store does not answer, or has no plan of the sweep yet.
+    """
+    file = _database_file()
+    if (file is not None and not file.exists()) or (name is not None and not _SWEEP_WORD.fullmatch(name)):
+        return None
+    client = connect(_LOOK_WAIT_S)
+    try:
+        experiments = [str(experiment.experiment_id) for experiment in client.search_experiments()]
+        # A name is how its ids begin; an underscore of LIKE is any character.
+        wanted = f"tags.`{NUM_TRIALS_TAG}` LIKE '%' AND tags.`{SWEEP_TAG}` LIKE '{name or ''}%'"
+        runs = _search(client, experiments, wanted, "DESC") if experiments else iter(())
+        run = next((run for run in runs if _is_called(run.data.tags[SWEEP_TAG], name)), None)
+        if run is None:
+            return None
+        own = _stored(run)
+        stored = [_stored(run) for run in _search(client, [run.info.experiment_id], _of_sweep(own.tags[SWEEP_TAG]), "ASC")]
+    except Exception as error:
+        raise OrchestratorError(f"MLflow's store must answer, but got {_describe(error)} from {redact(tracking_uri())}.") from error
+    return LoggedSweep(_read_plan(client, own), own, tuple(run for run in stored if run.trial is not None))
+
+
+def _is_called(sweep_id: str, name: str | None) -> bool:
+    return name in (None, sweep_id) or (sweep_id.startswith(str(name)) and bool(_ID_SUFFIX.fullmatch(sweep_id[len(str(name)) :])))
+
+
+def _read_plan(client: MlflowClient, own: StoredRun) -> str:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(own.run_id, PLAN_FILE, folder)).read_text(encoding="utf-8")
+    except Exception as error:
+        raise OrchestratorError(
+            f"{PLAN_FILE} of {own.tags[SWEEP_TAG]} must be among its run's artifacts in MLflow at {redact(tracking_uri())}, but got "
+            f"{_describe(error)}. It comes with the first trial: try again in some seconds; else see that artifacts can be read from here."
+        ) from error
+
+
+def _of_sweep(sweep_id: str) -> str:
+    return f"tags.`{SWEEP_TAG}` = '{sweep_id}'"
+
+
+def _search(client: MlflowClient, experiments: list[str], wanted: str, order: str) -> Iterator[Run]:
+    """Yield runs by their start, a page at a time."""
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, wanted, order_by=[f"attributes.start_time {order}"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _find_run_of(plan: SweepPlan, trial: int | None) -> tuple[str, str] | None:
     client = connect()
     experiment = client.get_experiment_by_name(plan.dataset)
     if experiment is None:
         return None
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{SWEEP_TAG}` = '{plan.id}'", order_by=["attributes.start_time ASC"])
+    runs = _search(client, [experiment.experiment_id], _of_sweep(plan.id), "ASC")
     found = (stored for stored in map(_stored, runs) if stored.trial == trial)
     return next(((experiment.experiment_id, stored.run_id) for stored in found), None)
 
 
 def _stored(run: Run) -> StoredRun:
-    epoch = run.data.metrics.get(EPOCH, 0)
-    return StoredRun(run.info.run_id, run.info.status, dict(run.data.tags), int(epoch), bool(run.data.params))
+    metrics = dict(run.data.metrics)
+    return StoredRun(
+        run.info.run_id,
+        run.info.status,
+        dict(run.data.tags),
+        int(metrics.get(EPOCH, 0)),
+        bool(run.data.params),
+        int(run.info.start_time),
+        metrics,
+    )
 
 
 def _find_or_create_experiment(client: MlflowClient, name: str) -> str:

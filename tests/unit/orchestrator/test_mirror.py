@@ -157,7 +157,7 @@ def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
 def test_no_batch_is_larger_than_mlflow_takes_nor_cuts_an_epoch(plan: SweepPlan) -> None:
     class Limited(FakeStore):
         def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-            assert sum(len(point.metrics) for point in points) <= 1000
+            assert sum(len(point.metrics) for point in points) + len(params) + len(tags) <= 1000
             super().log(run_id, points, params, tags)
 
     epochs = [sweeps.epoch_reported(0, epoch, 2 + epoch) for epoch in range(1, 151)]
