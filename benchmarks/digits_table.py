@@ -9,6 +9,8 @@ from typing import Any
 
 Result = dict[str, Any]
 """What ``benchmarks.digits.run_one`` returns: a line of ``digits.jsonl``."""
+Checked = dict[str, Any]
+"""What ``digits_checked.json`` holds: that the repeated ``rows`` of tree ``of`` came out the same at tree ``code``."""
 
 TITLES = {
     "main": "IGNORE, its bounds and the simplest baselines",
@@ -45,13 +47,14 @@ _T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8:
 _T95 |= {13: 2.160, 14: 2.145, 19: 2.093, 24: 2.064, 29: 2.045}
 
 
-def render_report(results: Sequence[Result], groups: Mapping[str, str], explanations: str) -> str:
+def render_report(results: Sequence[Result], groups: Mapping[str, str], explanations: str, checked: Checked | None = None) -> str:
     """Render the whole report.
 
     Args:
-        results: Of one code and of each row's present settings; no run twice.
+        results: Of one code, or of two that are checked to be equal, and of each row's present settings; no run twice.
         groups: Row name -> its table, a key of :data:`TITLES`; in the order of the tables where means are equal.
         explanations: Markdown for its end, written by hand.
+        checked: That an earlier tree's results are this one's.
     """
     if not results:
         return "# Methods on digit scenes\n\nNo results of this code.\n"
@@ -61,8 +64,14 @@ def render_report(results: Sequence[Result], groups: Mapping[str, str], explanat
         if mine:
             tables.append(f"## {title}\n\n{render_table(mine, results)}")
     said = "\n".join(f"* {line}" for line in [*conclude(results), *conclude_maps(results), *conclude_rejection(results)])
-    parts = [_preface(results), *tables, f"## What the figures say\n\n{said}", explanations.strip()]
+    parts = [_preface(results, checked), *tables, f"## What the figures say\n\n{said}", explanations.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def count_runs(report: str) -> int:
+    """Return how many runs are in the tables of a report."""
+    cells = [line.strip("| ").split("|") for line in report.splitlines() if line.startswith("| ")]
+    return sum(int(of_row[-1]) for of_row in cells if of_row[-1].strip().isdecimal())
 
 
 def render_table(mine: Sequence[Result], results: Sequence[Result]) -> str:
@@ -140,9 +149,8 @@ def conclude_rejection(results: Sequence[Result]) -> list[str]:
     return [f"Rejection lift: above 1 in every run of the {len(lifts)} rows that have one; the least is {min(lifts[least]):.2f} ({least})."]
 
 
-def _preface(results: Sequence[Result]) -> str:
+def _preface(results: Sequence[Result], checked: Checked | None) -> str:
     scenes, seeds = (", ".join(map(str, sorted({result[name] for result in results}))) for name in ("scene_seed", "seed"))
-    code = ", ".join(sorted({result["code"] for result in results}))
     epochs = " or ".join(map(str, sorted({result["epochs"] for result in results})))
     return (
         "# Methods on digit scenes\n\n"
@@ -153,10 +161,20 @@ def _preface(results: Sequence[Result]) -> str:
         "unobserved labels that a method rejects or takes as positive in the last epoch, how many are false negatives (precision),\n"
         "how many of those it finds (recall), and precision over the base rate (lift). Pointing game: how often the map's highest\n"
         "point is in the object, in % of pairs of a validation image and a class. CPU seconds on one thread, evaluation included,\n"
-        f"on a machine that did other things too. Git tree of training/: {code}.\n\n"
+        f"on a machine that did other things too. {_trees(results, checked)}\n\n"
         "IGNORE's settings were chosen on scene seed 0, while looking at its test mAP; the others stand at the settings in the\n"
         "space, their authors' where its comments name no other, on IGNORE's schedule and weak view. A rival tuned as hard may do\n"
         "better: an equal budget, not this table, decides."
+    )
+
+
+def _trees(results: Iterable[Result], checked: Checked | None) -> str:
+    codes = sorted({result["code"] for result in results})
+    if checked is None or checked["of"] not in codes:
+        return f"Git tree of training/: {', '.join(codes)}."
+    return (
+        f"Measured at git tree {' and '.join(codes)} of\ntraining/; {len(checked['rows'])} of the runs at {checked['of']} were repeated at "
+        f"{checked['code']} on {checked['date']} and are equal to the last digit."
     )
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from benchmarks import digits
 from benchmarks.digits import ROWS, Run, read_results, run_all, run_one
-from benchmarks.digits_table import QUESTIONS, TITLES
+from benchmarks.digits_table import QUESTIONS, TITLES, count_runs
 from search_spaces.schema import load_space
 
 TINY = {"data.num_train": 40, "data.num_val": 20, "data.num_test": 20, "loop.epochs": 2}
+NO_FIGURES = ("rejection_precision", "rejection_recall", "rejection_lift", "pointing_hit_rate", "centre_hit_rate")
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -89,12 +90,10 @@ def test_what_the_file_holds_is_not_run_again(tiny: None, tmp_path: Path, monkey
 
 
 def test_the_report_is_of_this_code_and_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    unknown = ("rejection_precision", "rejection_recall", "rejection_lift", "pointing_hit_rate", "centre_hit_rate")
-
     def line(seed: int, score: float, **others: str) -> str:
         run = Run("EM, alpha 0.1", 101, seed)
         figures = {"test_mAP": score, "cpu_s": 1.0, "epochs": 20, "settings": run.settings_hash, "code": digits.code_hash()}
-        return json.dumps(dict.fromkeys(unknown) | vars(run) | figures | others)
+        return json.dumps(dict.fromkeys(NO_FIGURES) | vars(run) | figures | others)
 
     lines = [line(0, 10.0), line(0, 60.0), line(1, 20.0, code="other"), line(2, 30.0, settings="other"), line(3, 70.0)]
     (tmp_path / "digits.jsonl").write_text("\n".join(lines))
@@ -121,6 +120,139 @@ def test_options_choose_rows_and_seeds(tmp_path: Path, monkeypatch: pytest.Monke
     assert exit_.value.code == 0
     assert asked == [Run("EM, alpha 0.1", 9, 4), Run("EM, alpha 0.1", 8, 4)]
     assert (tmp_path / "digits.md").read_text().startswith("# Methods on digit scenes")
+
+
+def figures(row: str, seed: int, code: str, *, score: float = 50.0, cpu_s: float = 1.0) -> dict[str, Any]:
+    """Return a result of present settings."""
+    run = Run(row, 101, seed)
+    known = {"test_mAP": score, "val_mAP": score + 1, "best_epoch": 19, "cpu_s": cpu_s, "epochs": 20}
+    return dict.fromkeys(NO_FIGURES) | vars(run) | known | {"settings": run.settings_hash, "code": code}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of results, at tree ``new``; five runs were measured at tree ``old``."""
+    monkeypatch.setattr(digits, "prepare", lambda config: None)
+    monkeypatch.setattr(digits, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setattr(digits, "code_hash", lambda: "new")
+    lines = [figures("WAN", seed, "old", cpu_s=3.0 - seed) for seed in range(3)] + [figures("AN-LS", seed, "old") for seed in range(2)]
+    write(tmp_path, [*lines, figures("EPR", 0, "older", cpu_s=0.1), figures("EPR", 1, "x-dirty", cpu_s=0.1)])
+    return tmp_path
+
+
+def write(folder: Path, results: list[dict[str, Any]]) -> None:
+    (folder / "digits.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["digits", "--out", str(folder), "--seeds", "0", "1", "2", *options])
+    with pytest.raises(SystemExit) as exit_:
+        digits.main()
+    return exit_.value.code
+
+
+def test_a_check_repeats_the_cheapest_run_of_each_row_of_one_tree(folder: Path) -> None:
+    wanted = [Run(row, 101, seed) for row in ("WAN", "AN-LS", "EPR") for seed in range(3)]
+    results = read_results(folder / "digits.jsonl")
+    chosen = [(result["row"], result["seed"]) for result in digits.choose_repeats(results, wanted, 5)]
+    assert chosen == [("WAN", 2), ("AN-LS", 0)]
+    assert len(digits.choose_repeats(results, wanted, 1)) == 1
+    assert [result["seed"] for result in digits.choose_repeats(results, [Run("WAN", 101, 0)], 5)] == [0]
+    assert digits.choose_repeats([{**result, "settings": "other"} for result in results], wanted, 5) == []
+
+
+def test_an_equal_check_makes_an_earlier_tree_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(digits, "run_one", lambda run: figures(run.row, run.seed, "new"))
+    assert run_main(monkeypatch, folder, "--check", "2") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(("WAN, scenes 101, seed 2: equal\nAN-LS, scenes 101, seed 0: equal\n", "AN-LS, scenes 101, seed 0: equal\nWAN,"))
+    checked = json.loads((folder / digits.CHECKED).read_text())
+    assert (checked["code"], checked["of"]) == ("new", "old")
+    assert [(row["row"], row["seed"], row["test_mAP"], row["best_epoch"]) for row in checked["rows"]] == [
+        ("WAN", 2, 50.0, 19),
+        ("AN-LS", 0, 50.0, 19),
+    ]
+    report = (folder / "digits.md").read_text()
+    assert count_runs(report) == 5
+    assert "2 of the runs at old were repeated at new on" in report
+    monkeypatch.setattr(digits, "code_hash", lambda: "newer")
+    assert digits.read_checked(folder) is None
+
+
+def test_a_check_that_differs_leaves_nothing_that_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / digits.CHECKED).write_text(json.dumps({"code": "new", "of": "old", "rows": [], "date": "2026-01-01"}))
+    monkeypatch.setattr(digits, "run_one", lambda run: figures(run.row, run.seed, "new", score=50.0 + 1e-13 * (run.row == "WAN")))
+    assert run_main(monkeypatch, folder, "--check", "2") == 1
+    said = capsys.readouterr()
+    assert "WAN, scenes 101, seed 2: test_mAP was 50.0, is 50.0000000000001" in said.out
+    assert "AN-LS, scenes 101, seed 0: equal" in said.out
+    assert "1 of 2 runs are equal" in said.err
+    assert not (folder / digits.CHECKED).exists()
+    assert not (folder / "digits.md").exists()
+
+
+def test_a_run_that_fails_is_neither_equal_nor_different(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / digits.CHECKED).write_text(json.dumps({"code": "new", "of": "old", "rows": [], "date": "2026-01-01"}))
+
+    def fail(run: Run) -> dict[str, Any]:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(digits, "run_one", fail)
+    assert run_main(monkeypatch, folder, "--check", "2") == 1
+    assert json.loads((folder / digits.CHECKED).read_text())["date"] == "2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "message"),
+    [
+        ("new", ["--check", "0"], "--check must be at least 1, but got check=0"),
+        ("new-dirty", ["--check", "1"], "must be committed for --check, but got code=new-dirty"),
+        ("new", ["--check", "1", "--rows", "ROLE"], "must find runs of an earlier tree with the present settings, but got runs=0"),
+    ],
+)
+def test_a_check_without_anything_to_compare_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(digits, "code_hash", lambda: code)
+    assert run_main(monkeypatch, folder, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_of_fewer_runs_is_refused_before_they_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Run] = []
+
+    def fake(runs: list[Run], path: Path, processes: int) -> int:
+        started.extend(runs)
+        write(folder, [figures(run.row, run.seed, "new") for run in runs])
+        return 0
+
+    monkeypatch.setattr(digits, "run_all", fake)
+    options = ["--scene-seeds", "101", "--rows", "WAN"]
+    assert run_main(monkeypatch, folder, *options, "AN-LS") == 0
+    before = (folder / "digits.md").read_text()
+    assert count_runs(before) == 6
+    write(folder, [])
+    started.clear()
+    assert run_main(monkeypatch, folder, *options) == 2
+    assert "digits.md must have at least the 6 runs of the last, but got runs=3" in capsys.readouterr().err
+    assert started == []
+    assert (folder / "digits.md").read_text() == before
+    assert run_main(monkeypatch, folder, *options, "--fresh") == 0
+    assert count_runs((folder / "digits.md").read_text()) == 3
+
+
+def test_runs_that_failed_do_not_thin_the_report(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "digits.md").write_text("| WAN | 50.0 | 3 |\n")
+    monkeypatch.setattr(digits, "run_all", lambda runs, path, processes: len(runs))
+    assert run_main(monkeypatch, folder, "--scene-seeds", "101", "--rows", "WAN") == 1
+    assert "but got runs=0" in capsys.readouterr().err
+    assert (folder / "digits.md").read_text() == "| WAN | 50.0 | 3 |\n"
 
 
 class _InThisProcess:

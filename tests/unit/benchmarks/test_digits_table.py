@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.digits_table import conclude, conclude_maps, conclude_rejection, render_report, render_table
+from benchmarks.digits_table import conclude, conclude_maps, conclude_rejection, count_runs, render_report, render_table
 
 
 def result(row: str, seed: int, score: float, **others: float) -> dict[str, Any]:
@@ -58,3 +58,21 @@ def test_a_report_has_its_tables_and_explanations() -> None:
     assert headings[1].startswith("## IGNORE")
     assert headings[2:] == ["## Rivals", "## What the figures say", "## Why"]
     assert render_report([], {}, "").endswith("No results of this code.\n")
+
+
+def test_a_report_names_its_trees_and_what_was_repeated() -> None:
+    results = [result("IGNORE", seed, 80.0) | {"code": "old"} for seed in range(3)]
+    checked = {"code": "new", "of": "old", "rows": [{"row": "IGNORE"}], "date": "2026-01-31"}
+    assert "Git tree of training/: old." in render_report(results, {"IGNORE": "main"}, "")
+    said = render_report(results, {"IGNORE": "main"}, "", checked)
+    assert "1 of the runs at old were repeated at new on 2026-01-31 and are equal to the last digit." in said
+    both = render_report([*results, result("IGNORE", 3, 80.0) | {"code": "new"}], {"IGNORE": "main"}, "", checked)
+    assert "Measured at git tree new and old of" in both
+    of_new = [one | {"code": "new"} for one in results]
+    assert "Git tree of training/: new." in render_report(of_new, {"IGNORE": "main"}, "", checked)
+
+
+def test_runs_are_counted_from_a_report() -> None:
+    results = [result("IGNORE", seed, 80.0) for seed in range(3)] + [result("ROLE", 0, 70.0)]
+    assert count_runs(render_report(results, {"IGNORE": "main", "ROLE": "rivals"}, "Why: | 5 |")) == 4
+    assert count_runs(render_report([], {}, "")) == 0
