@@ -175,9 +175,10 @@ def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
     try:
         found = recall_sweep(sweep)
     except OrchestratorError as error:
-        raise OrchestratorError(f"{not_here} It was looked for in MLflow, too: {error}") from error
+        raise OrchestratorError(f"{error} It was asked because the sweep is not in this home: {not_here}") from error
     if found is None:
-        raise UserError(f"{not_here} MLflow at {redact(tracking_uri())} has none{'' if sweep is None else ' of that name'} either.")
+        place = f"in this home or in MLflow at {redact(tracking_uri())}"
+        raise UserError(f"sweep must be {place}, but neither has {'one' if sweep is None else repr(sweep)}: {not_here}")
     return found
 
 

@@ -139,7 +139,7 @@ def test_a_sweep_that_is_nowhere_is_the_users_mistake(
     code, _, err = run(capsys, "status", "dogits")
     assert code == 2
     assert f"there is none under {home}/sweeps" in err
-    assert "shared.db has none of that name either." in err
+    assert "shared.db, but neither has 'dogits': sweep must exist" in err
 
 
 def test_a_file_of_this_machine_is_not_searched_for_the_latest_of_all_nor_made(capsys: pytest.CaptureFixture[str], home: Path) -> None:
