@@ -60,10 +60,12 @@ def prepare(
     from orchestrator.durations import format_seconds
     from orchestrator.home import data_dir
     from orchestrator.prepared import absolute_uri, check_dataset, choose_name, remember_store, require_room
+    from orchestrator.uris import require_no_credentials
     from training.data.images import ENCODINGS
     from training.data.manifest import DEFAULT_ENCODING
     from training.data.store_writer import find_finished, write_store
 
+    require_no_credentials("--out", out)
     encoding = encoding or DEFAULT_ENCODING
     if encoding not in ENCODINGS:
         raise UserError(f"--encoding must be one of {', '.join(ENCODINGS)}, but got --encoding={encoding}.")

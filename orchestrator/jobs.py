@@ -25,6 +25,7 @@ from orchestrator.home import home
 from orchestrator.provenance import BUILD_FILE, read_build
 from orchestrator.ray_session import quieten, use_token
 from orchestrator.redaction import redact
+from orchestrator.uris import require_text_without_credentials
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -119,7 +120,7 @@ def packed(words: Sequence[str]) -> Iterator[Package]:
     """Gather the code and the YAML files that a verb's words name, while this is entered.
 
     Raises:
-        UserError: A word holds a password, which Ray would store and show.
+        UserError: A word or a file holds a password, which Ray would store and show.
     """
     for word in words:
         if redact(word) != word:
@@ -324,6 +325,7 @@ def _send_file(word: str, folder: Path) -> str:
     path = Path(value).expanduser()
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return word
+    require_text_without_credentials(str(path), path.read_text(encoding="utf-8", errors="replace"), "Ray")
     target = folder / _GIVEN / path.name
     number = 1
     while target.exists():

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from orchestrator.config import change_config, render_config
 from orchestrator.errors import UserError
@@ -21,6 +20,7 @@ from orchestrator.plan_text import make_notes, make_rerun_notes
 from orchestrator.prepared import find_store, with_store
 from orchestrator.settings import Settings, merge_settings
 from orchestrator.sweep_plan import Kind, Params, Resources, Sampler, SweepPlan, count_points
+from orchestrator.uris import require_no_credentials, require_text_without_credentials
 from search_spaces.schema import SearchSpace, load_space
 from training.config import Scalar
 from training.selection import Protocol, SelectBy
@@ -183,7 +183,7 @@ def make_rerun_plan(
     """
     # What the former run read may lie elsewhere, or on another machine; what is prepared here goes first.
     at_home = find_store(str(config["data.name"]))
-    base = change_config(config if at_home is None else {**config, "data.store": at_home}, overrides or {}, epochs)
+    base = _without_credentials(change_config(config if at_home is None else {**config, "data.store": at_home}, overrides or {}, epochs))
     dataset, select_epoch_by = str(base["data.name"]), SelectBy(str(base["loop.select_epoch_by"]))
     select_config_by = SelectBy.CLEAN_VAL if select_epoch_by is SelectBy.LAST else select_epoch_by
     plan = SweepPlan(
@@ -240,13 +240,14 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
     """Return what ``--set key=value ...`` says; values stay text until their key is known.
 
     Raises:
-        UserError: No ``=``, no key or no value, or a key twice.
+        UserError: No ``=``, no key or no value, a key twice, or a URI with credentials.
     """
     overrides: dict[str, Scalar] = {}
     for assignment in assignments:
         key, _, value = (part.strip() for part in assignment.partition("="))
         if not key or not value:
             raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
+        require_no_credentials(f"--set {key}", value)
         if key in overrides:
             raise UserError(f"--set must name a key once, but got {key}={overrides[key]} and {key}={value}. Leave one out.")
         overrides[key] = value
@@ -255,6 +256,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
 
 def _plan_one_trial(kind: Kind, space: SearchSpace, settings: Settings, name: str, storage: str | None) -> SweepPlan:
     searched = {key for block in (space.shared, space.methods[settings.method]) for key in block.ranges}
+    require_text_without_credentials(space.source, space.text, "plans and journals")
     # What was measured holds for the space's own settings only; neither length nor seed nor a searched key changes an epoch's cost.
     as_measured = settings.overridden <= searched | {"loop.epochs", "loop.seed"}
     return SweepPlan(
@@ -263,7 +265,7 @@ def _plan_one_trial(kind: Kind, space: SearchSpace, settings: Settings, name: st
         space_text=space.text,
         dataset=space.dataset,
         method=settings.method,
-        base=with_store(settings.base),
+        base=_without_credentials(with_store(settings.base)),
         protocol=settings.protocol,
         resources=Resources(**dict(space.resources)),
         storage=_storage_uri(storage),
@@ -271,6 +273,14 @@ def _plan_one_trial(kind: Kind, space: SearchSpace, settings: Settings, name: st
         time_limit_s=space.budget.time_limit_s,
         epoch_s=space.methods[settings.method].epoch_s if as_measured and not settings.published else None,
     )
+
+
+def _without_credentials(base: Params) -> Params:
+    """Return settings none of which is a URI with credentials: they are kept in plans, and shown by MLflow."""
+    for key, value in base.items():
+        if isinstance(value, str):
+            require_no_credentials(key, value)
+    return base
 
 
 def _find_variants(space: SearchSpace, settings: Settings) -> dict[str, Params]:
@@ -323,8 +333,7 @@ def _storage_uri(storage: str | None) -> str | None:
         return None
     if "://" not in storage:
         return str(Path(storage).expanduser().absolute())  # a resume may start in another folder
-    if urlsplit(storage).password:
-        raise UserError("--storage must be a URI without a password: it is written into plan and store. Give it in the environment.")
+    require_no_credentials("--storage", storage)
     return storage
 
 

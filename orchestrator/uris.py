@@ -47,3 +47,22 @@ def require_no_credentials(option: str, uri: str | None) -> None:
             f"{option} must hold no credentials, but got {option}={redact(uri)}: plans and journals would show them. "
             f"Put them into the environment of every node (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
         )
+
+
+def require_text_without_credentials(file: str, text: str, told_by: str) -> None:
+    """Check a text that is kept or sent as it is.
+
+    Args:
+        file: Where it is from, for people.
+        text: Of the file.
+        told_by: Who would show them: ``plans and journals``, say.
+
+    Raises:
+        UserError: A line holds a user name, a password or a key in a URI, or one that is in this process's environment.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        if redact(line) != line:
+            raise UserError(
+                f"{file}:{number}: a line must hold no credentials, but got {redact(line).strip()}: {told_by} would show them. "
+                f"Put them into the environment of every node (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
+            )

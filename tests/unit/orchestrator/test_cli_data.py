@@ -50,6 +50,13 @@ except SystemExit:
     assert "heavy: []" in out
 
 
+def test_a_store_is_not_named_with_credentials(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
+    code, out, err = run(capsys, "data", "prepare", "voc", "--source", str(tmp_path), "--out", "s3://key:hunter2@bucket/voc")
+    assert (code, out, "hunter2" in err) == (2, "", False)
+    assert "--out must hold no credentials, but got --out=s3://key:***@bucket/voc" in err
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"), [("voc", make_voc), ("coco", make_coco), ("nuswide", make_nuswide), ("cub", make_cub), ("folder", make_folder)]

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from orchestrator import sweep as sweep_module
+from orchestrator.config import render_config
 from orchestrator.home import create_sweep
 from orchestrator.journal import replay
 from orchestrator.sweep import SweepOutcome
 from orchestrator.sweep_plan import SweepPlan, load_plan
 from tests.program import parse, pretend_terminal, run
 from tests.sweeps import journal_path, make_sweep, whole_sweep, write_events
+from training.config import TrainConfig
 
 
 @pytest.fixture
@@ -190,6 +192,23 @@ def test_a_place_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixtu
     assert (code, out, "hunter2" in err) == (2, "", False)
     assert f"{words[-1]} must hold no credentials, but got {words[-1]}=s3://key:***@bucket/x" in err
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("plan", "voc"), ("sweep", "voc"), ("train", "voc"), ("ablate", "voc")])
+def test_a_setting_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words, "--set", "data.store=s3://key:hunter2@bucket/voc")
+    assert (code, out, "hunter2" in err) == (2, "", False)
+    assert "--set data.store must hold no credentials, but got --set data.store=s3://key:***@bucket/voc" in err
+    assert list(home.iterdir()) == []
+
+
+def test_a_file_of_settings_with_credentials_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    config = TrainConfig.from_flat({"data.name": "voc", "data.store": "s3://key:hunter2@bucket/voc"})
+    file.write_text(render_config(config.flatten()), encoding="utf-8")
+    code, out, err = run(capsys, "train", "--from", str(file))
+    assert (code, out, "hunter2" in err) == (2, "", False), err
+    assert "data.store must hold no credentials" in err
 
 
 def test_a_promotion_is_not_mirrored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

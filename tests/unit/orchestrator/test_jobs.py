@@ -78,6 +78,17 @@ def test_credentials_never_leave_in_an_entry_point() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+def test_credentials_never_leave_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("dataset: voc\nshared: {fixed: {data.store: s3://key:hunter2@bucket/voc}}\n")
+    with (
+        pytest.raises(UserError, match=r"mine.yaml:2: a line must hold no credentials, .*: Ray would show them") as refused,
+        packed(["sweep", str(path)]),
+    ):
+        pass
+    assert "hunter2" not in str(refused.value)
+
+
 def test_entry_point_quotes_its_words_and_has_a_home_that_outlives_the_job() -> None:
     entry = render_entrypoint(["sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"])
     home, _, command = entry.partition("; exec ")

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config import read_config
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import create_sweep, list_sweeps
-from orchestrator.plan import make_plan, make_promotion_plan, make_rerun_plan, make_train_plan, parse_overrides
+from orchestrator.plan import make_ablation_plan, make_plan, make_promotion_plan, make_rerun_plan, make_train_plan, parse_overrides
 from orchestrator.sweep_plan import Resources, SweepPlan, load_plan, trial_config
 from search_spaces.ranges import Range
 from search_spaces.reader import SpaceError
@@ -87,7 +87,8 @@ class TestSweep:
             ({"seed": -1}, "--seed must be at least 0"),
             ({"name": "a/b"}, "name must be"),
             ({"name": ""}, "name must be"),
-            ({"storage": "s3://key:secret@bucket/x"}, "--storage must be a URI without a password"),
+            ({"storage": "s3://key:secret@bucket/x"}, "--storage must hold no credentials"),
+            ({"overrides": {"data.store": "s3://key:secret@bucket/x"}}, "data.store must hold no credentials"),
         ],
     )
     def test_fault_in_a_flag_is_the_users(self, flags: dict[str, Any], message: str) -> None:
@@ -98,6 +99,23 @@ class TestSweep:
         with pytest.raises(UserError) as caught:
             plan(storage="s3://key:secret@bucket/x")
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("make", [make_plan, make_train_plan, make_ablation_plan])
+    def test_space_with_credentials_is_refused_by_its_line(self, make: Callable[[Path], SweepPlan], tmp_path: Path) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text(DIGITS_TEXT + "# data.store: s3://key:hunter2@bucket/x\n", encoding="utf-8")
+        with pytest.raises(
+            UserError, match=r"mine.yaml:\d+: a line must hold no credentials, but got # data.store: s3://key:\*\*\*@"
+        ) as caught:
+            make(path)
+        assert "hunter2" not in str(caught.value)
+
+    def test_store_that_was_remembered_with_credentials_is_refused(self, home: Path) -> None:
+        (home / "data").mkdir()
+        (home / "data" / "voc.json").write_text('{"uri": "s3://key:hunter2@bucket/voc"}')
+        with pytest.raises(UserError, match="data.store must hold no credentials") as caught:
+            make_plan("voc")
+        assert "hunter2" not in str(caught.value)
 
     def test_folder_for_checkpoints_does_not_depend_on_where_one_stands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
