@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli_options import AddressOption, JsonOption, SweepArgument
+from orchestrator.cli_options import AddressOption, JsonOption, SetOption, SweepArgument
 from orchestrator.cli_output import print_json, print_line, print_next, print_note, print_table
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def doctor(
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URI", help="With --address: where checkpoints are to go.", show_default=False)
     ] = None,
+    settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check what a sweep needs, here or on every node of a cluster.
@@ -94,11 +95,15 @@ def doctor(
     from orchestrator.errors import UserError
 
     if address is not None:
-        _ask_nodes(address, space, storage, json)
+        if settings and space is None:
+            raise UserError(
+                "--set must go with --space, whose settings it changes. For example: --space voc --set data.store=s3://bucket/voc"
+            )
+        _ask_nodes(address, space, storage, settings or [], json)
         return
-    if space is not None or storage is not None:
+    if space is not None or storage is not None or settings:
         raise UserError(
-            "--space and --storage must go with --address, whose nodes they are looked for on. Leave them out, or add --address."
+            "--space, --storage and --set must go with --address, whose nodes they are looked for on. Leave them out, or add --address."
         )
     findings = diagnose()
     if json:
@@ -112,12 +117,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _ask_nodes(address: str, space: str | None, storage: str | None, json: bool) -> None:
+def _ask_nodes(address: str, space: str | None, storage: str | None, settings: list[str], json: bool) -> None:
     from dataclasses import asdict
 
     from orchestrator.doctor import diagnose_nodes
+    from orchestrator.plan import parse_overrides
 
-    reports, machines = diagnose_nodes(address, space, storage)
+    reports, machines = diagnose_nodes(address, space, storage, parse_overrides(settings))
     if json:
         print_json([asdict(report) for report in reports])
     else:

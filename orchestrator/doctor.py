@@ -11,7 +11,7 @@ import stat
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import metadata
@@ -21,13 +21,14 @@ from orchestrator.data_list import list_prepared
 from orchestrator.home import HOME_VARIABLE, data_dir, home
 from orchestrator.nodes import Machines, NodeReport, ask_nodes, compare_versions, find_obstacle_to_sharing, look_at_machines
 from orchestrator.plan import make_plan
-from orchestrator.prepared import IMAGE_DATASETS, list_stores, prepare_command
+from orchestrator.prepared import EMBEDDED, IMAGE_DATASETS, list_stores, prepare_command
 from orchestrator.provenance import read_build
 from orchestrator.ray_session import joined, token_file
 from orchestrator.redaction import redact
 from orchestrator.uris import require_no_credentials
 from orchestrator.writable import find_obstacle
 from training.cache import cache_dir
+from training.config import Scalar
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 5.0
@@ -65,25 +66,29 @@ def diagnose() -> list[Finding]:
     return [_guarded(check) for check in _CHECKS]
 
 
-def diagnose_nodes(address: str, space: str | None = None, storage: str | None = None) -> tuple[list[NodeReport], Machines]:
+def diagnose_nodes(
+    address: str, space: str | None = None, storage: str | None = None, overrides: Mapping[str, Scalar] | None = None
+) -> tuple[list[NodeReport], Machines]:
     """Have every node of a cluster look at what a sweep needs; nothing is started but one small task on each.
 
     Args:
         address: Of the cluster.
         space: Its data and weights are looked at; None is all that was prepared from this home, and no weights.
         storage: Where checkpoints would go.
+        overrides: Settings in place of the space's, as ``--set`` of a sweep: ``data.store``, say.
 
     Raises:
         SpaceError: The space is at fault.
-        UserError: The storage holds credentials.
+        UserError: A setting is at fault, or a place holds credentials.
         OrchestratorError: There is no Ray at that address.
     """
     from orchestrator.tracking import tracking_uri
 
     require_no_credentials("--storage", storage)
-    stores, model = list_stores(), None
+    stores, model, problems = list_stores(), None, {}
     if space is not None:
-        base = make_plan(space, num_cpus=1, num_gpus=0).base
+        base = make_plan(space, overrides=overrides, num_cpus=1, num_gpus=0).base
+        problems = _find_missing_store(base)
         stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}
         # Weights that are made beside the scenes are made on the node.
         model = None if base["model.weights"] == "pretext" else (str(base["model.backbone"]), str(base["model.weights"]))
@@ -92,9 +97,21 @@ def diagnose_nodes(address: str, space: str | None = None, storage: str | None =
         reports = ask_nodes(stores=stores, storage=storage, tracking=tracking if tracking.startswith("http") else None, model=model)
         machines = look_at_machines()
     obstacle = find_obstacle_to_sharing(tracking, "", machines, (), is_networked=True)
-    if obstacle is not None:  # it is the driver's node that has it, the first
-        reports[0] = replace(reports[0], problems={**reports[0].problems, "MLflow": obstacle})
+    if obstacle is not None:
+        problems["MLflow"] = obstacle
+    # It is the driver's node that has them, the first.
+    reports[0] = replace(reports[0], problems={**reports[0].problems, **problems})
     return compare_versions(reports), machines
+
+
+def _find_missing_store(base: Mapping[str, Scalar]) -> dict[str, str]:
+    name = str(base["data.name"])
+    if name == EMBEDDED or base.get("data.store"):
+        return {}
+    return {
+        f"data: {name}": f"its store must be named or known where the driver runs, but it is neither. Prepare it once "
+        f"({prepare_command(name)} --out s3://bucket/{name}), and name it here and to the sweep: --set data.store=s3://bucket/{name}"
+    }
 
 
 def list_mends(findings: Iterable[Finding]) -> dict[str, str]:

@@ -174,6 +174,7 @@ def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None
     words = shlex.split(spec["entrypoint"])
     assert words[:3] == ["python", "-m", "orchestrator"]
     assert words[words.index("--address") + 1] == "auto"
+    assert words[words.index("--set") + 1] == "data.store=s3://bucket/voc", "the head has no data"
     assert spec["shutdownAfterJobFinishes"] is True
     ray = spec["rayClusterSpec"]
     locked = (ROOT / "requirements" / "run.txt").read_text(encoding="utf-8")

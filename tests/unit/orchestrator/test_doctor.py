@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,6 +210,46 @@ def test_one_command_that_mends_several_things_is_printed_once(
 def test_flags_of_the_cluster_s_doctor_are_not_silently_ignored_here(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "doctor", "--space", "voc")
     assert (code, "must go with --address" in err) == (2, True)
+    code, _, err = run(capsys, "doctor", "--set", "data.store=s3://bucket/voc")
+    assert (code, "must go with --address" in err) == (2, True)
+    code, _, err = run(capsys, "doctor", "--address", "auto", "--set", "data.store=s3://bucket/voc")
+    assert (code, "--set must go with --space" in err) == (2, True)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Put one healthy node in the place of a cluster; return the stores that it was asked for."""
+    stores: list[Any] = []
+
+    def ask_nodes(**wanted: Any) -> list[NodeReport]:
+        stores.append(wanted["stores"])
+        return [NodeReport("0a", "a", {"python": "3.11"}, {})]
+
+    monkeypatch.setattr(doctor, "joined", lambda address: nullcontext())
+    monkeypatch.setattr(doctor, "ask_nodes", ask_nodes)
+    monkeypatch.setattr(doctor, "look_at_machines", lambda: Machines(frozenset({"a"}), may_grow=False))
+    return stores
+
+
+def test_doctor_of_a_cluster_finds_that_a_space_s_data_are_neither_named_nor_known(
+    asked: list[Any], capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    code, out, _ = run(capsys, "doctor", "--address", "auto", "--space", "voc")
+    assert (code, asked) == (1, [{}])
+    assert "0a on a: data: voc: its store must be named or known where the driver runs" in out
+    assert "--set data.store=s3://bucket/voc" in out
+    assert run(capsys, "doctor", "--address", "auto", "--space", "digits")[0] == 0
+    (home / "data").mkdir()
+    (home / "data" / "voc.json").write_text('{"uri": "s3://known/voc"}')
+    assert run(capsys, "doctor", "--address", "auto", "--space", "voc")[0] == 0
+    assert run(capsys, "doctor", "--address", "auto", "--space", "voc", "--set", "data.store=s3://named/voc")[0] == 0
+    assert asked[1:] == [{}, {"voc": "s3://known/voc"}, {"voc": "s3://named/voc"}]
+
+
+def test_doctor_of_a_cluster_takes_no_setting_that_a_sweep_would_refuse(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    for setting, message in (("data.stor=x", "data.stor"), ("data.store=s3://key:hunter2@bucket/x", "must hold no credentials")):
+        code, _, err = run(capsys, "doctor", "--address", "auto", "--space", "voc", "--set", setting)
+        assert (code, message in err, "hunter2" in err, asked) == (2, True, False, [])
 
 
 def test_doctor_of_a_cluster_names_a_store_of_one_machine_and_refuses_credentials(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
