@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli_options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption
+from orchestrator.cli_options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, check_address
 from orchestrator.cli_output import print_json, print_line, print_next, print_note, print_table, program
 from orchestrator.errors import UserError
 
@@ -84,6 +84,8 @@ def submit(
     verb, inner = job_store.split_address(words)
     if inner is not None and inner != "auto":
         address = inner
+    if address is not None and address.startswith("ray://"):
+        check_address(address)  # which says why not
     server = job_store.require_http(address or job_store.DEFAULT_ADDRESS)
     verb = _check_verb(context, verb)
     with job_store.packed(verb) as package:

@@ -226,8 +226,13 @@ def test_dry_run_shows_what_would_be_sent(capsys: pytest.CaptureFixture[str], se
     "verb", [("sweep", "digits"), ("resume",), ("promote",), ("train", "digits"), ("extend", "--trials", "+1"), ("doctor",)]
 )
 def test_ray_s_client_is_refused_with_its_reason(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, *verb, "--address", "ray://head:10001")
-    assert (code, "remote actor" in err) == (2, True), err
+    for words in (
+        (*verb, "--address", "ray://head:10001"),
+        ("submit", "--address=ray://head:10001", *verb),
+        ("submit", *verb, "--address=ray://head:10001"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert (code, "remote actor" in err) == (2, True), err
 
 
 def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(
