@@ -133,7 +133,10 @@ def resume(
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
-    mirror: MirrorOption = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option("--mirror", metavar="URI", help="Copy the journal there from now on; by default where it was. Not a promotion's."),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="URI", help="A mirror: go on in a home that has nothing of the sweep.", show_default=False),
@@ -142,7 +145,7 @@ def resume(
 ) -> None:
     """Go on with what was stopped or killed.
 
-    A sweep, a training or a promotion; finished epochs are not run again.
+    A sweep, a training, an ablation or a promotion; finished epochs are not run again.
     """
     from orchestrator.home import find_sweep
 
@@ -162,8 +165,9 @@ def resume(
     if load_plan(found).kind == "promote":
         if mirror is not None:
             raise UserError(
-                f"--mirror must be of a sweep or a training, but {found} is a promotion: what it decides and registers is not in its "
-                f"journal alone. Leave --mirror out; a promotion that is lost is made again by `orchestrator promote`."
+                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a promotion: what it decides "
+                f"and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is made again by "
+                f"`orchestrator promote`."
             )
         from orchestrator.promotion import resume_promotion
 

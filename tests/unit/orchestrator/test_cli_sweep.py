@@ -214,5 +214,5 @@ def test_a_file_of_settings_with_credentials_is_a_mistake(capsys: pytest.Capture
 def test_a_promotion_is_not_mirrored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan = make_sweep("promotion-00000001", kind="promote")
     code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "mirror"))
-    assert (code, "is a promotion" in err) == (2, True)
+    assert (code, "or of a training or an ablation that is resumed, but promotion-00000001 is a promotion" in err) == (2, True)
     assert not (tmp_path / "mirror").exists()
