@@ -165,8 +165,8 @@ def resume(
     if load_plan(found).kind == "promote":
         if mirror is not None:
             raise UserError(
-                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a promotion: what it decides "
-                f"and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is made again by "
+                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a promotion: what it "
+                f"decides and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is made again by "
                 f"`orchestrator promote`."
             )
         from orchestrator.promotion import resume_promotion
