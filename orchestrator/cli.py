@@ -74,7 +74,7 @@ for _name, (_verb, _example) in cli_data.VERBS.items():
     _data.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 app.command(
     "submit",
-    epilog=f"\b\nExample: orchestrator submit sweep voc --storage s3://bucket/checkpoints\n{EXIT_CODES}",
+    epilog=f"\b\nExample: orchestrator submit sweep voc --set data.store=s3://bucket/voc --storage s3://bucket/checkpoints\n{EXIT_CODES}",
     context_settings={"allow_interspersed_args": False},  # what follows VERB is the verb's
 )(cli_cluster.submit)
 _cluster = typer.Typer(name="cluster", help="Start a cluster, ask it, end it.", no_args_is_help=True, rich_markup_mode=None)
