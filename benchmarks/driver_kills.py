@@ -30,8 +30,8 @@ from orchestrator.home import HOME_VARIABLE, sweep_dir
 from orchestrator.journal import JOURNAL_FILE, Event, SweepState, follow, replay
 from orchestrator.lease import find_processes
 from orchestrator.mirror import TRIAL_TAG
+from orchestrator.mlflow_store import make_client
 from orchestrator.records import TrialState
-from orchestrator.tracking import make_client
 from training.metrics import EPOCH, VAL_MAP
 
 if TYPE_CHECKING:

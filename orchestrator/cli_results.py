@@ -166,9 +166,9 @@ def _find(sweep: str | None) -> str | RecalledSweep:
 
 def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
     from orchestrator.errors import OrchestratorError, UserError
+    from orchestrator.mlflow_store import is_shared, tracking_uri
     from orchestrator.recall import recall_sweep
     from orchestrator.redaction import redact
-    from orchestrator.tracking import is_shared, tracking_uri
 
     if sweep is None and not is_shared():
         raise not_here

@@ -37,8 +37,8 @@ def browse(
         return
     from orchestrator.browse import require_free_port, serve
     from orchestrator.home import find_sweep
+    from orchestrator.mlflow_store import tracking_uri
     from orchestrator.sweep_plan import load_plan
-    from orchestrator.tracking import tracking_uri
 
     plan = load_plan(find_sweep(sweep))
     uri = tracking_uri()
@@ -146,8 +146,9 @@ def _browse_bundle(file: Path, port: int) -> None:
     from orchestrator.browse import require_free_port, serve
     from orchestrator.bundle import unpack_bundle
     from orchestrator.home import HOME_VARIABLE
+    from orchestrator.mlflow_store import tracking_uri
     from orchestrator.sweep_plan import load_plan
-    from orchestrator.tracking import sync, tracking_uri
+    from orchestrator.tracking import sync
 
     require_free_port(port)
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
@@ -178,8 +179,8 @@ def _print_ready(plan: SweepPlan, base: str) -> None:
 
 def _print_link(plan: SweepPlan, base: str) -> None:
     from orchestrator.browse import run_url
+    from orchestrator.mlflow_store import find_sweep_run
     from orchestrator.redaction import redact
-    from orchestrator.tracking import find_sweep_run
 
     base = redact(base).rstrip("/")
     found = find_sweep_run(plan)

@@ -82,7 +82,7 @@ def diagnose_nodes(
         UserError: A setting is at fault, or a place holds credentials.
         OrchestratorError: There is no Ray at that address.
     """
-    from orchestrator.tracking import tracking_uri
+    from orchestrator.mlflow_store import tracking_uri
 
     require_no_credentials("--storage", storage)
     stores, model, problems = list_stores(), None, {}
@@ -191,7 +191,7 @@ def check_token() -> Finding:
 
 def check_store() -> Finding:
     """Look whether MLflow's store can be read, without making it."""
-    from orchestrator.tracking import tracking_uri
+    from orchestrator.mlflow_store import tracking_uri
 
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):

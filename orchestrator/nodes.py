@@ -14,10 +14,10 @@ from typing import Any
 from orchestrator import node_probe
 from orchestrator.disk import checkpoint_uri
 from orchestrator.errors import UserError
+from orchestrator.mlflow_store import tracking_uri
 from orchestrator.ray_session import grown_resources
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_plan import SweepPlan
-from orchestrator.tracking import tracking_uri
 
 _ANSWER_S = 120.0
 _NETWORK_FILE_SYSTEMS = {

@@ -290,8 +290,8 @@ class _Steps:
         """Register the first seed's run, fixed in advance, and make it champion; return ``NAME/VERSION``."""
         if self._state.champion is not None:
             return str(self._state.champion["version"])
+        from orchestrator.mlflow_store import find_trial_run
         from orchestrator.registry import register_version, set_champion
-        from orchestrator.tracking import find_trial_run
         from training.data.registry import dataset_info
         from training.predictor import save_model
 

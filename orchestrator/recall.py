@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import SweepState
 from orchestrator.mirror import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS, StoredRun
+from orchestrator.mlflow_store import find_logged_sweep, tracking_uri
 from orchestrator.records import Cause, TrialRecord
 from orchestrator.redaction import redact
 from orchestrator.sweep_plan import SweepPlan
-from orchestrator.tracking import find_logged_sweep, tracking_uri
 from training.metrics import EPOCH
 from training.selection import Protocol, epoch_metric
 

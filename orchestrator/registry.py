@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.tracking import connect, tracking_uri
+from orchestrator.mlflow_store import connect, tracking_uri
 from search_spaces.section import did_you_mean
 from training.cache import cache_dir
 

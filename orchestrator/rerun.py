@@ -67,7 +67,7 @@ def find_trial(run: str) -> tuple[str, int]:
 
 
 def _find_logged(run_id: str) -> tuple[str, int]:
-    from orchestrator.tracking import find_run
+    from orchestrator.mlflow_store import find_run
 
     sweep_id, trial = find_run(run_id)
     if trial is None:

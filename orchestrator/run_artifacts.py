@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.mlflow_store import MlflowStore, connect
 from orchestrator.sweep_plan import SweepPlan
-from orchestrator.tracking import MlflowStore, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator import browse
 from orchestrator.home import sweep_dir
-from orchestrator.tracking import connect, find_trial_run, sync
+from orchestrator.mlflow_store import connect, find_trial_run
+from orchestrator.tracking import sync
 from tests.program import run
 from tests.sweeps import make_sweep, whole_sweep, write_events
 

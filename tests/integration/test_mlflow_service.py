@@ -20,8 +20,8 @@ from benchmarks.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 from orchestrator.home import sweep_dir
 from orchestrator.journal import JOURNAL_FILE, follow, replay
 from orchestrator.lease import end_orphans
+from orchestrator.mlflow_store import find_sweep_run, make_client
 from orchestrator.sweep_plan import load_plan
-from orchestrator.tracking import find_sweep_run, make_client
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from orchestrator import tracking
+from orchestrator import mlflow_store
 from orchestrator.disk import checkpoint_uri
 from orchestrator.home import list_sweeps
 from orchestrator.journal import follow, replay
@@ -58,9 +58,9 @@ def _epochs(plan: SweepPlan) -> dict[int, list[int]]:
 
 
 def _assert_logged(outcome: PromotionOutcome) -> None:
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for trial in range(2):
-        run_id = tracking.find_trial_run(outcome.plan, trial)
+        run_id = mlflow_store.find_trial_run(outcome.plan, trial)
         assert run_id is not None
         history = client.get_metric_history(run_id, "val/mAP")
         assert [point.step for point in history] == list(range(1, EPOCHS + 1))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import tracking
+from orchestrator import mlflow_store, tracking
 from orchestrator.errors import UserError
 from orchestrator.sweep_plan import SweepPlan
 from tests import sweeps
@@ -40,7 +40,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHESTRATOR_HOME", str(folder))
-        tracking.connect()
+        mlflow_store.connect()
     return folder / "mlflow.db"
 
 
@@ -183,17 +183,17 @@ def test_store_that_stays_away_keeps_nobody_waiting_and_sync_writes_later(
 
 
 def test_runs_are_found_by_their_id(plan: SweepPlan, store: Path) -> None:
-    assert tracking.find_sweep_run(plan) is None
+    assert mlflow_store.find_sweep_run(plan) is None
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     assert tracking.sync(plan.id)
     ids = dict(_query(store, "SELECT name, run_uuid FROM runs"))
-    assert tracking.find_run(str(ids["t0003"])) == (plan.id, 3)
-    assert tracking.find_run(str(ids[plan.id])) == (plan.id, None)
-    found = tracking.find_sweep_run(plan)
+    assert mlflow_store.find_run(str(ids["t0003"])) == (plan.id, 3)
+    assert mlflow_store.find_run(str(ids[plan.id])) == (plan.id, None)
+    found = mlflow_store.find_sweep_run(plan)
     assert found is not None
     assert found[1] == ids[plan.id]
     with pytest.raises(UserError, match="run must be in MLflow's store"):
-        tracking.find_run("0" * 32)
+        mlflow_store.find_run("0" * 32)
 
 
 def test_artifacts_lie_in_the_home(plan: SweepPlan, home: Path) -> None:

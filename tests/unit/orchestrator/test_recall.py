@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import tracking
+from orchestrator import mlflow_store, tracking
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.journal import SweepState, replay
@@ -35,7 +35,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHESTRATOR_HOME", str(folder))
-        tracking.connect()
+        mlflow_store.connect()
     return folder / "mlflow.db"
 
 
@@ -152,7 +152,7 @@ def test_a_server_that_is_away_is_no_mistake_and_its_password_is_not_repeated(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_LOOK_WAIT_S", 0.0)
+    monkeypatch.setattr(mlflow_store, "_LOOK_WAIT_S", 0.0)
     for words in (("status",), ("leaderboard", "digits")):
         code, _, err = run(capsys, *words)
         assert code == 1
@@ -173,7 +173,7 @@ def test_trials_take_no_request_each(log: Callable[..., SweepPlan], monkeypatch:
     log()
     calls: list[str] = []
     for name in ("search_runs", "search_experiments", "download_artifacts", "get_run", "get_metric_history"):
-        original = getattr(tracking.make_client(), name).__func__
+        original = getattr(mlflow_store.make_client(), name).__func__
 
         def counted(*args: Any, _name: str = name, _original: Any = original, **named: Any) -> Any:
             calls.append(_name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import tracking
+from orchestrator import mlflow_store, tracking
 from orchestrator.errors import UserError
 from orchestrator.sweep_plan import SweepPlan
 from orchestrator.tracking import Tracker
@@ -104,10 +104,10 @@ def test_broken_journal_is_a_problem_of_tracking_only(plan: SweepPlan, monkeypat
 
 
 def test_store_is_sqlite_in_the_home_unless_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking.tracking_uri() == f"sqlite:///{home}/mlflow.db"
+    assert mlflow_store.tracking_uri() == f"sqlite:///{home}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHESTRATOR_HOME", str(home / "why?"))
         with pytest.raises(UserError, match="without"):
-            tracking.tracking_uri()
+            mlflow_store.tracking_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert tracking.tracking_uri() == "http://127.0.0.1:5000"
+    assert mlflow_store.tracking_uri() == "http://127.0.0.1:5000"
