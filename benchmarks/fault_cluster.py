@@ -15,6 +15,7 @@ import psutil
 from orchestrator.ray_session import ensure_token, quieten, use_token
 
 _GONE_S = 30.0
+_STEP_S = 0.2
 
 
 class FaultCluster:
@@ -33,6 +34,7 @@ class FaultCluster:
         use_token()
         quieten()
         self._session: Path | None = None
+        self._left_behind: list[psutil.Process] = []
         self._started: list[subprocess.Popen[bytes]] = []
         self._start()
 
@@ -58,6 +60,8 @@ class FaultCluster:
         """Kill a node's raylet with -9; what ran under it sees that and ends by itself."""
         self._nodes.remove(node)
         self._cluster.worker_nodes.discard(node)
+        # Nothing leads to them any more once the raylet is dead; each knows its start time, so that a later one with its pid is not meant.
+        self._left_behind += self.processes(node)
         raylet_of(node).kill()
 
     def kill_head(self) -> None:
@@ -107,13 +111,15 @@ class FaultCluster:
         return left
 
     def shutdown(self) -> list[str]:
-        """End it; return the titles of the processes that had to be killed, for there should be none."""
-        found = self.processes()
+        """End it; return the titles of the processes that had to be killed, those of killed nodes too, for there should be none."""
+        found = self.processes() + self._left_behind
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._cluster.shutdown()
-        _, left = psutil.wait_procs([process for process in found if process.is_running()], timeout=_GONE_S)
-        titles = [_title(process) for process in left if _lives(process)]
+        deadline = time.monotonic() + _GONE_S
+        while (left := [process for process in found if _lives(process)]) and time.monotonic() < deadline:
+            time.sleep(_STEP_S)
+        titles = [_title(process) for process in left]
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
