@@ -7,22 +7,53 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_cluster import FaultCluster
+from benchmarks.trivial_run import RESUMED_FROM
 from orchestrator.home import sweep_dir, trial_name
 from orchestrator.journal import JOURNAL_FILE, Event, follow, replay
 from orchestrator.mirror import SWEEP_TAG, TRIAL_TAG
+from orchestrator.mlflow_store import make_client
 from orchestrator.records import TrialRecord, TrialState
-from orchestrator.tracking import make_client
 from training.metrics import VAL_MAP
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 180.0
 _STEP_S = 0.1
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt that reported something went on from.
+
+    Attributes:
+        journalled: The trial's last epoch in the journal before the attempt.
+        known: Its last one that any journal had: a lost home may have had more of them than its mirror.
+        epoch: That of the attempt's checkpoint; 0 is the beginning.
+    """
+
+    trial: int
+    attempt: int
+    journalled: int
+    known: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A home that was lost.
+
+    Attributes:
+        num_events: So many of its journal the mirror had.
+        known: Trial -> the last epoch that was in its journal.
+    """
+
+    num_events: int
+    known: Mapping[int, int]
 
 
 @dataclass
@@ -36,6 +67,8 @@ class FaultSweep:
         changes: Of its plan.
         words: Further ones of its program.
         known: All epochs that its journal had at any fault.
+        cut: Trial -> how many attempts it had when its newest checkpoint was cut short.
+        loss: Of its first home.
     """
 
     cluster: FaultCluster
@@ -51,6 +84,8 @@ class FaultSweep:
     changes: Mapping[str, Any] = field(default_factory=dict)
     words: Sequence[str] = ()
     known: set[tuple[int, int]] = field(default_factory=set)
+    cut: dict[int, int] = field(default_factory=dict)
+    loss: Loss | None = None
     driver: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,7 +105,7 @@ class FaultSweep:
 
     def start(self) -> None:
         """Start a driver, or the next one."""
-        runs = {"hurry_file": str(self.hurry_file), "full_file": str(self.full_file), "level": True, **self.runs}
+        runs = {"hurry_file": str(self.hurry_file), "full_file": str(self.full_file), "level": True, "tell_start": True, **self.runs}
         resources = {"workers": self.workers, "cpus_per_worker": self.cpus}
         changes = {"scheduler": "none", "concurrency": self.trials, "sampler": "random", **self.changes}
         command = [sys.executable, "-m", "benchmarks.trivial_sweep", self.id, "--address", self.cluster.address]
@@ -119,9 +154,18 @@ class FaultSweep:
         """Return the journal's records."""
         return replay(sweep_dir(self.id) / JOURNAL_FILE).records
 
-    def checkpoint(self, trial: int) -> Path:
-        """Return the newest checkpoint of a trial."""
-        return sweep_dir(self.id) / "checkpoints" / trial_name(trial) / "last.json"
+    def cut_checkpoint(self, trial: int) -> None:
+        """Cut the newest checkpoint of a trial short."""
+        path = sweep_dir(self.id) / "checkpoints" / trial_name(trial) / "last.json"
+        path.write_bytes(path.read_bytes()[:-10])
+        self.cut[trial] = self.attempts()[trial]
+
+    def note_loss(self) -> None:
+        """Take in that the home was lost with all that is known, and that the one of now has what the mirror had."""
+        known: dict[int, int] = {}
+        for trial, epoch in self.known:
+            known[trial] = max(epoch, known.get(trial, 0))
+        self.loss = Loss(len(self.events()), known)
 
     def wait_for(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something holds; a driver that ends meanwhile, or patience that does, is an error."""
@@ -157,14 +201,27 @@ class FaultSweep:
                 waiting.discard(event["trial"])
         return bool(again) and not waiting
 
+    def starts(self) -> list[Start]:
+        """Return where every attempt that reported something went on from."""
+        return find_starts(self.events(), self.loss)
+
     def count_lost(self) -> int:
-        """Return how many epochs that were reported at a fault are not in the journal, or in it more than once."""
+        """Return how many epochs that were reported at a fault are not in the journal though they must be, or in it more than once."""
         counts = Counter((event["trial"], event["epoch"]) for event in self.reports())
-        return sum(counts[key] != 1 for key in self.known | set(counts))
+        return sum(counts[key] != 1 for key in (self.known | set(counts)) - find_uncopied(self.starts()))
+
+    def count_run_again(self) -> int:
+        """Return how many epochs were trained once more although they were known: what a checkpoint did not save."""
+        return sum(max(0, start.known - start.epoch) for start in self.starts())
+
+    def count_uncopied(self) -> int:
+        """Return how many epochs are missing because no mirror had them when the home was lost."""
+        return len(find_uncopied(self.starts()))
 
     def check(self, *, failed: int = 0) -> list[str]:
         """Return what is wrong with a sweep that is over."""
-        faults, records = [], self.records()
+        records, starts = self.records(), self.starts()
+        faults, uncopied = [f"{self.id}: {fault}" for fault in check_starts(starts, self.cut)], find_uncopied(starts)
         if lost := self.count_lost():
             faults.append(f"{self.id}: {lost} epochs lost or doubled")
         if sorted(records) != list(range(self.trials)):
@@ -172,7 +229,8 @@ class FaultSweep:
         if sum(record.state is TrialState.FAILED for record in records.values()) != failed:
             faults.append(f"{self.id}: {[(record.trial, record.state, record.message) for record in records.values()]}")
         for record in records.values():
-            if not record.ended or sorted(record.metrics) != list(range(1, record.last_epoch + 1)):
+            expected = [epoch for epoch in range(1, record.last_epoch + 1) if (record.trial, epoch) not in uncopied]
+            if not record.ended or sorted(record.metrics) != expected:
                 faults.append(f"{self.id}: trial {record.trial} is {record.state} with epochs {sorted(record.metrics)}")
         return faults
 
@@ -195,3 +253,50 @@ class FaultSweep:
         if logged == expected:
             return []
         return [f"{self.id}: MLflow lacks {list(expected - logged)[:5]} and has too much {list(logged - expected)[:5]}"]
+
+
+def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start]:
+    """Return where every attempt that reported something went on from, in the order in which they began to report."""
+    journalled, known = Counter[int](), Counter[int]()
+    at_work: dict[int, Start] = {}
+    starts: dict[tuple[int, int], Start] = {}
+    for number, event in enumerate(events):
+        if loss is not None and number == loss.num_events:
+            known |= Counter(loss.known)
+        if event["event"] == "trial_started":
+            trial = event["trial"]
+            at_work[trial] = Start(trial, event["attempt"], journalled[trial], known[trial], -1)
+        elif event["event"] == "epoch_reported":
+            trial, epoch = event["trial"], event["epoch"]
+            start = replace(at_work[trial], epoch=int(event["metrics"][RESUMED_FROM]))
+            # Were there two answers, the earlier epoch is the worse.
+            starts[trial, start.attempt] = min(starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch)
+            journalled[trial] = max(epoch, journalled[trial])
+            known[trial] = max(epoch, known[trial])
+    return list(starts.values())
+
+
+def find_uncopied(starts: Iterable[Start]) -> set[tuple[int, int]]:
+    """Return (trial, epoch) of what must be missing: no mirror had it, and the checkpoint, whose epoch is said again, is further ahead."""
+    return {(start.trial, epoch) for start in starts for epoch in range(start.journalled + 1, start.epoch)}
+
+
+def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
+    """Return which attempts did not go on where their trial was.
+
+    That is the last known epoch, or the next, if a death came between a checkpoint and its report; of a trial whose newest checkpoint
+    was cut short, once, also the one before.
+
+    Args:
+        starts: In the order of the journal.
+        cut: Trial -> how many attempts it had when that was done.
+    """
+    faults, unused = [], dict(cut)
+    for start in starts:
+        least = start.known
+        if start.attempt > unused.get(start.trial, start.attempt):
+            least -= 1
+            del unused[start.trial]
+        if not least <= start.epoch <= start.known + 1:
+            faults.append(f"attempt {start.attempt} of trial {start.trial} went on from epoch {start.epoch}, where {start.known} was known")
+    return faults

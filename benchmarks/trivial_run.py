@@ -14,6 +14,8 @@ from training.config import TrainConfig
 from training.errors import NonFiniteLossError
 from training.metrics import EPOCH, VAL_MAP, VAL_OBSERVED_MAP
 
+RESUMED_FROM = "resumed_from"
+
 
 @dataclass(frozen=True)
 class TrivialRuns:
@@ -28,6 +30,7 @@ class TrivialRuns:
         nan_below, die_below, hang_below, oom_below: A run with a smaller ``method.spbc_weight`` has a non-finite loss in epoch 2, kills
             its process, never comes back, or runs out of memory.
         offset: Added to all scores: by whose code a run was.
+        tell_start: A further metric, ``resumed_from``: the epoch of the checkpoint from which this attempt went on, or 0.
         hurry_file: Once it is there, epochs take no time.
         full_file: While it is there, the storage of the checkpoints takes nothing more.
     """
@@ -40,6 +43,7 @@ class TrivialRuns:
     hang_below: float = -1.0
     oom_below: float = -1.0
     offset: float = 0.0
+    tell_start: bool = False
     hurry_file: str | None = None
     full_file: str | None = None
 
@@ -54,7 +58,7 @@ class TrivialRun:
         self._config, self._storage, self._settings = config, storage, settings
         flat = config.flatten()
         self._spbc, self._reg = float(flat["method.spbc_weight"] or 0), float(flat["method.reg_weight"] or 0)
-        self.epoch = 0
+        self.epoch, self._resumed_from = 0, 0
         self.metrics: dict[str, float] = {}
         self.passed_over: tuple[str, ...] = ()
 
@@ -72,7 +76,8 @@ class TrivialRun:
             except ValueError:
                 self.passed_over = (name,)
                 continue
-            self.epoch, self.metrics = saved["epoch"], saved["metrics"]
+            self.epoch = self._resumed_from = saved["epoch"]
+            self.metrics = saved["metrics"] | self._tell_start()
             return True
         return False
 
@@ -86,8 +91,11 @@ class TrivialRun:
         self.epoch = epoch
         distance = 0.0 if self._settings.level else abs(self._spbc - 1) + abs(self._reg - 0.1)
         score = 80 - 10 * distance - 10 / epoch + self._settings.offset
-        self.metrics = {EPOCH: float(epoch), VAL_MAP: score, VAL_OBSERVED_MAP: score - 5}
+        self.metrics = {EPOCH: float(epoch), VAL_MAP: score, VAL_OBSERVED_MAP: score - 5, **self._tell_start()}
         return self.metrics
+
+    def _tell_start(self) -> dict[str, float]:
+        return {RESUMED_FROM: float(self._resumed_from)} if self._settings.tell_start else {}
 
     def _misbehave(self) -> None:
         if self._spbc < self._settings.die_below:
