@@ -4,9 +4,10 @@
 
 Two sweeps run at once, one of one-worker trials and one of a trial over two nodes, with different code, while actors, workers, nodes
 and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang and run out of memory, MLflow's
-server and its database go away under a sweep, and at last the head is lost, and a new cluster goes on from the mirror. Lost is an
-epoch that was in the journal at a fault and is not there, once, in the end. The time is that from the fault to the next epoch of what
-it hit. The figures go to ``results/faults.md``.
+server and its database go away under a sweep, and at last the head is lost, and a new cluster goes on from the mirror, which had been
+out of reach for the last epochs. Lost is an epoch that was in the journal at a fault and is not there, once, in the end; every attempt
+must go on from the newest checkpoint, and what was trained once more because that one was of no use is counted. The time is that from
+the fault to the next epoch of what it hit. The figures go to ``results/faults.md``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,8 +39,12 @@ from training.metrics import VAL_MAP
 
 RESULTS = Path(__file__).parent / "results" / "faults.md"
 _MANY_EPOCHS = 400
+_LONGER_EPOCHS = 1200  # ten minutes, for what the most faults hit one after another; what is left of them is over in no time
 _OFFSET = 100.0
-_AWAY_S = 30.0
+_AWAY_S = 60.0
+_TIME_LIMIT_S = 20.0
+_NUM_UNCOPIED = 3
+_WIDE_TIME_LIMIT_S = 40.0  # two workers take some seconds to start
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,15 @@ class Cost:
     Attributes:
         seconds: From the fault to the next epoch of what it hit.
         lost: Epochs.
+        run_again: Epochs that were known, and trained once more.
+        uncopied: Epochs that are missing because no mirror had them when the head was lost.
     """
 
     fault: str
     seconds: float
     lost: int
+    run_again: int = 0
+    uncopied: int = 0
 
 
 class Faults:
@@ -66,10 +77,11 @@ class Faults:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         self.folder = folder
         self.costs: list[Cost] = []
+        self.sweeps: list[FaultSweep] = []
         self.cluster = FaultCluster()
         # A worker takes a whole node of two CPUs, so that its trial is on two; what is left has room for the others.
-        self.wide = FaultSweep(self.cluster, folder, "wide-00000001", trials=1, epochs=_MANY_EPOCHS, workers=2, cpus=2)
-        self.narrow = FaultSweep(self.cluster, folder, "narrow-00000001", trials=2, epochs=_MANY_EPOCHS, runs={"offset": _OFFSET})
+        self.wide = self._make_sweep("wide-00000001", trials=1, epochs=_MANY_EPOCHS, workers=2, cpus=2)
+        self.narrow = self._make_sweep("narrow-00000001", trials=2, epochs=_LONGER_EPOCHS, runs={"offset": _OFFSET})
 
     def begin(self) -> None:
         """Start both sweeps and wait until all trials report."""
@@ -101,16 +113,15 @@ class Faults:
         self._cost("a node of a two-node trial killed", self.wide, lambda: self._replace(node))
 
     def kill_driver(self, times: int) -> None:
-        """The driver, with -9, so many times, and resume it."""
+        """The driver, with -9, so many times, and resume it; the time is that of the last."""
 
         def kill() -> None:
-            for _ in range(times - 1):
-                self.narrow.kill_driver()
-                self.narrow.start()
-                self.narrow.wait_for_progress()
             self.narrow.kill_driver()
             self.narrow.start()
 
+        for _ in range(times - 1):
+            kill()
+            self.narrow.wait_for_progress()
         self._cost(f"driver killed with -9 {'once' if times == 1 else 'twice'}, and resumed", self.narrow, kill)
 
     def fill_storage(self) -> None:
@@ -131,8 +142,7 @@ class Faults:
 
         def cut() -> None:
             self.narrow.kill_driver()
-            path = self.narrow.checkpoint(0)
-            path.write_bytes(path.read_bytes()[:-10])
+            self.narrow.cut_checkpoint(0)
             self.narrow.start()
 
         self._cost("checkpoint cut short", self.narrow, cut)
@@ -146,21 +156,24 @@ class Faults:
             # All runs of a sweep have the same scores, by its own code.
             wrong = [event for event in sweep.reports() if not offset + 60 < event["metrics"][VAL_MAP] <= offset + 80]
             faults += [f"{sweep.id}: {len(wrong)} epochs are of the other sweep's code"] * bool(wrong)
-        self._note(Cost("two sweeps at once, each by its own code", 0.0, self.wide.count_lost() + self.narrow.count_lost()))
+        lost = self.wide.count_lost() + self.narrow.count_lost()
+        run_again = self.wide.count_run_again() + self.narrow.count_run_again()
+        self._note(Cost("all of the above on two sweeps at once, each by its own code", 0.0, lost, run_again))
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def hang_and_run_out_of_memory(self) -> list[str]:
         """A trial that hangs is ended, one that is out of memory tried once more, and the others are none the worse."""
+        return self._hang_and_run_out_of_memory() + self._hang_over_two_nodes()
+
+    def _hang_and_run_out_of_memory(self) -> list[str]:
         ranges = {"method.spbc_weight": {"type": "float", "low": 0, "high": 1, "num": 3}}
-        sweep = FaultSweep(
-            self.cluster,
-            self.folder,
+        sweep = self._make_sweep(
             "sick-00000001",
             trials=3,
             epochs=3,
             epoch_s=0.1,
             runs={"hang_below": 0.25, "oom_below": 0.75},
-            changes={"ranges": ranges, "start_from": [], "sampler": "grid", "time_limit_s": 20.0},
+            changes={"ranges": ranges, "start_from": [], "sampler": "grid", "time_limit_s": _TIME_LIMIT_S},
         )
         began = time.monotonic()
         sweep.start()
@@ -171,12 +184,42 @@ class Faults:
             faults.append(f"{hung} must have timed out, {well} be complete")
         if (full.cause, full.attempts) != (Cause.OOM, 2):
             faults.append(f"{full} must be OOM at its second attempt")
-        self._note(Cost("a trial that hangs (TIMEOUT after 20 s) and one out of memory", time.monotonic() - began, sweep.count_lost()))
+        fault = f"a trial that hangs (TIMEOUT after {_TIME_LIMIT_S:.0f} s) and one out of memory"
+        self._note(Cost(fault, time.monotonic() - began, sweep.count_lost(), sweep.count_run_again()))
         return faults
+
+    def _hang_over_two_nodes(self) -> list[str]:
+        """The same of a trial of two workers; three nodes have no room for the next one before its workers' nodes are given back."""
+        sweep = self._make_sweep(
+            "stuck-00000001",
+            trials=2,
+            epochs=3,
+            epoch_s=0.1,
+            workers=2,
+            cpus=2,
+            runs={"hang_below": 0.5},
+            changes={
+                "ranges": {"method.spbc_weight": {"type": "float", "low": 0, "high": 1, "num": 2}},
+                "start_from": [],
+                "sampler": "grid",
+                "concurrency": 1,
+                "time_limit_s": _WIDE_TIME_LIMIT_S,
+            },
+        )
+        began = time.monotonic()
+        sweep.start()
+        faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.wait_for_driver()) else []
+        faults += sweep.check(failed=1)
+        hung, well = (sweep.records()[trial] for trial in range(2))
+        if (hung.cause, hung.last_epoch, well.state) != (Cause.TIMEOUT, 1, TrialState.COMPLETE):
+            faults.append(f"{hung} must have timed out after its first epoch, {well} be complete")
+        fault = f"a two-worker trial that hangs (TIMEOUT after {_WIDE_TIME_LIMIT_S:.0f} s), and another on its nodes"
+        self._note(Cost(fault, time.monotonic() - began, sweep.count_lost(), sweep.count_run_again()))
+        return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def lose_mlflow(self) -> list[str]:
         """MLflow's server is killed and comes back, and then its PostgreSQL is restarted: what was reported meanwhile is written after."""
-        sweep = FaultSweep(self.cluster, self.folder, "logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
+        sweep = self._make_sweep("logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
         # Not under this folder: started by root, PostgreSQL runs as somebody else, who must be able to enter all of its path.
         with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:
             service = MlflowService(Path(folder))
@@ -208,51 +251,67 @@ class Faults:
             act()
             known = len(sweep.known)
             sweep.wait_for(lambda aim=known: sweep.count_logged().total() > aim, "epoch of afterwards in MLflow")  # type: ignore[misc]
-            self._note(Cost(fault, time.monotonic() - began, sweep.count_lost()))
+            self._note(Cost(fault, time.monotonic() - began, sweep.count_lost(), sweep.count_run_again()))
         faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
         return faults + sweep.check() + sweep.check_logged()
 
     def lose_head(self) -> list[str]:
-        """The head with everything on it is killed with -9: a new cluster, with an empty home, goes on from the mirror.
+        """The driver and the head with everything on it are killed with -9: a new cluster, with an empty home, goes on from the mirror.
 
-        What comes after finds another home in the environment.
+        The mirror is out of reach for the last epochs. Of these the last is reported again, and those before it are missing. What comes
+        after finds another home in the environment.
         """
-        for other in (self.wide, self.narrow):
-            other.end()
-        mirror = self.folder / "mirror"
+        self._end_sweeps()
+        mirror, segments = self.folder / "mirror", self.folder / "segments"
+        segments.mkdir()
+        _point(mirror, segments)
         words = ("--mirror", str(mirror), "--storage", str(self.folder / "storage"))
-        sweep = FaultSweep(self.cluster, self.folder, "mirrored-00000001", trials=2, epochs=_MANY_EPOCHS, words=words)
+        sweep = self._make_sweep("mirrored-00000001", trials=2, epochs=_MANY_EPOCHS, words=words)
         sweep.start()
-        for _ in range(4):
-            sweep.wait_for_progress()
 
         def lose() -> None:
-            self.cluster.kill_head()
             sweep.kill_driver()
+            self.cluster.kill_head()
+            sweep.remember()
             self.cluster.restart()
+            _point(mirror, segments)
             os.environ[HOME_VARIABLE] = str(self.folder / "another")
             rebuild_sweep(str(mirror))
+            sweep.note_loss()
             sweep.start()
 
-        try:
-            self._cost("head lost: a new cluster, and resumed from the mirror", sweep, lose)
-            faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
-            return faults + sweep.check()
-        finally:
-            sweep.end()
+        for _ in range(4):
+            sweep.wait_for_progress()
+        _point(mirror, Path(os.devnull))
+        for _ in range(_NUM_UNCOPIED):
+            sweep.wait_for_progress()
+        self._cost("head lost: a new cluster, and resumed from the mirror", sweep, lose)
+        faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
+        if sweep.count_uncopied() < (_NUM_UNCOPIED - 1) * sweep.trials:
+            faults.append(f"{sweep.id}: all but the last of {_NUM_UNCOPIED} epochs must be missing, but {sweep.starts()}")
+        return faults + sweep.check()
 
     def close(self) -> list[str]:
         """End everything, and return what had to be killed."""
-        for sweep in (self.wide, self.narrow):
-            sweep.end()
+        self._end_sweeps()
         return [f"process {title} is left" for title in self.cluster.shutdown()]
+
+    def _make_sweep(self, sweep_id: str, **settings: Any) -> FaultSweep:
+        self.sweeps.append(FaultSweep(self.cluster, self.folder, sweep_id, **settings))
+        return self.sweeps[-1]
+
+    def _end_sweeps(self) -> None:
+        for sweep in self.sweeps:
+            sweep.end()
 
     def _cost(self, fault: str, sweep: FaultSweep, act: Callable[[], None]) -> None:
         sweep.remember()
+        run_again = sweep.count_run_again()
         began, before = time.monotonic(), sweep.attempts()
         act()
         sweep.wait_for_next_attempts(before)
-        self._note(Cost(fault, time.monotonic() - began, sweep.count_lost()))
+        seconds, run_again = time.monotonic() - began, sweep.count_run_again() - run_again
+        self._note(Cost(fault, seconds, sweep.count_lost(), run_again, sweep.count_uncopied()))
 
     def _note(self, cost: Cost) -> None:
         self.costs.append(cost)
@@ -269,9 +328,19 @@ class Faults:
         self.cluster.add_node()
 
 
+def _point(link: Path, target: Path) -> None:
+    """Have a link lead elsewhere, from one moment to the next."""
+    draft = link.with_name(f"{link.name}.draft")
+    draft.symlink_to(target)
+    draft.replace(link)
+
+
 def run_round(folder: Path) -> tuple[list[Cost], list[str]]:
-    """Run every fault once, and return the costs and what is wrong."""
-    faults = Faults(folder)
+    """Run every fault once, and return the costs and what is wrong, whatever goes wrong."""
+    try:
+        faults = Faults(folder)
+    except Exception as error:
+        return [], [_describe(error)]
     wrong: list[str] = []
     try:
         faults.begin()
@@ -288,11 +357,19 @@ def run_round(folder: Path) -> tuple[list[Cost], list[str]]:
         wrong += faults.hang_and_run_out_of_memory()
         wrong += faults.lose_mlflow()
         wrong += faults.lose_head()
-    except AssertionError as error:
-        wrong.append(str(error))
-    finally:
+    except Exception as error:
+        wrong.append(_describe(error))
+    try:
         wrong += faults.close()
+    except Exception as error:
+        wrong.append(_describe(error))
     return faults.costs, wrong
+
+
+def _describe(error: Exception) -> str:
+    """Return one line for the report; where it came from goes to the terminal."""
+    traceback.print_exception(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
@@ -303,16 +380,18 @@ def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
         "",
         f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; a head "
         "and three raylets of two CPUs each on this machine, token authentication on. Time: from the fault to the next epoch of every "
-        "trial that it hit; an epoch takes 0.5 s.",
+        "trial that it hit; an epoch takes 0.5 s. Run again: known epochs that were trained once more. Uncopied: epochs that are missing "
+        f"because the mirror was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is reported again.",
         "",
-        "| fault | times | epochs lost | median s | longest s |",
-        "|---|---|---|---|---|",
+        "| fault | times | epochs lost | run again | uncopied | median s | longest s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in names:
         found = [cost for costs in rounds for cost in costs if cost.fault == name]
         seconds = [cost.seconds for cost in found]
         timed = f"{statistics.median(seconds):.1f} | {max(seconds):.1f}" if any(seconds) else "- | -"
-        lines.append(f"| {name} | {len(found)} | {sum(cost.lost for cost in found)} | {timed} |")
+        counts = [sum(numbers) for numbers in zip(*((cost.lost, cost.run_again, cost.uncopied) for cost in found), strict=True)]
+        lines.append(f"| {name} | {len(found)} | " + " | ".join(map(str, counts)) + f" | {timed} |")
     return "\n".join([*lines, *(["", *(f"- {fault}" for fault in wrong)] if wrong else [])]) + "\n"
 
 

@@ -71,6 +71,7 @@ def test_no_space_for_checkpoints(faults: Faults) -> None:
 def test_a_checkpoint_cut_short(faults: Faults) -> None:
     faults.cut_checkpoint()
     check(faults)
+    assert faults.costs[-1].run_again <= 1, "there is a checkpoint of the epoch before"
 
 
 def test_both_sweeps_come_to_their_ends_each_by_its_own_code(faults: Faults) -> None:
@@ -80,9 +81,10 @@ def test_both_sweeps_come_to_their_ends_each_by_its_own_code(faults: Faults) -> 
 
 def test_a_trial_that_hangs_and_one_that_is_out_of_memory(faults: Faults) -> None:
     assert faults.hang_and_run_out_of_memory() == []
-    check(faults)
+    check(faults, 2)
 
 
 def test_the_head_lost_and_a_new_cluster_from_the_mirror(faults: Faults) -> None:
     assert faults.lose_head() == []
     check(faults)
+    assert faults.costs[-1].uncopied > 0
