@@ -1,14 +1,26 @@
-"""What every test gets: a home and a cache of its own, so that no test reads or leaves anything in the checkout or the user's HOME."""
+"""What every test gets: a home and a cache of its own, and a token for Ray, so that no test reads or leaves anything in the checkout or
+the user's HOME; but for matplotlib, which keeps a list of fonts there as soon as it is imported.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 # Set in a developer's shell, each of these would send the tests to another store, cluster or library mode.
-LEAKY = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "RAY_ADDRESS", "ORCHESTRATOR_SWEEP")
+LEAKY = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "RAY_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "ORCHESTRATOR_SWEEP",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,9 +29,18 @@ def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("session_home")))
+        # One token for the session as well: a process reads it once, and Ray takes none from a file that is not there.
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(_make_token(tmp_path_factory.mktemp("ray_token"))))
         for name in LEAKY:
             patch.delenv(name, raising=False)
         yield
+
+
+def _make_token(folder: Path) -> Path:
+    token = folder / "auth_token"
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return token
 
 
 @pytest.fixture(autouse=True)
