@@ -72,6 +72,7 @@ def test_token_is_never_anybody_elses_to_read(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "secret")])
 def test_no_token_is_made_where_none_is_needed(name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")  # the session's own, with which none is ever needed
     monkeypatch.setenv(name, value)
     ray_session._protect_token(make=True)
     assert not (tmp_path / ".ray").exists()
