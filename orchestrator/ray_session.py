@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.lease import SWEEP_VARIABLE
+from orchestrator.orphans import HOOK
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
@@ -90,7 +91,7 @@ def start_ray(
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
         _remove_session(folder)  # of a driver that was killed
     else:
-        options["runtime_env"] = {"env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES}}
+        options["runtime_env"] = {"env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES}, "worker_process_setup_hook": HOOK}
         use_token()
     _protect_token(make=address is None)
     with _logging_to(folder / LOG_FILE), warnings.catch_warnings():
