@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults [--rounds 3]
 
-Two sweeps run at once, one of one-worker trials and one of a trial over two nodes, with different code, while actors, workers, nodes
+Two sweeps run at once, one of a one-worker trial and one of a trial over two nodes, with different code, while actors, workers, nodes
 and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang and run out of memory, MLflow's
 server and its database go away under a sweep, and at last the head is lost, and a new cluster goes on from the mirror, which had been
 out of reach for the last epochs. Lost is an epoch that was in the journal at a fault and is not there, once, in the end; every attempt
@@ -79,9 +79,9 @@ class Faults:
         self.costs: list[Cost] = []
         self.sweeps: list[FaultSweep] = []
         self.cluster = FaultCluster()
-        # A worker takes a whole node of two CPUs, so that its trial is on two; what is left has room for the others.
+        # Every worker takes a whole node of two CPUs: smaller ones, handed out anew on all that is free, could leave no two nodes whole.
         self.wide = self._make_sweep("wide-00000001", trials=1, epochs=_MANY_EPOCHS, workers=2, cpus=2)
-        self.narrow = self._make_sweep("narrow-00000001", trials=2, epochs=_LONGER_EPOCHS, runs={"offset": _OFFSET})
+        self.narrow = self._make_sweep("narrow-00000001", trials=1, epochs=_LONGER_EPOCHS, cpus=2, runs={"offset": _OFFSET})
 
     def begin(self) -> None:
         """Start both sweeps and wait until all trials report."""
@@ -103,9 +103,9 @@ class Faults:
         self._cost("actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial", self.wide).kill)
 
     def kill_node_of_trials(self) -> None:
-        """A raylet with one-worker trials on it."""
+        """A raylet with a one-worker trial on it."""
         node = self.cluster.node_of(self._one_of("trial_narrow", self.narrow))
-        self._cost("raylet killed with trials on it", self.narrow, lambda: self._replace(node))
+        self._cost("raylet killed with a trial on it", self.narrow, lambda: self._replace(node))
 
     def kill_node_of_wide_trial(self) -> None:
         """One of the two nodes of a trial."""
