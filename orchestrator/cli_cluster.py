@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # They serve a terminal, or speak of jobs themselves.
 _NOT_SUBMITTED = ("browse", "cancel", "cluster", "jobs", "logs", "submit")
+_RESUMED = ("ablate", "extend", "promote", "resume", "sweep", "train")
 # They are over soon, and what they print is what was asked for.
 _FOLLOWED = ("doctor",)
 # What is written there is wanted after the job.
@@ -70,7 +71,7 @@ def submit(
     words: Annotated[list[str], typer.Argument(metavar="VERB ...", help="Any verb of this program, with all that it takes.")],
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="URL", help="Of the job server; http://127.0.0.1:8265 by default.", show_default=False),
+        typer.Option("--address", metavar="URL", help="Of the job server: the last one, or 127.0.0.1:8265.", show_default=False),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show what it prints until it ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent and run, and stop.")] = False,
@@ -86,10 +87,10 @@ def submit(
         address = inner
     if address is not None and address.startswith("ray://"):
         check_address(address)  # which says why not
-    server = job_store.require_http(address or job_store.DEFAULT_ADDRESS)
+    server = job_store.require_http(address or job_store.default_address())
     verb = _check_verb(context, verb)
     with job_store.packed(verb) as package:
-        print_note(f"code to send: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
+        print_note(f"code to send to {server}: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
         if dry_run:
             for file in package.files:
                 print_line(file)
@@ -142,12 +143,13 @@ def cancel(job: JobArgument = None) -> None:
     Ray sends SIGTERM, and SIGKILL some seconds later. A sweep survives both, and can be resumed.
     """
     from orchestrator.jobs import cancel as cancel_job
-    from orchestrator.jobs import find_job
+    from orchestrator.jobs import find_job, render_resume
 
     found = find_job(job)
-    print_line(f"{found.id}: {cancel_job(found)}")
-    if found.words[0] in ("sweep", "train", "promote", "resume", "extend"):
-        print_next({"submit resume": "go on with what it was doing; finished epochs are not run again"})
+    state = cancel_job(found)
+    print_line(f"{found.id}: {state}")
+    if state == "STOPPED" and found.words[0] in _RESUMED:
+        print_next({render_resume(found): "go on with what it was doing; finished epochs are not run again"})
 
 
 def submitting(words: list[str]) -> list[str]:

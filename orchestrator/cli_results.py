@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -176,6 +177,8 @@ def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
         found = recall_sweep(sweep)
     except OrchestratorError as error:
         raise OrchestratorError(f"{error} It was asked because the sweep is not in this home: {not_here}") from error
+    if found is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise not_here  # MLflow's store is a file of this home
     if found is None:
         place = f"in this home or in MLflow at {redact(tracking_uri())}"
         raise UserError(f"sweep must be {place}, but neither has {'one' if sweep is None else repr(sweep)}: {not_here}")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -42,6 +43,7 @@ _SOURCES = (".py", ".yaml", ".json", ".txt")
 _HOME = 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
 # Ray's client lets them stand before the address that it is given.
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_RESUME = re.compile(r"orchestrator resume ([A-Za-z0-9][A-Za-z0-9._-]*)")
 _POLL_S = 1.0
 _STOP_S = 60.0
 _AGENT_S = 60.0
@@ -196,6 +198,19 @@ def find_job(job_id: str | None) -> Job:
     raise UserError(f"job must be one that was submitted from {home()}, but got {job_id}. The latest is {jobs[0].id}: orchestrator jobs")
 
 
+def default_address() -> str:
+    """Return the job server that was submitted to last from this home, else the one of `ray dashboard`."""
+    jobs = list_jobs()
+    return jobs[0].address if jobs else DEFAULT_ADDRESS
+
+
+def render_resume(job: Job) -> str:
+    """Return the verb that goes on with what a stopped job was doing: with its own sweep, where its words or its log name it."""
+    named = job.words[1:2] if job.words[0] in ("resume", "extend") else _RESUME.findall(read_log(job))[-1:]
+    sweep = next((word for word in named if not word.startswith("-")), "")
+    return f"submit --address {job.address} resume {sweep}".rstrip()
+
+
 def read_states(jobs: Sequence[Job]) -> dict[str, str]:
     """Return job -> state; ``unreachable`` where no cluster answers, ``unknown`` where it has never heard of the job."""
     states: dict[str, str] = {}
@@ -291,7 +306,7 @@ def _calling(address: str) -> Iterator[JobSubmissionClient]:
     except (ConnectionError, requests.exceptions.RequestException):
         raise OrchestratorError(
             f"a job server must answer at {address}, but none does. "
-            "Is the cluster up (orchestrator cluster status), and its port here (ray dashboard cluster.yaml)?"
+            "Is the cluster up (orchestrator cluster status), and its port here (ray dashboard cluster.yaml)? Another one: --address URL"
         ) from None
     except RuntimeError as error:
         raise OrchestratorError(f"the job server at {address} must do as asked, but it said: {redact(str(error))}") from None

@@ -321,6 +321,7 @@ def _make_database() -> None:
     file = _database_file()
     if file is None or file.exists():
         return
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.draft")
     with file.with_name(f"{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -17,6 +17,7 @@ from typing import Any
 OURS = "spml-orchestrator"
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "optuna", "mlflow")
 _TIMEOUT_S = 10.0
+_MAX_TEXT = 1000  # the command that mends it stands at the end
 
 
 def probe(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def _problem_of(check: Callable[[], None]) -> str | None:
     try:
         check()
     except Exception as error:  # whatever it is, it is this node's, and is told
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:_MAX_TEXT]
     return None
 
 

@@ -254,3 +254,32 @@ def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(home: Path, ca
     assert (code, json.loads(out)[0]["state"]) == (0, "unreachable")
     code, _, err = run(capsys, "logs")
     assert (code, "a job server must answer at http://127.0.0.1:9" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "log", "resumed"),
+    [
+        (("sweep", "digits"), "Interrupted.\nResume with: python -m orchestrator resume a-00000001\n", "resume a-00000001"),
+        (("sweep", "digits"), "killed before it could say so", "resume"),
+        (("resume", "a-00000001", "--allow-changed"), "", "resume a-00000001"),
+        (("resume", "--allow-changed"), "", "resume"),
+    ],
+)
+def test_cancel_names_the_sweep_and_the_cluster_that_it_stopped(
+    words: tuple[str, ...], log: str, resumed: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note(Job("a", "http://h:8555", words, 1.0, 1), home)
+    monkeypatch.setattr(jobs, "read_log", lambda job: log)
+    monkeypatch.setattr(jobs, "cancel", lambda job: "STOPPED")
+    code, out, _ = run(capsys, "cancel")
+    assert code == 0
+    assert f"orchestrator submit --address http://h:8555 {resumed} " in f"{' '.join(out.split())} "
+    monkeypatch.setattr(jobs, "cancel", lambda job: "SUCCEEDED")
+    assert "submit" not in run(capsys, "cancel")[1], "there is nothing to go on with"
+
+
+def test_the_next_job_goes_where_the_last_one_went(home: Path) -> None:
+    assert jobs.default_address() == jobs.DEFAULT_ADDRESS
+    for name, address, at in (("a", "http://old:8265", 1.0), ("b", "http://new:8265", 2.0)):
+        note(Job(name, address, ("doctor",), at, 1), home)
+    assert jobs.default_address() == "http://new:8265"
