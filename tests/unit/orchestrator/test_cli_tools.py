@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator import browse, doctor, tracking
+from orchestrator import browse, doctor, mlflow_store, tracking
 from orchestrator.doctor import Finding, Health
 from orchestrator.home import sweep_dir
 from orchestrator.lease import Lease
@@ -28,7 +28,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         on_ready(f"http://127.0.0.1:{port}")
 
     monkeypatch.setattr(tracking, "sync", sync)
-    monkeypatch.setattr(tracking, "find_sweep_run", lambda plan: ("1", "abc"))
+    monkeypatch.setattr(mlflow_store, "find_sweep_run", lambda plan: ("1", "abc"))
     monkeypatch.setattr(browse, "serve", serve)
     return asked
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator import promotion, registry, tracking
+from orchestrator import mlflow_store, promotion, registry, tracking
 from orchestrator.config import read_config
 from orchestrator.disk import checkpoint_uri, trial_uri
 from orchestrator.errors import OrchestratorError, UserError
@@ -115,7 +115,7 @@ class Store:
             (registry, "register_version", self.register),
             (registry, "set_champion", self.set_champion),
             (tracking, "sync", lambda sweep_id: True),
-            (tracking, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
+            (mlflow_store, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
         ):
             monkeypatch.setattr(module, name, fake)
         monkeypatch.setattr(promotion, "run_sweep", self.train)

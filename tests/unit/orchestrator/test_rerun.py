@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tracking
+from orchestrator import mlflow_store
 from orchestrator.config import render_config
 from orchestrator.errors import UserError
 from orchestrator.rerun import find_trial, plan_rerun
@@ -62,7 +62,7 @@ def test_file_is_looked_for_here_and_then_under_the_home(tmp_path: Path, monkeyp
 
 
 def test_logged_run_is_found_by_its_id(sweep: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "find_run", {"a" * 32: (sweep, 1), "b" * 32: (sweep, None)}.__getitem__)
+    monkeypatch.setattr(mlflow_store, "find_run", {"a" * 32: (sweep, 1), "b" * 32: (sweep, None)}.__getitem__)
     assert find_trial("a" * 32) == (sweep, 1)
     with pytest.raises(UserError, match=f"--from {sweep}/0"):
         find_trial("b" * 32)
