@@ -43,6 +43,18 @@ def _make_token(folder: Path) -> Path:
     return token
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's schema, to be copied: making one takes seconds."""
+    from orchestrator import mlflow_store
+
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCHESTRATOR_HOME", str(folder))
+        mlflow_store.connect()
+    return folder / "mlflow.db"
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test an empty ORCHESTRATOR_HOME."""

@@ -34,16 +34,6 @@ sys.exit(0 if tracker.stop(60) else 1)
 """
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's schema, to be copied: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCHESTRATOR_HOME", str(folder))
-        mlflow_store.connect()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def store(home: Path, empty_store: Path) -> Path:
     return Path(shutil.copy(empty_store, home / "mlflow.db"))

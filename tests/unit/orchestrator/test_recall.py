@@ -29,16 +29,6 @@ from training.selection import Protocol, SelectBy
 pytestmark = pytest.mark.slow  # the schema is made once
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's schema, to be copied: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCHESTRATOR_HOME", str(folder))
-        mlflow_store.connect()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def log(home: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SweepPlan]:
     """Log a sweep from another home into the store that ``MLFLOW_TRACKING_URI`` names."""
