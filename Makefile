@@ -31,19 +31,19 @@ format: $(INSTALLED)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## measure what the claims rest on (an hour and more)
-	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.scale
-	$(BIN)/python -m benchmarks.digits
-	$(BIN)/python -m benchmarks.input_pipeline
-	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.cost.overhead
+	$(BIN)/python -m benchmarks.cost.scale
+	$(BIN)/python -m benchmarks.digits.runs
+	$(BIN)/python -m benchmarks.pipeline.input_pipeline
+	$(BIN)/python -m benchmarks.cost.metrics
 
 faults: $(INSTALLED)  ## every kind of death on a cluster, and drivers killed twice, many times over (an hour and more)
-	$(BIN)/python -m benchmarks.faults
-	$(BIN)/python -m benchmarks.driver_kills
+	$(BIN)/python -m benchmarks.faults.faults
+	$(BIN)/python -m benchmarks.faults.driver_kills
 	NUM_SWEEPS=20 $(BIN)/python -m pytest -q tests/integration/test_train_trials.py -k placement_group
 
 soak: $(INSTALLED)  ## fifty trials under a death every ten seconds (half an hour)
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.faults.soak
 
 lock: $(BOOTSTRAPPED)  ## write requirements/*.txt anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements/run.txt

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.sweep_plan import SweepPlan
+    from orchestrator.planning.sweep_plan import SweepPlan
 
 UNKNOWN = "unknown"
 BUILD_FILE = "_build.json"

@@ -1,7 +1,7 @@
 """The shape of a search space, and the loader that checks it.
 
 A space says what is fixed, what is searched and how: a ``shared`` block and one block per method, a budget, a scheduler and the
-protocol of selection. Here only its shape is checked; whether its keys are settings of a run is for :mod:`orchestrator.plan`,
+protocol of selection. Here only its shape is checked; whether its keys are settings of a run is for :mod:`orchestrator.planning.plan`,
 which uses the line numbers kept here.
 """
 

@@ -46,7 +46,7 @@ def _make_token(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's schema, to be copied: making one takes seconds."""
-    from orchestrator import mlflow_store
+    from orchestrator.tracking import store as mlflow_store
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

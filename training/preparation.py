@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from training.cache import cache_dir
-from training.config import DataConfig
+from training.config.run import DataConfig
 from training.data.digits import DEFAULT_COUNTS, NUM_CLASSES, DigitsSpec, Manifest, digits_folder, make_pretext_images, make_scenes
 from training.data.registry import digits_spec
 from training.data.views import PixelScale, draw_shifts, shift

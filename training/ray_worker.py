@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from training.stepping import Run, collect_artifacts
+from training.loop.stepping import Run, collect_artifacts
 
 if TYPE_CHECKING:
-    from training.config import TrainConfig
+    from training.config.run import TrainConfig
 
 Message = dict[str, Any]
 """Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume ``passed_over``.
@@ -109,7 +109,7 @@ def train_worker(job: Job) -> None:
 def _build(job: Job) -> Run:
     if job.make_run is not None:
         return job.make_run(job.config, job.storage)
-    from training.run import TrainingRun
+    from training.loop.run import TrainingRun
 
     return TrainingRun(job.config, storage=job.storage)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.scenes import pixels_of, prepare_tiny, tiny_config
-from tests.stores import make_store, store_config
-from training.config import DataConfig
+from tests.kit.scenes import pixels_of, prepare_tiny, tiny_config
+from tests.kit.stores import make_store, store_config
+from training.config.run import DataConfig
 from training.data.registry import dataset_info, load_split
 from training.data.split import OriginalImages, SplitData
 from training.models.registry import build_model

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import prepare_tiny, random_batch, tiny_config
+from tests.kit.scenes import prepare_tiny, random_batch, tiny_config
 from training.data.batches import Batch
 from training.data.views import draw_strong
-from training.guard import FiniteGuard
+from training.loop.guard import FiniteGuard
+from training.loop.optim import build_optimizer, guarded_step
+from training.loop.run import TrainingRun
 from training.losses import total_loss
 from training.methods.base import Method, Sizes
 from training.methods.registry import METHODS, build_method
 from training.models.registry import build_model
-from training.optim import build_optimizer, guarded_step
-from training.run import TrainingRun
 
 CPU = torch.device("cpu")
 LAST_LAYER = ("head.weight", "head.bias")

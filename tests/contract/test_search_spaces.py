@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import pytest
 
-from orchestrator.plan import make_plan, make_promotion_plan, make_train_plan
-from orchestrator.sweep_plan import SweepPlan, count_points, trial_config
+from orchestrator.planning.plan import make_plan, make_promotion_plan, make_train_plan
+from orchestrator.planning.sweep_plan import SweepPlan, count_points, trial_config
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 
 SPACES = ["coco", "coco_q2l", "cub", "cub_q2l", "digits", "digits_q2l", "folder", "nuswide", "nuswide_q2l", "voc", "voc_q2l"]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import browse
 from orchestrator.home import sweep_dir
-from orchestrator.mlflow_store import connect, find_trial_run
-from orchestrator.tracking import sync
-from tests.program import run
-from tests.sweeps import make_sweep, whole_sweep, write_events
+from orchestrator.tracking import ui as browse
+from orchestrator.tracking.store import connect, find_trial_run
+from orchestrator.tracking.tracker import sync
+from tests.kit.program import run
+from tests.kit.sweeps import make_sweep, whole_sweep, write_events
 
 pytestmark = pytest.mark.slow
 

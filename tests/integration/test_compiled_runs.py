@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fingerprint import fingerprint, train
-from tests.scenes import prepare_tiny, tiny_config
+from tests.kit.fingerprint import fingerprint, train
+from tests.kit.scenes import prepare_tiny, tiny_config
 
 COMPILED = {"loop.compile": True, "loop.epochs": 3}
 

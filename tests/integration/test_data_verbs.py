@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from orchestrator.home import sweep_dir
-from orchestrator.journal import JOURNAL_FILE, replay
-from tests.layouts import make_folder
-from tests.program import run
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from tests.kit.layouts import make_folder
+from tests.kit.program import run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LISTS = SHARED / "voc2012_ImageSets_Main.tar.xz"

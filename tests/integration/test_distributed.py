@@ -23,13 +23,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.fingerprint import fingerprint
-from tests.scenes import prepare_tiny, tiny_config
-from training.config import TrainConfig
+from tests.kit.fingerprint import fingerprint
+from tests.kit.scenes import prepare_tiny, tiny_config
+from training.config.run import TrainConfig
 from training.data.split import InMemoryImages, SplitData
 from training.data.views import PixelScale
 from training.distributed import extremes_over_ranks, gather_rows, rank, sum_over_ranks, world_size
-from training.evaluation import accumulate
+from training.inference.evaluation import accumulate
+from training.loop.run import TrainingRun, score_split
 from training.losses import masked_mean_part, total_loss
 from training.methods.em_apl import UNKNOWN
 from training.methods.plc import EMPTY
@@ -37,7 +38,6 @@ from training.methods.registry import METHODS
 from training.models.batch_norm import convert_to_global
 from training.models.output import ModelOutput
 from training.models.registry import build_model
-from training.run import TrainingRun, score_split
 
 # The first test waits for both processes to do all cases.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -110,7 +110,7 @@ def precision(case: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         if case != "single precision":
-            patch.setattr("training.run.build_model", build_double)
+            patch.setattr("training.loop.run.build_model", build_double)
         yield
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torchvision.models import ResNet50_Weights
 
-from tests.scenes import random_batch
-from training.config import TrainConfig
-from training.guard import FiniteGuard
+from tests.kit.scenes import random_batch
+from training.config.run import TrainConfig
+from training.loop.guard import FiniteGuard
+from training.loop.optim import build_optimizer, guarded_step
 from training.losses import total_loss
 from training.methods.base import Sizes
 from training.methods.registry import build_method
 from training.models.registry import build_model
-from training.optim import build_optimizer, guarded_step
 
 CPU = torch.device("cpu")
 C = 20  # VOC

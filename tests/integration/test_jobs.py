@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal import JOURNAL_FILE, Event, follow, replay
-from tests import scenes
-from tests.program import run
-from tests.ray_cluster import RayCluster
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
+from tests.kit import scenes
+from tests.kit.program import run
+from tests.kit.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.fingerprint import fingerprint, train
-from tests.scenes import prepare_tiny, tiny_config
+from tests.kit.fingerprint import fingerprint, train
+from tests.kit.scenes import prepare_tiny, tiny_config
 from training.data.batches import Batch
 from training.data.registry import load_split
 from training.errors import ConfigError
+from training.loop.run import TrainingRun
 from training.losses import assumed_negative_entries, mean_part
 from training.methods.base import Method, Sizes, StepOutput
-from training.run import TrainingRun
 
 
 class Labelling(Method):
@@ -60,7 +60,7 @@ def _scenes(_isolated_environment: None) -> None:
 
 @pytest.fixture(autouse=True)
 def _labelling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.run.build_method", Labelling)
+    monkeypatch.setattr("training.loop.run.build_method", Labelling)
 
 
 CONFIG: dict[str, Any] = {"method.name": "assumed_negative", "loop.epochs": 4}
@@ -103,7 +103,7 @@ def test_stopped_after_any_epoch_the_run_goes_on_bit_for_bit(tmp_path: Path) -> 
 
 
 def test_model_without_embeddings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.run.build_method", Embedding)
+    monkeypatch.setattr("training.loop.run.build_method", Embedding)
     rule = (
         "method assumed_negative must have a model with an embedding per class, but got model.name=resnet_cam. Use model.name=query2label"
     )

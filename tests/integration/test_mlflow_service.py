@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 from orchestrator.home import sweep_dir
-from orchestrator.journal import JOURNAL_FILE, follow, replay
-from orchestrator.lease import end_orphans
-from orchestrator.mlflow_store import find_sweep_run, make_client
-from orchestrator.sweep_plan import load_plan
+from orchestrator.planning.sweep_plan import load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.lease import end_orphans
+from orchestrator.tracking.store import find_sweep_run, make_client
+from tests.kit.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -47,7 +47,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowService]:
 @pytest.fixture
 def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep that takes longer than what is to happen to the service."""
-    command = [sys.executable, "-m", "benchmarks.trivial_sweep", ID, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--epoch-s", "1"]
+    command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--epoch-s", "1"]
     with (tmp_path / "driver.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True, start_new_session=True)
     yield process
@@ -88,7 +88,7 @@ def test_what_goes_away_for_a_while_loses_nothing(service: MlflowService, driver
 
 
 def test_a_wrong_password_is_refused_and_not_repeated(service: MlflowService) -> None:
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "doctor"]
+    command = [sys.executable, "-c", "from orchestrator.cli.app import main; main()", "doctor"]
     uri = f"http://somebody:{'wrong' * 4}@{HOST}:{service.port}"
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, check=False)
     assert "wrongwrong" not in done.stdout + done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.overhead import SAMPLERS, SUBJECTS, run_apart
+from benchmarks.cost.overhead import SAMPLERS, SUBJECTS, run_apart
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -10,19 +10,19 @@ import psutil
 import pytest
 import torch
 
-from orchestrator import mlflow_store
-from orchestrator.disk import checkpoint_uri
 from orchestrator.home import list_sweeps
-from orchestrator.journal import follow, replay
-from orchestrator.promotion import PromotionOutcome, promote, resume_promotion
-from orchestrator.registry import find_model
-from orchestrator.sweep_plan import SweepPlan, load_plan
-from orchestrator.verdict import Verdict
-from tests import scenes, sweeps
-from training.checkpoint import CheckpointStore
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
+from orchestrator.promotion.verdict import Verdict
+from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.journal import follow, replay
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking.registry import find_model
+from tests.kit import scenes, sweeps
 from training.data.registry import dataset_info
-from training.evaluation import restore_model
-from training.predictor import Predictor
+from training.inference.evaluation import restore_model
+from training.inference.predictor import Predictor
+from training.loop.checkpoint import CheckpointStore
 
 # Ray Train takes 10 to 20 s to start a run, more on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
@@ -32,7 +32,7 @@ EPOCHS = 8
 # Promotes the sweep in argv and says on stdout what came of it.
 PROMOTE = """
 import sys
-from orchestrator.promotion import promote
+from orchestrator.promotion.promote import promote
 # Somebody may commit to this checkout while a test runs.
 outcome = promote(sys.argv[1], seeds=2, workers=int(sys.argv[2]), allow_changed=True, show_progress=False)
 print(outcome.state, outcome.decision.verdict)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fingerprint import fingerprint, train
-from tests.scenes import prepare_tiny, tiny_config
-from training.checkpoint import CheckpointStore
-from training.evaluation import evaluate_split
+from tests.kit.fingerprint import fingerprint, train
+from tests.kit.scenes import prepare_tiny, tiny_config
+from training.inference.evaluation import evaluate_split
+from training.loop.checkpoint import CheckpointStore
+from training.loop.run import TrainingRun
 from training.metrics import TRAIN_STOPPED, VAL_AVERAGE_GAIN, VAL_MAP
-from training.run import TrainingRun
 
 # 64 images in batches of 12: five whole ones and one of four.
 RULES: dict[str, dict[str, Any]] = {

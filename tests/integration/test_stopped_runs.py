@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.disk import checkpoint_uri
 from orchestrator.home import create_sweep
-from orchestrator.hooks import Hooks, make_no_tracker
-from orchestrator.journal import follow
-from orchestrator.promotion import promote
-from orchestrator.records import TrialState
-from orchestrator.sweep import resume
-from orchestrator.sweep_plan import SweepPlan
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.promote import promote
+from orchestrator.sweep.driver import resume
+from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.journal import follow
+from orchestrator.sweep_folder.records import TrialState
 from search_spaces.ranges import Range
-from tests import scenes
-from tests.sweeps import journal_path
-from training.checkpoint import CheckpointStore
+from tests.kit import scenes
+from tests.kit.sweeps import journal_path
+from training.loop.checkpoint import CheckpointStore
 from training.metrics import TRAIN_STOPPED, VAL_AVERAGE_GAIN
 from training.selection import Protocol, SelectBy
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 EPOCHS = 6
 UNTRACKED = Hooks(make_tracker=make_no_tracker)
 DRIVE = (
-    "import sys; from orchestrator.hooks import *; from orchestrator.sweep import *; "
+    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.driver import *; "
     "resume(sys.argv[1], hooks=Hooks(make_tracker=make_no_tracker))"
 )
 # A rate at which no run gets better epoch after epoch.

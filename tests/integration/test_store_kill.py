@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import make_source
-from training.data.store import open_store
-from training.data.store_writer import write_store
+from tests.kit.pictures import make_source
+from training.data.store.reader import open_store
+from training.data.store.writer import write_store
 from training.errors import StoreError
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ NUM_TRAIN = 160
 _WRITER = f"""
 import sys, time
 from pathlib import Path
-from tests.pictures import make_source
+from tests.kit.pictures import make_source
 from training.data import store_writer
 store_writer.SHARD_IMAGES = 8
 source = make_source(Path(sys.argv[1]), num_train={NUM_TRAIN}, write=False)
@@ -65,7 +65,7 @@ def test_killed_again_and_again_it_ends_as_if_written_in_one_go(tmp_path: Path, 
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert open_store(str(out)).check() == []
-    monkeypatch.setattr("training.data.store_writer.SHARD_IMAGES", 8)
+    monkeypatch.setattr("training.data.store.writer.SHARD_IMAGES", 8)
     write_store(source, str(tmp_path / "whole"), image_size=64, encoding="raw")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()

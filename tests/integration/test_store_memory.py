@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store_memory import measure_memory
+from benchmarks.pipeline.store_memory import measure_memory
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ import psutil
 import pytest
 import torch
 
-from tests.fingerprint import fingerprint, train
-from tests.stores import make_store, store_config
+from tests.kit.fingerprint import fingerprint, train
+from tests.kit.stores import make_store, store_config
 from training.errors import ConfigError, NonFiniteLossError
-from training.evaluation import evaluate_split, evaluate_test
-from training.run import TrainingRun
+from training.inference.evaluation import evaluate_split, evaluate_test
+from training.loop.run import TrainingRun
 
 OBSERVED = {"loop.select_epoch_by": "observed-val"}
 
@@ -97,7 +97,7 @@ class TestNothingIsLeftBehind:
         changes = {"data.num_workers": 2, "loop.epochs": 100000, "optim.batch_size": 1}
         arguments = [json.dumps(store_config(uri, changes).flatten()), str(tmp_path), "100000"]
         root = Path(__file__).parents[2]
-        run = subprocess.Popen([sys.executable, "-m", "tests.fingerprint", *arguments], cwd=root, env=dict(os.environ))
+        run = subprocess.Popen([sys.executable, "-m", "tests.kit.fingerprint", *arguments], cwd=root, env=dict(os.environ))
         workers = _wait_for(lambda: psutil.Process(run.pid).children(recursive=True))
         run.send_signal(signal.SIGKILL)
         run.wait()

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.pictures import make_source
-from tests.s3_server import BUCKET, S3Server, serve_s3
+from tests.kit.pictures import make_source
+from tests.kit.s3_server import BUCKET, S3Server, serve_s3
 from training.cache import cache_dir
-from training.data import store_writer, writer_lock
-from training.data.annotations import Annotations
-from training.data.manifest import Manifest
-from training.data.node_cache import cache_key
-from training.data.store import open_store
-from training.data.store_writer import find_finished, write_store
+from training.data.sources.annotations import Annotations
+from training.data.store import writer as store_writer
+from training.data.store import writer_lock
+from training.data.store.manifest import Manifest
+from training.data.store.node_cache import cache_key
+from training.data.store.reader import open_store
+from training.data.store.writer import find_finished, write_store
 from training.errors import StoreError
 
 URI = f"s3://{BUCKET}/data/mine"

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trivial_run import TrivialRun, TrivialRuns
-from benchmarks.trivial_sweep import trivial_hooks, trivial_plan
-from orchestrator.director import MAX_LOSSES
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
-from orchestrator.journal import JOURNAL_FILE, Event, follow, replay
-from orchestrator.lease import Lease, find_processes
-from orchestrator.records import Cause, TrialState
-from orchestrator.sweep import FINISHED, SweepOutcome, extend, resume, run_sweep
-from orchestrator.sweep_plan import SweepPlan
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
+from orchestrator.sweep_folder.lease import Lease, find_processes
+from orchestrator.sweep_folder.records import Cause, TrialState
+from orchestrator.trials.director import MAX_LOSSES
 from search_spaces.ranges import Range
-from training.config import TrainConfig
+from tests.kit.trivial_run import TrivialRun, TrivialRuns
+from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
+from training.config.run import TrainConfig
 from training.metrics import VAL_MAP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -62,7 +62,7 @@ class Driver:
     """A driver in a process of its own."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.trivial_sweep", ID, "--no-tracking", *arguments]
+        command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--no-tracking", *arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trivial_run import TrivialRuns
-from benchmarks.trivial_sweep import trivial_hooks
 from orchestrator.home import sweep_dir
-from orchestrator.journal import JOURNAL_FILE, follow
-from orchestrator.lease import end_orphans
-from orchestrator.rebuild import rebuild_sweep
-from orchestrator.records import TrialState
-from orchestrator.sweep import FINISHED, resume
+from orchestrator.sweep.driver import FINISHED, resume
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
+from orchestrator.sweep_folder.lease import end_orphans
+from orchestrator.sweep_folder.records import TrialState
+from orchestrator.sweep_folder.restore import rebuild_sweep
+from tests.kit.trivial_run import TrivialRuns
+from tests.kit.trivial_sweep import trivial_hooks
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,7 +32,7 @@ def count_epochs(sweep_id: str = ID) -> int:
 
 def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror, storage = tmp_path / "mirror", tmp_path / "checkpoints"
-    command = [sys.executable, "-m", "benchmarks.trivial_sweep", ID, "--no-tracking", "--trials", "5", "--epochs", "8"]
+    command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--no-tracking", "--trials", "5", "--epochs", "8"]
     driver = subprocess.Popen([*command, "--mirror", str(mirror), "--storage", str(storage)], cwd=ROOT, start_new_session=True)
     lost_home = sweep_dir(ID)
     try:

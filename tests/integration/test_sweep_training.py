@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from orchestrator.home import create_sweep
-from orchestrator.hooks import Hooks, make_no_tracker
-from orchestrator.journal import follow
-from orchestrator.sweep import resume
-from orchestrator.sweep_plan import SweepPlan, trial_config
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep.driver import resume
+from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep_folder.journal import follow
 from search_spaces.ranges import Range
-from tests import scenes
-from tests.sweeps import journal_path
+from tests.kit import scenes
+from tests.kit.sweeps import journal_path
 from training.selection import Protocol
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 EPOCHS = 3
 UNTRACKED = Hooks(make_tracker=make_no_tracker)
 DRIVE = (
-    "import sys; from orchestrator.hooks import *; from orchestrator.sweep import *; "
+    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.driver import *; "
     "resume(sys.argv[1], hooks=Hooks(make_tracker=make_no_tracker))"
 )
 TRAIN = """
 import json, sys
-from training.config import TrainConfig
-from training.run import TrainingRun
+from training.config.run import TrainConfig
+from training.loop.run import TrainingRun
 run = TrainingRun(TrainConfig.from_flat(json.loads(sys.argv[1])))
 print(json.dumps([run.train_epoch() for _ in range(run.config.loop.epochs)]))
 """

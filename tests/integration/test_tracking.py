@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import mlflow_store, tracking
 from orchestrator.errors import UserError
-from orchestrator.sweep_plan import SweepPlan
-from tests import sweeps
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking import tracker as tracking
+from tests.kit import sweeps
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.slow
 FOLLOW = """
 import sys
 from orchestrator.home import sweep_dir
-from orchestrator.sweep_plan import load_plan
-from orchestrator.tracking import Tracker
+from orchestrator.planning.sweep_plan import load_plan
+from orchestrator.tracking.tracker import Tracker
 tracker = Tracker(load_plan(sys.argv[1]), sweep_dir(sys.argv[1]) / "journal.jsonl")
 tracker.start()
 sys.stdin.readline()
@@ -70,7 +71,7 @@ def _epochs(store: Path) -> dict[str, list[int]]:
 
 
 def _assert_whole(store: Path) -> None:
-    """The store has what :func:`tests.sweeps.whole_sweep` says, each (trial, epoch, metric) once."""
+    """The store has what :func:`tests.kit.sweeps.whole_sweep` says, each (trial, epoch, metric) once."""
     assert _epochs(store) == {"t0000": [1, 2, 3], "t0001": [1], "t0003": [1, 2, 3]}
     assert _query(store, "SELECT run_uuid, key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1") == []
     statuses = dict(_query(store, "SELECT name, status FROM runs"))

@@ -12,17 +12,17 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.fault_cluster import FaultCluster
-from benchmarks.trivial_run import TrivialRuns
-from benchmarks.trivial_sweep import trivial_hooks, trivial_plan
-from orchestrator.hooks import Hooks, make_no_tracker
-from orchestrator.journal import follow
-from orchestrator.plan import make_promotion_plan
-from orchestrator.records import TrialState
-from orchestrator.search import Pruner
-from orchestrator.sweep import run_sweep
-from orchestrator.sweep_plan import Resources, SweepPlan
-from tests import scenes, sweeps
+from benchmarks.faults.cluster import FaultCluster
+from orchestrator.planning.plan import make_promotion_plan
+from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep_folder.journal import follow
+from orchestrator.sweep_folder.records import TrialState
+from orchestrator.trials.search import Pruner
+from tests.kit import scenes, sweeps
+from tests.kit.trivial_run import TrivialRuns
+from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fingerprint import fingerprint, train, train_elsewhere
-from tests.scenes import prepare_tiny, tiny_config
+from tests.kit.fingerprint import fingerprint, train, train_elsewhere
+from tests.kit.scenes import prepare_tiny, tiny_config
 from training.cache import cache_dir
 from training.data.registry import load_split
 from training.data.split import SplitData
 from training.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
-from training.evaluation import evaluate_split, evaluate_test
+from training.inference.evaluation import evaluate_split, evaluate_test
+from training.loop.run import TrainingRun
 from training.methods.registry import METHODS
-from training.run import TrainingRun
 
 RECIPES: dict[str, dict[str, Any]] = {
     "ignore, digits recipe": {},
@@ -294,7 +294,7 @@ class TestLabels:
         """Return what makes runs see other labels than the scenes have."""
 
         def change(edit: Callable[[SplitData], SplitData]) -> None:
-            monkeypatch.setattr("training.run.load_split", lambda config, split: edit(load_split(config, split)))
+            monkeypatch.setattr("training.loop.run.load_split", lambda config, split: edit(load_split(config, split)))
 
         return change
 

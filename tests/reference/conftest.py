@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scenes import use_one_thread
+from tests.kit.scenes import use_one_thread
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from math import exp, log
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import random_batch
+from tests.kit.scenes import random_batch
 from training.data.batches import Batch
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput

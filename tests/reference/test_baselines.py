@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kit.scenes import random_batch
 from tests.reference.plain import FixedLogits, nl, sigmoid
-from tests.scenes import random_batch
+from training.config.methods import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
 from training.data.batches import Batch
 from training.losses import total_loss
-from training.method_configs import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
 from training.methods.base import Sizes
 from training.methods.registry import build_method
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, nl, sigmoid, slope_of
-from training.method_configs import CrispConfig
+from training.config.methods import CrispConfig
 from training.methods.base import Sizes
 from training.methods.crisp import Crisp, estimate_prior
 

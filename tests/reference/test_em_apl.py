@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, nl, sigmoid, slope_of
-from training.method_configs import EmAplConfig
+from training.config.methods import EmAplConfig
 from training.methods.base import Sizes
 from training.methods.em_apl import UNKNOWN, EmApl
 

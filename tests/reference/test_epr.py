@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reference.plain import gradient_of, loss_of, make_batch
-from training.method_configs import EprConfig
+from training.config.methods import EprConfig
 from training.methods.base import Sizes
 from training.methods.epr import Epr
 

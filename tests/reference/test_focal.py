@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, sigmoid
-from training.method_configs import AslConfig, FocalConfig, HillConfig, SplcConfig
+from training.config.methods import AslConfig, FocalConfig, HillConfig, SplcConfig
 from training.methods.base import Sizes
 from training.methods.registry import build_method
 

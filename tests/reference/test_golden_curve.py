@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.scenes import prepare_tiny, tiny_config
-from training import epoch as epoch_module
+from tests.kit.scenes import prepare_tiny, tiny_config
+from training.loop import epoch as epoch_module
+from training.loop.run import TrainingRun
 from training.losses import total_loss
-from training.run import TrainingRun
 
 NUM_STEPS, NUM_WARMUP_STEPS = 20, 8
 BEFORE_REJECTION, AFTER, MEAN = 2e-5, 8e-3, 2e-3

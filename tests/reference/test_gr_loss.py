@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, sigmoid
+from training.config.methods import GrLossConfig
 from training.data.batches import Batch
-from training.method_configs import GrLossConfig
 from training.methods.base import Sizes
 from training.methods.gr_loss import GrLoss
 from training.models.output import ModelOutput

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.kit.scenes import random_batch
 from tests.reference.plain_ignore import Array, PlainIgnore, make_mask, normalise, upsample
-from tests.scenes import random_batch
+from training.config.methods import IgnoreConfig
 from training.data.batches import Batch
 from training.losses import total_loss
-from training.method_configs import IgnoreConfig
 from training.methods.base import Sizes, StepOutput
 from training.methods.ignore import Ignore
 from training.models.batch_norm import GlobalBatchNorm2d, convert_to_global

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.reference.plain import FixedLogits, gradient_of, loss_of, make_batch
+from training.config.methods import LargeLossConfig
 from training.data.batches import Batch
-from training.method_configs import LargeLossConfig
 from training.methods.base import Sizes
 from training.methods.large_loss import LargeLoss
 

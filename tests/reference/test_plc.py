@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.kit.scenes import random_batch
 from tests.reference.plain import loss_of, nl, sigmoid
-from tests.scenes import random_batch
+from training.config.methods import PlcConfig, PlcLacConfig
 from training.data.batches import Batch
 from training.losses import total_loss
-from training.method_configs import PlcConfig, PlcLacConfig
 from training.methods.base import Sizes
 from training.methods.plc import EMPTY, Plc, PlcLac, pseudo_labels
 from training.models.output import ModelOutput

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.reference.plain import loss_of, make_batch, nl, sigmoid, slope_of
+from training.config.methods import RoleConfig
 from training.losses import total_loss
-from training.method_configs import RoleConfig
 from training.methods.base import Sizes
 from training.methods.role import Role
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from training.data.protocol import draw_single_positives, split_train_val
+from training.data.sources.voc import read_voc
 from training.data.table1 import PAPER, compare, compute_counts, name_class_differences
-from training.data.voc import read_voc
 
 # Not part of the repository: VOC 2012's ImageSets/Main, laid beside the checkout.
 LISTS = Path(__file__).parents[3] / "shared" / "data" / "voc2012_ImageSets_Main.tar.xz"

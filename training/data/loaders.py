@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.config import TrainConfig
+from training.config.run import TrainConfig
 from training.data.batches import Batch, TrainBatches, count_batches, eval_batches
 from training.data.split import Images, InMemoryImages, OriginalImages, SplitData
 from training.data.transforms import View, ViewDraw, augment, draw_view, to_pixels

@@ -1,4 +1,4 @@
-"""Datasets by name: what a run asks of its data. The test split is not to be had here; its door is :mod:`training.evaluation`."""
+"""Datasets by name: what a run asks of its data. The test split is not to be had here; its door is :mod:`training.inference.evaluation`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 
 from training.cache import cache_dir
-from training.config import DataConfig
+from training.config.run import DataConfig
 from training.data.digits import CLASSES, DEFAULT_COUNTS, IMAGE_SIZE, DigitsSpec, checked_file, digits_folder, read_manifest, read_split
 from training.data.split import SplitData
-from training.data.store import Store, open_store
+from training.data.store.reader import Store, open_store
 from training.data.views import IMAGENET_SCALE, UNIT_SCALE, PixelScale
 from training.errors import ConfigError, DatasetError
 

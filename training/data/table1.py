@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from training.data.annotations import Annotations
 from training.data.protocol import split_train_val
+from training.data.sources.annotations import Annotations
 
 NUM_NAMED = 3
 

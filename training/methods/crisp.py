@@ -28,10 +28,10 @@ from math import log, sqrt
 import torch
 from torch import Tensor, nn
 
+from training.config.methods import CrispConfig
 from training.data.batches import Batch
 from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, mean_part
-from training.method_configs import CrispConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.metrics import TRAIN_CLASS_PRIOR
 

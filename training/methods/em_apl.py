@@ -27,9 +27,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.config.methods import EmAplConfig
 from training.data.batches import Batch
 from training.losses import binary_entropy, mean_part, negative_log
-from training.method_configs import EmAplConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.metrics import TRAIN_PSEUDO_LABELLED_FRAC
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.config.methods import EprConfig
 from training.data.batches import Batch
 from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, mean_part, negative_log
-from training.method_configs import EprConfig
 from training.methods.base import Method, Sizes, StepOutput
 
 

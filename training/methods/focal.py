@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from training.config.methods import AslConfig, FocalConfig, HillConfig, SplcConfig
 from training.data.batches import Batch
 from training.losses import mean_part
-from training.method_configs import AslConfig, FocalConfig, HillConfig, SplcConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
 from training.methods.supervised import MeanOverEntries

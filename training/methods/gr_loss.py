@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from training.config.methods import GrLossConfig
 from training.data.batches import Batch
 from training.losses import mean_part
-from training.method_configs import GrLossConfig
 from training.methods.base import Method, Sizes, StepOutput
 
 _EPS = 1e-7

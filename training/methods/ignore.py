@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from training.config.methods import IgnoreConfig
 from training.data.batches import Batch
 from training.distributed import sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part, negative_log
-from training.method_configs import IgnoreConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
 from training.metrics import (

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from training.config.methods import LargeLossConfig
 from training.data.batches import Batch
 from training.distributed import gather_rows
 from training.losses import mean_part
-from training.method_configs import LargeLossConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
 

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
+from training.config.methods import PlcConfig, PlcLacConfig
 from training.data.batches import Batch
 from training.distributed import gather_rows, rank, world_size
 from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part
-from training.method_configs import PlcConfig, PlcLacConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
 from training.models.output import ModelOutput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.method_configs import METHOD_CONFIGS
+from training.config.methods import METHOD_CONFIGS
 from training.methods.base import Method, Sizes
 from training.methods.crisp import Crisp
 from training.methods.em_apl import EmApl
@@ -44,7 +44,7 @@ def build_method(config: Any, sizes: Sizes) -> Method:
     """Build the method that a run's ``method`` section configures.
 
     Args:
-        config: One of :data:`training.method_configs.METHOD_CONFIGS`' classes.
+        config: One of :data:`training.config.methods.METHOD_CONFIGS`' classes.
         sizes: Of the run.
     """
     factory: Any = METHODS[config.name]

@@ -21,9 +21,9 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from training.config.methods import RoleConfig
 from training.data.batches import Batch
 from training.losses import LossPart, mean_part, negative_log
-from training.method_configs import RoleConfig
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.epr import expected_part
 

@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from training.config.methods import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
 from training.data.batches import Batch
 from training.losses import assumed_negative_entries, binary_entropy, mean_part, negative_log
-from training.method_configs import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
 from training.methods.base import Method, Sizes, StepOutput
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.config import ModelConfig
+from training.config.run import ModelConfig
+from training.config.spelling import nearest_word
 from training.errors import ConfigError, WeightsError
 from training.models.digits_trunk import DigitsTrunk
 from training.models.weights import read_weights
-from training.spelling import nearest_word
 
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "avgpool.")
 # Of the torchvision families whose forward pass is their children in order: ResNet, RegNet, ShuffleNet, MNASNet.

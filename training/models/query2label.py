@@ -28,7 +28,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from training.config import ModelConfig
+from training.config.run import ModelConfig
 from training.models.backbone import Trunk
 from training.models.output import ModelOutput
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.config import ModelConfig
+from training.config.run import ModelConfig
 from training.models.backbone import Trunk, build_trunk
 from training.models.batch_norm import convert_to_global, freeze
 from training.models.query2label import Query2Label

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.cache import cache_dir
-from training.config import ModelConfig
+from training.config.run import ModelConfig
 from training.errors import ConfigError, WeightsError
 
 FILES = (".safetensors", ".pth", ".pt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sweeps import make_sweep, whole_sweep, write_events
+from tests.kit.sweeps import make_sweep, whole_sweep, write_events
 
 
 @pytest.fixture

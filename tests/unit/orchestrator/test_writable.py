@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.hooks import Hooks, make_no_tracker
-from orchestrator.plan import make_plan
-from orchestrator.sweep import run_sweep
+from orchestrator.planning.plan import make_plan
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.writable import find_obstacle, require_writable
 
 

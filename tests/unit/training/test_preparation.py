@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tests.scenes import tiny_config
+from tests.kit.scenes import tiny_config
 from training import preparation
 from training.data.digits import DigitsSpec, make_pretext_images
 from training.data.registry import dataset_info, digits_place

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from training import ray_worker
-from training.config import TrainConfig
+from training.config.run import TrainConfig
 from training.errors import NonFiniteLossError
 from training.ray_worker import Channel, Job, Message, train_worker
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from tests.scenes import pixels_of, tiny_config
+from tests.kit.scenes import pixels_of, tiny_config
 from training.cache import cache_dir
 from training.data import digits
 from training.data.digits import CLASSES, DigitsSpec, make_pretext_images, make_scenes, read_split

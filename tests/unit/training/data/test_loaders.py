@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as F
 
-from tests.stores import make_store, store_config
-from training.config import TrainConfig
+from tests.kit.stores import make_store, store_config
+from training.config.run import TrainConfig
 from training.data import loaders
 from training.data.batches import Batch, TrainBatches
 from training.data.loaders import StoreBatches, load_eval_batches, make_train_batches

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stores import CLASSES, NAME, make_store, store_config
+from tests.kit.stores import CLASSES, NAME, make_store, store_config
 from training.data.registry import dataset_info, load_split
 from training.data.views import IMAGENET_SCALE
 from training.errors import ConfigError, DatasetError

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.annotations import Annotations, Phase
 from training.data.protocol import draw_single_positives, split_train_val
+from training.data.sources.annotations import Annotations, Phase
 from training.data.table1 import FIGURES, PAPER, Counts, compare, compute_counts, name_class_differences
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import random_batch
-from training.config import OptimConfig
+from tests.kit.scenes import random_batch
+from training.config.run import OptimConfig
 from training.data.batches import Batch
+from training.loop.optim import build_optimizer
 from training.losses import mean_part
 from training.methods.base import Method, Sizes, StepOutput
-from training.optim import build_optimizer
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.config import ModelConfig
+from training.config.run import ModelConfig
 from training.errors import ConfigError, WeightsError
 from training.models.backbone import build_trunk, hash_weights
 from training.models.registry import build_model

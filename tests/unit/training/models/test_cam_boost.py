@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.scenes import tiny_config
+from tests.kit.scenes import tiny_config
 from training.errors import ConfigError
 from training.models.registry import build_model
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import use_one_thread
-from training.config import ModelConfig, TrainConfig
+from tests.kit.scenes import use_one_thread
+from training.config.run import ModelConfig, TrainConfig
 from training.errors import ConfigError
+from training.loop.optim import build_optimizer
 from training.models.batch_norm import masked_pass
 from training.models.query2label import Query2Label, sine_positions
 from training.models.registry import build_model
-from training.optim import build_optimizer
 
 CPU = torch.device("cpu")
 C = 5

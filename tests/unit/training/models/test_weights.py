@@ -17,7 +17,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from training.config import ModelConfig
+from training.config.run import ModelConfig
 from training.errors import WeightsError
 from training.models import weights
 from training.models.backbone import build_trunk

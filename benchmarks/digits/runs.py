@@ -1,0 +1,397 @@
+"""Every method on digit scenes: test mAP over training seeds and scene seeds, rejection, the pointing game, seconds.
+
+    python -m benchmarks.digits.runs [--groups main rivals ablations query2label] [--rows ...] [--seeds ...] [--processes 2] [--fresh]
+    python -m benchmarks.digits.runs --check 8    # repeats the 8 cheapest rows of an earlier tree and compares to the last digit
+
+Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``, chosen on scene seed 0
+and never on the scenes here; scenes and trunk are redrawn with the scene seed, the draw of single positives with the training seed. The
+best epoch by clean validation mAP counts; the test split is opened once a run, and nothing is chosen by it.
+
+Raw results go to ``results/digits.jsonl``, a line a run as it ends. A run that the file holds with the same settings and the same git
+tree of ``training/`` is not run again: an interrupted benchmark goes on where it was, and parts of it may be run at different times.
+``results/digits.md`` is written from all of them, with the explanations of ``results/digits_explained.md`` at its end; one of fewer runs
+than the last only with ``--fresh``.
+
+``--check N`` is for a tree that should change no result: where N runs of the earlier tree, one a row, come out the same,
+``results/digits_checked.json`` says so, and the report takes the earlier tree's runs as this one's, and says so too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.digits.table import Checked, Result, count_runs, render_report
+from orchestrator.planning.plan import make_train_plan
+from orchestrator.planning.sweep_plan import trial_config
+from search_spaces.schema import SearchSpace, load_space
+from training.config.run import PLACE_KEYS, Scalar, TrainConfig
+from training.inference.evaluation import evaluate_test
+from training.loop.checkpoint import CheckpointStore
+from training.loop.run import TrainingRun
+from training.metrics import (
+    TRAIN_REJECTION_LIFT,
+    TRAIN_REJECTION_PRECISION,
+    TRAIN_REJECTION_RECALL,
+    VAL_CENTRE_HIT_RATE,
+    VAL_MAP,
+    VAL_POINTING_HIT_RATE,
+)
+from training.preparation import prepare
+
+RESULTS = Path(__file__).parents[1] / "results"
+SCENE_SEEDS = [101, 102, 103]
+DIRTY = "-dirty"
+CHECKED = "digits_checked.json"
+COMPARED = ("test_mAP", "val_mAP", "best_epoch")
+"""What a repeated run must have to the last digit."""
+Group = Literal["main", "rivals", "ablations", "query2label"]
+NUM_SEEDS: dict[Group, int] = {"main": 5, "rivals": 2, "ablations": 2, "query2label": 2}
+"""Training seeds of a group's rows, from 0, on each set of scenes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a method of a space at its first start point, with these settings beside it."""
+
+    group: Group
+    label: str
+    settings: dict[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def space(self) -> str:
+        return "digits_q2l" if self.group == "query2label" else "digits"
+
+
+ROWS: dict[str, Row] = {
+    "assumed negative": Row("main", "assumed_negative"),
+    "WAN": Row("main", "wan"),
+    "IGNORE without rejection": Row("main", "ignore_without_rejection"),
+    "IGNORE": Row("main", "ignore"),
+    "IGNORE, gap threshold x 1.5": Row("main", "ignore", {"method.gap_threshold_scale": 1.5}),
+    "EM, alpha 0.1": Row("main", "em", {"method.entropy_weight": 0.1}),
+    "EM, alpha 0.2": Row("main", "em", {"method.entropy_weight": 0.2}),
+    "IGNORE with oracle rejection": Row("main", "ignore_oracle"),
+    "full labels": Row("main", "full_labels"),
+    "AN-LS": Row("rivals", "an_ls"),
+    "EPR": Row("rivals", "epr"),
+    "focal": Row("rivals", "focal"),
+    "ASL": Row("rivals", "asl"),
+    "Hill": Row("rivals", "hill"),
+    "SPLC": Row("rivals", "splc"),
+    "GR loss": Row("rivals", "gr_loss"),
+    "LL-R": Row("rivals", "large_loss_r"),
+    "LL-Ct": Row("rivals", "large_loss_ct"),
+    "LL-Cp": Row("rivals", "large_loss_cp"),
+    "BoostLU + LL-R": Row("rivals", "boostlu_r"),
+    "BoostLU + LL-Ct": Row("rivals", "boostlu_ct"),
+    "BoostLU + LL-Cp": Row("rivals", "boostlu_cp"),
+    "EM + APL": Row("rivals", "em_apl"),
+    "ROLE": Row("rivals", "role"),
+    "CRISP": Row("rivals", "crisp"),
+    "PLC": Row("rivals", "plc"),
+    "IGNORE without the average-logit test": Row("ablations", "ignore_without_average_test"),
+    "IGNORE without SPBC": Row("ablations", "ignore_without_spbc"),
+    "IGNORE without regularisation": Row("ablations", "ignore_without_reg"),
+    "IGNORE, loss of the weak view": Row("ablations", "ignore_weak_view"),
+    "Query2Label, assumed negative": Row("query2label", "assumed_negative"),
+    "Query2Label, PLC": Row("query2label", "plc"),
+    "Query2Label, PLC + LAC": Row("query2label", "plc_lac"),
+    "Query2Label, IGNORE without rejection": Row("query2label", "ignore_without_rejection"),
+    "Query2Label, IGNORE": Row("query2label", "ignore"),
+    "Query2Label, IGNORE with oracle rejection": Row("query2label", "ignore_oracle"),
+    "Query2Label, full labels": Row("query2label", "full_labels"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the tables' raw material."""
+
+    row: str
+    scene_seed: int
+    seed: int
+
+    @property
+    def config(self) -> TrainConfig:
+        """All settings."""
+        row = ROWS[self.row]
+        seeds: dict[str, Scalar] = {"data.scene_seed": self.scene_seed, "data.draw_seed": self.seed, "loop.seed": self.seed}
+        return trial_config(make_train_plan(_load(row.space), method=row.label, overrides=row.settings | seeds), {})
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of everything that the result depends on beside the code."""
+        flat = {key: value for key, value in self.config.flatten().items() if key not in PLACE_KEYS}
+        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_one(run: Run) -> Result:
+    """Train one run and open its test split; seconds are CPU seconds of the one thread, evaluation on val included.
+
+    Rejection is of the last epoch, the pointing game of the best one.
+    """
+    config = run.config
+    prepare(config.data)
+    with tempfile.TemporaryDirectory() as storage:
+        training = TrainingRun(config, storage=storage)
+        started = time.process_time()
+        while not training.finished:
+            training.train_epoch()
+            training.save()
+        seconds = time.process_time() - started
+        best = CheckpointStore(storage).load_best()
+    assert best is not None
+    return {
+        **vars(run),
+        "epochs": training.epoch,
+        "test_mAP": evaluate_test(config, best)["test/mAP"],
+        "val_mAP": best["metrics"][VAL_MAP],
+        "best_epoch": best["epoch"],
+        "cpu_s": seconds,
+        "rejection_precision": training.metrics.get(TRAIN_REJECTION_PRECISION),
+        "rejection_recall": training.metrics.get(TRAIN_REJECTION_RECALL),
+        "rejection_lift": training.metrics.get(TRAIN_REJECTION_LIFT),
+        "pointing_hit_rate": best["metrics"].get(VAL_POINTING_HIT_RATE),
+        "centre_hit_rate": best["metrics"].get(VAL_CENTRE_HIT_RATE),
+        "data_hash": training.identity["data_hash"][:12],
+        "settings": run.settings_hash,
+        "code": code_hash(),
+    }
+
+
+def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
+    """Run what ``path`` does not hold yet, appending each result as it comes; return how many failed, with their message on stderr."""
+    # What a changed tree gave says nothing of another change of it.
+    known = set() if code_hash().endswith(DIRTY) else {(result["settings"], result["code"]) for result in read_results(path)}
+    missing = [run for run in runs if (run.settings_hash, code_hash()) not in known]
+    num_failed = 0
+    with path.open("a") as file:
+        for count, (run, future) in enumerate(_run_each(missing, processes), 1):
+            heading = f"{count}/{len(missing)} {_name(run)}"
+            if error := future.exception():
+                num_failed += 1
+                print(f"{heading}: {error}", file=sys.stderr)
+                continue
+            result = future.result()
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            print(f"{heading}: test mAP {result['test_mAP']:.1f}, {result['cpu_s']:.0f} s", flush=True)
+    return num_failed
+
+
+def _run_each(runs: Sequence[Run], processes: int) -> Iterator[tuple[Run, Future[Result]]]:
+    """Run them, and yield each with its result or error as it ends."""
+    # Scenes are made once, before two processes would make them twice.
+    for run in {run.scene_seed: run for run in runs}.values():
+        prepare(run.config.data)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        futures = {pool.submit(run_one, run): run for run in runs}
+        for future in as_completed(futures):
+            yield futures[future], future
+
+
+def _name(run: Run) -> str:
+    return f"{run.row}, scenes {run.scene_seed}, seed {run.seed}"
+
+
+def choose_repeats(results: Sequence[Result], wanted: Sequence[Run], num: int) -> list[Result]:
+    """Choose the results of an earlier tree that ``--check`` repeats: the cheapest by CPU seconds, at most one of a row.
+
+    Args:
+        results: All that were measured.
+        wanted: Runs to choose from.
+        num: At most so many.
+
+    Returns:
+        Results of the one earlier tree that has the most of present settings; none if no tree has any.
+    """
+    theirs = [result for result in results if result["code"] != code_hash() and not result["code"].endswith(DIRTY)]
+    theirs = [result for result in theirs if result["row"] in ROWS and _run_of(result) in wanted and _has_its_settings(result)]
+    if not theirs:
+        return []
+    tree, _ = Counter(result["code"] for result in theirs).most_common(1)[0]
+    cheapest: dict[str, Result] = {}
+    for result in sorted((result for result in theirs if result["code"] == tree), key=lambda result: float(result["cpu_s"])):
+        cheapest.setdefault(result["row"], result)
+    return list(cheapest.values())[:num]
+
+
+def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
+    """Repeat runs of one earlier tree at this one, say how each came out, and keep it in ``folder`` if all came out the same.
+
+    A difference takes back what an earlier check said of these two trees.
+    """
+    expected, repeated, num_different = {_run_of(result): result for result in before}, [], 0
+    for run, future in _run_each(list(expected), processes):
+        if error := future.exception():
+            print(f"{_name(run)}: {error}", file=sys.stderr)
+            continue
+        pairs = {name: (expected[run][name], future.result()[name]) for name in COMPARED}
+        differences = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
+        print(f"{_name(run)}: {'; '.join(differences) or 'equal'}", flush=True)
+        num_different += bool(differences)
+        if not differences:
+            repeated.append({**vars(run), **{name: new for name, (_, new) in pairs.items()}})
+    file, trees = folder / CHECKED, {"code": code_hash(), "of": before[0]["code"]}
+    if len(repeated) == len(expected):
+        rows = sorted(repeated, key=lambda row: list(ROWS).index(row["row"]))
+        file.write_text(json.dumps({**trees, "rows": rows, "date": f"{datetime.now(UTC):%Y-%m-%d}"}, indent=1) + "\n")
+        return True
+    print(f"{len(repeated)} of {len(expected)} runs are equal: those of {trees['of']} do not count for {trees['code']}.", file=sys.stderr)
+    known = read_checked(folder)
+    if num_different and known is not None and known["of"] == trees["of"]:
+        file.unlink()
+    return False
+
+
+def read_checked(folder: Path) -> Checked | None:
+    """Return the newest check if it is of this tree."""
+    file = folder / CHECKED
+    checked: Checked | None = json.loads(file.read_text()) if file.is_file() else None
+    return checked if checked is not None and checked["code"] == code_hash() else None
+
+
+@cache
+def code_hash() -> str:
+    """Return the git tree of ``training/`` at HEAD, which other commits leave alone; marked where the working tree differs from it."""
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    tree = subprocess.run([*git, "rev-parse", "HEAD:training"], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run([*git, "status", "--porcelain", "training"], capture_output=True, text=True, check=True).stdout
+    return tree[:12] + (DIRTY if changed else "")
+
+
+def read_results(path: Path) -> list[Result]:
+    """Return the results a file holds, none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@cache
+def _load(space: str) -> SearchSpace:
+    return load_space(space)
+
+
+def _wanted(arguments: argparse.Namespace) -> list[Run]:
+    """Return the runs asked for, those of the first training seed first."""
+    rows = [name for name, row in ROWS.items() if (name in arguments.rows if arguments.rows else row.group in arguments.groups)]
+    runs = [
+        Run(name, scene_seed, seed)
+        for name in rows
+        for seed in (range(NUM_SEEDS[ROWS[name].group]) if arguments.seeds is None else arguments.seeds)
+        for scene_seed in arguments.scene_seeds
+    ]
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def _of_these_settings(results: Sequence[Result], scene_seeds: Sequence[int], checked: Checked | None) -> list[Result]:
+    """Return the results of this code, or of one that was checked to be equal, and of the rows' present settings.
+
+    Of a run that was repeated the last counts.
+    """
+    trees = {code_hash()} if checked is None else {code_hash(), checked["of"]}
+    kept = {}
+    for result in results:
+        if result["code"] in trees and result["row"] in ROWS and result["scene_seed"] in scene_seeds and _has_its_settings(result):
+            kept[_run_of(result)] = result
+    return list(kept.values())
+
+
+def _run_of(result: Result) -> Run:
+    return Run(result["row"], result["scene_seed"], result["seed"])
+
+
+def _has_its_settings(result: Result) -> bool:
+    return bool(_run_of(result).settings_hash == result["settings"])
+
+
+def _refuse_fewer(num_runs: int, report: Path, fresh: bool) -> None:
+    """Raise a ValueError if a report of so many runs would overwrite one of more."""
+    before = count_runs(report.read_text()) if report.is_file() else 0
+    if num_runs < before and not fresh:
+        raise ValueError(
+            f"a new {report.name} must have at least the {before} runs of the last, but got runs={num_runs}. Measure the others at this "
+            "tree of training/ too, show by --check N that it gives what the last one gave, or overwrite it with --fresh"
+        )
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", nargs="+", choices=list(NUM_SEEDS), default=list(NUM_SEEDS), help="By default all.")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="These rows instead of whole groups.")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"Training seeds; by default so many from 0: {NUM_SEEDS}.")
+    parser.add_argument("--scene-seeds", type=int, nargs="+", default=SCENE_SEEDS)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--fresh", action="store_true", help="Write the report even if it has fewer runs than the last.")
+    parser.add_argument("--check", type=int, metavar="N", help="Repeat N of an earlier tree's runs instead, and compare.")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        done = _check(arguments) if arguments.check is not None else _measure(arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0 if done else 1)
+
+
+def _measure(arguments: argparse.Namespace) -> bool:
+    """Run what is asked for and write the report; return whether every run ended well."""
+    path, wanted = arguments.out / "digits.jsonl", _wanted(arguments)
+    # Before hours of training, not after them.
+    had = {_run_of(result) for result in _reported(arguments)}
+    _refuse_fewer(len(had | set(wanted)), arguments.out / "digits.md", arguments.fresh)
+    num_failed = run_all(wanted, path, arguments.processes)
+    return _write_report(arguments) and num_failed == 0
+
+
+def _check(arguments: argparse.Namespace) -> bool:
+    """Repeat runs of an earlier tree and, if all came out the same, write the report; return whether they did."""
+    if arguments.check < 1:
+        raise ValueError(f"--check must be at least 1, but got check={arguments.check}. Say how many runs to repeat")
+    if code_hash().endswith(DIRTY):
+        raise ValueError(f"the tree of training/ must be committed for --check, but got code={code_hash()}. Commit it first")
+    results = read_results(arguments.out / "digits.jsonl")
+    before = choose_repeats(results, _wanted(arguments), arguments.check)
+    if not before:
+        raise ValueError("--check must find runs of an earlier tree with the present settings, but got runs=0. Measure without --check")
+    if_equal = _of_these_settings(results, arguments.scene_seeds, {"of": before[0]["code"]})
+    _refuse_fewer(len(if_equal), arguments.out / "digits.md", arguments.fresh)
+    return check_runs(before, arguments.out, arguments.processes) and _write_report(arguments)
+
+
+def _reported(arguments: argparse.Namespace) -> list[Result]:
+    return _of_these_settings(read_results(arguments.out / "digits.jsonl"), arguments.scene_seeds, read_checked(arguments.out))
+
+
+def _write_report(arguments: argparse.Namespace) -> bool:
+    """Write the report; return whether it is written: runs that failed may leave fewer than the last has."""
+    results, explained, path = _reported(arguments), RESULTS / "digits_explained.md", arguments.out / "digits.md"
+    try:
+        _refuse_fewer(len(results), path, arguments.fresh)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return False
+    explanations = explained.read_text() if explained.is_file() else ""
+    report = render_report(results, {name: row.group for name, row in ROWS.items()}, explanations, read_checked(arguments.out))
+    path.write_text(report)
+    print("\n" + report)
+    return True
+
+
+if __name__ == "__main__":
+    main()

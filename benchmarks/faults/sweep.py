@@ -1,0 +1,302 @@
+"""A sweep of trivial runs on a cluster, whose driver is a process that can be killed, and what must be true of it in the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.cluster import FaultCluster
+from orchestrator.home import sweep_dir, trial_name
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
+from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
+from orchestrator.tracking.store import make_client
+from tests.kit.trivial_run import RESUMED_FROM
+from training.metrics import VAL_MAP
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 180.0
+_STEP_S = 0.1
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt that reported something went on from.
+
+    Attributes:
+        journalled: The trial's last epoch in the journal before the attempt.
+        known: Its last one that any journal had: a lost home may have had more of them than its mirror.
+        epoch: That of the attempt's checkpoint; 0 is the beginning.
+    """
+
+    trial: int
+    attempt: int
+    journalled: int
+    known: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A home that was lost.
+
+    Attributes:
+        num_events: So many of its journal the mirror had.
+        known: Trial -> the last epoch that was in its journal.
+    """
+
+    num_events: int
+    known: Mapping[int, int]
+
+
+@dataclass
+class FaultSweep:
+    """One sweep.
+
+    Attributes:
+        folder: For signs to its runs and the log of its driver.
+        workers: Of each trial, of ``cpus`` each.
+        runs: Settings of its :class:`~tests.kit.trivial_run.TrivialRuns`.
+        changes: Of its plan.
+        words: Further ones of its program.
+        known: All epochs that its journal had at any fault.
+        cut: Trial -> how many attempts it had when its newest checkpoint was cut short.
+        loss: Of its first home.
+    """
+
+    cluster: FaultCluster
+    folder: Path
+    id: str
+    trials: int
+    epochs: int
+    workers: int = 1
+    cpus: int = 1
+    epoch_s: float = 0.5
+    tracking: bool = False
+    runs: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    known: set[tuple[int, int]] = field(default_factory=set)
+    cut: dict[int, int] = field(default_factory=dict)
+    loss: Loss | None = None
+    driver: subprocess.Popen[bytes] | None = None
+
+    @property
+    def hurry_file(self) -> Path:
+        """Its runs take no time any more once this file is there."""
+        return self.folder / f"{self.id}.hurry"
+
+    @property
+    def full_file(self) -> Path:
+        """Its checkpoints find no space while this file is there."""
+        return self.folder / f"{self.id}.full"
+
+    @property
+    def log(self) -> str:
+        """What its drivers wrote on the terminal."""
+        return (self.folder / f"{self.id}.log").read_text()
+
+    def start(self) -> None:
+        """Start a driver, or the next one."""
+        runs = {"hurry_file": str(self.hurry_file), "full_file": str(self.full_file), "level": True, "tell_start": True, **self.runs}
+        resources = {"workers": self.workers, "cpus_per_worker": self.cpus}
+        changes = {"scheduler": "none", "concurrency": self.trials, "sampler": "random", **self.changes}
+        command = [sys.executable, "-m", "tests.kit.trivial_sweep", self.id, "--address", self.cluster.address]
+        command += ["--trials", str(self.trials), "--epochs", str(self.epochs), "--epoch-s", str(self.epoch_s)]
+        command += ["--runs", json.dumps(runs), "--resources", json.dumps(resources), "--changes", json.dumps(changes)]
+        command += [*self.words, *([] if self.tracking else ["--no-tracking"])]
+        with (self.folder / f"{self.id}.log").open("ab") as log:
+            self.driver = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    def kill_driver(self) -> None:
+        """Kill the driver with -9."""
+        assert self.driver is not None
+        self.remember()
+        self.driver.kill()
+        self.driver.wait()
+
+    def end(self) -> None:
+        """Kill the driver if it lives."""
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+
+    def wait_for_driver(self) -> int:
+        """Wait for the driver's end and return its exit code."""
+        assert self.driver is not None
+        return self.driver.wait(PATIENCE_S)
+
+    def finish(self) -> int:
+        """Let the runs hurry, and wait for the end."""
+        self.hurry_file.touch()
+        return self.wait_for_driver()
+
+    def events(self) -> list[Event]:
+        """Return what is in the journal."""
+        return follow(sweep_dir(self.id) / JOURNAL_FILE)[0]
+
+    def reports(self, trial: int | None = None) -> list[Event]:
+        """Return the epochs of one trial or of all."""
+        return [event for event in self.events() if event["event"] == "epoch_reported" and trial in (None, event["trial"])]
+
+    def remember(self) -> None:
+        """Note what must still be there in the end."""
+        self.known |= {(event["trial"], event["epoch"]) for event in self.reports()}
+
+    def records(self) -> dict[int, TrialRecord]:
+        """Return the journal's records."""
+        return replay(sweep_dir(self.id) / JOURNAL_FILE).records
+
+    def cut_checkpoint(self, trial: int) -> None:
+        """Cut the newest checkpoint of a trial short."""
+        path = sweep_dir(self.id) / "checkpoints" / trial_name(trial) / "last.json"
+        path.write_bytes(path.read_bytes()[:-10])
+        self.cut[trial] = self.attempts()[trial]
+
+    def note_loss(self) -> None:
+        """Take in that the home was lost with all that is known, and that the one of now has what the mirror had."""
+        known: dict[int, int] = {}
+        for trial, epoch in self.known:
+            known[trial] = max(epoch, known.get(trial, 0))
+        self.loss = Loss(len(self.events()), known)
+
+    def wait_for(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something holds; a driver that ends meanwhile, or patience that does, is an error."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if self.driver is not None and self.driver.poll() not in (None, 0):
+                raise AssertionError(f"{self.id}: the driver ended with {self.driver.returncode}, before {what}: {self.log[-3000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.id}: no {what} in {PATIENCE_S:.0f} s: {self.events()[-3:]}, {self.cluster.groups()}")
+            time.sleep(_STEP_S)
+
+    def wait_for_progress(self) -> None:
+        """Wait for one more epoch of every trial."""
+        aims = {trial: len(self.reports(trial)) + 1 for trial in range(self.trials)}
+        self.wait_for(lambda: all(len(self.reports(trial)) >= aim for trial, aim in aims.items()), "further epoch of every trial")
+
+    def wait_for_next_attempts(self, before: Mapping[int, int]) -> None:
+        """Wait until a trial was handed out once more than before, and every one that was has reported since."""
+        self.wait_for(lambda: self.reported_since(before), "epoch of a further attempt")
+
+    def attempts(self) -> dict[int, int]:
+        """Return how often each trial was handed out."""
+        return {trial: record.attempts for trial, record in self.records().items()}
+
+    def reported_since(self, before: Mapping[int, int]) -> bool:
+        """Return whether a trial was handed out once more than before, and every one that was has reported since."""
+        waiting, again = set[int](), set[int]()
+        for event in self.events():
+            if event["event"] == "trial_started" and event["attempt"] > before.get(event["trial"], 0):
+                waiting.add(event["trial"])
+                again.add(event["trial"])
+            elif event["event"] == "epoch_reported":
+                waiting.discard(event["trial"])
+        return bool(again) and not waiting
+
+    def starts(self) -> list[Start]:
+        """Return where every attempt that reported something went on from."""
+        return find_starts(self.events(), self.loss)
+
+    def count_lost(self) -> int:
+        """Return how many epochs that were reported at a fault are not in the journal though they must be, or in it more than once."""
+        counts = Counter((event["trial"], event["epoch"]) for event in self.reports())
+        return sum(counts[key] != 1 for key in (self.known | set(counts)) - find_uncopied(self.starts()))
+
+    def count_run_again(self) -> int:
+        """Return how many epochs were trained once more although they were known: what a checkpoint did not save."""
+        return sum(max(0, start.known - start.epoch) for start in self.starts())
+
+    def count_uncopied(self) -> int:
+        """Return how many epochs are missing because no mirror had them when the home was lost."""
+        return len(find_uncopied(self.starts()))
+
+    def check(self, *, failed: int = 0) -> list[str]:
+        """Return what is wrong with a sweep that is over."""
+        records, starts = self.records(), self.starts()
+        faults, uncopied = [f"{self.id}: {fault}" for fault in check_starts(starts, self.cut)], find_uncopied(starts)
+        if lost := self.count_lost():
+            faults.append(f"{self.id}: {lost} epochs lost or doubled")
+        if sorted(records) != list(range(self.trials)):
+            faults.append(f"{self.id}: trials are {sorted(records)}")
+        if sum(record.state is TrialState.FAILED for record in records.values()) != failed:
+            faults.append(f"{self.id}: {[(record.trial, record.state, record.message) for record in records.values()]}")
+        for record in records.values():
+            expected = [epoch for epoch in range(1, record.last_epoch + 1) if (record.trial, epoch) not in uncopied]
+            if not record.ended or sorted(record.metrics) != expected:
+                faults.append(f"{self.id}: trial {record.trial} is {record.state} with epochs {sorted(record.metrics)}")
+        return faults
+
+    def count_logged(self) -> Counter[tuple[int, int, float]]:
+        """Return how often MLflow has each (trial, epoch, score)."""
+        client = make_client()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, f"tags.`{SWEEP_TAG}` = '{self.id}'", max_results=1000)
+        return Counter(
+            (int(run.data.tags[TRIAL_TAG]), point.step, point.value)
+            for run in runs
+            if TRIAL_TAG in run.data.tags
+            for point in client.get_metric_history(run.info.run_id, VAL_MAP)
+        )
+
+    def check_logged(self) -> list[str]:
+        """Return where MLflow differs from the journal: every epoch once, with the same value."""
+        logged = self.count_logged()
+        expected = Counter((event["trial"], event["epoch"], event["metrics"][VAL_MAP]) for event in self.reports())
+        if logged == expected:
+            return []
+        return [f"{self.id}: MLflow lacks {list(expected - logged)[:5]} and has too much {list(logged - expected)[:5]}"]
+
+
+def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start]:
+    """Return where every attempt that reported something went on from, in the order in which they began to report."""
+    journalled, known = Counter[int](), Counter[int]()
+    at_work: dict[int, Start] = {}
+    starts: dict[tuple[int, int], Start] = {}
+    for number, event in enumerate(events):
+        if loss is not None and number == loss.num_events:
+            known |= Counter(loss.known)
+        if event["event"] == "trial_started":
+            trial = event["trial"]
+            at_work[trial] = Start(trial, event["attempt"], journalled[trial], known[trial], -1)
+        elif event["event"] == "epoch_reported":
+            trial, epoch = event["trial"], event["epoch"]
+            start = replace(at_work[trial], epoch=int(event["metrics"][RESUMED_FROM]))
+            # Were there two answers, the earlier epoch is the worse.
+            starts[trial, start.attempt] = min(starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch)
+            journalled[trial] = max(epoch, journalled[trial])
+            known[trial] = max(epoch, known[trial])
+    return list(starts.values())
+
+
+def find_uncopied(starts: Iterable[Start]) -> set[tuple[int, int]]:
+    """Return (trial, epoch) of what must be missing: no mirror had it, and the checkpoint, whose epoch is said again, is further ahead."""
+    return {(start.trial, epoch) for start in starts for epoch in range(start.journalled + 1, start.epoch)}
+
+
+def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
+    """Return which attempts did not go on where their trial was.
+
+    That is the last known epoch, or the next, if a death came between a checkpoint and its report; of a trial whose newest checkpoint
+    was cut short, once, also the one before.
+
+    Args:
+        starts: In the order of the journal.
+        cut: Trial -> how many attempts it had when that was done.
+    """
+    faults, unused = [], dict(cut)
+    for start in starts:
+        least = start.known
+        if start.attempt > unused.get(start.trial, start.attempt):
+            least -= 1
+            del unused[start.trial]
+        if not least <= start.epoch <= start.known + 1:
+            faults.append(f"attempt {start.attempt} of trial {start.trial} went on from epoch {start.epoch}, where {start.known} was known")
+    return faults

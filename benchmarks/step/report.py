@@ -1,0 +1,234 @@
+"""The rows of ``benchmarks.step`` as a file of lines, and as tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.step.variants import CHANNELS_LAST, CPU_VARIANTS, GPU_VARIANTS, STRAIGHT
+
+Row = dict[str, Any]
+CONVOLUTION, BATCH_NORM = "convolution", "BatchNorm"
+"""Groups of operations in ``ms_groups`` of a digits step."""
+UNREJECTED = "ours, no label rejected yet"
+"""The loss curve that the aim is about."""
+AIM_SPEED, AIM_MEMORY, AIM_DISTANCE, AIM_REST = 1.08, 0.85, 1e-4, 0.5
+_KEY = ("kind", "device", "backbone", "image_size", "batch_size", "variant")
+_INTRODUCTION = """# A training step
+
+Written by `python -m benchmarks.step.measure` and `python -m benchmarks.step.measure --device cuda` from `step.jsonl`; what is
+measured, and how, stands at the top of that module. Model, first weights, images, batch and device are the same for all rows of a table.
+"""
+_NO_GPU = "## GPU\n\nNot measured: there was no GPU. `python -m benchmarks.step.measure --device cuda` measures it."
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is, without a host's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what was measured before; nothing if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_rows(path: Path, before: Iterable[Row], new: Iterable[Row]) -> None:
+    """Write the lines, a newer row in the place of an older one of the same thing, and the tables beside them."""
+    kept = {tuple(row.get(key) for key in _KEY): row for row in [*before, *new]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept.values()))
+    path.with_suffix(".md").write_text(render(list(kept.values())))
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Return the tables in Markdown."""
+    steps = [row for row in rows if row["kind"] == "step"]
+    floors = [row for row in rows if row["kind"] == "floor"]
+    groups = dict.fromkeys((row["device"], row["backbone"], row["image_size"], row["batch_size"]) for row in steps)
+    parts = [_INTRODUCTION.rstrip()]
+    for group in groups:
+        mine = [row for row in steps if (row["device"], row["backbone"], row["image_size"], row["batch_size"]) == group]
+        floor = next((row for row in floors if (row["device"], row["backbone"], row["image_size"], row["batch_size"]) == group), None)
+        section = _step_section(group, mine, floor)
+        verdicts = _cpu_verdicts(mine, rows) if group[0].endswith("CPU") else ""
+        parts.append(f"{section}\n\n{verdicts}" if verdicts else section)
+    if all(row["device"].endswith("CPU") for row in steps):
+        parts.append(_NO_GPU)
+    parts += [section for section in (_curve_section(rows), _digits_section(rows)) if section]
+    return "\n\n".join(parts) + "\n"
+
+
+def _step_section(group: tuple[str, str, int, int], rows: Sequence[Row], floor: Row | None) -> str:
+    device, backbone, image_size, batch_size = group
+    lines = [f"## {backbone}, {image_size} px, batch {batch_size}: {device}", ""]
+    lines += _conditions(rows)
+    if floor is not None:
+        lines += ["", *_floor_lines(floor)]
+    base = next((row for row in rows if row["variant"] == STRAIGHT.name and "images_s" in row), None)
+    lines += [
+        "",
+        "| step | images/s (rounds) | times the first (rounds) | peak MB | of the first | share of the floor |",
+        "|---|---|---|---|---|---|",
+    ]
+    order = [variant.name for variant in (*GPU_VARIANTS, *CPU_VARIANTS)]
+    for row in sorted(rows, key=lambda row: order.index(row["variant"])):
+        lines.append(_step_line(row, base, floor))
+    return "\n".join(lines)
+
+
+def _conditions(rows: Sequence[Row]) -> list[str]:
+    measured = [row for row in rows if "images_s" in row]
+    if not measured:
+        return []
+    threads = f", {measured[0]['threads']} threads" if "threads" in measured[0] else ""
+    load = f", load average {measured[0]['load']}" if "load" in measured[0] else ""
+    return [f"torch {measured[0]['torch']}{threads}{load}; median of {len(measured[0]['images_s'])} alternated rounds (lowest - highest)."]
+
+
+def _floor_lines(floor: Row) -> list[str]:
+    said = [f"Floor: {floor['flops'] / 1e9:,.0f} GFLOP and {floor['num_bytes'] / 1e9:.2f} GB (fp32) a step."]
+    for precision, found in floor["rates"].items():
+        images = floor["batch_size"] / found["floor_s"]
+        said.append(
+            f"{precision}: {found['flops_s'] / 1e9:,.0f} GFLOP/s and {found['bytes_s'] / 1e9:,.0f} GB/s were reached, "
+            f"so {found['floor_s'] * 1000:,.0f} ms, {images:.2f} images/s."
+        )
+    return said
+
+
+def _step_line(row: Row, base: Row | None, floor: Row | None) -> str:
+    if "error" in row:
+        return f"| {row['variant']} | {row['error']} | | | | |"
+    speed, found = _speed(row), row["images_s"]
+    times = memory = ""
+    if base is not None:
+        ratios = _ratios(row, base)
+        times = "1.00" if row is base else f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
+        memory = f"{row['peak_mb'] / base['peak_mb']:.3f}"
+    share = ""
+    if floor is not None and (rate := floor["rates"].get(_precision(row["variant"]))):
+        share = f"{100 * rate['floor_s'] * speed / row['batch_size']:.0f} %"
+    return (
+        f"| {row['variant']} | {speed:.2f} ({min(found):.2f} - {max(found):.2f}) | {times} | {row['peak_mb']:,.0f} | {memory} | {share} |"
+    )
+
+
+def _speed(row: Row) -> float:
+    return float(statistics.median(row["images_s"]))
+
+
+def _ratios(row: Row, base: Row) -> list[float]:
+    """Return one ratio a round: both its sides met the same moment."""
+    return [ours / first for ours, first in zip(row["images_s"], base["images_s"], strict=True)]
+
+
+def _cpu_verdicts(steps: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Say which aims our step meets on a CPU; empty where it or the straightforward one was not measured."""
+    found = {row["variant"]: row for row in steps if "images_s" in row}
+    if not {STRAIGHT.name, CHANNELS_LAST.name} <= found.keys():
+        return ""
+    ours, first = found[CHANNELS_LAST.name], found[STRAIGHT.name]
+    speed, memory = statistics.median(_ratios(ours, first)), ours["peak_mb"] / first["peak_mb"]
+    said = [
+        f"at least {AIM_SPEED:g} times the straightforward step's speed: {speed:.3f}, {_verdict(speed >= AIM_SPEED)}",
+        f"at most {AIM_MEMORY:g} of its peak memory: {memory:.3f}, {_verdict(memory <= AIM_MEMORY)}",
+    ]
+    if curve := next((row for row in rows if row["kind"] == "curve" and row["variant"] == UNREJECTED), None):
+        met = _verdict(curve["distance"] <= AIM_DISTANCE)
+        said.append(f"a loss curve within {AIM_DISTANCE:.0e} of its before any rejection: {curve['distance']:.1e}, {met}")
+    return f"Aims of ours on a CPU: {'; '.join(said)}."
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def _precision(name: str) -> str:
+    return next(variant.precision for variant in (*GPU_VARIANTS, *CPU_VARIANTS) if variant.name == name)
+
+
+def _curve_section(rows: Sequence[Row]) -> str:
+    curves = [row for row in rows if row["kind"] == "curve"]
+    if not curves:
+        return ""
+    first = curves[0]
+    lines = [
+        "## Loss curves",
+        "",
+        f"{first['backbone']}, {first['image_size']} px, batch {first['batch_size']}, {first['steps']} steps on one CPU thread, fp32 "
+        "unless said; `rejecting`: from the middle on labels are rejected. The largest distance from the straightforward step's loss:",
+        "",
+        "| step | distance | its loss |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {row['variant']} | {row['distance']:.1e} | {row['first']:.3f} - {row['last']:.3f} |" for row in curves]
+    lines += [
+        "",
+        "Whether a label is rejected, and whether a pixel is masked, are comparisons: where both sides are equal to the last bits, "
+        "rounding decides, and a label more or less among these few moves the mean. The last row is the straightforward step against "
+        "itself in another memory format. In double precision no comparison is that close, and the two steps agree, rejections included.",
+    ]
+    return "\n".join(lines)
+
+
+def _digits_section(rows: Sequence[Row]) -> str:
+    """Return the table of where the time goes; empty if it was not measured."""
+    found = [row for row in rows if row["kind"] == "digits"]
+    if not found:
+        return ""
+    row = found[0]
+    total = sum(row["ms_epoch"].values())
+    lines = [
+        "## Where a digits epoch goes",
+        "",
+        f"IGNORE, first start point of `search_spaces/digits.yaml` (batch {row['batch_size']}, one thread), evaluation included, under "
+        f"torch's profiler: {total:,.0f} ms an epoch, load average {row['load']}.",
+        "",
+        "| what | ms an epoch | share |",
+        "|---|---|---|",
+    ]
+    groups = sorted(row["ms_epoch"].items(), key=lambda item: -item[1])
+    lines += [f"| {name} | {value:,.0f} | {100 * value / total:.0f} % |" for name, value in groups]
+    lines += [
+        "",
+        f"Evaluation takes {100 * row['eval_frac']:.1f} % of an epoch on the clock ({row['num_epochs']} epochs without the profiler). That "
+        "is the most that evaluation which overlaps with training could gain; it is not done for that.",
+    ]
+    return "\n".join([*lines, *_digit_step_lines(rows)])
+
+
+def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
+    steps = [row for row in rows if row["kind"] == "digits step"]
+    if not steps:
+        return []
+    rest = {row["variant"]: row["ms_step"] - row["ms_groups"][CONVOLUTION] for row in steps}
+    ours = rest[CHANNELS_LAST.name] / rest[STRAIGHT.name]
+    lines = [
+        "",
+        f"The step alone, on random images of that size: processor time, the median of alternated rounds, load average {steps[0]['load']}. "
+        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is compiled into others.",
+        "",
+        "| step | ms | convolution | BatchNorm | all else |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [_digit_step_line(row) for row in steps]
+    return [
+        *lines,
+        "",
+        f"The aim was to halve what is not convolution, BatchNorm included: ours is {ours:.2f} of the straightforward step's, "
+        f"{_verdict(ours <= AIM_REST)}.",
+    ]
+
+
+def _digit_step_line(row: Row) -> str:
+    """Return a line of the table; a compiled step may have no BatchNorm of its own to show."""
+    convolution, norm = row["ms_groups"][CONVOLUTION], row["ms_groups"].get(BATCH_NORM)
+    rest = row["ms_step"] - convolution - (norm or 0)
+    return f"| {row['variant']} | {row['ms_step']:.1f} | {convolution:.1f} | {'' if norm is None else f'{norm:.1f}'} | {rest:.1f} |"

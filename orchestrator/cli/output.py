@@ -1,0 +1,167 @@
+"""How the verbs print: for eyes on a terminal, and whole, plain and unwrapped into a pipe."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PROGRAM = "orchestrator"
+_UNWRAPPED = 100_000
+Row = Mapping[str, Any]
+
+
+def print_line(text: str = "") -> None:
+    """Print a line as it is."""
+    print(text, flush=True)
+
+
+def print_note(text: str) -> None:
+    """Print a line that is not the result, so that a pipe takes the result alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; what is not finite is null, because JSON has no word for it."""
+    print(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), flush=True)
+
+
+def print_csv(rows: Sequence[Row]) -> None:
+    """Print rows as CSV under the names of the first one; nested mappings become dotted columns."""
+    flat = [_flatten(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    print(text.getvalue(), end="", flush=True)
+
+
+def print_text(text: str) -> None:
+    """Print a sentence: between words it is broken where a terminal ends, in a pipe it is one line."""
+    print_line(wrap_words(text, sys.stdout))
+
+
+def wrap_words(text: str, stream: TextIO) -> str:
+    """Return a sentence broken between words where the terminal ends; whole where the stream is none."""
+    if not stream.isatty():
+        return text
+    return textwrap.fill(text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
+
+
+def print_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Iterable[int] = (),
+    wrapped: Iterable[int] = (),
+    drop: Sequence[int] = (),
+    hint: str = "",
+) -> None:
+    """Print a table. In a pipe it is whole; on a terminal that it is too wide for, columns are left out and named below it.
+
+    Args:
+        headers: Names of the columns; on a narrow terminal they are broken behind underscores.
+        rows: Cells; None is shown as nothing.
+        right: Columns whose cells are set to the right, as numbers are.
+        wrapped: Columns whose cells may take several lines; all others are never broken.
+        drop: Columns that a narrow terminal may lack, the first to go first.
+        hint: The command that shows them.
+    """
+    from orchestrator.cli.table import Column, fit_columns, render_plain, render_table
+
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    right, wrapped = set(right), set(wrapped)
+    columns = [Column(header, tuple(row[index] for row in cells), index in right, index in wrapped) for index, header in enumerate(headers)]
+    if not sys.stdout.isatty():
+        print("\n".join(render_plain(columns)), flush=True)
+        return
+    shown = fit_columns(columns, drop, shutil.get_terminal_size().columns)
+    print_rich(render_table(shown))
+    kept = {column.name for column in shown}
+    missing = [header for header in headers if header not in kept]
+    if missing:
+        print_text(f"No room here for {', '.join(missing)}{':' if hint else ''}")
+        print_line(f"  {hint}")
+
+
+def print_rich(renderable: RenderableType) -> None:
+    """Print a rich renderable: coloured and as wide as the terminal, or plain and as wide as it needs."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(highlight=False, width=shutil.get_terminal_size().columns).print(renderable)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_UNWRAPPED, highlight=False, color_system=None).print(renderable)
+    for line in text.getvalue().splitlines():
+        print(line.rstrip())
+    sys.stdout.flush()
+
+
+def print_next(steps: Mapping[str, str]) -> None:
+    """Print commands to type next: arguments of this program -> what they do."""
+    if not steps:
+        return
+    print_line("next:")
+    width = max(len(arguments) for arguments in steps)
+    lines = [f"  {program()} {arguments:{width}}  # {purpose}" for arguments, purpose in steps.items()]
+    if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
+        lines = [f"  # {purpose}\n  {program()} {arguments}" for arguments, purpose in steps.items()]
+    for line in lines:
+        print_line(line)
+
+
+def print_tracking_problem(sweep_id: str, problem: str | None) -> None:
+    """Say what MLflow lacks of a sweep, if it lacks something, and how it gets it."""
+    if problem:
+        print_note(f"MLflow lacks some of it ({problem}); `{program()} browse {sweep_id}` writes it when the store is back.")
+
+
+def program() -> str:
+    """Return how to call this program: by its name where the shell finds it so, else as it was called."""
+    called = Path(sys.argv[0])
+    found = shutil.which(PROGRAM)
+    if called.name != PROGRAM or (found and os.path.samefile(found, called)):
+        return PROGRAM
+    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
+
+
+def format_number(value: object, digits: int = 4) -> str:
+    """Return a value for a cell: floats with so many significant digits, nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def format_score(value: float | None) -> str:
+    """Return a score in percent with two decimals."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,0 +1,114 @@
+"""What a small task looks at on its own node. It is sent by value, so that it also runs where this package is missing or another.
+
+Hence the standard library only; everything else is imported where it is looked at, and what fails is told as text.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+OURS = "spml-orchestrator"
+PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "optuna", "mlflow")
+_TIMEOUT_S = 10.0
+_MAX_TEXT = 1000  # the command that mends it stands at the end
+
+
+def probe(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Look at this node.
+
+    Args:
+        wanted: ``stores`` (name -> URI of prepared data), ``storage`` (a folder or URI, or None), ``tracking_uri`` (or None), ``model``
+            (``[backbone, weights]``, or None), ``marker`` (a file that the driver has written, or None).
+
+    Returns:
+        ``host``, ``versions`` (of Python and packages), ``problems`` (subject -> what is wrong).
+    """
+    checks: dict[str, Callable[[], None]] = {f"data: {name}": partial(_read_store, uri) for name, uri in wanted["stores"].items()}
+    if wanted["marker"]:
+        checks["storage"] = partial(_see, wanted["marker"])
+    elif wanted["storage"]:
+        checks["storage"] = partial(_write, wanted["storage"])
+    if wanted["tracking_uri"]:
+        checks["MLflow"] = partial(_ask_server, wanted["tracking_uri"])
+    if wanted["model"]:
+        checks["weights"] = partial(_fetch_weights, *wanted["model"])
+    problems = {subject: problem for subject, check in checks.items() if (problem := _problem_of(check))}
+    return {"host": socket.gethostname(), "versions": _versions(), "problems": problems}
+
+
+def _problem_of(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except Exception as error:  # whatever it is, it is this node's, and is told
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:_MAX_TEXT]
+    return None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    found[OURS] = _our_code()
+    return found
+
+
+def _our_code() -> str:
+    try:
+        from orchestrator.provenance import read_build
+    except ImportError:
+        return "missing"
+    build = read_build()
+    return " ".join(build[key][:12] for key in ("commit", "changes", "lock_hash"))
+
+
+def _read_store(uri: str) -> None:
+    from training.data.store.manifest import read_manifest
+
+    read_manifest(uri)
+
+
+def _write(uri: str) -> None:
+    """Write a small file and remove it."""
+    from pyarrow import fs
+
+    storage, root = fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
+    name = f"{root.rstrip('/')}/.orchestrator-{socket.gethostname()}-{os.getpid()}"
+    if isinstance(storage, fs.LocalFileSystem) and not Path(root).is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    with storage.open_output_stream(name) as stream:
+        stream.write(b"x")
+    storage.delete_file(name)
+
+
+def _see(marker: str) -> None:
+    if not Path(marker).is_file():
+        raise FileNotFoundError(f"what was written into {Path(marker).parent} elsewhere is not seen here")
+    _write(str(Path(marker).parent))
+
+
+def _ask_server(uri: str) -> None:
+    import urllib.request
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(uri)
+    plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))  # health asks for no password
+    with urllib.request.urlopen(f"{plain}/health", timeout=_TIMEOUT_S):
+        pass
+
+
+def _fetch_weights(backbone: str, weights: str) -> None:
+    """Get the weights into this node's cache, or find them there."""
+    from training.config.run import ModelConfig
+    from training.models.backbone import build_trunk
+
+    build_trunk(ModelConfig(backbone=backbone, weights=weights))

@@ -1,0 +1,198 @@
+"""What ``data verify`` says: a dataset's row of Table 1 beside the paper's, and whose draw of single positives its labels give."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.protocol import draw_single_positives
+from training.data.sources.annotations import Annotations, Phase
+from training.data.table1 import PAPER, Line, compare, compute_counts, name_class_differences
+
+if TYPE_CHECKING:
+    from training.data.store.reader import Store  # it comes with torch, which label files do not need
+
+SEED = 1200
+"""Of split and draw in the literature."""
+AUTHORS_DRAWS = {"voc": {"train": "6c3763a26035abe6", "test": "d8036dc7413eda64"}}
+"""Dataset -> official phase -> digest of what the authors' own script draws with seed 1200."""
+OFFICIAL_LABELS = {"voc": {"train": "cf9dde0cad39d6c7", "test": "b736870cf33c038a"}}
+"""Dataset -> official phase -> digest of the labels in the dataset's own files, where they were at hand.
+
+The counts do not see a label of val or test that is wrong, nor does the draw see each.
+"""
+_DIGITS = 16
+_TICK = "✓"
+_CROSS = "✗"
+_OFFICIAL = {"train": "official train", "val": "val", "test": "official test"}
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The hash of a label matrix of one official phase, before the split.
+
+    Attributes:
+        of: ``labels``, all that are true, or ``draw``, the single positives.
+        phase: ``train``, ``test``, or ``val`` where the source gives one.
+        images, classes: Shape of the matrix.
+        sha256: First 16 hex digits, of the matrix as int8 in C order.
+        known: What it should be; None where nobody has said.
+    """
+
+    of: Literal["labels", "draw"]
+    phase: str
+    images: int
+    classes: int
+    sha256: str
+    known: str | None
+
+    @property
+    def is_known(self) -> bool | None:
+        """Whether it is what it should be; None where that is not known."""
+        return None if self.known is None else self.sha256 == self.known
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        dataset: Name of the dataset.
+        layout: Which layout was found, in words.
+        root: The folder that was read.
+        figures: The lines of Table 1.
+        digests: Of labels and draw of each official phase.
+        faults: What is wrong with the files.
+        notes: What is odd about them and no fault.
+    """
+
+    dataset: str
+    layout: str
+    root: str
+    figures: tuple[Line, ...]
+    digests: tuple[Digest, ...]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing differs from paper, official labels and authors' draw, and the files agree with each other."""
+        return not self.faults and self.num_different == 0
+
+    @property
+    def num_different(self) -> int:
+        """Return how many figures and hashes differ."""
+        return sum(line.equal is False for line in self.figures) + sum(digest.is_known is False for digest in self.digests)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**asdict(self), "seed": SEED, "equal": self.is_equal}
+
+
+def make_report(annotations: Annotations, where: str | None = None) -> Report:
+    """Compare a dataset with the paper, and its draw of single positives with the authors'.
+
+    Args:
+        annotations: What its label files say.
+        where: Where they were read, if it is no folder.
+    """
+    counts = compute_counts(annotations, SEED)
+    return Report(
+        annotations.name,
+        annotations.layout,
+        str(annotations.root) if where is None else where,
+        tuple(compare(counts, PAPER.get(annotations.name))),
+        tuple(digest for name in annotations.phases for digest in make_digests(annotations, name)),
+        tuple(str(fault) for fault in annotations.faults),
+        (*annotations.notes, *_unlabelled(annotations), *name_class_differences(annotations)),
+    )
+
+
+def _unlabelled(annotations: Annotations) -> list[str]:
+    return [
+        f"left out of {_OFFICIAL[phase]}, as the protocol has it: {_counted(count, 'image')} with no label"
+        for phase, count in annotations.num_unlabelled.items()
+        if count
+    ]
+
+
+def read_prepared(store: Store) -> Annotations:
+    """Return the labels of a store as its source gave them, images that were left out included."""
+    manifest = store.manifest
+    tables = {name: store.labels(name) for name in manifest.counts}
+    return Annotations(
+        name=manifest.name,
+        layout=f"{manifest.layout}, as prepared",
+        root=Path(store.uri),
+        classes=manifest.classes,
+        phases={name: Phase(table.ids, table.files, table.true, table.observed) for name, table in tables.items()},
+        label_files=manifest.label_files,
+        faults=manifest.left_out,
+        num_unlabelled=manifest.num_unlabelled,
+    )
+
+
+def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
+    """Hash the true labels of an official phase, where there are any, and its single positives: drawn, or as the source gives them."""
+    true, observed = annotations.phases[phase].true, annotations.phases[phase].observed
+    digests = []
+    if true is not None:
+        digests.append(_digest("labels", phase, true, OFFICIAL_LABELS.get(annotations.name)))
+    if observed is None:
+        assert true is not None, "a phase has true labels, observed ones or both"
+        observed = draw_single_positives(true, SEED)
+    return [*digests, _digest("draw", phase, observed, AUTHORS_DRAWS.get(annotations.name))]
+
+
+def _digest(of: Literal["labels", "draw"], phase: str, matrix: NDArray[np.bool_], known: Mapping[str, str] | None) -> Digest:
+    sha256 = hashlib.sha256(np.ascontiguousarray(matrix, dtype=np.int8).tobytes()).hexdigest()
+    return Digest(of, phase, len(matrix), matrix.shape[1], sha256[:_DIGITS], (known or {}).get(phase))
+
+
+def render_report(report: Report) -> list[str]:
+    """Return the report as lines, one per figure."""
+    has_paper = any(line.paper is not None for line in report.figures)
+    lines = [f"{report.dataset}: {report.layout}, in {report.root}", ""]
+    lines.append(f"  {'Table 1':26}{'here':>14}" + (f"{'paper':>14}" if has_paper else ""))
+    lines += [_figure_line(line) for line in report.figures]
+    lines += ["", *(_digest_line(digest) for digest in report.digests)]
+    lines += [f"note: {note}" for note in report.notes]
+    if report.faults:
+        lines += ["", f"{_counted(len(report.faults), 'fault')} in the files:", *(f"  {fault}" for fault in report.faults)]
+    return [*lines, "", _verdict(report, has_paper)]
+
+
+def _figure_line(line: Line) -> str:
+    text = f"  {line.figure:26}{line.computed:>14}"
+    if line.paper is None:
+        return text
+    sign = _TICK if line.equal else f"{_CROSS} {line.difference}".rstrip()
+    return f"{text}{line.paper:>14}  {sign}"
+
+
+def _digest_line(digest: Digest) -> str:
+    what = "all labels" if digest.of == "labels" else f"draw, seed {SEED}"
+    whose = "the dataset's own" if digest.of == "labels" else "the authors' own"
+    verdict = {True: f"  {_TICK} {whose}", False: f"  {_CROSS} {whose} is {digest.known}", None: ""}[digest.is_known]
+    return f"  {what:16}  {_OFFICIAL[digest.phase]:14}  sha256 {digest.sha256}{verdict}"
+
+
+def _verdict(report: Report, has_paper: bool) -> str:
+    if report.is_equal:
+        found = "all figures are the paper's" if has_paper else "no fault; the paper has no row for these data"
+        own = ", and the draw is the authors' own" if any(digest.of == "draw" and digest.is_known for digest in report.digests) else ""
+        return f"{report.dataset}: {found}{own}."
+    faults = _counted(len(report.faults), "fault") if report.faults else ""
+    compared = sum(line.equal is not None for line in report.figures) + sum(digest.is_known is not None for digest in report.digests)
+    differ = f"{report.num_different} of {compared} differ" if report.num_different else ""
+    return f"{report.dataset}: {' and '.join(filter(None, (differ, faults)))}."
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

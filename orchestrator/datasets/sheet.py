@@ -1,0 +1,114 @@
+"""Which images of a split a sheet shows, and what is known of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.errors import UserError
+from training.data.split import SplitData
+from training.data.store.reader import Store
+
+Point = tuple[str, float, float]
+MOST_IMAGES = 100
+_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a sheet.
+
+    Attributes:
+        title: Says which image it is.
+        pixels: uint8 (H, W, 3).
+        observed: Names of the observed positives.
+        hidden: Names of the true positives that are not observed, or None where true labels are not available.
+        num_unknown: Number of labels that are not observed.
+        boxes: (name, left, top, right, bottom) in px of ``pixels``.
+        points: (name, x, y) in px of ``pixels``.
+    """
+
+    title: str
+    pixels: NDArray[np.uint8]
+    observed: tuple[str, ...]
+    hidden: tuple[str, ...] | None
+    num_unknown: int
+    boxes: tuple[tuple[str, float, float, float, float], ...] = ()
+    points: tuple[Point, ...] = ()
+
+    def caption(self) -> str:
+        """Return in a line what is known of its labels."""
+        observed = f"observed {', '.join(self.observed) or 'none'}"
+        if self.hidden is None:
+            return f"{observed}; {self.num_unknown} unknown, true labels not available"
+        return f"{observed}; true but not observed {', '.join(self.hidden) or 'none'}; {self.num_unknown} unknown"
+
+
+def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
+    """Return the rows that ``--index`` names: ``7``, or ``3,8,20-25``.
+
+    Raises:
+        UserError: It is no list of rows, or the split has no such row.
+    """
+    rows: list[int] = []
+    for text in ",".join(texts).split(","):
+        span = _SPAN.fullmatch(text.strip())
+        if span is None:
+            raise UserError(f"--index must be rows, as in 3,8,20-25, but got --index={text.strip()!r}.")
+        first, last = int(span[1]), int(span[2] or span[1])
+        if not first <= last < num_images:
+            raise UserError(f"--index must be within 0 to {num_images - 1}, the rows of the split, but got --index={text.strip()}.")
+        if len(rows) + last - first >= MOST_IMAGES:
+            raise UserError(f"--index must name at most {MOST_IMAGES} images, which is what a sheet carries. Draw several sheets.")
+        rows += [row for row in range(first, last + 1) if row not in rows]
+    return rows
+
+
+def spread_rows(num_images: int, num_shown: int) -> list[int]:
+    """Return so many rows, spread evenly over a split."""
+    num_shown = min(num_images, num_shown)
+    return [row * num_images // num_shown for row in range(num_shown)]
+
+
+def make_pictures(store: Store, data: SplitData, phase: str, official: NDArray[np.int64], rows: Sequence[int]) -> list[Picture]:
+    """Return images of a split and what is known of them.
+
+    Args:
+        store: Where they lie.
+        data: One of its splits.
+        phase, official: The official phase that the split is made of, and its rows there: ``store.rows``.
+        rows: Of the split.
+    """
+    table = store.labels(phase)
+    pictures = []
+    for row, pixels in zip(rows, data.images.read(rows), strict=True):
+        points = () if table.points is None else _points(store.manifest.parts, table.points[official[row]])
+        pictures.append(_make_picture(data, row, f"{row}: {table.ids[official[row]]}", pixels, points))
+    return pictures
+
+
+def _make_picture(data: SplitData, row: int, title: str, pixels: Tensor, points: tuple[Point, ...]) -> Picture:
+    observed = data.observed[row].bool()
+    boxes = [] if data.boxes is None else data.boxes[row].tolist()
+    return Picture(
+        title=title,
+        pixels=pixels.permute(1, 2, 0).numpy(),
+        observed=_names(data, observed),
+        hidden=None if data.true is None else _names(data, data.true[row].bool() & ~observed),
+        num_unknown=len(data.classes) - int(observed.sum()),
+        boxes=tuple((data.classes[box[0]], float(box[1]), float(box[2]), float(box[3]), float(box[4])) for box in boxes if box[0] >= 0),
+        points=points,
+    )
+
+
+def _points(parts: Sequence[str], points: NDArray[np.float32]) -> tuple[Point, ...]:
+    return tuple((parts[int(part)], float(x), float(y)) for part, x, y in points)
+
+
+def _names(data: SplitData, labels: Tensor) -> tuple[str, ...]:
+    return tuple(data.classes[int(index)] for index in labels.nonzero()[:, 0])

@@ -1,0 +1,195 @@
+"""What is said about a plan before it starts: its notes, and the page that ``plan`` and ``--dry-run`` print."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+
+from orchestrator.durations import format_estimate
+from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
+from orchestrator.planning.sweep_plan import SweepPlan, count_points
+from search_spaces.schema import SearchSpace
+from training.config.run import Scalar
+from training.selection import SelectBy
+
+_RECIPES: dict[Scalar, str] = {
+    COMMON: "one set-up for all methods of the space",
+    PUBLISHED: "as the method's authors train it",
+    CUSTOM: "the published one, changed",
+}
+_AFTER_WARMUP: dict[Scalar, str] = {"em_apl": "pseudo-labelling", "crisp": "its own risk", "splc": "correction"}
+"""Method -> what its warm-up comes before; of any other it is rejection."""
+_CUT_KEYS = ("data.num_train", "data.num_val", "data.num_test")
+
+
+def make_notes(plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: int) -> tuple[str, ...]:
+    """Return what a user must hear before a sweep starts.
+
+    Args:
+        plan: The sweep.
+        space: The space it comes from.
+        slots: Trials that the machine carries at a time.
+        largest_warmup: Most epochs before the first rejection in any trial.
+    """
+    notes = [
+        _recipe_note(plan),
+        _taste_note(plan, space),
+        _search_note(plan, space) if plan.kind == "sweep" else None,
+        _start_note(plan, space),
+        _pruning_note(plan, space),
+        _warmup_note(plan, largest_warmup),
+        f"{plan.concurrency} trials at a time share what carries {slots}" if plan.concurrency > slots else None,
+    ]
+    return tuple(note for note in notes if note)
+
+
+def make_rerun_notes(plan: SweepPlan, full_epochs: int) -> tuple[str, ...]:
+    """Return what a user must hear before a former configuration is trained again, at its full length or less."""
+    cut = f"a taste, not a result: {plan.epochs} of {full_epochs} epochs" if plan.epochs < full_epochs else None
+    return tuple(note for note in (cut, _warmup_note(plan, int(plan.base.get("method.warmup_epochs") or 0))) if note)
+
+
+def render_plan(plan: SweepPlan) -> list[str]:
+    """Return the lines that tell what would run, for how long and why so."""
+    lines = [f"{plan.kind} {plan.name}: {plan.method} on {plan.dataset}, from {plan.space}"]
+    lines += _table(_budget_rows(plan), indent=2)
+    if plan.ranges:
+        lines += ["  searched", *_table({key: str(found) for key, found in plan.ranges.items()}, indent=4)]
+    for number, point in enumerate(plan.start_from):
+        lines += _wrapped(f"trial {number}", point)
+    searched = {*plan.ranges, *(key for point in plan.start_from for key in point)}
+    for section in dict.fromkeys(key.split(".")[0] for key in plan.base):
+        lines += _wrapped(
+            f"fixed {section}", {key: plan.base[key] for key in plan.base if key.startswith(f"{section}.") and key not in searched}
+        )
+    return lines + [f"note: {note}" for note in plan.notes]
+
+
+def _budget_rows(plan: SweepPlan) -> dict[str, str]:
+    rows = {"trials": f"{plan.num_trials} of {plan.epochs} epochs, {plan.concurrency} at a time"}
+    if plan.ranges:
+        rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
+        if plan.sampler == "tpe":
+            rows["search"] += f"; {min(plan.startup_trials, plan.num_trials)} start-up trials, start points among them"
+    recipe = plan.base[RECIPE_KEY]
+    rows["recipe"] = f"{recipe}, {_RECIPES[recipe]}" if recipe in _RECIPES else str(recipe)
+    if rules := _stopping_rules(plan):
+        rows["stops early"] = rules
+    rungs = ", ".join(map(str, plan.rungs()))
+    rows["pruning"] = f"ASHA; at epoch {rungs} one in {plan.reduction_factor:g} goes on" if rungs else "none"
+    rows["selection"] = f"{plan.protocol} ({plan.protocol.metric})"
+    rows["a trial takes"] = _resources_text(plan)
+    rows["epochs in all"], estimate = _estimate(plan)
+    if estimate:
+        rows["time"] = estimate
+    rows["checkpoints"] = f"{plan.storage or 'in its own folder'}, at most {plan.cap_gib:g} GiB"
+    if plan.parent:
+        rows["from"] = plan.parent
+    return rows
+
+
+def _stopping_rules(plan: SweepPlan) -> str:
+    patience, drop = plan.base["loop.patience_epochs"], plan.base["loop.max_drop_percent"]
+    rules = []
+    if isinstance(patience, int):
+        rules.append("at the first epoch without a gain" if patience == 0 else f"after {patience} epochs without a gain, at the next")
+    if isinstance(drop, float):
+        rules.append(f"more than {drop:g} points below the best")
+    return " or ".join(rules)
+
+
+def _resources_text(plan: SweepPlan) -> str:
+    resources = plan.resources
+    text = f"{resources.workers} worker{'s' * (resources.workers > 1)} x {resources.cpus_per_worker} CPU"
+    return text + (f" + {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else "")
+
+
+def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
+    most = plan.num_trials * plan.epochs
+    # All but one cut at the first rung.
+    least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs if plan.rungs() else most
+    least = plan.num_trials if _stopping_rules(plan) else least
+    epochs = f"{least} to {most}" if least < most else str(most)
+    if plan.epoch_s is None:
+        return epochs, None
+    times = [format_estimate(found * plan.epoch_s / plan.concurrency) for found in sorted({least, most})]
+    return epochs, f"about {' to '.join(times)}, at {plan.epoch_s:g} s an epoch as measured where the space was made"
+
+
+def _table(rows: Mapping[str, str], indent: int) -> list[str]:
+    width = max(map(len, rows))
+    return [f"{' ' * indent}{key:{width}}  {value}" for key, value in rows.items()]
+
+
+def _wrapped(title: str, settings: Mapping[str, Scalar]) -> list[str]:
+    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    text = textwrap.fill(" ".join(words), 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_long_words=False)
+    return [f"  {title}", *text.splitlines()] if words else []
+
+
+def _recipe_note(plan: SweepPlan) -> str | None:
+    if plan.base[RECIPE_KEY] != CUSTOM:
+        return None
+    return "not the published recipe any more: --set or --epochs changed it, and the results are marked custom"
+
+
+def _taste_note(plan: SweepPlan, space: SearchSpace) -> str | None:
+    """Return the warning that a sweep cut to fit is no result, if its epochs or its data are cut."""
+    if plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
+        return None  # a budget of its own; what was changed of it is told
+    cuts = []
+    if plan.epochs < space.budget.epochs:
+        cuts.append(f"{plan.epochs} of {space.budget.epochs} epochs")
+    for key in _CUT_KEYS:
+        full, own = space.shared.fixed.get(key), plan.base.get(key)
+        if isinstance(full, int) and isinstance(own, int) and own < full:
+            cuts.append(f"{key} {own} of {full}")
+    if not cuts:
+        return None
+    if plan.kind == "sweep" and plan.num_trials < space.budget.trials:
+        cuts.insert(0, f"{plan.num_trials} of {space.budget.trials} trials")
+    return f"a taste, not a result: {', '.join(cuts)}"
+
+
+def _search_note(plan: SweepPlan, space: SearchSpace) -> str | None:
+    if plan.base[RECIPE_KEY] == PUBLISHED and not plan.ranges:
+        return "published: nothing is searched; the published settings are run once"
+    if not plan.ranges:
+        if plan.protocol.select_config_by is SelectBy.PUBLISHED:
+            return "published: nothing is searched; the first start point is run once"
+        return "nothing is left to search: one trial is run"
+    points = count_points(plan.ranges, plan.sampler)
+    if points is not None and points > plan.num_trials:
+        return f"the grid has {points} points; only the first {plan.num_trials} are run"
+    # A taste is told to be none already.
+    if plan.sampler == "tpe" and plan.startup_trials >= plan.num_trials and _taste_note(plan, space) is None:
+        return f"TPE decides nothing: all {plan.num_trials} trials are start-up trials. Lower --startup-trials"
+    return None
+
+
+def _start_note(plan: SweepPlan, space: SearchSpace) -> str | None:
+    if plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
+        return None
+    if plan.sampler == "grid" and plan.ranges and space.methods[plan.method].start_from:
+        return "a grid has no use for start_from"
+    if plan.ranges and len(plan.start_from) > plan.num_trials:
+        return f"only the first {plan.num_trials} of {len(plan.start_from)} start points are run"
+    return None
+
+
+def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
+    if plan.kind != "sweep" or plan.scheduler == space.scheduler.name or plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
+        return None
+    if plan.num_trials == 1:
+        return None
+    return f"pruning is off: no trial may be cut before epoch {plan.grace_epochs} (largest warm-up + 2), and trials have {plan.epochs}"
+
+
+def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
+    if largest_warmup < plan.epochs:
+        return None
+    which = "trials whose warm-up is" if "method.warmup_epochs" in plan.ranges else "these trials, whose warm-up is"
+    if plan.kind == "train":
+        which = "this run, whose warm-up is"
+    return f"{_AFTER_WARMUP.get(plan.base['method.name'], 'rejection')} never starts in {which} {plan.epochs} epochs or more"

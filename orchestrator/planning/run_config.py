@@ -1,0 +1,127 @@
+"""The settings of one run at the border: from flags and files, strictly checked, and back into a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.errors import UserError
+from orchestrator.planning.recipe import RECIPE_KEY, name_recipe
+from search_spaces.reader import KeyPath, parse_scalar, read_document, read_text
+from search_spaces.section import shown
+from training.config.fit import check_fit
+from training.config.run import Scalar, TrainConfig
+from training.errors import ConfigError
+
+Flat = dict[str, Scalar]
+
+_KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def check_settings(flat: Mapping[str, Scalar]) -> TrainConfig:
+    """Return the run that dotted keys describe, without turning one kind of value into another (``true`` into 1, ``5.0`` into 5).
+
+    Raises:
+        ConfigError: A key is unknown, a value of the wrong kind or out of range.
+    """
+    defaults = TrainConfig.from_flat({"method.name": flat.get("method.name", "ignore")}).flatten()
+    _check_kinds(flat, defaults)
+    config = TrainConfig.from_flat(flat)
+    _check_kinds(flat, config.flatten())  # of settings whose default is null, only this tells the kind
+    return config
+
+
+def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
+    """Return all settings of the run that dotted keys describe, checked one by one and against each other.
+
+    Raises:
+        ConfigError: As :func:`check_settings`, or settings do not fit each other.
+    """
+    config = check_settings(flat)
+    check_fit(config)
+    return config.flatten()
+
+
+def read_overrides(overrides: Mapping[str, Scalar], epochs: int | None) -> Flat:
+    """Return ``--set`` and ``--epochs`` as one, text being read as YAML reads it.
+
+    Raises:
+        UserError: They disagree, or there is no epoch.
+    """
+    read = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in overrides.items()}
+    if epochs is not None:
+        if read.setdefault("loop.epochs", epochs) != epochs:
+            raise UserError(
+                f"--epochs must agree with --set loop.epochs, but got {epochs} and {shown(read['loop.epochs'])}. Leave one out."
+            )
+        if epochs < 1:
+            raise UserError(f"--epochs must be at least 1, but got --epochs={epochs}.")
+    return read
+
+
+def change_config(config: Mapping[str, Scalar], overrides: Mapping[str, Scalar], epochs: int | None = None) -> Flat:
+    """Return the complete settings of a run as ``--epochs`` and ``--set`` change them.
+
+    Raises:
+        UserError: A flag is at fault.
+    """
+    changed = read_overrides(overrides, epochs)
+    if RECIPE_KEY in changed:
+        raise UserError(
+            f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Train a space instead, with --recipe."
+        )
+    if changed.get("method.name", config.get("method.name")) != config.get("method.name"):
+        raise UserError("--set must not change method.name: the other settings would not fit. Train a space instead, with --method.")
+    try:
+        after = complete_settings({**config, **changed})
+    except ConfigError as error:
+        raise UserError(f"--set: {error}") from None
+    return after | {RECIPE_KEY: name_recipe(complete_settings(config), after)}
+
+
+def read_config(path: str | Path) -> Flat:
+    """Return the complete settings of a run from a YAML file, under dotted keys or in sections.
+
+    Raises:
+        SpaceError: The file is at fault.
+    """
+    document = read_document(read_text(Path(path).expanduser(), str(path)), str(path))
+    if not isinstance(document.data, dict):
+        raise document.error((), "the file must be a mapping (key: value), one setting a line.")
+    if "methods" in document.data:
+        raise document.error(("methods",), f"the file must be the settings of one run, but is a search space. Give it so: train {path}")
+    places: dict[str, KeyPath] = {}
+    flat: Flat = {}
+    for key, value in document.data.items():
+        for leaf, single in value.items() if isinstance(value, dict) else [("", value)]:
+            dotted = f"{key}.{leaf}".rstrip(".")
+            places[dotted] = (key, leaf) if leaf else (key,)
+            if isinstance(single, dict | list):
+                raise document.error(places[dotted], f"{dotted} must be a single value, but got {shown(single)}.")
+            flat[dotted] = single
+    if not isinstance(flat.get("method.name", ""), str):
+        raise document.error(places["method.name"], f"method.name must be text, but got {shown(flat['method.name'])}.")
+    try:
+        return complete_settings(flat)
+    except ConfigError as error:
+        raise document.error(places.get(error.key or "", ()), str(error)) from None
+
+
+def render_config(config: Mapping[str, Scalar], comment: str = "") -> str:
+    """Return the settings of a run as YAML that :func:`read_config` reads, under a comment."""
+    header = [f"# {line}".rstrip() for line in comment.splitlines()]
+    # JSON's scalars are YAML's.
+    return "\n".join([*header, *(f"{key}: {json.dumps(value)}" for key, value in config.items())]) + "\n"
+
+
+def _check_kinds(flat: Mapping[str, Scalar], like: Mapping[str, Scalar]) -> None:
+    for key, value in flat.items():
+        model = like.get(key)
+        if value is not None and model is not None and not _same_kind(value, model):
+            raise ConfigError(f"{key} must be {_KINDS[type(model)]}, but got {key}={shown(value)}", key)
+
+
+def _same_kind(value: Scalar, model: Scalar) -> bool:
+    whole_as_float = type(value) is int and isinstance(model, float)
+    return type(value) is type(model) or whole_as_float

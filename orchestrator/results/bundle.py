@@ -1,0 +1,264 @@
+"""One file with all that there is to see of a sweep, and how to look at it where neither its home nor its MLflow is.
+
+A zip archive of text, pictures and Parquet; nothing in it is code, and nothing of it is unpickled::
+
+    bundle.json            what it is
+    plan.json  journal.jsonl  space.yaml          the sweep, as its home has it
+    runs.csv  metrics.csv  configurations.jsonl   the same for other programs: leaderboard, every epoch, every trial's settings
+    errors/t0007.txt       tracebacks
+    artifacts/t0007/...    pictures and per-class tables
+
+Whoever opens one need not trust who made it: a name that is not listed here, or leads out of the folder, is refused, and so is a link,
+and more than 2 GiB of content.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import stat
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.home import ERRORS_DIR, PLAN_FILE, SPOOL_DIR, create_sweep, read_plan, sweep_dir, trial_name
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.redaction import describe_error, redact
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, SweepState, follow, replay
+from orchestrator.sweep_folder.records import leaderboard
+
+SUFFIX = ".bundle.zip"
+MAX_BYTES = 2 << 30
+_ABOUT_FILE, _SPACE_FILE = "bundle.json", "space.yaml"
+_TABLES = ("runs.csv", "metrics.csv", "configurations.jsonl")
+_SHOWN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_ARTIFACT = re.compile(rf"artifacts/t\d{{4,}}(/{_SHOWN}){{1,4}}\.(png|parquet|txt|csv|json|yaml)")
+_ERROR = re.compile(r"errors/t\d{4,}\.txt")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+_FORMAT = 1
+_MAX_FILES = 200_000
+_CHUNK = 1 << 20
+_MAX_TEXT = 16 << 20  # what is read as a whole: the plan, and what the bundle says of itself
+
+
+def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda text: None) -> int:
+    """Write a sweep's bundle; passwords in URIs, and those in the environment, are left out of it.
+
+    Args:
+        sweep_id: Which; it may be running.
+        out: The file.
+        say: Told what is missing in it.
+
+    Returns:
+        The number of artifacts in it.
+
+    Raises:
+        UserError: The file cannot be written there.
+    """
+    plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
+    state = replay(path)
+    draft = out.with_name(f".{out.name}.partial")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(_ABOUT_FILE, _describe(plan, state))
+            archive.writestr(PLAN_FILE, _redact_json(read_plan(sweep_id), indent=2))
+            archive.writestr(JOURNAL_FILE, "".join(f"{_redact_json(json.dumps(event))}\n" for event in follow(path)[0]))
+            archive.writestr(_SPACE_FILE, redact(plan.space_text))
+            for name, text in zip(_TABLES, (_runs(plan, state), _metrics(state), _configurations(plan, state)), strict=True):
+                archive.writestr(name, text)
+            for error in sorted((sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt")):
+                archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
+            num_artifacts = _add_artifacts(archive, plan, say)
+        draft.replace(out)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"--out must be a file that can be written, but got --out={out} ({error.strerror or error}).") from None
+    return num_artifacts
+
+
+def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
+    """Put a bundle's sweep into this home, its artifacts where the tracker finds them; return the sweep's id.
+
+    Raises:
+        UserError: It is no bundle, or one that nobody should open.
+    """
+    if not file.is_file():
+        raise UserError(f"bundle must be a file that is there, but got {file}.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = _check_members(archive, file)
+            reader = _Reader(archive, file, max_bytes)
+            plan = _read_plan(reader, file)
+            folder = create_sweep(plan.id, plan.to_json())
+            for info in members:
+                target = _target(folder, info.filename)
+                if target is not None:
+                    reader.copy(info, target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"bundle must be a file that `orchestrator bundle` wrote, but got {file} ({error}).") from None
+    return plan.id
+
+
+class _Reader:
+    """Reads members; what they come to is counted as it comes, because an archive's own figures may lie."""
+
+    def __init__(self, archive: zipfile.ZipFile, file: Path, max_bytes: int) -> None:
+        self._archive, self._file, self._left, self._max = archive, file, max_bytes, max_bytes
+
+    def read(self, name: str) -> bytes:
+        content = b""
+        for chunk in self._chunks(self._archive.getinfo(name)):
+            content += chunk
+            if len(content) > _MAX_TEXT:
+                raise UserError(
+                    f"bundle must have a {name} of at most {_MAX_TEXT / 2**20:.0f} MiB, but {self._file} does not. It is not opened."
+                )
+        return content
+
+    def copy(self, info: zipfile.ZipInfo, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            for chunk in self._chunks(info):
+                out.write(chunk)
+
+    def _chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        with self._archive.open(info) as member:
+            while chunk := member.read(_CHUNK):
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise UserError(f"bundle must unpack to at most {self._max / 2**30:g} GiB, but {self._file} does not.")
+                yield chunk
+
+
+def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
+    members = archive.infolist()
+    names = Counter(info.filename for info in members)
+    for info in members:
+        if names[info.filename] > 1 or not _is_known(info.filename) or not _is_plain(info):
+            raise UserError(
+                f"bundle must have only what `orchestrator bundle` puts into one, each once and as a plain file, "
+                f"but got {file} with {info.filename!r}. It is not opened."
+            )
+    missing = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE} - set(names)
+    if missing or len(members) > _MAX_FILES:
+        what = f"no {', '.join(sorted(missing))}" if missing else f"{len(members)} files"
+        raise UserError(f"bundle must be a file that `orchestrator bundle` wrote, but got {file} with {what}.")
+    return members
+
+
+def _is_known(name: str) -> bool:
+    plain = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE, _SPACE_FILE, *_TABLES}
+    return name in plain or bool(_ARTIFACT.fullmatch(name) or _ERROR.fullmatch(name))
+
+
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    mode = info.external_attr >> 16
+    # The other methods unpack what they have read in one go, whatever it comes to: no count would come in time.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return False
+    return not info.is_dir() and not info.flag_bits & 1 and (stat.S_IFMT(mode) in (0, stat.S_IFREG))
+
+
+def _target(folder: Path, name: str) -> Path | None:
+    """Return where a member goes in a sweep's folder; the tables are for other programs."""
+    if name == JOURNAL_FILE or _ERROR.fullmatch(name):
+        return folder / name
+    return folder / SPOOL_DIR / name.removeprefix("artifacts/") if _ARTIFACT.fullmatch(name) else None
+
+
+def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
+    try:
+        about = json.loads(reader.read(_ABOUT_FILE))
+        if about["format"] != _FORMAT:
+            raise ValueError(f"its format is {about['format']}, and this version reads {_FORMAT}")
+        plan = SweepPlan.from_json(reader.read(PLAN_FILE).decode())
+        if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
+            raise ValueError(f"its sweep is called {plan.id!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"bundle must be a file that this version of `orchestrator bundle` wrote, but got {file}: {error}") from None
+    return plan
+
+
+def _add_artifacts(archive: zipfile.ZipFile, plan: SweepPlan, say: Callable[[str], None]) -> int:
+    """Add the pictures and tables that MLflow has, and those that are still on their way there."""
+    names: set[str] = set()
+    for name, content in _find_artifacts(plan, say):
+        if name not in names and _ARTIFACT.fullmatch(name):
+            names.add(name)
+            archive.writestr(name, content)
+    return len(names)
+
+
+def _find_artifacts(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    spool = sweep_dir(plan.id) / SPOOL_DIR
+    for file in sorted(file for file in spool.glob("t*/**/*") if file.is_file()):
+        yield f"artifacts/{file.relative_to(spool).as_posix()}", file.read_bytes()
+    from orchestrator.tracking.artifacts import read_artifacts
+
+    try:
+        for trial, name, content in read_artifacts(plan):
+            yield f"artifacts/{trial_name(trial)}/{name}", content
+    except OrchestratorError as error:
+        say(f"note: MLflow's pictures and tables are missing in it: {error}")
+    except Exception as error:  # whatever MLflow and its storage raise
+        say(f"note: some of MLflow's pictures and tables are missing in it: {describe_error(error)}")
+
+
+def _describe(plan: SweepPlan, state: SweepState) -> str:
+    about = {
+        "format": _FORMAT,
+        "sweep": plan.id,
+        "kind": plan.kind,
+        "state": state.driver_state,
+        "trials": len(state.records),
+        "program": metadata.version("spml-orchestrator"),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return json.dumps(about, indent=2) + "\n"
+
+
+def _runs(plan: SweepPlan, state: SweepState) -> str:
+    rows = leaderboard(state.records.values(), plan.protocol)
+    return _table({**{key: row[key] for key in row if key != "params"}, **row["params"]} for row in rows)
+
+
+def _metrics(state: SweepState) -> str:
+    records = sorted(state.records.items())
+    return _table(
+        {"trial": trial, **metrics, "epoch": epoch} for trial, record in records for epoch, metrics in sorted(record.metrics.items())
+    )
+
+
+def _configurations(plan: SweepPlan, state: SweepState) -> str:
+    configs = ((trial, trial_config(plan, record.params).flatten()) for trial, record in sorted(state.records.items()))
+    return "".join(f"{_redact_json(json.dumps({'trial': trial, **config}))}\n" for trial, config in configs)
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> str:
+    listed = [{key: redact(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in listed for key in row)), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue()
+
+
+def _redact_json(text: str, indent: int | None = None) -> str:
+    """Redact value by value: over the whole text a password would not end where its string does."""
+    return json.dumps(_redact_value(json.loads(text)), indent=indent, separators=None if indent else (",", ":"))
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redact_value(inner) for key, inner in value.items()}
+    return [_redact_value(inner) for inner in value] if isinstance(value, list) else value

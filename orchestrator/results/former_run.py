@@ -1,0 +1,85 @@
+"""From what ``train --from`` names, a file or a former run, to the plan of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.errors import UserError
+from orchestrator.home import find_sweep, home, sweep_dir
+from orchestrator.planning.plan import make_rerun_plan
+from orchestrator.planning.run_config import read_config
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from training.config.run import Scalar
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def plan_rerun(
+    source: str,
+    *,
+    epochs: int | None = None,
+    overrides: Mapping[str, Scalar] | None = None,
+    name: str | None = None,
+    storage: str | None = None,
+) -> SweepPlan:
+    """Plan one training with the settings of a YAML file, an MLflow run or a trial.
+
+    Args:
+        source: A file, from the current folder or else from the home (as a promoted winner's is named), an MLflow run id, or
+            ``SWEEP/TRIAL``.
+        epochs, overrides, name, storage: As for :func:`orchestrator.planning.plan.make_plan`.
+
+    Raises:
+        UserError: There is no such file or run, or a flag is at fault.
+        SpaceError: The file is at fault.
+    """
+    file = _find_file(source)
+    if source.endswith(_SUFFIXES) or file.is_file():
+        return make_rerun_plan(read_config(file), source=source, epochs=epochs, overrides=overrides, name=name, storage=storage)
+    sweep_id, trial = find_trial(source)
+    plan = load_plan(sweep_id)
+    run = f"{sweep_id}/{trial}"
+    config = trial_config(plan, _trial_params(sweep_id, trial)).flatten()
+    return make_rerun_plan(config, source=run, like=plan, parent=run, epochs=epochs, overrides=overrides, name=name, storage=storage)
+
+
+def _find_file(source: str) -> Path:
+    here = Path(source).expanduser()
+    return here if here.is_file() or not (home() / here).is_file() else home() / here
+
+
+def find_trial(run: str) -> tuple[str, int]:
+    """Return the sweep's id and the trial's number that ``SWEEP/TRIAL`` or an MLflow run id stands for.
+
+    Raises:
+        UserError: It is neither, or there is no such run.
+    """
+    sweep, slash, trial = run.rpartition("/")
+    if not slash:
+        return _find_logged(run)
+    if not trial.isdecimal():
+        raise UserError(
+            f"run must be SWEEP/TRIAL with the trial's number, but got run={run}. `orchestrator leaderboard {sweep}` lists them."
+        )
+    return find_sweep(sweep), int(trial)
+
+
+def _find_logged(run_id: str) -> tuple[str, int]:
+    from orchestrator.tracking.store import find_run
+
+    sweep_id, trial = find_run(run_id)
+    if trial is None:
+        raise UserError(f"run must be a trial's, but got run={run_id}, that of {sweep_id} itself. Name a trial: --from {sweep_id}/0")
+    return sweep_id, trial
+
+
+def _trial_params(sweep_id: str, trial: int) -> Mapping[str, Scalar]:
+    records = replay(sweep_dir(sweep_id) / JOURNAL_FILE).records
+    if trial not in records:
+        listed = f"`orchestrator leaderboard {sweep_id}` lists them."
+        if not records:
+            raise UserError(f"{sweep_id} must have a trial {trial}, but it has none yet. See: orchestrator status {sweep_id}")
+        raise UserError(f"{sweep_id} must have a trial {trial}, but its trials are 0 to {max(records)}. {listed}")
+    return records[trial].params

@@ -1,0 +1,230 @@
+"""Where a sweep is, while it runs: one live table on a terminal, one plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.durations import format_seconds
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.journal import SweepState
+from orchestrator.sweep_folder.records import TrialRecord, TrialState
+
+_PLAIN_S = 10.0
+_LOOK_S = 1.0
+_AWAY_S = 5.0  # a store in the making, or locked for a moment, is not worth a word
+_DRAWING_SHARE = 0.05
+_MAX_ROWS = 12
+_BETWEEN = " | "
+
+
+class Progress:
+    """Shows a sweep on the terminal until it is left; on a terminal what it showed is then wiped.
+
+    Args:
+        plan: The sweep.
+        state: The journal's, kept up by its writer.
+        shown: Whether to show anything but what :meth:`say` prints.
+        console: By default stderr, so that stdout is left to results.
+    """
+
+    def __init__(self, plan: SweepPlan, state: SweepState, *, shown: bool = True, console: Console | None = None) -> None:
+        self._shown = shown
+        self._plan, self._state = plan, state
+        self._console = console or Console(stderr=True)
+        self.enter_phase("starting")
+        self._closing = threading.Event()
+        self._watched: list[_Watched] = []
+        self._drawn: RenderableType = ""
+        self._draw_next = 0.0
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
+        """Tell once when something that the sweep does not wait for is away, and once when it is back.
+
+        Args:
+            name: What it is.
+            find_problem: Asked at every look; returns why it is away, or None.
+        """
+        self._watched.append(_Watched(name, find_problem))
+
+    def enter_phase(self, phase: str) -> None:
+        """Show what is being done; an empty text: the trials themselves."""
+        self._phase, self._phase_began = phase, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if not self._shown:
+            return self
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        else:
+            self._thread = threading.Thread(target=self._print_lines, name="progress", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._closing.set()
+        if self._live is not None:
+            self._live.stop()
+        if self._thread is not None:
+            self._thread.join()
+        if self._shown:
+            self._tell_problems()  # what came back while the last of it was written
+
+    def _tell_problems(self) -> None:
+        for watched in self._watched:
+            told = watched.look(time.monotonic())
+            if told:
+                self.say(told)
+
+    def _render(self) -> RenderableType:
+        self._tell_problems()
+        began = time.monotonic()
+        if began >= self._draw_next:
+            self._drawn = render_progress(self._plan, self._state, time.time() * 1000, self._timed_phase(), width=self._console.width)
+            # It looks at all trials there are: with ten thousand of them less often, so that the driver has its processor.
+            self._draw_next = time.monotonic() + (time.monotonic() - began) / _DRAWING_SHARE
+        return self._drawn
+
+    def _timed_phase(self) -> str:
+        return self._phase and f"{self._phase}, {format_seconds(time.monotonic() - self._phase_began)}"
+
+    def _print_lines(self) -> None:
+        shown = time.monotonic()
+        while not self._closing.wait(min(_PLAIN_S, _LOOK_S)):
+            self._tell_problems()
+            if time.monotonic() - shown < _PLAIN_S:
+                continue
+            shown = time.monotonic()
+            self.say(describe_progress(self._plan, self._state, time.time() * 1000, self._timed_phase()))
+
+
+class _Watched:
+    """What may be away: told once it was for some seconds, and again when it is back."""
+
+    def __init__(self, name: str, find_problem: Callable[[], str | None]) -> None:
+        self._name, self._find = name, find_problem
+        self._since: float | None = None
+        self._told = False
+
+    def look(self, now: float) -> str | None:
+        """Return what is to be told, if anything."""
+        problem = self._find()
+        if problem is None:
+            back, self._since, self._told = self._told, None, False
+            return f"{self._name} is back" if back else None
+        self._since = self._since or now
+        if self._told or now - self._since < _AWAY_S:
+            return None
+        self._told = True
+        return f"{self._name} is away ({problem}); the sweep goes on, and what is missing there is written when it is back"
+
+
+def render_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "", *, width: int = 80) -> RenderableType:
+    """Return the table: what sums up, on as many lines as it takes, then one row per running trial."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for column in (_unit(plan), "epoch", plan.protocol.metric, "best epoch"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # what is left of the line
+    running = [record for record in list(state.records.values()) if not record.ended]
+    for record in running[:_MAX_ROWS]:
+        table.add_row(*_row(plan, record))
+    return Group(Text(_fold(_describe_parts(plan, state, now_ms, phase), width)), *([table] if running else []))
+
+
+def describe_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "") -> str:
+    """Return one line: trials by state, best so far, time gone and left."""
+    return _BETWEEN.join(_describe_parts(plan, state, now_ms, phase))
+
+
+def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: str) -> list[str]:
+    records = list(state.records.values())
+    count = Counter(record.state for record in records)
+    ended = sum(record.ended for record in records)
+    parts = [f"{plan.id}: {ended}/{state.num_trials or plan.num_trials} {_unit(plan)}s"]
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAILED: "failed", TrialState.RUNNING: "running"}
+    parts += [f"{count[which]} {name}" for which, name in names.items() if count[which]]
+    leader = _find_leader(plan, records)
+    if leader is not None:
+        parts.append(f"best {leader.value(plan.protocol):.2f} ({_unit(plan)} {leader.trial}, epoch {leader.chosen_epoch(plan.protocol)})")
+    parts.append(phase or _times(plan, state, now_ms))
+    return parts
+
+
+def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float | None:
+    """Return the seconds that are left, from what an epoch and a trial have taken so far; None before the first epoch.
+
+    Epochs that are under way count as far as they are to come, so that it goes down between two reports as well.
+    """
+    records = list(state.records.values())
+    num_epochs = sum(len(record.metrics) for record in records)
+    if not num_epochs:
+        return None
+    ended = [record for record in records if record.ended]
+    running = [record for record in records if not record.ended]
+    epoch_s = sum(record.run_s - record.queue_s - record.start_s for record in records) / num_epochs
+    trial_epochs = sum(record.last_epoch for record in ended) / len(ended) if ended else plan.epochs
+    new_trials = max(0, (state.num_trials or plan.num_trials) - len(records))
+    epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
+    slots = max(1, min(plan.concurrency, new_trials + len(running)))
+    # Never more than the epoch that is waited for: one that takes longer holds the countdown.
+    begun_s = sum(min(epoch_s, max(0.0, now_ms - record.spans[-1][1]) / 1000) for record in running if record.last_epoch)
+    return max(0.0, epochs_left * epoch_s - begun_s) / slots
+
+
+def _unit(plan: SweepPlan) -> str:
+    return "run" if plan.kind == "promote" else "trial"
+
+
+def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
+    """Return who leads so far: among those that ended whole and those that still run; what was cut can win no more."""
+    contenders = (TrialState.COMPLETE, TrialState.RUNNING)
+    scored = [(value, -record.trial, record) for record in records if record.state in contenders and (value := record.value(plan.protocol))]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def _fold(parts: list[str], width: int) -> str:
+    """Return the parts on as few lines as they fit, none of them broken."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        joined = f"{lines[-1]}{_BETWEEN}{part}"
+        lines[-1:] = [joined] if len(joined) <= width else [lines[-1], part]
+    return "\n".join(lines)
+
+
+def _times(plan: SweepPlan, state: SweepState, now_ms: float) -> str:
+    gone = format_seconds((now_ms - (state.driver_started_ms or now_ms)) / 1000)
+    left = estimate_left_s(plan, state, now_ms)
+    return f"{gone} gone, " + ("first epochs under way" if left is None else f"about {format_seconds(left)} left")
+
+
+def _row(plan: SweepPlan, record: TrialRecord) -> tuple[str, ...]:
+    last = record.metrics.get(record.last_epoch, {}).get(plan.protocol.metric)
+    chosen = record.chosen_epoch(plan.protocol)
+    value = record.value(plan.protocol)
+    params = "  ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in record.params.items())
+    return (
+        str(record.trial),
+        f"{record.last_epoch}/{plan.epochs}",
+        "" if last is None else f"{last:.2f}",
+        "" if value is None else f"{value:.2f} at {chosen}",
+        params,
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,187 @@
+"""What became of a sweep's trials: one record each, the best of them, and the leaderboard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from training.config.run import Scalar
+from training.selection import Protocol, choose_epoch, choose_value
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+    """Started and not ended, and no driver is at work on it; `resume` goes on with it."""
+
+
+class Cause(StrEnum):
+    """Why a trial failed."""
+
+    OOM = "OOM"
+    NAN = "NAN"
+    ERROR = "ERROR"
+    LOST = "LOST"
+    """Its process died, so often without anything new from it that it was not tried again."""
+    TIMEOUT = "TIMEOUT"
+
+
+ENDED = frozenset({TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED})
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that the journal says of one trial.
+
+    Attributes:
+        origin: Where the params come from: ``start_from``, ``startup``, ``tpe``, ``random``, ``grid`` or ``promote``.
+        cause, message: Why it failed, and the first line of what it said.
+        metrics: Epoch (from 1) -> metric name -> value.
+        attempts: How often it was handed to an actor; more than once after a kill.
+        needs_all: An attempt ran out of memory: the next has all of a GPU, or of the machine.
+        spans: (start_ms, end_ms) per attempt; an attempt ends with the last event that it wrote.
+        queue_s, start_s: Time from the hand-out to an actor's first line, and from there to the first epoch, over all attempts.
+    """
+
+    trial: int
+    params: Mapping[str, Scalar]
+    origin: str
+    started_ms: int
+    state: TrialState = TrialState.RUNNING
+    cause: Cause | None = None
+    message: str | None = None
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    ended_ms: int | None = None
+    attempts: int = 1
+    needs_all: bool = False
+    spans: tuple[tuple[int, int], ...] = ()
+    queue_s: float = 0.0
+    start_s: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state in ENDED
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch reported; 0 before the first."""
+        return max(self.metrics, default=0)
+
+    @property
+    def run_s(self) -> float:
+        """Seconds that its attempts took together."""
+        return sum(end - start for start, end in self.spans) / 1000
+
+    def chosen_epoch(self, protocol: Protocol) -> int | None:
+        """Return the epoch whose weights count, or None while there is none."""
+        return choose_epoch(self.metrics, protocol.select_epoch_by)
+
+    def value(self, protocol: Protocol) -> float | None:
+        """Return the score in percent by which the trial is ranked, or None where there is no finite one."""
+        value = choose_value(self.metrics, protocol)
+        return None if value is None or not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Handout:
+    """One attempt at one trial, as an actor gets it.
+
+    Attributes:
+        handed_ms: When it was handed out.
+        metrics: The epochs that are known from earlier attempts.
+        best_value: The best COMPLETE trial's value at that time.
+        alone: It ran out of memory before; where it had a part of a GPU, it gets all of it.
+    """
+
+    trial: int
+    params: Mapping[str, Scalar]
+    handed_ms: int
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    best_value: float | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What a trial's process says: one epoch, or that it failed; of epoch 0, that it is there.
+
+    Attributes:
+        cause, message: Set where it failed; then there is no epoch. LOST and OOM are worth another attempt.
+        details: The traceback, for the file beside the journal.
+        storage_full: Whether it failed because its storage takes nothing more, which is no fault of the trial's.
+        artifacts: File name -> content, with the last epoch.
+        passed_over: Names of checkpoints newer than the epoch that it goes on from, which are not whole.
+        queue_s, start_s: As in :class:`TrialRecord`; with the first report of an attempt.
+    """
+
+    epoch: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cause: Cause | None = None
+    message: str = ""
+    details: str = ""
+    storage_full: bool = False
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
+    host: str | None = None
+    pid: int | None = None
+    queue_s: float | None = None
+    start_s: float | None = None
+
+
+def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | None:
+    """Return the COMPLETE trial with the highest value (the lowest number among equals), or None."""
+    scored = [(value, -record.trial, record) for record in records if (value := _final_value(record, protocol)) is not None]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def leaderboard(records: Iterable[TrialRecord], protocol: Protocol) -> list[dict[str, Any]]:
+    """Return one row per trial, best first.
+
+    COMPLETE trials are ranked; below them, without a rank, come the others: whoever got further first, then by value.
+
+    Returns:
+        Rows with ``rank, trial, state, value, epoch, last_epoch, params, origin, run_s, attempts, cause, message``; ``value`` is
+        ``protocol.metric`` in percent at ``epoch``, the one that ``protocol.select_epoch_by`` chooses.
+    """
+    rows = sorted((_row(record, protocol) for record in records), key=_order)
+    return [{"rank": rank if _is_ranked(row) else None, **row} for rank, row in enumerate(rows, start=1)]
+
+
+def _final_value(record: TrialRecord, protocol: Protocol) -> float | None:
+    return record.value(protocol) if record.state is TrialState.COMPLETE else None
+
+
+def _is_ranked(row: Mapping[str, Any]) -> bool:
+    return bool(row["state"] == TrialState.COMPLETE and row["value"] is not None)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[bool, int, float, int]:
+    value, trial = row["value"], row["trial"]
+    if _is_ranked(row):
+        return False, 0, -value, trial
+    return True, -row["last_epoch"], math.inf if value is None else -value, trial
+
+
+def _row(record: TrialRecord, protocol: Protocol) -> dict[str, Any]:
+    return {
+        "trial": record.trial,
+        "state": str(record.state),
+        "value": record.value(protocol),
+        "epoch": record.chosen_epoch(protocol),
+        "last_epoch": record.last_epoch,
+        "params": dict(record.params),
+        "origin": record.origin,
+        "run_s": round(record.run_s, 1),
+        "attempts": record.attempts,
+        "cause": None if record.cause is None else str(record.cause),
+        "message": record.message,
+    }

@@ -1,0 +1,123 @@
+"""A sweep as MLflow knows it, for who sees MLflow but not the home of its driver: from the runs of the mirror back to plan and state.
+
+What is approximate: of a trial's epochs only the chosen one and the last are there, with the metrics of the protocol; its attempts are
+one span; messages and reasons are cut where tags are. MLflow is behind the journal by what its writer has not written yet, and a driver
+that was killed is RUNNING in it, as its trials are, until another goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.redaction import redact
+from orchestrator.sweep_folder.journal import SweepState
+from orchestrator.sweep_folder.records import Cause, TrialRecord
+from orchestrator.tracking.runs import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS, StoredRun
+from orchestrator.tracking.store import find_logged_sweep, tracking_uri
+from training.metrics import EPOCH
+from training.selection import Protocol, epoch_metric
+
+_OURS, _PROVENANCE = "orchestrator.", "provenance."
+_TRIAL_STATES = {status: state for state, status in TRIAL_STATUS.items()}
+_DRIVER_STATES = {status: state for state, status in DRIVER_STATUS.items()}
+
+
+@dataclass(frozen=True)
+class RecalledSweep:
+    """A sweep of another home.
+
+    Attributes:
+        uri: Of the store that knows it, without a password.
+        reported_ms: When its last event happened that the store has; None before the first trial.
+    """
+
+    plan: SweepPlan
+    state: SweepState
+    uri: str
+    reported_ms: int | None
+
+
+def recall_sweep(name: str | None) -> RecalledSweep | None:
+    """Return what MLflow knows of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for, or None.
+
+    Raises:
+        OrchestratorError: MLflow does not answer, or has no whole plan of it.
+    """
+    found = find_logged_sweep(name)
+    if found is None:
+        return None
+    uri = redact(tracking_uri())
+    try:
+        plan = SweepPlan.from_json(found.plan_text)
+    except ValueError as error:
+        raise OrchestratorError(f"plan.json of {found.own.tags[SWEEP_TAG]} in MLflow at {uri} must be whole, but {error}") from None
+    reported = [int(run.tags[f"{_OURS}reported_ms"]) for run in found.trials if f"{_OURS}reported_ms" in run.tags]
+    return RecalledSweep(plan, rebuild_state(plan, found.own, found.trials), uri, max(reported, default=None))
+
+
+def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) -> SweepState:
+    """Return what a sweep's journal came to when its runs were written.
+
+    Args:
+        plan: The sweep's.
+        own: Its own run.
+        trials: Those of its trials, the oldest first; of two for one trial the oldest counts.
+    """
+    records: dict[int, TrialRecord] = {}
+    for run in trials:
+        if run.trial is not None and run.trial not in records:
+            records[run.trial] = rebuild_record(plan.protocol, run)
+    tags, state = _take(own.tags, _OURS), _DRIVER_STATES.get(own.status)
+    driver_started_ms = int(tags.get("driver_started_ms", own.started_ms))
+    return SweepState(
+        records=dict(sorted(records.items())),
+        num_trials=int(own.tags.get(NUM_TRIALS_TAG, 0)),
+        driver_state=state,
+        provenance=_take(own.tags, _PROVENANCE),
+        started_ms=own.started_ms,
+        driver_started_ms=driver_started_ms,
+        driver_spans=_driver_spans(round(1000 * float(tags.get("run_s", 0))), driver_started_ms, is_at_work=state == "RUNNING"),
+        promotion={"model": None, **tags} if "verdict" in tags else None,
+    )
+
+
+def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
+    """Return what a journal said of a trial when its run was written."""
+    tags = _take(run.tags, _OURS)
+    assert run.trial is not None
+    return TrialRecord(
+        trial=run.trial,
+        params=json.loads(tags.get("params", "{}")),
+        origin=tags.get("origin", ""),
+        started_ms=run.started_ms,
+        state=_TRIAL_STATES[run.status],
+        cause=Cause(tags["cause"]) if "cause" in tags else None,
+        message=tags.get("message"),
+        metrics=_metrics(protocol, run),
+        attempts=int(tags.get("attempts", 1)),
+        spans=((run.started_ms, run.started_ms + round(1000 * float(tags.get("run_s", 0)))),),
+    )
+
+
+def _metrics(protocol: Protocol, run: StoredRun) -> dict[int, dict[str, float]]:
+    names = {protocol.metric, epoch_metric(protocol.select_epoch_by)}
+    metrics: dict[int, dict[str, float]] = {}
+    if run.last_epoch:
+        metrics[run.last_epoch] = {name: value for name, value in run.metrics.items() if name in names}
+    chosen = {name: float(value) for name, value in _take(run.tags, CHOSEN_TAG).items()}
+    if EPOCH in chosen:
+        metrics[int(chosen.pop(EPOCH))] = chosen
+    return metrics
+
+
+def _driver_spans(run_ms: int, driver_started_ms: int, *, is_at_work: bool) -> tuple[tuple[int, int], ...]:
+    before = (driver_started_ms - run_ms, driver_started_ms)
+    return (before, (driver_started_ms, driver_started_ms)) if is_at_work else (before,)
+
+
+def _take(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {key.removeprefix(prefix): value for key, value in tags.items() if key.startswith(prefix)}

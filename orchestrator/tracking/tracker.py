@@ -1,0 +1,133 @@
+"""The one writer to MLflow: a thread of the driver that follows a sweep's journal and writes what the store lacks.
+
+The sweep never waits for it and never fails because of it. While the store is away the thread keeps trying; what is missing is written
+when it is back, or by the next :func:`sync` of that sweep.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE
+from orchestrator.tracking.runs import Mirror
+from orchestrator.tracking.store import SCHEMA_WAIT_S, MlflowStore, describe_problem
+
+_POLL_S = 1.0
+_MAX_RETRY_S = 10.0
+_LAST_TRY_S = 3.0
+_SHARE = 0.2
+"""Part of a processor that the writer takes while a sweep runs: its Python would otherwise hold up the driver's loop."""
+_LOCK_FILE = "tracking.lock"
+
+
+class Tracker:
+    """The thread that keeps MLflow level with one sweep's journal.
+
+    Attributes:
+        problem: Why the store cannot be written at the moment, or None.
+        cpu_s: Processor time that the thread has taken.
+        catch_up_s: Time from :meth:`stop` until everything was written.
+    """
+
+    def __init__(self, plan: SweepPlan, journal: Path) -> None:
+        self.problem: str | None = None
+        self.cpu_s = 0.0
+        self.catch_up_s = 0.0
+        self._plan, self._journal = plan, journal
+        self._stopping = threading.Event()
+        self._deadline = float("inf")
+        self._away_since: float | None = None
+        self._connected = False
+        self._level = False
+        self._paced = 0.0
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Start following; returns at once."""
+        self._thread.start()
+
+    def stop(self, drain_s: float = 60.0) -> bool:
+        """Write what is left and end the thread.
+
+        Args:
+            drain_s: How long a store may be away before it is given up, and how long writing may take.
+
+        Returns:
+            Whether the store now has all that the journal has. If not, ``problem`` says why, and :func:`sync` writes it later.
+        """
+        asked = time.monotonic()
+        # A store that has been away for long is not worth as much waiting again.
+        self._deadline = max(asked + _LAST_TRY_S, (self._away_since or asked) + drain_s)
+        self._stopping.set()
+        # A call into the store may hang for longer than we are ready to wait.
+        self._thread.join(self._deadline - asked + _POLL_S)
+        self.catch_up_s = time.monotonic() - asked
+        return self._level
+
+    def _run(self) -> None:
+        retry_s = _POLL_S
+        while not self._over():
+            try:
+                with _only_writer(self._journal.parent):
+                    self._follow()
+            except Exception as error:  # whatever it was, the sweep must not hear of it
+                retry_s = _POLL_S if self.problem is None else min(2 * retry_s, _MAX_RETRY_S)
+                self.problem = describe_problem(error)
+                self._away_since = self._away_since or time.monotonic()
+                if self._stopping.wait(retry_s):
+                    time.sleep(_POLL_S)
+            self.cpu_s = time.thread_time()
+
+    def _over(self) -> bool:
+        return self._stopping.is_set() and (self._level or time.monotonic() > self._deadline)
+
+    def _follow(self) -> None:
+        """Write until asked to stop; after a failure the next call starts from what the store has."""
+        store = MlflowStore(self._plan.dataset, known=self._connected)
+        self._connected = True
+        self._away_since = None  # it answers, however long it then takes to write what it lacks
+        mirror = Mirror(self._plan, self._journal, store, self._pace)
+        self._paced = time.thread_time()
+        while True:
+            stopping = self._stopping.is_set()
+            started = time.monotonic()
+            store.check()
+            mirror.catch_up()
+            self.problem = self._away_since = None
+            self.cpu_s = time.thread_time()
+            if stopping:
+                self._level = True
+                return
+            self._stopping.wait(max(0.0, _POLL_S - (time.monotonic() - started)))
+
+    def _pace(self) -> None:
+        self.cpu_s = now = time.thread_time()
+        if not self._stopping.is_set():
+            self._stopping.wait(min(_POLL_S, (now - self._paced) * (1 / _SHARE - 1)))
+        self._paced = now
+
+
+def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
+    """Write what the store lacks of a sweep; return False if another process is doing so, or the store does not answer in time."""
+    tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE)
+    tracker.start()
+    return tracker.stop(wait_s)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold the right to write a sweep to MLflow; a process that dies gives it back."""
+    with (folder / _LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OrchestratorError(f"another process is writing {folder.name} to MLflow") from None
+        yield

@@ -1,0 +1,197 @@
+"""One trial in an actor: params -> TrainConfig -> TrainingRun, stepped an epoch at a time and reported.
+
+An actor runs one trial after another (``reset_config``). Whatever goes wrong in a trial is reported as its failure, so that the actor
+and what it has imported stay; only the death of the process is Ray's to tell.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+from orchestrator.home import trial_name
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
+from orchestrator.trials.placement import request_resources
+from training.config.run import TrainConfig
+from training.errors import NonFiniteLossError, StepMemoryError
+from training.loop.stepping import Run, collect_artifacts
+from training.selection import choose_value
+
+_STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+HANDOUT = "handout"
+"""The one key of a trial's Tune config: a Handout."""
+REPORT = "report"
+"""The one key of a result: a TrialReport. Tune passes both on without taking them apart."""
+
+
+MakeRun = Callable[[TrainConfig, str], Run]
+
+
+def make_training_run(config: TrainConfig, storage: str) -> Run:
+    """Build the real run; torch is imported here, once per actor."""
+    from training.loop.run import TrainingRun
+
+    return TrainingRun(config, storage=storage)
+
+
+def make_trainable(plan: SweepPlan, make_run: MakeRun = make_training_run) -> type[tune.Trainable]:
+    """Return the plan's own Trainable class, under a name that no other sweep on the cluster has."""
+    # The folder is settled here, in the driver: its home need not be the actor's.
+    members = {"plan": plan, "make_run": staticmethod(make_run), "checkpoints": checkpoint_uri(plan)}
+    return type(f"trial_{plan.id}", (_Trial,), members)
+
+
+class _Trial(tune.Trainable):
+    plan: ClassVar[SweepPlan]
+    checkpoints: ClassVar[str]
+    make_run: ClassVar[MakeRun]
+
+    _run: Run | None = None
+    _resumed = False
+    _poisoned = False
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        return request_resources(cls.plan, config.get(HANDOUT))
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return {REPORT: self._next_report()}
+        except Exception as error:
+            self._poisoned = _device_is_lost()
+            return {REPORT: _with_address(describe_failure(error))}
+
+    def cleanup(self) -> None:
+        self._run = None
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        if self._poisoned:
+            os._exit(1)  # nothing runs on this process's GPU any more; Tune starts a fresh one and the trial is handed out again
+        self._handout: Handout = config[HANDOUT]
+        self._metrics = dict(self._handout.metrics)
+        self._run = None
+        self._began = time.time()
+
+    def _build(self) -> Run:
+        """Build the run; in the first step, because while Tune sets a trial up nobody can tell whether it hangs."""
+        _free_device()
+        run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
+        self._resumed = run.resume()
+        self._first: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "queue_s": round(max(0.0, self._began - self._handout.handed_ms / 1000), 3),
+            "start_s": round(time.time() - self._began, 3),
+        }
+        return run
+
+    def _next_report(self) -> TrialReport:
+        if self._run is None:
+            self._run = self._build()
+        run = self._run
+        passed_over: tuple[str, ...] = ()
+        if self._resumed:
+            passed_over = run.passed_over
+            self._resumed = False  # a kill may have swallowed the report of this epoch: say it again
+        else:
+            run.train_epoch()
+            run.save()
+        metrics = {name: float(value) for name, value in run.metrics.items()}
+        self._metrics[run.epoch] = metrics
+        artifacts = collect_artifacts(run, f"{self.plan.id}, trial {self._handout.trial}") if run.finished and self._leads() else {}
+        first, self._first = self._first, {}
+        return TrialReport(run.epoch, metrics, artifacts=artifacts, passed_over=passed_over, **first)
+
+    def _leads(self) -> bool:
+        """Return whether this trial beats what was the best when it was handed out; only then is it worth pictures."""
+        value = choose_value(self._metrics, self.plan.protocol)
+        return value is not None and (self._handout.best_value is None or value > self._handout.best_value)
+
+    def _checkpoint_uri(self) -> str:
+        return f"{self.checkpoints}/{trial_name(self._handout.trial)}"
+
+
+def describe_failure(error: BaseException) -> TrialReport:
+    """Return the report of a failure: its cause, and the first line of what began it."""
+    origin = error
+    while (earlier := origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)) is not None:
+        origin = earlier
+    # Of a step, our own words: they have the figures. torch's stay in the details.
+    origin = error if isinstance(error, StepMemoryError) else origin
+    lines = str(origin).strip().splitlines() or [""]
+    ours = isinstance(origin, NonFiniteLossError | StepMemoryError)
+    message = lines[0] if ours else f"{type(origin).__name__}: {lines[0]}".removesuffix(": ")
+    details = "".join(traceback.format_exception(error))
+    storage_full = isinstance(origin, OSError) and origin.errno in _STORAGE_FULL
+    return TrialReport(cause=_cause(error, origin), message=message, details=details, storage_full=storage_full)
+
+
+def _with_address(failure: TrialReport) -> TrialReport:
+    """Note in a report of a process that died on which node it was, for whoever looks there for the reason."""
+    if failure.cause is not Cause.LOST:
+        return failure
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return replace(failure, details=f"{failure.details}\nip: {address}\n")
+
+
+def _cause(*errors: BaseException) -> Cause:
+    if any(isinstance(error, NonFiniteLossError) for error in errors):
+        return Cause.NAN
+    if any(_is_out_of_memory(error) for error in errors):
+        return Cause.OOM
+    return Cause.LOST if any(_lost_a_reader(error) for error in errors) else Cause.ERROR
+
+
+def _lost_a_reader(error: BaseException) -> bool:
+    """Return whether a process that reads the data was killed, of which torch's DataLoader makes a plain RuntimeError."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and said.startswith("DataLoader worker") and ("by signal" in said or "unexpectedly" in said)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError | StepMemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _device_is_lost() -> bool:
+    """Return whether this process's CUDA context is beyond use, as after an illegal access."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _free_device() -> None:
+    """Free the GPU memory of the trial before, which reference cycles and torch's cache may still hold."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -1,0 +1,281 @@
+"""What every trial of a sweep does next: the journal first, then the decision. Knows nothing of Ray.
+
+Whoever runs the trials asks :meth:`Director.next_trial` for work and brings back what became of it by :meth:`Director.report` and
+:meth:`Director.lose`. A kill between any two statements here loses nothing: all that a decision rests on is in the journal before it
+is made, and a new director makes it again from there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.journal import Journal, follow
+from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
+from orchestrator.trials.search import Pruner, make_proposer
+from training.config.run import Scalar
+from training.loop.early_stopping import was_stopped
+from training.metrics import TIME_EPOCH_S
+
+MAX_LOSSES = 10
+"""So often in a row may the process of a trial die without a new epoch from it, under one driver; then the trial is LOST."""
+_LEAST_SILENCE_S = 600.0
+_SILENT_EPOCHS = 20
+"""A trial that reports nothing for the time of so many epochs, as long as its longest, hangs."""
+_SET_UP_S = 3600.0
+"""So long at least may an attempt take to its first report: a node may have to copy the data first."""
+_FIRST_SILENCE_S = 6 * 3600.0
+"""So long may the first epoch of a sweep take: nobody knows yet how long one is."""
+
+
+class Director:
+    """Decides for one driver of one sweep.
+
+    Args:
+        plan: The sweep.
+        journal: Open for writing, with this driver's ``driver_started`` in it.
+        on_artifacts: Takes (trial, files) before the trial's last epoch is journalled.
+        on_end: Takes (record, details) after a trial's end is journalled.
+        say: Told what a user should know of a trial that goes on all the same.
+    """
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        journal: Journal,
+        *,
+        on_artifacts: Callable[[int, dict[str, bytes]], None] = lambda trial, files: None,
+        on_end: Callable[[TrialRecord, str], None] = lambda record, details: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._plan, self._journal = plan, journal
+        self._on_artifacts, self._on_end, self._say = on_artifacts, on_end, say
+        self._pruner = Pruner(plan)
+        self._proposer = make_proposer(plan, journal.state.records.values())
+        self._losses: Counter[int] = Counter()
+        self._working_since: dict[int, float] = {}
+        self._absences: list[tuple[float, float]] = []
+        self._longest_s = max((_longest_epoch(record) for record in journal.state.records.values()), default=0.0)
+        self._exhausted = False
+        self._running: set[int] = set()
+        self._best = best(journal.state.records.values(), plan.protocol)
+        self._cut = self._replay()
+        self._waiting = [record.trial for record in journal.state.open_trials()]
+
+    def end_what_was_over(self) -> None:
+        """Write the ends that a kill swallowed, of trials whose last report was to be their last; call it before anything is handed out."""
+        for record in self._journal.state.open_trials():
+            if record.last_epoch >= self._plan.epochs or was_stopped(record.metrics.get(record.last_epoch, {})):
+                self._end(record.trial, TrialState.COMPLETE)
+            elif record.trial in self._cut:
+                self._end(record.trial, TrialState.PRUNED)
+        self._waiting = [record.trial for record in self._journal.state.open_trials()]
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to hand out or to wait for."""
+        return not (self._waiting or self._running or self._may_propose())
+
+    @property
+    def num_running(self) -> int:
+        """How many trials are handed out at this moment."""
+        return len(self._running)
+
+    @property
+    def goes_on_next(self) -> bool:
+        """Whether the next attempt is at a trial that was begun, whose checkpoints take no more room than they do."""
+        return self._next_waiting() is not None or (bool(self._waiting) and not self._may_propose())
+
+    def next_trial(self) -> Handout | None:
+        """Return the next attempt, unfinished trials first, then new ones; None while there is none.
+
+        Without GPUs, what a trial that ran out of memory shares with the others is the memory of the machine: it is handed out when
+        nothing else runs and nothing new is left, and until it is over nothing else is.
+        """
+        if self._needs_machine(*self._running):
+            return None
+        waiting = self._next_waiting()
+        if waiting is not None:
+            self._waiting.remove(waiting)
+            record = self._journal.state.records[waiting]
+            return self._hand_out(waiting, dict(record.params), record.origin, record.attempts + 1)
+        trial = len(self._journal.state.records)
+        proposal = self._proposer.propose(trial) if self._may_propose() else None
+        if proposal is None:
+            self._exhausted = True
+            return self._hand_out_last()
+        return self._hand_out(trial, proposal.params, proposal.origin, 1)
+
+    def report(self, trial: int, report: TrialReport) -> bool:
+        """Take in what a trial's process says and return whether the trial goes on.
+
+        Raises:
+            OrchestratorError: Journal or checkpoints cannot be written.
+        """
+        if self._journal.state.records[trial].ended:
+            return False
+        if report.storage_full:
+            # Every other trial would meet the same: the sweep stops, and this one is handed out again when it is resumed.
+            raise OrchestratorError(
+                f"storage must take the checkpoints, but trial {trial} got {report.message}. "
+                f"Make room, then: orchestrator resume {self._plan.id}"
+            )
+        if report.cause is None and report.epoch == 0:
+            self.note_work(trial)
+            return True
+        if report.cause is None and self._plan.protocol.metric not in report.metrics:
+            report = _missing_metric(report, self._plan.protocol.metric)
+        if report.cause is not None:
+            self._fail(trial, report.cause, report)
+            return False
+        return self._take_epoch(trial, report)
+
+    def _take_epoch(self, trial: int, report: TrialReport) -> bool:
+        if report.passed_over:
+            self._say(f"trial {trial} goes on from epoch {report.epoch}: {', '.join(report.passed_over)} is not whole")
+        if report.artifacts:
+            self._on_artifacts(trial, report.artifacts)
+        if not self._journal.append(_epoch_event(trial, report)):
+            self.note_work(trial)
+            return True  # said again after a resume: it was decided then, and the trial was to go on
+        self._losses.pop(trial, None)
+        self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
+        if report.epoch >= self._plan.epochs or was_stopped(report.metrics):
+            self._end(trial, TrialState.COMPLETE)
+        elif self._pruner.cuts(trial, report.epoch, report.metrics[self._plan.protocol.metric]):
+            self._end(trial, TrialState.PRUNED)
+        return not self._journal.state.records[trial].ended
+
+    def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
+        """Take in that a trial's process died, or ran out of memory: it is handed out again, unless that is no use.
+
+        A lost trial is, as long as it gets on: so often in a row may it be lost without a new epoch. One that ran out of memory is once
+        more, alone.
+        """
+        if self._journal.state.records[trial].ended:
+            return
+        overdue = self._describe_overdue(trial)
+        self._running.discard(trial)
+        if overdue is not None:
+            self._end(trial, TrialState.FAILED, Cause.TIMEOUT, overdue)
+        elif cause is Cause.OOM and self._journal.state.records[trial].needs_all:
+            self._end(trial, TrialState.FAILED, cause, f"{message}, and again when it ran alone", details)
+        elif cause is Cause.LOST and self._losses[trial] + 1 == MAX_LOSSES:
+            self._end(trial, TrialState.FAILED, cause, f"{message} ({MAX_LOSSES} times without a new epoch)", details)
+        else:
+            self._losses[trial] += cause is Cause.LOST
+            self._journal.append({"event": "trial_lost", "trial": trial, "cause": cause, "message": message})
+            self._waiting.append(trial)
+
+    def _fail(self, trial: int, cause: Cause, report: TrialReport) -> None:
+        if cause in (Cause.LOST, Cause.OOM):
+            self.lose(trial, report.message, cause, report.details)
+        else:
+            self._end(trial, TrialState.FAILED, cause, report.message, report.details)
+
+    def note_work(self, trial: int) -> None:
+        """Take in that the process of a handed-out trial is there: from now on it must report."""
+        self._working_since.setdefault(trial, time.time())
+
+    def note_absence(self, seconds: float) -> None:
+        """Take in that this driver did nothing for so long until now, as on a laptop that slept: what nobody heard is no silence."""
+        self._absences.append((time.time(), seconds))
+
+    def is_overdue(self, trial: int) -> bool:
+        """Return whether a running trial has taken longer, over all its attempts, than the plan allows, or hangs."""
+        return self._describe_overdue(trial) is not None
+
+    def _describe_overdue(self, trial: int) -> str | None:
+        record = self._journal.state.records[trial]
+        if record.ended or trial not in self._running:
+            return None
+        now, limit_s = time.time(), self._plan.time_limit_s
+        earlier = sum(end - start for start, end in record.spans[:-1])
+        began, last = (moment / 1000 for moment in record.spans[-1])
+        if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) > limit_s:
+            return f"took longer than {limit_s:g} s"
+        # Of a trial without an epoch, the others' tell how long one is.
+        longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
+        if last == began:  # of this attempt no new epoch was heard
+            if trial not in self._working_since:
+                return None  # it may wait for a node
+            last = self._working_since[trial]
+            least_s = _SET_UP_S if record.metrics or longest_s else _FIRST_SILENCE_S
+        silent_s = now - last - self._absent_s(last)
+        if silent_s > max(least_s, _SILENT_EPOCHS * longest_s):
+            return f"reported nothing for {silent_s:.0f} s, after epochs of at most {longest_s:.0f} s"
+        return None
+
+    def _absent_s(self, since: float) -> float:
+        return sum(seconds for end, seconds in self._absences if end > since)
+
+    def _next_waiting(self) -> int | None:
+        return next((trial for trial in self._waiting if not self._needs_machine(trial)), None)
+
+    def _hand_out_last(self) -> Handout | None:
+        """Hand out what needs the machine for itself, once it has it."""
+        if self._running or not self._waiting:
+            return None
+        record = self._journal.state.records[self._waiting.pop(0)]
+        return self._hand_out(record.trial, dict(record.params), record.origin, record.attempts + 1)
+
+    def _needs_machine(self, *trials: int) -> bool:
+        records = self._journal.state.records
+        return self._plan.resources.gpus_per_worker == 0 and any(records[trial].needs_all for trial in trials)
+
+    def _may_propose(self) -> bool:
+        state = self._journal.state
+        return not self._exhausted and len(state.records) < state.num_trials
+
+    def _replay(self) -> set[int]:
+        """Put every known report to the pruner, in the order in which they came; return the trials that it cuts."""
+        metric = self._plan.protocol.metric
+        reports = [event for event in follow(self._journal.path)[0] if event["event"] == "epoch_reported"]
+        return {event["trial"] for event in reports if self._pruner.cuts(event["trial"], event["epoch"], event["metrics"][metric])}
+
+    def _hand_out(self, trial: int, params: dict[str, Scalar], origin: str, attempt: int) -> Handout:
+        self._journal.append(
+            {
+                "event": "trial_started",
+                "trial": trial,
+                "attempt": attempt,
+                "params": params,
+                "origin": origin,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            }
+        )
+        self._running.add(trial)
+        self._working_since.pop(trial, None)
+        record = self._journal.state.records[trial]
+        best_value = None if self._best is None else self._best.value(self._plan.protocol)
+        return Handout(trial, params, record.spans[-1][0], record.metrics, best_value, alone=record.needs_all)
+
+    def _end(self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = "") -> None:
+        self._journal.append({"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message})
+        self._running.discard(trial)
+        record = self._journal.state.records[trial]
+        self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
+        self._proposer.learn(record)
+        self._on_end(record, details)
+
+
+def _longest_epoch(record: TrialRecord) -> float:
+    return max((metrics.get(TIME_EPOCH_S, 0.0) for metrics in record.metrics.values()), default=0.0)
+
+
+def _epoch_event(trial: int, report: TrialReport) -> dict[str, Any]:
+    event = {"event": "epoch_reported", "trial": trial, "epoch": report.epoch, "metrics": dict(report.metrics)}
+    extras = {name: getattr(report, name) for name in ("host", "pid", "queue_s", "start_s")}
+    return event | {name: value for name, value in extras.items() if value is not None}
+
+
+def _missing_metric(report: TrialReport, metric: str) -> TrialReport:
+    message = f"metrics of an epoch must include {metric}, but got {', '.join(sorted(report.metrics)) or 'none'}"
+    return TrialReport(cause=Cause.ERROR, message=message)

@@ -1,0 +1,119 @@
+"""What trials ask of Ray's nodes, and how the workers of one that died give it back.
+
+Ray Train reserves a placement group for the workers of a trial and gives it back when they end. If what watches over them dies, nobody
+does before the job ends, and the sweep would wait for its own resources. So every reservation carries the name of its attempt, under
+which the driver finds and removes it. (Ray Train's own cleaner learns of a group only once its workers run, and needs the dashboard.)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.tune import PlacementGroupFactory
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from orchestrator.home import trial_name
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.records import Handout
+
+if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
+
+OVERSEER_BYTES = 512 * 1024**2
+"""Memory that the actor asks for which watches over the workers of a trial. No CPU: that would cost a node the room of a whole worker."""
+_LOOK_S = 1.0
+_BURIAL_S = 60.0
+
+
+def runs_over_train(plan: SweepPlan) -> bool:
+    """Return whether the trials of a plan are run by Ray Train workers, and not in an actor of their own."""
+    return plan.kind == "promote" or plan.resources.workers > 1
+
+
+def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGroupFactory:
+    """Return what the actor of a trial takes: its own worker's share, or what it needs to watch over the workers of Ray Train.
+
+    A trial that ran out of memory on a part of a GPU gets all of it.
+    """
+    if runs_over_train(plan):
+        return PlacementGroupFactory([{"memory": float(OVERSEER_BYTES)}])
+    gpus = plan.resources.gpus_per_worker
+    if handout is not None and handout.alone:
+        gpus = math.ceil(gpus)
+    return PlacementGroupFactory([{"CPU": float(plan.resources.cpus_per_worker), "GPU": float(gpus)}])
+
+
+def group_name(sweep_id: str, handout: Handout) -> str:
+    """Return the name under which one attempt at a trial reserves resources; no other attempt has it."""
+    return f"{sweep_id}/{trial_name(handout.trial)}/{handout.handed_ms}"
+
+
+def remove_groups(name: str) -> int:
+    """Give back what is reserved under a name, or under one that begins with it, and end what runs there; return how many there were."""
+    found = [key for key, group in placement_group_table().items() if group["name"].startswith(name) and group["state"] != "REMOVED"]
+    for key in found:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
+    return len(found)
+
+
+class Undertaker:
+    """Gives back, for a while after the death of a trial's actor, whatever is reserved under the name of that attempt.
+
+    For a while, because what the actor had begun may reserve something even after its death.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, remove: Callable[[str], int] = remove_groups) -> None:
+        self._clock, self._remove = clock, remove
+        self._until: dict[str, float] = {}
+        self._next_look = 0.0
+
+    def bury(self, name: str) -> None:
+        """Begin with an attempt."""
+        self._until[name] = self._clock() + _BURIAL_S
+        self._next_look = 0.0
+
+    def look(self) -> None:
+        """Go on; cheap enough to be called at every step."""
+        now = self._clock()
+        if not self._until or now < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        for name in self._until:
+            self._remove(name)
+        self._until = {name: until for name, until in self._until.items() if now < until}
+
+
+def make_named_trainer() -> Any:
+    """Return ``TorchTrainer`` with a further argument, ``group_name``, and without Ray Train's cleaner; torch is imported here."""
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+    from ray.train.v2._internal.execution.worker_group import worker_group
+
+    class Named(WorkerGroupCallback):
+        """In the controller's process, gives a name to the next reservation."""
+
+        def __init__(self, name: str) -> None:
+            self._name, self._count = name, 0
+
+        def before_worker_group_start(self, worker_group_context: WorkerGroupContext) -> None:
+            self._count += 1
+            vars(worker_group)["placement_group"] = partial(placement_group, name=f"{self._name}/{self._count}")
+
+    base: Any = TorchTrainer  # typed as the one of before V2
+
+    class NamedTrainer(base):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, group_name: str, **more: Any) -> None:
+            self._group_name = group_name
+            super().__init__(*arguments, **more)
+
+        def _create_default_callbacks(self) -> list[Any]:
+            kept = [callback for callback in super()._create_default_callbacks() if not isinstance(callback, PlacementGroupCleanerCallback)]
+            return [*kept, Named(self._group_name)]
+
+    return NamedTrainer

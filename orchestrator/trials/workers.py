@@ -1,0 +1,239 @@
+"""A trial over the workers of Ray Train: its actor starts them, watches over them, and passes on what rank 0 tells, epoch by epoch.
+
+Ray Train retries nothing by itself: a trial whose workers died is handed out anew by the director and goes on from its newest
+checkpoint, on whatever nodes there are then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune import PlacementGroupFactory
+
+from orchestrator.home import sweep_dir, trial_name
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
+from orchestrator.trials.actor import HANDOUT, REPORT, MakeRun, describe_failure
+from orchestrator.trials.deaths import describe_death
+from orchestrator.trials.placement import group_name, make_named_trainer, remove_groups, request_resources
+
+_POLL_S = 0.2
+_END_S = 20.0
+_ENVIRONMENT = {
+    # The controller looks at its workers so often: what a start, a report and an end wait for.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+_ECHOES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""In what a rank says when another one is gone."""
+
+
+def make_train_trainable(plan: SweepPlan, make_run: MakeRun | None = None) -> type[tune.Trainable]:
+    """Return the plan's own Trainable class, whose trials run over Ray Train, under a name that no other sweep on the cluster has.
+
+    Args:
+        plan: The sweep or promotion.
+        make_run: In place of ``TrainingRun`` (tests).
+    """
+    # The folders are settled here, in the driver: its home need not be the actor's.
+    checkpoints = checkpoint_uri(plan)
+    scratch = str(sweep_dir(plan.id) / ".ray") if plan.storage is None else f"{checkpoints}/.ray"
+    members = {"plan": plan, "make_run": make_run and staticmethod(make_run), "checkpoints": checkpoints, "scratch": scratch}
+    return type(f"train_trial_{plan.id}", (_TrainTrial,), members)
+
+
+class _TrainTrial(tune.Trainable):
+    plan: ClassVar[SweepPlan]
+    checkpoints: ClassVar[str]
+    scratch: ClassVar[str]
+    make_run: ClassVar[MakeRun | None]
+
+    _attempt: Attempt | None = None
+    _failure: TrialReport | None = None
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        return request_resources(cls.plan, config.get(HANDOUT))
+
+    def setup(self, config: dict[str, Any]) -> None:
+        os.environ.update(_ENVIRONMENT)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._failure is not None:
+            return {REPORT: self._failure}
+        assert self._attempt is not None
+        return {REPORT: self._attempt.next_report()}
+
+    def cleanup(self) -> None:
+        if self._attempt is not None:
+            self._attempt.end()
+            self._attempt = None
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.cleanup()
+        self._failure = None
+        handout: Handout = config[HANDOUT]
+        try:
+            self._attempt = Attempt(self.plan, handout, self.checkpoints, self.scratch, type(self).make_run)
+        except Exception as error:
+            self._failure = describe_failure(error)
+
+
+class Attempt:
+    """One attempt at a trial: workers that were started, until they are ended.
+
+    Args:
+        plan: The sweep or promotion.
+        handout: The attempt.
+        checkpoints: URI of the folder of all trials' checkpoints.
+        scratch: URI of a folder for what Ray Train wants to write; nothing in it is needed.
+        make_run: In place of ``TrainingRun``.
+    """
+
+    def __init__(self, plan: SweepPlan, handout: Handout, checkpoints: str, scratch: str, make_run: MakeRun | None) -> None:
+        from training.ray_worker import Channel, Job
+
+        name = trial_name(handout.trial)
+        self._plan, self._scratch = plan, scratch
+        self._group_name = group_name(plan.id, handout)
+        self._channel: Any = ray.remote(Channel).options(num_cpus=0).remote()
+        title = f"{plan.id}, {'run' if plan.kind == 'promote' else 'trial'} {handout.trial}"
+        config = trial_config(plan, handout.params)
+        self._job = Job(config, f"{checkpoints}/{name}", self._channel, handout.handed_ms, title, make_run)
+        self._failure: TrialReport | None = None
+        self._error: BaseException | None = None
+        self._owes_answer = False
+        # In a thread of its own: fit() blocks to the end.
+        self._fitting = threading.Thread(target=self._fit, args=(f"{name}-{handout.handed_ms}",), name=f"fit-{name}", daemon=True)
+        self._fitting.start()
+
+    def next_report(self) -> TrialReport:
+        """Let the workers go on, and return the next epoch or how they ended."""
+        self._answer(True)
+        try:
+            return self._wait_for_report()
+        except RayError as error:  # the channel's process died
+            self.end()
+            return TrialReport(cause=Cause.LOST, message=_first_line(error))
+
+    def end(self) -> None:
+        """End the workers, gently if they let us, and give back what they had."""
+        with suppress(RayError):
+            self._answer(False)
+            taking = self._channel.take.remote()
+            waited = 0.0
+            while self._fitting.is_alive() and waited < _END_S:
+                waited += _POLL_S
+                if ray.wait([taking], timeout=_POLL_S)[0]:
+                    self._channel.answer.remote(False)
+                    taking = self._channel.take.remote()
+        self._give_back()
+        ray.kill(self._channel)
+
+    def _wait_for_report(self) -> TrialReport:
+        taking = self._channel.take.remote()
+        while True:
+            over = not self._fitting.is_alive()
+            if ray.wait([taking], timeout=_POLL_S)[0]:
+                message = ray.get(taking)
+                self._owes_answer = True
+                if "error" not in message:
+                    return TrialReport(**message)
+                # The first to fail; the other ranks' failures are echoes of it.
+                self._failure = self._failure or replace(describe_failure(message["error"]), details=message["details"])
+                self._answer(False)
+                taking = self._channel.take.remote()
+            elif over:
+                self._give_back()
+                return judge_end(self._failure, self._error)
+
+    def _answer(self, goes_on: bool) -> None:
+        if self._owes_answer:
+            self._owes_answer = False
+            self._channel.answer.remote(goes_on)
+
+    def _give_back(self) -> None:
+        with suppress(RayError):
+            remove_groups(self._group_name)
+
+    def _fit(self, name: str) -> None:
+        try:
+            self._make_trainer(name).fit()
+        except BaseException as error:  # what became of the run is for the other thread to tell
+            self._error = error
+
+    def _make_trainer(self, name: str) -> Any:
+        from ray import train
+
+        from training.ray_worker import train_worker
+
+        job, resources = self._job, self._plan.resources
+        per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+        return make_named_trainer()(
+            lambda: train_worker(job),
+            scaling_config=train.ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker={kind: float(amount) for kind, amount in per_worker.items() if amount},
+            ),
+            run_config=train.RunConfig(name=name, storage_path=self._scratch),
+            group_name=self._group_name,
+        )
+
+
+def judge_end(failure: TrialReport | None, error: BaseException | None) -> TrialReport:
+    """Return how an attempt ended that did not end with its last epoch.
+
+    Args:
+        failure: What the first worker to fail said of it.
+        error: What ``fit()`` raised.
+
+    Returns:
+        LOST (or OOM, if the node's memory was the cause) where a worker died or heard no more of another; else its own failure.
+    """
+    from ray.train import TrainingFailedError
+
+    died = _first_death(error)
+    if died is not None:
+        message, cause = describe_death(f"\n{died}")
+        return TrialReport(cause=cause, message=message, details=str(died))
+    if failure is not None and not _is_echo(failure):
+        return failure
+    message = failure.message if failure is not None else _first_line(error)
+    if error is not None and not isinstance(error, TrainingFailedError):
+        message = f"Ray Train must run, but it said: {message}"
+    return TrialReport(cause=Cause.LOST, message=message)
+
+
+def _first_death(error: BaseException | None) -> BaseException | None:
+    """Return what Ray says of the first worker whose process died; one that raised something says so itself."""
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    failures = getattr(error, "worker_failures", {})
+    kinds = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+    return next((failures[rank] for rank in sorted(failures) if isinstance(failures[rank], kinds)), None)
+
+
+def _is_echo(failure: TrialReport) -> bool:
+    return failure.cause is Cause.ERROR and any(word in f"{failure.message}\n{failure.details}" for word in _ECHOES)
+
+
+def _first_line(error: BaseException | None) -> str:
+    """Return the first line that says what happened, without Ray Train's headings."""
+    lines = [line.strip() for line in str(error or "").splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Training failed due to", "[Rank "))]
+    return told[0] if told else "its workers ended before their run did"

@@ -1,0 +1,74 @@
+"""What a killed raylet leaves behind is seen in the end, though nothing leads to it any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.faults import cluster as fault_cluster
+from benchmarks.faults.cluster import FaultCluster
+
+# Prints its child's pid once there is one; the child outlives it unless told otherwise.
+_RAYLET = """
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({})"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(worker.pid, flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FaultCluster:
+    """Return one without anything in it."""
+    nothing = SimpleNamespace(head_node=None, worker_nodes=SimpleNamespace(discard=lambda node: None), shutdown=lambda: None)
+
+    def start(self: FaultCluster) -> None:
+        self._cluster, self._nodes = nothing, []
+
+    monkeypatch.setattr(FaultCluster, "_start", start)
+    for name in ("ensure_token", "use_token", "quieten"):
+        monkeypatch.setattr(fault_cluster, name, lambda: None)
+    monkeypatch.setattr(fault_cluster, "_GONE_S", 0.3)
+    return FaultCluster()
+
+
+@pytest.fixture
+def add_node(cluster: FaultCluster) -> Iterator[Any]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def add(outlives_s: float) -> psutil.Process:
+        raylet = subprocess.Popen([sys.executable, "-c", _RAYLET.format(outlives_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(raylet)
+        assert raylet.stdout is not None
+        worker = psutil.Process(int(raylet.stdout.readline()))
+        cluster._nodes.append(SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=raylet)]}))
+        return worker
+
+    yield add
+    for raylet in started:
+        raylet.kill()
+        raylet.communicate()
+
+
+def test_a_worker_that_outlives_its_raylet_is_named_and_killed(cluster: FaultCluster, add_node: Any) -> None:
+    worker = add_node(60)
+    (node,) = cluster.nodes
+    cluster.kill_node(node)
+    assert cluster.processes() == []
+    (title,) = cluster.shutdown()
+    assert "time.sleep(60)" in title
+    psutil.wait_procs([worker], timeout=0.3)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_that_ends_by_itself_is_none_left(cluster: FaultCluster, add_node: Any) -> None:
+    add_node(0.1)
+    (node,) = cluster.nodes
+    cluster.kill_node(node)
+    assert cluster.shutdown() == []

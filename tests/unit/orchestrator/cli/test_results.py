@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+
+from orchestrator.home import sweep_dir
+from orchestrator.sweep_folder.lease import Lease
+from tests.kit.program import pretend_terminal, run
+from tests.kit.sweeps import (
+    PROVENANCE,
+    driver_ended,
+    driver_started,
+    epoch_reported,
+    journal_path,
+    make_sweep,
+    trial_ended,
+    trial_started,
+    whole_sweep,
+    write_events,
+)
+
+
+def test_status_of_a_finished_sweep(capsys: pytest.CaptureFixture[str], finished: str) -> None:
+    code, out, _ = run(capsys, "status")
+    assert code == 0
+    assert f"{finished}: sweep of ignore on digits, FINISHED" in out
+    assert "4/4 ended (2 complete, 1 pruned, 1 failed)" in out
+    assert "80.00 val/mAP in percent: trial 3 at epoch 3" in out
+    assert f"orchestrator leaderboard {finished}" in out
+
+
+def test_status_of_a_killed_sweep_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep()
+    write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2, 41.0), epoch_reported(0, 2, 4, 43.5)])
+    _, out, _ = run(capsys, "status")
+    assert "INTERRUPTED" in out
+    assert re.search(r"0 +INTERRUPTED +2/3 +43\.50", out)
+    assert f"orchestrator resume {plan.id}" in out
+    found = json.loads(run(capsys, "status", "--json")[1])
+    assert (found["state"], found["trials"]["INTERRUPTED"], found["run_s"]) == ("INTERRUPTED", 1, 4.0)
+    assert found["best"] is None
+
+
+def test_status_of_a_sweep_that_never_started(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep()
+    _, out, _ = run(capsys, "status")
+    assert "NOT STARTED" in out
+    assert "0/3 ended\n" in out
+    assert f"orchestrator resume {plan.id}" in out
+
+
+@pytest.mark.parametrize(
+    ("last", "state"), [(None, "STARTING"), ("INTERRUPTED", "STARTING"), ("FAILED", "STARTING"), ("FINISHED", "CONCLUDING")]
+)
+def test_what_a_living_driver_has_not_begun_or_not_let_go_is_not_to_be_resumed(
+    capsys: pytest.CaptureFixture[str], last: str | None, state: str
+) -> None:
+    plan = make_sweep("digits-promote-00000003", kind="promote")
+    if last is not None:
+        write_events(plan, [driver_started(plan), driver_ended(1, last)])
+    with Lease(sweep_dir(plan.id)):
+        _, out, _ = run(capsys, "status")
+        listed = run(capsys, "status", "--all")[1]
+    assert f"on digits, {state}\n" in out
+    assert f" {state} " in listed
+    assert "resume" not in out
+    assert "0/3 ended" in out
+    assert "orchestrator resume" in run(capsys, "status")[1]
+
+
+def test_final_runs_are_called_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep("digits-promote-00000003", kind="promote")
+    write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2, 41.0), trial_ended(0, 3), trial_started(1, 3)])
+    out = run(capsys, "status")[1]
+    assert "  runs    1/3 ended" in out
+    assert "run 0 at epoch 1" in out
+    assert "trial" not in out
+
+
+def test_status_all_lists_the_latest_first(capsys: pytest.CaptureFixture[str], finished: str) -> None:
+    assert run(capsys, "status", "--all")[0] == 0
+    later = make_sweep("em-00000002", created=1_800_000_000, method="em", kind="train")
+    _, out, _ = run(capsys, "status", "--all")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [later.id, finished]
+    assert [found["sweep"] for found in json.loads(run(capsys, "status", "--all", "--json")[1])] == [later.id, finished]
+
+
+@pytest.mark.parametrize("line", [b'{"event": "epo\n', b"[1]\n", b'{"event": "trial_started"}\n'])
+def test_status_all_shows_the_rest_beside_a_broken_journal(capsys: pytest.CaptureFixture[str], finished: str, line: bytes) -> None:
+    broken = make_sweep("digits-00000009")
+    write_events(broken, whole_sweep(broken))
+    lines = journal_path(broken).read_bytes().splitlines(keepends=True)
+    journal_path(broken).write_bytes(b"".join([*lines[:3], line, *lines[3:]]))
+    code, out, err = run(capsys, "status", "--all")
+    assert code == 1
+    assert finished in out
+    assert [row.split()[-2] for row in out.splitlines() if broken.id in row] == ["BROKEN"]
+    assert f"{broken.id}: {journal_path(broken)}:4: a line of a journal must be" in err
+    code, out, _ = run(capsys, "status", "--all", "--json")
+    assert {found["sweep"]: "error" in found for found in json.loads(out)} == {finished: False, broken.id: True}
+    code, _, err = run(capsys, "status", broken.id)
+    assert (code, "a line of a journal must be" in err) == (1, True)
+
+
+def test_status_counts_no_time_between_a_kill_and_the_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep()
+    write_events(plan, [event for event in whole_sweep(plan) if event.get("state") != "INTERRUPTED"])
+    assert json.loads(run(capsys, "status", "--json")[1])["run_s"] == 7 + 5
+
+
+def test_status_all_of_an_empty_home(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "status", "--all")
+    assert (code, out) == (0, "")
+    assert "orchestrator sweep digits" in err
+    assert json.loads(run(capsys, "status", "--all", "--json")[1]) == []
+
+
+def test_leaderboard_shows_scores_params_and_failures(capsys: pytest.CaptureFixture[str], finished: str) -> None:
+    _, out, _ = run(capsys, "leaderboard", "digits")
+    heading, header, *rows = out.splitlines()
+    assert heading == f"{finished}: ignore on digits, recipe digits, val/mAP in percent, selected by clean-val x clean-val"
+    assert header.split() == ["#", "trial", "state", "score", "epoch", "cam_threshold", "time", "failure"]
+    assert [row.split()[:5] for row in rows[:2]] == [["1", "3", "COMPLETE", "80.00", "3/3"], ["2", "0", "COMPLETE", "70.00", "2/3"]]
+    assert rows[-1].endswith("NAN: loss must be finite")
+    assert "\x1b" not in out
+
+
+def test_leaderboard_on_a_terminal_of_80_columns_breaks_no_word_and_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_sweep(num_trials=2)
+    keys = ("cam_threshold", "spbc_weight", "reg_weight", "gap_decay", "average_decay", "warmup_epochs", "lr")
+    events = [driver_started(plan)]
+    for trial in range(2):
+        params: dict[str, Any] = {f"method.{key}": 0.123456 + number for number, key in enumerate(keys)}
+        events += [trial_started(trial, 1, **params), epoch_reported(trial, 1, 2, 33.39), trial_ended(trial, 3)]
+    write_events(plan, events)
+    piped = run(capsys, "leaderboard")[1].splitlines()
+    pretend_terminal(monkeypatch, 80)
+    out = run(capsys, "leaderboard")[1]
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for rank, number in (("1", "0"), ("2", "1")):
+        assert any(line.split()[:5] == [rank, number, "COMPLETE", "33.39", "1/1"] for line in lines)
+    assert all(value in out.split() for value in ("0.1235", "1.123", "4.123"))
+    assert out.endswith(f"\nNo room here for warmup_epochs, lr, time:\n  orchestrator leaderboard {plan.id} --csv\n")
+    assert piped[1].split() == ["#", "trial", "state", "score", "epoch", *keys, "time"]
+
+
+def test_leaderboard_as_json_and_csv_carries_the_protocol(capsys: pytest.CaptureFixture[str], finished: str) -> None:
+    board = json.loads(run(capsys, "leaderboard", "--json")[1])
+    assert (board["sweep"], board["metric"], board["select_config_by"]) == (finished, "val/mAP", "clean-val")
+    assert [row["trial"] for row in board["rows"]] == [3, 0, 1, 2]
+    rows = list(csv.DictReader(io.StringIO(run(capsys, "leaderboard", "--csv")[1])))
+    assert [row["trial"] for row in rows] == ["3", "0", "1", "2"]
+    assert {row["select_epoch_by"] for row in rows} == {"clean-val"}
+    assert rows[1]["params.method.cam_threshold"] == "0.5"
+
+
+def test_leaderboard_of_a_hundred_trials_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep(num_trials=100)
+    events = [driver_started(plan)]
+    for trial in range(100):
+        events += [trial_started(trial, trial), epoch_reported(trial, 1, trial, float(trial)), trial_ended(trial, trial)]
+    write_events(plan, events)
+    _, out, _ = run(capsys, "leaderboard")
+    assert len(out.splitlines()) == 102
+
+
+@pytest.mark.parametrize("verb", ["status", "leaderboard"])
+def test_scores_without_true_labels_say_what_is_not_measured(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    for number, known in enumerate(("available", "not available")):
+        plan = make_sweep(f"mugs-0000000{number}")
+        write_events(plan, [driver_started(plan, provenance={**PROVENANCE, "true_labels": known}), trial_started(0, 1)])
+        assert ("True labels are not available" in run(capsys, verb, plan.id)[1]) == (known == "not available")
+        assert json.loads(run(capsys, verb, plan.id, "--json")[1])["true_labels"] == known

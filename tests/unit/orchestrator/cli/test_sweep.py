@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.home import create_sweep
+from orchestrator.planning.run_config import render_config
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.sweep import driver as sweep_module
+from orchestrator.sweep.driver import SweepOutcome
+from orchestrator.sweep_folder.journal import replay
+from tests.kit.program import parse, pretend_terminal, run
+from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
+from training.config.run import TrainConfig
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Put a driver without Ray in place of the real one; return what it was called with."""
+    calls: list[dict[str, Any]] = []
+
+    def drive(plan: SweepPlan, **how: Any) -> SweepOutcome:
+        write_events(plan, whole_sweep(plan))
+        calls.append({"plan": plan, **how})
+        records = tuple(replay(journal_path(plan)).records.values())
+        return SweepOutcome(plan, records, "FINISHED", 1.0, None)
+
+    def run_sweep(plan: SweepPlan, **how: Any) -> SweepOutcome:
+        create_sweep(plan.id, plan.to_json())
+        return drive(plan, **how)
+
+    monkeypatch.setattr(sweep_module, "run_sweep", run_sweep)
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: drive(load_plan(sweep_id), **how))
+    monkeypatch.setattr(sweep_module, "extend", lambda sweep_id, num_more, **how: drive(load_plan(sweep_id), num_more=num_more, **how))
+    return calls
+
+
+def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    flags = ["digits", "--trials", "3", "--epochs", "8", "--set", "method.warmup_epochs=2"]
+    _, planned, _ = run(capsys, "plan", *flags)
+    _, dry, _ = run(capsys, "sweep", *flags, "--dry-run")
+    assert planned == dry
+    assert "3 of 8 epochs" in planned
+    assert "a taste, not a result" in planned
+    _, printed, _ = run(capsys, "plan", *flags, "--json")
+    assert json.loads(printed)["num_trials"] == 3
+    assert list(home.iterdir()) == []
+
+
+def test_sweep_on_a_cluster_runs_as_many_trials_at_a_time_as_the_cluster_carries(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def count_cluster(address: str) -> dict[str, int]:
+        asked.append(address)
+        return {"num_cpus": 17, "num_gpus": 0}
+
+    monkeypatch.setattr("orchestrator.cluster.session.count_cluster", count_cluster)
+    assert run(capsys, "sweep", "digits", "--trials", "24", "--address", "auto")[0] == 0
+    assert (driver[0]["plan"].concurrency, asked) == (17, ["auto"])
+    assert run(capsys, "sweep", "digits", "--trials", "24", "--address", "auto", "--concurrency", "20")[0] == 0
+    assert driver[1]["plan"].concurrency == 20
+    assert "20 trials at a time share what carries 17" in " ".join(driver[1]["plan"].notes)
+
+
+def test_sweep_ends_with_the_leaderboard_and_three_commands(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.cluster.session.count_cluster", lambda address: {"num_cpus": 2, "num_gpus": 0})
+    code, out, err = run(capsys, "sweep", "digits", "--epochs", "8", "--set", "method.warmup_epochs=2", "--address", "auto")
+    assert code == 0
+    (call,) = driver
+    assert call["address"] == "auto"
+    assert call["plan"].base["method.warmup_epochs"] == 2
+    assert "note: a taste, not a result" in err
+    assert re.search(r"finished, \d+ s", err)
+    assert out.startswith(f"{call['plan'].id}: ignore on digits")
+    commands = out.partition("next:\n")[2].splitlines()
+    assert [command.split()[1] for command in commands] == ["promote", "browse", "extend"]
+    for command in commands:
+        parse(command.partition("#")[0])
+
+
+def test_notes_are_broken_between_words_where_the_terminal_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, driver: list[dict[str, Any]]
+) -> None:
+    pretend_terminal(monkeypatch, 60)
+    _, _, err = run(capsys, "sweep", "digits", "--epochs", "8", "--set", "data.num_train=600", "--set", "method.warmup_epochs=2")
+    lines = err.splitlines()
+    assert max(map(len, lines[:2])) <= 60
+    assert " ".join(lines[:2]) == "note: a taste, not a result: 8 of 20 epochs, data.num_train 600 of 1500"
+
+
+def test_sweep_in_json_prints_nothing_but_json(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+    _, out, _ = run(capsys, "sweep", "digits", "--json")
+    assert len(json.loads(out)["rows"]) == 4
+
+
+def test_two_sweeps_of_a_space_do_not_collide_but_names_must_be_free(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]
+) -> None:
+    assert [run(capsys, "sweep", "digits")[0] for _ in range(2)] == [0, 0]
+    assert len({call["plan"].id for call in driver}) == 2
+    assert run(capsys, "sweep", "digits", "--name", "mine")[0] == 0
+    code, _, err = run(capsys, "sweep", "digits", "--name", "mine")
+    assert (code, "name must be free" in err) == (2, True)
+    assert len(driver) == 3
+
+
+def test_train_runs_one_trial_without_a_search(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+    assert run(capsys, "train", "digits", "--set", "loop.seed=3")[0] == 0
+    assert run(capsys, "train", "--from", "digits-train/1", "--name", "again")[0] == 0
+    first, second = (call["plan"] for call in driver)
+    assert [(plan.kind, plan.num_trials, plan.ranges) for plan in (first, second)] == [("train", 1, {})] * 2
+    assert (first.base["loop.seed"], second.parent, second.name) == (3, f"{first.id}/1", "again")
+
+
+def test_where_all_was_tried_no_extension_is_advised(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+    fixed = [f"--set=optim.{key}" for key in ("lr=3e-3", "weight_decay=0.0", "batch_size=32")]
+    _, out, _ = run(capsys, "sweep", "digits", "--method", "assumed_negative", *fixed)
+    assert driver[0]["plan"].ranges == {}
+    assert "promote" in out.partition("next:")[2]
+    assert "extend" not in out.partition("next:")[2]
+
+
+def test_recipe_is_chosen_printed_and_carried(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+    _, planned, _ = run(capsys, "plan", "voc", "--method", "em", "--recipe", "published")
+    assert "recipe         published, as the method's authors train it" in planned
+    _, planned, _ = run(capsys, "plan", "voc", "--method", "em")
+    assert "recipe         common, one set-up for all methods of the space" in planned
+    code, _, err = run(capsys, "sweep", "digits", "--method", "em", "--recipe", "published")
+    assert (code, "--recipe must be common for em, of which search_spaces/digits.yaml has no published settings" in err) == (2, True)
+    assert run(capsys, "train", "digits")[0] == 0
+    code, _, err = run(capsys, "train", "--from", "digits-train/1", "--recipe", "common")
+    assert (code, "--recipe must go with SPACE" in err) == (2, True)
+    assert [call["plan"].base["loop.recipe"] for call in driver] == ["digits"]
+
+
+def test_resume_and_extend_take_the_latest(capsys: pytest.CaptureFixture[str], finished: str, driver: list[dict[str, Any]]) -> None:
+    assert run(capsys, "resume", "--allow-changed")[0] == 0
+    assert run(capsys, "extend", "--trials", "+5")[0] == 0
+    assert [(call["plan"].id, call["allow_changed"], call.get("num_more")) for call in driver] == [
+        (finished, True, None),
+        (finished, False, 5),
+    ]
+
+
+def test_interrupted_sweep_exits_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, driver: list[dict[str, Any]]
+) -> None:
+    outcome = SweepOutcome(load_plan(finished), (), "INTERRUPTED", 1.0, None)
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: outcome)
+    code, out, err = run(capsys, "resume")
+    assert code == 130
+    assert "next:" not in out
+    assert "interrupted" in err
+
+
+def test_sweep_without_a_completed_trial_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, driver: list[dict[str, Any]]
+) -> None:
+    state = replay(journal_path(load_plan(finished)))
+    outcome = SweepOutcome(load_plan(finished), (state.records[2],), "FINISHED", 1.0, "OperationalError: disk I/O error")
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: outcome)
+    code, out, err = run(capsys, "resume")
+    assert code == 1
+    assert "NAN: loss must be finite" in out
+    assert "No trial was completed" in err
+    assert "MLflow lacks some of it (OperationalError: disk I/O error)" in err
+
+
+def test_space_whose_data_is_not_there_says_so_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], home: Path, driver: list[dict[str, Any]]
+) -> None:
+    code, _, err = run(capsys, "sweep", "voc")
+    assert code == 2
+    assert "orchestrator data prepare voc --source DIR" in err
+    assert list(home.iterdir()) == []
+    assert driver == []
+
+
+@pytest.mark.parametrize(
+    "words", [("sweep", "digits", "--storage"), ("sweep", "digits", "--mirror"), ("train", "digits", "--storage"), ("resume", "--from")]
+)
+def test_a_place_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words, "s3://key:hunter2@bucket/x")
+    assert (code, out, "hunter2" in err) == (2, "", False)
+    assert f"{words[-1]} must hold no credentials, but got {words[-1]}=s3://key:***@bucket/x" in err
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("plan", "voc"), ("sweep", "voc"), ("train", "voc"), ("ablate", "voc")])
+def test_a_setting_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *words, "--set", "data.store=s3://key:hunter2@bucket/voc")
+    assert (code, out, "hunter2" in err) == (2, "", False)
+    assert "--set data.store must hold no credentials, but got --set data.store=s3://key:***@bucket/voc" in err
+    assert list(home.iterdir()) == []
+
+
+def test_a_file_of_settings_with_credentials_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    config = TrainConfig.from_flat({"data.name": "voc", "data.store": "s3://key:hunter2@bucket/voc"})
+    file.write_text(render_config(config.flatten()), encoding="utf-8")
+    code, out, err = run(capsys, "train", "--from", str(file))
+    assert (code, out, "hunter2" in err) == (2, "", False), err
+    assert "data.store must hold no credentials" in err
+
+
+def test_a_promotion_is_not_mirrored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan = make_sweep("promotion-00000001", kind="promote")
+    code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "mirror"))
+    assert (code, "or of a training or an ablation that is resumed, but promotion-00000001 is a promotion" in err) == (2, True)
+    assert not (tmp_path / "mirror").exists()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from orchestrator.cluster import doctor
+from orchestrator.cluster.doctor import Finding, Health
+from orchestrator.home import sweep_dir
+from orchestrator.sweep_folder.lease import Lease
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking import ui as browse
+from tests.kit.program import run
+from tests.kit.sweeps import make_sweep
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a store in MLflow's place that has one run; return what was asked of it."""
+    asked: list[str] = []
+
+    def sync(sweep_id: str, wait_s: float) -> bool:
+        asked.append(f"sync {sweep_id}")
+        return True
+
+    def serve(uri: str, port: int, on_ready: Callable[[str], None]) -> None:
+        asked.append(f"serve {port}")
+        on_ready(f"http://127.0.0.1:{port}")
+
+    monkeypatch.setattr(tracking, "sync", sync)
+    monkeypatch.setattr(mlflow_store, "find_sweep_run", lambda plan: ("1", "abc"))
+    monkeypatch.setattr(browse, "serve", serve)
+    return asked
+
+
+def test_browse_links_to_the_parent_run(capsys: pytest.CaptureFixture[str], finished: str, store: list[str]) -> None:
+    code, out, _ = run(capsys, "browse", "--port", "5987")
+    assert (code, out) == (0, f"sweep {finished}: http://127.0.0.1:5987/#/experiments/1/runs/abc\n")
+    assert store == [f"sync {finished}", "serve 5987"]
+
+
+def test_browse_of_a_server_starts_none_and_hides_its_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, store: list[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example/")
+    code, out, err = run(capsys, "browse")
+    assert (code, out) == (0, f"sweep {finished}: https://me:***@mlflow.example/#/experiments/1/runs/abc\n")
+    assert "hunter2" not in err
+    assert store == [f"sync {finished}"]
+
+
+def test_browse_leaves_the_store_to_a_living_driver(capsys: pytest.CaptureFixture[str], store: list[str]) -> None:
+    plan = make_sweep()
+    with Lease(sweep_dir(plan.id)):
+        run(capsys, "browse", "--port", "5987")
+    assert store == ["serve 5987"]
+
+
+def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], finished: str, store: list[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, _, err = run(capsys, "browse", "--port", str(taken.getsockname()[1]))
+    assert (code, "--port" in err, store) == (2, True, [])
+
+
+def test_doctor_exits_with_1_where_something_must_be_mended(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("disk", Health.WARN, "1 GiB free"), Finding("Ray token", Health.FAIL, "mode 644", "chmod 600 token")]
+    monkeypatch.setattr(doctor, "diagnose", lambda: findings)
+    code, out, _ = run(capsys, "doctor")
+    assert (code, "chmod 600 token" in out) == (1, True)
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert (code, json.loads(out)[1]["mend"]) == (1, "chmod 600 token")
+    del findings[1]
+    assert run(capsys, "doctor")[0] == 0

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from orchestrator.cluster import jobs
+from orchestrator.cluster.jobs import Job, Package, packed, render_entrypoint, require_http, split_address
+from orchestrator.errors import OrchestratorError, UserError
+from tests.kit.program import run
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "address"),
+    [
+        (["sweep", "digits"], ["sweep", "digits"], None),
+        (["sweep", "--address", "auto", "digits"], ["sweep", "digits"], "auto"),
+        (["sweep", "digits", "--address=http://h:8265"], ["sweep", "digits"], "http://h:8265"),
+        (["sweep", "--address"], ["sweep", "--address"], None),  # for the parser to complain of
+    ],
+)
+def test_address_is_taken_out_of_a_verb_s_words(words: list[str], rest: list[str], address: str | None) -> None:
+    assert split_address(words) == (rest, address)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "auto"])
+def test_jobs_are_submitted_over_http_only(address: str) -> None:
+    with pytest.raises(UserError, match="--address must be that of a job server"):
+        require_http(address)
+
+
+def test_address_without_credentials_loses_its_slash_and_one_with_them_is_refused() -> None:
+    assert require_http("http://head:8265/") == "http://head:8265"
+    with pytest.raises(UserError, match="must hold no credentials") as refused:
+        require_http("https://me:hunter2@head:8265")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_code_is_sent_and_nothing_else(home: Path) -> None:
+    (home / "mlflow.db").write_text("")
+    with packed(["sweep", "digits"]) as package:
+        names = set(package.files)
+        assert {"orchestrator/cli/app.py", "orchestrator/__main__.py", "training/loop/run.py", "search_spaces/digits.yaml"} <= names
+        assert {name.split("/")[0] for name in names} == {"orchestrator", "training", "search_spaces"}
+        assert {Path(name).suffix for name in names} <= {".py", ".yaml", ".json"}
+        build = json.loads((package.folder / "orchestrator" / "_build.json").read_text(encoding="utf-8"))
+        assert {"commit", "changes", "lock_hash"} <= set(build)
+        assert package.num_bytes == sum((package.folder / name).stat().st_size for name in names) < 3 * 2**20
+        folder = package.folder
+    assert not folder.exists()
+
+
+def test_yaml_files_that_the_verb_names_are_sent_along(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(f"# {folder}\n")
+    words = ["train", f"--from={tmp_path}/a/mine.yaml", str(tmp_path / "b" / "mine.yaml"), "--set", "model.weights=x.yaml", "gone.yaml"]
+    with packed(words) as package:
+        assert package.words == ("train", "--from=given/mine.yaml", "given/2-mine.yaml", "--set", "model.weights=x.yaml", "gone.yaml")
+        assert (package.folder / "given" / "mine.yaml").read_text() == "# a\n"
+        assert (package.folder / "given" / "2-mine.yaml").read_text() == "# b\n"
+
+
+def test_what_is_too_large_to_be_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = tmp_path / "huge.yaml"
+    huge.write_text("#" * 5000)
+    monkeypatch.setattr(jobs, "MAX_PACKAGE_BYTES", 4000)
+    with pytest.raises(UserError, match="the largest file is"), packed(["sweep", str(huge)]):
+        pass
+
+
+def test_credentials_never_leave_in_an_entry_point() -> None:
+    with pytest.raises(UserError, match="must hold no credentials") as refused, packed(["sweep", "--storage", "s3://key:hunter2@bucket/x"]):
+        pass
+    assert "hunter2" not in str(refused.value)
+
+
+def test_credentials_never_leave_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("dataset: voc\nshared: {fixed: {data.store: s3://key:hunter2@bucket/voc}}\n")
+    with (
+        pytest.raises(UserError, match=r"mine.yaml:2: a line must hold no credentials, .*: Ray would show them") as refused,
+        packed(["sweep", str(path)]),
+    ):
+        pass
+    assert "hunter2" not in str(refused.value)
+
+
+def test_entry_point_quotes_its_words_and_has_a_home_that_outlives_the_job() -> None:
+    entry = render_entrypoint(["sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"])
+    home, _, command = entry.partition("; exec ")
+    assert home == 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
+    assert shlex.split(command) == ["python", "-m", "orchestrator", "sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"]
+
+
+def note(job: Job, home: Path) -> None:
+    (home / "jobs").mkdir(exist_ok=True)
+    (home / "jobs" / f"{job.id}.json").write_text(json.dumps(vars(job)))
+
+
+def test_jobs_are_found_by_id_or_as_the_latest(home: Path) -> None:
+    with pytest.raises(UserError, match="none was submitted from"):
+        jobs.find_job(None)
+    old, new = (Job(name, "http://h:8265", ("sweep", "digits"), at, 1) for name, at in (("a", 1.0), ("b", 2.0)))
+    note(old, home)
+    note(new, home)
+    (home / "jobs" / "torn.json").write_text("{")
+    assert jobs.list_jobs() == [new, old]
+    assert jobs.find_job(None) == new
+    assert jobs.find_job("a") == old
+    with pytest.raises(UserError, match="The latest is b"):
+        jobs.find_job("c")
+
+
+class StartingCluster:
+    """In the place of Ray's client: its server answers before there is an agent to hand a job to."""
+
+    refusals: ClassVar[int]
+    said: ClassVar[str] = "Request failed with status code 500: No available agent to submit job, please try again later.."
+
+    def __init__(self, address: str) -> None:
+        assert address == "http://head:8265"
+
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, str]) -> str:
+        assert set(runtime_env) == {"working_dir"}  # and no variables, which Ray would show
+        type(self).refusals -= 1
+        if self.refusals >= 0:
+            raise RuntimeError(self.said)
+        return "raysubmit_2"
+
+
+def test_a_head_that_has_just_started_is_waited_for_and_the_job_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", StartingCluster)
+    monkeypatch.setattr(StartingCluster, "refusals", 2, raising=False)
+    monkeypatch.setattr(jobs, "_POLL_S", 0.0)
+    with packed(["sweep", "digits"]) as package:
+        job = jobs.submit(package, "http://head:8265")
+        assert jobs.list_jobs() == [job]
+        assert (job.id, job.words, job.num_bytes) == ("raysubmit_2", ("sweep", "digits"), package.num_bytes)
+        monkeypatch.setattr(StartingCluster, "refusals", 1)
+        monkeypatch.setattr(StartingCluster, "said", "no such package at s3://key:hunter2@bucket")
+        with pytest.raises(OrchestratorError, match="no such package at") as refused:
+            jobs.submit(package, "http://head:8265")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Put what notes down in the place of a cluster; return the notes."""
+    sent: list[tuple[str, ...]] = []
+
+    def submit(package: Package, address: str) -> Job:
+        sent.append((address, *package.words))
+        return Job("raysubmit_1", address, package.words, 0.0, package.num_bytes)
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    monkeypatch.setattr(jobs, "follow_log", lambda job, show: ("FAILED", 2))
+    return sent
+
+
+def test_an_http_address_means_submit(capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]) -> None:
+    expected = ("http://head:8265", "sweep", "digits", "--trials", "3", "--address", "auto")
+    for words in (
+        ("sweep", "digits", "--address", "http://head:8265", "--trials", "3"),
+        ("submit", "--address", "http://head:8265", "sweep", "digits", "--trials", "3"),
+        ("submit", "sweep", "digits", "--trials", "3", "--address=http://head:8265/"),
+    ):
+        code, out, err = run(capsys, *words)
+        assert (code, "submitted raysubmit_1" in out) == (0, True), err
+    assert server == [expected] * 3
+
+
+def test_submit_goes_to_the_forwarded_port_and_keeps_verbs_without_address_as_they_are(
+    capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]
+) -> None:
+    assert run(capsys, "submit", "data", "list")[0] == 0
+    assert run(capsys, "submit", "status", "--all")[0] == 0
+    assert server == [(jobs.DEFAULT_ADDRESS, "data", "list"), (jobs.DEFAULT_ADDRESS, "status", "--all")]
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/checkpoints", "/shared/checkpoints", "~/checkpoints"])
+def test_places_that_outlive_the_job_are_sent_as_they_are(
+    place: str, capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]
+) -> None:
+    assert run(capsys, "submit", "sweep", "digits", "--storage", place)[0] == 0
+    assert server == [(jobs.DEFAULT_ADDRESS, "sweep", "digits", "--storage", place, "--address", "auto")]
+
+
+def test_doctor_is_followed_and_exits_as_its_job_does(capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]) -> None:
+    code, _, err = run(capsys, "doctor", "--address", "http://head:8265")
+    assert (code, "raysubmit_1: FAILED" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sweep", "digts"), "Did you mean digits?"),
+        (("sweep", "digits", "--trals", "3"), "--trals"),
+        (("swep", "digits"), "swep"),
+        (("sweep", "digits", "--storage", "checkpoints"), "--storage of a submitted verb must be a URI or an absolute path"),
+        (("sweep", "digits", "--mirror=./mirror"), "--mirror of a submitted verb must be"),
+        (("browse",), "submit must be given a verb that runs by itself, but got browse"),
+        (("cluster", "up"), "but got cluster"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sent(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]
+) -> None:
+    code, _, err = run(capsys, "submit", *words)
+    assert (code, message in err) == (2, True), err
+    assert server == []
+
+
+def test_dry_run_shows_what_would_be_sent(capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]], home: Path) -> None:
+    code, out, err = run(capsys, "submit", "--dry-run", "sweep", "digits")
+    assert (code, server, list(home.iterdir())) == (0, [], [])
+    assert "orchestrator/cli/app.py" in out
+    assert "python -m orchestrator sweep digits --address auto" in out
+    assert "MiB" in err
+
+
+@pytest.mark.parametrize(
+    "verb", [("sweep", "digits"), ("resume",), ("promote",), ("train", "digits"), ("extend", "--trials", "+1"), ("doctor",)]
+)
+def test_ray_s_client_is_refused_with_its_reason(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        (*verb, "--address", "ray://head:10001"),
+        ("submit", "--address=ray://head:10001", *verb),
+        ("submit", *verb, "--address=ray://head:10001"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert (code, "remote actor" in err) == (2, True), err
+
+
+def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[4])
+    assert run(capsys, "cluster", "up", "--dry-run")[:2] == (0, "ray up cluster.yaml\n")
+    assert run(capsys, "cluster", "down", "--dry-run", "--yes")[:2] == (0, "ray down cluster.yaml --yes\n")
+    code, out, _ = run(capsys, "cluster", "status", "--dry-run", "--config", "cluster/on-prem.yaml")
+    assert (code, out) == (0, "ray exec cluster/on-prem.yaml 'bash ~/spml/cluster/node.sh ray status'\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "cluster", "up")
+    assert (code, "Stand in the checkout" in err) == (2, True)
+
+
+def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note(Job("a", "http://127.0.0.1:9", ("sweep", "digits"), 1.0, 1), home)
+    code, out, _ = run(capsys, "jobs", "--json")
+    assert (code, json.loads(out)[0]["state"]) == (0, "unreachable")
+    code, _, err = run(capsys, "logs")
+    assert (code, "a job server must answer at http://127.0.0.1:9" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "log", "resumed"),
+    [
+        (("sweep", "digits"), "Interrupted.\nResume with: python -m orchestrator resume a-00000001\n", "resume a-00000001"),
+        (("sweep", "digits"), "killed before it could say so", "resume"),
+        (("resume", "a-00000001", "--allow-changed"), "", "resume a-00000001"),
+        (("resume", "--allow-changed"), "", "resume"),
+    ],
+)
+def test_cancel_names_the_sweep_and_the_cluster_that_it_stopped(
+    words: tuple[str, ...], log: str, resumed: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note(Job("a", "http://h:8555", words, 1.0, 1), home)
+    monkeypatch.setattr(jobs, "read_log", lambda job: log)
+    monkeypatch.setattr(jobs, "cancel", lambda job: "STOPPED")
+    code, out, _ = run(capsys, "cancel")
+    assert code == 0
+    assert f"orchestrator submit --address http://h:8555 {resumed} " in f"{' '.join(out.split())} "
+    monkeypatch.setattr(jobs, "cancel", lambda job: "SUCCEEDED")
+    assert "submit" not in run(capsys, "cancel")[1], "there is nothing to go on with"
+
+
+def test_the_next_job_goes_where_the_last_one_went(home: Path) -> None:
+    assert jobs.default_address() == jobs.DEFAULT_ADDRESS
+    for name, address, at in (("a", "http://old:8265", 1.0), ("b", "http://new:8265", 2.0)):
+        note(Job(name, address, ("doctor",), at, 1), home)
+    assert jobs.default_address() == "http://new:8265"

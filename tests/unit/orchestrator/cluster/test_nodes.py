@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster import node_probe, nodes
+from orchestrator.cluster.nodes import Machines, NodeReport, compare_versions, find_obstacle_to_sharing
+from orchestrator.errors import UserError
+from tests.kit.sweeps import make_sweep
+
+ONE = Machines(frozenset({"a"}), may_grow=False)
+TWO = Machines(frozenset({"a", "b"}), may_grow=False)
+GROWING = Machines(frozenset({"a"}), may_grow=True)
+SERVER, SQLITE, BUCKET, FOLDER = "http://mlflow:5000", "sqlite:////x/mlflow.db", "s3://bucket/checkpoints", "/x/sweeps/a/checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("tracking", "storage", "machines", "blind", "is_networked", "message"),
+    [
+        (SQLITE, FOLDER, ONE, [], False, None),
+        (SQLITE, BUCKET, TWO, [], False, "MLFLOW_TRACKING_URI=http://HOST:5000"),
+        (SQLITE, BUCKET, GROWING, [], False, "must be a server"),
+        (SERVER, BUCKET, TWO, [], False, None),
+        (SERVER, FOLDER, TWO, ["b"], False, "which b cannot see. Name one that all see: --storage s3://"),
+        (SERVER, FOLDER, TWO, [], False, None),  # they see it: it is mounted
+        (SERVER, FOLDER, GROWING, [], False, "nodes that are still to start"),
+        (SERVER, FOLDER, GROWING, [], True, None),
+        (SERVER, BUCKET, GROWING, [], False, None),
+    ],
+)
+def test_what_only_one_machine_has_is_refused_on_several(
+    tracking: str, storage: str, machines: Machines, blind: list[str], is_networked: bool, message: str | None
+) -> None:
+    found = find_obstacle_to_sharing(tracking, storage, machines, blind, is_networked=is_networked)
+    assert found is None if message is None else message in str(found)
+
+
+def report(node: str, versions: Mapping[str, str], problems: Mapping[str, str] | None = None) -> NodeReport:
+    return NodeReport(node, f"host-{node}", versions, problems or {})
+
+
+def test_node_with_another_version_or_none_is_named_and_the_others_are_not() -> None:
+    usual = {"python": "3.11.9", "torch": "2.15.0"}
+    compared = compare_versions(
+        [report("a", usual), report("b", {**usual, "torch": "2.14.0"}), report("c", {**usual, "torch": "missing"}, {"MLflow": "away"})]
+    )
+    assert [dict(entry.problems) for entry in compared] == [
+        {},
+        {"torch": "2.14.0, but most nodes have 2.15.0"},
+        {"MLflow": "away", "torch": "is not installed"},
+    ]
+
+
+def test_of_two_nodes_that_differ_the_driver_s_is_right() -> None:
+    compared = compare_versions([report("driver", {"torch": "1"}), report("b", {"torch": "2"})])
+    assert [dict(entry.problems) for entry in compared] == [{}, {"torch": "2, but most nodes have 1"}]
+
+
+def test_a_node_that_did_not_answer_is_no_measure_for_the_others() -> None:
+    compared = compare_versions([report("a", {}, {"task": "gone"}), report("b", {"torch": "2"})])
+    assert [dict(entry.problems) for entry in compared] == [{"task": "gone"}, {}]
+
+
+def test_networked_folder_is_told_by_its_nearest_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mount:
+        def __init__(self, mountpoint: str, fstype: str) -> None:
+            self.mountpoint, self.fstype = mountpoint, fstype
+
+    monkeypatch.setattr(
+        "psutil.disk_partitions", lambda all: [Mount("/", "ext4"), Mount("/shared", "nfs4"), Mount("/shared/scratch", "xfs")]
+    )
+    assert nodes.is_networked(Path("/shared/sweeps"))
+    assert not nodes.is_networked(Path("/shared/scratch/sweeps"))
+    assert not nodes.is_networked(Path("/sharedish"))
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+def probe(**wanted: object) -> dict[str, str]:
+    nothing: dict[str, object] = {"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None}
+    found: dict[str, str] = node_probe.probe({**nothing, **wanted})["problems"]
+    return found
+
+
+def test_probe_finds_nothing_wrong_where_nothing_is(tmp_path: Path, server: str) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    assert probe(storage=str(store), tracking_uri=f"http://me:secret@{server}/", model=["torchvision/resnet18", "none"]) == {}
+    assert list(store.iterdir()) == []
+    said = node_probe.probe({"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None})
+    assert said["host"] == socket.gethostname()
+    assert {"python", "torch", "ray", "mlflow", "spml-orchestrator"} <= set(said["versions"])
+
+
+def test_probe_names_what_it_cannot_see_write_or_reach(tmp_path: Path) -> None:
+    problems = probe(
+        stores={"voc": str(tmp_path / "voc")},
+        storage=str(tmp_path / "none"),
+        tracking_uri="http://me:secret@127.0.0.1:9",
+        model=["torchvision/resnet18", "none.safetensors"],
+    )
+    assert set(problems) == {"data: voc", "storage", "MLflow", "weights"}
+    assert "there is no folder" in problems["storage"]
+    assert "none.safetensors" in problems["weights"]
+    assert "secret" not in str(problems)
+
+
+def test_marker_that_is_not_there_means_another_folder(tmp_path: Path) -> None:
+    marker = tmp_path / ".seen"
+    assert "is not seen here" in probe(marker=str(marker))["storage"]
+    marker.touch()
+    assert probe(marker=str(marker)) == {}
+
+
+def test_sweep_of_several_machines_is_refused_without_a_server_or_with_a_folder_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_sweep()
+    asked: list[Path] = []
+
+    def find_blind(folder: Path) -> list[str]:
+        asked.append(folder)
+        return ["b"]
+
+    monkeypatch.setattr(nodes, "look_at_machines", lambda: ONE)
+    nodes.require_shared(plan)
+    assert asked == []
+    monkeypatch.setattr(nodes, "look_at_machines", lambda: TWO)
+    monkeypatch.setattr(nodes, "find_blind_hosts", find_blind)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
+        nodes.require_shared(plan)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    with pytest.raises(UserError, match="which b cannot see"):
+        nodes.require_shared(plan)
+    asked.clear()
+    nodes.require_shared(replace(plan, storage="s3://bucket/checkpoints"))
+    assert asked == []

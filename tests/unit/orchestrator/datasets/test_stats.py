@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.datasets.pictures import draw_sheet, draw_stats
+from orchestrator.datasets.sheet import Picture, read_rows, spread_rows
+from orchestrator.datasets.stats import LabelStats, count_labels, render_stats, table_of_classes
+from orchestrator.errors import UserError
+from training.data.split import InMemoryImages, SplitData
+
+CLASSES = ("cat", "dog", "mug")
+TRUE = [[1, 1, 0], [1, 1, 0], [0, 1, 1], [1, 0, 0]]
+OBSERVED = [[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def make_split(name: str, true: list[list[int]] | None) -> SplitData:
+    known = None if true is None else torch.tensor(true, dtype=torch.bool)
+    images = InMemoryImages(torch.zeros(len(OBSERVED), 3, 8, 8, dtype=torch.uint8))
+    return SplitData(name, images, torch.tensor(OBSERVED, dtype=torch.bool), known, None, CLASSES)
+
+
+@pytest.fixture
+def stats() -> LabelStats:
+    return count_labels("birds", make_split("train", TRUE), make_split("val", TRUE), 7)
+
+
+def test_labels_are_counted(stats: LabelStats) -> None:
+    assert stats.observed["train"].tolist() == [2, 2, 0]
+    assert stats.true["train"] is not None
+    assert stats.true["train"].tolist() == [3, 3, 1]
+    assert stats.images == {"train": 4, "val": 4, "test": 7}
+    assert stats.unlearnable == [2]
+    assert stats.pairs(10) == [(0, 1, 2), (1, 2, 1)]
+
+
+def test_lines_name_what_cannot_be_learnt_and_what_occurs_together(stats: LabelStats) -> None:
+    headers, rows = table_of_classes(stats)
+    assert headers == ["class", "train observed", "val observed", "train true", "val true"]
+    assert rows[2] == ["mug", 0, 0, 1, 1]
+    lines = render_stats(stats, 10)
+    assert "classes with no learnable positive in train: 1 of 3: mug" in lines
+    assert "most often together in train: cat + dog 2, dog + mug 1" in lines
+
+
+def test_true_labels_that_there_are_not_are_not_available(tmp_path: Path) -> None:
+    stats = count_labels("birds", make_split("train", None), make_split("val", None), 0)
+    assert table_of_classes(stats)[0] == ["class", "train observed", "val observed"]
+    assert "true labels of train and val: not available" in render_stats(stats, 10)
+    assert stats.to_json(10)["classes"]["cat"] == {"train_observed": 2, "val_observed": 2, "train_true": None, "val_true": None}
+    draw_stats(tmp_path / "stats.png", stats)
+    assert (tmp_path / "stats.png").stat().st_size > 1000
+
+
+def test_picture_marks_a_class_with_no_learnable_positive(stats: LabelStats, tmp_path: Path) -> None:
+    draw_stats(tmp_path / "stats.png", stats)
+    pixels = np.asarray(Image.open(tmp_path / "stats.png").convert("RGB")).reshape(-1, 3)
+    assert (pixels == (0xCF, 0x22, 0x2E)).all(1).any()
+
+
+def test_sheet_shows_the_image_and_its_box_in_the_colour_of_what_is_known(tmp_path: Path) -> None:
+    blue = np.zeros((32, 32, 3), np.uint8)
+    blue[..., 2] = 200
+    boxes = (("dog", 2.0, 2.0, 20.0, 20.0), ("mug", 8.0, 8.0, 30.0, 30.0))
+    draw_sheet(tmp_path / "sheet.png", "birds", [Picture("0: a", blue, ("dog",), ("mug",), 2, boxes), Picture("1: b", blue, (), None, 3)])
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
+    for colour in ((0, 0, 200), (0x1A, 0x7F, 0x37), (0xBC, 0x4C, 0x00)):
+        assert (pixels == colour).all(1).sum() > 50, colour
+
+
+def test_caption_says_what_is_observed_true_and_unknown() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert Picture("0", pixels, ("dog",), ("cat", "mug"), 2).caption() == "observed dog; true but not observed cat, mug; 2 unknown"
+    assert Picture("0", pixels, (), None, 3).caption() == "observed none; 3 unknown, true labels not available"
+
+
+def test_rows_are_read_from_numbers_and_spans() -> None:
+    assert read_rows(["3,8", "5-7", "8"], 9) == [3, 8, 5, 6, 7]
+    assert spread_rows(100, 4) == [0, 25, 50, 75]
+    assert spread_rows(3, 12) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["9", "-1", "x", "", "5-3", "0-200", "1.5"])
+def test_rows_that_there_are_not_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--index must"):
+        read_rows([text], 9)
+    with pytest.raises(UserError, match="at most 100"):
+        read_rows(["0-100"], 1000)

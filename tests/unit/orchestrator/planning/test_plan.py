@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.home import create_sweep, list_sweeps
+from orchestrator.planning.plan import make_ablation_plan, make_plan, make_promotion_plan, make_rerun_plan, make_train_plan, parse_overrides
+from orchestrator.planning.run_config import read_config
+from orchestrator.planning.sweep_plan import Resources, SweepPlan, load_plan, trial_config
+from search_spaces.ranges import Range
+from search_spaces.reader import SpaceError
+from search_spaces.schema import load_space
+from training.config.run import Scalar
+from training.errors import ConfigError
+
+DIGITS = load_space("digits")
+ALL_BUT_WARMUP: dict[str, Scalar] = {
+    "optim.lr": 3e-3,
+    "optim.weight_decay": 0.0,
+    "optim.batch_size": 32,
+    "method.spbc_weight": 0.5,
+    "method.reg_weight": 0.1,
+}
+DIGITS_TEXT = DIGITS.text
+Make = Callable[..., SweepPlan]
+
+
+def plan(**changes: Any) -> SweepPlan:
+    return make_plan(DIGITS, **{"num_cpus": 2, "num_gpus": 0, **changes})
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Make:
+    """Plan the digits space after replacing a part of its text."""
+
+    def make(old: str, new: str, **changes: Any) -> SweepPlan:
+        assert old in DIGITS_TEXT
+        path = tmp_path / "mine.yaml"
+        path.write_text(DIGITS_TEXT.replace(old, new, 1), encoding="utf-8")
+        return make_plan(path, **{"num_cpus": 2, "num_gpus": 0, **changes})
+
+    return make
+
+
+class TestSweep:
+    def test_without_flags_it_is_the_real_search(self) -> None:
+        made = plan()
+        assert (made.kind, made.name, made.dataset, made.method) == ("sweep", "digits", "digits", "ignore")
+        assert (made.num_trials, made.epochs, made.concurrency) == (24, 20, 2)
+        assert (made.sampler, made.search_seed, made.startup_trials) == ("tpe", 0, 8)
+        assert (made.scheduler, made.grace_epochs, made.rungs()) == ("asha", 10, [10])
+        assert (made.storage, made.parent, made.space) == (None, None, "digits")
+        assert made.space_text == DIGITS_TEXT
+        assert len(made.ranges) == 8
+
+    def test_nothing_is_written(self, home: Path) -> None:
+        plan()
+        assert list(home.iterdir()) == []
+
+    def test_flags_take_the_place_of_the_budget(self) -> None:
+        made = plan(trials=12, epochs=8, startup_trials=5, concurrency=1, seed=7, name="mine", overrides={"method.warmup_epochs": "2"})
+        assert (made.num_trials, made.epochs, made.startup_trials, made.concurrency, made.search_seed) == (12, 8, 5, 1, 7)
+        assert (made.name, made.id.startswith("mine-")) == ("mine", True)
+        assert made.base["loop.seed"] == 0  # --seed is the search's
+        assert (made.grace_epochs, made.rungs()) == (4, [4])
+
+    def test_two_plans_differ_in_id_and_time_only(self) -> None:
+        first, second = plan(), plan()
+        assert first.id != second.id
+        assert dataclasses.replace(first, id=second.id, created=second.created) == second
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ({"trials": 0}, "--trials must be at least 1, but got --trials=0"),
+            ({"epochs": 0}, "--epochs must be at least 1"),
+            ({"concurrency": 0}, "--concurrency must be at least 1"),
+            ({"startup_trials": -1}, "--startup-trials must be at least 0"),
+            ({"seed": -1}, "--seed must be at least 0"),
+            ({"name": "a/b"}, "name must be"),
+            ({"name": ""}, "name must be"),
+            ({"storage": "s3://key:secret@bucket/x"}, "--storage must hold no credentials"),
+            ({"overrides": {"data.store": "s3://key:secret@bucket/x"}}, "data.store must hold no credentials"),
+        ],
+    )
+    def test_fault_in_a_flag_is_the_users(self, flags: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            plan(**flags)
+
+    def test_password_is_not_repeated(self) -> None:
+        with pytest.raises(UserError) as caught:
+            plan(storage="s3://key:secret@bucket/x")
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("make", [make_plan, make_train_plan, make_ablation_plan])
+    def test_space_with_credentials_is_refused_by_its_line(self, make: Callable[[Path], SweepPlan], tmp_path: Path) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text(DIGITS_TEXT + "# data.store: s3://key:hunter2@bucket/x\n", encoding="utf-8")
+        with pytest.raises(
+            UserError, match=r"mine.yaml:\d+: a line must hold no credentials, but got # data.store: s3://key:\*\*\*@"
+        ) as caught:
+            make(path)
+        assert "hunter2" not in str(caught.value)
+
+    def test_store_that_was_remembered_with_credentials_is_refused(self, home: Path) -> None:
+        (home / "data").mkdir()
+        (home / "data" / "voc.json").write_text('{"uri": "s3://key:hunter2@bucket/voc"}')
+        with pytest.raises(UserError, match="data.store must hold no credentials") as caught:
+            make_plan("voc")
+        assert "hunter2" not in str(caught.value)
+
+    def test_folder_for_checkpoints_does_not_depend_on_where_one_stands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert plan(storage="here").storage == str(tmp_path / "here")
+        assert plan(storage="s3://bucket/x").storage == "s3://bucket/x"
+
+    def test_sweep_of_a_file_is_called_after_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "my space.yaml"
+        path.write_text(DIGITS_TEXT, encoding="utf-8")
+        made = make_plan(path)
+        assert (made.name, made.space) == ("my-space", str(path))
+
+    def test_published_protocol_runs_the_first_point_once(self, edited: Make) -> None:
+        made = edited("select_config_by: clean-val", "select_config_by: published")
+        assert (made.num_trials, made.ranges, made.start_from) == (1, {}, ({},))
+        assert made.base["method.cam_threshold"] == 0.5
+        assert "published" in made.notes[0]
+        with pytest.raises(UserError, match="--trials must be at most 1"):
+            edited("select_config_by: clean-val", "select_config_by: published", trials=2)
+
+    def test_when_everything_is_set_one_trial_is_left(self) -> None:
+        overrides = dict(plan().start_from[0])
+        made = plan(overrides=overrides)
+        assert (made.num_trials, made.ranges, made.start_from, made.num_points) == (1, {}, ({},), 1)
+        assert {key: made.base[key] for key in overrides} == overrides
+        with pytest.raises(UserError, match="--trials must be at most 1"):
+            plan(overrides=overrides, trials=5)
+
+    def test_grid_counts_its_points_and_has_no_start(self, edited: Make) -> None:
+        made = edited("sampler: tpe", "sampler: grid", method="ignore_oracle", overrides=ALL_BUT_WARMUP)
+        assert (made.num_points, made.num_trials, made.start_from) == (7, 7, ())  # warm-up 2 to 8
+
+    def test_grid_cut_short_says_so(self, edited: Make) -> None:
+        made = edited("sampler: tpe", "sampler: grid", method="ignore_oracle", trials=3, overrides=ALL_BUT_WARMUP)
+        assert made.num_trials == 3
+        assert "the grid has 7 points; only the first 3 are run" in made.notes
+
+
+class TestGrace:
+    def test_it_is_the_largest_warmup_and_two(self) -> None:
+        assert plan().grace_epochs == 8 + 2
+        assert plan(overrides={"method.warmup_epochs": 3}).grace_epochs == 3 + 2
+        assert plan(method="ignore_without_rejection").grace_epochs == 2
+        assert plan(method="em").grace_epochs == 2
+        assert plan(method="splc").grace_epochs == 1 + 2, "before its first pseudo-labels it does not exist either"
+
+    def test_shorter_one_is_refused_with_its_reason(self, edited: Make) -> None:
+        with pytest.raises(SpaceError, match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*does not exist"):
+            edited("grace_epochs: null", "grace_epochs: 9")
+        assert edited("grace_epochs: null", "grace_epochs: 10").grace_epochs == 10
+        assert edited("grace_epochs: null", "grace_epochs: 11").grace_epochs == 11
+
+    def test_shorter_one_is_fine_where_nothing_warms_up(self, edited: Make) -> None:
+        assert edited("grace_epochs: null", "grace_epochs: 1", method="em").grace_epochs == 1
+
+    @pytest.mark.parametrize("epochs", [3, 9, 10])
+    def test_with_no_more_epochs_pruning_is_off_and_that_is_said(self, epochs: int) -> None:
+        made = plan(epochs=epochs)
+        assert (made.scheduler, made.rungs()) == ("none", [])
+        assert f"pruning is off: no trial may be cut before epoch 10 (largest warm-up + 2), and trials have {epochs}" in made.notes
+
+    def test_with_more_epochs_it_is_on(self) -> None:
+        made = plan(epochs=11)
+        assert made.scheduler == "asha"
+        assert not any("pruning" in note for note in made.notes)
+
+    def test_pruning_that_the_space_turned_off_is_not_worth_a_note(self, edited: Make) -> None:
+        made = edited("name: asha", "name: none", epochs=5)
+        assert made.scheduler == "none"
+        assert not any("pruning" in note for note in made.notes)
+
+    def test_warmup_as_long_as_the_trial_is_legal_and_said_once(self) -> None:
+        searched = plan(epochs=8).notes
+        assert [note for note in searched if "rejection" in note] == ["rejection never starts in trials whose warm-up is 8 epochs or more"]
+        fixed = plan(overrides={"method.warmup_epochs": 20}).notes
+        assert [note for note in fixed if "rejection" in note] == [
+            "rejection never starts in these trials, whose warm-up is 20 epochs or more"
+        ]
+        assert not any("rejection" in note for note in plan(epochs=9).notes)
+
+    @pytest.mark.parametrize(("method", "what"), [("em_apl", "pseudo-labelling"), ("crisp", "its own risk"), ("splc", "correction")])
+    def test_what_a_warmup_comes_before_is_named_as_the_method_has_it(self, method: str, what: str) -> None:
+        notes = make_train_plan(DIGITS, method=method, overrides={"method.warmup_epochs": 3}, epochs=3).notes
+        assert notes[-1] == f"{what} never starts in this run, whose warm-up is 3 epochs or more"
+
+    def test_rungs_grow_by_the_reduction_factor(self) -> None:
+        assert plan(method="em").rungs() == [2, 6, 18]
+
+
+class TestConcurrency:
+    @pytest.mark.parametrize(("cpus", "trials"), [(1, 1), (2, 2), (64, 24), (0, 1)])
+    def test_it_is_what_the_cpus_carry(self, cpus: int, trials: int) -> None:
+        assert plan(num_cpus=cpus).concurrency == trials
+
+    @pytest.mark.parametrize(("gpus", "trials"), [(0, 1), (1, 1), (4, 4)])
+    def test_it_is_what_the_gpus_carry(self, gpus: int, trials: int) -> None:
+        assert make_plan("voc", num_cpus=64, num_gpus=gpus).concurrency == trials
+
+    def test_gpu_that_is_shared_carries_several(self, edited: Make) -> None:
+        assert edited("gpus_per_worker: 0", "gpus_per_worker: 0.5", num_cpus=8, num_gpus=2).concurrency == 4
+
+    def test_workers_of_a_trial_take_their_cpus(self, edited: Make) -> None:
+        made = edited("{workers: 1, cpus_per_worker: 1", "{workers: 2, cpus_per_worker: 2", num_cpus=9)
+        assert (made.concurrency, made.resources) == (2, Resources(2, 2, 0))
+
+    def test_more_than_fit_is_done_and_said(self) -> None:
+        made = plan(concurrency=5)
+        assert made.concurrency == 5
+        assert "5 trials at a time share what carries 2" in made.notes
+        assert plan(concurrency=2).notes == ()
+
+
+class TestNotes:
+    def test_cut_sweep_is_a_taste(self) -> None:
+        made = plan(trials=12, epochs=12, overrides={"data.num_train": "400", "data.num_val": 200})
+        assert made.notes == (
+            "a taste, not a result: 12 of 24 trials, 12 of 20 epochs, data.num_train 400 of 1500, data.num_val 200 of 500",
+        )
+
+    def test_fewer_trials_alone_or_more_of_anything_is_none(self) -> None:
+        assert plan(trials=12).notes == ()
+        assert plan(trials=48, epochs=30, overrides={"data.num_train": 3000}).notes == ()
+
+    def test_search_that_never_leaves_its_startup_says_so(self) -> None:
+        assert any("TPE decides nothing" in note for note in plan(trials=8).notes)
+        assert not any("TPE" in note for note in plan(trials=9).notes)
+        # Of a taste nobody expects a search.
+        assert not any("TPE" in note for note in plan(trials=3, epochs=12).notes)
+
+    def test_training_that_is_cut_is_a_taste_and_speaks_of_no_search(self) -> None:
+        made = make_train_plan(DIGITS, epochs=3, overrides={"data.num_train": "400"})
+        assert made.notes == (
+            "a taste, not a result: 3 of 20 epochs, data.num_train 400 of 1500",
+            "rejection never starts in this run, whose warm-up is 3 epochs or more",
+        )
+        assert make_train_plan(DIGITS).notes == ()
+
+    def test_former_configuration_that_is_cut_is_a_taste(self) -> None:
+        base = make_train_plan(DIGITS).base
+        cut = make_rerun_plan(base, source="f", epochs=12)
+        assert cut.notes == ("a taste, not a result: 12 of 20 epochs",)
+        assert make_rerun_plan(base, source="f").notes == ()
+
+    def test_start_points_that_are_not_run_are_counted(self, edited: Make) -> None:
+        second = "    start_from:\n      - {method.cam_threshold: 0.6}\n"
+        made = edited("    start_from:\n", second, trials=1, startup_trials=0)
+        assert "only the first 1 of 2 start points are run" in made.notes
+
+
+class TestTrialConfig:
+    def test_params_change_the_base_and_nothing_else(self) -> None:
+        made = plan()
+        config = trial_config(made, {"method.cam_threshold": 0.4}).flatten()
+        assert config == {**made.base, "method.cam_threshold": 0.4}
+
+    @pytest.mark.parametrize("params", [{"method.tau": 0.4}, {"method.cam_threshold": 2}])
+    def test_bad_param_is_an_error_before_anything_runs(self, params: dict[str, float]) -> None:
+        with pytest.raises(ConfigError):
+            trial_config(plan(), params)
+
+
+class TestTrain:
+    def test_it_is_the_first_start_point(self) -> None:
+        made = make_train_plan(DIGITS)
+        assert (made.kind, made.name, made.num_trials, made.ranges, made.start_from) == ("train", "digits-train", 1, {}, ({},))
+        assert made.base == {**plan().base, **plan().start_from[0]}
+        assert (made.scheduler, made.num_points) == ("none", 1)
+
+    def test_set_wins_over_the_start_point(self) -> None:
+        made = make_train_plan(DIGITS, overrides={"method.cam_threshold": ".7"}, epochs=3, method="ignore", name="mine")
+        assert (made.base["method.cam_threshold"], made.epochs, made.name) == (0.7, 3, "mine")
+
+    def test_method_is_chosen(self) -> None:
+        assert make_train_plan(DIGITS, method="em").base["method.entropy_weight"] == 0.2
+
+    def test_run_is_trained_again_as_it_was(self) -> None:
+        sweep = plan(method="ignore_oracle")
+        config = trial_config(sweep, sweep.start_from[0]).flatten()
+        made = make_rerun_plan(config, source=f"{sweep.id}/0", like=sweep, parent=f"{sweep.id}/0", overrides={"loop.seed": "5"})
+        assert made.base == {**config, "loop.seed": 5}
+        assert (made.kind, made.method, made.parent, made.protocol) == ("train", "ignore_oracle", f"{sweep.id}/0", sweep.protocol)
+        assert (made.name, made.dataset, made.start_from) == ("digits-train", "digits", ({},))
+
+    def test_its_text_is_a_file_that_trains_the_same_again(self, tmp_path: Path) -> None:
+        first = make_rerun_plan(make_train_plan(DIGITS).base, source="x/0")
+        path = tmp_path / "run.yaml"
+        path.write_text(first.space_text, encoding="utf-8")
+        assert make_rerun_plan(read_config(path), source=str(path)).base == first.base
+
+    def test_protocol_follows_the_epoch_that_the_file_asks_for(self) -> None:
+        base = make_train_plan(DIGITS).base
+        assert str(make_rerun_plan({**base, "loop.select_epoch_by": "observed-val"}, source="f").protocol) == "observed-val x observed-val"
+        assert str(make_rerun_plan(base, source="f", overrides={"loop.select_epoch_by": "last"}).protocol) == "clean-val x last"
+
+
+class TestPromotion:
+    def test_winner_runs_once_per_fresh_seed(self) -> None:
+        sweep = plan(overrides={"loop.seed": 3})
+        made = make_promotion_plan(sweep, {"method.cam_threshold": 0.4}, seeds=3, workers=2)
+        seeds = [trial_config(made, point).loop.seed for point in made.start_from]
+        assert seeds == [1004, 1005, 1006]
+        assert all(trial_config(made, point).flatten()["method.cam_threshold"] == 0.4 for point in made.start_from)
+        assert (made.kind, made.parent, made.name, made.num_trials, made.concurrency) == ("promote", sweep.id, "digits-promote", 3, 1)
+        assert (made.scheduler, made.ranges, made.resources.workers, made.num_points) == ("none", {}, 2, 3)
+        assert (made.epochs, made.protocol, made.base) == (sweep.epochs, sweep.protocol, sweep.base)
+        assert made.id.startswith("digits-promote-")
+
+    @pytest.mark.parametrize(("workers", "gpus"), [(1, 0.5), (2, 1)])
+    def test_ranks_do_not_share_a_gpu(self, workers: int, gpus: float) -> None:
+        sweep = dataclasses.replace(plan(), resources=Resources(gpus_per_worker=0.5))
+        assert make_promotion_plan(sweep, {}, workers=workers).resources.gpus_per_worker == gpus
+
+    @pytest.mark.parametrize("flags", [{"seeds": 0}, {"workers": 0}])
+    def test_none_is_refused(self, flags: dict[str, Any]) -> None:
+        with pytest.raises(UserError, match="must be at least 1"):
+            make_promotion_plan(plan(), {}, **flags)
+
+    def test_promoting_again_gets_another_id(self) -> None:
+        sweep = plan()
+        assert make_promotion_plan(sweep, {}).id != make_promotion_plan(sweep, {}).id
+
+
+class TestFile:
+    def test_plan_is_found_again(self) -> None:
+        made = plan()
+        create_sweep(made.id, made.to_json())
+        assert load_plan(made.id) == made
+        assert [(entry.id, entry.name, entry.kind) for entry in list_sweeps()] == [(made.id, "digits", "sweep")]
+
+    @pytest.mark.parametrize(
+        "text", ["", "{}", "[]", '{"id": 1', '{"ranges": {}, "protocol": {}, "resources": {}, "start_from": [], "notes": []}']
+    )
+    def test_broken_one_is_told(self, text: str) -> None:
+        create_sweep("a-00000001", text)
+        with pytest.raises(OrchestratorError, match=r"plan.json of a-00000001 must be whole"):
+            load_plan("a-00000001")
+
+    def test_what_a_plan_leaves_out_has_its_default(self) -> None:
+        made = make_train_plan(DIGITS)
+        plain = json.loads(made.to_json())
+        for key in ("epoch_s", "time_limit_s", "parent"):
+            del plain[key]
+        assert SweepPlan.from_json(json.dumps(plain)) == dataclasses.replace(made, epoch_s=None)
+
+    def test_ranges_keep_their_kind(self) -> None:
+        made = SweepPlan.from_json(plan().to_json())
+        assert made.ranges["method.reg_weight"] == Range(type="float", low=0.01, high=1.0, log=True)
+        assert isinstance(made.ranges["method.warmup_epochs"].low, int)
+
+
+class TestOverrides:
+    def test_value_may_hold_an_equals_sign(self) -> None:
+        assert parse_overrides(["model.weights=a=b", " optim.lr = 1e-3 "]) == {"model.weights": "a=b", "optim.lr": "1e-3"}
+
+    @pytest.mark.parametrize("assignment", ["", "optim.lr", "=1", "optim.lr=", "  =  "])
+    def test_what_is_no_assignment_is_refused(self, assignment: str) -> None:
+        with pytest.raises(UserError, match="--set must be key=value"):
+            parse_overrides([assignment])
+
+    def test_key_given_twice_is_refused(self) -> None:
+        with pytest.raises(UserError, match=r"optim.lr=1 and optim.lr=2"):
+            parse_overrides(["optim.lr=1", "optim.lr=2"])
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    heavy = "torch", "ray", "optuna", "mlflow", "numpy", "rich"
+    code = "import sys, orchestrator.planning.plan as p, orchestrator.planning.page as t; t.render_plan(p.make_plan('digits')); "
+    code += f"print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.planning.settings import Settings, merge_settings
+from search_spaces.reader import Scalar, SpaceError
+from search_spaces.schema import load_space
+
+SPACE = """\
+dataset: voc
+budget: {trials: 4, epochs: 6}
+shared:
+  fixed:
+    optim.lr: 1e-3
+    optim.batch_size: 8
+  ranges:
+    optim.weight_decay: {type: float, low: 0.0, high: 0.1}
+methods:
+  ignore:
+    fixed:
+      optim.batch_size: 4
+    ranges:
+      method.cam_threshold: {type: float, low: 0.3, high: 0.9}
+      method.warmup_epochs: {type: int, low: 1, high: 3}
+    start_from:
+      - {method.cam_threshold: 0.5, method.warmup_epochs: 2}
+      - {method.cam_threshold: 0.6, method.warmup_epochs: 2}
+  em:
+    fixed: {optim.weight_decay: 0.0}
+    ranges:
+      optim.lr: {type: float, low: 1e-4, high: 1e-2, log: true}
+"""
+Merge = Callable[..., Settings]
+
+
+@pytest.fixture
+def merge(tmp_path: Path) -> Merge:
+    """Merge the space above after replacing a part of its text."""
+
+    def merge_changed(old: str = "", new: str = "", method: str | None = None, epochs: int | None = None, **overrides: Scalar) -> Settings:
+        assert old in SPACE
+        path = tmp_path / "mine.yaml"
+        path.write_text(SPACE.replace(old, new, 1) if old else SPACE, encoding="utf-8")
+        return merge_settings(load_space(path), method, epochs, {key.replace("__", "."): value for key, value in overrides.items()})
+
+    return merge_changed
+
+
+def fault(merge: Merge, old: str, new: str, method: str | None = None) -> str:
+    with pytest.raises(SpaceError) as caught:
+        merge(old, new, method)
+    return str(caught.value).rpartition("/")[2] if "/" not in new else str(caught.value)
+
+
+def test_what_is_said_later_wins(merge: Merge) -> None:
+    found = merge(optim__lr="2e-3")
+    assert found.method == "ignore"
+    assert found.base["optim.lr"] == 2e-3  # --set over shared
+    assert found.base["optim.batch_size"] == 4  # method over shared
+    assert found.base["loop.epochs"] == 6  # the budget
+    assert found.base["method.spbc_weight"] == 0.5  # the run's own default
+    assert list(found.ranges) == ["optim.weight_decay", "method.cam_threshold", "method.warmup_epochs"]
+
+
+def test_method_block_can_search_what_is_fixed_for_all_and_fix_what_all_search(merge: Merge) -> None:
+    assert list(merge(method="em").ranges) == ["optim.lr"]
+    assert merge(method="em").base["optim.weight_decay"] == 0.0
+
+
+def test_set_of_a_searched_key_fixes_it_and_takes_it_out(merge: Merge) -> None:
+    found = merge(method__cam_threshold=".7")
+    assert found.base["method.cam_threshold"] == 0.7
+    assert "method.cam_threshold" not in found.ranges
+    # The two points differ in that key only: they have become one.
+    assert found.start_from == ({"method.warmup_epochs": 2},)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1", 1.0), ("0.5", 0.5)])
+def test_set_reads_numbers_as_the_file_does(merge: Merge, text: str, value: float) -> None:
+    found = merge(optim__lr=text).base["optim.lr"]
+    assert found == value
+    assert isinstance(found, float)
+
+
+def test_set_takes_null_and_truth_values(merge: Merge) -> None:
+    found = merge(method__average_decay="null", method__correct_gap_bias="true")
+    assert found.base["method.average_decay"] is None
+    assert found.base["method.correct_gap_bias"] is True
+
+
+def test_epochs_and_set_epochs_are_one(merge: Merge) -> None:
+    assert merge(epochs=3).epochs == merge(loop__epochs="3").epochs == merge(epochs=3, loop__epochs="3").epochs == 3
+    with pytest.raises(UserError, match=r"--epochs must agree with --set loop\.epochs, but got 3 and 4"):
+        merge(epochs=3, loop__epochs="4")
+
+
+def test_epoch_half_of_the_protocol_is_a_setting_of_the_run(merge: Merge) -> None:
+    found = merge("methods:", "protocol: {select_config_by: observed-val, select_epoch_by: last}\nmethods:")
+    assert str(found.protocol) == "observed-val x last"
+    assert found.base["loop.select_epoch_by"] == "last"
+    assert str(merge(loop__select_epoch_by="observed-val").protocol) == "clean-val x observed-val"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("method.tau", ".5", "--set method.tau: .* Did you mean method.cam_threshold"),
+        ("tau", ".5", "--set tau: .* Did you mean method.cam_threshold"),
+        ("spbc", "1", "Did you mean method.spbc_weight"),
+        ("reg", "1", "Did you mean method.reg_weight"),
+        ("optim.batchsize", "1", "Did you mean optim.batch_size"),
+        ("method.cam_threshold", "2", "--set method.cam_threshold=2: method.cam_threshold must be less than 1"),
+        ("method.cam_threshold", "high", 'must be a number, but got method.cam_threshold="high"'),
+        ("method.cam_threshold", "true", "must be a number, but got method.cam_threshold=true"),
+        ("method.warmup_epochs", "2.0", "must be an integer, but got method.warmup_epochs=2.0"),
+        ("method.correct_gap_bias", "1", "must be true or false, but got method.correct_gap_bias=1"),
+        ("data.num_train", "'50'", 'must be an integer, but got data.num_train="50"'),
+        ("optim.lr", ".nan", "optim.lr must be"),
+        ("optim.lr", "", "optim.lr must be a number"),
+        ("method.name", "em", "Use --method"),
+        ("data.name", "coco", "mine.yaml is for voc"),
+        ("loop.epochs", "0", "loop.epochs must be greater than or equal to 1"),
+        ("loop.select_epoch_by", "published", "select_epoch_by must be clean-val, observed-val or last"),
+        ("loop.select_epoch_by", "best", "loop.select_epoch_by must be 'published', 'clean-val'"),
+    ],
+)
+def test_fault_in_a_flag_names_the_flag(merge: Merge, key: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        merge(**{key.replace(".", "__"): value})
+
+
+def test_set_may_repeat_what_cannot_change(merge: Merge) -> None:
+    assert merge(method__name="ignore", data__name="voc").base == merge().base
+
+
+def test_unknown_method_names_the_nearest(merge: Merge) -> None:
+    with pytest.raises(
+        UserError, match=r"--method must be one of ignore, em in .*mine.yaml, but got --method=ignor. Did you mean ignore\?"
+    ):
+        merge(method="ignor")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "method.cam_threshold: {",
+            "method.tau: {",
+            "mine.yaml:14: method.tau is no setting of a run with method ignore. Did you mean method.cam",
+        ),
+        ("optim.lr: 1e-3", "optim.learning_rate: 1", "mine.yaml:5: optim.learning_rate is no setting of a run"),
+        ("optim.lr: 1e-3", "optim.lr: '1e-3'", 'mine.yaml:5: optim.lr must be a number, but got optim.lr="1e-3"'),
+        ("optim.lr: 1e-3", "optim.lr: -1", "mine.yaml:5: optim.lr must be greater than 0"),
+        ("optim.lr: 1e-3", "optim.name: adm", "mine.yaml:5: optim.name must be 'adam'"),
+        ("optim.lr: 1e-3", "data.name: coco", 'mine.yaml:5: data.name must be that of dataset: voc, but got "coco"'),
+        ("optim.lr: 1e-3", "loop.epochs: 3", "mine.yaml:5: loop.epochs must not be given here. Its place is budget.epochs"),
+        ("optim.lr: 1e-3", "method.name: em", "mine.yaml:5: method.name must not be shared"),
+        ("optim.lr: 1e-3", "method.cam_threshold: .5", "mine.yaml:5: method.cam_threshold must not be shared: not every method has it"),
+        ("optim.lr: 1e-3", "loop.select_epoch_by: last", "mine.yaml:5: loop.select_epoch_by must not be given here"),
+        (
+            "optim.weight_decay: {type: float, low: 0.0",
+            "loop.seed: {type: int, low: 0, high: 9}\n    optim.weight_decay: {type: float, low: 0.0",
+            "mine.yaml:8: loop.seed must be fixed: trials that differ in it cannot be compared",
+        ),
+        ("high: 0.1}", "high: 1.1}", "mine.yaml:8: optim.weight_decay must be less than or equal to 1, but got optim.weight_decay=1.1"),
+        ("low: 0.3", "low: -0.3", "mine.yaml:14: method.cam_threshold must be greater than or equal to 0"),
+        (
+            "type: int, low: 1",
+            "type: float, low: 1",
+            "mine.yaml:15: method.warmup_epochs must be an integer, but got method.warmup_epochs=1.0",
+        ),
+        (
+            "type: int, low: 1, high: 3",
+            "type: categorical, choices: [1, 2, x]",
+            'mine.yaml:15: method.warmup_epochs must be an integer, but got method.warmup_epochs="x"',
+        ),
+        (
+            "cam_threshold: 0.6",
+            "cam_threshold: 0.95",
+            "mine.yaml:18: method.cam_threshold must be within its range (0.3 to 0.9), but got 0.95",
+        ),
+        ("cam_threshold: 0.6", "cam_threshold: 6", "mine.yaml:18: method.cam_threshold must be less than 1"),
+        ("cam_threshold: 0.6", "camthreshold: 0.6", "mine.yaml:18: method.camthreshold is no setting of a run"),
+        ("cam_threshold: 0.6", "reg_weight: 0.6", "mine.yaml:18: method.reg_weight must be one of the searched keys"),
+        ("  ignore:", "  ignor:", "mine.yaml:10: a method block without name: must be labelled with a method"),
+        ("  ignore:", "  best:\n    name: ignor", "mine.yaml:11: name must be one of"),
+    ],
+)
+def test_fault_in_the_file_names_its_line(merge: Merge, old: str, new: str, message: str) -> None:
+    assert fault(merge, old, new).startswith(message)
+
+
+def test_only_the_method_that_runs_is_held_against_its_settings(merge: Merge) -> None:
+    broken = "fixed: {optim.weight_decay: 0.0, method.alpha: 1}"
+    assert merge("fixed: {optim.weight_decay: 0.0}", broken).method == "ignore"
+    assert "mine.yaml:20: method.alpha is no setting" in fault(merge, "fixed: {optim.weight_decay: 0.0}", broken, "em")
+
+
+def test_start_point_may_repeat_a_fixed_value(merge: Merge) -> None:
+    found = merge("method.cam_threshold: 0.6,", "method.cam_threshold: 0.6, optim.lr: 1e-3,")
+    assert found.start_from[1] == {"method.cam_threshold": 0.6, "method.warmup_epochs": 2}
+
+
+def test_grid_needs_points_for_each_float(merge: Merge) -> None:
+    assert "mine.yaml:9: optim.weight_decay: num must be given" in fault(merge, "shared:", "search: {sampler: grid}\nshared:")
+
+
+@pytest.mark.parametrize(
+    ("change", "epochs"),
+    [
+        ({}, 3),
+        ({"method__warmup_epochs": "7"}, 7),
+        ({"method__rejection": "none"}, 0),
+        ({"method__rejection": "oracle"}, 3),
+        ({"method": "em"}, 0),
+    ],
+)
+def test_largest_warmup_is_the_end_of_its_range_or_the_fixed_value(merge: Merge, change: dict[str, str], epochs: int) -> None:
+    assert merge(**change).largest_warmup() == epochs
+
+
+def test_at_first_point_nothing_is_left_to_search(merge: Merge) -> None:
+    found = merge().at_first_point()
+    assert (found.base["method.cam_threshold"], found.base["method.warmup_epochs"]) == (0.5, 2)
+    assert found.ranges == {}
+    assert found.start_from == ({},)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"data__image_size": 64}, "--set: data.image_size must be 40 for digits, but got data.image_size=64"),
+        ({"model__backbone": "digits/resnet18"}, "--set: model.backbone must be digits/resnet12 in the digits family"),
+        ({"model__backbone": "torchvision/resnet18"}, "--set: model.weights=pretext belongs to digits/resnet12 on digits"),
+        ({"model__weights": "IMAGENET1K_V1"}, "--set: model.weights must be pretext, a file or none"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused_before_anything_starts(flags: dict[str, Scalar], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        merge_settings(load_space("digits"), overrides={key.replace("__", "."): value for key, value in flags.items()})
+
+
+def test_file_whose_settings_do_not_fit_its_dataset_is_told_its_line(merge: Merge) -> None:
+    assert fault(merge, "dataset: voc", "dataset: digits").startswith("mine.yaml:1: data.image_size must be 40 for digits")
+    with pytest.raises(SpaceError, match="mine.yaml:5: model.weights=pretext belongs to digits/resnet12 on digits"):
+        merge("optim.lr: 1e-3", "model.weights: pretext")
+
+
+def test_a_method_of_another_space_of_the_dataset_is_named_with_it() -> None:
+    with pytest.raises(UserError, match=r"but got --method=plc_lac\. plc_lac is in voc_q2l\.$"):
+        merge_settings(load_space("voc"), "plc_lac")
+    with pytest.raises(UserError, match=r"but got --method=plc_lca\. Did you mean plc\?$"):
+        merge_settings(load_space("voc"), "plc_lca")

@@ -1,0 +1,357 @@
+"""Promotion: the decision from its figures alone, and steps that are taken once whatever dies between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.planning.run_config import read_config
+from orchestrator.planning.sweep_plan import Resources, SweepPlan, load_plan, trial_config
+from orchestrator.promotion import promote as promotion
+from orchestrator.promotion.model_card import render_card
+from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
+from orchestrator.promotion.verdict import COMPARED_KEYS, Decision, Result, Verdict, decide, registered_name
+from orchestrator.sweep.driver import SweepOutcome
+from orchestrator.sweep_folder.disk import checkpoint_uri, trial_uri
+from orchestrator.sweep_folder.journal import replay
+from orchestrator.tracking import registry
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.registry import ModelVersion
+from tests.kit import sweeps
+from training.data.registry import DatasetInfo
+from training.data.views import PixelScale
+
+IDENTITY = {
+    "dataset": "digits",
+    "data_hash": "da7a",
+    "model": json.dumps({"name": "resnet_cam", "backbone": "digits/resnet12"}),
+    "weights_hash": "3e1647",
+    "recipe": "digits",
+    "select_config_by": "clean-val",
+    "select_epoch_by": "clean-val",
+    "draw_seed": "1200",
+    "world_size": "1",
+}
+
+
+def _result(*values: float | None, name: str = "digits-promote-1", **changes: str) -> Result:
+    return Result(name, IDENTITY | changes, values)
+
+
+class TestDecide:
+    """The ladder of verdicts."""
+
+    def test_first_result_is_promoted(self) -> None:
+        assert decide(_result(80.0, 82.0), None).verdict is Verdict.PROMOTE
+
+    @pytest.mark.parametrize(("mean", "verdict"), [(81.1, Verdict.PROMOTE), (81.0, Verdict.KEEP), (80.9, Verdict.KEEP)])
+    def test_only_a_strictly_higher_mean_is_promoted(self, mean: float, verdict: Verdict) -> None:
+        decision = decide(_result(mean - 1, mean, mean + 1), _result(80.0, 81.0, 82.0, name="champ/3"))
+        assert decision.verdict is verdict
+        assert f"{mean:.2f}" in decision.reason
+        assert "81.00 (80.00, 81.00, 82.00) of champ/3" in decision.reason
+
+    @pytest.mark.parametrize("key", COMPARED_KEYS)
+    def test_each_key_must_agree(self, key: str) -> None:
+        decision = decide(_result(99.0, **{key: "other"}), _result(1.0, name="champ/3"))
+        assert decision.verdict is Verdict.REFUSE
+        assert f"{key} is other and not" in decision.reason
+        assert "99.00" in decision.reason
+
+    def test_another_draw_and_world_size_are_compared_and_marked(self) -> None:
+        decision = decide(_result(90.0, draw_seed="7", world_size="2"), _result(80.0, 81.0))
+        assert decision.verdict is Verdict.PROMOTE
+        assert decision.marks == ("label-draw seed is 7 and not 1200", "world size is 2 and not 1", "number of seeds is 1 and not 2")
+
+    def test_another_set_up_in_one_recipe_is_marked(self) -> None:
+        champion = _result(80.0, **{"loop.epochs": "20", "optim.schedule": "constant"})
+        decision = decide(_result(90.0, **{"loop.epochs": "100", "optim.schedule": "constant", "loop.precision": "bf16"}), champion)
+        assert decision.verdict is Verdict.PROMOTE
+        assert decision.marks == ("number of epochs is 100 and not 20",), "what an older champion does not say is not held against it"
+
+    def test_a_run_without_a_result_refuses(self) -> None:
+        decision = decide(_result(90.0, None), None)
+        assert decision.verdict is Verdict.REFUSE
+        assert "90.00, none" in decision.reason
+        assert decide(_result(None), None).verdict is Verdict.REFUSE
+
+    def test_champions_of_other_conditions_are_named_and_not_compared(self) -> None:
+        decision = decide(_result(60.0), None, [_result(90.0, data_hash="0ther")])
+        assert decision.verdict is Verdict.PROMOTE
+        assert len(decision.marks) == 1
+        assert "cannot be compared with: 90.00 (90.00) of digits-promote-1 (data_hash is da7a and not 0ther)" in decision.marks[0]
+
+    def test_unknown_data_refuses(self) -> None:
+        decision = decide(_result(90.0, data_hash="unknown"), None)
+        assert decision.verdict is Verdict.REFUSE
+        assert "data_hash" in decision.reason
+
+
+def test_name_is_made_of_the_keys_that_must_agree() -> None:
+    name = registered_name(IDENTITY)
+    assert name.rpartition(".")[0] == "digits.resnet_cam.clean-val.clean-val"
+    assert len(name.rpartition(".")[2]) == 8
+    assert registered_name(IDENTITY | {"draw_seed": "7", "world_size": "2"}) == name
+    assert len({registered_name(IDENTITY | {key: '{"name": "x"}'}) for key in COMPARED_KEYS} | {name}) == len(COMPARED_KEYS) + 1
+
+
+class Store:
+    """The registry and the test split, counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.champions: dict[str, ModelVersion] = {}
+        self.versions: list[ModelVersion] = []
+        self.opened: list[int] = []
+        self.trained = 0
+        self.fail_at: str | None = None
+        self.scores: tuple[float, ...] = (60.0, 62.0)
+        for module, name, fake in (
+            (registry, "find_champion", self.champions.get),
+            (registry, "find_other_champions", lambda dataset, name: [found for found in self.champions.values() if found.name != name]),
+            (registry, "register_version", self.register),
+            (registry, "set_champion", self.set_champion),
+            (tracking, "sync", lambda sweep_id: True),
+            (mlflow_store, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
+        ):
+            monkeypatch.setattr(module, name, fake)
+        monkeypatch.setattr(promotion, "run_sweep", self.train)
+        monkeypatch.setattr(promotion, "resume", lambda sweep_id, **options: self.train(load_plan(sweep_id)))
+        monkeypatch.setattr(
+            "training.loop.checkpoint.CheckpointStore.load_best", lambda store, epoch: {"epoch": epoch, "classes": ["a", "b"]}
+        )
+        monkeypatch.setattr("training.inference.evaluation.evaluate_test", self.evaluate)
+        self.data_hash = "da7a"
+        monkeypatch.setattr("training.preparation.prepare", lambda config: None)
+        monkeypatch.setattr("training.data.registry.dataset_info", self.describe_data)
+        monkeypatch.setattr("training.inference.predictor.save_model", lambda folder, config, state, scale, card: None)
+
+    def describe_data(self, config: Any) -> DatasetInfo:
+        scale = PixelScale(torch.zeros(3), torch.ones(3))
+        return DatasetInfo(self.data_hash, ("a", "b"), scale, None)
+
+    def train(self, plan: SweepPlan, **options: Any) -> SweepOutcome:
+        """Stand in for the final runs: their journal, written once."""
+        state = replay(sweeps.journal_path(plan))
+        if not state.records:
+            self.trained += 1
+            sweeps.create(plan)
+            events = [sweeps.driver_started(plan)]
+            for trial, (score, point) in enumerate(zip(self.scores, plan.start_from, strict=True)):
+                Path(trial_uri(plan, trial)).mkdir(parents=True)
+                events += [sweeps.trial_started(trial, 1, 1, **point), sweeps.epoch_reported(trial, 1, 2, score - 1)]
+                events += [sweeps.epoch_reported(trial, 2, 2, score), sweeps.trial_ended(trial, 3)]
+            sweeps.write_events(plan, [*events, sweeps.driver_ended(4)])
+            state = replay(sweeps.journal_path(plan))
+        return SweepOutcome(plan, tuple(state.records.values()), "FINISHED", 1.0)
+
+    def evaluate(self, config: Any, state: Mapping[str, Any]) -> dict[str, float]:
+        self._fail("evaluate")
+        self.opened.append(config.loop.seed)
+        return {"test/mAP": float(config.loop.seed % 100)}
+
+    def register(self, name: str, dataset: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> ModelVersion:
+        self._fail("register")
+        for known in self.versions:
+            if known.run_id == run_id:
+                return known
+        self.versions.append(ModelVersion(name, len(self.versions) + 1, run_id, tags))
+        return self.versions[-1]
+
+    def set_champion(self, version: ModelVersion) -> None:
+        self._fail("set_champion")
+        self.champions[version.name] = version
+        self._fail("after")
+
+    def _fail(self, at: str) -> None:
+        if self.fail_at == at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    return Store(monkeypatch)
+
+
+@pytest.fixture
+def swept() -> SweepPlan:
+    """A finished sweep, won by trial 3."""
+    plan = sweeps.make_sweep(num_trials=4)
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    return plan
+
+
+def _promote(plan: SweepPlan) -> PromotionOutcome:
+    return promote(plan.id, seeds=2)
+
+
+def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_all(swept: SweepPlan, store: Store) -> None:
+    outcome = _promote(swept)
+    assert outcome.decision is not None
+    assert outcome.decision.verdict is Verdict.PROMOTE
+    assert outcome.test == {0: {"test/mAP": 1.0}, 1: {"test/mAP": 2.0}}
+    assert outcome.version == f"{outcome.model}/1"
+    assert store.versions[0].run_id == f"run-{outcome.plan.id}-0"
+    assert json.loads(store.versions[0].tags[promotion.VALUES_TAG]) == [60.0, 62.0]
+    assert store.opened == [1001, 1002]
+
+
+def test_repeated_promotion_reads_what_is_there(swept: SweepPlan, store: Store) -> None:
+    first = _promote(swept)
+    again = _promote(swept)
+    assert (store.trained, store.opened, len(store.versions)) == (1, [1001, 1002], 1)
+    assert again.reused
+    assert not first.reused
+    assert (again.decision, again.test, again.version) == (first.decision, first.test, first.version)
+    assert promote(swept.id, seeds=2, workers=1).plan.id == first.plan.id
+    store.scores = (60.0, 62.0, 64.0)
+    assert promote(swept.id, seeds=3).plan.id != first.plan.id
+
+
+def test_promotion_of_another_version_is_passed_over(swept: SweepPlan, store: Store, home: Path) -> None:
+    plan_file = home / "sweeps" / _promote(swept).plan.id / "plan.json"
+    plan_file.write_text(plan_file.read_text().replace('"sampler"', '"sampler_of_old"'))
+    assert not _promote(swept).reused
+    assert store.trained == 2
+
+
+def test_worse_result_is_kept_back_but_its_test_split_is_opened(swept: SweepPlan, store: Store) -> None:
+    champion = _promote(swept)
+    store.scores = (50.0, 52.0, 54.0)
+    outcome = promote(swept.id, seeds=3)
+    assert outcome.decision is not None
+    assert outcome.decision.verdict is Verdict.KEEP
+    assert outcome.version is None
+    assert len(outcome.test) == 3
+    assert outcome.model is not None
+    assert str(store.champions[outcome.model]) == champion.version
+
+
+@pytest.mark.parametrize("at", ["evaluate", "register", "set_champion", "after"])
+def test_promotion_that_died_goes_on_where_it_was(swept: SweepPlan, store: Store, at: str) -> None:
+    store.fail_at = at
+    died = _promote(swept)
+    assert (died.state, died.version) == ("INTERRUPTED", None)
+    store.fail_at = None
+    outcome = resume_promotion(_promote(swept).plan.id)
+    assert (store.trained, store.opened, len(store.versions)) == (1, [1001, 1002], 1)
+    assert outcome.version == str(store.champions[str(outcome.model)])
+    assert outcome.reused
+
+
+def test_champion_that_was_deposed_meanwhile_is_decided_against_again(swept: SweepPlan, store: Store) -> None:
+    store.fail_at = "register"
+    died = _promote(swept)
+    assert (died.state, died.version) == ("INTERRUPTED", None)
+    store.fail_at = None
+    name = registered_name(IDENTITY | {"model": _model_of(swept)})
+    better = {promotion.IDENTITY_TAG: json.dumps(IDENTITY | {"model": _model_of(swept)}), promotion.VALUES_TAG: "[70.0]"}
+    store.champions[name] = ModelVersion(name, 9, "other", better)
+    outcome = _promote(swept)
+    assert outcome.decision is not None
+    assert outcome.decision.verdict is Verdict.KEEP
+    assert store.opened == [1001, 1002]
+    assert str(store.champions[name]) == f"{name}/9"
+
+
+def test_winner_is_written_as_a_file_that_train_reads(swept: SweepPlan, store: Store, home: Path) -> None:
+    outcome = _promote(swept)
+    assert outcome.config_file is not None
+    assert outcome.config_file.parent == home / "promoted"
+    assert read_config(outcome.config_file) == trial_config(swept, {}).flatten()
+    assert "# PROMOTE: 61.00 (60.00, 62.00)" in outcome.config_file.read_text()
+    assert "data.store" not in outcome.config_file.read_text()  # a path of this machine, in a file that is committed
+
+
+def test_failed_run_refuses_and_is_tried_again_next_time(swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sweeps.trial_ended
+    monkeypatch.setattr(
+        sweeps, "trial_ended", lambda trial, at_s: real(trial, at_s, "FAILED", "NAN", "loss") if trial else real(trial, at_s)
+    )
+    outcome = _promote(swept)
+    assert outcome.decision is not None
+    assert outcome.decision.verdict is Verdict.REFUSE
+    assert list(outcome.test) == [0]
+    monkeypatch.setattr(sweeps, "trial_ended", real)
+    assert _promote(swept).plan.id != outcome.plan.id
+
+
+def test_test_split_of_other_data_is_not_opened(swept: SweepPlan, store: Store) -> None:
+    store.data_hash = "0ther"
+    with pytest.raises(OrchestratorError, match=r"test split must belong to the data of the final runs, da7a, but digits is now 0ther"):
+        promote(swept.id, seeds=2)
+    assert not store.opened
+    assert not store.champions
+
+
+def test_data_that_changed_between_the_final_runs_refuses(swept: SweepPlan, store: Store) -> None:
+    plan = promotion._plan_promotion(swept.id, 2, 1)
+    store.train(plan)
+    sweeps.write_events(plan, [sweeps.driver_started(plan, 9, sweeps.PROVENANCE | {"data_hash": "other"})])
+    outcome = _promote(swept)
+    assert outcome.decision is not None
+    assert outcome.decision.verdict is Verdict.REFUSE
+
+
+@pytest.mark.parametrize(("num_events", "message"), [(13, "3 of 4 trials"), (0, "0 of 4 trials")])
+def test_unfinished_sweep_is_not_promoted(num_events: int, message: str) -> None:
+    plan = sweeps.make_sweep(num_trials=4)
+    sweeps.write_events(plan, sweeps.whole_sweep(plan)[:num_events])
+    with pytest.raises(UserError, match=message):
+        promote(plan.id)
+
+
+def test_promotion_is_not_promoted(swept: SweepPlan, store: Store) -> None:
+    with pytest.raises(UserError, match="a promotion itself"):
+        promote(_promote(swept).plan.id)
+
+
+def test_card_says_what_and_how_well(swept: SweepPlan, store: Store) -> None:
+    plan = _promote(swept).plan
+    decision = Decision(Verdict.PROMOTE, "there was no champion before it")
+    test = {0: {"test/mAP": 50.0}, 1: {"test/mAP": 52.0}}
+    config = trial_config(plan, plan.start_from[0])
+    card = render_card("digits.x", plan, config, ["a", "b"], {"commit": "c0ffee"}, _result(60.0, 62.0), decision, test)
+    assert "| test/mAP | 50.00 | 52.00 | 51.00 | 1.41 |" in card
+    assert "| val/mAP | 60.00 | 62.00 | 61.00 | 1.41 |" in card
+    assert "commit: `c0ffee`" in card
+    assert "CC BY 2.0" in card
+    assert "digits.x@champion" in card
+
+
+def _model_of(plan: SweepPlan) -> str:
+    return json.dumps(trial_config(plan, {}).model.model_dump(mode="json", exclude={"weights"}), sort_keys=True)
+
+
+def test_workers_of_a_promotion_on_a_cluster_are_those_that_its_gpus_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cluster.session.count_cluster", lambda address: {"num_cpus": 64, "num_gpus": 8})
+    whole, shared = (
+        sweeps.make_sweep(f"{name}-00000001", resources=Resources(gpus_per_worker=gpus)) for name, gpus in (("a", 2), ("b", 0.5))
+    )
+    assert promotion._count_workers(whole, 16, "auto") == 4
+    assert promotion._count_workers(shared, 16, "auto") == 8, "two ranks do not share a GPU"
+    assert promotion._count_workers(shared, 20, "auto") == 5, "each has the same share of the batch"
+    assert promotion._count_workers(sweeps.make_sweep("digits-00000002"), 16, "auto") == 1
+
+
+@pytest.mark.parametrize(("keep_weights", "left"), [(False, ["t0000"]), (True, ["t0000", "t0001"])])
+def test_weights_of_the_other_seeds_go_once_their_figures_are_stored(
+    swept: SweepPlan, store: Store, keep_weights: bool, left: list[str]
+) -> None:
+    outcome = promote(swept.id, seeds=2, keep_weights=keep_weights)
+    assert sorted(path.name for path in Path(checkpoint_uri(outcome.plan)).iterdir()) == left
+    promote(swept.id, seeds=2)  # only read: what was asked for stays
+    assert sorted(path.name for path in Path(checkpoint_uri(outcome.plan)).iterdir()) == left
+
+
+def test_weights_stay_until_the_test_split_was_opened(swept: SweepPlan, store: Store) -> None:
+    store.fail_at = "evaluate"
+    stopped = promote(swept.id, seeds=2)
+    assert stopped.state == "INTERRUPTED"
+    assert len(list(Path(checkpoint_uri(stopped.plan)).iterdir())) == 2

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.sweep_folder.journal import Event, Journal, follow, replay
+from orchestrator.sweep_folder.lease import Lease
+from orchestrator.sweep_folder.records import Cause, TrialState
+
+DRIVER: Event = {"event": "driver_started", "sweep": "digits-1", "host": "h", "pid": 1, "num_trials": 3, "provenance": {"commit": "c"}}
+
+
+def started(trial: int, attempt: int = 1) -> Event:
+    return {
+        "event": "trial_started",
+        "trial": trial,
+        "attempt": attempt,
+        "params": {"optim.lr": 1e-3},
+        "origin": "tpe",
+        "host": "h",
+        "pid": 1,
+    }
+
+
+def reported(trial: int, epoch: int, value: float = 50.0) -> Event:
+    return {"event": "epoch_reported", "trial": trial, "epoch": epoch, "metrics": {"epoch": epoch, "val/mAP": value}}
+
+
+def ended(trial: int, state: str = "COMPLETE", cause: str | None = None, message: str | None = None) -> Event:
+    return {"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.jsonl"
+
+
+def write(path: Path, *events: Event) -> None:
+    with Journal.open(path) as journal:
+        for event in events:
+            journal.append(event)
+
+
+def test_every_event_is_one_whole_line_with_its_time(path: Path) -> None:
+    write(path, DRIVER, started(0))
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["driver_started", "trial_started"]
+    assert all(json.loads(line)["time_ms"] > 1_700_000_000_000 for line in lines)
+
+
+def test_the_writer_and_a_reader_come_to_the_same_state(path: Path) -> None:
+    with Journal.open(path) as journal, Lease(path.parent):
+        for event in (DRIVER, started(0), reported(0, 1), ended(0), started(1), reported(1, 1, 20.5)):
+            journal.append(event)
+        assert replay(path) == journal.state
+        assert journal.state.records[1].metrics == {1: {"epoch": 1, "val/mAP": 20.5}}
+        assert journal.state.num_trials == 3
+
+
+def test_a_known_epoch_and_a_second_end_are_dropped(path: Path) -> None:
+    with Journal.open(path) as journal:
+        for event in (DRIVER, started(0), reported(0, 1, 50.0)):
+            assert journal.append(event)
+        size = path.stat().st_size
+        assert not journal.append(reported(0, 1, 60.0))
+        assert path.stat().st_size == size
+        assert journal.append(ended(0))
+        assert not journal.append(ended(0, "PRUNED"))
+        assert not journal.append(reported(0, 2))
+        assert journal.state.records[0].state is TrialState.COMPLETE
+    assert replay(path).records[0].metrics[1]["val/mAP"] == 50.0
+
+
+@pytest.mark.parametrize("torn", [b'{"event": "epoch_rep', b'{"event": "driver_ended", "state": "FINISHED"}', b"\x00\x00\n", b"\n"])
+def test_a_last_line_cut_short_is_dropped_and_taken_away(path: Path, torn: bytes) -> None:
+    write(path, DRIVER, started(0))
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert list(replay(path).records) == [0]
+    assert follow(path)[1] == len(whole)
+    write(path, reported(0, 1))
+    assert path.read_bytes().startswith(whole + b'{"event":"epoch_reported"')
+
+
+def test_a_broken_line_elsewhere_is_an_error_with_its_number(path: Path) -> None:
+    write(path, DRIVER, started(0), reported(0, 1))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b'{"event": "tri\n' + b"".join(lines[2:]))
+    for read in (replay, Journal.open, follow):
+        with pytest.raises(OrchestratorError, match=r"journal\.jsonl:2: a line of a journal must be"):
+            read(path)
+
+
+def test_follow_reads_only_whole_lines_and_goes_on_where_it_stopped(path: Path) -> None:
+    assert follow(path) == ([], 0)
+    write(path, DRIVER)
+    events, offset = follow(path)
+    assert [event["event"] for event in events] == ["driver_started"]
+    with path.open("ab") as file:
+        file.write(b'{"event": "driver_en')
+        file.flush()
+        assert follow(path, offset) == ([], offset)
+        file.write(b'ded", "time_ms": 1, "state": "FINISHED"}\n')
+    assert [event["event"] for event in follow(path, offset)[0]] == ["driver_ended"]
+
+
+def test_what_no_driver_is_at_work_on_is_interrupted(path: Path) -> None:
+    write(path, DRIVER, started(0), ended(0), started(1))
+    with Lease(path.parent):
+        state = replay(path)
+        assert (state.driver_state, state.records[1].state) == ("RUNNING", TrialState.RUNNING)
+    state = replay(path)
+    assert (state.driver_state, state.records[1].state) == ("INTERRUPTED", TrialState.INTERRUPTED)
+    assert state.records[0].state is TrialState.COMPLETE
+    assert [record.trial for record in state.open_trials()] == [1]
+
+
+def test_attempts_spans_and_failures_are_kept(path: Path) -> None:
+    first: Event = {**started(0), "time_ms": 1000}
+    report: Event = {**reported(0, 1), "time_ms": 3000, "queue_s": 0.5, "start_s": 1.0}
+    again: Event = {**started(0, attempt=2), "time_ms": 10_000}
+    end: Event = {**ended(0, "FAILED", "NAN", "loss must be finite"), "time_ms": 14_000}
+    write(path, DRIVER, first, report, again, end)
+    record = replay(path).records[0]
+    assert record.spans == ((1000, 3000), (10_000, 14_000))
+    assert (record.run_s, record.queue_s, record.start_s, record.attempts) == (6.0, 0.5, 1.0, 2)
+    assert (record.started_ms, record.ended_ms) == (1000, 14_000)
+    assert (record.state, record.cause, record.message) == (TrialState.FAILED, Cause.NAN, "loss must be finite")
+
+
+def test_extending_and_ending_are_events(path: Path) -> None:
+    write(path, DRIVER, {"event": "driver_ended", "state": "FINISHED"}, {"event": "sweep_extended", "num_trials": 8})
+    state = replay(path)
+    assert (state.num_trials, state.driver_state, state.provenance) == (8, "FINISHED", {"commit": "c"})
+
+
+def test_promotion_events_are_kept_and_unknown_ones_passed_over(path: Path) -> None:
+    write(path, DRIVER, {"event": "promotion_decided", "verdict": "KEEP"}, {"event": "test_opened", "runs": []})
+    with path.open("ab") as file:
+        file.write(b'{"event": "of_a_later_version", "time_ms": 1}\n')
+    state = replay(path)
+    assert state.promotion is not None
+    assert state.promotion["verdict"] == "KEEP"
+    assert state.test is not None
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, DRIVER)
+    size = path.stat().st_size
+    real_write = os.write
+    with Journal.open(path) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:10]))
+            with pytest.raises(OrchestratorError, match="journal must be on a disk that takes it"):
+                journal.append(started(0))
+        assert path.stat().st_size == size
+        assert 0 not in journal.state.records
+        assert journal.append(started(0))
+
+
+def test_a_line_is_there_for_others_as_soon_as_append_returns(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.sweep_folder.journal import replay; "
+        "print(len(replay(Path(sys.argv[1])).records))"
+    )
+    with Journal.open(path) as journal:
+        journal.append(DRIVER)
+        journal.append(started(0))
+        seen = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "1"
+
+
+def test_a_message_is_written_without_its_passwords(path: Path) -> None:
+    write(path, started(0), ended(0, "FAILED", "ERROR", "no answer from s3://key:hunter2@bucket/x"))
+    assert replay(path).records[0].message == "no answer from s3://key:***@bucket/x"
+    assert "hunter2" not in path.read_text()

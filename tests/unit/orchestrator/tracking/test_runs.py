@@ -1,0 +1,182 @@
+"""The mirror of a journal in a store: exactly once whatever call the writer dies at, and what the store is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.records import TrialRecord
+from orchestrator.tracking.runs import PARENT_TAG, TRIAL_TAG, Mirror, Point, wall_times
+from tests.kit import sweeps
+from tests.kit.fake_store import FakeStore, Killed
+
+
+@pytest.fixture
+def plan(home: Path) -> SweepPlan:
+    return sweeps.make_sweep()
+
+
+def _mirror(plan: SweepPlan, store: FakeStore) -> Mirror:
+    return Mirror(plan, sweeps.journal_path(plan), store)
+
+
+def _contents(store: FakeStore) -> Any:
+    """All that the store has, without the ids that it gave."""
+    names = {run_id: run.trial for run_id, run in store.runs.items()}
+    runs = [
+        (run.trial, run.status, store.ends.get(run_id), store.params.get(run_id), store.files.get(run_id), run.tags | {PARENT_TAG: ""})
+        for run_id, run in store.runs.items()
+    ]
+    rows = sorted((names[row[0]], *row[1:]) for row in store.rows if names[row[0]] is not None)
+    return sorted(runs, key=lambda entry: -1 if entry[0] is None else entry[0]), rows
+
+
+def test_each_epoch_once_whatever_call_the_writer_dies_at(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    undisturbed = FakeStore()
+    _mirror(plan, undisturbed).catch_up()
+    for call in range(1, undisturbed.calls + 1):
+        for moment in ("die_before", "die_after"):
+            store = FakeStore()
+            setattr(store, moment, call)
+            with pytest.raises(Killed):
+                _mirror(plan, store).catch_up()
+            setattr(store, moment, None)
+            _mirror(plan, store).catch_up()
+            assert _contents(store) == _contents(undisturbed), (moment, call)
+
+
+def test_dying_again_and_again_while_the_journal_grows(plan: SweepPlan) -> None:
+    undisturbed, store = FakeStore(), FakeStore()
+    for number, event in enumerate(sweeps.whole_sweep(plan)):
+        sweeps.write_events(plan, [event])
+        store.die_after = store.calls + 1 + number % 3
+        with contextlib.suppress(Killed):
+            _mirror(plan, store).catch_up()
+        store.die_after = None
+    _mirror(plan, store).catch_up()
+    _mirror(plan, undisturbed).catch_up()
+    assert _contents(store)[1] == _contents(undisturbed)[1]
+    assert {trial: store.epochs(trial) for trial in range(4)} == {0: [1, 2, 3], 1: [1], 2: [], 3: [1, 2, 3]}
+
+
+def test_following_writes_the_same_as_reading_at_the_end(plan: SweepPlan) -> None:
+    follower, late = FakeStore(), FakeStore()
+    mirror = _mirror(plan, follower)
+    for event in sweeps.whole_sweep(plan):
+        sweeps.write_events(plan, [event])
+        assert mirror.catch_up()
+    assert not mirror.catch_up()
+    _mirror(plan, late).catch_up()
+    assert _contents(follower) == _contents(late)
+
+
+def test_statuses_and_ends_are_the_journals(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    assert [store.of_trial(trial).status for trial in (None, 0, 1, 2, 3)] == ["FINISHED", "FINISHED", "KILLED", "FAILED", "FINISHED"]
+    assert store.ends[store.of_trial(3).run_id] == sweeps.START_MS + 24_100
+    assert store.of_trial(2).tags["orchestrator.cause"] == "NAN"
+    assert store.of_trial(3).tags["orchestrator.attempts"] == "2"
+
+
+def test_interrupted_trial_waits_then_goes_on_in_its_own_run(plan: SweepPlan) -> None:
+    events = sweeps.whole_sweep(plan)
+    sweeps.write_events(plan, events[:14])
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    waiting = store.of_trial(3).run_id
+    assert [store.of_trial(trial).status for trial in (None, 3)] == ["SCHEDULED", "SCHEDULED"]
+    sweeps.write_events(plan, events[14:17])
+    _mirror(plan, store).catch_up()
+    assert (store.of_trial(3).run_id, store.of_trial(3).status, store.epochs(3)) == (waiting, "RUNNING", [1, 2])
+
+
+def test_nothing_but_trials_has_a_parent(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    parent = store.of_trial(None)
+    assert PARENT_TAG not in parent.tags
+    assert {run.tags[PARENT_TAG] for run in store.runs.values() if TRIAL_TAG in run.tags} == {parent.run_id}
+
+
+def test_trial_carries_its_whole_configuration_and_the_provenance_of_the_driver_that_ran_it(plan: SweepPlan) -> None:
+    events = sweeps.whole_sweep(plan)
+    events[14] = sweeps.driver_started(plan, 20, sweeps.PROVENANCE | {"commit": "later"})
+    sweeps.write_events(plan, events)
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    params = store.params[store.of_trial(0).run_id]
+    assert params["method.cam_threshold"] == "0.5"
+    assert set(params) == set(plan.base)
+    assert [store.of_trial(trial).tags["provenance.commit"] for trial in (None, 0, 3)] == ["later", "c0ffee", "later"]
+
+
+def test_sweep_run_names_the_best_and_has_the_space(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    run = store.of_trial(None)
+    assert (run.tags["orchestrator.best_trial"], run.tags["orchestrator.best_value"]) == ("3", "80.000")
+    assert store.files[run.run_id] == {"space.yaml", "plan.json"}
+    assert store.params[run.run_id]["search.sampler"] == "tpe"
+
+
+def test_spooled_files_are_logged_and_taken_away(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    spool = sweeps.journal_path(plan).parent / "spool"
+    for name in ("t0003", "t0003.tmp", "t0099"):
+        (spool / name).mkdir(parents=True)
+        (spool / name / "per_class_ap.parquet").write_text("x")
+    store = FakeStore()
+    mirror = _mirror(plan, store)
+    mirror.catch_up()
+    assert store.files[store.of_trial(3).run_id] == {"per_class_ap.parquet"}
+    assert sorted(path.name for path in spool.iterdir()) == ["t0003.tmp", "t0099"]
+
+
+def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    store = FakeStore()
+    _mirror(plan, store).catch_up()
+    opened = {"event": "test_opened", "time_ms": sweeps.START_MS, "figures": {"0": {"test/mAP": 61.5}}, "epochs": {"0": 2}}
+    sweeps.write_events(plan, [opened])
+    for _ in range(2):
+        _mirror(plan, store).catch_up()
+    assert store.epochs(0, "test/mAP") == [2]
+    assert store.of_trial(0).status == "FINISHED"
+
+
+def test_no_batch_is_larger_than_mlflow_takes_nor_cuts_an_epoch(plan: SweepPlan) -> None:
+    class Limited(FakeStore):
+        def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+            assert sum(len(point.metrics) for point in points) + len(params) + len(tags) <= 1000
+            super().log(run_id, points, params, tags)
+
+    epochs = [sweeps.epoch_reported(0, epoch, 2 + epoch) for epoch in range(1, 151)]
+    sweeps.write_events(plan, [sweeps.driver_started(plan), sweeps.trial_started(0, 1), *epochs])
+    store = Limited()
+    _mirror(plan, store).catch_up()
+    assert store.epochs(0) == list(range(1, 151))
+
+
+def test_wall_times_add_up_and_the_rest_is_logging() -> None:
+    metrics = {epoch: {"time/data_s": 1.0, "time/train_s": 2.0, "time/eval_s": 0.5, "time/checkpoint_s": 0.25} for epoch in (1, 2)}
+    record = TrialRecord(0, {}, "tpe", 0, metrics=metrics, spans=((0, 5_000), (10_000, 15_000)), queue_s=1.0, start_s=1.0)
+    assert wall_times(record) == {
+        "wall/queue_s": 1.0,
+        "wall/start_s": 1.0,
+        "wall/data_s": 2.0,
+        "wall/train_s": 4.0,
+        "wall/eval_s": 1.0,
+        "wall/checkpoint_s": 0.5,
+        "wall/log_s": 0.5,
+        "wall/total_s": 10.0,
+    }

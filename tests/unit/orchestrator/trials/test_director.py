@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import errno
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.sweep_folder.journal import Event, Journal, follow
+from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState
+from orchestrator.trials.actor import describe_failure
+from orchestrator.trials.director import MAX_LOSSES, Director
+from orchestrator.trials.search import Pruner
+from search_spaces.ranges import Range
+from tests.kit.sweeps import driver_started, epoch_reported, journal_path, make_sweep, trial_started, write_events
+from training.metrics import VAL_MAP
+
+RANGES = {"method.spbc_weight": Range(type="float", low=0, high=2)}
+
+
+def make(**changes: Any) -> SweepPlan:
+    settings: dict[str, Any] = {"ranges": RANGES, "num_trials": 6, "startup_trials": 2, "concurrency": 1}
+    settings |= changes
+    plan = make_sweep(**settings)
+    return replace(plan, base=plan.base | {"loop.epochs": 4})
+
+
+def begin(plan: SweepPlan, **callbacks: Any) -> Director:
+    journal = Journal.open(journal_path(plan))
+    journal.append({**driver_started(plan), "time_ms": int(time.time() * 1000)})
+    director = Director(plan, journal, **callbacks)
+    director.end_what_was_over()
+    return director
+
+
+def metrics(handout: Handout, epoch: int) -> dict[str, float]:
+    weight = float(handout.params["method.spbc_weight"] or 0)
+    return {"epoch": epoch, VAL_MAP: 80 - 20 * abs(weight - 1) + epoch}
+
+
+@dataclass
+class Machine:
+    """One slot; its checkpoints outlive it, as a storage does, and are written before an epoch is reported."""
+
+    checkpoints: dict[int, int] = field(default_factory=dict)
+
+    def run(self, director: Director, num_reports: int | None = None) -> None:
+        """Run what is handed out, until there is nothing left or so many reports were made."""
+        reports = 0
+        while (handout := director.next_trial()) is not None:
+            epoch = self.checkpoints.get(handout.trial, 0)
+            goes_on = director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch))) if epoch else True
+            while goes_on:
+                epoch += 1
+                self.checkpoints[handout.trial] = epoch
+                if reports == num_reports:
+                    return
+                reports += 1
+                goes_on = director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch)))
+
+
+def events(plan: SweepPlan, name: str) -> list[Event]:
+    return [event for event in follow(journal_path(plan))[0] if event["event"] == name]
+
+
+def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]:
+    """Return what must not depend on kills: trial -> state, epochs in order, params; fails if an epoch is there twice."""
+    with Journal.open(journal_path(plan)) as journal:
+        records = journal.state.records
+    counts = Counter((event["trial"], event["epoch"]) for event in events(plan, "epoch_reported"))
+    assert not counts or max(counts.values()) == 1
+    assert max(Counter(event["trial"] for event in events(plan, "trial_ended")).values(), default=1) == 1
+    return {trial: (str(record.state), sorted(record.metrics), dict(record.params)) for trial, record in records.items()}
+
+
+def test_a_sweep_runs_to_its_end_and_prunes() -> None:
+    plan = make()
+    director = begin(plan)
+    Machine().run(director)
+    assert director.finished
+    states = Counter(state for state, _, _ in summary(plan).values())
+    assert sum(states.values()) == 6
+    assert states["PRUNED"] >= 1
+    assert states["COMPLETE"] >= 1
+
+
+def test_killed_after_any_line_and_resumed_a_sweep_comes_to_the_same_end() -> None:
+    whole = make()
+    Machine().run(begin(whole))
+    expected = summary(whole)
+    lines = journal_path(whole).read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        plan = make(sweep_id=f"digits-1{cut:07x}")
+        journal_path(plan).write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
+        machine = Machine()
+        for event in follow(journal_path(plan))[0]:
+            if event["event"] == "epoch_reported":
+                machine.checkpoints[event["trial"]] = event["epoch"]
+        machine.run(begin(plan))
+        assert summary(plan) == expected, f"cut after line {cut}"
+
+
+def test_nothing_is_written_before_it_is_asked_for() -> None:
+    plan = make()
+    write_events(plan, [driver_started(plan), trial_started(0, 1), *(epoch_reported(0, epoch, 1 + epoch) for epoch in range(1, 5))])
+    before = journal_path(plan).read_bytes()
+    with Journal.open(journal_path(plan)) as journal:
+        director = Director(plan, journal)
+        assert journal_path(plan).read_bytes() == before
+        director.end_what_was_over()
+    assert [event["state"] for event in events(plan, "trial_ended")] == ["COMPLETE"]
+
+
+def test_killed_between_checkpoint_and_report_the_epoch_is_reported_after_all() -> None:
+    whole = make()
+    Machine().run(begin(whole))
+    plan, machine = make(sweep_id="digits-00000002"), Machine()
+    for _ in range(8):
+        machine.run(begin(plan), num_reports=2)  # dies with one checkpoint more than it reported
+    machine.run(begin(plan))
+    assert summary(plan) == summary(whole)
+
+
+def test_with_the_checkpoints_gone_known_epochs_are_not_counted_twice() -> None:
+    plan = make()
+    Machine().run(begin(plan), num_reports=2)
+    Machine().run(begin(plan))
+    assert all(epochs == list(range(1, len(epochs) + 1)) for _, epochs, _ in summary(plan).values())
+
+
+def test_an_epoch_is_in_the_journal_before_anything_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make()
+    seen: list[bool] = []
+
+    def cuts(self: Pruner, trial: int, epoch: int, value: float) -> bool:
+        seen.append(any((event["trial"], event["epoch"]) == (trial, epoch) for event in events(plan, "epoch_reported")))
+        return False
+
+    monkeypatch.setattr(Pruner, "cuts", cuts)
+    Machine().run(begin(plan))
+    assert len(seen) == 6 * 3
+    assert all(seen)
+
+
+def test_params_are_in_the_journal_before_a_trial_is_handed_out() -> None:
+    plan = make()
+    handout = begin(plan).next_trial()
+    assert handout is not None
+    assert [event["params"] for event in events(plan, "trial_started")] == [handout.params]
+
+
+def test_unfinished_trials_come_first_with_their_numbers_and_params() -> None:
+    plan = make(concurrency=2)
+    first = begin(plan)
+    handed = [first.next_trial() for _ in range(2)]
+    first.report(1, TrialReport(1, {VAL_MAP: 50.0}))
+    second = begin(plan)
+    again = [second.next_trial() for _ in range(3)]
+    assert [handout and (handout.trial, handout.params) for handout in again[:2]] == [
+        handout and (handout.trial, handout.params) for handout in handed
+    ]
+    assert again[2] is not None
+    assert again[2].trial == 2
+    assert again[1] is not None
+    assert again[1].metrics == {1: {VAL_MAP: 50.0}}
+    assert [event["attempt"] for event in events(plan, "trial_started")] == [1, 1, 2, 2, 1]
+
+
+def test_a_failure_ends_its_trial_and_no_other() -> None:
+    plan = make()
+    ended: list[tuple[TrialRecord, str]] = []
+    director = begin(plan, on_end=lambda record, details: ended.append((record, details)))
+    director.next_trial()
+    assert not director.report(0, TrialReport(cause=Cause.NAN, message="loss must be finite", details="Traceback"))
+    record, details = ended[0]
+    assert (record.state, record.cause, record.message, details) == (TrialState.FAILED, Cause.NAN, "loss must be finite", "Traceback")
+    following = director.next_trial()
+    assert following is not None
+    assert following.trial == 1
+
+
+def test_a_full_storage_stops_the_sweep_and_fails_no_trial() -> None:
+    plan = make()
+    director = begin(plan)
+    handout = director.next_trial()
+    assert handout is not None
+    report = describe_failure(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OrchestratorError, match=r"storage must take the checkpoints, but trial 0 got OSError.*No space left"):
+        director.report(handout.trial, report)
+    again = begin(plan).next_trial()
+    assert again is not None
+    assert (again.trial, again.params) == (0, handout.params)
+
+
+def test_a_missing_metric_is_a_named_failure() -> None:
+    plan = make()
+    director = begin(plan)
+    director.next_trial()
+    assert not director.report(0, TrialReport(1, {"train/loss": 1.0}))
+    (event,) = events(plan, "trial_ended")
+    assert (event["cause"], event["message"]) == ("ERROR", "metrics of an epoch must include val/mAP, but got train/loss")
+
+
+def test_a_trial_that_is_lost_without_getting_on_is_given_up() -> None:
+    plan = make(num_trials=2)
+    director = begin(plan)
+    for attempt in range(1, MAX_LOSSES + 1):
+        handout = director.next_trial()
+        assert handout is not None
+        assert (handout.trial, director.num_running) == (0, 1)
+        if attempt % 2:
+            director.lose(0, "worker died")
+        else:
+            assert not director.report(0, TrialReport(cause=Cause.LOST, message="worker died"))
+        assert director.num_running == 0
+        assert not director.finished
+    (event,) = events(plan, "trial_ended")
+    assert (event["state"], event["cause"]) == ("FAILED", "LOST")
+    assert event["message"] == "worker died (10 times without a new epoch)"
+    Machine().run(director)
+    assert director.finished
+
+
+def test_a_trial_that_gets_on_may_be_lost_as_often_as_it_likes() -> None:
+    plan = make(num_trials=1, scheduler="none")
+    director, lost = begin(plan), 0
+    for epoch in range(1, 4):
+        for _ in range(MAX_LOSSES - 2):
+            handout = director.next_trial()
+            assert handout is not None
+            if epoch > 1:
+                assert director.report(0, TrialReport(epoch - 1, metrics(handout, epoch - 1))), "said again: it is nothing new"
+            director.lose(0, "worker died")
+            lost += 1
+        handout = director.next_trial()
+        assert handout is not None
+        assert director.report(0, TrialReport(epoch, metrics(handout, epoch)))
+        director.lose(0, "worker died")
+    assert lost > MAX_LOSSES
+    assert not events(plan, "trial_ended")
+    Machine({0: 3}).run(director)
+    assert [event["state"] for event in events(plan, "trial_ended")] == ["COMPLETE"]
+
+
+def test_out_of_memory_it_is_tried_once_more_when_nothing_else_runs() -> None:
+    plan = make(num_trials=3, scheduler="none", concurrency=2)
+    director = begin(plan)
+    for _ in range(2):
+        director.next_trial()
+    assert not director.report(0, TrialReport(cause=Cause.OOM, message="OutOfMemoryError: tried 2 GiB"))
+    following = director.next_trial()
+    assert following is not None
+    assert following.trial == 2
+    assert director.next_trial() is None, "others run"
+    for trial in (1, 2):
+        director.report(trial, TrialReport(4, {VAL_MAP: 50.0}))
+    assert not director.finished
+    assert director.goes_on_next
+    again = director.next_trial()
+    assert again is not None
+    assert (again.trial, again.alone) == (0, True)
+    director.lose(0, "worker died")  # not for memory: still alone
+    director = begin(plan)  # killed and resumed: still alone
+    assert director.next_trial() == replace(again, handed_ms=director._journal.state.records[0].spans[-1][0])
+    assert director.next_trial() is None
+    director.lose(0, "node was running low on memory", Cause.OOM)
+    failed = events(plan, "trial_ended")[-1]
+    assert (failed["trial"], failed["cause"]) == (0, "OOM")
+    assert failed["message"] == "node was running low on memory, and again when it ran alone"
+    assert director.finished
+
+
+def test_with_gpus_it_waits_for_no_other_trial() -> None:
+    plan = make(num_trials=3, resources=Resources(gpus_per_worker=0.5))
+    director = begin(plan)
+    for _ in range(2):
+        director.next_trial()
+    director.report(0, TrialReport(cause=Cause.OOM, message="OutOfMemoryError"))
+    again = director.next_trial()
+    assert again is not None
+    assert (again.trial, again.alone) == (0, True)
+    assert director.next_trial() is not None
+
+
+def test_a_trial_that_falls_silent_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make()
+    director = begin(plan)
+    director.next_trial()
+    time.sleep(0.01)  # the journal stamps in milliseconds
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e5)
+    assert not director.is_overdue(0), "it may wait for a node"
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
+    # The journal stamps by another clock.
+    for elapsed, overdue in ((601.0, False), (1250.0, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(0) is overdue
+    director.lose(0, "killed")
+    (event,) = events(plan, "trial_ended")
+    assert event["cause"] == "TIMEOUT"
+    assert re.fullmatch(r"reported nothing for 12\d\d s, after epochs of at most 60 s", event["message"])
+
+
+def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make(concurrency=2, scheduler="none")
+    director = begin(plan)
+    director.next_trial()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e5)
+    director.note_work(0)
+    for elapsed, overdue in ((5.9 * 3600, False), (6.1 * 3600, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + 1e5 + elapsed)
+        director.note_work(0)  # said again and again
+        assert director.is_overdue(0) is overdue
+
+    monkeypatch.setattr(time, "time", lambda: now)
+    director.next_trial()
+    assert director.report(1, TrialReport(0)), "there, nothing more"
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 200.0}))
+    for elapsed, overdue in ((3990.0, False), (4010.0, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(1) is overdue, "as long as the epochs of the others tell"
+    director.lose(1, "killed")
+    assert events(plan, "trial_ended")[-1]["message"] == "reported nothing for 4010 s, after epochs of at most 200 s"
+
+
+def test_a_trial_that_only_says_its_checkpoints_epoch_again_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make()
+    director = begin(plan)
+    director.next_trial()
+    known = TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0})
+    director.report(0, known)
+    director.lose(0, "worker died")
+    director.next_trial()
+    assert director.report(0, known)
+    now = time.time()
+    for elapsed, overdue in ((3590.0, False), (3610.0, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(0) is overdue
+
+
+def test_what_a_sleeping_driver_did_not_hear_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    director = begin(make(time_limit_s=7200.0))
+    director.next_trial()
+    time.sleep(0.01)  # the journal stamps in milliseconds
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e5)
+    assert director.is_overdue(0)
+    director.note_absence(1e5 - 100)
+    assert not director.is_overdue(0)
+    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1050)
+    assert not director.is_overdue(0)
+    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1150)
+    assert director.is_overdue(0), "1250 s awake"
+
+
+def test_time_at_work_is_that_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    director = begin(make())
+    director.next_trial()
+    director.note_work(0)
+    director.lose(0, "worker died")
+    director.next_trial()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)
+    assert not director.is_overdue(0), "its new process is not there yet"
+
+
+def test_losses_under_an_earlier_driver_are_not_held_against_a_trial() -> None:
+    plan = make()
+    for _ in range(MAX_LOSSES + 1):
+        director = begin(plan)
+        director.next_trial()
+        director.lose(0, "worker died")
+    assert not events(plan, "trial_ended")
+
+
+def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make(time_limit_s=60.0)
+    director = begin(plan)
+    director.next_trial()
+    assert not director.is_overdue(0)
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0}))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert director.is_overdue(0)
+    director.lose(0, "killed")
+    (event,) = events(plan, "trial_ended")
+    assert (event["cause"], event["message"]) == ("TIMEOUT", "took longer than 60 s")
+
+
+def test_artifacts_are_kept_before_the_last_epoch_is_journalled() -> None:
+    plan = make()
+    seen: list[tuple[int, dict[str, bytes], int]] = []
+    director = begin(plan, on_artifacts=lambda trial, files: seen.append((trial, files, len(events(plan, "epoch_reported")))))
+    director.next_trial()
+    director.report(0, TrialReport(4, {VAL_MAP: 50.0}, artifacts={"a.txt": b"x"}))
+    assert seen == [(0, {"a.txt": b"x"}, 0)]
+
+
+def test_a_handout_carries_the_best_value_so_far() -> None:
+    plan = make(scheduler="none")
+    director = begin(plan)
+    values = []
+    for score in (50.0, 60.0, 55.0, 70.0):
+        handout = director.next_trial()
+        assert handout is not None
+        values.append(handout.best_value)
+        director.report(handout.trial, TrialReport(4, {VAL_MAP: score}))
+    assert values == [None, 50.0, 60.0, 60.0]
+
+
+def test_an_extended_sweep_goes_on_behind_its_last_trial() -> None:
+    plan = make(num_trials=2)
+    Machine().run(begin(plan))
+    with Journal.open(journal_path(plan)) as journal:
+        journal.append({"event": "sweep_extended", "num_trials": 5})
+    resumed = replace(plan, num_trials=5)
+    Machine().run(begin(resumed))
+    assert list(summary(plan)) == [0, 1, 2, 3, 4]
+
+
+def test_what_goes_into_the_journal_is_plain_json(tmp_path: Path) -> None:
+    plan = make()
+    Machine().run(begin(plan))
+    for line in journal_path(plan).read_text().splitlines():
+        json.loads(line, parse_constant=lambda constant: pytest.fail(constant))

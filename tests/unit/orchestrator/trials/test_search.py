@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.trials.search import GridProposer, OptunaProposer, Pruner, make_proposer
+from search_spaces.ranges import Range
+from tests.kit.sweeps import make_sweep
+from training.metrics import VAL_MAP
+
+RANGES = {
+    "method.spbc_weight": Range(type="float", low=0, high=2),
+    "method.reg_weight": Range(type="float", low=0.01, high=1, log=True),
+    "method.warmup_epochs": Range(type="int", low=2, high=8),
+    "method.cam_normalisation": Range(type="categorical", choices=["per_image", "batch"]),
+}
+PUBLISHED = {"method.spbc_weight": 0.5, "method.reg_weight": 0.5, "method.warmup_epochs": 3, "method.cam_normalisation": "per_image"}
+
+
+@pytest.fixture
+def plan() -> Callable[..., SweepPlan]:
+    def make(**changes: Any) -> SweepPlan:
+        settings: dict[str, Any] = {"ranges": RANGES, "startup_trials": 3}
+        return make_sweep(**(settings | changes))
+
+    return make
+
+
+def ended(trial: int, params: dict[str, Any], *values: float, state: TrialState = TrialState.COMPLETE) -> TrialRecord:
+    metrics = {epoch: {VAL_MAP: value} for epoch, value in enumerate(values, start=1)}
+    return TrialRecord(trial, params, "tpe", started_ms=0, state=state, metrics=metrics)
+
+
+def run(proposer: OptunaProposer, trials: range) -> list[TrialRecord]:
+    """Play trials one after the other; every third is pruned, every fourth of the others fails."""
+    records = []
+    for trial in trials:
+        proposal = proposer.propose(trial)
+        assert proposal is not None
+        state = TrialState.PRUNED if trial % 3 == 2 else TrialState.FAILED if trial % 4 == 3 else TrialState.COMPLETE
+        record = ended(trial, proposal.params, 50.0, 80 - 10 * abs(float(proposal.params["method.spbc_weight"] or 0) - 1), state=state)
+        proposer.learn(record)
+        records.append(record)
+    return records
+
+
+def test_start_points_come_first_and_what_they_leave_out_is_drawn(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan(start_from=(PUBLISHED, {"method.spbc_weight": 1.5, "loop.seed": 7})))
+    first, second = proposer.propose(0), proposer.propose(1)
+    assert first is not None
+    assert (first.params, first.origin) == (PUBLISHED, "start_from")
+    assert second is not None
+    assert second.params["method.spbc_weight"] == 1.5
+    assert second.params["loop.seed"] == 7
+    assert set(second.params) == {*RANGES, "loop.seed"}
+
+
+def test_origins_tell_start_up_from_tpe_by_trial_number(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan(start_from=(PUBLISHED,)))
+    proposals = [proposer.propose(trial) for trial in range(5)]
+    assert [proposal and proposal.origin for proposal in proposals] == ["start_from", "startup", "startup", "tpe", "tpe"]
+
+
+def test_draws_lie_in_their_ranges_and_have_their_types(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan())
+    for record in run(proposer, range(12)):
+        assert all(found.contains(record.params[key]) for key, found in RANGES.items())
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_draws_depend_on_seed_and_trial_number_alone_while_nothing_is_known(plan: Callable[..., SweepPlan], sampler: str) -> None:
+    one = plan(sampler=sampler, search_seed=1)
+    again, other = SweepPlan(**vars(one)), SweepPlan(**(vars(one) | {"search_seed": 2}))
+    draws = [OptunaProposer(one).propose(trial) for trial in range(3)]
+    assert draws == [OptunaProposer(again).propose(trial) for trial in range(3)]
+    assert draws != [OptunaProposer(other).propose(trial) for trial in range(3)]
+    assert len({str(draw) for draw in draws}) == 3
+
+
+def test_a_proposer_rebuilt_from_records_proposes_what_the_first_would_have(plan: Callable[..., SweepPlan]) -> None:
+    made = plan(start_from=(PUBLISHED,))
+    first = OptunaProposer(made)
+    records = run(first, range(14))
+    running = first.propose(14)
+    assert running is not None
+    rebuilt = OptunaProposer(made, [*records, TrialRecord(14, running.params, running.origin, started_ms=0)])
+    assert rebuilt.propose(15) == first.propose(15)
+
+
+def test_a_cut_trial_is_told_as_pruned_with_its_values_and_never_as_finished(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan(start_from=(PUBLISHED,)))
+    proposer.propose(0)
+    proposer.learn(ended(0, PUBLISHED, 40.0, 45.0, state=TrialState.PRUNED))
+    rebuilt = OptunaProposer(plan(sweep_id="digits-00000002"), [ended(0, PUBLISHED, 40.0, 45.0, state=TrialState.PRUNED)])
+    for study in (proposer.study, rebuilt.study):
+        (trial,) = study.trials
+        assert trial.state is optuna.trial.TrialState.PRUNED
+        assert trial.intermediate_values == {1: 40.0, 2: 45.0}
+        with pytest.raises(ValueError, match="No trials are completed"):
+            study.best_trial  # noqa: B018
+
+
+def test_a_complete_trial_counts_with_the_value_of_its_chosen_epoch(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan(start_from=(PUBLISHED, PUBLISHED)))
+    for trial, values in enumerate([(40.0, 60.0, 50.0), (math.nan,)]):
+        proposer.propose(trial)
+        proposer.learn(ended(trial, PUBLISHED, *values))
+    assert [(trial.state.name, trial.value) for trial in proposer.study.trials] == [("COMPLETE", 60.0), ("FAIL", None)]
+
+
+def test_tpe_looks_where_it_was_good(plan: Callable[..., SweepPlan]) -> None:
+    proposer = OptunaProposer(plan(ranges={"method.spbc_weight": RANGES["method.spbc_weight"]}, startup_trials=10))
+    weights = [float(record.params["method.spbc_weight"] or 0) for record in run(proposer, range(40))]
+    late = [abs(weight - 1) for weight in weights[25:]]
+    assert sum(late) / len(late) < 0.35  # an even draw would be 0.5 away
+
+
+def test_a_grid_is_every_combination_once_and_then_nothing(plan: Callable[..., SweepPlan]) -> None:
+    ranges = {
+        "method.reg_weight": Range(type="float", low=0.01, high=1, log=True, num=3),
+        "method.warmup_epochs": RANGES["method.warmup_epochs"],
+    }
+    proposer = make_proposer(plan(sampler="grid", ranges=ranges))
+    assert isinstance(proposer, GridProposer)
+    proposals = [proposer.propose(trial) for trial in range(21)]
+    points = [tuple(proposal.params.values()) for proposal in proposals if proposal]
+    assert len(set(points)) == len(points) == 21
+    assert points[0] == (0.01, 2)
+    assert points[1] == (0.01, 3)
+    assert points[-1] == (1.0, 8)
+    assert proposer.propose(21) is None
+
+
+def test_a_plan_without_ranges_has_its_points(plan: Callable[..., SweepPlan]) -> None:
+    proposal = make_proposer(plan(ranges={}, start_from=({},), sampler="grid")).propose(0)
+    assert proposal is not None
+    assert proposal.params == {}
+
+
+def test_the_pruner_decides_as_rays_asha_does(plan: Callable[..., SweepPlan]) -> None:
+    epochs = 27
+    base = plan().base | {"loop.epochs": epochs}
+    pruner = Pruner(plan(sweep_id="digits-00000002", base=base, grace_epochs=3))
+    asha = AsyncHyperBandScheduler(time_attr="epoch", metric="value", mode="max", max_t=epochs, grace_period=3, reduction_factor=3)
+    draws = random.Random(0)
+    decisions: list[bool] = []
+    trials: dict[int, Any] = {trial: type("TuneTrial", (), {"trial_id": f"tune{trial}"})() for trial in range(30)}
+    for trial in trials.values():
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+    progress = dict.fromkeys(trials, 0)
+    while progress:
+        number = draws.choice(list(progress))
+        progress[number] += 1
+        value = draws.random()
+        theirs = asha.on_trial_result(None, trials[number], {"epoch": progress[number], "value": value}) == TrialScheduler.STOP  # type: ignore[arg-type]
+        assert pruner.cuts(number, progress[number], value) == theirs
+        decisions.append(theirs and progress[number] < epochs)
+        if theirs:
+            del progress[number]
+    assert 5 < sum(decisions) < 30
+
+
+def test_the_pruner_gives_everyone_the_grace(plan: Callable[..., SweepPlan]) -> None:
+    pruner = Pruner(plan(base=plan().base | {"loop.epochs": 9}, sweep_id="digits-00000002", grace_epochs=3))
+    assert not any(pruner.cuts(trial, epoch, 100.0 - trial) for trial in range(5) for epoch in (1, 2))
+    assert [pruner.cuts(trial, 3, 100.0 - trial) for trial in range(3)] == [False, True, True]
+
+
+@pytest.mark.parametrize("changes", [{"scheduler": "none"}, {"grace_epochs": 3}, {"grace_epochs": 8}])
+def test_there_is_no_pruning_where_it_is_off_or_the_grace_is_all_there_is(plan: Callable[..., SweepPlan], changes: dict[str, Any]) -> None:
+    pruner = Pruner(plan(**changes))
+    assert not any(pruner.cuts(trial, epoch, 100.0 - trial) for epoch in range(1, 4) for trial in range(9))

@@ -1,0 +1,80 @@
+"""A manifest survives its way through JSON; another version, half a file and no file at all say what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training.data.sources.annotations import Fault
+from training.data.store.manifest import MANIFEST, SCHEMA_VERSION, Manifest, StoreFile, labels_name, read_manifest, shard_name
+from training.errors import ConfigError, StoreError
+
+WHOLE = Manifest(
+    name="voc",
+    layout="VOC 2012",
+    classes=("cat", "dog"),
+    parts=(),
+    image_size=448,
+    encoding="jpeg",
+    keeps_originals=False,
+    shard_images=512,
+    counts={"train": 3, "test": 1},
+    has_true={"train": True, "test": True},
+    data_hash="ab" * 32,
+    source_hash="cd" * 32,
+    preprocessing={"image_size": 448},
+    label_files={"x.txt": "ef" * 32},
+    left_out=(Fault("a.jpg", "is empty", id="a"), Fault("list.txt", "is odd", line=3)),
+    num_unlabelled={"train": 2},
+    files={"train-00000.arrow": StoreFile(10, "aa"), "test-labels.parquet": StoreFile(5, "bb")},
+)
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path, WHOLE.to_json())) == WHOLE
+    assert WHOLE.num_bytes == 15
+
+
+def test_other_schema_version_names_both_and_the_command(tmp_path: Path) -> None:
+    uri = write(tmp_path, replace(WHOLE, schema_version=SCHEMA_VERSION + 1).to_json())
+    with pytest.raises(StoreError, match=rf"version {SCHEMA_VERSION}, but .* of version {SCHEMA_VERSION + 1}.*orchestrator data prepare"):
+        read_manifest(uri)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", WHOLE.to_json()[:300], '{"schema_version": 1}'])
+def test_half_a_manifest_is_none(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StoreError, match="orchestrator data prepare"):
+        read_manifest(write(tmp_path, text))
+
+
+def test_value_out_of_range_is_refused(tmp_path: Path) -> None:
+    raw = json.loads(WHOLE.to_json()) | {"encoding": "png"}
+    with pytest.raises(StoreError, match="encoding=png"):
+        read_manifest(write(tmp_path, json.dumps(raw)))
+
+
+def test_no_store_and_unfinished_store_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is none at .*orchestrator data prepare"):
+        read_manifest(str(tmp_path / "nothing"))
+    (tmp_path / "train-00000.done.json").write_text("{}")
+    with pytest.raises(StoreError, match="goes on where it stopped"):
+        read_manifest(str(tmp_path))
+
+
+def test_unknown_scheme_is_the_users_mistake() -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/path, but got ftp://"):
+        read_manifest("ftp://host/store")
+
+
+def test_names_of_files() -> None:
+    assert labels_name("train") == "train-labels.parquet"
+    assert shard_name("test", 3) == "test-00003.arrow"
+    assert shard_name("test", 3, originals=True) == "test-00003.originals.arrow"

@@ -1,0 +1,271 @@
+"""The one configuration object of a run: ``TrainConfig`` = data + model + method + optim + loop.
+
+It is frozen and checked when built. What a run takes, what MLflow gets as params (:meth:`TrainConfig.flatten`), what a checkpoint
+stores and what promotion compares is this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+
+from training.config.methods import METHOD_CONFIGS, IgnoreConfig, MethodConfig, Section
+from training.config.spelling import nearest_key
+from training.errors import ConfigError
+from training.selection import SelectBy
+
+Scalar = str | int | float | bool | None
+
+
+class DataConfig(Section):
+    """Which images, which split and which single positives.
+
+    Attributes:
+        name: Dataset name; ``digits`` is embedded, the others are read from a prepared store.
+        scene_seed: Seed from which digit scenes (and the trunk pretrained beside them) are made.
+        split_seed: Seed of the train / validation split of the official training images (1200 in the literature).
+        draw_seed: Seed of the draw of one observed positive per image (1200 in the literature).
+        num_train, num_val, num_test: Scenes per split (digits only).
+        image_size: Side of the square input in px.
+        strong_view_strength: Strength of the strong view of digits; 1 is the full one, 0.5 was measured better.
+        store: URI or folder of the prepared store; every dataset but digits needs one.
+        num_workers: Processes that read a store and make its views, for each rank; 0 does it in the run's own process. Digits need none.
+        augment_order: RandAugment after the resize (``resized``) or, as released, on the original image before it (``original``), which
+            needs a store that keeps the originals. Digits know ``resized`` only.
+        normalisation: What is done to pixels in [0, 1]: ``dataset`` subtracts a mean colour and divides by a deviation (of digits their
+            own, of photos ImageNet's, as their trunks were trained); ``none`` leaves them, as PLC + LAC is released, and what IGNORE
+            masks is then black and not the mean colour.
+    """
+
+    name: str = "digits"
+    scene_seed: int = Field(0, ge=0)
+    split_seed: int = Field(1200, ge=0)
+    draw_seed: int = Field(1200, ge=0)
+    num_train: int | None = Field(None, ge=10)
+    num_val: int | None = Field(None, ge=10)
+    num_test: int | None = Field(None, ge=10)
+    image_size: int = Field(448, ge=8)
+    strong_view_strength: float = Field(0.5, ge=0, le=2)
+    store: str | None = None
+    num_workers: int = Field(2, ge=0, le=128)
+    augment_order: Literal["resized", "original"] = "resized"
+    normalisation: Literal["dataset", "none"] = "dataset"
+
+
+PLACE_KEYS = frozenset({"data.store", "data.num_workers"})
+"""Where data lie and who reads them: settings on which no result depends. Neither stops a resume or makes another configuration."""
+
+
+class ModelConfig(Section):
+    """Which network.
+
+    Attributes:
+        name: ``resnet_cam`` (trunk + 1x1 convolution + global average pooling, supplement A.2) or ``query2label`` (A.1).
+        backbone: ``digits/resnet12``, ``torchvision/<name>`` or ``timm/<name>``.
+        weights: Initial weights of the trunk: ``pretext`` (digits), the name of torchvision's or timm's weights
+            (``IMAGENET1K_V1``), the path of a safetensors or ``.pth`` file, or ``none``.
+        frozen_bn: Keep BatchNorm at its pretrained statistics and affine parameters.
+        cam_boost: Factor on the positive values of the CAM before they are averaged to logits (BoostLU's alpha, published: 5), in
+            training and evaluation; ``resnet_cam`` only. 1 is off.
+        hidden_dim: Query2Label: width d of the transformer; where the trunk has another, its map is projected. This setting and those
+            below are of Query2Label alone, their defaults those of its paper and of IGNORE's released code.
+        feedforward_dim: Inner width of its feed-forward layers.
+        num_heads: Heads of its attention; they divide d.
+        num_encoder_layers, num_decoder_layers: Its depth.
+        decoder_self_attention: Let the classes attend to each other from the second layer on; the release leaves it out.
+        dropout: In train mode, of attention weights (so of the CAM too), of what attention and feed-forward layers give, and inside the
+            latter.
+    """
+
+    name: Literal["resnet_cam", "query2label"] = "resnet_cam"
+    backbone: str = Field("torchvision/resnet50", pattern=r"^(digits|torchvision|timm)/.+$")
+    weights: str = "IMAGENET1K_V1"
+    frozen_bn: bool = False
+    cam_boost: float = Field(1.0, ge=1, le=100)
+    hidden_dim: int = Field(2048, ge=4, multiple_of=4)  # half of it is for rows, half for columns, each in pairs of sine and cosine
+    feedforward_dim: int = Field(8192, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_encoder_layers: int = Field(1, ge=0)
+    num_decoder_layers: int = Field(2, ge=1)
+    decoder_self_attention: bool = False
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @field_validator("num_heads")
+    @classmethod
+    def _check_heads(cls, num_heads: int, info: ValidationInfo) -> int:
+        if (hidden_dim := info.data.get("hidden_dim")) and hidden_dim % num_heads:
+            raise ValueError(f"a divisor of model.hidden_dim={hidden_dim}")
+        return num_heads
+
+    @field_validator("cam_boost")
+    @classmethod
+    def _check_boost(cls, cam_boost: float, info: ValidationInfo) -> float:
+        if cam_boost != 1 and info.data.get("name") != "resnet_cam":
+            raise ValueError("1 unless model.name=resnet_cam, whose logits are the mean of a CAM")
+        return cam_boost
+
+
+class OptimConfig(Section):
+    """Optimiser and schedule.
+
+    Attributes:
+        batch_size: The global batch, over all ranks.
+        head_lr_multiplier: Factor on ``lr`` for the classification head. Release (ResNet): 10.
+        schedule: ``constant`` or ``one_cycle`` (cosine, stepped per batch, over the full ``loop.epochs`` whatever a scheduler cuts).
+        warm_frac: Share of the one-cycle schedule spent rising.
+        cycle_epochs: Length of one cycle; None is ``loop.epochs``. A longer one is cut by the end of the run (ASL: 80 epochs cut at 40),
+            after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
+        drop_last: Leave out the last batch of an epoch where it is smaller than the others (PLC + LAC).
+        average_decay: EMA factor of a second set of weights, BatchNorm's statistics included, that follows the trained ones from their
+            initial values, step by step and without bias correction; 0.9997 for ASL and PLC + LAC. Both sets are evaluated after every
+            epoch, and the better one by ``loop.select_epoch_by`` is that epoch's (``last``: the averaged one). None keeps no second set.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-5, gt=0, le=10)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    batch_size: int = Field(16, ge=1)
+    head_lr_multiplier: float = Field(1.0, gt=0, le=1000)
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    warm_frac: float = Field(0.2, gt=0, lt=1)
+    cycle_epochs: int | None = Field(None, ge=1)
+    drop_last: bool = False
+    average_decay: float | None = Field(None, ge=0, lt=1)
+
+    @field_validator("cycle_epochs")
+    @classmethod
+    def _check_cycle(cls, cycle_epochs: int | None, info: ValidationInfo) -> int | None:
+        if cycle_epochs is not None and info.data.get("schedule") != "one_cycle":
+            raise ValueError("null unless optim.schedule=one_cycle")
+        return cycle_epochs
+
+
+class LoopConfig(Section):
+    """Length, seed and bookkeeping of the training loop.
+
+    Attributes:
+        epochs: Full length; the schedule's horizon whatever a scheduler cuts.
+        seed: Training seed: head initialisation, order of the images, views.
+        recipe: Name of the recipe that every result carries: ``published`` (as the method's authors train it), ``common`` (one set-up for
+            all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other, a published one that was changed among them).
+        select_epoch_by: What chooses the epoch whose weights count.
+        patience_epochs: Epochs in a row without a gain in the metric of ``select_epoch_by`` that are let pass; the next one ends the run.
+            0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None: the run goes its full length.
+        max_drop_percent: The run ends when that metric is by more than this, in percentage points, below its best so far: 3 for large
+            loss, 2 for GR loss. None: it never is.
+        num_threads: CPU threads of torch in a worker; part of what bit-identical results depend on.
+        precision: Arithmetic of convolutions and matrix products: ``fp32``; ``tf32`` (a GPU rounds their factors to 10 bits; a CPU does
+            not); ``bf16`` (autocast in training, evaluation in TF32). Thresholds, CAM normalisation and losses are float32 in any case.
+        compile: Compile the network of the training steps (``torch.compile``); a minute or so at the start of every run.
+    """
+
+    epochs: int = Field(25, ge=1)
+    seed: int = Field(0, ge=0)
+    recipe: Literal["digits", "published", "common", "custom"] = "custom"
+    select_epoch_by: SelectBy = SelectBy.CLEAN_VAL
+    patience_epochs: int | None = Field(None, ge=0)
+    max_drop_percent: float | None = Field(None, ge=0, le=100)
+    num_threads: int = Field(1, ge=1)
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    compile: bool = False
+
+    @field_validator("patience_epochs", "max_drop_percent")
+    @classmethod
+    def _check_stop(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("select_epoch_by") is SelectBy.LAST:
+            raise ValueError("null with loop.select_epoch_by=last, which watches no metric")
+        return value
+
+
+class TrainConfig(Section):
+    """All settings of one run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = IgnoreConfig()
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> TrainConfig:
+        """Build from dotted keys (``{"optim.lr": 1e-3}``); what is not named keeps its default.
+
+        Raises:
+            ConfigError: A key is unknown (with the nearest valid one), a value has the wrong type or is out of range.
+        """
+        # As text: whatever somebody typed for a name is answered with the names there are.
+        method = str(flat.get("method.name", "ignore"))
+        check_keys(flat, method)
+        _check_bools(flat, method)
+        nested: dict[str, dict[str, Any]] = {"method": {"name": method}}
+        for key, value in flat.items():
+            section, _, leaf = key.partition(".")
+            nested.setdefault(section, {})[leaf] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise _config_error(error, flat) from None
+
+    def with_params(self, params: Mapping[str, Any]) -> TrainConfig:
+        """Return a copy with some dotted keys changed; a new ``method.name`` drops the old method's settings.
+
+        Raises:
+            ConfigError: As :meth:`from_flat`.
+        """
+        flat: dict[str, Any] = self.flatten()
+        if params.get("method.name", self.method.name) != self.method.name:
+            flat = {key: value for key, value in flat.items() if not key.startswith("method.")}
+        return TrainConfig.from_flat(flat | dict(params))
+
+    def flatten(self) -> dict[str, Scalar]:
+        """Return every setting under its dotted key, in a fixed order."""
+        dumped = self.model_dump(mode="json")
+        return {f"{section}.{leaf}": value for section, fields in dumped.items() for leaf, value in fields.items()}
+
+
+def valid_keys(method: str) -> list[str]:
+    """List the dotted keys of a TrainConfig with this method.
+
+    Raises:
+        ConfigError: No such method.
+    """
+    if method not in METHOD_CONFIGS:
+        nearest = nearest_key(method, METHOD_CONFIGS)
+        hint = f" Did you mean {nearest}?" if nearest else ""
+        raise ConfigError(f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {method!r}.{hint}", "method.name")
+    return [f"{section}.{leaf}" for section, model in _sections(method).items() for leaf in model.model_fields]
+
+
+def _sections(method: str) -> dict[str, type[BaseModel]]:
+    return {"data": DataConfig, "model": ModelConfig, "method": METHOD_CONFIGS[method], "optim": OptimConfig, "loop": LoopConfig}
+
+
+def check_keys(flat: Mapping[str, Any], method: str) -> None:
+    """Raise ConfigError for the first key that a TrainConfig with this method lacks, naming the nearest valid one."""
+    known = valid_keys(method)
+    for key in flat:
+        if key not in known:
+            nearest = nearest_key(key, known)
+            hint = f" Did you mean {nearest}?" if nearest else f" Valid keys: {', '.join(known)}."
+            raise ConfigError(f"{key} is no setting of a run with method {method}.{hint}", key)
+
+
+def _check_bools(flat: Mapping[str, Any], method: str) -> None:
+    # pydantic would take True for 1.
+    sections = _sections(method)
+    for key, value in flat.items():
+        section, _, leaf = key.partition(".")
+        if isinstance(value, bool) and sections[section].model_fields[leaf].annotation is not bool:
+            raise ConfigError(f"{key} must be a number or a name, but got {key}={value!r}", key)
+
+
+def _config_error(error: ValidationError, flat: Mapping[str, Any]) -> ConfigError:
+    first = error.errors()[0]
+    # A discriminated union puts the member's name between section and leaf.
+    location = [str(part) for part in first["loc"]]
+    key = f"{location[0]}.{location[-1]}" if len(location) > 1 else location[0]
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    rule = rule.removeprefix("input should be ").removeprefix("value error, ").replace("string should match", "a string of")
+    return ConfigError(f"{key} must be {rule}, but got {key}={flat.get(key, first['input'])!r}", key)

@@ -1,0 +1,219 @@
+"""NUS-WIDE in the two layouts that are in the wild; they are different sets of images, and every report names which it was.
+
+``formatted``: the four ``.npy`` lists of the SPML literature (Cole et al., CVPR 2021: 150,000 and 60,260 images crawled anew in 2020),
+official ``val`` being the test set. ``official``: ``ImageList/`` and ``Groundtruth/`` of the dataset's own site. Rows without any label, a
+fifth, are kept in both, and rows stay in the order of the lists.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.sources.annotations import Annotations, Phase
+from training.data.sources.label_files import LabelFiles, find_root
+
+FORMATTED = "formatted_{train,val}_{images,labels}.npy, the lists of the SPML literature"
+OFFICIAL = "Groundtruth/ and ImageList/, the dataset's own files"
+_CONCEPTS = (Path("ConceptsList", "Concepts81.txt"), Path("Concepts81.txt"))
+_IMAGE_FOLDERS = ("Flickr", "images")
+_ONE, _ZERO, _NEWLINE = b"10\n"
+
+
+def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
+    """Read NUS-WIDE; where a folder holds both layouts, the lists of the literature are taken, and a note says so.
+
+    Args:
+        source: The folder that holds the lists or the label folders, or one above it.
+        images: Whether images must be there, in ``Flickr/`` or ``images/``, or beside the lists.
+
+    Raises:
+        NotThisDatasetError: It is another folder.
+    """
+    files = LabelFiles(find_nuswide(source))
+    formatted = _holds_formatted(files.root)
+    if formatted and _holds_official(files.root):
+        files.notes.append("the dataset's own Groundtruth/ is there too and was not read: move the formatted_*.npy away to read it")
+    layout, classes, phases = _read_formatted(files) if formatted else _read_official(files)
+    if images:
+        for phase in phases.values():
+            files.check_images(phase)
+    return files.annotations("nuswide", layout, classes, phases)
+
+
+def find_nuswide(source: Path) -> Path:
+    """Return the folder that holds the lists or the label folders.
+
+    Raises:
+        NotThisDatasetError: There is none.
+    """
+    wanted = f"{FORMATTED}; or {OFFICIAL}"
+    return find_root(source, "NUS-WIDE", wanted, lambda folder: _holds_formatted(folder) or _holds_official(folder))
+
+
+def _holds_formatted(folder: Path) -> bool:
+    # VOC, COCO and CUB are formatted under the same names by the same authors, but these lie beside their own label files.
+    others = ("VOCdevkit", "annotations", "CUB_200_2011")
+    lists = [folder / f"formatted_{phase}_{what}.npy" for phase in ("train", "val") for what in ("images", "labels")]
+    return any(path.exists() for path in lists) and not any((folder / other).exists() for other in others)
+
+
+def _holds_official(folder: Path) -> bool:
+    return (folder / "Groundtruth").is_dir() or (folder / "ImageList").is_dir()
+
+
+def _read_formatted(files: LabelFiles) -> tuple[str, list[str], dict[str, Phase]]:
+    arrays = {phase: [_read_npy(files, f"formatted_{phase}_{what}.npy") for what in ("images", "labels")] for phase in ("train", "val")}
+    widths = [labels.shape[1] for _, labels in arrays.values() if labels is not None and labels.ndim == 2]
+    classes = _class_names(files, widths[0] if widths else 0)
+    phases = {}
+    for phase, (names, labels) in zip(("train", "test"), arrays.values(), strict=True):
+        official = "val" if phase == "test" else phase
+        phases[phase] = _formatted_phase(files, files.root / f"formatted_{official}_labels.npy", names, labels, len(classes))
+    return FORMATTED, classes, phases
+
+
+def _read_npy(files: LabelFiles, name: str) -> NDArray[np.generic] | None:
+    content = files.read(files.root / name)
+    if content is None:
+        return None
+    try:
+        array: NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)  # a pickle could run anything
+    except (ValueError, EOFError, OSError) as error:
+        files.fault(files.root / name, f"cannot be read as a NumPy array without pickles: {error}", fatal=True)
+        return None
+    return array
+
+
+def _class_names(files: LabelFiles, width: int) -> list[str]:
+    """Return the concepts' names; the lists carry none, and their order is not documented, so without a file they are numbered."""
+    for path in (files.root / place for place in _CONCEPTS):
+        if path.exists():
+            names = list(files.unique_lines(path))
+            if len(names) == width:
+                return names
+            files.fault(path, f"must name the {width} columns of the lists, but names {len(names)}")
+    files.notes.append("the lists do not name their columns: they are numbered here; put Concepts81.txt beside them to name them")
+    return [f"concept_{number:02d}" for number in range(1, width + 1)]
+
+
+def _formatted_phase(
+    files: LabelFiles, path: Path, names: NDArray[np.generic] | None, labels: NDArray[np.generic] | None, width: int
+) -> Phase:
+    if names is None or labels is None:
+        return _phase(files, path, [], np.zeros((0, width), bool))
+    if names.ndim != 1 or names.dtype.kind != "U" or labels.ndim != 2 or labels.dtype.kind not in "biuf":
+        found = f"{labels.dtype} {labels.shape} beside {names.dtype} {names.shape}"
+        files.fault(path, f"must be numbers (N, C) beside N names, but is {found}", fatal=True)
+        return _phase(files, path, [], np.zeros((0, width), bool))
+    if labels.shape != (len(names), width):
+        expected = f"{len(names):,} rows of {width} columns as the other lists do"
+        files.fault(path, f"must have {expected}, but has the shape {labels.shape}", fatal=True)
+    count = min(len(names), len(labels))
+    true = np.zeros((count, width), bool)
+    shared = min(width, labels.shape[1])
+    true[:, :shared] = labels[:count, :shared] == 1
+    # Some copies write a negative as -1.
+    if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
+        files.fault(path, f"{len(bad):,} rows have values other than 1 and 0, the first of them row {bad[0]}", fatal=True)
+    listed = path.with_name(path.name.replace("labels", "images"))
+    return _phase(files, listed, [str(name).replace("\\", "/") for name in names[:count].tolist()], true)
+
+
+def _read_official(files: LabelFiles) -> tuple[str, list[str], dict[str, Phase]]:
+    groundtruth = files.root / "Groundtruth"
+    by_phase, together = groundtruth / "TrainTestLabels", groundtruth / "AllLabels"
+    lists = {phase: _image_list(files, f"{phase.title()}Imagelist.txt") for phase in ("train", "test")}
+    if by_phase.is_dir() or not together.is_dir():
+        classes = _concepts(files, by_phase, "_Train")
+        labels = {phase: _columns(files, by_phase, classes, f"_{phase.title()}", len(names)) for phase, names in lists.items()}
+        layout = f"{OFFICIAL} (TrainTestLabels)"
+    else:
+        classes = _concepts(files, together, "")
+        everything = _image_list(files, "Imagelist.txt")
+        labels = _rows_of(files, everything, lists, _columns(files, together, classes, "", len(everything)))
+        layout = f"{OFFICIAL} (AllLabels)"
+    return layout, classes, {phase: _phase(files, _list_path(files, phase), names, labels[phase]) for phase, names in lists.items()}
+
+
+def _list_path(files: LabelFiles, phase: str) -> Path:
+    return files.root / "ImageList" / f"{phase.title()}Imagelist.txt"
+
+
+def _image_list(files: LabelFiles, name: str) -> list[str]:
+    lines = files.lines(files.root / "ImageList" / name) or ()
+    return [line.strip().replace("\\", "/") for line in lines if line.strip()]
+
+
+def _concepts(files: LabelFiles, folder: Path, ending: str) -> list[str]:
+    """Return the names in the order of Concepts81.txt, or by the alphabet, which is the same order."""
+    for path in (files.root / place for place in _CONCEPTS):
+        if path.exists():
+            return list(files.unique_lines(path))
+    names = sorted(path.stem.removeprefix("Labels_").removesuffix(ending) for path in folder.glob(f"Labels_*{ending}.txt"))
+    if not names:
+        files.fault(folder, f"holds no Labels_<concept>{ending}.txt", fatal=True)
+    return names
+
+
+def _columns(files: LabelFiles, folder: Path, classes: list[str], ending: str, count: int) -> NDArray[np.bool_]:
+    labels = np.zeros((count, len(classes)), bool)
+    for column, name in enumerate(classes):
+        path = folder / f"Labels_{name}{ending}.txt"
+        content = files.read(path)
+        values = None if content is None else _ones(files, path, content)
+        if values is not None and len(values) != count:
+            files.fault(path, f"must have a line for each of the {count:,} images of the list, but has {len(values):,}", fatal=True)
+        elif values is not None:
+            labels[:, column] = values
+    return labels
+
+
+def _ones(files: LabelFiles, path: Path, content: bytes) -> NDArray[np.bool_] | None:
+    """Return bool (N,) of a file with a 0 or a 1 in each line."""
+    text = np.frombuffer(content.replace(b"\r", b"").replace(b" ", b"").rstrip(b"\n") + b"\n" if content.strip() else b"", np.uint8)
+    digits, ends = text[::2], text[1::2]
+    if len(digits) == len(ends) and np.isin(digits, (_ONE, _ZERO)).all() and (ends == _NEWLINE).all():
+        ones: NDArray[np.bool_] = digits == _ONE
+        return ones
+    for number, line in _numbered(content):
+        if line.strip() not in (b"0", b"1"):
+            files.fault(path, f"a line must be 0 or 1, but is {line.decode(errors='replace')!r}", number, fatal=True)
+            break
+    return None
+
+
+def _numbered(content: bytes) -> Iterator[tuple[int, bytes]]:
+    return enumerate(content.splitlines(), 1)
+
+
+def _rows_of(
+    files: LabelFiles, everything: list[str], lists: dict[str, list[str]], labels: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    row_of = {name: row for row, name in enumerate(everything)}
+    found = {}
+    for phase, names in lists.items():
+        for number, name in enumerate(names, 1):
+            if name not in row_of:
+                files.fault(_list_path(files, phase), f"{name} is not in Imagelist.txt", number, name)
+        # Row -1, all negative, stands for an image without a row.
+        padded = np.concatenate([labels, np.zeros((1, labels.shape[1]), bool)])
+        found[phase] = padded[np.array([row_of.get(name, -1) for name in names], np.int64)]
+    return found
+
+
+def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.bool_]) -> Phase:
+    """Return a phase without the second row of an image that is listed twice."""
+    first: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            files.fault(path, f"{name} is listed twice, in rows {first[name] + 1} and {row + 1}", row + 1)
+    rows = np.array(list(first.values()), np.int64)
+    beside = not first or (files.root / next(iter(first))).parent.is_dir()
+    base = next((f"{folder}/" for folder in _IMAGE_FOLDERS if (files.root / folder).is_dir()), "" if beside else f"{_IMAGE_FOLDERS[0]}/")
+    # Some lists start at the root, others inside the folder of images.
+    return Phase(tuple(first), tuple(name if base and name.startswith(base) else base + name for name in first), true[rows])

@@ -1,0 +1,281 @@
+"""Reads a store: labels at once, images row by row, the test set through a door of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from training.cache import cache_dir
+from training.data.protocol import draw_single_positives, split_train_val
+from training.data.split import SplitData
+from training.data.store.images import Encoding, decode_image, open_upright
+from training.data.store.label_table import LabelTable, compute_data_hash, from_parquet, pad_boxes
+from training.data.store.manifest import Manifest, again, labels_name, read_manifest, require_files, shard_name
+from training.data.store.node_cache import local_copy
+from training.data.store.shards import ShardFile, read_row
+from training.data.store.storage import Storage
+from training.errors import StoreError
+
+_LEARNING = ("train", "val")
+
+
+@dataclass(frozen=True, eq=False)
+class StoreImages:
+    """Images of one split in a store. It can be pickled, and opens its files when they are first read in a process.
+
+    Attributes:
+        shards: Files of encoded images.
+        shard_of: int32 (N,), the shard of each row.
+        position: int32 (N,), where in its shard each row lies.
+        image_size: Side in px.
+        encoding: How they are encoded.
+    """
+
+    shards: tuple[ShardFile, ...]
+    shard_of: NDArray[np.int32]
+    position: NDArray[np.int32]
+    image_size: int
+    encoding: Encoding
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return uint8 (n, 3, H, W), channels last in memory.
+
+        Raises:
+            StoreError: The store is not as its manifest says.
+        """
+        pixels = torch.empty((len(rows), self.image_size, self.image_size, 3), dtype=torch.uint8)
+        target = pixels.numpy()
+        for place, row in enumerate(rows):
+            shard = self.shards[self.shard_of[row]]
+            try:
+                target[place] = decode_image(read_row(shard, int(self.position[row])), self.encoding, self.image_size)
+            except (OSError, ValueError, SyntaxError) as error:
+                raise StoreError(f"every image of a store must decode, but row {row} in {shard.path} does not: {error}") from None
+        return pixels.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class StoreImagesWithOriginals(StoreImages):
+    """Images whose originals were kept: :class:`training.data.split.OriginalImages`.
+
+    Attributes:
+        originals: Files of the originals, shard by shard as the images.
+    """
+
+    originals: tuple[ShardFile, ...] = ()
+
+    def read_original(self, row: int) -> Image.Image:
+        """Return one original in RGB, turned as its EXIF says.
+
+        Raises:
+            StoreError: The store is not as its manifest says.
+        """
+        return open_upright(read_row(self.originals[self.shard_of[row]], int(self.position[row])))
+
+
+class Store:
+    """A finished store.
+
+    Args:
+        uri: Where it lies.
+        manifest: What it says of itself.
+    """
+
+    def __init__(self, uri: str, manifest: Manifest) -> None:
+        self.uri, self.manifest, self._storage = uri, manifest, Storage(uri)
+        self._tables: dict[str, LabelTable] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """C names, in the order of the label columns."""
+        return self.manifest.classes
+
+    def split(self, name: Literal["train", "val"], split_seed: int, draw_seed: int) -> SplitData:
+        """Return one split for training or selection, its single positives drawn; no file of the test set is opened.
+
+        Draw and split are made on the whole official phase, as in the SPML literature; left-out images are dropped only then. Where the
+        source gives a ``val`` of its own, ``split_seed`` decides nothing; where it gives observed labels, ``draw_seed`` does not.
+
+        Raises:
+            StoreError: The store is not as its manifest says, or has no such set.
+        """
+        if name not in _LEARNING:
+            raise ValueError(f"split must be train or val, but got split={name}. The test split is opened by promotion alone")
+        phase, rows = self._rows(name, split_seed)
+        return self._data(name, phase, rows, draw_seed)
+
+    def test_split(self, draw_seed: int) -> SplitData:
+        """Return the official test set.
+
+        Raises:
+            StoreError: The store is not as its manifest says, or has no test set.
+        """
+        return self._data("test", "test", np.arange(len(self.labels("test"))), draw_seed)
+
+    def labels(self, phase: str) -> LabelTable:
+        """Return the labels of an official phase (``train``, ``test``, or ``val`` where the source gives one); no image is opened.
+
+        Raises:
+            StoreError: The store has no such phase, or is not as its manifest says.
+        """
+        if phase not in self._tables:
+            self._tables[phase] = from_parquet(self._checked(self._label_file(phase)), len(self.classes))
+        return self._tables[phase]
+
+    def observed(self, phase: str, draw_seed: int) -> NDArray[np.bool_]:
+        """Return the observed labels (N, C) of a whole official phase: the source's own, or the draw of ``draw_seed``.
+
+        Raises:
+            StoreError: The store has no such phase, or is not as its manifest says.
+        """
+        table = self.labels(phase)
+        if table.observed is not None:
+            return table.observed
+        assert table.true is not None  # a reader gives one or the other
+        return _cached_draw(cache_dir() / "draws" / self.manifest.data_hash / f"{phase}-{draw_seed}.npy", table.true, draw_seed)
+
+    def rows(self, name: Literal["train", "val"], split_seed: int) -> tuple[str, NDArray[np.int64]]:
+        """Return the official phase that a split is made of, and its rows of :meth:`labels`, in the order of :meth:`split`.
+
+        Raises:
+            StoreError: The store has no such set, or is not as its manifest says.
+        """
+        phase, rows = self._rows(name, split_seed)
+        return phase, rows[self.labels(phase).kept[rows]]
+
+    def points(self, phase: str) -> list[NDArray[np.float32]] | None:
+        """Return float32 (M, 3) of (part, x, y) in px of the store for each image of a phase that was not left out, or None.
+
+        Raises:
+            StoreError: The store has no such phase, or is not as its manifest says.
+        """
+        table = self.labels(phase)
+        return None if table.points is None else [table.points[row] for row in np.nonzero(table.kept)[0]]
+
+    def check(self) -> list[str]:
+        """Read every file and return what is not as the manifest says; nothing if all is.
+
+        Raises:
+            OSError: The storage cannot be read.
+        """
+        sizes = self._storage.sizes()
+        problems = [f"{name} is missing" for name in self.manifest.files if name not in sizes]
+        for name, file in self.manifest.files.items():
+            if name in sizes and self._storage.sha256(name) != file.sha256:
+                problems.append(f"{name} is not what it was when it was written")
+        if not problems and self._data_hash() != self.manifest.data_hash:
+            problems.append("the manifest's data hash is not that of the labels")
+        return problems
+
+    def _rows(self, name: str, split_seed: int) -> tuple[str, NDArray[np.int64]]:
+        """Return the official phase that a split is made of, and the rows of it."""
+        if labels_name("val") in self.manifest.files:
+            return name, np.arange(len(self.labels(name)))
+        train, val = split_train_val(len(self.labels("train")), split_seed)
+        return "train", train if name == "train" else val
+
+    def _data(self, name: str, phase: str, rows: NDArray[np.int64], draw_seed: int) -> SplitData:
+        table, observed = self.labels(phase), self.observed(phase, draw_seed)
+        rows = rows[table.kept[rows]]
+        return SplitData(
+            name=name,
+            images=self._images(phase, rows),
+            observed=torch.from_numpy(observed[rows]),
+            true=None if table.true is None else torch.from_numpy(table.true[rows]),
+            boxes=None if table.boxes is None else torch.from_numpy(pad_boxes([table.boxes[row] for row in rows])),
+            classes=self.classes,
+        )
+
+    def _images(self, phase: str, rows: NDArray[np.int64]) -> StoreImages:
+        folder = self._folder(phase)
+        kept, size = self.labels(phase).kept, self.manifest.shard_images
+        num_shards = -(-len(kept) // size)
+        # Left-out rows have no image, so those behind them in their shard have moved up.
+        position = np.concatenate([np.cumsum(kept[first : first + size]) - 1 for first in range(0, len(kept), size)] or [rows])
+
+        def files(originals: bool) -> tuple[ShardFile, ...]:
+            names = [shard_name(phase, number, originals=originals) for number in range(num_shards)]
+            counts = [int(kept[number * size : (number + 1) * size].sum()) for number in range(num_shards)]
+            return tuple(
+                ShardFile(folder / each, self.manifest.files[each].sha256, count) for each, count in zip(names, counts, strict=True)
+            )
+
+        shard_of, place = (rows // size).astype(np.int32), position[rows].astype(np.int32)
+        if self.manifest.keeps_originals:
+            return StoreImagesWithOriginals(files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding, files(True))
+        return StoreImages(files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding)
+
+    def _folder(self, phase: str) -> Path:
+        """Return where the images of a phase lie on this machine; a remote store is copied there first."""
+        if self._storage.folder is not None:
+            return self._storage.folder
+        # Two copies, so that training never touches what belongs to the test set.
+        group = ("test",) if phase == "test" else _LEARNING
+        names = [name for name in self.manifest.files if name.endswith(".arrow") and name.startswith(tuple(f"{each}-" for each in group))]
+        return local_copy(self._storage, self.manifest, group[0], names)
+
+    def _label_file(self, phase: str) -> str:
+        if labels_name(phase) not in self.manifest.files:
+            phases = ", ".join(self.manifest.counts)
+            raise StoreError(f"set must be one of {phases} in the store {self.uri}, but got set={phase}")
+        return labels_name(phase)
+
+    def _checked(self, name: str) -> bytes:
+        try:
+            content = self._storage.read(name)
+        except OSError as error:
+            raise StoreError(f"a store must be readable, but {self.uri}/{name} is not: {error}") from error
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
+            raise StoreError(f"a store must be as its manifest says, but {self.uri}/{name} has another content. {again(self.uri)}")
+        return content
+
+    def _data_hash(self) -> str:
+        tables = {phase: self.labels(phase) for phase in self.manifest.counts}
+        manifest = self.manifest
+        return compute_data_hash(tables, manifest.classes, manifest.parts, manifest.preprocessing, manifest.schema_version)
+
+
+def open_store(uri: str) -> Store:
+    """Open a finished store; of its files only the manifest is read, and the others' sizes compared.
+
+    Raises:
+        StoreError: There is none, it is not finished, of another version, or files are missing or cut short.
+    """
+    store = Store(uri, read_manifest(uri))
+    try:
+        sizes = Storage(uri).sizes()
+    except OSError as error:
+        raise StoreError(f"a store must be readable, but {uri} is not: {error}") from error
+    require_files(uri, store.manifest, sizes)
+    return store
+
+
+def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray[np.bool_]:
+    """Return the draw, from the cache if it is there: COCO's takes seconds, and each trial of a sweep asks for it."""
+    with suppress(OSError, ValueError, EOFError):
+        packed = np.load(path, allow_pickle=False)
+        drawn = np.unpackbits(packed, axis=1, count=true.shape[1]).astype(bool)
+        if drawn.shape == true.shape and bool((drawn.sum(1) == true.any(1)).all()) and not bool((drawn & ~true).any()):
+            return drawn
+    drawn = draw_single_positives(true, draw_seed)
+    with suppress(OSError):  # a cache that cannot be written costs those seconds again, no more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(draft, "wb") as file:
+            np.save(file, np.packbits(drawn, axis=1))
+        draft.replace(path)
+    return drawn

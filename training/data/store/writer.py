@@ -1,0 +1,357 @@
+"""Writes a store: every picture decoded, resized and encoded once, in shards that a stopped run finds again.
+
+A shard ``train-00003.arrow`` is whole when ``train-00003.done.json``, written after it, says so; the manifest comes last. So a process
+may die at any moment: what is whole is kept, and nothing opens before all is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from training.data.sources.annotations import Annotations, Fault
+from training.data.store.images import BadImageError, Encoding, ImageFacts, Preprocessing, prepare_image
+from training.data.store.label_table import LabelTable, compute_data_hash, make_label_table, to_parquet
+from training.data.store.manifest import (
+    DEFAULT_ENCODING,
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    StoreFile,
+    again,
+    is_ours,
+    labels_name,
+    read_manifest,
+    require_files,
+)
+from training.data.store.shard_notes import Note, PlannedShard, Row, plan_shards, read_note, source_hash, write_shard
+from training.data.store.storage import PARTIAL, Storage
+from training.data.store.writer_lock import writer_lock
+from training.errors import StoreError
+
+SHARD_IMAGES = 512
+_SHARD_BYTES = 64 << 20
+"""Shards of raw pixels are kept to this size: one is held in memory while it is written."""
+_TELL_EVERY = 32
+
+Progress = Callable[[int, int], None]
+"""Called with the images done, those of an earlier run included, and all images; first before any is touched."""
+
+
+class BadSourceError(StoreError):
+    """A source has faults, and none may be left out.
+
+    Attributes:
+        faults: All of them.
+    """
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        whole = any(fault.is_fatal for fault in faults)
+        otherwise = "Labels cannot be trusted before: --skip-bad leaves out images alone" if whole else "Or leave them out with --skip-bad"
+        super().__init__(
+            f"every file of a source must be whole and have its labels, but got {len(faults)} "
+            f"{'fault' if len(faults) == 1 else 'faults'}:\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+            + f"\nMend them and run the same command again: what is done is kept. {otherwise}"
+        )
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    encoded: bytes
+    original: bytes
+    row: Row
+
+
+@dataclass(frozen=True)
+class _Job:
+    annotations: Annotations
+    storage: Storage
+    preprocessing: Preprocessing
+    keep_originals: bool
+    skip_bad: bool
+
+    @property
+    def source_hash(self) -> str:
+        return source_hash(self.annotations, self.preprocessing, self.keep_originals)
+
+    @property
+    def shard_images(self) -> int:
+        if self.preprocessing.encoding == "jpeg":
+            return SHARD_IMAGES
+        return min(SHARD_IMAGES, max(1, _SHARD_BYTES // (3 * self.preprocessing.image_size**2)))
+
+
+def write_store(
+    annotations: Annotations,
+    out_uri: str,
+    *,
+    image_size: int = 448,
+    keep_originals: bool = False,
+    encoding: Encoding = DEFAULT_ENCODING,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Write the store of a dataset, or finish one that was begun; a finished store of this source and these settings is left alone.
+
+    Args:
+        annotations: What the source's files say.
+        out_uri: A folder, or any URI of ``pyarrow.fs``.
+        image_size: Side of the stored squares in px.
+        keep_originals: Keep the originals' files as well.
+        encoding: ``jpeg`` or ``raw``.
+        workers: Threads that decode, by default one per core; the store does not depend on it.
+        skip_bad: Leave out what is at fault, and record it.
+        on_progress: Called as images are done.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BadSourceError: The source has faults and ``skip_bad`` is not set, or cannot mend them; images are looked at only where labels can
+            be trusted.
+        StoreError: No training image is left, another process writes there, a store of another source or other settings lies there, or it
+            cannot be written.
+        ConfigError: ``out_uri`` is of no known kind.
+        ValueError: Image size or encoding out of range.
+    """
+    preprocessing = Preprocessing(image_size, encoding)
+    done = find_finished(annotations, out_uri, image_size=image_size, keep_originals=keep_originals, encoding=encoding)
+    if done is not None:
+        return done
+    if any(fault.is_fatal for fault in annotations.faults):
+        raise BadSourceError(annotations.faults)
+    progress = _Meter(on_progress or (lambda done, total: None), sum(len(phase) for phase in annotations.phases.values()))
+    try:
+        job = _Job(annotations, Storage(out_uri), preprocessing, keep_originals, skip_bad)
+        with writer_lock(job.storage) as beat:
+            # Somebody may have finished it while we were on our way to the lock.
+            done = _finished(job.storage, job.source_hash)
+            return done or _write(job, workers or len(os.sched_getaffinity(0)), beat, progress)
+    except OSError as error:
+        raise StoreError(
+            f"a store must be writable, but {out_uri} is not ({error.strerror or error}); {progress.done} of {progress.total} images are "
+            f"done and kept. Make room or mend it, and run the same command again: it goes on where it stopped"
+        ) from error
+
+
+def find_finished(
+    annotations: Annotations, out_uri: str, *, image_size: int = 448, keep_originals: bool = False, encoding: Encoding = DEFAULT_ENCODING
+) -> Manifest | None:
+    """Return the manifest if there is a finished store of this source and these settings, None if there is no finished one.
+
+    Raises:
+        StoreError: There is a finished store of another source or other settings, or one whose files are missing or cut short, or the
+            storage cannot be read.
+    """
+    try:
+        return _finished(Storage(out_uri), source_hash(annotations, Preprocessing(image_size, encoding), keep_originals))
+    except OSError as error:
+        raise StoreError(f"a store must be readable, but {out_uri} is not: {error}") from error
+
+
+class _Meter:
+    """Counts images done and tells whoever listens."""
+
+    def __init__(self, listener: Progress, total: int) -> None:
+        self._listener, self.total, self.done = listener, total, 0
+
+    def add(self, images: int) -> None:
+        """Count images that are done and kept."""
+        self.done += images
+        self._listener(self.done, self.total)
+
+    def show(self, images: int) -> None:
+        """Tell of images that are done, but are kept only once their shard is."""
+        self._listener(self.done + images, self.total)
+
+
+def _finished(storage: Storage, expected: str) -> Manifest | None:
+    sizes = storage.sizes()
+    if MANIFEST not in sizes:
+        return None
+    manifest = read_manifest(storage.uri)
+    if manifest.source_hash != expected:
+        what = f"{manifest.name} at {manifest.image_size} px as {manifest.encoding}{' with originals' if manifest.keeps_originals else ''}"
+        raise StoreError(
+            f"a store must be of one source and one way of preparing, but {storage.uri} already holds {what}, made from other labels or "
+            f"other settings. Name another --out. Or: {again(storage.uri)}"
+        )
+    require_files(storage.uri, manifest, sizes)
+    return manifest
+
+
+def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) -> Manifest:
+    sizes = job.storage.sizes()
+    for name in sizes:
+        if name.endswith(PARTIAL) and is_ours(name):
+            job.storage.delete(name)
+    planned = plan_shards(job.annotations, job.preprocessing, job.keep_originals, job.shard_images, _bad_ids(job.annotations))
+    notes = {shard.name: read_note(job.storage, shard, sizes, job.annotations.root) for shard in planned}
+    progress.add(sum(len(shard.ids) for shard in planned if notes[shard.name] is not None))
+    faults = list(job.annotations.faults)
+    missing = [shard for shard in planned if notes[shard.name] is None]
+    with _quiet(), _pool(workers) as pool:
+        for shard, prepared in _prepare_in_order(job, missing, pool, progress):
+            beat()
+            bad = [fault for fault in prepared if isinstance(fault, Fault)]
+            faults += bad
+            # A shard with bad images is worth writing only if they may stay out of it.
+            if job.skip_bad or not bad:
+                notes[shard.name] = _write_shard(job, shard, prepared)
+            progress.add(len(shard.ids))
+    if faults and not job.skip_bad:
+        raise BadSourceError(faults)
+    train = job.annotations.phases.get("train")
+    if train is not None and not any(row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])):
+        listed = len(train)
+        first = f", the first fault being {faults[0]}" if faults else ""
+        raise StoreError(f"a store must have a training image, but of {listed:,} listed none is left{first}. Mend the source")
+    return _finish(job, planned, notes, faults)
+
+
+def _bad_ids(annotations: Annotations) -> set[str]:
+    """Return the images that need not be looked for: those at fault, and all in a folder that is."""
+    bad = {fault.id for fault in annotations.faults if fault.id is not None}
+    folders = tuple(f"{fault.path}/" for fault in annotations.faults)
+    for phase in annotations.phases.values():
+        bad |= {id for id, file in zip(phase.ids, phase.files, strict=True) if file.startswith(folders)}
+    return bad
+
+
+def _rows(note: Note | None) -> tuple[Row | None, ...]:
+    assert note is not None  # of every shard, once none is missing
+    return note.rows
+
+
+def _prepare_in_order(
+    job: _Job, shards: Sequence[PlannedShard], pool: ThreadPoolExecutor, progress: _Meter
+) -> Iterator[tuple[PlannedShard, list[_Prepared | Fault | None]]]:
+    """Yield shard after shard with its images in order, while the next shard's images are already in the works."""
+    waiting: deque[tuple[PlannedShard, list[Future[_Prepared | Fault] | None]]] = deque()
+    for shard in shards:
+        futures = [pool.submit(_prepare, job, shard, row) if wanted else None for row, wanted in enumerate(shard.wanted)]
+        waiting.append((shard, futures))
+        if len(waiting) > 1:
+            yield _collect(*waiting.popleft(), progress)
+    while waiting:
+        yield _collect(*waiting.popleft(), progress)
+
+
+def _collect(
+    shard: PlannedShard, futures: list[Future[_Prepared | Fault] | None], progress: _Meter
+) -> tuple[PlannedShard, list[_Prepared | Fault | None]]:
+    results: list[_Prepared | Fault | None] = []
+    for future in futures:
+        results.append(None if future is None else future.result())
+        if len(results) % _TELL_EVERY == 0:
+            progress.show(len(results))
+    return shard, results
+
+
+def _prepare(job: _Job, shard: PlannedShard, row: int) -> _Prepared | Fault:
+    name = shard.files[row]
+    try:
+        with open(job.annotations.root / name, "rb") as file:
+            state = os.fstat(file.fileno())
+            original = file.read()
+        encoded, facts = prepare_image(original, job.preprocessing)
+    except FileNotFoundError:
+        return Fault(name, "is missing", id=shard.ids[row])
+    except BadImageError as error:
+        return Fault(name, str(error), id=shard.ids[row])
+    except OSError as error:
+        return Fault(name, f"cannot be read: {error.strerror}", id=shard.ids[row])
+    return _Prepared(encoded, original if job.keep_originals else b"", Row(facts, state.st_size, state.st_mtime_ns))
+
+
+def _write_shard(job: _Job, shard: PlannedShard, prepared: Sequence[_Prepared | Fault | None]) -> Note:
+    whole = [each for each in prepared if isinstance(each, _Prepared)]
+    return write_shard(
+        job.storage,
+        shard,
+        images=[each.encoded for each in whole],
+        originals=[each.original for each in whole] if job.keep_originals else None,
+        rows=[each.row if isinstance(each, _Prepared) else None for each in prepared],
+    )
+
+
+def _finish(job: _Job, planned: Sequence[PlannedShard], notes: dict[str, Note | None], faults: Sequence[Fault]) -> Manifest:
+    """Write labels and manifest, then delete what only an unfinished store needs."""
+    files: dict[str, StoreFile] = {}
+    tables: dict[str, LabelTable] = {}
+    for name, phase in job.annotations.phases.items():
+        facts: list[ImageFacts | None] = []
+        for shard in planned:
+            if shard.phase == name:
+                note = notes[shard.name]
+                assert note is not None
+                facts += [None if row is None else row.facts for row in note.rows]
+                files |= note.files
+        tables[name] = make_label_table(phase, facts, job.preprocessing.image_size)
+        content = to_parquet(tables[name])
+        job.storage.put(labels_name(name), content)
+        files[labels_name(name)] = StoreFile(content.size, hashlib.sha256(content).hexdigest())
+    manifest = _make_manifest(job, tables, files, faults)
+    job.storage.put(MANIFEST, manifest.to_json().encode())
+    _tidy(job.storage, manifest)
+    return manifest
+
+
+def _make_manifest(job: _Job, tables: dict[str, LabelTable], files: dict[str, StoreFile], faults: Sequence[Fault]) -> Manifest:
+    source, preprocessing = job.annotations, job.preprocessing.describe()
+    return Manifest(
+        name=source.name,
+        layout=source.layout,
+        classes=source.classes,
+        parts=source.parts,
+        image_size=job.preprocessing.image_size,
+        encoding=job.preprocessing.encoding,
+        keeps_originals=job.keep_originals,
+        shard_images=job.shard_images,
+        counts={name: int(table.kept.sum()) for name, table in tables.items()},
+        has_true={name: table.true is not None for name, table in tables.items()},
+        data_hash=compute_data_hash(tables, source.classes, source.parts, preprocessing, SCHEMA_VERSION),
+        source_hash=job.source_hash,
+        preprocessing=preprocessing,
+        label_files=dict(source.label_files),
+        left_out=tuple(faults),
+        num_unlabelled=dict(source.num_unlabelled),
+        files=dict(sorted(files.items())),
+    )
+
+
+def _tidy(storage: Storage, manifest: Manifest) -> None:
+    """Delete the notes, and what an earlier attempt with other settings left."""
+    for name in storage.sizes():
+        if is_ours(name) and name != MANIFEST and name not in manifest.files:
+            storage.delete(name)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads: Pillow lets go of the interpreter but while it encodes, a fifth of the work, and two gave what two processes gave.
+
+    When the process is killed, no orphan is left that holds its lock.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of odd EXIF data and large pictures; what is broken it raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

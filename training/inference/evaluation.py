@@ -1,0 +1,83 @@
+"""Evaluates trained weights on a split. The test split is opened here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from training.config.run import DataConfig, TrainConfig
+from training.data.digits import read_split
+from training.data.registry import EMBEDDED, dataset_info, digits_place, load_split, open_dataset
+from training.data.split import SplitData
+from training.data.views import PixelScale
+from training.distributed import gather_rows, rank, world_size
+from training.loop.arithmetic import set_arithmetic
+from training.loop.run import score_batches
+from training.metrics import DEFAULT_THRESHOLD, AbsentClasses, MetricAccumulator
+from training.models.registry import build_model
+
+
+def evaluate_split(
+    config: TrainConfig,
+    state: dict[str, Any],
+    split: Literal["train", "val"],
+    threshold: float = DEFAULT_THRESHOLD,
+    absent_classes: AbsentClasses = "zero",
+) -> dict[str, float]:
+    """Evaluate on train or val.
+
+    Args:
+        config: Of the run that the weights come from.
+        state: What :meth:`training.loop.checkpoint.CheckpointStore.load_best` gives.
+        split: ``train`` or ``val``; ``test`` is opened by promotion alone.
+        threshold, absent_classes: See :meth:`training.metrics.MetricAccumulator.compute`.
+
+    Returns:
+        ``split/name`` -> percent.
+    """
+    return _evaluate(config, state, load_split(config.data, split)).compute(split, threshold, absent_classes)
+
+
+def evaluate_test(config: TrainConfig, state: dict[str, Any]) -> dict[str, float]:
+    """Evaluate on the test split: for promotion, once its decision stands.
+
+    Returns:
+        ``test/name`` -> percent.
+    """
+    return _evaluate(config, state, _load_test_split(config.data)).compute("test")
+
+
+def restore_model(config: TrainConfig, state: dict[str, Any], device: torch.device) -> nn.Module:
+    """Build a run's model and load its trained weights; pretrained weights are not fetched."""
+    bare = config.model.model_copy(update={"weights": "none"})
+    model, _ = build_model(bare, len(state["classes"]), device)
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def _load_test_split(config: DataConfig) -> SplitData:
+    if config.name == EMBEDDED:
+        return read_split(digits_place(config), "test", config.draw_seed)
+    return open_dataset(config).test_split(config.draw_seed)
+
+
+def _evaluate(config: TrainConfig, state: dict[str, Any], data: SplitData) -> MetricAccumulator:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(config.loop)
+    model = restore_model(config, state, device)
+    return accumulate(model, data, dataset_info(config.data).scale, device, config.data.num_workers)
+
+
+def accumulate(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> MetricAccumulator:
+    """Score a split batch by batch; ranks share the work, each example is counted once, and every rank has them all in the end."""
+    accumulator = MetricAccumulator(len(data.classes), has_true=data.true is not None, device=device)
+    # The rows that score_batches gives this rank, in their order.
+    rows = torch.arange(len(data)).tensor_split(world_size())[rank()]
+    for logits in score_batches(model, data, scale, device, num_workers):
+        part, rows = rows[: len(logits)], rows[len(logits) :]
+        accumulator.update(logits, None if data.true is None else data.true[part], data.observed[part])
+    assert len(rows) == 0
+    accumulator.gather(gather_rows)
+    return accumulator

@@ -1,0 +1,147 @@
+"""The steps of an epoch: forward, backward, optimiser, schedule, method state. Nothing here waits for a GPU but the guard."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.config.run import TrainConfig
+from training.data.batches import Batch
+from training.data.loaders import Batches
+from training.distributed import sum_over_ranks, world_size
+from training.loop.arithmetic import training_network
+from training.loop.guard import FiniteGuard
+from training.loop.memory import memory_figures
+from training.loop.optim import build_optimizer, build_schedule, guarded_step
+from training.loop.weight_average import WeightAverage
+from training.losses import total_loss
+from training.methods.base import Method, StepOutput
+from training.metrics import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_LR
+
+
+class EpochLoop:
+    """Trains a model by a method, an epoch at a time.
+
+    Inside a torch.distributed process group it is one rank of a loop whose losses and thresholds count the global batch.
+
+    Args:
+        config: Of the run: optimiser, schedule, arithmetic.
+        model: On its device.
+        method: On the same device.
+        num_steps: Of one cycle of the schedule.
+        device: That device.
+        average: Weights that follow the model's; it has taken in every step that was taken.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        method: Method,
+        num_steps: int,
+        device: torch.device,
+        average: WeightAverage | None = None,
+    ) -> None:
+        self._method, self._device, self._average = method, device, average
+        self.optimizer = build_optimizer(config.optim, model, method)
+        self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
+        self._forward: nn.Module = _Forward(training_network(model, config.loop), method)
+        if world_size() > 1:
+            # Buffers are the same on every rank: thresholds and BatchNorm statistics are already global.
+            self._forward = DistributedDataParallel(self._forward, forward_sync_buffers=False)
+
+    def train_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
+        """Take every step of an epoch (from 1), in train mode.
+
+        Returns:
+            Mean loss and its parts, the method's own metrics, the last learning rate, seconds of training and of waiting for data.
+
+        Raises:
+            NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
+            StepMemoryError: A step found no memory.
+        """
+        self._forward.train()
+        guard = FiniteGuard(epoch, self._device)
+        sums = _EpochSums()
+        started, waited = time.perf_counter(), 0.0
+        # Closed on any way out: that ends the processes that read ahead.
+        with closing(batches.epoch(epoch)) as source:
+            for step in range(1, len(batches) + 1):
+                fetching = time.perf_counter()
+                batch = next(source).to(self._device)
+                waited += time.perf_counter() - fetching
+                lr = self.optimizer.param_groups[0]["lr"]
+                with memory_figures(batch, epoch, step):
+                    output, values = self.take_step(batch, epoch, step, guard)
+                sums.add({TRAIN_LOSS: torch.stack(list(values.values())).sum(), **_part_names(values)}, output.sums)
+        guard.check()
+        means, totals = sums.read(len(batches))
+        took = time.perf_counter() - started
+        return {**means, **self._method.epoch_metrics(totals), TRAIN_LR: float(lr), TIME_DATA_S: waited, TIME_TRAIN_S: took - waited}
+
+    def take_step(self, batch: Batch, epoch: int, step: int, guard: FiniteGuard) -> tuple[StepOutput, dict[str, Tensor]]:
+        """Take one step.
+
+        Args:
+            batch: On the device.
+            epoch: Counted from 1.
+            step: Within the epoch, counted from 1.
+            guard: Of the epoch.
+
+        Returns:
+            What the method gave, and the value of each part of the loss over the global batch.
+        """
+        self.optimizer.zero_grad()  # first: the forward passes, whose graphs are the peak of memory, need no gradients of before
+        output: StepOutput = self._forward(batch, epoch)
+        loss, values = total_loss(output.parts)
+        finite = guard.observe(step, values)
+        guard.check(step)
+        loss.backward()
+        guarded_step(self.optimizer, finite)
+        self.schedule.step()
+        self._method.apply_updates(output, finite)
+        if self._average is not None:
+            self._average.update(finite)
+        return output, values
+
+
+class _Forward(nn.Module):
+    """Model and method as one module, so that DistributedDataParallel sees one forward a step."""
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, batch: Batch, epoch: int) -> StepOutput:
+        return self.method.step(self.model, batch, epoch)
+
+
+class _EpochSums:
+    """Adds up scalars over the steps of an epoch on the device, in double precision; read once."""
+
+    def __init__(self) -> None:
+        self._global: dict[str, Tensor] = {}
+        self._local: dict[str, Tensor] = {}
+
+    def add(self, global_values: dict[str, Tensor], local_values: dict[str, Tensor]) -> None:
+        """Add values that are already over all ranks, and values of this rank."""
+        for kept, values in ((self._global, global_values), (self._local, local_values)):
+            for name, value in values.items():
+                kept[name] = kept[name] + value.detach().double() if name in kept else value.detach().double()
+
+    def read(self, num_steps: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the means of the global values over the steps, and the sums of the local ones over the ranks."""
+        means = {name: float(value) / num_steps for name, value in self._global.items()}
+        if not self._local:
+            return means, {}
+        totals = sum_over_ranks(torch.stack(list(self._local.values())))
+        return means, dict(zip(self._local, totals.tolist(), strict=True))
+
+
+def _part_names(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name each part's own curve, if there is more than one."""
+    return {f"{TRAIN_LOSS}_{name}": value for name, value in values.items()} if len(values) > 1 else {}

@@ -1,0 +1,49 @@
+"""Measures, epoch by epoch, whether a model looks where the objects are: its maps on a fixed part of val."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from training.config.methods import IgnoreConfig
+from training.data.split import SplitData
+from training.data.views import PixelScale
+from training.models.cam import CamNormalisation
+from training.models.cam_quality import cam_metrics
+
+NUM_IMAGES = 256
+_BATCH = 32
+# Of methods that mask nothing.
+_THRESHOLD = 0.5
+_HOW: CamNormalisation = "per_image"
+
+
+def measure_localisation(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, config: object) -> dict[str, float]:
+    """Measure the maps on the first images with boxes, at most ``NUM_IMAGES``; every rank takes them all, so that all get the same.
+
+    Args:
+        model: In eval mode.
+        data: Where the images come from: val.
+        scale: Normalisation.
+        device: Where the model is.
+        config: The method's settings, see :func:`mask_settings`.
+
+    Returns:
+        See :func:`training.models.cam_quality.cam_metrics`; nothing where no boxes are known.
+    """
+    return cam_metrics(model, _boxed_images(data, scale, device), *mask_settings(config))
+
+
+def mask_settings(config: object) -> tuple[float, CamNormalisation]:
+    """Return tau and the normalisation by which a method masks: IGNORE's own; per image at a tau of 0.5 for those that mask nothing."""
+    return (config.cam_threshold, config.cam_normalisation) if isinstance(config, IgnoreConfig) else (_THRESHOLD, _HOW)
+
+
+def _boxed_images(data: SplitData, scale: PixelScale, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    if data.boxes is None:
+        return
+    boxed = (data.boxes[..., 0] >= 0).any(1).nonzero()[:NUM_IMAGES, 0]
+    for rows in boxed.split(_BATCH):
+        yield scale.normalise(data.images.read(rows.tolist()).to(device)), data.boxes[rows]

@@ -1,0 +1,319 @@
+"""``TrainingRun``: one configuration, stepped by the epoch, with complete state."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config.run import PLACE_KEYS, TrainConfig
+from training.data.loaders import load_eval_batches, make_train_batches
+from training.data.registry import dataset_info, load_split
+from training.data.split import SplitData
+from training.data.views import PixelScale
+from training.distributed import gather_rows, rank, world_size
+from training.errors import CheckpointError, ConfigError
+from training.loop.arithmetic import set_arithmetic
+from training.loop.checkpoint import CheckpointStore
+from training.loop.early_stopping import is_over, was_stopped
+from training.loop.epoch import EpochLoop
+from training.loop.localisation import measure_localisation
+from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
+from training.methods.base import Sizes
+from training.methods.registry import build_method
+from training.metrics import (
+    EPOCH,
+    TIME_CHECKPOINT_S,
+    TIME_EPOCH_S,
+    TIME_EVAL_S,
+    TIME_TRAIN_S,
+    TRAIN_STOPPED,
+    compute_metrics,
+)
+from training.models.registry import build_model
+from training.seeding import seed_everything
+from training.selection import SelectBy, epoch_metric
+
+
+class TrainingRun:
+    """Trains one configuration on its train split and evaluates it on val after every epoch; knows no test split.
+
+    Stopped after any epoch and resumed, it gives bit-identical results to a run that was not (same machine, versions, thread count).
+    Inside a torch.distributed process group it is one rank of a run whose losses, thresholds and BatchNorm count the global batch.
+
+    Args:
+        config: All settings.
+        storage: Folder or URI of this run's checkpoints; None keeps none.
+        device: By default CUDA if there is one, else CPU.
+
+    Raises:
+        ConfigError: Dataset, model or method cannot be had in this version, or the method needs true labels that do not exist.
+        DatasetError: The dataset is not prepared.
+        WeightsError: Pretrained weights cannot be had here.
+    """
+
+    def __init__(self, config: TrainConfig, *, storage: str | Path | None = None, device: torch.device | None = None) -> None:
+        set_arithmetic(config.loop)
+        seed_everything("run", config.loop.seed)
+        self.config = config
+        self.epoch = 0
+        self.metrics: dict[str, float] = {}
+        self.best_epoch: int | None = None
+        self._loaded_epoch: int | None = None
+        self._best_value = float("-inf")
+        self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._store = None if storage is None else CheckpointStore(storage)
+        info = dataset_info(config.data)
+        self._train, self._val, self._scale = load_split(config.data, "train"), load_split(config.data, "val"), info.scale
+        self.classes = info.classes
+        self._model, weights_hash = build_model(
+            config.model, len(self.classes), self._device, pretext_file=info.pretext_file, distributed=world_size() > 1
+        )
+        sizes = Sizes(len(self.classes), len(self._train), config.loop.epochs, getattr(self._model, "embedding_dim", None))
+        self._method = build_method(config.method, sizes).to(self._device)
+        self._check_embeddings(sizes)
+        self._check_labels()
+        self._method.start(self._train.observed.to(self._device))
+        self.identity = {
+            "data_hash": info.data_hash,
+            "weights_hash": weights_hash,
+            "true_labels": "not available" if self._val.true is None else "available",
+        }
+        self._batches = make_train_batches(self._train, self._scale, config, self._method.needs_strong_view, self._device)
+        cycle_steps = (config.optim.cycle_epochs or config.loop.epochs) * len(self._batches)
+        decay = config.optim.average_decay
+        self._average = None if decay is None else WeightAverage(self._model, decay)
+        self._loop = EpochLoop(config, self._model, self._method, cycle_steps, self._device, self._average)
+        self.passed_over: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or a rule of the recipe ended the run before."""
+        return self.epoch >= self.config.loop.epochs or was_stopped(self.metrics)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last finished epoch is the one whose weights count so far."""
+        return self.best_epoch == self.epoch > 0
+
+    def train_epoch(self) -> dict[str, float]:
+        """Train one epoch and evaluate on val.
+
+        Returns:
+            Metric name -> value; only finite values, ``epoch`` included. Also kept as ``metrics``.
+
+        Raises:
+            NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
+        """
+        started = time.perf_counter()
+        epoch = self.epoch + 1
+        # Order and views have seeds of their own; what is left is dropout, which must differ between ranks and be the same after a resume.
+        seed_everything("epoch", self.config.loop.seed, epoch, rank())
+        trained = self._loop.train_epoch(self._batches, epoch)
+        labelling = time.perf_counter()
+        trained |= self._end_epoch(epoch)
+        evaluating = time.perf_counter()
+        trained[TIME_TRAIN_S] += evaluating - labelling
+        evaluated = self._evaluate()
+        ended = time.perf_counter()
+        self.epoch = epoch
+        self.metrics = {EPOCH: float(epoch), **trained, **evaluated, TIME_EVAL_S: ended - evaluating, TIME_EPOCH_S: ended - started}
+        self._choose_best()
+        if self.epoch < self.config.loop.epochs and self._is_over():
+            self.metrics[TRAIN_STOPPED] = 1.0
+        return self.metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state after the last finished epoch; tensors are not copied."""
+        return {
+            "config": self.config.flatten(),
+            "epoch": self.epoch,
+            "metrics": dict(self.metrics),
+            "best": {"epoch": self.best_epoch, "value": self._best_value},
+            "model": self._model.state_dict(),
+            "average": None if self._average is None else self._average.model.state_dict(),
+            "method": self._method.state_dict(),
+            "optimizer": self._loop.optimizer.state_dict(),
+            "schedule": self._loop.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            CheckpointError: It is of another configuration; the message names the first setting that differs.
+        """
+        self._check_config(state["config"])
+        self._model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.model.load_state_dict(state["average"])
+        self._method.load_state_dict(state["method"])
+        # torch keeps the moments it is given where they need no cast: a state that lives on would be trained along with this run.
+        self._loop.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._loop.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
+        self.best_epoch, self._best_value = state["best"]["epoch"], state["best"]["value"]
+
+    def save(self) -> None:
+        """Write the last checkpoint, and the best one if this epoch is it, into the storage; rank 0 writes.
+
+        The time it took is in the metrics as ``time/checkpoint_s`` afterwards; a checkpoint's own metrics lack it.
+        """
+        if self._store is None or rank() != 0:
+            return
+        started = time.perf_counter()
+        self._store.save(self.state_dict(), self.epoch, self.best_state() if self.is_best else None)
+        self.metrics[TIME_CHECKPOINT_S] = time.perf_counter() - started
+
+    def resume(self) -> bool:
+        """Load the newest whole checkpoint of the storage; ``metrics`` are then that epoch's, to be reported again.
+
+        Returns:
+            Whether there was one.
+        """
+        state = None if self._store is None else self._store.load_last()
+        if self._store is not None:
+            self.passed_over = self._store.passed_over
+        if state is not None:
+            self.load_state_dict(state)
+        return state is not None
+
+    def best_state(self) -> dict[str, Any]:
+        """Return what pictures, evaluation, prediction and registration need of the current epoch: of two sets of weights, the better."""
+        return {
+            "config": self.config.flatten(),
+            "epoch": self.epoch,
+            "metrics": dict(self.metrics),
+            "model": self._leading_model().state_dict(),
+            "method": self._method.state_dict(),
+            "classes": list(self.classes),
+        }
+
+    def load_best(self) -> None:
+        """Put the weights and thresholds of the best epoch into model and method, once the run is over; the optimiser stays as it is.
+
+        Raises:
+            CheckpointError: The storage has none, or there is no storage.
+        """
+        state = None if self._store is None else self._store.load_best(self.best_epoch)
+        if state is None:
+            raise CheckpointError(f"storage must hold the weights of the best epoch, {self.best_epoch}, but there are none that are whole")
+        self._check_config(state["config"])
+        self._model.load_state_dict(state["model"])
+        self._method.load_state_dict(state["method"])
+        self._loaded_epoch = int(state["epoch"])
+
+    def write_artifacts(self, folder: Path, title: str = "") -> None:
+        """Write ``per_class_ap.parquet`` and ``cam/*.png`` of the current weights into a folder; the title says whose pictures they are.
+
+        Every rank must call it, with a folder of its own: they share the evaluation.
+        """
+        from training.loop.artifacts import write_cam_sheet, write_per_class_ap
+
+        logits, true, observed = self._val_scores()
+        write_per_class_ap(folder / "per_class_ap.parquet", self.classes, logits, true, observed)
+        heading = ", ".join(part for part in (title, f"epoch {self._loaded_epoch or self.epoch}") if part)
+        with evaluating(self._model):
+            write_cam_sheet(folder / "cam", self._model, self._method, self.config.method, self._val, self._scale, self._device, heading)
+
+    def _end_epoch(self, epoch: int) -> dict[str, float]:
+        """Show the method the scores of the train split where it asks for them."""
+        if not self._method.needs_train_scores(epoch):
+            return {}
+        logits = self._scores(self._train, self._model)
+        return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
+
+    def _evaluate(self) -> dict[str, float]:
+        """Measure the weights on val; of two sets, return the metrics of the better one, and how much the averaged one is better."""
+        trained = self._measure(self._model)
+        if self._average is None:
+            return trained
+        averaged = self._measure(self._average.model)
+        gain = gain_of_average(averaged, trained, self.config.loop.select_epoch_by)
+        return (averaged if average_leads(gain, self.config.loop.select_epoch_by) else trained) | gain
+
+    def _leading_model(self) -> nn.Module:
+        if self._average is not None and average_leads(self.metrics, self.config.loop.select_epoch_by):
+            return self._average.model
+        return self._model
+
+    def _measure(self, model: nn.Module) -> dict[str, float]:
+        scored = compute_metrics("val", self._scores(self._val, model), self._val.true, self._val.observed)
+        with evaluating(model):
+            return scored | measure_localisation(model, self._val, self._scale, self._device, self.config.method)
+
+    @torch.no_grad()
+    def _val_scores(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the val logits (N, C) on CPU, in order, each example once; and true and observed labels."""
+        return self._scores(self._val, self._model), self._val.true, self._val.observed
+
+    def _scores(self, data: SplitData, model: nn.Module) -> Tensor:
+        return score_split(model, data, self._scale, self._device, self.config.data.num_workers)
+
+    def _choose_best(self) -> None:
+        select_by = self.config.loop.select_epoch_by
+        value = self.metrics.get(epoch_metric(select_by))
+        if select_by is SelectBy.LAST:
+            self.best_epoch = self.epoch
+        elif value is not None and value > self._best_value:
+            self.best_epoch, self._best_value = self.epoch, value
+
+    def _is_over(self) -> bool:
+        value = self.metrics.get(epoch_metric(self.config.loop.select_epoch_by))
+        return is_over(self.config.loop, self.epoch, value, self.best_epoch, self._best_value)
+
+    def _check_embeddings(self, sizes: Sizes) -> None:
+        if self._method.needs_embeddings and sizes.embedding_dim is None:
+            raise ConfigError(
+                f"method {self.config.method.name} must have a model with an embedding per class, but got "
+                f"model.name={self.config.model.name}. Use model.name=query2label",
+                "model.name",
+            )
+
+    def _check_labels(self) -> None:
+        if self._method.needs_true_labels and self._train.true is None:
+            raise ConfigError(
+                f"method {self.config.method.name} must have true labels, but {self.config.data.name} has observed ones only", "method.name"
+            )
+        if self.config.loop.select_epoch_by is SelectBy.CLEAN_VAL and self._val.true is None:
+            raise ConfigError(
+                "loop.select_epoch_by=clean-val must have true validation labels, but there are observed ones only. Use observed-val",
+                "loop.select_epoch_by",
+            )
+
+    def _check_config(self, saved: dict[str, Any]) -> None:
+        for key, value in self.config.flatten().items():
+            if key not in PLACE_KEYS and saved.get(key) != value:
+                raise CheckpointError(f"checkpoint must be of this configuration, but its {key} is {saved.get(key)!r} and not {value!r}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode without gradient, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def score_batches(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> Iterator[Tensor]:
+    """Yield the logits (b, C), float32 on the device, of this rank's part of a split, batch by batch in order."""
+    with evaluating(model), closing(load_eval_batches(data, scale, device, num_workers)) as batches:
+        for images in batches:
+            yield model(images).logits.float()
+
+
+def score_split(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> Tensor:
+    """Return a split's logits (N, C) on CPU in order; ranks share the work and none counts an example twice."""
+    parts = list(score_batches(model, data, scale, device, num_workers))
+    mine = torch.cat(parts) if parts else torch.zeros(0, len(data.classes), device=device)
+    return gather_rows(mine).cpu()
