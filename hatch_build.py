@@ -1,4 +1,6 @@
-"""Writes ``orchestrator/_build.json`` into a wheel: the commit and the lock hash, which an installed package cannot look up."""
+"""Writes ``orchestrator/_build.json`` into a wheel: the commit and the lock hash, which an installed package cannot
+look up.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class BuildFacts(BuildHookInterface[Any]):
-    """Adds what :func:`orchestrator.provenance.read_build` says of this checkout. An editable install has the checkout to ask."""
+    """Adds what :func:`orchestrator.provenance.read_build` says of this checkout. An editable install has the checkout
+    to ask.
+    """
 
     PLUGIN_NAME = "custom"
 

@@ -30,7 +30,9 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
 @contextmanager
 def quick_handover() -> Iterator[None]:
-    """Have threads hand over sooner: after every call that waits, Tune's loop stands behind the tracker's Python for a whole interval."""
+    """Have threads hand over sooner: after every call that waits, Tune's loop stands behind the tracker's Python for a
+    whole interval.
+    """
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:

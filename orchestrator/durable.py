@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, wait until it is on disk, and rename it into place: whoever sees it sees all of it, even after
-    the power failed.
+    """Write a file under another name, wait until it is on disk, and rename it into place: whoever sees it sees all of
+    it, even after the power failed.
 
     Raises:
         OSError: The disk does not take it.

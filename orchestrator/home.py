@@ -1,4 +1,5 @@
-"""Where everything lies: one home for sweeps, store and data. What can be made again lies in :func:`training.cache.cache_dir`.
+"""Where everything lies: one home for sweeps, store and data. What can be made again lies in
+:func:`training.cache.cache_dir`.
 
 ::
 
@@ -78,7 +79,9 @@ def require_home() -> None:
         UserError: It is no folder.
     """
     if home().exists() and not home().is_dir():
-        raise UserError(f"home must be a folder, but got home={home()}, which is a file. Set {HOME_VARIABLE} to a folder.")
+        raise UserError(
+            f"home must be a folder, but got home={home()}, which is a file. Set {HOME_VARIABLE} to a folder."
+        )
 
 
 def make_sweep_id(name: str) -> str:
@@ -93,9 +96,14 @@ def check_name(name: str) -> str:
         UserError: It has characters that a path, a URL or ``SWEEP/TRIAL`` could not carry, or it looks like an id.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"name must be 1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit, but got name={name!r}.")
+        raise UserError(
+            f"name must be 1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit, but got "
+            f"name={name!r}."
+        )
     if _ID_SUFFIX.search(name):
-        raise UserError(f"name must not end like an id (- and 8 hex digits), but got name={name!r}. Choose another one.")
+        raise UserError(
+            f"name must not end like an id (- and 8 hex digits), but got name={name!r}. Choose another one."
+        )
     return name
 
 
@@ -137,7 +145,8 @@ def create_sweep(sweep_id: str, plan_text: str) -> Path:
         raise UserError(f"sweep must be new, but got sweep={sweep_id}, whose folder {folder} exists.") from None
     except OSError as error:
         raise UserError(
-            f"home must be a folder that can be written, but got home={home()} ({error.strerror}). Set {HOME_VARIABLE} to one that can."
+            f"home must be a folder that can be written, but got home={home()} ({error.strerror}). Set {HOME_VARIABLE} "
+            f"to one that can."
         ) from None
     return folder
 
@@ -207,4 +216,6 @@ def _no_such_sweep(name: str | None, entries: list[SweepEntry]) -> str:
         return f"sweep must exist, but there is none under {sweeps_dir()}. Start one: orchestrator sweep digits"
     known = [known for entry in entries for known in (entry.id, entry.name)]
     hint = did_you_mean(name or "", known) or f"The latest is {entries[0].id}."
-    return f"sweep must exist under {sweeps_dir()}, but got sweep={name!r}. {hint} `orchestrator status --all` lists them."
+    return (
+        f"sweep must exist under {sweeps_dir()}, but got sweep={name!r}. {hint} `orchestrator status --all` lists them."
+    )

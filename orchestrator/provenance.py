@@ -1,7 +1,8 @@
 """Where a result comes from: commit, lock hash, data and weights hash, seeds, protocol, versions, host.
 
-Commit and lock hash are those of the checkout that this package is installed from, or those written into the wheel when it was built;
-never those of the current folder, which may be anybody's repository. Imported by ``hatch_build.py`` too, hence the standard library only.
+Commit and lock hash are those of the checkout that this package is installed from, or those written into the wheel when
+it was built; never those of the current folder, which may be anybody's repository. Imported by ``hatch_build.py`` too,
+hence the standard library only.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def collect(plan: SweepPlan, identity: Mapping[str, str] | None = None) -> dict[
 
 
 def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
-    """Return what :func:`describe_checkout` says of an installed package; ``unknown`` where neither checkout nor build does."""
+    """Return what :func:`describe_checkout` says of an installed package; ``unknown`` where neither checkout nor build
+    does.
+    """
     if (package.parent / ".git").exists():
         return describe_checkout(package.parent)
     try:
@@ -65,7 +68,8 @@ def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
 
 
 def describe_checkout(root: Path) -> dict[str, str]:
-    """Return of a checkout ``commit``, ``dirty`` (something that runs differs from it), ``changes`` (a hash of it) and ``lock_hash``.
+    """Return of a checkout ``commit``, ``dirty`` (something that runs differs from it), ``changes`` (a hash of it) and
+    ``lock_hash``.
 
     Two dirty states are two codes: that both are dirty says as little as that both are of one commit.
     """
@@ -95,7 +99,9 @@ def describe_differences(changed: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _hash_changes(root: Path) -> str:
-    """Return a hash of all that runs and is not committed, new files included; ``none`` where there is nothing of it."""
+    """Return a hash of all that runs and is not committed, new files included; ``none`` where
+    there is nothing of it.
+    """
     changed = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *_SOURCES)
     added = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_SOURCES)
     if changed is None or added is None:

@@ -17,7 +17,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While entered, the first signal is noted in ``received`` and interrupts where that is allowed; a second one forces its way."""
+    """While entered, the first signal is noted in ``received`` and interrupts where that is allowed; a second one
+    forces its way.
+    """
 
     def __init__(self) -> None:
         self.received = False
@@ -35,8 +37,8 @@ class StopSignals:
     def interrupting(self) -> Iterator[None]:
         """Let the first signal, or one that came before, raise Interrupted in here.
 
-        On the spot, as Ctrl-C does in any Python: whoever sends a signal to a whole group ends Ray's processes too, and the next call
-        to them would not come back for a minute.
+        On the spot, as Ctrl-C does in any Python: whoever sends a signal to a whole group ends Ray's processes too, and
+        the next call to them would not come back for a minute.
         """
         self._interrupts = True
         try:
@@ -50,7 +52,9 @@ class StopSignals:
         self.arm()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 

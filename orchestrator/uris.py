@@ -63,6 +63,7 @@ def require_text_without_credentials(file: str, text: str, told_by: str) -> None
     for number, line in enumerate(text.splitlines(), start=1):
         if redact(line) != line:
             raise UserError(
-                f"{file}:{number}: a line must hold no credentials, but got {redact(line).strip()}: {told_by} would show them. "
+                f"{file}:{number}: a line must hold no credentials, but got {redact(line).strip()}: {told_by} would "
+                f"show them. "
                 f"Put them into the environment of every node (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
             )

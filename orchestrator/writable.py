@@ -52,7 +52,10 @@ def find_obstacle(folder: Path) -> str | None:
 def _require(subject: str, folder: Path, variable: str) -> None:
     obstacle = find_obstacle(folder)
     if obstacle is not None:
-        raise UserError(f"{subject} must be a folder that can be written, but got {folder} ({obstacle}). Set {variable} to one that can.")
+        raise UserError(
+            f"{subject} must be a folder that can be written, but got {folder} ({obstacle}). Set {variable} to one "
+            f"that can."
+        )
 
 
 def _ray_temp_dir() -> Path:
@@ -62,7 +65,11 @@ def _ray_temp_dir() -> Path:
 
 def _has_ray_token() -> bool:
     """Return whether Ray finds its token, or needs none; else it makes one."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or os.environ.get("RAY_AUTH_MODE") == "disabled":
+    if (
+        os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        or os.environ.get("RAY_AUTH_MODE") == "disabled"
+    ):
         return True
     try:
         return bool(_ray_token().read_bytes())

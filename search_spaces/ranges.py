@@ -43,20 +43,27 @@ class Range(Section):
             if given is not None and given is not False:
                 raise fault("must not be given for type categorical. Give choices, or use type: float or int", name)
         if not self.choices or len(self.choices) < 2:
-            raise fault(f"must be at least two values, but got choices={shown(self.choices)}. Put a single value under fixed", "choices")
+            raise fault(
+                f"must be at least two values, but got choices={shown(self.choices)}. Put a single value under fixed",
+                "choices",
+            )
         # By repr, because True == 1 and 1 == 1.0 while they are different settings.
         if len({repr(choice) for choice in self.choices}) < len(self.choices):
             raise fault(f"must differ from one another, but got choices={shown(self.choices)}", "choices")
 
     def _check_ends(self) -> None:
         if self.choices is not None:
-            raise fault(f"must not be given for type {self.type}. Give low and high, or use type: categorical", "choices")
+            raise fault(
+                f"must not be given for type {self.type}. Give low and high, or use type: categorical", "choices"
+            )
         for name in ("low", "high"):
             end = getattr(self, name)
             if end is None:
                 raise fault(f"must be given for type {self.type}", name)
             if self.type == "int" and not isinstance(end, int):
-                raise fault(f"must be a whole number for type int, but got {name}={end}. Use whole ends, or type: float", name)
+                raise fault(
+                    f"must be a whole number for type int, but got {name}={end}. Use whole ends, or type: float", name
+                )
         low, high = self.ends
         if low >= high:
             raise fault(f"must be below high, but got low={low}, high={high}. Put a single value under fixed", "low")
@@ -97,7 +104,9 @@ class Range(Section):
             return list(dict.fromkeys(round(point) for point in points)) if self.type == "int" else list(points)
         if self.type == "int":
             return list(range(int(low), int(high) + 1))
-        raise ValueError(f"num must be given for a float range in a grid, but got low={low}, high={high} without it. Add num: 5")
+        raise ValueError(
+            f"num must be given for a float range in a grid, but got low={low}, high={high} without it. Add num: 5"
+        )
 
     def __str__(self) -> str:
         if self.type == "categorical":

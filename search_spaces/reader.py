@@ -1,6 +1,7 @@
 """A YAML reader that keeps the line of every key and leaves nothing to guess.
 
-YAML 1.2, so ``1e-3`` is a number and ``on`` is a word; plain data only: no tags, no merge keys, no key twice in one mapping.
+YAML 1.2, so ``1e-3`` is a number and ``on`` is a word; plain data only: no tags, no merge keys, no key twice in one
+mapping.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _TRUE = {"true", "yes", "on", "y"}
 
 
 class SpaceError(ValueError):
-    """A search space, or a file like one, is not what it should be; the message starts with file and line where there are any.
+    """A search space, or a file like one, is not what it should be; the message starts with file and line where there
+    are any.
 
     Attributes:
         key: The path of the key at fault within the file, or None.
@@ -66,7 +68,9 @@ def read_text(path: Path, source: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpaceError(f"{source}: the file must be UTF-8 text, but byte {error.start} is not. Save it as UTF-8.") from None
+        raise SpaceError(
+            f"{source}: the file must be UTF-8 text, but byte {error.start} is not. Save it as UTF-8."
+        ) from None
     except OSError as error:
         raise SpaceError(f"{source}: must be a file that can be read, but: {error.strerror}. Check the path.") from None
 
@@ -128,7 +132,9 @@ class _Builder:
         try:
             return _scalar(node)
         except ValueError:
-            raise self.document.error(path, f"{_name(path)} must be plain data, but got {node.value!r} of {node.tag}.") from None
+            raise self.document.error(
+                path, f"{_name(path)} must be plain data, but got {node.value!r} of {node.tag}."
+            ) from None
 
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -147,7 +153,9 @@ class _Builder:
         if isinstance(node, ScalarNode) and node.tag != f"{_CORE}merge":
             return str(node.value)
         self.document.lines[(*path, "?")] = node.start_mark.line + 1
-        raise self.document.error((*path, "?"), f"a key of {_name(path)} must be a word, but got {node.value!r}. Write the keys out.")
+        raise self.document.error(
+            (*path, "?"), f"a key of {_name(path)} must be a word, but got {node.value!r}. Write the keys out."
+        )
 
 
 def _scalar(node: Node) -> Scalar:

@@ -1,8 +1,8 @@
 """The shape of a search space, and the loader that checks it.
 
-A space says what is fixed, what is searched and how: a ``shared`` block and one block per method, a budget, a scheduler and the
-protocol of selection. Here only its shape is checked; whether its keys are settings of a run is for :mod:`orchestrator.planning.plan`,
-which uses the line numbers kept here.
+A space says what is fixed, what is searched and how: a ``shared`` block and one block per method, a budget, a scheduler
+and the protocol of selection. Here only its shape is checked; whether its keys are settings of a run is for
+:mod:`orchestrator.planning.plan`, which uses the line numbers kept here.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ class MethodBlock(Block):
 
     Attributes:
         name: The method, where the block's label is that of a variant; None is the label.
-        start_from: Points tried first, over the ranges of this block and the shared one. What a point leaves out is drawn.
-        published: How the method's authors train it on this dataset, for ``--recipe published``: beside what is fixed above, these
-            settings, and none of the ranges above. Every key that is searched above must be here. Ranges of its own are the grid from
-            which the authors chose on validation data; all of it is run. None: nothing is known.
-        epoch_s: Measured seconds of an epoch with the space's own settings and one worker, for the estimate of ``plan``.
+        start_from: Points tried first, over the ranges of this block and the shared one. What a point leaves out is
+            drawn.
+        published: How the method's authors train it on this dataset, for ``--recipe published``: beside what is fixed
+            above, these settings, and none of the ranges above. Every key that is searched above must be here. Ranges
+            of its own are the grid from which the authors chose on validation data; all of it is run. None: nothing is
+            known.
+        epoch_s: Measured seconds of an epoch with the space's own settings and one worker, for the estimate of
+            ``plan``.
     """
 
     name: str | None = None
@@ -119,9 +122,15 @@ class ResourcesBlock(Section):
         if self.gpus_per_worker % 1:
             got = f"but got {self.gpus_per_worker:g}"
             if self.workers > 1:
-                raise fault(f"must be whole with more than one worker, which cannot share a GPU, {got}. Use 1", "gpus_per_worker")
+                raise fault(
+                    f"must be whole with more than one worker, which cannot share a GPU, {got}. Use 1",
+                    "gpus_per_worker",
+                )
             if self.gpus_per_worker > 1:
-                raise fault(f"must be a part of one GPU or whole ones, {got}. Use {math.ceil(self.gpus_per_worker)}", "gpus_per_worker")
+                raise fault(
+                    f"must be a part of one GPU or whole ones, {got}. Use {math.ceil(self.gpus_per_worker)}",
+                    "gpus_per_worker",
+                )
         return self
 
 
@@ -153,7 +162,10 @@ class SearchSpace(Section):
     def _check_default_method(self) -> Self:
         if self.default_method not in (None, *self.methods):
             hint = did_you_mean(str(self.default_method), self.methods)
-            raise fault(f"must be one of {listed(self.methods)}, but got {shown(self.default_method)}. {hint}".rstrip(), "default_method")
+            raise fault(
+                f"must be one of {listed(self.methods)}, but got {shown(self.default_method)}. {hint}".rstrip(),
+                "default_method",
+            )
         return self
 
     @property
@@ -225,7 +237,9 @@ def _find(name: str) -> Path:
     if name.endswith(_SUFFIXES) or re.search(r"[/\\]", name):
         return Path(name).expanduser()
     hint = did_you_mean(name, shipped)
-    raise SpaceError(f"space must be a shipped one ({listed(shipped)}) or a YAML file, but got space={shown(name)}. {hint}".rstrip())
+    raise SpaceError(
+        f"space must be a shipped one ({listed(shipped)}) or a YAML file, but got space={shown(name)}. {hint}".rstrip()
+    )
 
 
 def _source(path: Path) -> str:

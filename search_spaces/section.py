@@ -38,7 +38,10 @@ class Section(BaseModel):
         for key in data if isinstance(data, dict) else ():
             if key not in cls.model_fields:
                 hint = did_you_mean(key, cls.model_fields)
-                raise fault(f"is no key of a search space. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "), key)
+                raise fault(
+                    f"is no key of a search space. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
+                    key,
+                )
         return {} if data is None else data  # ``search:`` with nothing under it
 
 
@@ -58,7 +61,9 @@ def check_section(section: type[AnySection], document: Document) -> AnySection:
     """
     if not isinstance(document.data, dict):
         got = "nothing" if document.data is None else f"a {type(document.data).__name__}"
-        raise document.error((), f"the file must be a mapping (key: value), but got {got}. See search_spaces/digits.yaml for an example.")
+        raise document.error(
+            (), f"the file must be a mapping (key: value), but got {got}. See search_spaces/digits.yaml for an example."
+        )
     try:
         return section.model_validate(document.data)
     except ValidationError as error:
@@ -96,7 +101,10 @@ def _located(details: ErrorDetails) -> tuple[KeyPath, str]:
         return key, "must be given"
     if details["type"] == "literal_error":
         choices = [part.strip("'") for part in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return key, f"must be one of {listed(choices)}, but got {shown(value)}. {did_you_mean(str(value), choices)}".rstrip()
+        return (
+            key,
+            f"must be one of {listed(choices)}, but got {shown(value)}. {did_you_mean(str(value), choices)}".rstrip(),
+        )
     rule = _TYPES.get(details["type"]) or details["msg"].removeprefix("Input should be ")
     return key, f"must be {rule}, but got {shown(value)}"
 

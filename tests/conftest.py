@@ -1,5 +1,5 @@
-"""What every test gets: a home and a cache of its own, and a token for Ray, so that no test reads or leaves anything in the checkout or
-the user's HOME; but for matplotlib, which keeps a list of fonts there as soon as it is imported.
+"""What every test gets: a home and a cache of its own, and a token for Ray, so that no test reads or leaves anything in
+the checkout or the user's HOME; but for matplotlib, which keeps a list of fonts there as soon as it is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ LEAKY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # One cache for the session: what is prepared there (scenes, trunk) is the same for all tests and takes seconds to make.
+    # One cache for the session: what is prepared there (scenes, trunk) is the same for all tests and takes seconds to
+    # make.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("session_home")))

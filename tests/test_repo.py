@@ -74,7 +74,9 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 def test_lock_names_no_host_and_no_path_and_has_a_hash_for_everything(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     assert not re.search(r"://|--(index|extra-index)-url|--find-links|(?<![\w.])/\w", text)
-    entries = re.split(r"\n(?=[a-z0-9])", "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    entries = re.split(
+        r"\n(?=[a-z0-9])", "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    )
     without = [entry.split("==")[0] for entry in entries if "==" in entry and "--hash=sha256:" not in entry]
     assert without == []
 
@@ -89,7 +91,10 @@ def test_dev_lock_is_the_run_lock_and_more() -> None:
 
 
 def test_every_direct_dependency_is_locked_and_has_a_reason() -> None:
-    names = {re.split(r"[\[=><~]", dependency)[0].lower().replace(".", "-") for dependency in PYPROJECT["project"]["dependencies"]}
+    names = {
+        re.split(r"[\[=><~]", dependency)[0].lower().replace(".", "-")
+        for dependency in PYPROJECT["project"]["dependencies"]
+    }
     assert names <= set(locked(ROOT / "requirements" / "run.txt"))
     assert {"torch", "torchvision"} <= names
 
@@ -101,7 +106,11 @@ def test_torch_and_torchvision_are_pinned_as_a_pair() -> None:
 
 
 def test_only_the_three_packages_are_installed() -> None:
-    assert PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["orchestrator", "training", "search_spaces"]
+    assert PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [
+        "orchestrator",
+        "training",
+        "search_spaces",
+    ]
 
 
 def test_entry_point_is_there() -> None:
@@ -121,7 +130,9 @@ def test_shipped_space_can_be_planned_and_says_what_it_is(name: str) -> None:
 
 
 def test_demo_is_a_plan_of_the_size_that_was_promised() -> None:
-    recipe = re.search(r"orchestrator (sweep digits --(?:\\\n|[^\n])*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    recipe = re.search(
+        r"orchestrator (sweep digits --(?:\\\n|[^\n])*)", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
     assert recipe is not None
     words = recipe.group(1).replace("\\\n", " ").split()
     assert "--name" not in words
@@ -139,7 +150,9 @@ def test_makefile_runs_modules_that_exist() -> None:
 
 
 def test_no_file_carries_a_path_of_a_machine() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
     if not tracked:
         pytest.skip("no git checkout")
     texts = {name: (ROOT / name).read_bytes() for name in tracked if (ROOT / name).is_file()}
@@ -148,5 +161,7 @@ def test_no_file_carries_a_path_of_a_machine() -> None:
 
 
 def test_no_module_has_grown_past_what_one_thing_needs() -> None:
-    sources = [path for package in ("orchestrator", "training", "search_spaces") for path in (ROOT / package).rglob("*.py")]
+    sources = [
+        path for package in ("orchestrator", "training", "search_spaces") for path in (ROOT / package).rglob("*.py")
+    ]
     assert [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []

@@ -43,7 +43,9 @@ class _DifferentiableSum(torch.autograd.Function):
 
 
 def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over all ranks, same shape on each, with gradient; every rank must go backward through it."""
+    """Return the sum of ``values`` over all ranks, same shape on each, with gradient; every rank must go backward
+    through it.
+    """
     if world_size() == 1:
         return values
     total: Tensor = _DifferentiableSum.apply(values)

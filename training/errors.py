@@ -58,14 +58,18 @@ class StepMemoryError(RuntimeError):
     """A step found no memory on its device; torch's own error is its cause.
 
     Attributes:
-        figures: device, epoch, step, batch_size (of this process), image_size, peak_gib (allocated at most), total_gib (what there is).
+        figures: device, epoch, step, batch_size (of this process), image_size, peak_gib (allocated at most), total_gib
+            (what there is).
     """
 
     def __init__(self, figures: Mapping[str, str | float]) -> None:
         super().__init__(
-            "step must fit into the memory of the {device}, but got out of memory at epoch {epoch}, step {step} with batch={batch_size}, "
+            "step must fit into the memory of the {device}, but got out of memory at epoch {epoch}, step {step} with "
+            "batch={batch_size}, "
             "image_size={image_size}: {peak_gib} GiB allocated at most, {total_gib} GiB in all. "
-            "See which batch fits: orchestrator max-batch SPACE; change it with --set optim.batch_size=N".format(**figures)
+            "See which batch fits: orchestrator max-batch SPACE; change it with --set optim.batch_size=N".format(
+                **figures
+            )
         )
         self.figures = dict(figures)
 

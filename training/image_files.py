@@ -20,5 +20,7 @@ def find_images(folder: Path) -> list[Path]:
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         others = f"{len(files)} file{'s' * (len(files) != 1)} of other kinds" if files else "nothing"
-        raise ValueError(f"DIR must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), but got DIR={folder}, which holds {others}.")
+        raise ValueError(
+            f"DIR must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), but got DIR={folder}, which holds {others}."
+        )
     return images

@@ -42,20 +42,27 @@ def masked_mean_part(values: Tensor, mask: Tensor, weight: float = 1.0) -> LossP
 def total_loss(parts: Mapping[str, LossPart]) -> tuple[Tensor, dict[str, Tensor]]:
     """Add up the parts over all ranks.
 
-    The mean of rank means is wrong for a subset of unequal size: counts are summed over ranks first, and each rank's share is scaled by
-    the world size because DistributedDataParallel averages gradients.
+    The mean of rank means is wrong for a subset of unequal size: counts are summed over ranks first, and each rank's
+    share is scaled by the world size because DistributedDataParallel averages gradients.
 
     Returns:
-        The scalar to call ``backward`` on, and each weighted part's value over the global batch (detached, the same on every rank).
+        The scalar to call ``backward`` on, and each weighted part's value over the global batch (detached, the same on
+        every rank).
     """
-    local = torch.stack([*(part.numerator.detach() for part in parts.values()), *(part.count for part in parts.values())])
+    local = torch.stack(
+        [*(part.numerator.detach() for part in parts.values()), *(part.count for part in parts.values())]
+    )
     totals = sum_over_ranks(local)
     numerators, counts = totals[: len(parts)], totals[len(parts) :].clamp_min(1)
     loss = torch.stack(
-        [part.weight * world_size() * part.numerator / count for part, count in zip(parts.values(), counts, strict=True)]
+        [
+            part.weight * world_size() * part.numerator / count
+            for part, count in zip(parts.values(), counts, strict=True)
+        ]
     ).sum()
     values = {
-        name: part.weight * numerator / count for (name, part), numerator, count in zip(parts.items(), numerators, counts, strict=True)
+        name: part.weight * numerator / count
+        for (name, part), numerator, count in zip(parts.items(), numerators, counts, strict=True)
     }
     return loss, values
 

@@ -1,12 +1,13 @@
 """Metric names and the metrics of multi-label classification; scores are percent, 0-100.
 
-mAP is the mean over classes of non-interpolated average precision, equal to scikit-learn's, ties included. CP, CR and CF1 are means over
-classes of per-class precision, recall and F1 (the definition that fits IGNORE's supplement, Table 2); CF1_harm is the harmonic mean of CP
-and CR that other papers call CF1; OP, OR and OF1 pool all entries. A class without a true positive has precision, recall and F1 of 0. A
-class without any positive label counts 0 in the means over classes, as in the SPML literature, or is left out of them.
+mAP is the mean over classes of non-interpolated average precision, equal to scikit-learn's, ties included. CP, CR and
+CF1 are means over classes of per-class precision, recall and F1 (the definition that fits IGNORE's supplement, Table
+2); CF1_harm is the harmonic mean of CP and CR that other papers call CF1; OP, OR and OF1 pool all entries. A class
+without a true positive has precision, recall and F1 of 0. A class without any positive label counts 0 in the means over
+classes, as in the SPML literature, or is left out of them.
 
-The same metrics are computed on the observed labels, named ``split/observed_...``: what is had where nobody knows the true ones. There a
-precision counts every unobserved positive as an error.
+The same metrics are computed on the observed labels, named ``split/observed_...``: what is had where nobody knows the
+true ones. There a precision counts every unobserved positive as an error.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ VAL_OBSERVED_MAP = "val/observed_mAP"
 VAL_POINTING_HIT_RATE = "val/pointing_hit_rate"
 VAL_CENTRE_HIT_RATE = "val/centre_hit_rate"
 VAL_CAM_IOU = "val/cam_iou"
-# By how many percentage points averaged weights are better than trained ones, by what chooses the epoch (training.weight_average).
+# By how many percentage points averaged weights are better than trained ones, by what chooses the epoch
+# (training.weight_average).
 VAL_AVERAGE_GAIN = "val/average_gain"
 
 TIME_EPOCH_S = "time/epoch_s"
@@ -58,14 +60,17 @@ AbsentClasses = Literal["zero", "skip"]
 
 DEFAULT_THRESHOLD = 0.5
 _BLOCK = 2**20
-"""Entries that are ranked at a time: what ranking takes beside scores and labels, some 40 MiB, does not grow with the split."""
+"""Entries that are ranked at a time: what ranking takes beside scores and labels, some 40 MiB, does not grow with the
+split.
+"""
 
 
 class MetricAccumulator:
     """Takes the logits and labels of a split batch by batch, and computes its metrics from all of them.
 
-    Average precision is a matter of ranks, so every score is kept: in single precision, with its labels 6 bytes an entry, 19 MB at COCO's
-    test size (40,137 x 80). It stays on the device until it is computed from: taking in what is there waits for nothing.
+    Average precision is a matter of ranks, so every score is kept: in single precision, with its labels 6 bytes an
+    entry, 19 MB at COCO's test size (40,137 x 80). It stays on the device until it is computed from: taking in what is
+    there waits for nothing.
 
     Args:
         num_classes: C.
@@ -98,7 +103,8 @@ class MetricAccumulator:
             self._true.append(true.to(self._device))
 
     def gather(self, gather_rows: Callable[[Tensor], Tensor]) -> None:
-        """Take in what all ranks have; every rank must call it, and has the whole split afterwards. Order changes no metric.
+        """Take in what all ranks have; every rank must call it, and has the whole split afterwards. Order changes no
+        metric.
 
         Args:
             gather_rows: Rows of this rank -> rows of all ranks: :func:`training.distributed.gather_rows`.
@@ -107,12 +113,15 @@ class MetricAccumulator:
         if self._true is not None:
             self._true = _gathered(self._true, gather_rows)
 
-    def compute(self, split: str, threshold: float = DEFAULT_THRESHOLD, absent_classes: AbsentClasses = "zero") -> dict[str, float]:
+    def compute(
+        self, split: str, threshold: float = DEFAULT_THRESHOLD, absent_classes: AbsentClasses = "zero"
+    ) -> dict[str, float]:
         """Compute every metric: ``split/name`` on true labels, ``split/observed_name`` on observed ones, in percent.
 
         Args:
             split: ``val`` or ``test``.
-            threshold: In 0-1; a probability above it is a positive. The authors of EM recommend 0.75 for models trained with it.
+            threshold: In 0-1; a probability above it is a positive. The authors of EM recommend 0.75 for models trained
+                with it.
             absent_classes: What a class without any positive is in the means over classes.
         """
         metrics: dict[str, float] = {}
@@ -145,7 +154,8 @@ def compute_metrics(
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """Compute each class's average precision, sum over thresholds of (R_k - R_{k-1}) P_k, with tied scores one threshold.
+    """Compute each class's average precision, sum over thresholds of (R_k - R_{k-1}) P_k, with tied scores one
+    threshold.
 
     Args:
         scores: (N, C), higher is likelier; doubles are rounded to single precision.
@@ -179,9 +189,18 @@ def _all_metrics(ap: Tensor, counts: Tensor, absent_classes: AbsentClasses) -> d
 def _threshold_metrics(counts: Tensor, absent_classes: AbsentClasses) -> dict[str, float]:
     """Compute them from each class's true positives, chosen and positives (C, 3)."""
     hits, num_chosen, num_positive = counts.double().unbind(1)
-    precision, recall = float(hits.sum() / num_chosen.sum().clamp_min(1)), float(hits.sum() / num_positive.sum().clamp_min(1))
-    per_class = (hits / num_chosen.clamp_min(1), hits / num_positive.clamp_min(1), 2 * hits / (num_chosen + num_positive).clamp_min(1))
-    class_precision, class_recall, class_f1 = (_mean_over_classes(values, num_positive, absent_classes) for values in per_class)
+    precision, recall = (
+        float(hits.sum() / num_chosen.sum().clamp_min(1)),
+        float(hits.sum() / num_positive.sum().clamp_min(1)),
+    )
+    per_class = (
+        hits / num_chosen.clamp_min(1),
+        hits / num_positive.clamp_min(1),
+        2 * hits / (num_chosen + num_positive).clamp_min(1),
+    )
+    class_precision, class_recall, class_f1 = (
+        _mean_over_classes(values, num_positive, absent_classes) for values in per_class
+    )
     values = {
         "CP": class_precision,
         "CR": class_recall,
@@ -232,7 +251,9 @@ def _average_precision(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Te
 
 
 def _rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """Compute the average precision of some classes (N, c) by sorting one integer an entry: its class, then its score, then its label."""
+    """Compute the average precision of some classes (N, c) by sorting one integer an entry: its class, then its score,
+    then its label.
+    """
     import numpy as np
     import torch
 
@@ -245,7 +266,8 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     ranked = keys.reshape(-1)
     hits = ranked[(ranked & 1) == 1]
     owner = hits >> 33
-    # Of the classes' ascending ranks: a hit counts with all entries from the first of its score on, whose label may be 0.
+    # Of the classes' ascending ranks: a hit counts with all entries from the first of its score on, whose label may be
+    # 0.
     num_at_least = (owner + 1) * num - np.searchsorted(ranked, hits - 1)
     num_positive = np.bincount(owner, minlength=num_classes)
     hits_at_least = num_positive.cumsum()[owner] - np.searchsorted(hits, hits)

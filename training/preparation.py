@@ -18,7 +18,15 @@ from torch.nn.functional import cross_entropy
 
 from training.cache import cache_dir
 from training.config.run import DataConfig
-from training.data.digits import DEFAULT_COUNTS, NUM_CLASSES, DigitsSpec, Manifest, digits_folder, make_pretext_images, make_scenes
+from training.data.digits import (
+    DEFAULT_COUNTS,
+    NUM_CLASSES,
+    DigitsSpec,
+    Manifest,
+    digits_folder,
+    make_pretext_images,
+    make_scenes,
+)
 from training.data.registry import digits_spec
 from training.data.views import PixelScale, draw_shifts, shift
 from training.models.digits_trunk import WIDTHS, DigitsTrunk
@@ -35,9 +43,11 @@ def is_prepared(config: DataConfig) -> bool:
 
 
 def prepare(config: DataConfig) -> None:
-    """Make the digit scenes that ``config`` asks for and their trunk, unless they are cached; other datasets are left alone.
+    """Make the digit scenes that ``config`` asks for and their trunk, unless they are cached; other datasets are left
+    alone.
 
-    A folder appears in the cache whole or not at all. When two processes prepare the same scenes, the first to finish wins.
+    A folder appears in the cache whole or not at all. When two processes prepare the same scenes, the first to finish
+    wins.
 
     Raises:
         ConfigError: An image size that the scenes do not have.
@@ -50,7 +60,8 @@ def prepare(config: DataConfig) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
-        # The last bits of scale and trunk, and so the weights hash that results are compared by, depend on the number of threads.
+        # The last bits of scale and trunk, and so the weights hash that results are compared by, depend on the number
+        # of threads.
         with _one_thread():
             _write(spec, scratch)
         _install(scratch, target)
@@ -77,7 +88,9 @@ def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int
     model = model.to(memory_format=torch.channels_last).train()
     num_steps = -(-len(images) // PRETEXT_BATCH)
     optimizer = torch.optim.Adam(model.parameters(), PRETEXT_LR, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PRETEXT_LR, total_steps=PRETEXT_EPOCHS * num_steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PRETEXT_LR, total_steps=PRETEXT_EPOCHS * num_steps, pct_start=0.2
+    )
     for epoch in range(PRETEXT_EPOCHS):
         generator = named_generator("pretext", seed, epoch)
         shifts = draw_shifts(len(images), generator)

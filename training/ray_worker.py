@@ -1,7 +1,8 @@
 """One run over Ray Train workers: each rank steps the same ``TrainingRun``, rank 0 tells the driver of every epoch.
 
-The only file of the core that imports ray. An epoch is not begun before the driver has taken in the one before, so that a driver that
-dies never finds a checkpoint further ahead than its journal by more than one epoch, whose metrics the checkpoint carries.
+The only file of the core that imports ray. An epoch is not begun before the driver has taken in the one before, so that
+a driver that dies never finds a checkpoint further ahead than its journal by more than one epoch, whose metrics the
+checkpoint carries.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from training.config.run import TrainConfig
 
 Message = dict[str, Any]
-"""Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume ``passed_over``.
-``epoch`` 0 alone says that the workers are there. Of a failure: ``error, details``."""
+"""Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume
+``passed_over``. ``epoch`` 0 alone says that the workers are there. Of a failure: ``error, details``.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def train_worker(job: Job) -> None:
         first = {"host": socket.gethostname(), "pid": os.getpid(), "queue_s": max(0.0, began - job.handed_ms / 1000)}
         first["start_s"] = time.time() - began
         if resumed:
-            _report(job, run, first | {"passed_over": run.passed_over})  # a kill may have swallowed the report of this epoch: say it again
+            _report(
+                job, run, first | {"passed_over": run.passed_over}
+            )  # a kill may have swallowed the report of this epoch: say it again
             first = {}
         while not run.finished:
             run.train_epoch()
@@ -120,7 +124,9 @@ def _report(job: Job, run: Run, first: Message) -> None:
     if _rank() != 0:
         return
     metrics = {name: float(value) for name, value in run.metrics.items()}
-    goes_on = ray.get(job.channel.tell.remote({"epoch": run.epoch, "metrics": metrics, "artifacts": artifacts, **first}))
+    goes_on = ray.get(
+        job.channel.tell.remote({"epoch": run.epoch, "metrics": metrics, "artifacts": artifacts, **first})
+    )
     if not goes_on and not run.finished:
         raise _StoppedError
 

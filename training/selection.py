@@ -1,7 +1,8 @@
 """The protocol of model selection: which labels choose the configuration, and which the epoch.
 
-Every metric, run, leaderboard and champion carries its protocol, ``select_config_by`` x ``select_epoch_by``. The literature selects
-on fully labelled validation data (``clean-val``); a user who has only single positives cannot, and selects by ``observed-val``.
+Every metric, run, leaderboard and champion carries its protocol, ``select_config_by`` x ``select_epoch_by``. The
+literature selects on fully labelled validation data (``clean-val``); a user who has only single positives cannot, and
+selects by ``observed-val``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Protocol:
 
 
 def epoch_metric(select_by: SelectBy) -> str:
-    """Return the metric name that ``clean-val`` or ``observed-val`` stands for (``last``: that of clean-val, for display)."""
+    """Return the metric name that ``clean-val`` or ``observed-val`` stands for (``last``: that of clean-val, for
+    display).
+    """
     return VAL_OBSERVED_MAP if select_by is SelectBy.OBSERVED_VAL else VAL_MAP
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.cost.metrics [--repeats 7]
 
-Rows: average precision of every class; mAP with the metrics at a threshold, on one set of labels; and the whole job of an evaluation,
-which only ours has: logits in batches of 32, all metrics on true and on observed labels. scikit-learn goes class by class in one thread;
-ours is timed with one thread and with as many as there are cores. Repeats alternate, one untimed round first. Memory is that of a process
-of its own. Results go to ``results/metrics.md``.
+Rows: average precision of every class; mAP with the metrics at a threshold, on one set of labels; and the whole job of
+an evaluation, which only ours has: logits in batches of 32, all metrics on true and on observed labels. scikit-learn
+goes class by class in one thread; ours is timed with one thread and with as many as there are cores. Repeats alternate,
+one untimed round first. Memory is that of a process of its own. Results go to ``results/metrics.md``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ AIM_S = 1.0
 AIM_DIFFERENCE = 1e-6
 BATCH = 32
 _POSITIVE_FRAC = 0.036
-AP, ONE_SET, WHOLE = "average precision of every class", "all metrics on one set of labels", f"the whole job, in batches of {BATCH}"
+AP, ONE_SET, WHOLE = (
+    "average precision of every class",
+    "all metrics on one set of labels",
+    f"the whole job, in batches of {BATCH}",
+)
 _MEMORY = """
 import sys
 from pathlib import Path
@@ -43,7 +47,8 @@ import torch
 from training.metrics import MetricAccumulator, compute_metrics
 
 def mib(field):
-    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 num, num_classes, batch = map(int, sys.argv[1:])
 def rows(size):
@@ -85,7 +90,9 @@ class SizeReport:
 
 
 def make_split(num: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits that know something of the labels, true labels as dense as COCO's, and at most one of each image as observed."""
+    """Return logits that know something of the labels, true labels as dense as COCO's, and at most one of each image as
+    observed.
+    """
     generator = torch.Generator().manual_seed(seed)
     true = torch.rand(num, num_classes, generator=generator) < _POSITIVE_FRAC
     observed = torch.zeros_like(true)
@@ -95,12 +102,23 @@ def make_split(num: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tenso
 
 
 def largest_difference(num: int, num_classes: int) -> dict[str, float]:
-    """Return the largest difference of a class's average precision from scikit-learn's, by how many scores are equal."""
+    """Return the largest difference of a class's average precision from scikit-learn's, by how
+    many scores are equal.
+    """
     logits, true, _ = make_split(num, num_classes)
-    kinds = {"no score equal": logits, "rounded to tenths": (10 * logits).round() / 10, "bfloat16": logits.bfloat16().float()}
+    kinds = {
+        "no score equal": logits,
+        "rounded to tenths": (10 * logits).round() / 10,
+        "bfloat16": logits.bfloat16().float(),
+    }
     return {
         name: float(
-            (average_precision(scores, true) - torch.tensor(_scikit_average_precision(scores, true), dtype=torch.float64)).abs().max()
+            (
+                average_precision(scores, true)
+                - torch.tensor(_scikit_average_precision(scores, true), dtype=torch.float64)
+            )
+            .abs()
+            .max()
         )
         for name, scores in kinds.items()
     }
@@ -152,20 +170,33 @@ def render_report(sizes: dict[str, SizeReport], differences: dict[str, float], l
     repeats = len(next(iter(next(iter(sizes.values())).timings.values())).wall_s)
     head = (
         "# Metrics\n\n"
-        f"{os.cpu_count()} cores, Linux {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}.\nLoad average at the start {load:.1f}. Seconds, median of {repeats} alternated repeats "
+        f"{os.cpu_count()} cores, Linux {platform.machine()}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, "
+        f"scikit-learn {sklearn.__version__}.\nLoad average at the start {load:.1f}. Seconds, median of {repeats} "
+        f"alternated repeats "
         "(lowest - highest); CPU is that of the process."
     )
-    return "\n\n".join([head, *(_size_table(name, report) for name, report in sizes.items()), _agreement(differences)]) + "\n"
+    return (
+        "\n\n".join([head, *(_size_table(name, report) for name, report in sizes.items()), _agreement(differences)])
+        + "\n"
+    )
 
 
 def _size_table(name: str, report: SizeReport) -> str:
-    lines = [f"## {name}: {report.shape[0]:,} x {report.shape[1]}", "", "| | | clock, s | CPU, s |", "|---|---|---|---|"]
+    lines = [
+        f"## {name}: {report.shape[0]:,} x {report.shape[1]}",
+        "",
+        "| | | clock, s | CPU, s |",
+        "|---|---|---|---|",
+    ]
     for row in (AP, ONE_SET, WHOLE):
         for (of, who), timing in report.timings.items():
             if of == row:
                 lines.append(f"| {row} | {who} | {_spread(timing.wall_s)} | {statistics.median(timing.cpu_s):.3f} |")
-    lines += ["", f"The whole job, on true and on observed labels, holds {report.held_mib:.0f} MiB (6 bytes an entry) and takes"]
+    lines += [
+        "",
+        f"The whole job, on true and on observed labels, holds {report.held_mib:.0f} MiB (6 bytes an entry) and takes",
+    ]
     lines += [f"{report.ranking_mib:.0f} MiB more while it computes, some classes at a time."]
     if name == AIMED:
         whole = {who: statistics.median(timing.wall_s) for (of, who), timing in report.timings.items() if of == WHOLE}

@@ -1,17 +1,18 @@
-"""What a sweep costs beside its training: fixed and marginal cost of a trivial one-worker trial, beside plain Ray Tune's.
+"""What a sweep costs beside its training: fixed and marginal cost of a trivial one-worker trial, beside plain Ray
+Tune's.
 
     python -m benchmarks.cost.overhead [--trials 8 32 128 300] [--repeats 3] [--samplers random tpe]
 
-Both run the same trial in the same number of actors: a class trainable with three reports, no checkpoints. Plain Tune has reused actors
-and its loggers off. Ours is the whole of it: ASHA (whose rungs are filled, but level scores cut nobody), the journal (fsync), and the
-writer to MLflow on a new sqlite store. Each sweep has a process of its own; ours and plain Tune's alternate. Like is compared with
-like: both draw at random, and then both by Optuna's TPE (multivariate, constant liar; in memory), whose own cost grows with the trials
-that it looks back on.
+Both run the same trial in the same number of actors: a class trainable with three reports, no checkpoints. Plain Tune
+has reused actors and its loggers off. Ours is the whole of it: ASHA (whose rungs are filled, but level scores cut
+nobody), the journal (fsync), and the writer to MLflow on a new sqlite store. Each sweep has a process of its own; ours
+and plain Tune's alternate. Like is compared with like: both draw at random, and then both by Optuna's TPE
+(multivariate, constant liar; in memory), whose own cost grows with the trials that it looks back on.
 
-Time goes from the call to the end of the last trial, which is in the journal for ours. What the writer takes is inside it as far as it
-works meanwhile; its processor time and what it still has to write afterwards are printed apart. A least-squares line through the
-numbers of trials gives the fixed cost (starting Ray and all) and the marginal cost of a trial. Last against first quarter, by the ends
-of the trials, says whether a trial costs more the more there were.
+Time goes from the call to the end of the last trial, which is in the journal for ours. What the writer takes is inside
+it as far as it works meanwhile; its processor time and what it still has to write afterwards are printed apart. A
+least-squares line through the numbers of trials gives the fixed cost (starting Ray and all) and the marginal cost of a
+trial. Last against first quarter, by the ends of the trials, says whether a trial costs more the more there were.
 
 The table goes to ``results/overhead.md``.
 """
@@ -88,7 +89,9 @@ def time_ours(num_trials: int, sampler: str) -> Timing:
         return tracker
 
     journals: list[Path] = []
-    plan = trivial_plan("trivial-00000001", trials=num_trials, epochs=NUM_REPORTS, concurrency=NUM_SLOTS, sampler=sampler)
+    plan = trivial_plan(
+        "trivial-00000001", trials=num_trials, epochs=NUM_REPORTS, concurrency=NUM_SLOTS, sampler=sampler
+    )
     hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
     called_s = time.time()
     run_sweep(plan, hooks=type(hooks)(hooks.make_run, make_tracker, hooks.identify), show_progress=True)
@@ -117,7 +120,12 @@ def time_plain_tune(num_trials: int, sampler: str) -> Timing:
 
         def step(self) -> dict[str, Any]:
             self.epoch += 1
-            return {"epoch": self.epoch, "val/mAP": 80 - 10 / self.epoch, "val/observed_mAP": 70.0, "done": self.epoch == NUM_REPORTS}
+            return {
+                "epoch": self.epoch,
+                "val/mAP": 80 - 10 / self.epoch,
+                "val/observed_mAP": 70.0,
+                "done": self.epoch == NUM_REPORTS,
+            }
 
     class Ends(tune.Callback):
         def __init__(self) -> None:
@@ -136,7 +144,9 @@ def time_plain_tune(num_trials: int, sampler: str) -> Timing:
         tpe = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True)
         search = {"search_alg": OptunaSearch(ranges, metric="val/mAP", mode="max", sampler=tpe)}
     ends = Ends()
-    ray.init(address="local", num_cpus=NUM_SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local", num_cpus=NUM_SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     with tempfile.TemporaryDirectory() as storage:
         tune.run(
             PlainTrial,
@@ -166,7 +176,9 @@ def run_apart(subject: str, num_trials: int, sampler: str) -> Timing:
         command += ["--trials", str(num_trials), "--out", str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{subject} with {num_trials} trials must end well, but it said:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(
+                f"{subject} with {num_trials} trials must end well, but it said:\n{done.stdout}{done.stderr}"
+            )
         return Timing(**json.loads(out.read_text()))
 
 
@@ -190,7 +202,10 @@ def render_report(timings: dict[str, list[tuple[int, Timing]]]) -> str:
         ]
         lines.append(f"| {num} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |")
     fixed, marginal = zip(*(fit_line(timings[subject]) for subject in ("plain", "ours")), strict=True)
-    growth = [median(timing.growth for count, timing in timings[subject] if count == numbers[-1]) for subject in ("plain", "ours")]
+    growth = [
+        median(timing.growth for count, timing in timings[subject] if count == numbers[-1])
+        for subject in ("plain", "ours")
+    ]
     ratio, growth_ratio = marginal[1] / marginal[0], growth[1] / growth[0]
     return "\n".join(
         [
@@ -213,7 +228,8 @@ def describe_machine(repeats: int) -> str:
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
-        f"{NUM_SLOTS} trials at a time, {NUM_REPORTS} reports each; median of {repeats}; load average at the start {load:.1f}."
+        f"{NUM_SLOTS} trials at a time, {NUM_REPORTS} reports each; median of {repeats}; load average at the start "
+        f"{load:.1f}."
     )
 
 

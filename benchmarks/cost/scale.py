@@ -2,16 +2,17 @@
 
     python -m benchmarks.cost.scale [--trials 300 1000 10000] [--quick]
 
-- Driver: trivial one-worker trials (random sampler, tracking on a new sqlite store, level scores) beside plain Ray Tune, each sweep in a
-  process of its own. Processor time of the driver process, all of its threads, from the end of the first trial to that of the last; what
-  the writer to MLflow takes of it is printed apart. A sweep with more reports a trial gives the cost of a result.
+- Driver: trivial one-worker trials (random sampler, tracking on a new sqlite store, level scores) beside plain Ray
+  Tune, each sweep in a process of its own. Processor time of the driver process, all of its threads, from the end of
+  the first trial to that of the last; what the writer to MLflow takes of it is printed apart. A sweep with more reports
+  a trial gives the cost of a result.
 - TPE: ask and tell apart, with so many trials behind.
 - Journal: results a second, each on disk (fsync) before the next.
 - MLflow: how fast the writer catches up with a journal that was there before it, on sqlite and on PostgreSQL.
 - Resume, `status` and `leaderboard` on journals that nobody ran (:mod:`tests.kit.synthetic_journal`).
 
-Processor time hardly depends on what else the machine does; wall time does, so take the last figures in a quiet hour. The tables, and
-what follows from them, go to ``results/scale.md``.
+Processor time hardly depends on what else the machine does; wall time does, so take the last figures in a quiet hour.
+The tables, and what follows from them, go to ``results/scale.md``.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def run_ours(num_trials: int, num_reports: int) -> Figures:
             return trackers[0]
 
         journals: list[Path] = []
-        plan = trivial_plan(SWEEP, trials=num_trials, epochs=num_reports, concurrency=overhead.NUM_SLOTS, sampler="random")
+        plan = trivial_plan(
+            SWEEP, trials=num_trials, epochs=num_reports, concurrency=overhead.NUM_SLOTS, sampler="random"
+        )
         hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
         run_sweep(plan, hooks=replace(hooks, make_tracker=make_tracker))
     ends = [event["time_ms"] / 1000 for event in follow(journals[0])[0] if event["event"] == "trial_ended"]
@@ -148,7 +151,9 @@ def time_journal(num_trials: int) -> Figures:
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
 
     plan = write_journal(SWEEP, num_trials)
-    more = [event for event in make_events(replace(plan, num_trials=500), num_open=1) if event["event"] != "driver_started"]
+    more = [
+        event for event in make_events(replace(plan, num_trials=500), num_open=1) if event["event"] != "driver_started"
+    ]
     with Journal.open(sweep_dir(SWEEP) / JOURNAL_FILE) as journal:
         started, cpu = time.monotonic(), time.process_time()
         for event in more:
@@ -197,7 +202,11 @@ def time_resume_reading(num_trials: int) -> Figures:
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
     from orchestrator.trials.director import Director
 
-    plan, cpu, started = write_journal(SWEEP, num_trials, num_open=2, sampler="tpe"), time.process_time(), time.monotonic()
+    plan, cpu, started = (
+        write_journal(SWEEP, num_trials, num_open=2, sampler="tpe"),
+        time.process_time(),
+        time.monotonic(),
+    )
     with Journal.open(sweep_dir(SWEEP) / JOURNAL_FILE) as journal:
         assert len(journal.state.open_trials()) == 2
         assert not Director(plan, journal).finished
@@ -247,12 +256,24 @@ def run_apart(part: str, *arguments: int | str) -> Figures:
         out = Path(folder) / "figures.json"
         environment = os.environ | {"ORCHESTRATOR_HOME": folder}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, "-m", "benchmarks.cost.scale", "--part", json.dumps([part, *arguments]), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.cost.scale",
+            "--part",
+            json.dumps([part, *arguments]),
+            "--out",
+            str(out),
+        ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{part} {arguments} must end well, but it said:\n{done.stdout}{done.stderr}")
         figures: Figures = json.loads(out.read_text())
-    print(f"{part} {arguments}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()), file=sys.stderr, flush=True)
+    print(
+        f"{part} {arguments}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()),
+        file=sys.stderr,
+        flush=True,
+    )
     return figures
 
 
@@ -311,7 +332,11 @@ def render_report(found: Measured) -> str:
     """Return the report: its tables, whether each aim is met, and what follows from the figures."""
     sections = [
         _render_driver(found),
-        render_rows("TPE, with so many trials behind", ["ask_ms", "tell_ms"], {f"{num:,} trials": row for num, row in found.tpe.items()}),
+        render_rows(
+            "TPE, with so many trials behind",
+            ["ask_ms", "tell_ms"],
+            {f"{num:,} trials": row for num, row in found.tpe.items()},
+        ),
         conclude_tpe(found.tpe),
         render_rows(
             "Journal",
@@ -345,7 +370,8 @@ def _render_driver(found: Measured) -> str:
     lines = [
         f"## Driver: CPU for a trial with its {NUM_REPORTS} results",
         "",
-        "| trials | plain Tune, ms | ours, ms | ours, wall ms | last / first quarter, plain | ours | ours / plain | writer, ms a trial |",
+        "| trials | plain Tune, ms | ours, ms | ours, wall ms | last / first quarter, plain | ours | ours / plain | "
+        "writer, ms a trial |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for num, ours in found.ours.items():
@@ -361,15 +387,20 @@ def _render_driver(found: Measured) -> str:
         [
             *lines,
             "",
-            f"A trial with its {NUM_REPORTS} results takes {trial_ms:.1f} ms {_against(trial_ms, MAX_TRIAL_MS)}, and every further result "
-            f"{result_ms:.2f} ms {_against(result_ms, MAX_RESULT_MS)}, by {next(iter(found.ours))} trials with {MANY_REPORTS} results.",
+            f"A trial with its {NUM_REPORTS} results takes {trial_ms:.1f} ms {_against(trial_ms, MAX_TRIAL_MS)}, and "
+            f"every further result "
+            f"{result_ms:.2f} ms {_against(result_ms, MAX_RESULT_MS)}, by {next(iter(found.ours))} trials with "
+            f"{MANY_REPORTS} results.",
             "",
         ]
     )
 
 
 def render_rows(
-    heading: str, names: list[str], rows: Mapping[str, Figures], verdict: tuple[str, Callable[[float], str]] | None = None
+    heading: str,
+    names: list[str],
+    rows: Mapping[str, Figures],
+    verdict: tuple[str, Callable[[float], str]] | None = None,
 ) -> str:
     """Return a table of figures as Markdown; one column may carry its verdict."""
 
@@ -377,17 +408,23 @@ def render_rows(
         return f"{value:.3g} {verdict[1](value)}" if verdict is not None and verdict[0] == name else f"{value:.3g}"
 
     lines = [f"## {heading}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {label} | " + " | ".join(cell(name, row[name]) for name in names) + " |" for label, row in rows.items()]
+    lines += [
+        f"| {label} | " + " | ".join(cell(name, row[name]) for name in names) + " |" for label, row in rows.items()
+    ]
     return "\n".join([*lines, ""])
 
 
 def conclude_tpe(tpe: Mapping[int, Figures]) -> str:
-    """Say what it costs that TPE looks at all trials: at the end, and on average on the way there (trapezoids between the figures)."""
+    """Say what it costs that TPE looks at all trials: at the end, and on average on the way there (trapezoids between
+    the figures).
+    """
     behind, asks = sorted(tpe), [tpe[num]["ask_ms"] for num in sorted(tpe)]
     mean = float(np.trapezoid([asks[0], *asks], [0, *behind])) / behind[-1]
     return (
-        f"TPE looks at the whole history: an ask with {behind[-1]:,} trials behind takes {asks[-1]:.0f} ms of CPU, and one on the way "
-        f"there about {mean:.0f} ms. It is not capped: real trials take minutes each. What a cap would do to the points it "
+        f"TPE looks at the whole history: an ask with {behind[-1]:,} trials behind takes {asks[-1]:.0f} ms of CPU, and "
+        f"one on the way "
+        f"there about {mean:.0f} ms. It is not capped: real trials take minutes each. What a cap would do to the "
+        f"points it "
         f"proposes was not measured.\n"
     )
 
@@ -398,10 +435,16 @@ def conclude_mlflow(ours: Figures, catch_up: Mapping[str, Figures]) -> str:
     rates = {store: row["results_per_s"] for store, row in catch_up.items()}
     slower = [store for store, rate in rates.items() if rate < reported]
     taken = ", ".join(f"{store} takes {rate:.3g}" for store, rate in rates.items())
-    verdict = f"{' and '.join(slower)} fall{'s' * (len(slower) == 1)} behind such trials" if slower else "both keep up with such trials"
+    verdict = (
+        f"{' and '.join(slower)} fall{'s' * (len(slower) == 1)} behind such trials"
+        if slower
+        else "both keep up with such trials"
+    )
     return (
-        f"Trivial trials report {reported:.3g} results/s, {taken}: {verdict}. The sweep does not wait: the writer follows the journal, "
-        f"which is the backlog, on disk, and whatever is missing at the end is written by `orchestrator browse` or the next `resume`.\n"
+        f"Trivial trials report {reported:.3g} results/s, {taken}: {verdict}. The sweep does not wait: the writer "
+        f"follows the journal, "
+        f"which is the backlog, on disk, and whatever is missing at the end is written by `orchestrator browse` or the "
+        f"next `resume`.\n"
     )
 
 
@@ -414,11 +457,14 @@ def _describe_machine(found: Measured) -> str:
     cores = os.cpu_count() or 1
     text = (
         f"{cores} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
-        f"{overhead.NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start {found.load:.1f}. "
+        f"{overhead.NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start "
+        f"{found.load:.1f}. "
         f"Single runs; CPU is processor time of the process."
     )
     if found.load > cores / 2:
-        text += "\n\n**Others worked on this machine meanwhile**: figures of CPU roughly hold, wall times and rates do not."
+        text += (
+            "\n\n**Others worked on this machine meanwhile**: figures of CPU roughly hold, wall times and rates do not."
+        )
     if (most := max(found.ours)) < _MANY_TRIALS:
         text += f"\n\nThe driver was not measured beyond {most:,} trials."
     return text
@@ -428,7 +474,9 @@ def main() -> None:
     """Measure, print the report and write it to results/."""
     parser = argparse.ArgumentParser(description="What a sweep of thousands of trials costs.")
     parser.add_argument("--trials", type=int, nargs="+", default=[300, 1000, _MANY_TRIALS])
-    parser.add_argument("--quick", action="store_true", help="a few trials of each, to see that it works; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few trials of each, to see that it works; nothing is written"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.md")
     arguments = parser.parse_args()

@@ -1,19 +1,22 @@
 """Every method on digit scenes: test mAP over training seeds and scene seeds, rejection, the pointing game, seconds.
 
-    python -m benchmarks.digits.runs [--groups main rivals ablations query2label] [--rows ...] [--seeds ...] [--processes 2] [--fresh]
-    python -m benchmarks.digits.runs --check 8    # repeats the 8 cheapest rows of an earlier tree and compares to the last digit
+    python -m benchmarks.digits.runs [--groups main rivals ablations query2label] [--rows ...] [--seeds ...]
+    [--processes 2] [--fresh] python -m benchmarks.digits.runs --check 8    # repeats the 8 cheapest rows of an earlier
+    tree and compares to the last digit
 
-Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``, chosen on scene seed 0
-and never on the scenes here; scenes and trunk are redrawn with the scene seed, the draw of single positives with the training seed. The
-best epoch by clean validation mAP counts; the test split is opened once a run, and nothing is chosen by it.
+Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``,
+chosen on scene seed 0 and never on the scenes here; scenes and trunk are redrawn with the scene seed, the draw of
+single positives with the training seed. The best epoch by clean validation mAP counts; the test split is opened once a
+run, and nothing is chosen by it.
 
-Raw results go to ``results/digits.jsonl``, a line a run as it ends. A run that the file holds with the same settings and the same git
-tree of ``training/`` is not run again: an interrupted benchmark goes on where it was, and parts of it may be run at different times.
-``results/digits.md`` is written from all of them, with the explanations of ``results/digits_explained.md`` at its end; one of fewer runs
-than the last only with ``--fresh``.
+Raw results go to ``results/digits.jsonl``, a line a run as it ends. A run that the file holds with the same settings
+and the same git tree of ``training/`` is not run again: an interrupted benchmark goes on where it was, and parts of it
+may be run at different times. ``results/digits.md`` is written from all of them, with the explanations of
+``results/digits_explained.md`` at its end; one of fewer runs than the last only with ``--fresh``.
 
-``--check N`` is for a tree that should change no result: where N runs of the earlier tree, one a row, come out the same,
-``results/digits_checked.json`` says so, and the report takes the earlier tree's runs as this one's, and says so too.
+``--check N`` is for a tree that should change no result: where N runs of the earlier tree, one a row, come out the
+same, ``results/digits_checked.json`` says so, and the report takes the earlier tree's runs as this one's, and says so
+too.
 """
 
 from __future__ import annotations
@@ -130,7 +133,11 @@ class Run:
     def config(self) -> TrainConfig:
         """All settings."""
         row = ROWS[self.row]
-        seeds: dict[str, Scalar] = {"data.scene_seed": self.scene_seed, "data.draw_seed": self.seed, "loop.seed": self.seed}
+        seeds: dict[str, Scalar] = {
+            "data.scene_seed": self.scene_seed,
+            "data.draw_seed": self.seed,
+            "loop.seed": self.seed,
+        }
         return trial_config(make_train_plan(_load(row.space), method=row.label, overrides=row.settings | seeds), {})
 
     @property
@@ -175,9 +182,15 @@ def run_one(run: Run) -> Result:
 
 
 def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
-    """Run what ``path`` does not hold yet, appending each result as it comes; return how many failed, with their message on stderr."""
+    """Run what ``path`` does not hold yet, appending each result as it comes; return how many failed, with their
+    message on stderr.
+    """
     # What a changed tree gave says nothing of another change of it.
-    known = set() if code_hash().endswith(DIRTY) else {(result["settings"], result["code"]) for result in read_results(path)}
+    known = (
+        set()
+        if code_hash().endswith(DIRTY)
+        else {(result["settings"], result["code"]) for result in read_results(path)}
+    )
     missing = [run for run in runs if (run.settings_hash, code_hash()) not in known]
     num_failed = 0
     with path.open("a") as file:
@@ -210,7 +223,8 @@ def _name(run: Run) -> str:
 
 
 def choose_repeats(results: Sequence[Result], wanted: Sequence[Run], num: int) -> list[Result]:
-    """Choose the results of an earlier tree that ``--check`` repeats: the cheapest by CPU seconds, at most one of a row.
+    """Choose the results of an earlier tree that ``--check`` repeats: the cheapest by CPU seconds, at most one of a
+    row.
 
     Args:
         results: All that were measured.
@@ -221,18 +235,23 @@ def choose_repeats(results: Sequence[Result], wanted: Sequence[Run], num: int) -
         Results of the one earlier tree that has the most of present settings; none if no tree has any.
     """
     theirs = [result for result in results if result["code"] != code_hash() and not result["code"].endswith(DIRTY)]
-    theirs = [result for result in theirs if result["row"] in ROWS and _run_of(result) in wanted and _has_its_settings(result)]
+    theirs = [
+        result for result in theirs if result["row"] in ROWS and _run_of(result) in wanted and _has_its_settings(result)
+    ]
     if not theirs:
         return []
     tree, _ = Counter(result["code"] for result in theirs).most_common(1)[0]
     cheapest: dict[str, Result] = {}
-    for result in sorted((result for result in theirs if result["code"] == tree), key=lambda result: float(result["cpu_s"])):
+    for result in sorted(
+        (result for result in theirs if result["code"] == tree), key=lambda result: float(result["cpu_s"])
+    ):
         cheapest.setdefault(result["row"], result)
     return list(cheapest.values())[:num]
 
 
 def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
-    """Repeat runs of one earlier tree at this one, say how each came out, and keep it in ``folder`` if all came out the same.
+    """Repeat runs of one earlier tree at this one, say how each came out, and keep it in ``folder`` if all came out the
+    same.
 
     A difference takes back what an earlier check said of these two trees.
     """
@@ -252,7 +271,10 @@ def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
         rows = sorted(repeated, key=lambda row: list(ROWS).index(row["row"]))
         file.write_text(json.dumps({**trees, "rows": rows, "date": f"{datetime.now(UTC):%Y-%m-%d}"}, indent=1) + "\n")
         return True
-    print(f"{len(repeated)} of {len(expected)} runs are equal: those of {trees['of']} do not count for {trees['code']}.", file=sys.stderr)
+    print(
+        f"{len(repeated)} of {len(expected)} runs are equal: those of {trees['of']} do not count for {trees['code']}.",
+        file=sys.stderr,
+    )
     known = read_checked(folder)
     if num_different and known is not None and known["of"] == trees["of"]:
         file.unlink()
@@ -268,10 +290,14 @@ def read_checked(folder: Path) -> Checked | None:
 
 @cache
 def code_hash() -> str:
-    """Return the git tree of ``training/`` at HEAD, which other commits leave alone; marked where the working tree differs from it."""
+    """Return the git tree of ``training/`` at HEAD, which other commits leave alone; marked where the working tree
+    differs from it.
+    """
     git = ["git", "-C", str(Path(__file__).parents[2])]
     tree = subprocess.run([*git, "rev-parse", "HEAD:training"], capture_output=True, text=True, check=True).stdout
-    changed = subprocess.run([*git, "status", "--porcelain", "training"], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "training"], capture_output=True, text=True, check=True
+    ).stdout
     return tree[:12] + (DIRTY if changed else "")
 
 
@@ -287,7 +313,11 @@ def _load(space: str) -> SearchSpace:
 
 def _wanted(arguments: argparse.Namespace) -> list[Run]:
     """Return the runs asked for, those of the first training seed first."""
-    rows = [name for name, row in ROWS.items() if (name in arguments.rows if arguments.rows else row.group in arguments.groups)]
+    rows = [
+        name
+        for name, row in ROWS.items()
+        if (name in arguments.rows if arguments.rows else row.group in arguments.groups)
+    ]
     runs = [
         Run(name, scene_seed, seed)
         for name in rows
@@ -305,7 +335,12 @@ def _of_these_settings(results: Sequence[Result], scene_seeds: Sequence[int], ch
     trees = {code_hash()} if checked is None else {code_hash(), checked["of"]}
     kept = {}
     for result in results:
-        if result["code"] in trees and result["row"] in ROWS and result["scene_seed"] in scene_seeds and _has_its_settings(result):
+        if (
+            result["code"] in trees
+            and result["row"] in ROWS
+            and result["scene_seed"] in scene_seeds
+            and _has_its_settings(result)
+        ):
             kept[_run_of(result)] = result
     return list(kept.values())
 
@@ -323,8 +358,10 @@ def _refuse_fewer(num_runs: int, report: Path, fresh: bool) -> None:
     before = count_runs(report.read_text()) if report.is_file() else 0
     if num_runs < before and not fresh:
         raise ValueError(
-            f"a new {report.name} must have at least the {before} runs of the last, but got runs={num_runs}. Measure the others at this "
-            "tree of training/ too, show by --check N that it gives what the last one gave, or overwrite it with --fresh"
+            f"a new {report.name} must have at least the {before} runs of the last, but got runs={num_runs}. Measure "
+            f"the others at this "
+            "tree of training/ too, show by --check N that it gives what the last one gave, or overwrite it with "
+            "--fresh"
         )
 
 
@@ -337,8 +374,12 @@ def main() -> None:
     parser.add_argument("--scene-seeds", type=int, nargs="+", default=SCENE_SEEDS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--fresh", action="store_true", help="Write the report even if it has fewer runs than the last.")
-    parser.add_argument("--check", type=int, metavar="N", help="Repeat N of an earlier tree's runs instead, and compare.")
+    parser.add_argument(
+        "--fresh", action="store_true", help="Write the report even if it has fewer runs than the last."
+    )
+    parser.add_argument(
+        "--check", type=int, metavar="N", help="Repeat N of an earlier tree's runs instead, and compare."
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -364,18 +405,25 @@ def _check(arguments: argparse.Namespace) -> bool:
     if arguments.check < 1:
         raise ValueError(f"--check must be at least 1, but got check={arguments.check}. Say how many runs to repeat")
     if code_hash().endswith(DIRTY):
-        raise ValueError(f"the tree of training/ must be committed for --check, but got code={code_hash()}. Commit it first")
+        raise ValueError(
+            f"the tree of training/ must be committed for --check, but got code={code_hash()}. Commit it first"
+        )
     results = read_results(arguments.out / "digits.jsonl")
     before = choose_repeats(results, _wanted(arguments), arguments.check)
     if not before:
-        raise ValueError("--check must find runs of an earlier tree with the present settings, but got runs=0. Measure without --check")
+        raise ValueError(
+            "--check must find runs of an earlier tree with the present settings, but got runs=0. Measure without "
+            "--check"
+        )
     if_equal = _of_these_settings(results, arguments.scene_seeds, {"of": before[0]["code"]})
     _refuse_fewer(len(if_equal), arguments.out / "digits.md", arguments.fresh)
     return check_runs(before, arguments.out, arguments.processes) and _write_report(arguments)
 
 
 def _reported(arguments: argparse.Namespace) -> list[Result]:
-    return _of_these_settings(read_results(arguments.out / "digits.jsonl"), arguments.scene_seeds, read_checked(arguments.out))
+    return _of_these_settings(
+        read_results(arguments.out / "digits.jsonl"), arguments.scene_seeds, read_checked(arguments.out)
+    )
 
 
 def _write_report(arguments: argparse.Namespace) -> bool:
@@ -387,7 +435,9 @@ def _write_report(arguments: argparse.Namespace) -> bool:
         print(error, file=sys.stderr)
         return False
     explanations = explained.read_text() if explained.is_file() else ""
-    report = render_report(results, {name: row.group for name, row in ROWS.items()}, explanations, read_checked(arguments.out))
+    report = render_report(
+        results, {name: row.group for name, row in ROWS.items()}, explanations, read_checked(arguments.out)
+    )
     path.write_text(report)
     print("\n" + report)
     return True

@@ -1,4 +1,6 @@
-"""The tables of ``benchmarks/digits.py`` and what their figures say: results -> Markdown, nothing run and nothing read."""
+"""The tables of ``benchmarks/digits.py`` and what their figures say: results -> Markdown, nothing
+run and nothing read.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +39,35 @@ QUESTIONS = {
     "A boost of the CAM (BoostLU) to LL-Ct": ("BoostLU + LL-Ct", "LL-Ct"),
     "A boost of the CAM (BoostLU) to LL-Cp": ("BoostLU + LL-Cp", "LL-Cp"),
     "Rejection itself, Query2Label": ("Query2Label, IGNORE", "Query2Label, IGNORE without rejection"),
-    "Perfect rejection over the gap's, Query2Label": ("Query2Label, IGNORE with oracle rejection", "Query2Label, IGNORE"),
+    "Perfect rejection over the gap's, Query2Label": (
+        "Query2Label, IGNORE with oracle rejection",
+        "Query2Label, IGNORE",
+    ),
     "LAC, Query2Label": ("Query2Label, PLC + LAC", "Query2Label, PLC"),
     "IGNORE over PLC + LAC, Query2Label": ("Query2Label, IGNORE", "Query2Label, PLC + LAC"),
     "Query2Label over the CAM head, IGNORE": ("Query2Label, IGNORE", "IGNORE"),
 }
 # Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal one.
-_T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 11: 2.201, 12: 2.179}
+_T95 = {
+    1: 12.71,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+    10: 2.228,
+    11: 2.201,
+    12: 2.179,
+}
 _T95 |= {13: 2.160, 14: 2.145, 19: 2.093, 24: 2.064, 29: 2.045}
 
 
-def render_report(results: Sequence[Result], groups: Mapping[str, str], explanations: str, checked: Checked | None = None) -> str:
+def render_report(
+    results: Sequence[Result], groups: Mapping[str, str], explanations: str, checked: Checked | None = None
+) -> str:
     """Render the whole report.
 
     Args:
@@ -63,7 +83,9 @@ def render_report(results: Sequence[Result], groups: Mapping[str, str], explanat
         mine = [result for result in results if groups[result["row"]] == group]
         if mine:
             tables.append(f"## {title}\n\n{render_table(mine, results)}")
-    said = "\n".join(f"* {line}" for line in [*conclude(results), *conclude_maps(results), *conclude_rejection(results)])
+    said = "\n".join(
+        f"* {line}" for line in [*conclude(results), *conclude_maps(results), *conclude_rejection(results)]
+    )
     parts = [_preface(results, checked), *tables, f"## What the figures say\n\n{said}", explanations.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -82,7 +104,8 @@ def render_table(mine: Sequence[Result], results: Sequence[Result]) -> str:
         results: All results; the lead needs those of IGNORE on the same model.
     """
     lines = [
-        "| method | test mAP | IGNORE's lead | rejection precision | recall | lift | pointing game | CPU s a run | runs |",
+        "| method | test mAP | IGNORE's lead | rejection precision | recall | lift | pointing game | CPU s a run | "
+        "runs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rows = dict.fromkeys(result["row"] for result in mine)
@@ -111,14 +134,20 @@ def conclude(results: Sequence[Result]) -> list[str]:
             mean, half = statistics.mean(differences), _half_width(differences)
             wins = sum(difference > 0 for difference in differences)
             verdict = "gains" if mean > half else "costs" if mean < -half else "cannot be told from 0 here:"
-            answers.append(f"{subject}: {verdict} {mean:+.1f} +- {half:.1f} mAP (95 %, {len(differences)} pairs, {wins} of them positive).")
+            answers.append(
+                f"{subject}: {verdict} {mean:+.1f} +- {half:.1f} mAP (95 %, {len(differences)} pairs, {wins} of them "
+                f"positive)."
+            )
     return answers
 
 
 def conclude_maps(results: Sequence[Result]) -> list[str]:
     """Say which rows' maps do not beat the middle of the image at the pointing game, and by how much the others do."""
     margins = {
-        row: statistics.mean(result["pointing_hit_rate"] - result["centre_hit_rate"] for result in _with(results, row, "pointing_hit_rate"))
+        row: statistics.mean(
+            result["pointing_hit_rate"] - result["centre_hit_rate"]
+            for result in _with(results, row, "pointing_hit_rate")
+        )
         for row in dict.fromkeys(result["row"] for result in results)
         if _with(results, row, "pointing_hit_rate")
     }
@@ -134,7 +163,9 @@ def conclude_maps(results: Sequence[Result]) -> list[str]:
 
 
 def conclude_rejection(results: Sequence[Result]) -> list[str]:
-    """Say whether what a method rejects or takes as positive is likelier a false negative than any unobserved label is."""
+    """Say whether what a method rejects or takes as positive is likelier a false negative than any
+    unobserved label is.
+    """
     lifts = {
         row: [result["rejection_lift"] for result in _with(results, row, "rejection_lift")]
         for row in dict.fromkeys(result["row"] for result in results)
@@ -146,24 +177,38 @@ def conclude_rejection(results: Sequence[Result]) -> list[str]:
     if poor:
         return [f"Rejection lift of 1 or less in at least one run: {'; '.join(poor)}."]
     least = min(lifts, key=lambda row: min(lifts[row]))
-    return [f"Rejection lift: above 1 in every run of the {len(lifts)} rows that have one; the least is {min(lifts[least]):.2f} ({least})."]
+    return [
+        f"Rejection lift: above 1 in every run of the {len(lifts)} rows that have one; the least is "
+        f"{min(lifts[least]):.2f} ({least})."
+    ]
 
 
 def _preface(results: Sequence[Result], checked: Checked | None) -> str:
-    scenes, seeds = (", ".join(map(str, sorted({result[name] for result in results}))) for name in ("scene_seed", "seed"))
+    scenes, seeds = (
+        ", ".join(map(str, sorted({result[name] for result in results}))) for name in ("scene_seed", "seed")
+    )
     epochs = " or ".join(map(str, sorted({result["epochs"] for result in results})))
     return (
         "# Methods on digit scenes\n\n"
-        f"Test mAP in %, mean and sample deviation over the runs. Scene seeds {scenes} (scenes and trunk redrawn; none was used\n"
-        f"to choose a setting), training seeds {seeds} (label draw, order, head; a row's runs say how many), {epochs} epochs,\n"
-        "best epoch by clean validation mAP. IGNORE's lead: its test mAP less the row's over runs that share scenes, draw and\n"
-        "training seed, with half the width of its 95 % interval; on Query2Label that of IGNORE on Query2Label. Rejection: of the\n"
-        "unobserved labels that a method rejects or takes as positive in the last epoch, how many are false negatives (precision),\n"
-        "how many of those it finds (recall), and precision over the base rate (lift). Pointing game: how often the map's highest\n"
-        "point is in the object, in % of pairs of a validation image and a class. CPU seconds on one thread, evaluation included,\n"
+        f"Test mAP in %, mean and sample deviation over the runs. Scene seeds {scenes} (scenes and trunk redrawn; none "
+        f"was used\n"
+        f"to choose a setting), training seeds {seeds} (label draw, order, head; a row's runs say how many), {epochs} "
+        f"epochs,\n"
+        "best epoch by clean validation mAP. IGNORE's lead: its test mAP less the row's over runs that share scenes, "
+        "draw and\n"
+        "training seed, with half the width of its 95 % interval; on Query2Label that of IGNORE on Query2Label. "
+        "Rejection: of the\n"
+        "unobserved labels that a method rejects or takes as positive in the last epoch, how many are false negatives "
+        "(precision),\n"
+        "how many of those it finds (recall), and precision over the base rate (lift). Pointing game: how often the "
+        "map's highest\n"
+        "point is in the object, in % of pairs of a validation image and a class. CPU seconds on one thread, "
+        "evaluation included,\n"
         f"on a machine that did other things too. {_trees(results, checked)}\n\n"
-        "IGNORE's settings were chosen on scene seed 0, while looking at its test mAP; the others stand at the settings in the\n"
-        "space, their authors' where its comments name no other, on IGNORE's schedule and weak view. A rival tuned as hard may do\n"
+        "IGNORE's settings were chosen on scene seed 0, while looking at its test mAP; the others stand at the "
+        "settings in the\n"
+        "space, their authors' where its comments name no other, on IGNORE's schedule and weak view. A rival tuned as "
+        "hard may do\n"
         "better: an equal budget, not this table, decides."
     )
 
@@ -173,7 +218,8 @@ def _trees(results: Iterable[Result], checked: Checked | None) -> str:
     if checked is None or checked["of"] not in codes:
         return f"Git tree of training/: {', '.join(codes)}."
     return (
-        f"Measured at git tree {' and '.join(codes)} of\ntraining/; {len(checked['rows'])} of the runs at {checked['of']} were repeated at "
+        f"Measured at git tree {' and '.join(codes)} of\ntraining/; {len(checked['rows'])} of the runs at "
+        f"{checked['of']} were repeated at "
         f"{checked['code']} on {checked['date']} and are equal to the last digit."
     )
 
@@ -191,7 +237,9 @@ def _paired(results: Sequence[Result], better: str, worse: str) -> list[float]:
 
 
 def _half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of a mean. Runs that share scenes are not independent: it is a little too narrow."""
+    """Half the width of the 95 % interval of a mean. Runs that share scenes are not independent: it is a little too
+    narrow.
+    """
     return _T95.get(len(values) - 1, 2.0) * statistics.stdev(values) / math.sqrt(len(values))
 
 

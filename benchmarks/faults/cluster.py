@@ -60,7 +60,8 @@ class FaultCluster:
         """Kill a node's raylet with -9; what ran under it sees that and ends by itself."""
         self._nodes.remove(node)
         self._cluster.worker_nodes.discard(node)
-        # Nothing leads to them any more once the raylet is dead; each knows its start time, so that a later one with its pid is not meant.
+        # Nothing leads to them any more once the raylet is dead; each knows its start time, so that a later one with
+        # its pid is not meant.
         self._left_behind += self.processes(node)
         raylet_of(node).kill()
 
@@ -111,7 +112,9 @@ class FaultCluster:
         return left
 
     def shutdown(self) -> list[str]:
-        """End it; return the titles of the processes that had to be killed, those of killed nodes too, for there should be none."""
+        """End it; return the titles of the processes that had to be killed, those of killed nodes too, for there should
+        be none.
+        """
         found = self.processes() + self._left_behind
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

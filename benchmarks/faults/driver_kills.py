@@ -1,11 +1,13 @@
-"""Kill the driver of a sweep with -9, twice in one sweep at random moments, twenty times over; check that nothing is lost or doubled.
+"""Kill the driver of a sweep with -9, twice in one sweep at random moments, twenty times over; check that nothing is
+lost or doubled.
 
     python -m benchmarks.faults.driver_kills [--rounds 20] [--seed 0]
 
-Each round is a sweep of trivial runs (TPE, ASHA, checkpoints) with the writer to MLflow on. The driver is killed a random time after a
-random number of lines in its journal, or while Ray still starts; it is resumed, killed again, and resumed to its end. Then every trial
-must have ended once, every epoch of it be there once and without a gap, in the journal and in MLflow with the same values; what was in
-the journal at a kill must be there still; and no process be left. The figures go to ``results/driver_kills.md``.
+Each round is a sweep of trivial runs (TPE, ASHA, checkpoints) with the writer to MLflow on. The driver is killed a
+random time after a random number of lines in its journal, or while Ray still starts; it is resumed, killed again, and
+resumed to its end. Then every trial must have ended once, every epoch of it be there once and without a gap, in the
+journal and in MLflow with the same values; what was in the journal at a kill must be there still; and no process be
+left. The figures go to ``results/driver_kills.md``.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ def check_journal(state: SweepState) -> list[str]:
     """Return what is wrong with a finished sweep's journal."""
     events, _ = follow(sweep_dir(ID) / JOURNAL_FILE)
     keys = Counter(
-        (event["event"], event["trial"], event.get("epoch")) for event in events if event["event"] in ("epoch_reported", "trial_ended")
+        (event["event"], event["trial"], event.get("epoch"))
+        for event in events
+        if event["event"] in ("epoch_reported", "trial_ended")
     )
     faults = [f"{key} is in the journal {count} times" for key, count in keys.items() if count > 1]
     if sorted(state.records) != list(range(TRIALS)):
@@ -164,7 +168,11 @@ def main() -> int:
         done = run_round(draws)
         rounds.append(done)
         outcome = "; ".join(done.faults) or "nothing lost, nothing doubled"
-        print(f"{number:2d}/{arguments.rounds}: killed at journal lines {done.killed_at}, {done.seconds:.0f} s: {outcome}", flush=True)
+        print(
+            f"{number:2d}/{arguments.rounds}: killed at journal lines {done.killed_at}, {done.seconds:.0f} s: "
+            f"{outcome}",
+            flush=True,
+        )
     report = render_report(rounds, arguments.seed)
     print(report)
     RESULTS.write_text(report, encoding="utf-8")
@@ -187,7 +195,8 @@ def render_report(rounds: list[Round], seed: int) -> str:
     lines = [
         "# Drivers killed",
         "",
-        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
+        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}; "
         f"{TRIALS} trials of {EPOCHS} epochs, two at a time; two kills a sweep at random moments (seed {seed}); "
         f"{statistics.median(done.seconds for done in rounds):.0f} s a sweep, the median.",
         "",

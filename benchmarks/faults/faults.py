@@ -2,12 +2,13 @@
 
     python -m benchmarks.faults.faults [--rounds 3]
 
-Two sweeps run at once, one of a one-worker trial and one of a trial over two nodes, with different code, while actors, workers, nodes
-and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang and run out of memory, MLflow's
-server and its database go away under a sweep, and at last the head is lost, and a new cluster goes on from the mirror, which had been
-out of reach for the last epochs. Lost is an epoch that was in the journal at a fault and is not there, once, in the end; every attempt
-must go on from the newest checkpoint, and what was trained once more because that one was of no use is counted. The time is that from
-the fault to the next epoch of what it hit. The figures go to ``results/faults.md``.
+Two sweeps run at once, one of a one-worker trial and one of a trial over two nodes, with different code, while actors,
+workers, nodes and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang
+and run out of memory, MLflow's server and its database go away under a sweep, and at last the head is lost, and a new
+cluster goes on from the mirror, which had been out of reach for the last epochs. Lost is an epoch that was in the
+journal at a fault and is not there, once, in the end; every attempt must go on from the newest checkpoint, and what was
+trained once more because that one was of no use is counted. The time is that from the fault to the next epoch of what
+it hit. The figures go to ``results/faults.md``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from training.metrics import VAL_MAP
 
 RESULTS = Path(__file__).parents[1] / "results" / "faults.md"
 _MANY_EPOCHS = 400
-_LONGER_EPOCHS = 1200  # ten minutes, for what the most faults hit one after another; what is left of them is over in no time
+_LONGER_EPOCHS = (
+    1200  # ten minutes, for what the most faults hit one after another; what is left of them is over in no time
+)
 _OFFSET = 100.0
 _AWAY_S = 60.0
 _TIME_LIMIT_S = 20.0
@@ -79,9 +82,12 @@ class Faults:
         self.costs: list[Cost] = []
         self.sweeps: list[FaultSweep] = []
         self.cluster = FaultCluster()
-        # Every worker takes a whole node of two CPUs: smaller ones, handed out anew on all that is free, could leave no two nodes whole.
+        # Every worker takes a whole node of two CPUs: smaller ones, handed out anew on all that is free, could leave no
+        # two nodes whole.
         self.wide = self._make_sweep("wide-00000001", trials=1, epochs=_MANY_EPOCHS, workers=2, cpus=2)
-        self.narrow = self._make_sweep("narrow-00000001", trials=1, epochs=_LONGER_EPOCHS, cpus=2, runs={"offset": _OFFSET})
+        self.narrow = self._make_sweep(
+            "narrow-00000001", trials=1, epochs=_LONGER_EPOCHS, cpus=2, runs={"offset": _OFFSET}
+        )
 
     def begin(self) -> None:
         """Start both sweeps and wait until all trials report."""
@@ -100,7 +106,9 @@ class Faults:
 
     def kill_overseer(self) -> None:
         """The actor that watches over the workers of a trial, with -9."""
-        self._cost("actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial", self.wide).kill)
+        self._cost(
+            "actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial", self.wide).kill
+        )
 
     def kill_node_of_trials(self) -> None:
         """A raylet with a one-worker trial on it."""
@@ -189,7 +197,9 @@ class Faults:
         return faults
 
     def _hang_over_two_nodes(self) -> list[str]:
-        """The same of a trial of two workers; three nodes have no room for the next one before its workers' nodes are given back."""
+        """The same of a trial of two workers; three nodes have no room for the next one before its workers' nodes are
+        given back.
+        """
         sweep = self._make_sweep(
             "stuck-00000001",
             trials=2,
@@ -218,9 +228,12 @@ class Faults:
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def lose_mlflow(self) -> list[str]:
-        """MLflow's server is killed and comes back, and then its PostgreSQL is restarted: what was reported meanwhile is written after."""
+        """MLflow's server is killed and comes back, and then its PostgreSQL is restarted: what was reported meanwhile
+        is written after.
+        """
         sweep = self._make_sweep("logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
-        # Not under this folder: started by root, PostgreSQL runs as somebody else, who must be able to enter all of its path.
+        # Not under this folder: started by root, PostgreSQL runs as somebody else, who must be able to enter all of its
+        # path.
         with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:
             service = MlflowService(Path(folder))
             try:
@@ -256,10 +269,11 @@ class Faults:
         return faults + sweep.check() + sweep.check_logged()
 
     def lose_head(self) -> list[str]:
-        """The driver and the head with everything on it are killed with -9: a new cluster, with an empty home, goes on from the mirror.
+        """The driver and the head with everything on it are killed with -9: a new cluster, with an empty home, goes on
+        from the mirror.
 
-        The mirror is out of reach for the last epochs. Of these the last is reported again, and those before it are missing. What comes
-        after finds another home in the environment.
+        The mirror is out of reach for the last epochs. Of these the last is reported again, and those before it are
+        missing. What comes after finds another home in the environment.
         """
         self._end_sweeps()
         mirror, segments = self.folder / "mirror", self.folder / "segments"
@@ -288,7 +302,9 @@ class Faults:
         self._cost("head lost: a new cluster, and resumed from the mirror", sweep, lose)
         faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
         if sweep.count_uncopied() < (_NUM_UNCOPIED - 1) * sweep.trials:
-            faults.append(f"{sweep.id}: all but the last of {_NUM_UNCOPIED} epochs must be missing, but {sweep.starts()}")
+            faults.append(
+                f"{sweep.id}: all but the last of {_NUM_UNCOPIED} epochs must be missing, but {sweep.starts()}"
+            )
         return faults + sweep.check()
 
     def close(self) -> list[str]:
@@ -318,7 +334,8 @@ class Faults:
         print(cost, flush=True)
 
     def _one_of(self, word: str, sweep: FaultSweep) -> psutil.Process:
-        sweep.wait_for_progress()  # a node that died before may have hit this one too, and what is left of that must not be hit again
+        # A node that died before may have hit this one too, and what is left of that must not be hit again.
+        sweep.wait_for_progress()
         found = self.cluster.find(word)
         assert found, f"no process is called {word}"
         return found[0]
@@ -378,10 +395,14 @@ def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
     lines = [
         "# Faults on a cluster",
         "",
-        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; a head "
-        "and three raylets of two CPUs each on this machine, token authentication on. Time: from the fault to the next epoch of every "
-        "trial that it hit; an epoch takes 0.5 s. Run again: known epochs that were trained once more. Uncopied: epochs that are missing "
-        f"because the mirror was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is reported again.",
+        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}; a head "
+        "and three raylets of two CPUs each on this machine, token authentication on. Time: from the fault to the next "
+        "epoch of every "
+        "trial that it hit; an epoch takes 0.5 s. Run again: known epochs that were trained once more. Uncopied: "
+        "epochs that are missing "
+        f"because the mirror was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is "
+        f"reported again.",
         "",
         "| fault | times | epochs lost | run again | uncopied | median s | longest s |",
         "|---|---|---|---|---|---|---|",
@@ -390,7 +411,10 @@ def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
         found = [cost for costs in rounds for cost in costs if cost.fault == name]
         seconds = [cost.seconds for cost in found]
         timed = f"{statistics.median(seconds):.1f} | {max(seconds):.1f}" if any(seconds) else "- | -"
-        counts = [sum(numbers) for numbers in zip(*((cost.lost, cost.run_again, cost.uncopied) for cost in found), strict=True)]
+        counts = [
+            sum(numbers)
+            for numbers in zip(*((cost.lost, cost.run_again, cost.uncopied) for cost in found), strict=True)
+        ]
         lines.append(f"| {name} | {len(found)} | " + " | ".join(map(str, counts)) + f" | {timed} |")
     return "\n".join([*lines, *(["", *(f"- {fault}" for fault in wrong)] if wrong else [])]) + "\n"
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.faults.soak [--trials 46] [--wide-trials 4] [--minutes 30] [--seed 0]
 
-Trials of one worker and trials of two workers on two nodes each; actors, workers, nodes, drivers and the head with everything on it are
-killed with -9, at least one of each kind. The clock of the schedule stops while a killed driver, head or two-node trial does not yet
-report again. In the end every trial must have finished, every epoch be in MLflow once, no placement group and no process be left. The
-figures go to ``results/soak.md``.
+Trials of one worker and trials of two workers on two nodes each; actors, workers, nodes, drivers and the head with
+everything on it are killed with -9, at least one of each kind. The clock of the schedule stops while a killed driver,
+head or two-node trial does not yet report again. In the end every trial must have finished, every epoch be in MLflow
+once, no placement group and no process be left. The figures go to ``results/soak.md``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Soak:
         self.wide.wait_for(lambda: bool(self.wide.reports()), "first epoch")
         self.narrow.start()
         kinds = self._kinds()
-        # One of each first, so that none is left out when the trials end early; those that stop most come where most still runs.
+        # One of each first, so that none is left out when the trials end early; those that stop most come where most
+        # still runs.
         schedule = list(kinds)
         self.draws.shuffle(schedule)
         while self._sleep(PERIOD_S):
@@ -84,7 +85,9 @@ class Soak:
             if sweep.driver.poll() != 0:
                 faults.append(f"{sweep.id}: the driver ended with {sweep.driver.poll()}: {sweep.log[-1000:]}")
             faults += sweep.check() + sweep.check_logged()
-            faults += [f"process {process.pid} of {sweep.id} is left" for process in find_processes(sweep_dir(sweep.id))]
+            faults += [
+                f"process {process.pid} of {sweep.id} is left" for process in find_processes(sweep_dir(sweep.id))
+            ]
         faults += [f"no {kind} died" for kind in self._kinds() if not self.deaths[kind]]
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
@@ -134,8 +137,8 @@ class Soak:
         for sweep in running:
             sweep.kill_driver()
         self.cluster.restart()
-        # The trial of two nodes first, as at the beginning: on an empty cluster two trials of one worker would take two nodes between
-        # them, and it would wait for whole ones until their sweep is over.
+        # The trial of two nodes first, as at the beginning: on an empty cluster two trials of one worker would take two
+        # nodes between them, and it would wait for whole ones until their sweep is over.
         for sweep in running:
             sweep.start()
             self._wait_for(sweep)
@@ -175,10 +178,20 @@ def run_soak(
     cluster = FaultCluster()
     # Two CPUs are a node: a trial of two workers is on two nodes, and the third one has room for two trials of one.
     wide = FaultSweep(
-        cluster, folder, "wide-00000001", trials=wide_trials, epochs=wide_epochs, epoch_s=EPOCH_S, workers=2, cpus=2, tracking=True
+        cluster,
+        folder,
+        "wide-00000001",
+        trials=wide_trials,
+        epochs=wide_epochs,
+        epoch_s=EPOCH_S,
+        workers=2,
+        cpus=2,
+        tracking=True,
     )
     wide.changes = {"concurrency": 1}
-    narrow = FaultSweep(cluster, folder, "narrow-00000001", trials=trials, epochs=epochs, epoch_s=EPOCH_S, tracking=True)
+    narrow = FaultSweep(
+        cluster, folder, "narrow-00000001", trials=trials, epochs=epochs, epoch_s=EPOCH_S, tracking=True
+    )
     narrow.changes = {"concurrency": 2}
     soak = Soak(cluster, narrow, wide, random.Random(seed), time.monotonic() + 60 * minutes)
     try:
@@ -211,7 +224,8 @@ def render_report(soak: Soak, faults: list[str], seconds: float, seed: int) -> s
     lines = [
         "# Soak",
         "",
-        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; a head "
+        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}; a head "
         f"and three raylets of two CPUs each on this machine; epochs of {EPOCH_S:g} s, {epochs}; "
         f"a death every {PERIOD_S:g} s by the schedule of seed {seed}.",
         "",

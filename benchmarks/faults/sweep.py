@@ -1,4 +1,6 @@
-"""A sweep of trivial runs on a cluster, whose driver is a process that can be killed, and what must be true of it in the end."""
+"""A sweep of trivial runs on a cluster, whose driver is a process that can be killed, and what must be true of it in
+the end.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,13 @@ class FaultSweep:
 
     def start(self) -> None:
         """Start a driver, or the next one."""
-        runs = {"hurry_file": str(self.hurry_file), "full_file": str(self.full_file), "level": True, "tell_start": True, **self.runs}
+        runs = {
+            "hurry_file": str(self.hurry_file),
+            "full_file": str(self.full_file),
+            "level": True,
+            "tell_start": True,
+            **self.runs,
+        }
         resources = {"workers": self.workers, "cpus_per_worker": self.cpus}
         changes = {"scheduler": "none", "concurrency": self.trials, "sampler": "random", **self.changes}
         command = [sys.executable, "-m", "tests.kit.trivial_sweep", self.id, "--address", self.cluster.address]
@@ -144,7 +152,9 @@ class FaultSweep:
 
     def reports(self, trial: int | None = None) -> list[Event]:
         """Return the epochs of one trial or of all."""
-        return [event for event in self.events() if event["event"] == "epoch_reported" and trial in (None, event["trial"])]
+        return [
+            event for event in self.events() if event["event"] == "epoch_reported" and trial in (None, event["trial"])
+        ]
 
     def remember(self) -> None:
         """Note what must still be there in the end."""
@@ -172,15 +182,21 @@ class FaultSweep:
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if self.driver is not None and self.driver.poll() not in (None, 0):
-                raise AssertionError(f"{self.id}: the driver ended with {self.driver.returncode}, before {what}: {self.log[-3000:]}")
+                raise AssertionError(
+                    f"{self.id}: the driver ended with {self.driver.returncode}, before {what}: {self.log[-3000:]}"
+                )
             if time.monotonic() > deadline:
-                raise AssertionError(f"{self.id}: no {what} in {PATIENCE_S:.0f} s: {self.events()[-3:]}, {self.cluster.groups()}")
+                raise AssertionError(
+                    f"{self.id}: no {what} in {PATIENCE_S:.0f} s: {self.events()[-3:]}, {self.cluster.groups()}"
+                )
             time.sleep(_STEP_S)
 
     def wait_for_progress(self) -> None:
         """Wait for one more epoch of every trial."""
         aims = {trial: len(self.reports(trial)) + 1 for trial in range(self.trials)}
-        self.wait_for(lambda: all(len(self.reports(trial)) >= aim for trial, aim in aims.items()), "further epoch of every trial")
+        self.wait_for(
+            lambda: all(len(self.reports(trial)) >= aim for trial, aim in aims.items()), "further epoch of every trial"
+        )
 
     def wait_for_next_attempts(self, before: Mapping[int, int]) -> None:
         """Wait until a trial was handed out once more than before, and every one that was has reported since."""
@@ -206,7 +222,9 @@ class FaultSweep:
         return find_starts(self.events(), self.loss)
 
     def count_lost(self) -> int:
-        """Return how many epochs that were reported at a fault are not in the journal though they must be, or in it more than once."""
+        """Return how many epochs that were reported at a fault are not in the journal though they must be, or in it
+        more than once.
+        """
         counts = Counter((event["trial"], event["epoch"]) for event in self.reports())
         return sum(counts[key] != 1 for key in (self.known | set(counts)) - find_uncopied(self.starts()))
 
@@ -270,22 +288,26 @@ def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start
             trial, epoch = event["trial"], event["epoch"]
             start = replace(at_work[trial], epoch=int(event["metrics"][RESUMED_FROM]))
             # Were there two answers, the earlier epoch is the worse.
-            starts[trial, start.attempt] = min(starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch)
+            starts[trial, start.attempt] = min(
+                starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch
+            )
             journalled[trial] = max(epoch, journalled[trial])
             known[trial] = max(epoch, known[trial])
     return list(starts.values())
 
 
 def find_uncopied(starts: Iterable[Start]) -> set[tuple[int, int]]:
-    """Return (trial, epoch) of what must be missing: no mirror had it, and the checkpoint, whose epoch is said again, is further ahead."""
+    """Return (trial, epoch) of what must be missing: no mirror had it, and the checkpoint, whose epoch is said again,
+    is further ahead.
+    """
     return {(start.trial, epoch) for start in starts for epoch in range(start.journalled + 1, start.epoch)}
 
 
 def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
     """Return which attempts did not go on where their trial was.
 
-    That is the last known epoch, or the next, if a death came between a checkpoint and its report; of a trial whose newest checkpoint
-    was cut short, once, also the one before.
+    That is the last known epoch, or the next, if a death came between a checkpoint and its report; of a trial whose
+    newest checkpoint was cut short, once, also the one before.
 
     Args:
         starts: In the order of the journal.
@@ -298,5 +320,8 @@ def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
             least -= 1
             del unused[start.trial]
         if not least <= start.epoch <= start.known + 1:
-            faults.append(f"attempt {start.attempt} of trial {start.trial} went on from epoch {start.epoch}, where {start.known} was known")
+            faults.append(
+                f"attempt {start.attempt} of trial {start.trial} went on from epoch {start.epoch}, where {start.known} "
+                f"was known"
+            )
     return faults

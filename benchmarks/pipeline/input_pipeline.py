@@ -2,13 +2,14 @@
 
     python -m benchmarks.pipeline.input_pipeline [--images 192] [--repeats 7]
 
-Rows: the straightforward loader that the released code of IGNORE describes; images resized beforehand to 448 px JPEG, with torchvision
-v2 doing the same augmentations on uint8 tensors; the same on PIL images; ours, from either encoding of a store. All take one thread,
-batches of 16, their files in the page cache: what is measured is CPU, and disks are told apart by the bytes an image takes. Repeats are
-interleaved and CPU time of the process is counted, not wall time, so that a busy machine disturbs little. Results go to
-``results/input_pipeline.md``.
+Rows: the straightforward loader that the released code of IGNORE describes; images resized beforehand to 448 px JPEG,
+with torchvision v2 doing the same augmentations on uint8 tensors; the same on PIL images; ours, from either encoding of
+a store. All take one thread, batches of 16, their files in the page cache: what is measured is CPU, and disks are told
+apart by the bytes an image takes. Repeats are interleaved and CPU time of the process is counted, not wall time, so
+that a busy machine disturbs little. Results go to ``results/input_pipeline.md``.
 
-The photos are the real ones of VOC 2012 where ``../shared/data`` beside the repository has them, else scikit-learn's two.
+The photos are the real ones of VOC 2012 where ``../shared/data`` beside the repository has them, else scikit-learn's
+two.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def find_photos(folder: Path) -> tuple[list[Path], str]:
 
 
 class StraightforwardImages(Dataset[tuple[Tensor, Tensor]]):
-    """Row -> both views, everything done anew for each sample: open, three ``convert``, two resizes, two conversions to float."""
+    """Row -> both views, everything done anew for each sample: open, three ``convert``, two resizes, two conversions to
+    float.
+    """
 
     def __init__(self, files: Sequence[Path], num: int) -> None:
         self._files, self._num = files, num
@@ -99,7 +102,12 @@ class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, files: Sequence[Path], num: int, tensors: bool) -> None:
         self._files, self._num, self._tensors = files, num, tensors
-        chain = [v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]
+        chain = [
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
         self._weak, self._strong = v2.Compose(chain), v2.Compose([v2.RandAugment(NUM_OPS, MAGNITUDE), *chain])
 
     def __len__(self) -> int:
@@ -123,7 +131,9 @@ def load_ours(data: SplitData, normalised: bool, num_workers: int) -> None:
     """Read an epoch of a store; ``normalised`` or as the bytes that would go to a GPU."""
     # A meta tensor takes no memory and no time: what remains is what the CPU does where a GPU normalises.
     device = torch.device("cpu" if normalised else "meta")
-    with closing(StoreBatches(data, IMAGENET_SCALE, BATCH, 0, strong=True, num_workers=num_workers, device=device).epoch(1)) as batches:
+    with closing(
+        StoreBatches(data, IMAGENET_SCALE, BATCH, 0, strong=True, num_workers=num_workers, device=device).epoch(1)
+    ) as batches:
         for _ in batches:
             pass
 
@@ -186,12 +196,16 @@ def write_resized(files: Sequence[Path], folder: Path) -> list[Path]:
     folder.mkdir()
     for file in files:
         with Image.open(file) as image:
-            image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR).save(folder / file.name, quality=JPEG_QUALITY)
+            image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR).save(
+                folder / file.name, quality=JPEG_QUALITY
+            )
     return sorted(folder.iterdir())
 
 
 def time_ops(photo: Path, repeats: int) -> dict[str, tuple[float, float, float]]:
-    """Return for each operation of RandAugment the CPU ms of ours, of torchvision v2 on PIL and on uint8 tensors, at 448 px."""
+    """Return for each operation of RandAugment the CPU ms of ours, of torchvision v2 on PIL and on uint8 tensors, at
+    448 px.
+    """
     with Image.open(photo) as file:
         image = file.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     tensor = v2.functional.pil_to_tensor(image)
@@ -213,11 +227,14 @@ def _v2_operation(name: str) -> Callable[[Any], object]:
     policy = v2.RandAugment(NUM_OPS, MAGNITUDE)
     magnitudes = policy._AUGMENTATION_SPACE[name][0](NUM_BINS, SIZE, SIZE)
     magnitude = 0.0 if magnitudes is None else float(magnitudes[MAGNITUDE])
-    return lambda image: policy._apply_image_or_video_transform(image, name, magnitude, policy.interpolation, policy._fill)
+    return lambda image: policy._apply_image_or_video_transform(
+        image, name, magnitude, policy.interpolation, policy._fill
+    )
 
 
 def measure_epoch_memory(folder: Path, rows: int = COCO_ROWS) -> list[tuple[int, float, float]]:
-    """Run an epoch over a store with COCO's number of rows, two workers; return (images done, MiB of this process, MiB of the workers).
+    """Run an epoch over a store with COCO's number of rows, two workers; return (images done, MiB of this process, MiB
+    of the workers).
 
     The workers' part is what they alone hold; they share the rest with this process.
     """
@@ -265,20 +282,30 @@ class Report:
 
 def render_report(report: Report) -> str:
     """Return the results as Markdown."""
-    return "\n\n".join([_head(report), _pipelines(report), _aims(report), _encodings(report), _operations(report), _memory(report)]) + "\n"
+    return (
+        "\n\n".join(
+            [_head(report), _pipelines(report), _aims(report), _encodings(report), _operations(report), _memory(report)]
+        )
+        + "\n"
+    )
 
 
 def _head(report: Report) -> str:
     repeats = len(next(iter(report.here.values())))
     return (
         "# Input pipeline\n\n"
-        f"CPU time from file to the weak and strong views of a batch of {BATCH} at {SIZE} px, on {report.photos}, each under many ids;\n"
-        f"files in the page cache, one thread. {os.cpu_count()} cores, Linux {platform.machine()}, Python {platform.python_version()}, "
+        f"CPU time from file to the weak and strong views of a batch of {BATCH} at {SIZE} px, on {report.photos}, each "
+        f"under many ids;\n"
+        f"files in the page cache, one thread. {os.cpu_count()} cores, Linux {platform.machine()}, Python "
+        f"{platform.python_version()}, "
         f"torch {torch.__version__}, Pillow {PIL.__version__}.\n"
-        f"Load average at the start {report.load:.1f}. Median of {repeats} interleaved repeats (lowest - highest); an image is a training "
+        f"Load average at the start {report.load:.1f}. Median of {repeats} interleaved repeats (lowest - highest); an "
+        f"image is a training "
         "example with both its views.\n\n"
-        "The first three rows end in normalised floats, as those loaders do. Ours hands uint8 to the device, which normalises: with a\n"
-        "GPU the rows `uint8` hold; on a CPU alone the rows `normalised` do, and there the aims are judged too. Most of the difference\n"
+        "The first three rows end in normalised floats, as those loaders do. Ours hands uint8 to the device, which "
+        "normalises: with a\n"
+        "GPU the rows `uint8` hold; on a CPU alone the rows `normalised` do, and there the aims are judged too. Most "
+        "of the difference\n"
         f"is new memory for the floats, {2 * BATCH * 3 * SIZE**2 * 4 / 1e6:.0f} MB a batch."
     )
 
@@ -290,7 +317,9 @@ def _pipelines(report: Report) -> str:
     ]
     for name, taken in report.here.items():
         middle, behind = statistics.median(taken), statistics.median(report.with_worker[name])
-        lines.append(f"| {name} | {middle:.2f} ({min(taken):.2f} - {max(taken):.2f}) | {1e3 / middle:.0f} | {behind:.2f} |")
+        lines.append(
+            f"| {name} | {middle:.2f} ({min(taken):.2f} - {max(taken):.2f}) | {1e3 / middle:.0f} | {behind:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -320,17 +349,23 @@ def _cell(ratio: float, aim: float | None) -> str:
 
 def _encodings(report: Report) -> str:
     lines = [
-        f"| store | GB per 1,000 images | COCO's {COCO_IMAGES:,} images, GB | preparing: CPU ms per image | images/s per core |",
+        f"| store | GB per 1,000 images | COCO's {COCO_IMAGES:,} images, GB | preparing: CPU ms per image | images/s "
+        f"per core |",
         "|---|---|---|---|---|",
     ]
     for encoding, store in report.stores.items():
         whole = store.gb * COCO_IMAGES / 1000
         lines.append(f"| {encoding} | {store.gb:.3f} | {whole:.0f} | {store.cpu_ms:.1f} | {1e3 / store.cpu_ms:.0f} |")
-    return "\n".join([*lines, f"| (the originals) | {report.original_gb:.3f} | {report.original_gb * COCO_IMAGES / 1000:.0f} | | |"])
+    return "\n".join(
+        [*lines, f"| (the originals) | {report.original_gb:.3f} | {report.original_gb * COCO_IMAGES / 1000:.0f} | | |"]
+    )
 
 
 def _operations(report: Report) -> str:
-    lines = ["| operation at 448 px, CPU ms | ours | torchvision v2 on PIL | torchvision v2 on uint8 tensors |", "|---|---|---|---|"]
+    lines = [
+        "| operation at 448 px, CPU ms | ours | torchvision v2 on PIL | torchvision v2 on uint8 tensors |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {name} | {mine:.2f} | {pil:.2f} | {tensor:.2f} |" for name, (mine, pil, tensor) in report.ops.items()]
     means = (statistics.mean(column) for column in zip(*report.ops.values(), strict=True))
     return "\n".join([*lines, f"| mean | {' | '.join(f'{mean:.2f}' for mean in means)} |"])
@@ -361,7 +396,9 @@ def measure(num_images: int, repeats: int, folder: Path, memory_rows: int = COCO
     for encoding, normalised in itertools.product(ENCODINGS, (True, False)):
         rows[ours(encoding, normalised)] = partial(load_ours, stores[encoding].data, normalised)
     both = [interleave({name: partial(row, workers) for name, row in rows.items()}, repeats) for workers in (0, 1)]
-    here, with_worker = ({name: [each / num_images * 1e3 for each in taken] for name, taken in one.items()} for one in both)
+    here, with_worker = (
+        {name: [each / num_images * 1e3 for each in taken] for name, taken in one.items()} for one in both
+    )
     original = statistics.mean(len(file.read_bytes()) for file in files) / 1e6
     memory = measure_epoch_memory(folder / "memory", memory_rows)
     return Report(photos, here, with_worker, stores, original, time_ops(files[0], repeats), memory, load)

@@ -1,7 +1,7 @@
 """How much memory a process takes that reads a whole store, against the store's size.
 
-The store is synthetic: one small picture under as many ids as the dataset has rows. What is measured is that memory does not grow with
-the images; labels take about 1 KiB a row.
+The store is synthetic: one small picture under as many ids as the dataset has rows. What is measured is that memory
+does not grow with the images; labels take about 1 KiB a row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import torch
 from training.data.store.reader import open_store
 
 def mib(field):
-    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 images = [open_store(sys.argv[1]).split(name, 1200, 1200).images for name in ("train", "val")]
 for split in images:
@@ -68,9 +69,13 @@ class Memory:
 def measure_memory(folder: Path, rows: int = COCO_ROWS, image_size: int = 32, encoding: Encoding = "jpeg") -> Memory:
     """Write a synthetic store under ``folder`` and read all of it in another process."""
     start = time.perf_counter()
-    manifest = write_store(synthetic_source(folder / "source", rows), str(folder / "store"), image_size=image_size, encoding=encoding)
+    manifest = write_store(
+        synthetic_source(folder / "source", rows), str(folder / "store"), image_size=image_size, encoding=encoding
+    )
     prepare_s, start = time.perf_counter() - start, time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", _READER, str(folder / "store")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _READER, str(folder / "store")], capture_output=True, text=True, check=True
+    )
     before, after, peak = map(float, done.stdout.split())
     return Memory(rows, manifest.num_bytes / 2**20, prepare_s, time.perf_counter() - start, before, after, peak)
 
@@ -84,4 +89,6 @@ def synthetic_source(folder: Path, rows: int) -> Annotations:
     true[:, 0] |= ~true.any(1)
     boxes = tuple(np.array([[k, 2, 2, 20, 18] for k in np.nonzero(row)[0]], np.float32) for row in true)
     phase = Phase(tuple(f"{row:012d}" for row in range(rows)), ("picture.jpg",) * rows, true, boxes=boxes)
-    return Annotations("synthetic", "one picture under many ids", folder, tuple(map(str, range(_NUM_CLASSES))), {"train": phase}, {})
+    return Annotations(
+        "synthetic", "one picture under many ids", folder, tuple(map(str, range(_NUM_CLASSES))), {"train": phase}, {}
+    )

@@ -1,7 +1,8 @@
-"""Where the CPU time of digits goes, on one thread: in an epoch of IGNORE's, evaluation included, and in a step beside a plain one.
+"""Where the CPU time of digits goes, on one thread: in an epoch of IGNORE's, evaluation included, and in a step beside
+a plain one.
 
-What brought nothing: a malloc that keeps its pages. With ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` at 2e9 an epoch took
-1,835 ms, without them 1,765 (single runs on 2026-11-26, not repeated since).
+What brought nothing: a malloc that keeps its pages. With ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` at
+2e9 an epoch took 1,835 ms, without them 1,765 (single runs on 2026-11-26, not repeated since).
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ _GROUPS = {
     CONVOLUTION: ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::mkldnn_convolution_backward"),
     BATCH_NORM: ("aten::native_batch_norm", "aten::native_batch_norm_backward"),
     "ReLU": ("aten::clamp_min", "aten::clamp_min_", "aten::relu", "aten::relu_", "aten::threshold_backward"),
-    "views: noise, warp, shift": ("aten::normal_", "aten::grid_sampler_2d", "aten::replication_pad2d", "aten::index", "aten::affine_grid"),
+    "views: noise, warp, shift": (
+        "aten::normal_",
+        "aten::grid_sampler_2d",
+        "aten::replication_pad2d",
+        "aten::index",
+        "aten::affine_grid",
+    ),
     "upsampling CAMs": ("aten::upsample_bilinear2d",),
-    "element by element": tuple(f"aten::{name}{end}" for name in ("add", "sub", "mul", "div", "copy", "gt") for end in ("", "_")),
+    "element by element": tuple(
+        f"aten::{name}{end}" for name in ("add", "sub", "mul", "div", "copy", "gt") for end in ("", "_")
+    ),
     "optimiser": ("Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad", "aten::_fused_adam_"),
 }
 _STEP_VARIANTS = (STRAIGHT, CHANNELS_LAST, replace(CHANNELS_LAST, name="+ torch.compile: ours", compile=True))
@@ -39,7 +48,9 @@ REST = "all else: dispatch, allocation, Python"
 
 
 def measure_digits(num_epochs: int = 3) -> Row:
-    """Profile epochs after the first for each group's milliseconds an epoch; then, without the profiler, evaluation's share of as many."""
+    """Profile epochs after the first for each group's milliseconds an epoch; then, without the profiler, evaluation's
+    share of as many.
+    """
     config = trial_config(make_train_plan(load_space("digits"), method="ignore", overrides={}), {})
     prepare(config.data)
     run = TrainingRun(config)
@@ -65,8 +76,8 @@ def measure_digits(num_epochs: int = 3) -> Row:
 
 
 def measure_digit_steps(rounds: int = 5, num_steps: int = 20) -> list[Row]:
-    """Measure a step alone, the straightforward one and ours in turn, on random images of the digits' size: processor time of a step, and
-    each group's milliseconds under the profiler.
+    """Measure a step alone, the straightforward one and ours in turn, on random images of the digits' size: processor
+    time of a step, and each group's milliseconds under the profiler.
     """
     size = Size("digits/resnet12", image_size=40, batch_size=32)
     steps = {variant.name: build_step(variant, size, _CPU, 1) for variant in _STEP_VARIANTS}
@@ -90,8 +101,13 @@ def measure_digit_steps(rounds: int = 5, num_steps: int = 20) -> list[Row]:
                 step(batch, epoch)
         groups = _sum_groups(profiled, num_steps)
         load = round(os.getloadavg()[0], 1)
-        rows.append(_row("digits step", size, variant=name, ms_step=statistics.median(found[name]), ms_groups=groups, load=load))
-        print(f"digits, {name}: {rows[-1]['ms_step']:.1f} ms a step, {groups[CONVOLUTION]:.1f} of it convolution", flush=True)
+        rows.append(
+            _row("digits step", size, variant=name, ms_step=statistics.median(found[name]), ms_groups=groups, load=load)
+        )
+        print(
+            f"digits, {name}: {rows[-1]['ms_step']:.1f} ms a step, {groups[CONVOLUTION]:.1f} of it convolution",
+            flush=True,
+        )
     return rows
 
 

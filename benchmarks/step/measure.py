@@ -1,17 +1,20 @@
 """What a training step of IGNORE costs: ours beside a straightforward one, lever by lever, and the floor under both.
 
-    python -m benchmarks.step.measure                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where a digits epoch goes
-    python -m benchmarks.step.measure --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64, fp32, TF32 and bf16
+    python -m benchmarks.step.measure                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where a
+    digits epoch goes python -m benchmarks.step.measure --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64,
+    fp32, TF32 and bf16
 
-The straightforward step is written in ``step_variants.py`` as the release is described: three forwards with gradient, subsets by boolean
-indexing, PyTorch's default optimiser. Every variant starts from the same weights and takes the same random images, which lie on the device:
-what reading them costs is ``benchmarks.input_pipeline``'s matter. Rounds alternate between the variants; the figure is the median round.
+The straightforward step is written in ``step_variants.py`` as the release is described: three forwards with gradient,
+subsets by boolean indexing, PyTorch's default optimiser. Every variant starts from the same weights and takes the same
+random images, which lie on the device: what reading them costs is ``benchmarks.input_pipeline``'s matter. Rounds
+alternate between the variants; the figure is the median round.
 
-Peak memory is what torch allocated on a GPU; on a CPU each variant runs in processes of its own and it is their peak resident set.
-The floor is the time that the operations of three forwards and two backwards take at the rate of a large matrix product, or their bytes
-at the rate of a large copy, whichever is longer, both measured on the spot.
+Peak memory is what torch allocated on a GPU; on a CPU each variant runs in processes of its own and it is their peak
+resident set. The floor is the time that the operations of three forwards and two backwards take at the rate of a large
+matrix product, or their bytes at the rate of a large copy, whichever is longer, both measured on the spot.
 
-Each row is a line of ``results/step.jsonl``; a new measurement of the same thing replaces it, and ``results/step.md`` is written from all.
+Each row is a line of ``results/step.jsonl``; a new measurement of the same thing replaces it, and ``results/step.md``
+is written from all.
 """
 
 from __future__ import annotations
@@ -87,7 +90,9 @@ def measure_cpu(size: Size, rounds: int, num_steps: int, threads: int) -> list[R
 
 def _in_process(variant: Variant, size: Size, num_steps: int, threads: int) -> dict[str, float]:
     task = json.dumps({"variant": asdict(variant), "size": asdict(size), "num_steps": num_steps, "threads": threads})
-    done = subprocess.run([sys.executable, "-m", "benchmarks.step.measure", "--task", task], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step.measure", "--task", task], check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -148,10 +153,18 @@ def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequenc
         try:
             running.append(_Running(variant, size, device))
         except torch.OutOfMemoryError as error:
-            rows.append(_row("step", size, device, variant=variant.name, error=f"does not fit: {str(error).splitlines()[0]}"))
+            rows.append(
+                _row("step", size, device, variant=variant.name, error=f"does not fit: {str(error).splitlines()[0]}")
+            )
         except Exception as error:  # a compiler that is not there costs one row, not the others
             rows.append(
-                _row("step", size, device, variant=variant.name, error=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                _row(
+                    "step",
+                    size,
+                    device,
+                    variant=variant.name,
+                    error=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                )
             )
         else:
             print(f"batch {size.batch_size}, {variant.name}: built, {running[-1].peak_mb:.0f} MB", flush=True)
@@ -177,7 +190,9 @@ def measure_floor(size: Size, device: torch.device, precisions: Sequence[Any]) -
 
 
 def measure_curves(size: Size, num_steps: int) -> list[Row]:
-    """Compare loss curves with the straightforward step's, on one thread; in the second half of ``rejecting`` ones labels are rejected."""
+    """Compare loss curves with the straightforward step's, on one thread; in the second half of ``rejecting`` ones
+    labels are rejected.
+    """
     cases = [
         (UNREJECTED, CHANNELS_LAST, False, False),
         ("ours, rejecting, network in double precision", CHANNELS_LAST, True, True),
@@ -189,7 +204,9 @@ def measure_curves(size: Size, num_steps: int) -> list[Row]:
     for name, variant, rejecting, double in cases:
         plain, ours = (_curve(one, size, num_steps, rejecting, double) for one in (STRAIGHT, variant))
         distance = max(abs(a - b) for a, b in zip(plain, ours, strict=True))
-        rows.append(_row("curve", size, CPU, variant=name, distance=distance, first=plain[0], last=plain[-1], steps=num_steps))
+        rows.append(
+            _row("curve", size, CPU, variant=name, distance=distance, first=plain[0], last=plain[-1], steps=num_steps)
+        )
         print(f"loss curve, {name}: {distance:.1e}", flush=True)
     return rows
 
@@ -244,7 +261,10 @@ def _measure_on_cpu(options: argparse.Namespace) -> list[Row]:
     measured: list[Row] = []
     if options.only in (None, "step"):
         torch.set_num_threads(options.threads)
-        measured += [measure_floor(CPU_SIZE, CPU, ["fp32"]), *measure_cpu(CPU_SIZE, options.rounds, options.steps, options.threads)]
+        measured += [
+            measure_floor(CPU_SIZE, CPU, ["fp32"]),
+            *measure_cpu(CPU_SIZE, options.rounds, options.steps, options.threads),
+        ]
     if options.only in (None, "curve"):
         measured += measure_curves(CURVE_SIZE, CURVE_STEPS)
     if options.only in (None, "digits"):

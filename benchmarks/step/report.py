@@ -22,8 +22,9 @@ AIM_SPEED, AIM_MEMORY, AIM_DISTANCE, AIM_REST = 1.08, 0.85, 1e-4, 0.5
 _KEY = ("kind", "device", "backbone", "image_size", "batch_size", "variant")
 _INTRODUCTION = """# A training step
 
-Written by `python -m benchmarks.step.measure` and `python -m benchmarks.step.measure --device cuda` from `step.jsonl`; what is
-measured, and how, stands at the top of that module. Model, first weights, images, batch and device are the same for all rows of a table.
+Written by `python -m benchmarks.step.measure` and `python -m benchmarks.step.measure --device cuda` from `step.jsonl`;
+what is measured, and how, stands at the top of that module. Model, first weights, images, batch and device are the same
+for all rows of a table.
 """
 _NO_GPU = "## GPU\n\nNot measured: there was no GPU. `python -m benchmarks.step.measure --device cuda` measures it."
 
@@ -55,7 +56,10 @@ def render(rows: Sequence[Row]) -> str:
     parts = [_INTRODUCTION.rstrip()]
     for group in groups:
         mine = [row for row in steps if (row["device"], row["backbone"], row["image_size"], row["batch_size"]) == group]
-        floor = next((row for row in floors if (row["device"], row["backbone"], row["image_size"], row["batch_size"]) == group), None)
+        floor = next(
+            (row for row in floors if (row["device"], row["backbone"], row["image_size"], row["batch_size"]) == group),
+            None,
+        )
         section = _step_section(group, mine, floor)
         verdicts = _cpu_verdicts(mine, rows) if group[0].endswith("CPU") else ""
         parts.append(f"{section}\n\n{verdicts}" if verdicts else section)
@@ -89,7 +93,10 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
         return []
     threads = f", {measured[0]['threads']} threads" if "threads" in measured[0] else ""
     load = f", load average {measured[0]['load']}" if "load" in measured[0] else ""
-    return [f"torch {measured[0]['torch']}{threads}{load}; median of {len(measured[0]['images_s'])} alternated rounds (lowest - highest)."]
+    return [
+        f"torch {measured[0]['torch']}{threads}{load}; median of {len(measured[0]['images_s'])} alternated rounds "
+        f"(lowest - highest)."
+    ]
 
 
 def _floor_lines(floor: Row) -> list[str]:
@@ -116,7 +123,8 @@ def _step_line(row: Row, base: Row | None, floor: Row | None) -> str:
     if floor is not None and (rate := floor["rates"].get(_precision(row["variant"]))):
         share = f"{100 * rate['floor_s'] * speed / row['batch_size']:.0f} %"
     return (
-        f"| {row['variant']} | {speed:.2f} ({min(found):.2f} - {max(found):.2f}) | {times} | {row['peak_mb']:,.0f} | {memory} | {share} |"
+        f"| {row['variant']} | {speed:.2f} ({min(found):.2f} - {max(found):.2f}) | {times} | {row['peak_mb']:,.0f} "
+        f"| {memory} | {share} |"
     )
 
 
@@ -142,7 +150,9 @@ def _cpu_verdicts(steps: Sequence[Row], rows: Sequence[Row]) -> str:
     ]
     if curve := next((row for row in rows if row["kind"] == "curve" and row["variant"] == UNREJECTED), None):
         met = _verdict(curve["distance"] <= AIM_DISTANCE)
-        said.append(f"a loss curve within {AIM_DISTANCE:.0e} of its before any rejection: {curve['distance']:.1e}, {met}")
+        said.append(
+            f"a loss curve within {AIM_DISTANCE:.0e} of its before any rejection: {curve['distance']:.1e}, {met}"
+        )
     return f"Aims of ours on a CPU: {'; '.join(said)}."
 
 
@@ -162,18 +172,25 @@ def _curve_section(rows: Sequence[Row]) -> str:
     lines = [
         "## Loss curves",
         "",
-        f"{first['backbone']}, {first['image_size']} px, batch {first['batch_size']}, {first['steps']} steps on one CPU thread, fp32 "
-        "unless said; `rejecting`: from the middle on labels are rejected. The largest distance from the straightforward step's loss:",
+        f"{first['backbone']}, {first['image_size']} px, batch {first['batch_size']}, {first['steps']} steps on one "
+        f"CPU thread, fp32 "
+        "unless said; `rejecting`: from the middle on labels are rejected. The largest distance from the "
+        "straightforward step's loss:",
         "",
         "| step | distance | its loss |",
         "|---|---|---|",
     ]
-    lines += [f"| {row['variant']} | {row['distance']:.1e} | {row['first']:.3f} - {row['last']:.3f} |" for row in curves]
+    lines += [
+        f"| {row['variant']} | {row['distance']:.1e} | {row['first']:.3f} - {row['last']:.3f} |" for row in curves
+    ]
     lines += [
         "",
-        "Whether a label is rejected, and whether a pixel is masked, are comparisons: where both sides are equal to the last bits, "
-        "rounding decides, and a label more or less among these few moves the mean. The last row is the straightforward step against "
-        "itself in another memory format. In double precision no comparison is that close, and the two steps agree, rejections included.",
+        "Whether a label is rejected, and whether a pixel is masked, are comparisons: where both sides are equal to "
+        "the last bits, "
+        "rounding decides, and a label more or less among these few moves the mean. The last row is the "
+        "straightforward step against "
+        "itself in another memory format. In double precision no comparison is that close, and the two steps agree, "
+        "rejections included.",
     ]
     return "\n".join(lines)
 
@@ -188,7 +205,8 @@ def _digits_section(rows: Sequence[Row]) -> str:
     lines = [
         "## Where a digits epoch goes",
         "",
-        f"IGNORE, first start point of `search_spaces/digits.yaml` (batch {row['batch_size']}, one thread), evaluation included, under "
+        f"IGNORE, first start point of `search_spaces/digits.yaml` (batch {row['batch_size']}, one thread), evaluation "
+        f"included, under "
         f"torch's profiler: {total:,.0f} ms an epoch, load average {row['load']}.",
         "",
         "| what | ms an epoch | share |",
@@ -198,7 +216,8 @@ def _digits_section(rows: Sequence[Row]) -> str:
     lines += [f"| {name} | {value:,.0f} | {100 * value / total:.0f} % |" for name, value in groups]
     lines += [
         "",
-        f"Evaluation takes {100 * row['eval_frac']:.1f} % of an epoch on the clock ({row['num_epochs']} epochs without the profiler). That "
+        f"Evaluation takes {100 * row['eval_frac']:.1f} % of an epoch on the clock ({row['num_epochs']} epochs without "
+        f"the profiler). That "
         "is the most that evaluation which overlaps with training could gain; it is not done for that.",
     ]
     return "\n".join([*lines, *_digit_step_lines(rows)])
@@ -212,8 +231,10 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
     ours = rest[CHANNELS_LAST.name] / rest[STRAIGHT.name]
     lines = [
         "",
-        f"The step alone, on random images of that size: processor time, the median of alternated rounds, load average {steps[0]['load']}. "
-        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is compiled into others.",
+        f"The step alone, on random images of that size: processor time, the median of alternated rounds, load average "
+        f"{steps[0]['load']}. "
+        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is "
+        "compiled into others.",
         "",
         "| step | ms | convolution | BatchNorm | all else |",
         "|---|---|---|---|---|",
@@ -222,7 +243,8 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
     return [
         *lines,
         "",
-        f"The aim was to halve what is not convolution, BatchNorm included: ours is {ours:.2f} of the straightforward step's, "
+        f"The aim was to halve what is not convolution, BatchNorm included: ours is {ours:.2f} of the straightforward "
+        f"step's, "
         f"{_verdict(ours <= AIM_REST)}.",
     ]
 
@@ -231,4 +253,7 @@ def _digit_step_line(row: Row) -> str:
     """Return a line of the table; a compiled step may have no BatchNorm of its own to show."""
     convolution, norm = row["ms_groups"][CONVOLUTION], row["ms_groups"].get(BATCH_NORM)
     rest = row["ms_step"] - convolution - (norm or 0)
-    return f"| {row['variant']} | {row['ms_step']:.1f} | {convolution:.1f} | {'' if norm is None else f'{norm:.1f}'} | {rest:.1f} |"
+    return (
+        f"| {row['variant']} | {row['ms_step']:.1f} | {convolution:.1f} | {'' if norm is None else f'{norm:.1f}'} | "
+        f"{rest:.1f} |"
+    )

@@ -1,4 +1,6 @@
-"""What ``benchmarks.step`` compares: a straightforward step of IGNORE, ours lever by lever, and the floor under both."""
+"""What ``benchmarks.step`` compares: a straightforward step of IGNORE, ours lever by lever, and
+the floor under both.
+"""
 
 from __future__ import annotations
 
@@ -95,19 +97,25 @@ class Size:
             }
         )
 
-    def random_batch(self, device: torch.device, seed: int = 0, *, channels_last: bool = False, double: bool = False) -> Batch:
+    def random_batch(
+        self, device: torch.device, seed: int = 0, *, channels_last: bool = False, double: bool = False
+    ) -> Batch:
         """Draw images, and one observed positive for each; ``double`` is the images' precision."""
         generator = torch.Generator().manual_seed(seed)
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         dtype = torch.float64 if double else torch.float32
-        weak, strong = (torch.randn(shape, generator=generator).to(device, dtype, memory_format=layout) for _ in range(2))
+        weak, strong = (
+            torch.randn(shape, generator=generator).to(device, dtype, memory_format=layout) for _ in range(2)
+        )
         positive = torch.randint(NUM_CLASSES, (self.batch_size,), generator=generator)
         observed = torch.nn.functional.one_hot(positive, NUM_CLASSES).float().to(device)
         return Batch(torch.arange(self.batch_size, device=device), weak, strong, observed, None)
 
 
-def build_step(variant: Variant, size: Size, device: torch.device, num_threads: int = 1, *, double: bool = False) -> Step:
+def build_step(
+    variant: Variant, size: Size, device: torch.device, num_threads: int = 1, *, double: bool = False
+) -> Step:
     """Build a model, the same for all variants, and the step that trains it; ``double`` is the network's precision."""
     config = size.config(variant, num_threads)
     set_arithmetic(config.loop)
@@ -135,7 +143,9 @@ def _our_step(config: TrainConfig, model: nn.Module, device: torch.device) -> St
 
 
 class _StraightforwardStep:
-    """IGNORE as METHOD describes what was released: three forwards with gradient, subsets by boolean indexing, PyTorch's defaults."""
+    """IGNORE as METHOD describes what was released: three forwards with gradient, subsets by boolean indexing,
+    PyTorch's defaults.
+    """
 
     def __init__(self, config: TrainConfig, model: nn.Module, variant: Variant) -> None:
         assert isinstance(config.method, IgnoreConfig)
@@ -151,7 +161,11 @@ class _StraightforwardStep:
 
     def __call__(self, batch: Batch, epoch: int) -> Tensor:
         assert batch.strong is not None
-        with torch.autocast(batch.weak.device.type, torch.bfloat16) if self._variant.precision == "bf16" else nullcontext():
+        with (
+            torch.autocast(batch.weak.device.type, torch.bfloat16)
+            if self._variant.precision == "bf16"
+            else nullcontext()
+        ):
             weak, strong = self._model(batch.weak), self._model(batch.strong)
             masked = batch.weak * self._mask(weak.cams.detach().float(), batch.observed, batch.weak.shape[-2:])[:, None]
             with torch.set_grad_enabled(self._variant.masked_gradient):
@@ -165,7 +179,9 @@ class _StraightforwardStep:
     def _mask(self, cams: Tensor, observed: Tensor, size: torch.Size) -> Tensor:
         cam = cams[observed == 1]
         low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)
-        upsampled = interpolate(((cam - low) / (high - low))[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        upsampled = interpolate(((cam - low) / (high - low))[:, None], size=size, mode="bilinear", align_corners=False)[
+            :, 0
+        ]
         return (upsampled > self._settings.cam_threshold).float()
 
     def _loss(self, weak: Tensor, strong: Tensor, cut: Tensor, positive: Tensor, epoch: int) -> Tensor:
@@ -187,8 +203,8 @@ class Floor:
 
     Attributes:
         flops: Of convolutions and matrix products, a multiplication and an addition being two.
-        num_bytes: What these read and write at four bytes a value, were everything between them free; and Adam's seven passes over the
-            parameters.
+        num_bytes: What these read and write at four bytes a value, were everything between them free; and Adam's seven
+            passes over the parameters.
     """
 
     flops: float
@@ -211,7 +227,8 @@ def count_floor(size: Size) -> Floor:
         with torch.no_grad():
             model(images)
     num_parameter_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
-    # Weights are read once for a whole batch, in each of three forwards and two backwards, which also write their gradients.
+    # Weights are read once for a whole batch, in each of three forwards and two backwards, which also write their
+    # gradients.
     activations = traffic.num_bytes - 7 * num_parameter_bytes
     return Floor(size.batch_size * flops.get_total_flops(), size.batch_size * activations + 14 * num_parameter_bytes)
 
@@ -234,7 +251,9 @@ class _Traffic(TorchDispatchMode):
 
 def measure_rates(device: torch.device, precision: Precision) -> tuple[float, float]:
     """Measure operations a second of a large matrix product, and bytes a second of a large copy."""
-    set_arithmetic(TrainConfig.from_flat({"loop.precision": precision, "loop.num_threads": torch.get_num_threads()}).loop)
+    set_arithmetic(
+        TrainConfig.from_flat({"loop.precision": precision, "loop.num_threads": torch.get_num_threads()}).loop
+    )
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

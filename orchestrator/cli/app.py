@@ -62,28 +62,39 @@ def _show_version(asked: bool) -> None:
 
 @app.callback(epilog=EXIT_CODES)
 def orchestrator(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from. Stands anywhere.")] = False,
 ) -> None:
     """Sweep, track and promote methods of single-positive multi-label learning.
 
-    SPACE is a shipped search space (digits, voc, coco, nuswide, cub, ...) or a YAML file. SWEEP is an id, a name (its latest sweep), or
-    nothing (the latest of all). Everything lies under $ORCHESTRATOR_HOME, else under the current folder.
+    SPACE is a shipped search space (digits, voc, coco, nuswide, cub, ...) or a YAML file. SWEEP is an id, a name (its
+    latest sweep), or nothing (the latest of all). Everything lies under $ORCHESTRATOR_HOME, else under the current
+    folder.
     """
 
 
 for _name, (_verb, _example) in VERBS.items():
     app.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 
-_data = typer.Typer(name="data", help="Prepare the image datasets, check them, look at them.", no_args_is_help=True, rich_markup_mode=None)
+_data = typer.Typer(
+    name="data",
+    help="Prepare the image datasets, check them, look at them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 for _name, (_verb, _example) in cli_data.VERBS.items():
     _data.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 app.command(
     "submit",
-    epilog=f"\b\nExample: orchestrator submit sweep voc --set data.store=s3://bucket/voc --storage s3://bucket/checkpoints\n{EXIT_CODES}",
+    epilog=f"\b\nExample: orchestrator submit sweep voc --set data.store=s3://bucket/voc --storage "
+    f"s3://bucket/checkpoints\n{EXIT_CODES}",
     context_settings={"allow_interspersed_args": False},  # what follows VERB is the verb's
 )(cli_cluster.submit)
-_cluster = typer.Typer(name="cluster", help="Start a cluster, ask it, end it.", no_args_is_help=True, rich_markup_mode=None)
+_cluster = typer.Typer(
+    name="cluster", help="Start a cluster, ask it, end it.", no_args_is_help=True, rich_markup_mode=None
+)
 for _name, (_verb, _example) in cli_cluster.VERBS.items():
     _cluster.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 app.add_typer(_cluster, epilog=f"\b\nExample: {cli_cluster.VERBS['up'][1]}\n{EXIT_CODES}")
@@ -133,7 +144,8 @@ def describe_usage(error: typer.TyperException) -> str:
     # What pydantic adds to it says nothing to somebody who types commands.
     message = message.partition(", unable to parse")[0].replace("Value error, ", "").rstrip(".")
     return (
-        f"error: {message}{'' if message.endswith('?') else '.'} See: {'orchestrator' if context is None else context.command_path} --help"
+        f"error: {message}{'' if message.endswith('?') else '.'} See: "
+        f"{'orchestrator' if context is None else context.command_path} --help"
     )
 
 
@@ -147,7 +159,13 @@ def exit_code(error: Exception) -> int:
 
 
 def describe(error: Exception, code: int) -> str:
-    """Return what to print of an error: our own messages as they are, others with their type and where to learn more."""
-    if code == EXIT_USER_ERROR or type(error).__module__.partition(".")[0] in ("orchestrator", "training", "search_spaces"):
+    """Return what to print of an error: our own messages as they are, others with their type and
+    where to learn more.
+    """
+    if code == EXIT_USER_ERROR or type(error).__module__.partition(".")[0] in (
+        "orchestrator",
+        "training",
+        "search_spaces",
+    ):
         return str(error)
     return f"{type(error).__name__}: {error}. Run it again with --debug to see where."

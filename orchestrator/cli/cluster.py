@@ -26,7 +26,9 @@ _PLACES = ("storage", "mirror", "out")
 ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="A cluster file of Ray's.")]
 ShowOption = Annotated[bool, typer.Option("--dry-run", help="Show Ray's command and stop.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Have Ray not ask before it acts.")]
-JobArgument = Annotated[str | None, typer.Argument(metavar="JOB", help="An id; the latest if left out.", show_default=False)]
+JobArgument = Annotated[
+    str | None, typer.Argument(metavar="JOB", help="An id; the latest if left out.", show_default=False)
+]
 DEFAULT_CONFIG = Path("cluster.yaml")
 
 
@@ -41,7 +43,12 @@ def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: 
     if not dry_run:
         check_ready(document, str(config))
     if _run(render_up(config, yes=yes), dry_run):
-        print_next({"doctor --address http://127.0.0.1:8265": f"see what is missing where, while `ray dashboard {config}` runs"})
+        print_next(
+            {
+                "doctor --address http://127.0.0.1:8265": f"see what is missing where, while `ray dashboard {config}` "
+                f"runs"
+            }
+        )
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False) -> None:
@@ -68,17 +75,22 @@ VERBS: dict[str, tuple[Any, str]] = {
 
 def submit(
     context: typer.Context,
-    words: Annotated[list[str], typer.Argument(metavar="VERB ...", help="Any verb of this program, with all that it takes.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="VERB ...", help="Any verb of this program, with all that it takes.")
+    ],
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="URL", help="Of the job server: the last one, or 127.0.0.1:8265.", show_default=False),
+        typer.Option(
+            "--address", metavar="URL", help="Of the job server: the last one, or 127.0.0.1:8265.", show_default=False
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show what it prints until it ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent and run, and stop.")] = False,
 ) -> None:
     """Run a verb on a cluster, as a Ray job that lives on without this machine.
 
-    Code is sent (and the YAML files that the verb names), nothing else; credentials come from the environment of the nodes.
+    Code is sent (and the YAML files that the verb names), nothing else; credentials come from the environment of the
+    nodes.
     """
     from orchestrator.cluster import jobs as job_store
 
@@ -101,7 +113,9 @@ def submit(
     if follow or verb[0] in _FOLLOWED:
         _follow(job)
         return
-    print_next({f"logs {job.id} --follow": "see what it prints", "jobs": "see how it stands", f"cancel {job.id}": "stop it"})
+    print_next(
+        {f"logs {job.id} --follow": "see what it prints", "jobs": "see how it stands", f"cancel {job.id}": "stop it"}
+    )
 
 
 def jobs(json: JsonOption = False) -> None:
@@ -116,16 +130,25 @@ def jobs(json: JsonOption = False) -> None:
         print_json([{**asdict(job), "state": states[job.id]} for job in found])
         return
     rows = [
-        (job.id, states[job.id], time.strftime("%Y-%m-%d %H:%M", time.localtime(job.submitted)), " ".join(job.words), job.address)
+        (
+            job.id,
+            states[job.id],
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(job.submitted)),
+            " ".join(job.words),
+            job.address,
+        )
         for job in found
     ]
-    print_table(["job", "state", "submitted", "verb", "at"], rows, wrapped=[3], drop=[4, 2], hint=f"{program()} jobs --json")
+    print_table(
+        ["job", "state", "submitted", "verb", "at"], rows, wrapped=[3], drop=[4, 2], hint=f"{program()} jobs --json"
+    )
     if not found:
         print_note(f"Nothing was submitted from here. Submit something: {program()} submit sweep digits")
 
 
 def logs(
-    job: JobArgument = None, follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends; exit as it does.")] = False
+    job: JobArgument = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends; exit as it does.")] = False,
 ) -> None:
     """Print what a job has printed."""
     from orchestrator.cluster.jobs import find_job, read_log
@@ -179,7 +202,8 @@ def _check_verb(context: typer.Context, words: list[str]) -> list[str]:
     """
     if not words or words[0] in _NOT_SUBMITTED:
         raise UserError(
-            f"submit must be given a verb that runs by itself, but got {words[0] if words else 'none'}. See: {program()} submit --help"
+            f"submit must be given a verb that runs by itself, but got {words[0] if words else 'none'}. See: "
+            f"{program()} submit --help"
         )
     group, parent, rest = context.find_root().command, context.find_root(), words
     while hasattr(group, "resolve_command"):
@@ -205,8 +229,10 @@ def _require_lasting(name: str, place: object) -> None:
     """
     if isinstance(place, str | Path) and "://" not in str(place) and not str(place).startswith(("/", "~")):
         raise UserError(
-            f"--{name} of a submitted verb must be a URI or an absolute path, but got --{name}={place}, which on the cluster lies in the "
-            f"job's own folder and goes with it. For example: --{name} s3://bucket/{place}, or a folder that all nodes mount."
+            f"--{name} of a submitted verb must be a URI or an absolute path, but got --{name}={place}, which on the "
+            f"cluster lies in the "
+            f"job's own folder and goes with it. For example: --{name} s3://bucket/{place}, or a folder that all nodes "
+            f"mount."
         )
 
 

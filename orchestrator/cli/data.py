@@ -25,12 +25,19 @@ LITERATURE_SEED = 1200
 NUM_SHOWN = 12
 NUM_PAIRS = 10
 
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="voc, coco, nuswide, cub or folder.", show_default=False)]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A prepared dataset; `data list` lists them.", show_default=False)]
-PictureOption = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="The picture, a PNG; under the home by default.", show_default=False)
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="voc, coco, nuswide, cub or folder.", show_default=False)
 ]
-DrawSeedOption = Annotated[int, typer.Option("--draw-seed", metavar="S", min=0, max=2**32 - 1, help="Of the single positives.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A prepared dataset; `data list` lists them.", show_default=False)
+]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="The picture, a PNG; under the home by default.", show_default=False),
+]
+DrawSeedOption = Annotated[
+    int, typer.Option("--draw-seed", metavar="S", min=0, max=2**32 - 1, help="Of the single positives.")
+]
 _SOURCE_HELP = "What the dataset's own site gives, unpacked: the dataset's folder, or the one that holds it."
 
 
@@ -38,22 +45,35 @@ def prepare(
     dataset: DatasetArgument,
     source: Annotated[Path, typer.Option("--source", metavar="DIR", help=_SOURCE_HELP, show_default=False)],
     out: Annotated[
-        str | None, typer.Option("--out", metavar="URI", help="A folder, s3:// or gs://; data/NAME under the home by default.")
+        str | None,
+        typer.Option("--out", metavar="URI", help="A folder, s3:// or gs://; data/NAME under the home by default."),
     ] = None,
-    image_size: Annotated[int, typer.Option("--image-size", metavar="PX", min=8, max=4096, help="Side.")] = DEFAULT_IMAGE_SIZE,
-    keep_originals: Annotated[bool, typer.Option("--keep-originals", help="Keep the files too: data.augment_order=original.")] = False,
+    image_size: Annotated[
+        int, typer.Option("--image-size", metavar="PX", min=8, max=4096, help="Side.")
+    ] = DEFAULT_IMAGE_SIZE,
+    keep_originals: Annotated[
+        bool, typer.Option("--keep-originals", help="Keep the files too: data.augment_order=original.")
+    ] = False,
     encoding: Annotated[
         str | None,
-        typer.Option("--encoding", metavar="raw|jpeg", help="raw by default: 0.6 MB an image; jpeg: 0.09, but decoded each time."),
+        typer.Option(
+            "--encoding", metavar="raw|jpeg", help="raw by default: 0.6 MB an image; jpeg: 0.09, but decoded each time."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Threads; one per CPU by default.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is corrupt or missing, and record it in the store.")] = False,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of your own data, in place of folder.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Threads; one per CPU by default.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out what is corrupt or missing, and record it in the store.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of your own data, in place of folder.")
+    ] = None,
 ) -> None:
     """Make a store that trains from a dataset's own folder.
 
-    Labels are read and every image is decoded and resized once. Stopped or killed, the same command goes on where it was; run again
-    when it is done, it does nothing.
+    Labels are read and every image is decoded and resized once. Stopped or killed, the same command goes on where it
+    was; run again when it is done, it does nothing.
     """
     from orchestrator.datasets.listing import describe_store
     from orchestrator.datasets.prepared import absolute_uri, check_dataset, choose_name, remember_store, require_room
@@ -84,28 +104,37 @@ def prepare(
         require_room(uri, num_images, image_size, encoding)
         try:
             with showing_progress(name) as show_progress:
-                manifest = write_store(annotations, uri, **settings, workers=workers, skip_bad=skip_bad, on_progress=show_progress)
+                manifest = write_store(
+                    annotations, uri, **settings, workers=workers, skip_bad=skip_bad, on_progress=show_progress
+                )
         except KeyboardInterrupt:
             print_note("stopped: the same command goes on where it was")
             raise
     remember_store(name, uri)
     for line in describe_store(name, uri, manifest):
         print_line(line)
-    print_note(f"prepared in {format_seconds(time.monotonic() - started)}" if is_new else "it was prepared already; nothing was done")
+    print_note(
+        f"prepared in {format_seconds(time.monotonic() - started)}"
+        if is_new
+        else "it was prepared already; nothing was done"
+    )
     print_next(_next_steps(dataset, name))
 
 
 def verify(
     dataset: DatasetArgument,
     source: Annotated[
-        Path | None, typer.Option("--source", metavar="DIR", help=f"{_SOURCE_HELP} Without it: what was prepared.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--source", metavar="DIR", help=f"{_SOURCE_HELP} Without it: what was prepared.", show_default=False
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare a dataset's labels with the paper's Table 1.
 
-    Needs the label files alone: of VOC ImageSets/Main, of COCO the two JSONs, no image. Exits with 1 if any figure differs or the files
-    disagree with each other.
+    Needs the label files alone: of VOC ImageSets/Main, of COCO the two JSONs, no image. Exits with 1 if any figure
+    differs or the files disagree with each other.
     """
     from orchestrator.datasets.prepared import check_dataset
     from orchestrator.datasets.report import make_report, read_prepared, render_report
@@ -124,11 +153,13 @@ def verify(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def stats(name: NameArgument, out: PictureOption = None, draw_seed: DrawSeedOption = LITERATURE_SEED, json: JsonOption = False) -> None:
+def stats(
+    name: NameArgument, out: PictureOption = None, draw_seed: DrawSeedOption = LITERATURE_SEED, json: JsonOption = False
+) -> None:
     """Count the labels of a prepared dataset.
 
-    Positives per class, which classes occur together, images per split; and a picture, in which classes that have no learnable positive
-    are marked (Fig. 1 of the IGNORE supplement).
+    Positives per class, which classes occur together, images per split; and a picture, in which classes that have no
+    learnable positive are marked (Fig. 1 of the IGNORE supplement).
     """
     from orchestrator.datasets.stats import count_labels, render_stats, table_of_classes
 
@@ -156,15 +187,21 @@ def stats(name: NameArgument, out: PictureOption = None, draw_seed: DrawSeedOpti
 def show(
     name: NameArgument,
     index: Annotated[
-        list[str] | None, typer.Option("--index", metavar="I", help="Rows of the split: 7, or 3,8,20-25. Repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--index", metavar="I", help="Rows of the split: 7, or 3,8,20-25. Repeatable.", show_default=False
+        ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="train|val", help="Test images stay closed: promote opens them.")] = "train",
+    split: Annotated[
+        str, typer.Option("--split", metavar="train|val", help="Test images stay closed: promote opens them.")
+    ] = "train",
     out: PictureOption = None,
     draw_seed: DrawSeedOption = LITERATURE_SEED,
 ) -> None:
     """Draw images of a prepared dataset with what is known of them.
 
-    A sheet with observed, true and unknown labels, and boxes or parts where the source has them. Without --index: a dozen, spread evenly.
+    A sheet with observed, true and unknown labels, and boxes or parts where the source has them. Without --index: a
+    dozen, spread evenly.
     """
     from orchestrator.datasets.sheet import make_pictures, read_rows, spread_rows
 
@@ -228,7 +265,12 @@ def _next_steps(dataset: str, name: str) -> dict[str, str]:
     # A template knows a folder by this name alone; any other is named in a copy of it.
     search = {f"sweep {name}": "search"} if name == dataset else {}
     check = {f"data verify {name}": "its labels beside the paper's Table 1"} if dataset != "folder" else {}
-    return {**check, f"data show {name}": "look at images and their labels", f"data stats {name}": "count the labels", **search}
+    return {
+        **check,
+        f"data show {name}": "look at images and their labels",
+        f"data stats {name}": "count the labels",
+        **search,
+    }
 
 
 def _printable(line: str) -> str:
@@ -236,14 +278,21 @@ def _printable(line: str) -> str:
     try:
         line.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        return line.replace("✓", "ok").replace("✗", "DIFFERS").encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding)
+        return (
+            line.replace("✓", "ok")
+            .replace("✗", "DIFFERS")
+            .encode(sys.stdout.encoding, "replace")
+            .decode(sys.stdout.encoding)
+        )
     return line
 
 
 def _check_split(split: str) -> Literal["train", "val"]:
     splits: dict[str, Literal["train", "val"]] = {"train": "train", "val": "val"}
     if split not in splits:
-        raise UserError(f"--split must be train or val, but got --split={split}. Test images stay closed: promote opens them.")
+        raise UserError(
+            f"--split must be train or val, but got --split={split}. Test images stay closed: promote opens them."
+        )
     return splits[split]
 
 
@@ -269,7 +318,9 @@ def _writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"--out must be a file that can be written, but got --out={path} ({error.strerror}). Name another one.") from None
+        raise UserError(
+            f"--out must be a file that can be written, but got --out={path} ({error.strerror}). Name another one."
+        ) from None
 
 
 def _cells(entry: PreparedDataset) -> list[object]:

@@ -30,16 +30,21 @@ def max_batch(
     method: MethodOption = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
-    device: Annotated[Device, typer.Option("--device", help="Whose memory: the GPU's here, or this machine's.")] = Device.CUDA,
+    device: Annotated[
+        Device, typer.Option("--device", help="Whose memory: the GPU's here, or this machine's.")
+    ] = Device.CUDA,
     limit_gib: Annotated[
         float | None,
-        typer.Option("--limit-gib", metavar="N", min=0.1, help="With --device cpu: what a process may take.", show_default=False),
+        typer.Option(
+            "--limit-gib", metavar="N", min=0.1, help="With --device cpu: what a process may take.", show_default=False
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Find the largest batch that fits one worker, and how many trials share its memory.
 
-    Takes real steps of the space's first start_from point on random images. Of several workers each has its part of optim.batch_size.
+    Takes real steps of the space's first start_from point on random images. Of several workers each has its part of
+    optim.batch_size.
     """
     from orchestrator.planning.data_fit import check_data
     from orchestrator.planning.plan import make_train_plan, parse_overrides
@@ -63,9 +68,13 @@ def max_batch(
 
 def _check_device(device: Device, limit_gib: float | None) -> None:
     if device is Device.CPU and limit_gib is None:
-        raise UserError("--device cpu must have --limit-gib, what a process may take. For example: --device cpu --limit-gib 8")
+        raise UserError(
+            "--device cpu must have --limit-gib, what a process may take. For example: --device cpu --limit-gib 8"
+        )
     if device is Device.CUDA and limit_gib is not None:
-        raise UserError(f"--limit-gib must go with --device cpu: a GPU's memory is its limit. But got --limit-gib {limit_gib:g}")
+        raise UserError(
+            f"--limit-gib must go with --device cpu: a GPU's memory is its limit. But got --limit-gib {limit_gib:g}"
+        )
     if device is Device.CUDA:
         import torch
 
@@ -98,10 +107,14 @@ def _show(found: MaxBatch) -> None:
     ]
     print_table(["batch", "", "peak GiB"], rows)
     if found.batch_size == 0:
-        print_line(f"Not even one image fits into {found.limit_gib:.2f} GiB. Use a smaller --set data.image_size or model.backbone.")
+        print_line(
+            f"Not even one image fits into {found.limit_gib:.2f} GiB. Use a smaller --set data.image_size or "
+            f"model.backbone."
+        )
     else:
         print_line(
-            f"The largest batch of a worker in {found.limit_gib:.2f} GiB: {found.batch_size}. Use --set optim.batch_size=N, N up to that."
+            f"The largest batch of a worker in {found.limit_gib:.2f} GiB: {found.batch_size}. Use --set "
+            f"optim.batch_size=N, N up to that."
         )
 
 
@@ -112,7 +125,9 @@ def _show_sharing(found: MaxBatch, *, on_gpu: bool) -> None:
         # Rounded down: so many must not come to more than one GPU.
         use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources of a space of your own"
     print_line(
-        f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: {num} at a time fit. Use {use}."
+        f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: {num} at a time fit. "
+        f"Use {use}."
         if num > 1
-        else f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: no second one fits beside it."
+        else f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: no second one "
+        f"fits beside it."
     )

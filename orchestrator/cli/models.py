@@ -43,22 +43,27 @@ TEST_MAP = "test/mAP"
 
 def promote(
     sweep: SweepArgument = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Final runs, each with a fresh training seed.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="K", help="Final runs, each with a fresh training seed.")
+    ] = 3,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="W", help="Ray Train workers of a run; all GPUs, or 1 on CPU, by default.")
+        int | None,
+        typer.Option("--workers", metavar="W", help="Ray Train workers of a run; all GPUs, or 1 on CPU, by default."),
     ] = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
     keep_weights: Annotated[
-        bool, typer.Option("--keep-weights", help="Keep the weights of all K runs on disk; else the first seed's alone.")
+        bool,
+        typer.Option("--keep-weights", help="Keep the weights of all K runs on disk; else the first seed's alone."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a sweep's winner anew and decide on it.
 
-    To full length, K times with fresh seeds. The mean of the selection metric decides against the champion: PROMOTE, KEEP, or REFUSE (exit
-    code 1) where they cannot be compared. Then the test split is opened, once; it decides nothing.
+    To full length, K times with fresh seeds. The mean of the selection metric decides against the champion: PROMOTE,
+    KEEP, or REFUSE (exit code 1) where they cannot be compared. Then the test split is opened, once; it decides
+    nothing.
     """
     from orchestrator.home import find_sweep
 
@@ -91,19 +96,32 @@ def finish_promotion(outcome: PromotionOutcome, started: float, json: bool) -> N
         print_json(_describe(outcome, decision))
     else:
         _print_promotion(outcome, decision)
-    print_note(f"{'read, nothing was left to do' if outcome.reused else 'finished'}, {format_seconds(time.monotonic() - started)}")
+    print_note(
+        f"{'read, nothing was left to do' if outcome.reused else 'finished'}, "
+        f"{format_seconds(time.monotonic() - started)}"
+    )
     if decision.verdict == "REFUSE":
         raise typer.Exit(EXIT_FAILURE)
     if outcome.version and not json:
-        print_next({f"evaluate {outcome.model}@champion": "on validation data", f"predict {outcome.model}@champion DIR": "score images"})
+        print_next(
+            {
+                f"evaluate {outcome.model}@champion": "on validation data",
+                f"predict {outcome.model}@champion DIR": "score images",
+            }
+        )
 
 
 def evaluate(
     model: ModelArgument,
-    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="test is opened by promote alone.")] = "val",
-    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Probability above which a label counts as given.")] = 0.5,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option("--split", help="test is opened by promote alone.")
+    ] = "val",
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Probability above which a label counts as given.")
+    ] = 0.5,
     absent_classes: Annotated[
-        Literal["zero", "skip"], typer.Option("--absent-classes", help="What a class without positives is in means over classes.")
+        Literal["zero", "skip"],
+        typer.Option("--absent-classes", help="What a class without positives is in means over classes."),
     ] = "zero",
     json: JsonOption = False,
 ) -> None:
@@ -114,7 +132,10 @@ def evaluate(
     from orchestrator.errors import UserError
 
     if split == "test":
-        raise UserError("--split must be val or train, but got test: it is opened once, by `orchestrator promote`, after its decision.")
+        raise UserError(
+            "--split must be val or train, but got test: it is opened once, by `orchestrator promote`, after its "
+            "decision."
+        )
     from orchestrator.writable import require_writable_cache
     from training.inference.evaluation import evaluate_split
     from training.preparation import is_prepared, prepare
@@ -127,7 +148,15 @@ def evaluate(
     state = {"classes": list(predictor.classes), "model": predictor.weights}
     metrics = evaluate_split(predictor.config, state, split, threshold, absent_classes)
     if json:
-        print_json({"model": model, "split": split, "threshold": threshold, "absent_classes": absent_classes, "metrics": metrics})
+        print_json(
+            {
+                "model": model,
+                "split": split,
+                "threshold": threshold,
+                "absent_classes": absent_classes,
+                "metrics": metrics,
+            }
+        )
         return
     print_table(["metric", "percent"], [(name, format_score(value)) for name, value in metrics.items()], right=[1])
 
@@ -135,11 +164,14 @@ def evaluate(
 def predict(
     model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .parquet or .csv file to write.")] = Path("scores.parquet"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .parquet or .csv file to write.")] = Path(
+        "scores.parquet"
+    ),
 ) -> None:
     """Score every image of a folder.
 
-    One row per image, one column of scores in 0-1 per class. Files that cannot be read are listed, and the exit code is then 1.
+    One row per image, one column of scores in 0-1 per class. Files that cannot be read are listed, and the exit code is
+    then 1.
     """
     from orchestrator.errors import UserError
     from training.image_files import find_images
@@ -237,7 +269,14 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     plan, described = outcome.plan, _describe(outcome, decision)
     print_line(f"{plan.id}: final runs of the winner of {plan.parent}, in percent, selected by {plan.protocol}")
     rows = [
-        (run["run"], run["seed"], run["state"], format_score(run["value"]), run["epoch"], format_score(run["test"].get(TEST_MAP)))
+        (
+            run["run"],
+            run["seed"],
+            run["state"],
+            format_score(run["value"]),
+            run["epoch"],
+            format_score(run["test"].get(TEST_MAP)),
+        )
         for run in described["runs"]
     ]
     print_table(["run", "seed", "state", plan.protocol.metric, "epoch", TEST_MAP], rows, right=[0, 1, 3, 4, 5])

@@ -69,7 +69,8 @@ def print_table(
     drop: Sequence[int] = (),
     hint: str = "",
 ) -> None:
-    """Print a table. In a pipe it is whole; on a terminal that it is too wide for, columns are left out and named below it.
+    """Print a table. In a pipe it is whole; on a terminal that it is too wide for, columns are left out and named below
+    it.
 
     Args:
         headers: Names of the columns; on a narrow terminal they are broken behind underscores.
@@ -83,7 +84,10 @@ def print_table(
 
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right, wrapped = set(right), set(wrapped)
-    columns = [Column(header, tuple(row[index] for row in cells), index in right, index in wrapped) for index, header in enumerate(headers)]
+    columns = [
+        Column(header, tuple(row[index] for row in cells), index in right, index in wrapped)
+        for index, header in enumerate(headers)
+    ]
     if not sys.stdout.isatty():
         print("\n".join(render_plain(columns)), flush=True)
         return
@@ -126,7 +130,9 @@ def print_next(steps: Mapping[str, str]) -> None:
 def print_tracking_problem(sweep_id: str, problem: str | None) -> None:
     """Say what MLflow lacks of a sweep, if it lacks something, and how it gets it."""
     if problem:
-        print_note(f"MLflow lacks some of it ({problem}); `{program()} browse {sweep_id}` writes it when the store is back.")
+        print_note(
+            f"MLflow lacks some of it ({problem}); `{program()} browse {sweep_id}` writes it when the store is back."
+        )
 
 
 def program() -> str:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 BROKEN = "BROKEN"
 MAX_SCREEN_ROWS = 300
-NO_TRUE_LABELS = "True labels are not available: val/mAP, rejection precision and recall, and false negatives are not measured."
+NO_TRUE_LABELS = (
+    "True labels are not available: val/mAP, rejection precision and recall, and false negatives are not measured."
+)
 
 
 def status(
@@ -119,7 +121,9 @@ def show_leaderboard(
         print_csv([{**row, **_identify(plan)} for row in rows])
     else:
         # More is not read on a screen, and drawing thousands of rows takes seconds.
-        _print_leaderboard(plan, rows, num_rows or (MAX_SCREEN_ROWS if sys.stdout.isatty() else None), is_here=source is None)
+        _print_leaderboard(
+            plan, rows, num_rows or (MAX_SCREEN_ROWS if sys.stdout.isatty() else None), is_here=source is None
+        )
         if ablation:
             _print_ablation(plan, ablation)
         if _true_labels(state) == "not available":
@@ -192,9 +196,14 @@ def _source(found: RecalledSweep) -> dict[str, Any]:
 
 def _print_source(found: RecalledSweep) -> None:
     last = (
-        "" if found.reported_ms is None else f"; its last event is {format_seconds(max(0.0, time.time() - found.reported_ms / 1000))} old"
+        ""
+        if found.reported_ms is None
+        else f"; its last event is {format_seconds(max(0.0, time.time() - found.reported_ms / 1000))} old"
     )
-    print_note(f"{found.plan.id} is not in this home: this is what MLflow at {found.uri} knows, maybe some seconds behind{last}.")
+    print_note(
+        f"{found.plan.id} is not in this home: this is what MLflow at {found.uri} knows, maybe some seconds "
+        f"behind{last}."
+    )
 
 
 def _summarise(sweep_id: str) -> dict[str, Any]:
@@ -202,7 +211,9 @@ def _summarise(sweep_id: str) -> dict[str, Any]:
     from orchestrator.sweep_folder.lease import find_holder
 
     plan, state = read_sweep(sweep_id)
-    return _summarise_state(plan, state, _driver_state(state.driver_state, is_driven=find_holder(sweep_dir(sweep_id)) is not None))
+    return _summarise_state(
+        plan, state, _driver_state(state.driver_state, is_driven=find_holder(sweep_dir(sweep_id)) is not None)
+    )
 
 
 def _summarise_state(plan: SweepPlan, state: SweepState, driver_state: str) -> dict[str, Any]:
@@ -224,7 +235,9 @@ def _summarise_state(plan: SweepPlan, state: SweepState, driver_state: str) -> d
         "best": None if winner is None else _trial(winner, plan),
         "true_labels": _true_labels(state),
         "open": [_trial(record, plan) for record in state.open_trials()],
-        "decision": None if state.promotion is None else {key: state.promotion[key] for key in ("verdict", "reason", "model")},
+        "decision": None
+        if state.promotion is None
+        else {key: state.promotion[key] for key in ("verdict", "reason", "model")},
     }
 
 
@@ -236,11 +249,20 @@ def _summarise_or_tell(entry: SweepEntry) -> dict[str, Any]:
         return _summarise(entry.id)
     except OrchestratorError as error:
         created = datetime.fromtimestamp(entry.created).astimezone().isoformat(timespec="seconds")
-        return {"sweep": entry.id, "name": entry.name, "kind": entry.kind, "state": BROKEN, "created": created, "error": str(error)}
+        return {
+            "sweep": entry.id,
+            "name": entry.name,
+            "kind": entry.kind,
+            "state": BROKEN,
+            "created": created,
+            "error": str(error),
+        }
 
 
 def _driver_state(journalled: str | None, *, is_driven: bool) -> str:
-    """Return what a sweep's driver is doing; before its first line and after its last the journal alone does not say."""
+    """Return what a sweep's driver is doing; before its first line and after its last the journal
+    alone does not say.
+    """
     if not is_driven or journalled == "RUNNING":
         return journalled or "NOT STARTED"
     # Trained, but not let go: a promotion decides, opens the test split and registers.
@@ -270,7 +292,15 @@ def _print_all(summaries: list[dict[str, Any]], json: bool) -> None:
         print_note("There is none yet. Start one: orchestrator sweep digits")
         return
     rows = [
-        (found["sweep"], found["kind"], found.get("method"), found["state"], _progress(found), _best_score(found), found["created"])
+        (
+            found["sweep"],
+            found["kind"],
+            found.get("method"),
+            found["state"],
+            _progress(found),
+            _best_score(found),
+            found["created"],
+        )
         for found in summaries
     ]
     headers = ["id", "kind", "method", "state", "trials", "best", "created"]
@@ -287,7 +317,10 @@ def _print_status(found: Mapping[str, Any]) -> None:
     print_line(f"  {unit + 's':6}  {_progress(found)} ended" + (f" ({counts})" if counts else ""))
     if found["best"]:
         best = found["best"]
-        print_line(f"  best    {format_score(best['value'])} {found['metric']} in percent: {unit} {best['trial']} at epoch {best['epoch']}")
+        print_line(
+            f"  best    {format_score(best['value'])} {found['metric']} in percent: {unit} {best['trial']} at epoch "
+            f"{best['epoch']}"
+        )
     if found["decision"]:
         print_line(f"  {found['decision']['verdict']}: {found['decision']['reason']}")
     print_line(f"  time    {format_seconds(found['run_s'])}")
@@ -328,7 +361,8 @@ def _best_score(found: Mapping[str, Any]) -> str:
 def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, *, is_here: bool) -> None:
     named = _identify(plan)
     print_text(
-        f"{plan.id}: {plan.method} on {plan.dataset}, recipe {named['recipe']}, {named['metric']} in percent, selected by {plan.protocol}"
+        f"{plan.id}: {plan.method} on {plan.dataset}, recipe {named['recipe']}, {named['metric']} in percent, selected "
+        f"by {plan.protocol}"
     )
     if not rows:
         print_note("No trial has started yet.")
@@ -337,7 +371,16 @@ def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: in
 
     keys = list(dict.fromkeys(key for row in rows for key in row["params"]))
     failed = any(row["cause"] for row in rows)
-    headers = ["#", "trial", "state", "score", "epoch", *(key.rsplit(".", 1)[-1] for key in keys), "time", *(["failure"] if failed else [])]
+    headers = [
+        "#",
+        "trial",
+        "state",
+        "score",
+        "epoch",
+        *(key.rsplit(".", 1)[-1] for key in keys),
+        "time",
+        *(["failure"] if failed else []),
+    ]
     shown = rows[:num_rows]
     params = range(5, 5 + len(keys))
     time_s, failure = params.stop, params.stop + 1
@@ -359,7 +402,10 @@ def _print_leaderboard(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: in
 
 
 def _print_ablation(plan: SweepPlan, rows: list[dict[str, Any]]) -> None:
-    print_text(f"\n{plan.protocol.metric} on validation data, mean and deviation over training seeds; difference to {plan.method} by seed")
+    print_text(
+        f"\n{plan.protocol.metric} on validation data, mean and deviation over training seeds; difference to "
+        f"{plan.method} by seed"
+    )
     cells = [
         (
             row["variant"],
@@ -381,4 +427,13 @@ def _cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
     params = [format_number(row["params"].get(key)) for key in keys]
     failure = f"{row['cause']}: {row['message']}" if row["cause"] else ""
     time_s = format_seconds(row["run_s"])
-    return [format_number(row["rank"]), str(row["trial"]), row["state"], format_score(row["value"]), epoch, *params, time_s, failure]
+    return [
+        format_number(row["rank"]),
+        str(row["trial"]),
+        row["state"],
+        format_score(row["value"]),
+        epoch,
+        *params,
+        time_s,
+        failure,
+    ]

@@ -38,7 +38,8 @@ from orchestrator.errors import UserError
 
 MAX_ROWS = 20
 _NO_STORAGE = (
-    "the mirror has the journal, but checkpoints stay on this machine without --storage: were it lost, running trials would begin anew."
+    "the mirror has the journal, but checkpoints stay on this machine without --storage: were it lost, "
+    "running trials would begin anew."
 )
 
 if TYPE_CHECKING:
@@ -135,11 +136,17 @@ def resume(
     steal_lease: StealLeaseOption = False,
     mirror: Annotated[
         str | None,
-        typer.Option("--mirror", metavar="URI", help="Copy the journal there from now on; by default where it was. Not a promotion's."),
+        typer.Option(
+            "--mirror",
+            metavar="URI",
+            help="Copy the journal there from now on; by default where it was. Not a promotion's.",
+        ),
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="URI", help="A mirror: go on in a home that has nothing of the sweep.", show_default=False),
+        typer.Option(
+            "--from", metavar="URI", help="A mirror: go on in a home that has nothing of the sweep.", show_default=False
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -165,13 +172,17 @@ def resume(
     if load_plan(found).kind == "promote":
         if mirror is not None:
             raise UserError(
-                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a promotion: what it "
-                f"decides and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is made again by "
+                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a "
+                f"promotion: what it "
+                f"decides and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is "
+                f"made again by "
                 f"`orchestrator promote`."
             )
         from orchestrator.promotion.promote import resume_promotion
 
-        resumed = resume_promotion(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, say=print_note)
+        resumed = resume_promotion(
+            found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, say=print_note
+        )
         finish_promotion(resumed, started, json)
         return
     outcome = resume_sweep(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, mirror=mirror)
@@ -197,16 +208,28 @@ def extend(
     found, increase = find_sweep(sweep, kinds={"sweep"}), _read_increase(trials)
     from orchestrator.sweep.driver import extend as extend_sweep
 
-    _finish(extend_sweep(found, increase, address=address, allow_changed=allow_changed, steal_lease=steal_lease), started, json)
+    _finish(
+        extend_sweep(found, increase, address=address, allow_changed=allow_changed, steal_lease=steal_lease),
+        started,
+        json,
+    )
 
 
 def train(
     space: Annotated[
-        str | None, typer.Argument(metavar="SPACE", help="Its first start_from point is run, or what is published.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="SPACE", help="Its first start_from point is run, or what is published.", show_default=False
+        ),
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|RUN", help="A YAML of settings, an MLflow run id, or SWEEP/TRIAL.", show_default=False),
+        typer.Option(
+            "--from",
+            metavar="FILE|RUN",
+            help="A YAML of settings, an MLflow run id, or SWEEP/TRIAL.",
+            show_default=False,
+        ),
     ] = None,
     epochs: EpochsOption = None,
     method: MethodOption = None,
@@ -243,8 +266,8 @@ def ablate(
 ) -> None:
     """Tell what each part of a method is worth.
 
-    It is trained at its first start_from point, whole and with what each of its variants (ignore_without_reg, say) leaves out, with K
-    seeds each. The table is of validation data.
+    It is trained at its first start_from point, whole and with what each of its variants (ignore_without_reg, say)
+    leaves out, with K seeds each. The table is of validation data.
     """
     from orchestrator.cluster.session import count_cluster
     from orchestrator.home import require_free_name
@@ -291,7 +314,9 @@ def _make_train_plan(
     overrides = parse_overrides(settings or [])
     name = None if name is None else require_free_name(name)
     if space is not None:
-        return make_train_plan(space, method=method, epochs=epochs, overrides=overrides, recipe=recipe, name=name, storage=storage)
+        return make_train_plan(
+            space, method=method, epochs=epochs, overrides=overrides, recipe=recipe, name=name, storage=storage
+        )
     from orchestrator.results.former_run import plan_rerun
 
     assert source is not None
@@ -337,7 +362,10 @@ def _finish(outcome: SweepOutcome, started: float, json: bool) -> None:
     show_leaderboard(*read_sweep(plan.id), json=json, num_rows=MAX_ROWS)
     print_tracking_problem(plan.id, outcome.tracking_problem)
     if outcome.mirror_problem:
-        print_note(f"The mirror lacks some of it ({outcome.mirror_problem}); `{program()} resume {plan.id}` copies it when it is back.")
+        print_note(
+            f"The mirror lacks some of it ({outcome.mirror_problem}); `{program()} resume {plan.id}` copies it when it "
+            f"is back."
+        )
     print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
     if outcome.state == "INTERRUPTED":
         print_note(f"Resume with: {program()} resume {plan.id}")

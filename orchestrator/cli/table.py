@@ -65,7 +65,10 @@ def render_plain(columns: Sequence[Column]) -> list[str]:
     rows = [tuple(column.name for column in columns), *zip(*(column.cells for column in columns), strict=True)]
     fills = [str.rjust if column.right else str.ljust for column in columns]
     gap = " " * _GAP
-    return [gap.join(fill(cell, width) for fill, cell, width in zip(fills, row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        gap.join(fill(cell, width) for fill, cell, width in zip(fills, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def render_table(columns: Sequence[Column]) -> Table:

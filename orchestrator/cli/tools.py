@@ -22,7 +22,10 @@ UNPACK_S = 1800.0
 
 def browse(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="SWEEP|FILE", help="An id or a name, or a bundle; the latest if left out.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="SWEEP|FILE", help="An id or a name, or a bundle; the latest if left out.", show_default=False
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of 127.0.0.1.")] = DEFAULT_PORT,
 ) -> None:
@@ -56,7 +59,8 @@ def browse(
 def bundle(
     sweep: SweepArgument = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The file; under the home, called after the sweep, by default.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The file; under the home, called after the sweep, by default."),
     ] = None,
 ) -> None:
     """Write a sweep into one file to hand on.
@@ -76,17 +80,24 @@ def bundle(
 def doctor(
     address: AddressOption = None,
     space: Annotated[
-        str | None, typer.Option("--space", metavar="SPACE", help="With --address: look at its data and weights.", show_default=False)
+        str | None,
+        typer.Option(
+            "--space", metavar="SPACE", help="With --address: look at its data and weights.", show_default=False
+        ),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URI", help="With --address: where checkpoints are to go.", show_default=False)
+        str | None,
+        typer.Option(
+            "--storage", metavar="URI", help="With --address: where checkpoints are to go.", show_default=False
+        ),
     ] = None,
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check what a sweep needs, here or on every node of a cluster.
 
-    What is there, what is not, and the command that mends it. Exits with 1 if something keeps the embedded dataset from running, or with
+    What is there, what is not, and the command that mends it. Exits with 1 if something keeps the embedded dataset from
+    running, or with
     --address if anything is wrong on any node.
     """
     from dataclasses import asdict
@@ -97,19 +108,23 @@ def doctor(
     if address is not None:
         if settings and space is None:
             raise UserError(
-                "--set must go with --space, whose settings it changes. For example: --space voc --set data.store=s3://bucket/voc"
+                "--set must go with --space, whose settings it changes. For example: --space voc --set "
+                "data.store=s3://bucket/voc"
             )
         _ask_nodes(address, space, storage, settings or [], json)
         return
     if space is not None or storage is not None or settings:
         raise UserError(
-            "--space, --storage and --set must go with --address, whose nodes they are looked for on. Leave them out, or add --address."
+            "--space, --storage and --set must go with --address, whose nodes they are looked for on. Leave them out, "
+            "or add --address."
         )
     findings = diagnose()
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print_table(["", "what", "found"], [(str(found.health), found.subject, found.detail) for found in findings], wrapped=[2])
+        print_table(
+            ["", "what", "found"], [(str(found.health), found.subject, found.detail) for found in findings], wrapped=[2]
+        )
         # Below it, so that no command is broken to fit a column.
         for command, subjects in list_mends(findings).items():
             print_line(f"mend {subjects} with: {command}")
@@ -128,7 +143,12 @@ def _ask_nodes(address: str, space: str | None, storage: str | None, settings: l
         print_json([asdict(report) for report in reports])
     else:
         rows = [
-            (report.node, report.host, *(report.versions.get(name) for name in ("python", "torch", "ray")), len(report.problems) or "ok")
+            (
+                report.node,
+                report.host,
+                *(report.versions.get(name) for name in ("python", "torch", "ray")),
+                len(report.problems) or "ok",
+            )
             for report in reports
         ]
         print_table(["node", "host", "python", "torch", "ray", "problems"], rows)

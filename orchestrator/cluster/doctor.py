@@ -17,7 +17,14 @@ from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.cluster.nodes import Machines, NodeReport, ask_nodes, compare_versions, find_obstacle_to_sharing, look_at_machines
+from orchestrator.cluster.nodes import (
+    Machines,
+    NodeReport,
+    ask_nodes,
+    compare_versions,
+    find_obstacle_to_sharing,
+    look_at_machines,
+)
 from orchestrator.cluster.session import joined, token_file
 from orchestrator.datasets.listing import list_prepared
 from orchestrator.datasets.prepared import EMBEDDED, IMAGE_DATASETS, list_stores, prepare_command
@@ -91,10 +98,14 @@ def diagnose_nodes(
         problems = _find_missing_store(base)
         stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}
         # Weights that are made beside the scenes are made on the node.
-        model = None if base["model.weights"] == "pretext" else (str(base["model.backbone"]), str(base["model.weights"]))
+        model = (
+            None if base["model.weights"] == "pretext" else (str(base["model.backbone"]), str(base["model.weights"]))
+        )
     tracking = tracking_uri()
     with joined(address):
-        reports = ask_nodes(stores=stores, storage=storage, tracking=tracking if tracking.startswith("http") else None, model=model)
+        reports = ask_nodes(
+            stores=stores, storage=storage, tracking=tracking if tracking.startswith("http") else None, model=model
+        )
         machines = look_at_machines()
     obstacle = find_obstacle_to_sharing(tracking, "", machines, (), is_networked=True)
     if obstacle is not None:
@@ -141,7 +152,9 @@ def check_package() -> Finding:
     build = read_build()
     changed = " with uncommitted changes" if build["dirty"] == "true" else ""
     return Finding(
-        "orchestrator", Health.OK, f"{_version('spml-orchestrator')}, commit {build['commit'][:12]}{changed}, lock {build['lock_hash']}"
+        "orchestrator",
+        Health.OK,
+        f"{_version('spml-orchestrator')}, commit {build['commit'][:12]}{changed}, lock {build['lock_hash']}",
     )
 
 
@@ -151,7 +164,11 @@ def check_torch() -> Finding:
     import torchvision
 
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    return Finding("torch", Health.OK, f"{torch.__version__} with torchvision {torchvision.__version__}, {os.cpu_count()} CPU cores")
+    return Finding(
+        "torch",
+        Health.OK,
+        f"{torch.__version__} with torchvision {torchvision.__version__}, {os.cpu_count()} CPU cores",
+    )
 
 
 def check_cuda() -> Finding:
@@ -162,7 +179,12 @@ def check_cuda() -> Finding:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("CUDA", Health.OK, f"{torch.version.cuda}: {', '.join(names)}")
     if shutil.which("nvidia-smi"):
-        return Finding("CUDA", Health.WARN, f"a driver is installed, but torch (CUDA {torch.version.cuda}) cannot use it", "nvidia-smi")
+        return Finding(
+            "CUDA",
+            Health.WARN,
+            f"a driver is installed, but torch (CUDA {torch.version.cuda}) cannot use it",
+            "nvidia-smi",
+        )
     return Finding("CUDA", Health.ABSENT, "no GPU: everything runs on CPU")
 
 
@@ -174,7 +196,12 @@ def check_ray() -> Finding:
     import ray.tune  # noqa: F401 - an extra that is not installed fails here
 
     if address:
-        return Finding("Ray", Health.WARN, f"{detail}; RAY_ADDRESS={address}, but a sweep without --address is local", "unset RAY_ADDRESS")
+        return Finding(
+            "Ray",
+            Health.WARN,
+            f"{detail}; RAY_ADDRESS={address}, but a sweep without --address is local",
+            "unset RAY_ADDRESS",
+        )
     return Finding("Ray", Health.OK, detail)
 
 
@@ -205,7 +232,9 @@ def check_home() -> Finding:
     """Check that the home can be written."""
     obstacle = find_obstacle(home())
     if obstacle is not None:
-        return Finding("home", Health.FAIL, f"{home()} cannot be written ({obstacle})", f"export {HOME_VARIABLE}=~/orchestrator")
+        return Finding(
+            "home", Health.FAIL, f"{home()} cannot be written ({obstacle})", f"export {HOME_VARIABLE}=~/orchestrator"
+        )
     count = len(list((home() / "sweeps").glob("*/plan.json")))
     return Finding("home", Health.OK, f"{home()}, {count} sweep{'' if count == 1 else 's'}")
 
@@ -214,7 +243,12 @@ def check_cache() -> Finding:
     """Check that what can be made again, such as the scenes, can be kept."""
     obstacle = find_obstacle(cache_dir())
     if obstacle is not None:
-        return Finding("cache", Health.FAIL, f"{cache_dir()} cannot be written ({obstacle})", f"export XDG_CACHE_HOME={home() / 'cache'}")
+        return Finding(
+            "cache",
+            Health.FAIL,
+            f"{cache_dir()} cannot be written ({obstacle})",
+            f"export XDG_CACHE_HOME={home() / 'cache'}",
+        )
     return Finding("cache", Health.OK, str(cache_dir()))
 
 
@@ -236,7 +270,11 @@ def check_digits() -> Finding:
     if missing:
         return Finding("data: digits", Health.FAIL, f"scikit-learn lacks {', '.join(missing)}", INSTALL)
     cached = sum(path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()) / 2**20
-    state = f"cached: {cached:.0f} MiB in {cache_dir()}" if cached else f"scenes are made once, under 20 s, into {cache_dir()}"
+    state = (
+        f"cached: {cached:.0f} MiB in {cache_dir()}"
+        if cached
+        else f"scenes are made once, under 20 s, into {cache_dir()}"
+    )
     return Finding("data: digits", Health.OK, state)
 
 
@@ -247,16 +285,24 @@ def check_prepared_data() -> Finding:
     broken = [entry for entry in found if not entry.is_ready]
     if broken:
         state = "; ".join(f"{entry.name} is not ready: {entry.state}" for entry in broken)
-        return Finding("data: images", Health.WARN, f"{', '.join(ready) or 'none'} ready; {state}", prepare_command(broken[0].name))
+        return Finding(
+            "data: images", Health.WARN, f"{', '.join(ready) or 'none'} ready; {state}", prepare_command(broken[0].name)
+        )
     missing = [name for name in IMAGE_DATASETS if name not in ready]
     if not ready:
-        return Finding("data: images", Health.ABSENT, f"none prepared under {data_dir('')}", prepare_command(missing[0]))
-    return Finding("data: images", Health.OK, f"{', '.join(ready)} prepared" + (f"; not {', '.join(missing)}" if missing else ""))
+        return Finding(
+            "data: images", Health.ABSENT, f"none prepared under {data_dir('')}", prepare_command(missing[0])
+        )
+    return Finding(
+        "data: images", Health.OK, f"{', '.join(ready)} prepared" + (f"; not {', '.join(missing)}" if missing else "")
+    )
 
 
 def _check_sqlite(path: Path) -> Finding:
     if not path.exists() and (obstacle := find_obstacle(path.parent)):
-        return Finding("MLflow store", Health.FAIL, f"{path} cannot be made ({obstacle})", f"export {HOME_VARIABLE}=~/orchestrator")
+        return Finding(
+            "MLflow store", Health.FAIL, f"{path} cannot be made ({obstacle})", f"export {HOME_VARIABLE}=~/orchestrator"
+        )
     if not path.exists():
         return Finding("MLflow store", Health.OK, f"{path} is made by the first sweep")
     try:
@@ -274,7 +320,9 @@ def _check_server(uri: str) -> Finding:
             return Finding("MLflow store", Health.OK, f"{redact(uri)} answers")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return Finding("MLflow store", Health.WARN, f"{redact(uri)} does not answer ({reason})", "unset MLFLOW_TRACKING_URI")
+        return Finding(
+            "MLflow store", Health.WARN, f"{redact(uri)} does not answer ({reason})", "unset MLFLOW_TRACKING_URI"
+        )
 
 
 def _nearest_existing(folder: Path) -> Path:

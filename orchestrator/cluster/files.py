@@ -1,4 +1,6 @@
-"""Ray's cluster files and commands: read, check, render, run. Ray starts and ends the machines; nothing of that is done here."""
+"""Ray's cluster files and commands: read, check, render, run. Ray starts and ends the machines; nothing of that is done
+here.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def read_cluster(config: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise UserError(f"{config} must be a YAML file that can be read, but: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise UserError(f"{config} must be a mapping (key: value), but it is none. {CONFIG_FILE} of the checkout is an example.")
+        raise UserError(
+            f"{config} must be a mapping (key: value), but it is none. {CONFIG_FILE} of the checkout is an example."
+        )
     plain: dict[str, Any] = document
     check_schema(plain, str(config))
     return plain
@@ -82,7 +86,9 @@ def check_schema(document: Mapping[str, Any], name: str) -> None:
     except Exception as error:  # of jsonschema, click, Ray and Python, as the fault may be
         where = ".".join(map(str, getattr(error, "absolute_path", ())))
         message = str(getattr(error, "message", error))
-        raise UserError(f"{name} must be a cluster file that Ray accepts, but{f' at {where}' if where else ''}: {message}") from None
+        raise UserError(
+            f"{name} must be a cluster file that Ray accepts, but{f' at {where}' if where else ''}: {message}"
+        ) from None
     finally:
         logging.disable(level)
 
@@ -97,14 +103,18 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
     """
     left = sorted(set(_PLACEHOLDERS.findall(str(document))))
     if left:
-        raise UserError(f"{name} must name your own machines, but it still has {', '.join(left)}. Fill in the values marked <--.")
+        raise UserError(
+            f"{name} must name your own machines, but it still has {', '.join(left)}. Fill in the values marked <--."
+        )
     mounts = [str(local) for local in dict(document.get("file_mounts") or {}).values()]
     if _TOKEN_FILE in mounts:
         ensure_token()
     for local in mounts:
         path = Path(local).expanduser()
         if not path.exists():
-            raise UserError(f"file_mounts of {name} must name what is there, but got {local}, which is not. {_mend_mount(local)}")
+            raise UserError(
+                f"file_mounts of {name} must name what is there, but got {local}, which is not. {_mend_mount(local)}"
+            )
     private = Path(_ENVIRONMENT_FILE).expanduser()
     if _ENVIRONMENT_FILE in mounts and private.stat().st_mode & 0o077:
         raise UserError(
@@ -124,9 +134,13 @@ def run_ray(command: Sequence[str]) -> None:
     beside = Path(sys.executable).with_name(program)
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
-        code = subprocess.run([str(beside) if beside.exists() else program, *words], env=environment, check=False).returncode
+        code = subprocess.run(
+            [str(beside) if beside.exists() else program, *words], env=environment, check=False
+        ).returncode
     except OSError as error:
-        raise OrchestratorError(f"{program} must be installed, but it cannot be run ({error.strerror}). Set it up: make setup") from None
+        raise OrchestratorError(
+            f"{program} must be installed, but it cannot be run ({error.strerror}). Set it up: make setup"
+        ) from None
     if code:
         raise OrchestratorError(f"`{' '.join(command)}` must end with 0, but got {code}. What it said stands above.")
 

@@ -39,7 +39,8 @@ MAX_PACKAGE_BYTES = 10 * 2**20
 _GIVEN = "given"
 _PACKAGES = (orchestrator, search_spaces, training)
 _SOURCES = (".py", ".yaml", ".json", ".txt")
-# Where the head keeps sweeps, unless its environment says so: not in the unpacked code, which Ray removes when the job has ended.
+# Where the head keeps sweeps, unless its environment says so: not in the unpacked code, which Ray removes when the job
+# has ended.
 _HOME = 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
 # Ray's client lets them stand before the address that it is given.
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -108,7 +109,9 @@ def require_http(address: str) -> str:
         UserError: It is none, or it holds a password.
     """
     if redact(address) != address:
-        raise UserError(f"--address must hold no credentials, but got --address={redact(address)}. The token is read from its file.")
+        raise UserError(
+            f"--address must hold no credentials, but got --address={redact(address)}. The token is read from its file."
+        )
     if not address.startswith(("http://", "https://")):
         raise UserError(
             f"--address must be that of a job server, but got --address={address}. "
@@ -142,14 +145,17 @@ def packed(words: Sequence[str]) -> Iterator[Package]:
         if num_bytes > MAX_PACKAGE_BYTES:
             largest = max(files, key=lambda path: path.stat().st_size)
             raise UserError(
-                f"what is submitted must be at most {MAX_PACKAGE_BYTES / 2**20:.0f} MiB, but got {num_bytes / 2**20:.1f} MiB; the largest "
+                f"what is submitted must be at most {MAX_PACKAGE_BYTES / 2**20:.0f} MiB, but got "
+                f"{num_bytes / 2**20:.1f} MiB; the largest "
                 f"file is {largest.relative_to(folder)}. Only code and settings are sent: keep data elsewhere."
             )
         yield Package(folder, sent, tuple(str(path.relative_to(folder)) for path in files), num_bytes)
 
 
 def render_entrypoint(words: Sequence[str]) -> str:
-    """Return the shell command that the head runs: the verb, by the code that was sent, with a home that outlives the job."""
+    """Return the shell command that the head runs: the verb, by the code that was sent, with a home that outlives the
+    job.
+    """
     # exec: one process, so that a signal is given once.
     return f"{_HOME}; exec python -m orchestrator {shlex.join(words)}"
 
@@ -164,7 +170,9 @@ def submit(package: Package, address: str) -> Job:
     with _calling(address) as client:
         while True:
             try:
-                job_id = client.submit_job(entrypoint=render_entrypoint(package.words), runtime_env={"working_dir": str(package.folder)})
+                job_id = client.submit_job(
+                    entrypoint=render_entrypoint(package.words), runtime_env={"working_dir": str(package.folder)}
+                )
                 break
             except RuntimeError as error:
                 # The server of a head that has just started answers before what it hands the job to.
@@ -194,8 +202,13 @@ def find_job(job_id: str | None) -> Job:
         if job_id in (None, job.id):
             return job
     if not jobs:
-        raise UserError(f"job must exist, but none was submitted from {home()}. Submit one: orchestrator submit sweep digits")
-    raise UserError(f"job must be one that was submitted from {home()}, but got {job_id}. The latest is {jobs[0].id}: orchestrator jobs")
+        raise UserError(
+            f"job must exist, but none was submitted from {home()}. Submit one: orchestrator submit sweep digits"
+        )
+    raise UserError(
+        f"job must be one that was submitted from {home()}, but got {job_id}. The latest is {jobs[0].id}: orchestrator "
+        f"jobs"
+    )
 
 
 def default_address() -> str:
@@ -205,14 +218,18 @@ def default_address() -> str:
 
 
 def render_resume(job: Job) -> str:
-    """Return the verb that goes on with what a stopped job was doing: with its own sweep, where its words or its log name it."""
+    """Return the verb that goes on with what a stopped job was doing: with its own sweep, where its words or its log
+    name it.
+    """
     named = job.words[1:2] if job.words[0] in ("resume", "extend") else _RESUME.findall(read_log(job))[-1:]
     sweep = next((word for word in named if not word.startswith("-")), "")
     return f"submit --address {job.address} resume {sweep}".rstrip()
 
 
 def read_states(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return job -> state; ``unreachable`` where no cluster answers, ``unknown`` where it has never heard of the job."""
+    """Return job -> state; ``unreachable`` where no cluster answers, ``unknown`` where it has
+    never heard of the job.
+    """
     states: dict[str, str] = {}
     for address in dict.fromkeys(job.address for job in jobs):
         try:
@@ -220,7 +237,11 @@ def read_states(jobs: Sequence[Job]) -> dict[str, str]:
                 known = {details.submission_id: str(details.status.value) for details in client.list_jobs()}
         except OrchestratorError:
             known = None
-        states |= {job.id: UNREACHABLE if known is None else known.get(job.id, UNKNOWN) for job in jobs if job.address == address}
+        states |= {
+            job.id: UNREACHABLE if known is None else known.get(job.id, UNKNOWN)
+            for job in jobs
+            if job.address == address
+        }
     return states
 
 
@@ -276,7 +297,9 @@ def cancel(job: Job) -> str:
     deadline = time.monotonic() + _STOP_S
     while (state := read_state(job)[0]) not in ENDED:
         if time.monotonic() > deadline:
-            raise OrchestratorError(f"job must end within {_STOP_S:.0f} s, but {job.id} is {state}. Look: orchestrator logs {job.id}")
+            raise OrchestratorError(
+                f"job must end within {_STOP_S:.0f} s, but {job.id} is {state}. Look: orchestrator logs {job.id}"
+            )
         time.sleep(_POLL_S)
     return state
 
@@ -300,16 +323,20 @@ def _calling(address: str) -> Iterator[JobSubmissionClient]:
         yield JobSubmissionClient(address)
     except AuthenticationError:
         raise OrchestratorError(
-            f"the cluster at {address} must know this token, but it refused it. The token is the one in ~/.ray/auth_token, "
+            f"the cluster at {address} must know this token, but it refused it. The token is the one in "
+            f"~/.ray/auth_token, "
             "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: take that of the head."
         ) from None
     except (ConnectionError, requests.exceptions.RequestException):
         raise OrchestratorError(
             f"a job server must answer at {address}, but none does. "
-            "Is the cluster up (orchestrator cluster status), and its port here (ray dashboard cluster.yaml)? Another one: --address URL"
+            "Is the cluster up (orchestrator cluster status), and its port here (ray dashboard cluster.yaml)? Another "
+            "one: --address URL"
         ) from None
     except RuntimeError as error:
-        raise OrchestratorError(f"the job server at {address} must do as asked, but it said: {redact(str(error))}") from None
+        raise OrchestratorError(
+            f"the job server at {address} must do as asked, but it said: {redact(str(error))}"
+        ) from None
     finally:
         os.environ.update(hidden)
 

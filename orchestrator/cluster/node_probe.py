@@ -1,4 +1,5 @@
-"""What a small task looks at on its own node. It is sent by value, so that it also runs where this package is missing or another.
+"""What a small task looks at on its own node. It is sent by value, so that it also runs where this package is missing
+or another.
 
 Hence the standard library only; everything else is imported where it is looked at, and what fails is told as text.
 """
@@ -24,13 +25,16 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
     """Look at this node.
 
     Args:
-        wanted: ``stores`` (name -> URI of prepared data), ``storage`` (a folder or URI, or None), ``tracking_uri`` (or None), ``model``
-            (``[backbone, weights]``, or None), ``marker`` (a file that the driver has written, or None).
+        wanted: ``stores`` (name -> URI of prepared data), ``storage`` (a folder or URI, or None), ``tracking_uri`` (or
+            None), ``model`` (``[backbone, weights]``, or None), ``marker`` (a file that the driver has written, or
+            None).
 
     Returns:
         ``host``, ``versions`` (of Python and packages), ``problems`` (subject -> what is wrong).
     """
-    checks: dict[str, Callable[[], None]] = {f"data: {name}": partial(_read_store, uri) for name, uri in wanted["stores"].items()}
+    checks: dict[str, Callable[[], None]] = {
+        f"data: {name}": partial(_read_store, uri) for name, uri in wanted["stores"].items()
+    }
     if wanted["marker"]:
         checks["storage"] = partial(_see, wanted["marker"])
     elif wanted["storage"]:
@@ -101,7 +105,9 @@ def _ask_server(uri: str) -> None:
     from urllib.parse import urlsplit, urlunsplit
 
     parts = urlsplit(uri)
-    plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))  # health asks for no password
+    plain = urlunsplit(
+        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "")
+    )  # health asks for no password
     with urllib.request.urlopen(f"{plain}/health", timeout=_TIMEOUT_S):
         pass
 

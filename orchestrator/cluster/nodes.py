@@ -71,7 +71,9 @@ class NodeReport:
     problems: Mapping[str, str]
 
 
-def find_obstacle_to_sharing(tracking: str, storage: str, machines: Machines, blind: Iterable[str], *, is_networked: bool) -> str | None:
+def find_obstacle_to_sharing(
+    tracking: str, storage: str, machines: Machines, blind: Iterable[str], *, is_networked: bool
+) -> str | None:
     """Return why a sweep must not run on these machines with this store and storage, and the remedy; None if it may.
 
     Args:
@@ -79,13 +81,15 @@ def find_obstacle_to_sharing(tracking: str, storage: str, machines: Machines, bl
         storage: Folder or URI under which checkpoints go.
         machines: Of the cluster.
         blind: Hosts that do not see what the driver writes there.
-        is_networked: Whether a folder lies on a file system of the network; of machines that are not up yet, only this tells.
+        is_networked: Whether a folder lies on a file system of the network; of machines that are not up yet, only this
+            tells.
     """
     if not machines.are_several:
         return None
     if tracking.startswith("sqlite:"):
         return (
-            f"MLflow's store must be a server when a cluster has several machines, but got {tracking}, a file of this one. "
+            f"MLflow's store must be a server when a cluster has several machines, but got {tracking}, a file of this "
+            f"one. "
             "Start a server, and set MLFLOW_TRACKING_URI=http://HOST:5000 in the environment of the nodes."
         )
     blind = sorted(blind)
@@ -96,7 +100,8 @@ def find_obstacle_to_sharing(tracking: str, storage: str, machines: Machines, bl
         )
     if machines.may_grow and "://" not in storage and not is_networked:
         return (
-            f"checkpoint storage must be seen by nodes that are still to start, but got {storage}, a folder of this machine. "
+            f"checkpoint storage must be seen by nodes that are still to start, but got {storage}, a folder of this "
+            f"machine. "
             "Name one that all see: --storage s3://bucket/checkpoints, or a folder that all of them mount."
         )
     return None
@@ -113,7 +118,9 @@ def require_shared(plan: SweepPlan) -> None:
         return
     storage = checkpoint_uri(plan).removeprefix("file://")
     blind = [] if "://" in storage else find_blind_hosts(Path(storage))
-    obstacle = find_obstacle_to_sharing(tracking_uri(), storage, machines, blind, is_networked=is_networked(Path(storage)))
+    obstacle = find_obstacle_to_sharing(
+        tracking_uri(), storage, machines, blind, is_networked=is_networked(Path(storage))
+    )
     if obstacle is not None:
         raise UserError(obstacle)
 
@@ -140,7 +147,8 @@ def ask_nodes(
     tracking: str | None = None,
     model: tuple[str, str] | None = None,
 ) -> list[NodeReport]:
-    """Have one small task look at each living node of the cluster that was joined; return what they say, the driver's node first.
+    """Have one small task look at each living node of the cluster that was joined; return what they say, the driver's
+    node first.
 
     Args:
         stores: Name -> URI of prepared data.
@@ -158,26 +166,41 @@ def ask_nodes(
     cloudpickle.register_pickle_by_value(node_probe)  # type: ignore[no-untyped-call]
     task: Any = ray.remote(num_cpus=0, max_retries=0)(node_probe.probe)
     here = ray.get_runtime_context().get_node_id()
-    nodes = sorted(_living_nodes(), key=lambda node: (node["NodeID"] != here, node["NodeManagerHostname"], node["NodeID"]))
+    nodes = sorted(
+        _living_nodes(), key=lambda node: (node["NodeID"] != here, node["NodeManagerHostname"], node["NodeID"])
+    )
     with _marked(storage) as marker:
-        wanted = {"stores": dict(stores or {}), "storage": storage, "tracking_uri": tracking, "model": model, "marker": marker}
+        wanted = {
+            "stores": dict(stores or {}),
+            "storage": storage,
+            "tracking_uri": tracking,
+            "model": model,
+            "marker": marker,
+        }
         answers = [
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(wanted) for node in nodes
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(wanted)
+            for node in nodes
         ]
         ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
         return [_read_answer(node, answer) for node, answer in zip(nodes, answers, strict=True)]
 
 
 def compare_versions(reports: Iterable[NodeReport]) -> list[NodeReport]:
-    """Return the reports with a further problem for every package that is missing on a node, or is not what most nodes have.
+    """Return the reports with a further problem for every package that is missing on a node, or is not what most nodes
+    have.
 
     Of two that are equally frequent, that of the first report, the driver's node, is taken for right.
     """
     reports = list(reports)
     names = dict.fromkeys(name for report in reports for name in report.versions)
-    usual = {name: Counter(report.versions[name] for report in reports if name in report.versions).most_common(1)[0][0] for name in names}
+    usual = {
+        name: Counter(report.versions[name] for report in reports if name in report.versions).most_common(1)[0][0]
+        for name in names
+    }
     return [
-        NodeReport(report.node, report.host, report.versions, {**report.problems, **_odd_versions(report.versions, usual)})
+        NodeReport(
+            report.node, report.host, report.versions, {**report.problems, **_odd_versions(report.versions, usual)}
+        )
         for report in reports
     ]
 
@@ -187,7 +210,11 @@ def is_networked(folder: Path) -> bool:
     import psutil
 
     path = str(folder.absolute())
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if os.path.commonpath([path, mount.mountpoint]) == mount.mountpoint]
+    mounts = [
+        mount
+        for mount in psutil.disk_partitions(all=True)
+        if os.path.commonpath([path, mount.mountpoint]) == mount.mountpoint
+    ]
     return bool(mounts) and max(mounts, key=lambda mount: len(mount.mountpoint)).fstype in _NETWORK_FILE_SYSTEMS
 
 
@@ -203,7 +230,8 @@ def _marked(storage: str | None) -> Iterator[str | None]:
             yield marker.name
     except OSError as error:
         raise UserError(
-            f"checkpoint storage must be a folder that can be written, but got {storage} ({error.strerror}). Name another: --storage URI"
+            f"checkpoint storage must be a folder that can be written, but got {storage} ({error.strerror}). Name "
+            f"another: --storage URI"
         ) from None
 
 
@@ -222,7 +250,9 @@ def _read_answer(node: Mapping[str, Any], answer: Any) -> NodeReport:
     except Exception as error:  # of Ray, in many kinds: the node went, the task could not start
         said = {"versions": {}, "problems": {"task": describe_error(error)}}
     # Libraries repeat the URI that they were given.
-    return NodeReport(name, host, said["versions"], {subject: redact(problem) for subject, problem in said["problems"].items()})
+    return NodeReport(
+        name, host, said["versions"], {subject: redact(problem) for subject, problem in said["problems"].items()}
+    )
 
 
 def _odd_versions(versions: Mapping[str, str], usual: Mapping[str, str]) -> dict[str, str]:

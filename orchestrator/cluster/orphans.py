@@ -1,7 +1,8 @@
 """Ends a process of Ray whose raylet is dead, on every machine of a cluster.
 
-Ray's workers are to end with their raylet, but those of an actor that waits (all of Ray Train's, by measurement) stay on for 20 s and
-more when it was killed with -9: with a GPU's memory, and able to write a checkpoint beside the trial's next attempt.
+Ray's workers are to end with their raylet, but those of an actor that waits (all of Ray Train's, by measurement) stay
+on for 20 s and more when it was killed with -9: with a GPU's memory, and able to write a checkpoint beside the trial's
+next attempt.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ HOOK = "orchestrator.cluster.orphans.watch_parent"
 _LOOK_S = 1.0
 
 
-def watch_parent(end: Callable[[int], object] = os._exit, parent: Callable[[], int] = os.getppid, look_s: float = _LOOK_S) -> None:
+def watch_parent(
+    end: Callable[[int], object] = os._exit, parent: Callable[[], int] = os.getppid, look_s: float = _LOOK_S
+) -> None:
     """End this process, at once, when its parent is dead.
 
     Args:

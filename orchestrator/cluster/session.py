@@ -28,14 +28,16 @@ LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
 """Names the folder that a local Ray makes for itself among the temporary files of the system, and leaves there."""
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-"""Of the environment below, what processes on other nodes must have as well: there they are not this driver's children."""
+"""Of the environment below, what processes on other nodes must have as well: there they are not this driver's children.
+"""
 _OBJECT_STORE_BYTES = 100 * 1024**2  # reports and a handful of pictures
 _STOP_S = 15.0
 _KILLED_S = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Some of Ray's processes write their title over their environment, by which orphans are found; this has them leave it alone.
+    # Some of Ray's processes write their title over their environment, by which orphans are found; this has them leave
+    # it alone.
     "SPT_NOENV": "1",
     # A trial's folders are absolute; where the user stands is where relative paths mean something.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -52,9 +54,12 @@ _ENVIRONMENT = {
 
 
 def quieten() -> None:
-    """Set what Ray reads when it is imported and started; call it before anything imports ray, and before the first thread starts."""
+    """Set what Ray reads when it is imported and started; call it before anything imports ray, and before the first
+    thread starts.
+    """
     os.environ.update(_ENVIRONMENT)
-    # Torch hides this warning while it is imported; another thread that leaves its own filters just then brings it out again.
+    # Torch hides this warning while it is imported; another thread that leaves its own filters just then brings it out
+    # again.
     warnings.filterwarnings("ignore", message="Warning only once for all operators", category=UserWarning)
 
 
@@ -70,8 +75,8 @@ def start_ray(
     """Start a local Ray, or join the one at an address.
 
     Args:
-        folder: Of the sweep; Ray's warnings go to a file there. Every process of a local Ray carries it in its environment, so that
-            orphans can be told.
+        folder: Of the sweep; Ray's warnings go to a file there. Every process of a local Ray carries it in its
+            environment, so that orphans can be told.
         address: ``auto`` or an address; None starts one on this machine.
         num_cpus, num_gpus: What a local Ray may use.
         dashboard: Train inside Tune needs it (loopback only).
@@ -84,14 +89,22 @@ def start_ray(
     import ray
 
     os.environ[SWEEP_VARIABLE] = str(folder)
-    options: dict[str, Any] = {"address": address, "namespace": folder.name, "log_to_driver": False, "configure_logging": False}
+    options: dict[str, Any] = {
+        "address": address,
+        "namespace": folder.name,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
     if address is None:
         # Not a bare init: a stale file of a dead cluster would have it join that one.
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus}
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
         _remove_session(folder)  # of a driver that was killed
     else:
-        options["runtime_env"] = {"env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES}, "worker_process_setup_hook": HOOK}
+        options["runtime_env"] = {
+            "env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES},
+            "worker_process_setup_hook": HOOK,
+        }
         use_token()
     _protect_token(make=address is None)
     with _logging_to(folder / LOG_FILE), warnings.catch_warnings():
@@ -99,7 +112,8 @@ def start_ray(
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
         ray.init(**options)
-        # Filters of warnings are the process's, not the thread's: left earlier, they would be back in the middle of an import.
+        # Filters of warnings are the process's, not the thread's: left earlier, they would be back in the middle of an
+        # import.
         importing.join()
     if address is None:
         _note_session(folder)
@@ -130,7 +144,8 @@ def joined(address: str) -> Iterator[None]:
 
 
 def count_cluster(address: str) -> dict[str, int]:
-    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address: of all its nodes, and of those that it may still start.
+    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address: of all its nodes, and of those that it may
+    still start.
 
     Raises:
         OrchestratorError: There is no Ray at that address.
@@ -144,10 +159,11 @@ def count_cluster(address: str) -> dict[str, int]:
 
 
 def grown_resources() -> dict[str, int]:
-    """Return what the cluster that was joined may grow to; empty where it does not grow by itself, or nobody here knows how far.
+    """Return what the cluster that was joined may grow to; empty where it does not grow by itself, or nobody here knows
+    how far.
 
-    Ray keeps it only where its operator reports it. A cluster of `ray up` has it in the file that its autoscaler reads, on the head,
-    where jobs run.
+    Ray keeps it only where its operator reports it. A cluster of `ray up` has it in the file that its autoscaler reads,
+    on the head, where jobs run.
     """
     import ray
     from ray._private.state import state
@@ -157,14 +173,19 @@ def grown_resources() -> dict[str, int]:
 
 
 def compute_most(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the resources of the head and all workers that a cluster file allows for, as many as fit under its ``max_workers``."""
+    """Return the resources of the head and all workers that a cluster file allows for, as many as fit under its
+    ``max_workers``.
+    """
     types: dict[str, dict[str, Any]] = dict(config.get("available_node_types") or {})
     head = types.get(str(config.get("head_node_type")), {}).get("resources") or {}
     limit = int(config.get("max_workers") or 0)
     most = {}
     for name in ("CPU", "GPU"):
         left, total = limit, int(head.get(name, 0))
-        counts = ((int((kind.get("resources") or {}).get(name, 0)), int(kind.get("max_workers", 0))) for kind in types.values())
+        counts = (
+            (int((kind.get("resources") or {}).get(name, 0)), int(kind.get("max_workers", 0)))
+            for kind in types.values()
+        )
         for each, number in sorted(counts, reverse=True):
             total, left = total + each * min(number, left), left - min(number, left)
         most[name] = total
@@ -257,7 +278,9 @@ def _logging_to(log_file: Path) -> Iterator[None]:
 
 
 def _log_errors_of_raylets(logger: logging.Logger) -> None:
-    """Log what raylets tell the driver (a worker died), which Ray prints on stdout whatever it is told about logging."""
+    """Log what raylets tell the driver (a worker died), which Ray prints on stdout whatever it is
+    told about logging.
+    """
     from ray._private import worker
 
     def log(data: dict[str, Any], ignore_prefix: bool) -> None:
@@ -267,12 +290,16 @@ def _log_errors_of_raylets(logger: logging.Logger) -> None:
 
 
 def token_file() -> Path:
-    """Return where Ray reads the token from that lets code run on its cluster: ``$RAY_AUTH_TOKEN_PATH``, else under the user's home."""
+    """Return where Ray reads the token from that lets code run on its cluster: ``$RAY_AUTH_TOKEN_PATH``, else under the
+    user's home.
+    """
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def use_token() -> None:
-    """Have this process show the token wherever it joins a cluster or calls one, if it has a token and nobody has said otherwise."""
+    """Have this process show the token wherever it joins a cluster or calls one, if it has a token and nobody has said
+    otherwise.
+    """
     if os.environ.get("RAY_AUTH_MODE") is None and (os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()):
         os.environ["RAY_AUTH_MODE"] = "token"
         from ray import _raylet
@@ -292,7 +319,9 @@ def ensure_token() -> Path:
             _make_token(token)
         token.chmod(0o600)
     except OSError as error:
-        raise UserError(f"Ray's token must be a file that can be made, but {token} cannot ({error.strerror}). Set HOME.") from None
+        raise UserError(
+            f"Ray's token must be a file that can be made, but {token} cannot ({error.strerror}). Set HOME."
+        ) from None
     return token
 
 

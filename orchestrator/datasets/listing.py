@@ -64,14 +64,18 @@ def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
     counts = " + ".join(f"{count:,} {phase}" for phase, count in manifest.counts.items())
     originals = " with originals" if manifest.keeps_originals else ""
     lines = [
-        f"{name}: {counts} images, {len(manifest.classes)} classes, {manifest.image_size} px {manifest.encoding}{originals}",
+        f"{name}: {counts} images, {len(manifest.classes)} classes, {manifest.image_size} px "
+        f"{manifest.encoding}{originals}",
         f"  in {uri}, {format_bytes(manifest.num_bytes)}, data hash {manifest.data_hash[:12]}",
     ]
     unlabelled = sum(manifest.num_unlabelled.values())
     if unlabelled:
         lines.append(f"  not in it: {unlabelled:,} images that nothing is annotated in, as the protocol has it")
     if manifest.left_out:
-        lines.append(f"  left out ({len(manifest.left_out)}), which changes the split and every figure that is compared with the paper's:")
+        lines.append(
+            f"  left out ({len(manifest.left_out)}), which changes the split and every figure that is compared with "
+            f"the paper's:"
+        )
         lines += [f"    {fault}" for fault in manifest.left_out]
     return lines
 

@@ -36,8 +36,14 @@ def draw_sheet(path: Path, heading: str, pictures: Sequence[Picture]) -> None:
     num_columns = min(_COLUMNS, len(pictures))
     num_rows = -(-len(pictures) // num_columns)
     # What stands below the tallest text of all decides, so that no picture of a sheet is smaller than another.
-    below_pt = max(sum(_LINE_PT * len(textwrap.wrap(text, _WIDTH_CHARS)) + _GAP_PT for text, _ in _lines(each)) for each in pictures)
-    figure = Figure(figsize=(_SIDE_IN * max(num_columns, 2), (_SIDE_IN + 0.4 + below_pt / 72) * num_rows + 0.8), layout="constrained")
+    below_pt = max(
+        sum(_LINE_PT * len(textwrap.wrap(text, _WIDTH_CHARS)) + _GAP_PT for text, _ in _lines(each))
+        for each in pictures
+    )
+    figure = Figure(
+        figsize=(_SIDE_IN * max(num_columns, 2), (_SIDE_IN + 0.4 + below_pt / 72) * num_rows + 0.8),
+        layout="constrained",
+    )
     figure.suptitle(heading, fontsize=12)
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     for place in grid.flat:
@@ -70,7 +76,10 @@ def draw_stats(path: Path, stats: LabelStats) -> None:
 def _draw_observed(place: Axes, stats: LabelStats) -> None:
     counts, unlearnable = stats.observed["train"], stats.unlearnable
     _draw_bars(place, counts, OBSERVED_COLOUR, stats.classes)
-    title = f"observed positives per class in train: {int(counts.sum()):,} over {len(counts)} classes, median {np.median(counts):g}"
+    title = (
+        f"observed positives per class in train: {int(counts.sum()):,} over {len(counts)} classes, median "
+        f"{np.median(counts):g}"
+    )
     if unlearnable:
         place.plot(unlearnable, np.zeros(len(unlearnable)), "v", color="#cf222e", markersize=6, clip_on=False, zorder=3)
         title += f"; {len(unlearnable)} with no learnable positive (red)"
@@ -91,7 +100,9 @@ def _draw_together(figure: Figure, place: Axes, stats: LabelStats) -> None:
     counts = stats.together.astype(float)
     np.fill_diagonal(counts, 0)
     most = max(counts.max(), 1)
-    shown = place.imshow(np.ma.masked_equal(counts, 0), norm=LogNorm(1, max(most, 2)), cmap="viridis", interpolation="nearest")
+    shown = place.imshow(
+        np.ma.masked_equal(counts, 0), norm=LogNorm(1, max(most, 2)), cmap="viridis", interpolation="nearest"
+    )
     place.set_title("true labels that occur together in train: images with both (white: none)", fontsize=10)
     _name_classes(place, stats.classes)
     if len(stats.classes) <= _MOST_NAMED:
@@ -117,8 +128,19 @@ def _draw_picture(place: Axes, picture: Picture) -> None:
     for name, left, top, right, bottom in picture.boxes:
         colour = OBSERVED_COLOUR if name in picture.observed else HIDDEN_COLOUR
         # imshow puts the middle of pixel 0 at 0, boxes its left edge.
-        place.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.8, edgecolor=colour))
-        place.text(left, top, name, fontsize=6.5, color="white", va="top", ha="left", bbox={"facecolor": colour, "pad": 0.8, "lw": 0})
+        place.add_patch(
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.8, edgecolor=colour)
+        )
+        place.text(
+            left,
+            top,
+            name,
+            fontsize=6.5,
+            color="white",
+            va="top",
+            ha="left",
+            bbox={"facecolor": colour, "pad": 0.8, "lw": 0},
+        )
     _draw_points(place, picture)
     _write_below(place, _lines(picture))
 
@@ -129,7 +151,11 @@ def _lines(picture: Picture) -> list[tuple[str, str]]:
     if picture.hidden:
         lines.append((f"true, not observed ({len(picture.hidden)}): " + _listed(picture.hidden), HIDDEN_COLOUR))
     unknown = picture.num_unknown - len(picture.hidden or ())
-    what = "unknown to training, true labels not available" if picture.hidden is None else "unknown to training, truly negative"
+    what = (
+        "unknown to training, true labels not available"
+        if picture.hidden is None
+        else "unknown to training, truly negative"
+    )
     lines.append((f"{unknown} {what}", _GREY))
     return lines
 
@@ -154,7 +180,15 @@ def _write_below(place: Axes, lines: Sequence[tuple[str, str]]) -> None:
     for text, colour in lines:
         wrapped = textwrap.wrap(text, _WIDTH_CHARS)
         place.annotate(
-            "\n".join(wrapped), (0, 0), (0, -below), "axes fraction", "offset points", fontsize=8, color=colour, va="top", linespacing=1.2
+            "\n".join(wrapped),
+            (0, 0),
+            (0, -below),
+            "axes fraction",
+            "offset points",
+            fontsize=8,
+            color=colour,
+            va="top",
+            linespacing=1.2,
         )
         below += _LINE_PT * len(wrapped) + _GAP_PT
 

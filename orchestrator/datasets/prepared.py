@@ -1,4 +1,6 @@
-"""Where prepared datasets lie: in ``<home>/data/<name>/``, or elsewhere, which a pointer ``<home>/data/<name>.json`` remembers."""
+"""Where prepared datasets lie: in ``<home>/data/<name>/``, or elsewhere, which a pointer ``<home>/data/<name>.json``
+remembers.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +45,25 @@ def require_store(name: str) -> str:
     if found is not None:
         return found
     if name == EMBEDDED:
-        raise UserError("dataset must be one that is prepared from files, but digits is made when it is needed: orchestrator sweep digits")
+        raise UserError(
+            "dataset must be one that is prepared from files, but digits is made when it is needed: orchestrator sweep "
+            "digits"
+        )
     if name in list_stores():
         raise UserError(
-            f"dataset {name} must be prepared, but its store under {data_dir('')} is not finished: its preparing was stopped or still goes "
+            f"dataset {name} must be prepared, but its store under {data_dir('')} is not finished: its preparing was "
+            f"stopped or still goes "
             f"on. Run the same `data prepare` again: it goes on where it stopped."
         )
     nearest = difflib.get_close_matches(name, [*list_stores(), *IMAGE_DATASETS, FOLDER], n=1)
     if nearest and name not in (*nearest, *IMAGE_DATASETS):
         raise UserError(
-            f"dataset must be a prepared one, but got {name!r}. Did you mean {nearest[0]}? `orchestrator data list` lists them."
+            f"dataset must be a prepared one, but got {name!r}. Did you mean {nearest[0]}? `orchestrator data list` "
+            f"lists them."
         )
     raise UserError(
-        f"dataset {name} must be prepared, but there is no store of it under {data_dir('')}. Prepare it: {prepare_command(name)}"
+        f"dataset {name} must be prepared, but there is no store of it under {data_dir('')}. Prepare it: "
+        f"{prepare_command(name)}"
     )
 
 
@@ -84,7 +92,8 @@ def remember_store(name: str, uri: str) -> None:
         draft.replace(pointer)
     except OSError as error:
         raise UserError(
-            f"{pointer} must be a file that can be written, but it cannot ({error.strerror}). Set {HOME_VARIABLE} to a folder that can."
+            f"{pointer} must be a file that can be written, but it cannot ({error.strerror}). Set {HOME_VARIABLE} to a "
+            f"folder that can."
         ) from None
 
 
@@ -109,7 +118,9 @@ def check_dataset(name: str) -> str:
     known = (*IMAGE_DATASETS, FOLDER)
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else f"For images and labels of your own: {FOLDER} --name {name}"
+        hint = (
+            f"Did you mean {nearest[0]}?" if nearest else f"For images and labels of your own: {FOLDER} --name {name}"
+        )
         raise UserError(f"dataset must be one of {', '.join(known)}, but got {name!r}. {hint}")
     return name
 
@@ -145,11 +156,14 @@ def _read_pointer(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["uri"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} must say where a store lies, but cannot be read. Delete it, and run `data prepare` again.") from None
+        raise UserError(
+            f"{path} must say where a store lies, but cannot be read. Delete it, and run `data prepare` again."
+        ) from None
 
 
 def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> None:
-    """Check that a store will fit on its disk before hours go into it; what lies there counts as room, other storages are not asked.
+    """Check that a store will fit on its disk before hours go into it; what lies there counts as room, other storages
+    are not asked.
 
     Args:
         uri: Of the store.
@@ -169,6 +183,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     if needed > free:
         smaller = "--encoding jpeg takes a seventh of it. Or make room" if encoding == "raw" else "Make room"
         raise UserError(
-            f"the store must have room for about {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB. {smaller}, or name another "
+            f"the store must have room for about {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB. "
+            f"{smaller}, or name another "
             "place with --out."
         )

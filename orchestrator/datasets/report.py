@@ -1,4 +1,6 @@
-"""What ``data verify`` says: a dataset's row of Table 1 beside the paper's, and whose draw of single positives its labels give."""
+"""What ``data verify`` says: a dataset's row of Table 1 beside the paper's, and whose draw of single positives its
+labels give.
+"""
 
 from __future__ import annotations
 
@@ -82,13 +84,17 @@ class Report:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs from paper, official labels and authors' draw, and the files agree with each other."""
+        """Whether nothing differs from paper, official labels and authors' draw, and the files
+        agree with each other.
+        """
         return not self.faults and self.num_different == 0
 
     @property
     def num_different(self) -> int:
         """Return how many figures and hashes differ."""
-        return sum(line.equal is False for line in self.figures) + sum(digest.is_known is False for digest in self.digests)
+        return sum(line.equal is False for line in self.figures) + sum(
+            digest.is_known is False for digest in self.digests
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -139,7 +145,9 @@ def read_prepared(store: Store) -> Annotations:
 
 
 def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
-    """Hash the true labels of an official phase, where there are any, and its single positives: drawn, or as the source gives them."""
+    """Hash the true labels of an official phase, where there are any, and its single positives: drawn, or as the source
+    gives them.
+    """
     true, observed = annotations.phases[phase].true, annotations.phases[phase].observed
     digests = []
     if true is not None:
@@ -150,7 +158,9 @@ def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
     return [*digests, _digest("draw", phase, observed, AUTHORS_DRAWS.get(annotations.name))]
 
 
-def _digest(of: Literal["labels", "draw"], phase: str, matrix: NDArray[np.bool_], known: Mapping[str, str] | None) -> Digest:
+def _digest(
+    of: Literal["labels", "draw"], phase: str, matrix: NDArray[np.bool_], known: Mapping[str, str] | None
+) -> Digest:
     sha256 = hashlib.sha256(np.ascontiguousarray(matrix, dtype=np.int8).tobytes()).hexdigest()
     return Digest(of, phase, len(matrix), matrix.shape[1], sha256[:_DIGITS], (known or {}).get(phase))
 
@@ -164,7 +174,11 @@ def render_report(report: Report) -> list[str]:
     lines += ["", *(_digest_line(digest) for digest in report.digests)]
     lines += [f"note: {note}" for note in report.notes]
     if report.faults:
-        lines += ["", f"{_counted(len(report.faults), 'fault')} in the files:", *(f"  {fault}" for fault in report.faults)]
+        lines += [
+            "",
+            f"{_counted(len(report.faults), 'fault')} in the files:",
+            *(f"  {fault}" for fault in report.faults),
+        ]
     return [*lines, "", _verdict(report, has_paper)]
 
 
@@ -186,10 +200,16 @@ def _digest_line(digest: Digest) -> str:
 def _verdict(report: Report, has_paper: bool) -> str:
     if report.is_equal:
         found = "all figures are the paper's" if has_paper else "no fault; the paper has no row for these data"
-        own = ", and the draw is the authors' own" if any(digest.of == "draw" and digest.is_known for digest in report.digests) else ""
+        own = (
+            ", and the draw is the authors' own"
+            if any(digest.of == "draw" and digest.is_known for digest in report.digests)
+            else ""
+        )
         return f"{report.dataset}: {found}{own}."
     faults = _counted(len(report.faults), "fault") if report.faults else ""
-    compared = sum(line.equal is not None for line in report.figures) + sum(digest.is_known is not None for digest in report.digests)
+    compared = sum(line.equal is not None for line in report.figures) + sum(
+        digest.is_known is not None for digest in report.digests
+    )
     differ = f"{report.num_different} of {compared} differ" if report.num_different else ""
     return f"{report.dataset}: {' and '.join(filter(None, (differ, faults)))}."
 

@@ -62,9 +62,13 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
             raise UserError(f"--index must be rows, as in 3,8,20-25, but got --index={text.strip()!r}.")
         first, last = int(span[1]), int(span[2] or span[1])
         if not first <= last < num_images:
-            raise UserError(f"--index must be within 0 to {num_images - 1}, the rows of the split, but got --index={text.strip()}.")
+            raise UserError(
+                f"--index must be within 0 to {num_images - 1}, the rows of the split, but got --index={text.strip()}."
+            )
         if len(rows) + last - first >= MOST_IMAGES:
-            raise UserError(f"--index must name at most {MOST_IMAGES} images, which is what a sheet carries. Draw several sheets.")
+            raise UserError(
+                f"--index must name at most {MOST_IMAGES} images, which is what a sheet carries. Draw several sheets."
+            )
         rows += [row for row in range(first, last + 1) if row not in rows]
     return rows
 
@@ -75,7 +79,9 @@ def spread_rows(num_images: int, num_shown: int) -> list[int]:
     return [row * num_images // num_shown for row in range(num_shown)]
 
 
-def make_pictures(store: Store, data: SplitData, phase: str, official: NDArray[np.int64], rows: Sequence[int]) -> list[Picture]:
+def make_pictures(
+    store: Store, data: SplitData, phase: str, official: NDArray[np.int64], rows: Sequence[int]
+) -> list[Picture]:
     """Return images of a split and what is known of them.
 
     Args:
@@ -101,7 +107,11 @@ def _make_picture(data: SplitData, row: int, title: str, pixels: Tensor, points:
         observed=_names(data, observed),
         hidden=None if data.true is None else _names(data, data.true[row].bool() & ~observed),
         num_unknown=len(data.classes) - int(observed.sum()),
-        boxes=tuple((data.classes[box[0]], float(box[1]), float(box[2]), float(box[3]), float(box[4])) for box in boxes if box[0] >= 0),
+        boxes=tuple(
+            (data.classes[box[0]], float(box[1]), float(box[2]), float(box[3]), float(box[4]))
+            for box in boxes
+            if box[0] >= 0
+        ),
         points=points,
     )
 

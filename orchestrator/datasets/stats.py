@@ -23,8 +23,10 @@ class LabelStats:
         classes: C names.
         images: Split -> number of images.
         observed: Split -> observed positives per class, (C,).
-        true: Split -> true positives per class, (C,), or None where only observed labels exist. Test labels are not opened.
-        together: (C, C), images of train in which both classes are truly present (the diagonal: the class itself), or None.
+        true: Split -> true positives per class, (C,), or None where only observed labels exist. Test labels are not
+            opened.
+        together: (C, C), images of train in which both classes are truly present (the diagonal: the class itself), or
+            None.
     """
 
     name: str
@@ -44,7 +46,9 @@ class LabelStats:
         per_class = {
             label: {
                 **{f"{split}_observed": int(self.observed[split][at]) for split in LEARNING},
-                **{f"{split}_true": None if (true := self.true[split]) is None else int(true[at]) for split in LEARNING},
+                **{
+                    f"{split}_true": None if (true := self.true[split]) is None else int(true[at]) for split in LEARNING
+                },
             }
             for at, label in enumerate(self.classes)
         }
@@ -54,7 +58,8 @@ class LabelStats:
             "classes": per_class,
             "no_learnable_positive": [self.classes[at] for at in self.unlearnable],
             "together": [
-                {"classes": [self.classes[first], self.classes[second]], "images": num} for first, second, num in self.pairs(num_pairs)
+                {"classes": [self.classes[first], self.classes[second]], "images": num}
+                for first, second, num in self.pairs(num_pairs)
             ],
         }
 
@@ -93,7 +98,9 @@ def table_of_classes(stats: LabelStats) -> tuple[list[str], list[list[object]]]:
     """Return the headers and rows of a table with a line per class."""
     columns = {f"{split} observed": stats.observed[split] for split in LEARNING}
     columns |= {f"{split} true": counts for split in LEARNING if (counts := stats.true[split]) is not None}
-    rows: list[list[object]] = [[label, *(int(counts[at]) for counts in columns.values())] for at, label in enumerate(stats.classes)]
+    rows: list[list[object]] = [
+        [label, *(int(counts[at]) for counts in columns.values())] for at, label in enumerate(stats.classes)
+    ]
     return ["class", *columns], rows
 
 
@@ -108,7 +115,10 @@ def render_stats(stats: LabelStats, num_pairs: int) -> list[str]:
     lines.append(f"classes with no learnable positive in train: {len(unlearnable)} of {len(stats.classes)}{listed}")
     pairs = stats.pairs(num_pairs)
     if pairs:
-        lines.append("most often together in train: " + ", ".join(f"{_pair(stats, first, second)} {num:,}" for first, second, num in pairs))
+        lines.append(
+            "most often together in train: "
+            + ", ".join(f"{_pair(stats, first, second)} {num:,}" for first, second, num in pairs)
+        )
     return lines
 
 

@@ -61,7 +61,8 @@ def render_plan(plan: SweepPlan) -> list[str]:
     searched = {*plan.ranges, *(key for point in plan.start_from for key in point)}
     for section in dict.fromkeys(key.split(".")[0] for key in plan.base):
         lines += _wrapped(
-            f"fixed {section}", {key: plan.base[key] for key in plan.base if key.startswith(f"{section}.") and key not in searched}
+            f"fixed {section}",
+            {key: plan.base[key] for key in plan.base if key.startswith(f"{section}.") and key not in searched},
         )
     return lines + [f"note: {note}" for note in plan.notes]
 
@@ -93,7 +94,11 @@ def _stopping_rules(plan: SweepPlan) -> str:
     patience, drop = plan.base["loop.patience_epochs"], plan.base["loop.max_drop_percent"]
     rules = []
     if isinstance(patience, int):
-        rules.append("at the first epoch without a gain" if patience == 0 else f"after {patience} epochs without a gain, at the next")
+        rules.append(
+            "at the first epoch without a gain"
+            if patience == 0
+            else f"after {patience} epochs without a gain, at the next"
+        )
     if isinstance(drop, float):
         rules.append(f"more than {drop:g} points below the best")
     return " or ".join(rules)
@@ -124,7 +129,9 @@ def _table(rows: Mapping[str, str], indent: int) -> list[str]:
 
 def _wrapped(title: str, settings: Mapping[str, Scalar]) -> list[str]:
     words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
-    text = textwrap.fill(" ".join(words), 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_long_words=False)
+    text = textwrap.fill(
+        " ".join(words), 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_long_words=False
+    )
     return [f"  {title}", *text.splitlines()] if words else []
 
 
@@ -183,7 +190,10 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
         return None
     if plan.num_trials == 1:
         return None
-    return f"pruning is off: no trial may be cut before epoch {plan.grace_epochs} (largest warm-up + 2), and trials have {plan.epochs}"
+    return (
+        f"pruning is off: no trial may be cut before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
+        f"have {plan.epochs}"
+    )
 
 
 def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
@@ -192,4 +202,7 @@ def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
     which = "trials whose warm-up is" if "method.warmup_epochs" in plan.ranges else "these trials, whose warm-up is"
     if plan.kind == "train":
         which = "this run, whose warm-up is"
-    return f"{_AFTER_WARMUP.get(plan.base['method.name'], 'rejection')} never starts in {which} {plan.epochs} epochs or more"
+    return (
+        f"{_AFTER_WARMUP.get(plan.base['method.name'], 'rejection')} never starts in {which} {plan.epochs} epochs "
+        f"or more"
+    )

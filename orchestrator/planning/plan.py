@@ -1,4 +1,5 @@
-"""What will run: a search space and the flags of a command become a :class:`SweepPlan`. Nothing is started or written here.
+"""What will run: a search space and the flags of a command become a :class:`SweepPlan`. Nothing is started or written
+here.
 
 An id is drawn and the time is read; all else follows from the arguments.
 """
@@ -58,8 +59,8 @@ def make_plan(
         concurrency: Trials at a time; None is as many as CPUs and GPUs carry.
         seed: Of the search; the training seed is ``loop.seed``.
         overrides: ``--set``: dotted key -> value, text being read as YAML reads it. A searched key is fixed by it.
-        recipe: ``common`` (or None): searched as the space says; ``published``: the method's published settings, or all of the grid from
-            which its authors chose, to full length.
+        recipe: ``common`` (or None): searched as the space says; ``published``: the method's published settings, or all
+            of the grid from which its authors chose, to full length.
         name: Instead of the space's name. Whether it is free is for :func:`orchestrator.home.require_free_name`.
         storage: URI or folder under which checkpoints go; None is the sweep's own folder.
         num_cpus, num_gpus: What there is to run on; None is what this machine has.
@@ -111,7 +112,9 @@ def make_train_plan(
     """
     loaded = space if isinstance(space, SearchSpace) else load_space(space)
     settings = merge_settings(loaded, method, epochs, overrides, recipe).at_first_point()
-    plan = _plan_one_trial("train", loaded, settings, f"{clean_name(loaded.name)}-train" if name is None else name, storage)
+    plan = _plan_one_trial(
+        "train", loaded, settings, f"{clean_name(loaded.name)}-train" if name is None else name, storage
+    )
     return replace(plan, notes=make_notes(plan, loaded, 1, settings.largest_warmup()))
 
 
@@ -130,7 +133,8 @@ def make_ablation_plan(
 ) -> SweepPlan:
     """Plan the runs of an ablation table: a method at its first start point, and with what each of its variants fixes.
 
-    Variants of a method are the blocks of the same method whose label goes on from its own: ``ignore_without_reg`` is one of ``ignore``.
+    Variants of a method are the blocks of the same method whose label goes on from its own: ``ignore_without_reg`` is
+    one of ``ignore``.
 
     Args:
         seeds: Training seeds of each, from ``loop.seed`` on.
@@ -145,13 +149,19 @@ def make_ablation_plan(
     settings = merge_settings(loaded, method, epochs, overrides).at_first_point()
     changes = {settings.method: Params()} | _find_variants(loaded, settings)
     if len(changes) == 1:
-        raise UserError(f"--method must have variants in {loaded.source} (NAME_without_..., say), but {settings.method} has none.")
+        raise UserError(
+            f"--method must have variants in {loaded.source} (NAME_without_..., say), but {settings.method} has none."
+        )
     first = int(settings.base["loop.seed"] or 0)
     slots = _count_slots(Resources(**dict(loaded.resources)), num_cpus, num_gpus)
     plan = replace(
-        _plan_one_trial("ablate", loaded, settings, f"{clean_name(loaded.name)}-ablate" if name is None else name, storage),
+        _plan_one_trial(
+            "ablate", loaded, settings, f"{clean_name(loaded.name)}-ablate" if name is None else name, storage
+        ),
         variants=tuple(changes),
-        start_from=tuple({**changed, "loop.seed": first + seed} for changed in changes.values() for seed in range(seeds)),
+        start_from=tuple(
+            {**changed, "loop.seed": first + seed} for changed in changes.values() for seed in range(seeds)
+        ),
         num_trials=len(changes) * seeds,
         concurrency=min(len(changes) * seeds, concurrency or slots),
     )
@@ -169,7 +179,8 @@ def make_rerun_plan(
     name: str | None = None,
     storage: str | None = None,
 ) -> SweepPlan:
-    """Plan one training of a given configuration: that of a file (:func:`orchestrator.planning.run_config.read_config`) or of a former run.
+    """Plan one training of a given configuration: that of a file (:func:`orchestrator.planning.run_config.read_config`)
+    or of a former run.
 
     Args:
         config: Settings under dotted keys.
@@ -183,7 +194,9 @@ def make_rerun_plan(
     """
     # What the former run read may lie elsewhere, or on another machine; what is prepared here goes first.
     at_home = find_store(str(config["data.name"]))
-    base = _without_credentials(change_config(config if at_home is None else {**config, "data.store": at_home}, overrides or {}, epochs))
+    base = _without_credentials(
+        change_config(config if at_home is None else {**config, "data.store": at_home}, overrides or {}, epochs)
+    )
     dataset, select_epoch_by = str(base["data.name"]), SelectBy(str(base["loop.select_epoch_by"]))
     select_config_by = SelectBy.CLEAN_VAL if select_epoch_by is SelectBy.LAST else select_epoch_by
     plan = SweepPlan(
@@ -249,7 +262,9 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
             raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
         require_no_credentials(f"--set {key}", value)
         if key in overrides:
-            raise UserError(f"--set must name a key once, but got {key}={overrides[key]} and {key}={value}. Leave one out.")
+            raise UserError(
+                f"--set must name a key once, but got {key}={overrides[key]} and {key}={value}. Leave one out."
+            )
         overrides[key] = value
     return overrides
 
@@ -257,7 +272,8 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
 def _plan_one_trial(kind: Kind, space: SearchSpace, settings: Settings, name: str, storage: str | None) -> SweepPlan:
     searched = {key for block in (space.shared, space.methods[settings.method]) for key in block.ranges}
     require_text_without_credentials(space.source, space.text, "plans and journals")
-    # What was measured holds for the space's own settings only; neither length nor seed nor a searched key changes an epoch's cost.
+    # What was measured holds for the space's own settings only; neither length nor seed nor a searched key changes an
+    # epoch's cost.
     as_measured = settings.overridden <= searched | {"loop.epochs", "loop.seed"}
     return SweepPlan(
         **_identity(kind, name),
@@ -288,7 +304,9 @@ def _find_variants(space: SearchSpace, settings: Settings) -> dict[str, Params]:
     variants = {}
     for label, block in space.methods.items():
         if label.startswith(f"{settings.method}_") and (block.name or label) == settings.base["method.name"]:
-            changed = {key: merge_settings(space, label).base[key] for key in block.fixed if key not in settings.overridden}
+            changed = {
+                key: merge_settings(space, label).base[key] for key in block.fixed if key not in settings.overridden
+            }
             variants[label] = {key: value for key, value in changed.items() if value != settings.base[key]}
     return {label: changed for label, changed in variants.items() if changed}
 
@@ -303,7 +321,10 @@ def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler,
         return asked or space.budget.trials
     if asked is not None and asked > points:
         hint = " Nothing is left to search: orchestrator train." if points == 1 else ""
-        raise UserError(f"--trials must be at most {points}, the number of different points there are, but got --trials={asked}.{hint}")
+        raise UserError(
+            f"--trials must be at most {points}, the number of different points there are, but got "
+            f"--trials={asked}.{hint}"
+        )
     return min(points, asked or (points if settings.published else space.budget.trials))
 
 
@@ -316,8 +337,10 @@ def _decide_grace(space: SearchSpace, settings: Settings) -> int:
     if warmup_epochs and asked < warmup_epochs + _EPOCHS_AFTER_WARMUP:
         raise space.error(
             ("scheduler", "grace_epochs"),
-            f"scheduler.grace_epochs must be at least {warmup_epochs + _EPOCHS_AFTER_WARMUP}, but got {asked}: the largest warm-up is "
-            f"{warmup_epochs} epochs, and before the first rejections the method under test does not exist. Raise it, or make it null.",
+            f"scheduler.grace_epochs must be at least {warmup_epochs + _EPOCHS_AFTER_WARMUP}, but got {asked}: the "
+            f"largest warm-up is "
+            f"{warmup_epochs} epochs, and before the first rejections the method under test does not exist. Raise it, "
+            f"or make it null.",
         )
     return asked
 

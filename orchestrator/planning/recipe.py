@@ -1,4 +1,6 @@
-"""The recipe's name, which every result carries: how the method was trained. Results of different recipes are never compared."""
+"""The recipe's name, which every result carries: how the method was trained. Results of different recipes are never
+compared.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ FREE_KEYS = PLACE_KEYS | {
     "loop.compile",
     "loop.select_epoch_by",
 }
-"""Settings that are no part of a recipe: where data lie, seeds, what a run computes with; and the protocol, which stands beside it."""
+"""Settings that are no part of a recipe: where data lie, seeds, what a run computes with; and the protocol, which
+stands beside it.
+"""
 
 
 def name_recipe(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> Scalar:

@@ -20,7 +20,8 @@ _KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a n
 
 
 def check_settings(flat: Mapping[str, Scalar]) -> TrainConfig:
-    """Return the run that dotted keys describe, without turning one kind of value into another (``true`` into 1, ``5.0`` into 5).
+    """Return the run that dotted keys describe, without turning one kind of value into another (``true`` into 1,
+    ``5.0`` into 5).
 
     Raises:
         ConfigError: A key is unknown, a value of the wrong kind or out of range.
@@ -53,7 +54,8 @@ def read_overrides(overrides: Mapping[str, Scalar], epochs: int | None) -> Flat:
     if epochs is not None:
         if read.setdefault("loop.epochs", epochs) != epochs:
             raise UserError(
-                f"--epochs must agree with --set loop.epochs, but got {epochs} and {shown(read['loop.epochs'])}. Leave one out."
+                f"--epochs must agree with --set loop.epochs, but got {epochs} and {shown(read['loop.epochs'])}. Leave "
+                f"one out."
             )
         if epochs < 1:
             raise UserError(f"--epochs must be at least 1, but got --epochs={epochs}.")
@@ -69,10 +71,13 @@ def change_config(config: Mapping[str, Scalar], overrides: Mapping[str, Scalar],
     changed = read_overrides(overrides, epochs)
     if RECIPE_KEY in changed:
         raise UserError(
-            f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Train a space instead, with --recipe."
+            f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Train a space instead, with "
+            f"--recipe."
         )
     if changed.get("method.name", config.get("method.name")) != config.get("method.name"):
-        raise UserError("--set must not change method.name: the other settings would not fit. Train a space instead, with --method.")
+        raise UserError(
+            "--set must not change method.name: the other settings would not fit. Train a space instead, with --method."
+        )
     try:
         after = complete_settings({**config, **changed})
     except ConfigError as error:
@@ -90,7 +95,9 @@ def read_config(path: str | Path) -> Flat:
     if not isinstance(document.data, dict):
         raise document.error((), "the file must be a mapping (key: value), one setting a line.")
     if "methods" in document.data:
-        raise document.error(("methods",), f"the file must be the settings of one run, but is a search space. Give it so: train {path}")
+        raise document.error(
+            ("methods",), f"the file must be the settings of one run, but is a search space. Give it so: train {path}"
+        )
     places: dict[str, KeyPath] = {}
     flat: Flat = {}
     for key, value in document.data.items():

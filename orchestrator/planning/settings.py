@@ -1,7 +1,7 @@
 """From a search space and the flags of a command to the settings of its trials: merged, and every value checked.
 
-What is said later wins: shared block, method block, its published settings where they are asked for, ``--set``. Whoever is at fault is
-named, with file and line or with the flag.
+What is said later wins: shared block, method block, its published settings where they are asked for, ``--set``. Whoever
+is at fault is named, with file and line or with the flag.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Settings:
         return epochs
 
     def largest_warmup(self) -> int:
-        """Return the most epochs before the first rejection or pseudo-label; 0 for a method that knows no such thing."""
+        """Return the most epochs before the first rejection or pseudo-label; 0 for a method that
+        knows no such thing.
+        """
         rejects_nothing = self.base.get("method.rejection") == "none" and "method.rejection" not in self.ranges
         if rejects_nothing or "method.warmup_epochs" not in self.base:
             return 0
@@ -75,7 +77,8 @@ class Settings:
         """
         if self.published and self.ranges:
             raise UserError(
-                f"--recipe {PUBLISHED} of {self.method} must be swept: its authors chose {listed(self.ranges)} on validation data. "
+                f"--recipe {PUBLISHED} of {self.method} must be swept: its authors chose {listed(self.ranges)} on "
+                f"validation data. "
                 "Use orchestrator sweep, or fix them with --set, which makes another recipe of it."
             )
         first = self.start_from[0] if self.start_from else {}
@@ -111,9 +114,16 @@ def _choose_label(space: SearchSpace, method: str | None) -> str:
     if method is None:
         return space.default_method or next(iter(space.methods))
     if method not in space.methods:
-        having = [name for name in shipped_spaces() if (other := load_space(name)).dataset == space.dataset and method in other.methods]
+        having = [
+            name
+            for name in shipped_spaces()
+            if (other := load_space(name)).dataset == space.dataset and method in other.methods
+        ]
         hint = f"{method} is in {listed(having)}." if having else did_you_mean(method, space.methods)
-        raise UserError(f"--method must be one of {listed(space.methods)} in {space.source}, but got --method={method}. {hint}".rstrip())
+        raise UserError(
+            f"--method must be one of {listed(space.methods)} in {space.source}, "
+            f"but got --method={method}. {hint}".rstrip()
+        )
     return method
 
 
@@ -126,7 +136,8 @@ def _choose_published(space: SearchSpace, label: str, recipe: str | None) -> Blo
     if published is None:
         having = listed(name for name, block in space.methods.items() if block.published is not None) or "no method"
         raise UserError(
-            f"--recipe must be {COMMON} for {label}, of which {space.source} has no published settings, but got --recipe={recipe}. "
+            f"--recipe must be {COMMON} for {label}, of which {space.source} has no published settings, but got "
+            f"--recipe={recipe}. "
             f"It has them of {having}."
         )
     return published
@@ -181,7 +192,9 @@ class _Merger:
             hint = did_you_mean(self.method, METHOD_CONFIGS)
             known = listed(METHOD_CONFIGS)
             what = "name" if self.block.name else "a method block without name: must be labelled with a method, and it"
-            raise self.space.error(place, f"{what} must be one of {known}, but got {shown(self.method)}. {hint}".rstrip())
+            raise self.space.error(
+                place, f"{what} must be one of {known}, but got {shown(self.method)}. {hint}".rstrip()
+            )
 
     def _keys_of_file(self) -> Iterator[tuple[KeyPath, str]]:
         blocks = list(self.layers)
@@ -198,7 +211,9 @@ class _Merger:
 
     def _check_key(self, place: KeyPath, key: str) -> None:
         if place[0] == "shared" and key.startswith("method."):
-            raise self.space.error(place, f"{key} must not be shared: not every method has it. Put it under methods.{self.label}.")
+            raise self.space.error(
+                place, f"{key} must not be shared: not every method has it. Put it under methods.{self.label}."
+            )
         try:
             check_keys({key: None}, self.method)
         except ConfigError as error:
@@ -208,7 +223,9 @@ class _Merger:
         if key == RECIPE_KEY and place[2] == "published":
             raise self.space.error(place, f"{key} must not be given here: what is here is the recipe {PUBLISHED}.")
         if "ranges" in place and key.startswith(("data.", "loop.")):
-            raise self.space.error(place, f"{key} must be fixed: trials that differ in it cannot be compared. Put it under fixed.")
+            raise self.space.error(
+                place, f"{key} must be fixed: trials that differ in it cannot be compared. Put it under fixed."
+            )
 
     def _check_override_keys(self) -> None:
         try:
@@ -218,9 +235,13 @@ class _Merger:
         if self.overrides.get("method.name", self.method) != self.method:
             raise UserError("--set must not change method.name: its ranges would not fit. Use --method.")
         if RECIPE_KEY in self.overrides:
-            raise UserError(f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Use --recipe.")
+            raise UserError(
+                f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Use --recipe."
+            )
         if self.overrides.get("data.name", self.space.dataset) != self.space.dataset:
-            raise UserError(f"--set must not change data.name: {self.space.source} is for {self.space.dataset}. Use another space.")
+            raise UserError(
+                f"--set must not change data.name: {self.space.source} is for {self.space.dataset}. Use another space."
+            )
 
     def _base(self) -> Flat:
         given: Flat = {
@@ -235,7 +256,8 @@ class _Merger:
         if given[RECIPE_KEY] == PUBLISHED:
             place = f"methods.{self.label}.published"
             raise self.space.error(
-                self.places[RECIPE_KEY], f"{RECIPE_KEY} must not be {PUBLISHED} here. The place of that recipe is {place}."
+                self.places[RECIPE_KEY],
+                f"{RECIPE_KEY} must not be {PUBLISHED} here. The place of that recipe is {place}.",
             )
         if self.published is not None:
             self._check_published(self.published)
@@ -244,7 +266,8 @@ class _Merger:
         if given["data.name"] != self.space.dataset:
             raise self.space.error(
                 self.places["data.name"],
-                f"data.name must be that of dataset: {self.space.dataset}, but got {shown(given['data.name'])}. Change one of them.",
+                f"data.name must be that of dataset: {self.space.dataset}, but got {shown(given['data.name'])}. Change "
+                f"one of them.",
             )
         before = self._complete(given) if self.published is not None else {}
         for key, value in self.overrides.items():
@@ -264,7 +287,9 @@ class _Merger:
         searched = (key for _, block in self.layers for key in block.ranges if key not in self.block.fixed)
         for key in searched:
             if key not in published.fixed and key not in published.ranges:
-                raise self.space.error(self._published_place, f"published must give {key}, which is searched otherwise.")
+                raise self.space.error(
+                    self._published_place, f"published must give {key}, which is searched otherwise."
+                )
 
     def _fix(self, given: Flat, part: KeyPath, block: Block) -> None:
         for key, value in block.fixed.items():
@@ -293,7 +318,9 @@ class _Merger:
     def _check_range(self, base: Flat, key: str, found: Range) -> None:
         place = self.places[key]
         if found.type == "categorical":
-            named: list[tuple[KeyPath, Scalar]] = [((*place, "choices", index), value) for index, value in enumerate(found.bounds())]
+            named: list[tuple[KeyPath, Scalar]] = [
+                ((*place, "choices", index), value) for index, value in enumerate(found.bounds())
+            ]
         else:
             # As floats, so that whole ends do not hide that 2.37 epochs will be drawn.
             convert = float if found.type == "float" else int
@@ -320,13 +347,15 @@ class _Merger:
                 self._check(base, key, value, place=place)
                 if not ranges[key].contains(value):
                     raise self.space.error(
-                        place, f"{key} must be within its range ({ranges[key]}), but got {shown(value)}. Widen the range."
+                        place,
+                        f"{key} must be within its range ({ranges[key]}), but got {shown(value)}. Widen the range.",
                     )
                 point[key] = value
             elif key not in self.overrides and base[key] != value:
                 raise self.space.error(
                     place,
-                    f"{key} must be one of the searched keys ({listed(ranges)}), but is fixed at {shown(base[key])}. Give it a range.",
+                    f"{key} must be one of the searched keys ({listed(ranges)}), but is fixed at {shown(base[key])}. "
+                    f"Give it a range.",
                 )
         return point
 

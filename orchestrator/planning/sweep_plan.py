@@ -36,8 +36,8 @@ class SweepPlan:
     """What will run.
 
     Attributes:
-        kind: ``sweep``, ``train`` (one trial, no search), ``promote`` (K trials, one per fresh seed) or ``ablate`` (K trials of each of
-            its variants).
+        kind: ``sweep``, ``train`` (one trial, no search), ``promote`` (K trials, one per fresh seed) or ``ablate`` (K
+            trials of each of its variants).
         created: Unix time in s.
         space, space_text: The space as it was named, and its file.
         method: The label of the method block.
@@ -45,14 +45,16 @@ class SweepPlan:
         ranges: Searched key -> range; empty where nothing is searched.
         start_from: Points tried first; what a point leaves out is drawn.
         startup_trials: Trials, start points included, before TPE decides.
-        scheduler, grace_epochs, reduction_factor: ``none``, or ASHA with what every trial gets and one in how many goes on.
+        scheduler, grace_epochs, reduction_factor: ``none``, or ASHA with what every trial gets and one in how many goes
+            on.
         storage: URI under which checkpoints go; None is the sweep's own folder.
         cap_gib: What the checkpoints of all its trials may take.
         notes: What must be said before it starts.
         parent: The sweep that is promoted, or the run that is trained again.
         time_limit_s: Seconds that a trial may take.
         epoch_s: Measured seconds of an epoch of these settings with one worker, if known.
-        variants: Of an ablation: the method's label and those of the blocks that it is compared with, in the order of ``start_from``.
+        variants: Of an ablation: the method's label and those of the blocks that it is compared with, in the order of
+            ``start_from``.
     """
 
     id: str
@@ -156,7 +158,8 @@ def load_plan(sweep_id: str) -> SweepPlan:
 
 
 def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:
-    """Return the settings of one trial: the plan's own, changed by the trial's params. There is no other way from params to settings.
+    """Return the settings of one trial: the plan's own, changed by the trial's params. There is no other way from
+    params to settings.
 
     Raises:
         ConfigError: A param is no setting of the run or out of range.

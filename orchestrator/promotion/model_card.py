@@ -10,7 +10,8 @@ from orchestrator.promotion.verdict import Decision, Result
 from training.config.run import TrainConfig
 
 _PHOTOS = (
-    "The scenes are made of the handwritten digits and of the photos `china.jpg` and `flower.jpg` that ship with scikit-learn "
+    "The scenes are made of the handwritten digits and of the photos `china.jpg` and `flower.jpg` that ship with "
+    "scikit-learn "
     "(photos: CC BY 2.0, see the NOTICE of this project)."
 )
 
@@ -37,15 +38,20 @@ def render_card(
     """
     parts = [
         f"# {name}",
-        f"Multi-label classifier of {len(classes)} classes ({', '.join(classes)}), trained with one observed positive label per image by "
-        f"`{plan.method}` on `{plan.dataset}`. These are the weights of the first of {plan.num_trials} training seeds, fixed in advance; "
+        f"Multi-label classifier of {len(classes)} classes ({', '.join(classes)}), trained with one observed positive "
+        f"label per image by "
+        f"`{plan.method}` on `{plan.dataset}`. These are the weights of the first of {plan.num_trials} training seeds, "
+        f"fixed in advance; "
         "the others show how far its score can be trusted.",
         "## Scores (%)",
         _table(plan, result, test),
-        f"Selected by {plan.protocol} on validation data, at most {plan.epochs} epochs. {decision.verdict}: {decision.reason}. "
+        f"Selected by {plan.protocol} on validation data, at most {plan.epochs} epochs. {decision.verdict}: "
+        f"{decision.reason}. "
         "The test split was opened once, after that decision.",
         "## Where it comes from",
-        "\n".join(f"- {key}: `{value}`" for key, value in {"sweep": plan.parent, "promotion": plan.id, **provenance}.items()),
+        "\n".join(
+            f"- {key}: `{value}`" for key, value in {"sweep": plan.parent, "promotion": plan.id, **provenance}.items()
+        ),
         "## Configuration",
         "\n".join(["```yaml", *(f"{key}: {value}" for key, value in config.flatten().items()), "```"]),
         "## Use",
@@ -61,7 +67,10 @@ def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, floa
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}
     columns |= {name: [test.get(trial, {}).get(name) for trial in range(plan.num_trials)] for name in names}
     seeds = [str(point["loop.seed"]) for point in plan.start_from]
-    lines = [f"| metric | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | deviation |", "|---" * (len(seeds) + 3) + "|"]
+    lines = [
+        f"| metric | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | deviation |",
+        "|---" * (len(seeds) + 3) + "|",
+    ]
     return "\n".join([*lines, *(_row(name, values) for name, values in columns.items())])
 
 

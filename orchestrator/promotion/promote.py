@@ -1,7 +1,7 @@
 """Promotes a sweep's winner: K final runs, the decision, then the test split, then the registry.
 
-A promotion is a folder with a plan and a journal like a sweep's. Each step is written to the journal before the next begins and does
-nothing twice, so that a promotion that died anywhere is resumed, and one that is over is only read.
+A promotion is a folder with a plan and a journal like a sweep's. Each step is written to the journal before the next
+begins and does nothing twice, so that a promotion that died anywhere is resumed, and one that is over is only read.
 """
 
 from __future__ import annotations
@@ -85,20 +85,24 @@ def promote(
     hooks: Hooks = REAL,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
-    """Train a sweep's winner to full length with fresh seeds, decide on it, open the test split, and register it if it won.
+    """Train a sweep's winner to full length with fresh seeds, decide on it, open the test split, and register it if it
+    won.
 
-    The same runs (sweep, winner, seeds, workers) are made once: a promotion that was interrupted goes on, one that is over is read.
+    The same runs (sweep, winner, seeds, workers) are made once: a promotion that was interrupted goes on, one that is
+    over is read.
 
     Args:
         sweep_id: A finished sweep or training.
         seeds: Number of final runs.
         workers: Ray Train workers of each; None is 1, or as many as the GPUs carry where the sweep's trials use GPUs.
         address, allow_changed, steal_lease, show_progress, hooks: As for :func:`orchestrator.sweep.driver.resume`.
-        keep_weights: Keep the best weights of every final run, not of the first seed's alone, once the test figures are stored.
+        keep_weights: Keep the best weights of every final run, not of the first seed's alone, once the test figures are
+            stored.
         say: Told what is done after the runs.
 
     Raises:
-        UserError: There is no such sweep, it is not finished, or it has no COMPLETE trial; or as :func:`orchestrator.sweep.driver.resume`.
+        UserError: There is no such sweep, it is not finished, or it has no COMPLETE trial; or as
+            :func:`orchestrator.sweep.driver.resume`.
         OrchestratorError: Ray or MLflow's store cannot be reached. The promotion can be resumed.
     """
     planned = _plan_promotion(sweep_id, seeds, workers, address)
@@ -108,7 +112,12 @@ def promote(
         trained = run_sweep(planned, address=address, show_progress=show_progress, hooks=hooks)
     else:
         trained = resume(
-            known.id, address=address, allow_changed=allow_changed, steal_lease=steal_lease, show_progress=show_progress, hooks=hooks
+            known.id,
+            address=address,
+            allow_changed=allow_changed,
+            steal_lease=steal_lease,
+            show_progress=show_progress,
+            hooks=hooks,
         )
     return _conclude(trained, started, say, keep_weights)
 
@@ -130,7 +139,12 @@ def resume_promotion(
     """
     started = time.monotonic()
     trained = resume(
-        promotion_id, address=address, allow_changed=allow_changed, steal_lease=steal_lease, show_progress=show_progress, hooks=hooks
+        promotion_id,
+        address=address,
+        allow_changed=allow_changed,
+        steal_lease=steal_lease,
+        show_progress=show_progress,
+        hooks=hooks,
     )
     return _conclude(trained, started, say, keep_weights)
 
@@ -154,26 +168,35 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
     }
     records = [state.records.get(trial) for trial in range(plan.num_trials)]
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
-    return Result(plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete))
+    return Result(
+        plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete)
+    )
 
 
 def _plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str | None = None) -> SweepPlan:
     plan = load_plan(sweep_id)
     if plan.kind == "promote":
         raise UserError(
-            f"sweep must be a sweep or a training, but got {sweep_id}, a promotion itself. Go on with it: orchestrator resume {sweep_id}"
+            f"sweep must be a sweep or a training, but got {sweep_id}, a promotion itself. Go on with it: orchestrator "
+            f"resume {sweep_id}"
         )
     if plan.kind == "ablate":
-        raise UserError(f"sweep must be a sweep or a training, but got {sweep_id}, an ablation: the best of its variants is no winner.")
+        raise UserError(
+            f"sweep must be a sweep or a training, but got {sweep_id}, an ablation: the best of its variants is no "
+            f"winner."
+        )
     state = replay(sweep_dir(sweep_id) / JOURNAL_FILE)
     num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
     if ended < num_trials:
         raise UserError(
-            f"sweep must be finished, but {ended} of {num_trials} trials of {sweep_id} are. Finish it: orchestrator resume {sweep_id}"
+            f"sweep must be finished, but {ended} of {num_trials} trials of {sweep_id} are. Finish it: orchestrator "
+            f"resume {sweep_id}"
         )
     winner = best(state.records.values(), plan.protocol)
     if winner is None:
-        raise UserError(f"sweep must have a COMPLETE trial, but {sweep_id} has none. See: orchestrator leaderboard {sweep_id}")
+        raise UserError(
+            f"sweep must have a COMPLETE trial, but {sweep_id} has none. See: orchestrator leaderboard {sweep_id}"
+        )
     if workers is None:
         workers = _count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
     return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=plan.storage)
@@ -212,14 +235,21 @@ def _runs_of(plan: SweepPlan) -> tuple[Any, ...]:
     return plan.parent, plan.base, plan.start_from, plan.resources, plan.protocol
 
 
-def _conclude(trained: SweepOutcome, started: float, say: Callable[[str], None], keep_weights: bool) -> PromotionOutcome:
+def _conclude(
+    trained: SweepOutcome, started: float, say: Callable[[str], None], keep_weights: bool
+) -> PromotionOutcome:
     """Decide, open the test split, register: whatever of it the journal does not have yet."""
     plan = trained.plan
     outcome = PromotionOutcome(plan, trained.records, trained.state, 0.0, tracking_problem=trained.tracking_problem)
     if trained.state == FINISHED:
         folder = sweep_dir(plan.id)
         try:
-            with terminable(), Lease(folder) as lease, _one_conclusion_at_a_time(), Journal.open(folder / JOURNAL_FILE, lease) as journal:
+            with (
+                terminable(),
+                Lease(folder) as lease,
+                _one_conclusion_at_a_time(),
+                Journal.open(folder / JOURNAL_FILE, lease) as journal,
+            ):
                 outcome = _take_steps(_Steps(plan, journal, say), outcome, keep_weights)
         except KeyboardInterrupt:
             outcome = replace(outcome, state=INTERRUPTED)
@@ -234,7 +264,13 @@ def _take_steps(steps: _Steps, outcome: PromotionOutcome, keep_weights: bool) ->
     if steps.taken and not keep_weights:
         steps.drop_weights()
     return replace(
-        outcome, decision=decision, test=test, model=steps.name, version=version, config_file=config_file, reused=not steps.taken
+        outcome,
+        decision=decision,
+        test=test,
+        model=steps.name,
+        version=version,
+        config_file=config_file,
+        reused=not steps.taken,
     )
 
 
@@ -278,10 +314,18 @@ class _Steps:
             from training.inference.evaluation import evaluate_test
 
             self._check_data()
-            states = {trial: self._load_best(trial) for trial, record in self._state.records.items() if record.state is TrialState.COMPLETE}
+            states = {
+                trial: self._load_best(trial)
+                for trial, record in self._state.records.items()
+                if record.state is TrialState.COMPLETE
+            }
             self._say(f"Opening the test split, once, for {len(states)} final runs")
-            figures = {str(trial): evaluate_test(_final_config(self._plan, trial), state) for trial, state in states.items()}
-            self._append("test_opened", figures=figures, epochs={str(trial): state["epoch"] for trial, state in states.items()})
+            figures = {
+                str(trial): evaluate_test(_final_config(self._plan, trial), state) for trial, state in states.items()
+            }
+            self._append(
+                "test_opened", figures=figures, epochs={str(trial): state["epoch"] for trial, state in states.items()}
+            )
             self._sync()
         assert self._state.test is not None
         return {int(trial): metrics for trial, metrics in self._state.test["figures"].items()}
@@ -299,11 +343,18 @@ class _Steps:
         run_id = find_trial_run(self._plan, REGISTERED_TRIAL) if self._sync() else None
         if run_id is None:
             raise OrchestratorError(
-                f"MLflow must have the final runs before one is registered, but it lacks some. Then: orchestrator resume {self._plan.id}"
+                f"MLflow must have the final runs before one is registered, but it lacks some. Then: orchestrator "
+                f"resume {self._plan.id}"
             )
         config, state = _final_config(self._plan, REGISTERED_TRIAL), self._load_best(REGISTERED_TRIAL)
-        card = render_card(self.name, self._plan, config, state["classes"], self._state.provenance, self._result, decision, test)
-        tags = {SWEEP_TAG: self._plan.id, IDENTITY_TAG: json.dumps(self._result.identity), VALUES_TAG: json.dumps(self._result.values)}
+        card = render_card(
+            self.name, self._plan, config, state["classes"], self._state.provenance, self._result, decision, test
+        )
+        tags = {
+            SWEEP_TAG: self._plan.id,
+            IDENTITY_TAG: json.dumps(self._result.identity),
+            VALUES_TAG: json.dumps(self._result.values),
+        }
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
             save_model(Path(folder), config, state, dataset_info(config.data).scale, card)
             version = register_version(self.name, config.data.name, run_id, Path(folder), tags)
@@ -313,14 +364,18 @@ class _Steps:
         return str(version)
 
     def drop_weights(self) -> None:
-        """Delete the weights of all runs but the first seed's: their figures are stored, and nobody reads them again."""
+        """Delete the weights of all runs but the first seed's: their figures are stored, and
+        nobody reads them again.
+        """
         for trial in self._state.records:
             if trial != REGISTERED_TRIAL:
                 with suppress(OSError):  # it costs disk, not the promotion
                     delete_checkpoints(self._plan, trial)
 
     def _check_data(self) -> None:
-        """Make sure that the test split is that of the data the runs were trained on, made again if the cache was cleared."""
+        """Make sure that the test split is that of the data the runs were trained on, made again if the cache was
+        cleared.
+        """
         from training.data.registry import dataset_info
         from training.preparation import prepare
 
@@ -329,7 +384,8 @@ class _Steps:
         trained_on, there = self._result.identity["data_hash"], dataset_info(config).data_hash
         if trained_on not in (UNKNOWN, there):
             raise OrchestratorError(
-                f"test split must belong to the data of the final runs, {trained_on[:12]}, but {config.name} is now {there[:12]}. "
+                f"test split must belong to the data of the final runs, {trained_on[:12]}, but {config.name} is now "
+                f"{there[:12]}. "
                 "Bring that data back, then resume"
             )
 
@@ -348,7 +404,9 @@ class _Steps:
         uri = trial_uri(self._plan, trial)
         state = CheckpointStore(uri).load_best(self._state.records[trial].chosen_epoch(self._plan.protocol))
         if state is None:
-            raise OrchestratorError(f"final run {trial} must have its best weights, but there are none that are whole under {uri}.")
+            raise OrchestratorError(
+                f"final run {trial} must have its best weights, but there are none that are whole under {uri}."
+            )
         return state
 
 

@@ -22,7 +22,9 @@ SET_UP_KEYS = {
     "loop.epochs": "number of epochs",
     "loop.precision": "precision",
 }
-"""What a space holds the same for all its methods: two results of one recipe differ in it if a flag or a file of one's own changed it."""
+"""What a space holds the same for all its methods: two results of one recipe differ in it if a flag or a file of one's
+own changed it.
+"""
 MARKED_KEYS = {"draw_seed": "label-draw seed", "world_size": "world size", **SET_UP_KEYS}
 """What may differ, but is said."""
 
@@ -86,12 +88,14 @@ def registered_name(identity: Mapping[str, str]) -> str:
 
 
 def decide(challenger: Result, champion: Result | None, others: Sequence[Result] = ()) -> Decision:
-    """Decide on a promotion: strictly higher mean over the seeds of the selection metric on validation data, or no champion yet.
+    """Decide on a promotion: strictly higher mean over the seeds of the selection metric on validation data, or no
+    champion yet.
 
     Args:
         challenger: The final runs.
         champion: The current champion under the same conditions, or None.
-        others: Champions of the dataset under other conditions: named, because nobody should take the first of its kind for the best.
+        others: Champions of the dataset under other conditions: named, because nobody should take the first of its kind
+            for the best.
 
     Returns:
         PROMOTE, KEEP, or REFUSE where the two cannot be compared.
@@ -100,13 +104,18 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
         return Decision(Verdict.REFUSE, f"every final run must have a result, but {challenger.name} has {challenger}")
     unknown = [key for key in COMPARED_KEYS if challenger.identity.get(key, UNKNOWN) == UNKNOWN]
     if unknown:
-        return Decision(Verdict.REFUSE, f"what a result is of must be known, but {', '.join(unknown)} of {challenger.name} is not")
+        return Decision(
+            Verdict.REFUSE, f"what a result is of must be known, but {', '.join(unknown)} of {challenger.name} is not"
+        )
     if champion is None:
         marks = tuple(_apart(challenger, other) for other in others)
         return Decision(Verdict.PROMOTE, f"{challenger} and there was no champion before it", marks)
     different = _differences(challenger, champion, COMPARED_KEYS)
     if different:
-        return Decision(Verdict.REFUSE, f"{challenger} cannot be compared with {champion} of {champion.name}: {'; '.join(different)}")
+        return Decision(
+            Verdict.REFUSE,
+            f"{challenger} cannot be compared with {champion} of {champion.name}: {'; '.join(different)}",
+        )
     marks = _marks(challenger, champion)
     if challenger.mean > champion.mean:
         return Decision(Verdict.PROMOTE, f"{challenger} is higher than {champion} of {champion.name}", marks)

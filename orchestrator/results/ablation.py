@@ -20,22 +20,31 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
         records: Those there are by now.
 
     Returns:
-        Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that are COMPLETE, ``mean`` and ``deviation`` of their scores in
-        percent; and ``difference`` to the whole method and its ``difference_deviation``, over the seeds that both have. None where there
-        are too few.
+        Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that are COMPLETE, ``mean`` and ``deviation``
+        of their scores in percent; and ``difference`` to the whole method and its ``difference_deviation``, over the
+        seeds that both have. None where there are too few.
     """
     known = {record.trial: record.value(plan.protocol) for record in records if record.state is TrialState.COMPLETE}
     num_seeds = plan.num_trials // len(plan.variants)
-    scores = [[known.get(trial) for trial in range(first, first + num_seeds)] for first in range(0, plan.num_trials, num_seeds)]
+    scores = [
+        [known.get(trial) for trial in range(first, first + num_seeds)]
+        for first in range(0, plan.num_trials, num_seeds)
+    ]
     rows = []
     for number, (variant, own) in enumerate(zip(plan.variants, scores, strict=True)):
         there = [score for score in own if score is not None]
-        apart = [score - whole for score, whole in zip(own, scores[0], strict=True) if score is not None and whole is not None]
+        apart = [
+            score - whole
+            for score, whole in zip(own, scores[0], strict=True)
+            if score is not None and whole is not None
+        ]
         difference = (None, None) if number == 0 else (_mean(apart), _deviation(apart))
         rows.append(
             {
                 "variant": variant,
-                "changes": {key: value for key, value in plan.start_from[number * num_seeds].items() if key != SEED_KEY},
+                "changes": {
+                    key: value for key, value in plan.start_from[number * num_seeds].items() if key != SEED_KEY
+                },
                 "num_seeds": len(there),
                 "mean": _mean(there),
                 "deviation": _deviation(there),

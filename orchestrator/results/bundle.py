@@ -4,12 +4,12 @@ A zip archive of text, pictures and Parquet; nothing in it is code, and nothing 
 
     bundle.json            what it is
     plan.json  journal.jsonl  space.yaml          the sweep, as its home has it
-    runs.csv  metrics.csv  configurations.jsonl   the same for other programs: leaderboard, every epoch, every trial's settings
-    errors/t0007.txt       tracebacks
+    runs.csv  metrics.csv  configurations.jsonl   the same for other programs: leaderboard, every epoch, every trial's
+    settings errors/t0007.txt       tracebacks
     artifacts/t0007/...    pictures and per-class tables
 
-Whoever opens one need not trust who made it: a name that is not listed here, or leads out of the folder, is refused, and so is a link,
-and more than 2 GiB of content.
+Whoever opens one need not trust who made it: a name that is not listed here, or leads out of the folder, is refused,
+and so is a link, and more than 2 GiB of content.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
             archive.writestr(PLAN_FILE, _redact_json(read_plan(sweep_id), indent=2))
             archive.writestr(JOURNAL_FILE, "".join(f"{_redact_json(json.dumps(event))}\n" for event in follow(path)[0]))
             archive.writestr(_SPACE_FILE, redact(plan.space_text))
-            for name, text in zip(_TABLES, (_runs(plan, state), _metrics(state), _configurations(plan, state)), strict=True):
+            for name, text in zip(
+                _TABLES, (_runs(plan, state), _metrics(state), _configurations(plan, state)), strict=True
+            ):
                 archive.writestr(name, text)
             for error in sorted((sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt")):
                 archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
@@ -80,7 +82,9 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
         draft.replace(out)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise UserError(f"--out must be a file that can be written, but got --out={out} ({error.strerror or error}).") from None
+        raise UserError(
+            f"--out must be a file that can be written, but got --out={out} ({error.strerror or error})."
+        ) from None
     return num_artifacts
 
 
@@ -102,7 +106,15 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
                 target = _target(folder, info.filename)
                 if target is not None:
                     reader.copy(info, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, FileExistsError, NotADirectoryError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        FileExistsError,
+        NotADirectoryError,
+    ) as error:
         raise UserError(f"bundle must be a file that `orchestrator bundle` wrote, but got {file} ({error}).") from None
     return plan.id
 
@@ -119,7 +131,8 @@ class _Reader:
             content += chunk
             if len(content) > _MAX_TEXT:
                 raise UserError(
-                    f"bundle must have a {name} of at most {_MAX_TEXT / 2**20:.0f} MiB, but {self._file} does not. It is not opened."
+                    f"bundle must have a {name} of at most {_MAX_TEXT / 2**20:.0f} MiB, but {self._file} does not. It "
+                    f"is not opened."
                 )
         return content
 
@@ -134,7 +147,9 @@ class _Reader:
             while chunk := member.read(_CHUNK):
                 self._left -= len(chunk)
                 if self._left < 0:
-                    raise UserError(f"bundle must unpack to at most {self._max / 2**30:g} GiB, but {self._file} does not.")
+                    raise UserError(
+                        f"bundle must unpack to at most {self._max / 2**30:g} GiB, but {self._file} does not."
+                    )
                 yield chunk
 
 
@@ -183,7 +198,9 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
         if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
             raise ValueError(f"its sweep is called {plan.id!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"bundle must be a file that this version of `orchestrator bundle` wrote, but got {file}: {error}") from None
+        raise UserError(
+            f"bundle must be a file that this version of `orchestrator bundle` wrote, but got {file}: {error}"
+        ) from None
     return plan
 
 
@@ -233,7 +250,9 @@ def _runs(plan: SweepPlan, state: SweepState) -> str:
 def _metrics(state: SweepState) -> str:
     records = sorted(state.records.items())
     return _table(
-        {"trial": trial, **metrics, "epoch": epoch} for trial, record in records for epoch, metrics in sorted(record.metrics.items())
+        {"trial": trial, **metrics, "epoch": epoch}
+        for trial, record in records
+        for epoch, metrics in sorted(record.metrics.items())
     )
 
 
@@ -245,7 +264,9 @@ def _configurations(plan: SweepPlan, state: SweepState) -> str:
 def _table(rows: Iterable[dict[str, Any]]) -> str:
     listed = [{key: redact(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in listed for key in row)), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in listed for key in row)), restval="", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(listed)
     return text.getvalue()

@@ -27,8 +27,8 @@ def plan_rerun(
     """Plan one training with the settings of a YAML file, an MLflow run or a trial.
 
     Args:
-        source: A file, from the current folder or else from the home (as a promoted winner's is named), an MLflow run id, or
-            ``SWEEP/TRIAL``.
+        source: A file, from the current folder or else from the home (as a promoted winner's is named), an MLflow run
+            id, or ``SWEEP/TRIAL``.
         epochs, overrides, name, storage: As for :func:`orchestrator.planning.plan.make_plan`.
 
     Raises:
@@ -37,12 +37,16 @@ def plan_rerun(
     """
     file = _find_file(source)
     if source.endswith(_SUFFIXES) or file.is_file():
-        return make_rerun_plan(read_config(file), source=source, epochs=epochs, overrides=overrides, name=name, storage=storage)
+        return make_rerun_plan(
+            read_config(file), source=source, epochs=epochs, overrides=overrides, name=name, storage=storage
+        )
     sweep_id, trial = find_trial(source)
     plan = load_plan(sweep_id)
     run = f"{sweep_id}/{trial}"
     config = trial_config(plan, _trial_params(sweep_id, trial)).flatten()
-    return make_rerun_plan(config, source=run, like=plan, parent=run, epochs=epochs, overrides=overrides, name=name, storage=storage)
+    return make_rerun_plan(
+        config, source=run, like=plan, parent=run, epochs=epochs, overrides=overrides, name=name, storage=storage
+    )
 
 
 def _find_file(source: str) -> Path:
@@ -61,7 +65,8 @@ def find_trial(run: str) -> tuple[str, int]:
         return _find_logged(run)
     if not trial.isdecimal():
         raise UserError(
-            f"run must be SWEEP/TRIAL with the trial's number, but got run={run}. `orchestrator leaderboard {sweep}` lists them."
+            f"run must be SWEEP/TRIAL with the trial's number, but got run={run}. `orchestrator leaderboard {sweep}` "
+            f"lists them."
         )
     return find_sweep(sweep), int(trial)
 
@@ -71,7 +76,9 @@ def _find_logged(run_id: str) -> tuple[str, int]:
 
     sweep_id, trial = find_run(run_id)
     if trial is None:
-        raise UserError(f"run must be a trial's, but got run={run_id}, that of {sweep_id} itself. Name a trial: --from {sweep_id}/0")
+        raise UserError(
+            f"run must be a trial's, but got run={run_id}, that of {sweep_id} itself. Name a trial: --from {sweep_id}/0"
+        )
     return sweep_id, trial
 
 
@@ -80,6 +87,8 @@ def _trial_params(sweep_id: str, trial: int) -> Mapping[str, Scalar]:
     if trial not in records:
         listed = f"`orchestrator leaderboard {sweep_id}` lists them."
         if not records:
-            raise UserError(f"{sweep_id} must have a trial {trial}, but it has none yet. See: orchestrator status {sweep_id}")
+            raise UserError(
+                f"{sweep_id} must have a trial {trial}, but it has none yet. See: orchestrator status {sweep_id}"
+            )
         raise UserError(f"{sweep_id} must have a trial {trial}, but its trials are 0 to {max(records)}. {listed}")
     return records[trial].params

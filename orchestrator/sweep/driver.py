@@ -1,7 +1,7 @@
 """Runs a sweep: start, resume, extend. All three replay the journal and start a fresh Tuner; nothing is unpickled.
 
-At any moment the driver may die, by kill -9 as well: what it needs to go on is in the journal and in the checkpoints, never in memory
-alone and never written only at the end.
+At any moment the driver may die, by kill -9 as well: what it needs to go on is in the journal and in the checkpoints,
+never in memory alone and never written only at the end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,12 @@ class SweepOutcome:
 
 
 def run_sweep(
-    plan: SweepPlan, *, address: str | None = None, mirror: str | None = None, show_progress: bool = True, hooks: Hooks = REAL
+    plan: SweepPlan,
+    *,
+    address: str | None = None,
+    mirror: str | None = None,
+    show_progress: bool = True,
+    hooks: Hooks = REAL,
 ) -> SweepOutcome:
     """Run a new sweep, a single training, or the final runs of a promotion, to its end.
 
@@ -82,7 +87,8 @@ def run_sweep(
     Raises:
         UserError: Its folder or the cache cannot be written.
         ConfigError, DatasetError, WeightsError: Its data or model cannot be had.
-        OrchestratorError: Ray cannot be started, or the disk is full. A sweep that had begun can be resumed; else nothing is left of it.
+        OrchestratorError: Ray cannot be started, or the disk is full. A sweep that had begun can be resumed; else
+            nothing is left of it.
     """
     require_writable(address)
     folder = create_sweep(plan.id, plan.to_json())
@@ -118,7 +124,9 @@ def resume(
         OrchestratorError: As :func:`run_sweep`; or the journal is broken.
     """
     plan = load_plan(sweep_id)
-    return _drive(plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, mirror=mirror)
+    return _drive(
+        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, mirror=mirror
+    )
 
 
 def extend(
@@ -150,7 +158,9 @@ def extend(
             f"--trials must leave the sweep within the {plan.num_points} points that it can try, but got +{num_more} "
             f"with {num_trials} trials there. Start a sweep over a larger space."
         )
-    return _drive(plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, num_more=num_more)
+    return _drive(
+        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, num_more=num_more
+    )
 
 
 def _drive(
@@ -191,7 +201,9 @@ def _drive(
 
 
 def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
-    """Write what a driver that was killed after its last trial left unsaid: its end, and what MLflow lacks; return why it lacks some."""
+    """Write what a driver that was killed after its last trial left unsaid: its end, and what MLflow lacks; return why
+    it lacks some.
+    """
     if journal.state.driver_state != FINISHED:
         journal.append({"event": "driver_ended", "state": FINISHED})
     tracker = hooks.make_tracker(plan, journal.path)
@@ -203,7 +215,13 @@ class _Driver:
     """One driver's life."""
 
     def __init__(
-        self, plan: SweepPlan, journal: Journal, signals: StopSignals, hooks: Hooks, progress: Progress, mirror: str | None
+        self,
+        plan: SweepPlan,
+        journal: Journal,
+        signals: StopSignals,
+        hooks: Hooks,
+        progress: Progress,
+        mirror: str | None,
     ) -> None:
         self.tracking_problem: str | None = None
         self._plan, self._journal, self._signals, self._hooks, self._progress = plan, journal, signals, hooks, progress
@@ -285,7 +303,13 @@ class _Driver:
         # Tune, Optuna and what they import take seconds: not before Ray's processes are under way.
         from orchestrator.trials.director import Director
 
-        director = Director(self._plan, self._journal, on_artifacts=self._keep_artifacts, on_end=self._after_trial, say=self._progress.say)
+        director = Director(
+            self._plan,
+            self._journal,
+            on_artifacts=self._keep_artifacts,
+            on_end=self._after_trial,
+            say=self._progress.say,
+        )
         director.end_what_was_over()
         self._progress.enter_phase("")
         try:
@@ -305,7 +329,9 @@ class _Driver:
         over_train = runs_over_train(self._plan)
         run_trials(
             self._plan,
-            make_train_trainable(self._plan, make_run) if over_train else make_trainable(self._plan, make_run or make_training_run),
+            make_train_trainable(self._plan, make_run)
+            if over_train
+            else make_trainable(self._plan, make_run or make_training_run),
             director,
             scratch=self._folder / _SCRATCH_DIR,
             has_room=self._janitor.has_room,
@@ -330,7 +356,9 @@ class _Driver:
                 if self._signals.received:
                     raise Interrupted from None
 
-    def _end(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def _end(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         state = FINISHED if kind is None else INTERRUPTED if interrupted else FAILED
         self._journal.append({"event": "driver_ended", "state": state})

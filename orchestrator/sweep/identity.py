@@ -16,7 +16,8 @@ def prepare_and_identify(config: TrainConfig, say: Callable[[str], None] = lambd
         say: Told what is being made, before it is.
 
     Returns:
-        ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as ``TrainingRun.identity`` has them.
+        ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as
+        ``TrainingRun.identity`` has them.
 
     Raises:
         ConfigError, DatasetError, WeightsError: Dataset, model or weights cannot be had.

@@ -36,7 +36,9 @@ class Progress:
         console: By default stderr, so that stdout is left to results.
     """
 
-    def __init__(self, plan: SweepPlan, state: SweepState, *, shown: bool = True, console: Console | None = None) -> None:
+    def __init__(
+        self, plan: SweepPlan, state: SweepState, *, shown: bool = True, console: Console | None = None
+    ) -> None:
         self._shown = shown
         self._plan, self._state = plan, state
         self._console = console or Console(stderr=True)
@@ -76,7 +78,9 @@ class Progress:
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._closing.set()
         if self._live is not None:
             self._live.stop()
@@ -95,8 +99,11 @@ class Progress:
         self._tell_problems()
         began = time.monotonic()
         if began >= self._draw_next:
-            self._drawn = render_progress(self._plan, self._state, time.time() * 1000, self._timed_phase(), width=self._console.width)
-            # It looks at all trials there are: with ten thousand of them less often, so that the driver has its processor.
+            self._drawn = render_progress(
+                self._plan, self._state, time.time() * 1000, self._timed_phase(), width=self._console.width
+            )
+            # It looks at all trials there are: with ten thousand of them less often, so that the driver has its
+            # processor.
             self._draw_next = time.monotonic() + (time.monotonic() - began) / _DRAWING_SHARE
         return self._drawn
 
@@ -131,10 +138,14 @@ class _Watched:
         if self._told or now - self._since < _AWAY_S:
             return None
         self._told = True
-        return f"{self._name} is away ({problem}); the sweep goes on, and what is missing there is written when it is back"
+        return (
+            f"{self._name} is away ({problem}); the sweep goes on, and what is missing there is written when it is back"
+        )
 
 
-def render_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "", *, width: int = 80) -> RenderableType:
+def render_progress(
+    plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "", *, width: int = 80
+) -> RenderableType:
     """Return the table: what sums up, on as many lines as it takes, then one row per running trial."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for column in (_unit(plan), "epoch", plan.protocol.metric, "best epoch"):
@@ -156,11 +167,19 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
     count = Counter(record.state for record in records)
     ended = sum(record.ended for record in records)
     parts = [f"{plan.id}: {ended}/{state.num_trials or plan.num_trials} {_unit(plan)}s"]
-    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAILED: "failed", TrialState.RUNNING: "running"}
+    names = {
+        TrialState.COMPLETE: "complete",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAILED: "failed",
+        TrialState.RUNNING: "running",
+    }
     parts += [f"{count[which]} {name}" for which, name in names.items() if count[which]]
     leader = _find_leader(plan, records)
     if leader is not None:
-        parts.append(f"best {leader.value(plan.protocol):.2f} ({_unit(plan)} {leader.trial}, epoch {leader.chosen_epoch(plan.protocol)})")
+        parts.append(
+            f"best {leader.value(plan.protocol):.2f} ({_unit(plan)} {leader.trial}, epoch "
+            f"{leader.chosen_epoch(plan.protocol)})"
+        )
     parts.append(phase or _times(plan, state, now_ms))
     return parts
 
@@ -182,7 +201,9 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
     slots = max(1, min(plan.concurrency, new_trials + len(running)))
     # Never more than the epoch that is waited for: one that takes longer holds the countdown.
-    begun_s = sum(min(epoch_s, max(0.0, now_ms - record.spans[-1][1]) / 1000) for record in running if record.last_epoch)
+    begun_s = sum(
+        min(epoch_s, max(0.0, now_ms - record.spans[-1][1]) / 1000) for record in running if record.last_epoch
+    )
     return max(0.0, epochs_left * epoch_s - begun_s) / slots
 
 
@@ -193,7 +214,11 @@ def _unit(plan: SweepPlan) -> str:
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
     """Return who leads so far: among those that ended whole and those that still run; what was cut can win no more."""
     contenders = (TrialState.COMPLETE, TrialState.RUNNING)
-    scored = [(value, -record.trial, record) for record in records if record.state in contenders and (value := record.value(plan.protocol))]
+    scored = [
+        (value, -record.trial, record)
+        for record in records
+        if record.state in contenders and (value := record.value(plan.protocol))
+    ]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 

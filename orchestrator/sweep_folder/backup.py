@@ -4,8 +4,9 @@
 
     <URI>/<sweep id>/{plan.json, space.yaml, driver.json, segment-000001.<bytes>.<sha256>.jsonl, ...}
 
-The segments, one behind the other, are the journal. Each is written once, whole or not at all, and its name says what must be in it.
-``driver.json`` is the copy of the lease, renewed every 10 s: two drivers on two machines see each other there alone.
+The segments, one behind the other, are the journal. Each is written once, whole or not at all, and its name says what
+must be in it. ``driver.json`` is the copy of the lease, renewed every 10 s: two drivers on two machines see each other
+there alone.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Segment:
 
 
 def list_segments(storage: Storage) -> list[Segment]:
-    """Return the segments that a mirror holds, in order; one that was cut short, where a storage can leave such, is not there.
+    """Return the segments that a mirror holds, in order; one that was cut short, where a storage can leave such, is not
+    there.
 
     Raises:
         OrchestratorError: One is missing, or there are two of a number.
@@ -86,14 +88,17 @@ def list_segments(storage: Storage) -> list[Segment]:
     if [segment.number for segment in whole] != list(range(1, len(whole) + 1)):
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
         raise OrchestratorError(
-            f"mirror must have each segment of its journal once, but got mirror={storage.uri} with the numbers {numbers} of {len(whole)}. "
-            f"Two drivers have written it, or somebody took a file away: go on from the sweep's own folder, or take out what is too much."
+            f"mirror must have each segment of its journal once, but got mirror={storage.uri} with the numbers "
+            f"{numbers} of {len(whole)}. "
+            f"Two drivers have written it, or somebody took a file away: go on from the sweep's own folder, or take "
+            f"out what is too much."
         )
     return whole
 
 
 class JournalCopier:
-    """The thread that keeps the mirror level with the journal. The sweep never waits for it and never fails because the mirror is away.
+    """The thread that keeps the mirror level with the journal. The sweep never waits for it and never fails because the
+    mirror is away.
 
     Args:
         plan: The sweep.
@@ -154,7 +159,9 @@ class JournalCopier:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -228,8 +235,10 @@ class JournalCopier:
             for segment in segments:
                 if Segment.of(segment.number, file.read(segment.size)) != segment:
                     raise UserError(
-                        f"mirror must hold what the sweep's own journal holds, but got {self._uri}, with which another driver went on. "
-                        f"To go on from there, move the folder of {self._plan.id} away, then: orchestrator resume --from {self._uri}"
+                        f"mirror must hold what the sweep's own journal holds, but got {self._uri}, with which another "
+                        f"driver went on. "
+                        f"To go on from there, move the folder of {self._plan.id} away, then: orchestrator resume "
+                        f"--from {self._uri}"
                     )
                 offset += segment.size
         return offset
@@ -246,7 +255,11 @@ class JournalCopier:
         self._holder = holder
 
     def _lose(self, found: Holder | None) -> None:
-        taker = f"process {found.pid} on {found.host}, which went on from the mirror," if found else "a driver that went on from the mirror"
+        taker = (
+            f"process {found.pid} on {found.host}, which went on from the mirror,"
+            if found
+            else "a driver that went on from the mirror"
+        )
         self._lease.lose(taker)
         raise OrchestratorError(f"mirror must be written by one driver, but {taker} has taken {self._uri}.")
 
@@ -287,8 +300,10 @@ def find_mirror_holder(storage: Storage) -> Holder | None:
 def held(sweep_id: str, holder: Holder) -> str:
     """Return what to say of a mirror whose driver lives."""
     return (
-        f"sweep must have one driver, but got sweep={sweep_id}, whose mirror process {holder.pid} on {holder.host} writes. "
-        f"Stop that process, or wait: {EXPIRES_S:.0f} s after its death the mirror is free. If it is gone for good: --steal-lease"
+        f"sweep must have one driver, but got sweep={sweep_id}, whose mirror process {holder.pid} on {holder.host} "
+        f"writes. "
+        f"Stop that process, or wait: {EXPIRES_S:.0f} s after its death the mirror is free. If it is gone for good: "
+        f"--steal-lease"
     )
 
 

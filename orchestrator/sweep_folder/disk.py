@@ -1,4 +1,6 @@
-"""What a sweep keeps on disk: checkpoints while they are needed and under a cap, artifacts until they are logged, tracebacks."""
+"""What a sweep keeps on disk: checkpoints while they are needed and under a cap, artifacts until they are logged,
+tracebacks.
+"""
 
 from __future__ import annotations
 
@@ -111,9 +113,9 @@ def _on_disk(subject: str, path: Path, sweep_id: str) -> Iterator[None]:
 class Janitor:
     """A thread that deletes the checkpoints nobody needs any more, and measures what the others take.
 
-    Needed are those of trials that have not ended, and the best weights of the best COMPLETE one; of a promotion those of all, until
-    the test split was opened for each. Storage that cannot be reached costs disk, never the sweep: what could not be deleted is, at the
-    next start.
+    Needed are those of trials that have not ended, and the best weights of the best COMPLETE one; of a promotion those
+    of all, until the test split was opened for each. Storage that cannot be reached costs disk, never the sweep: what
+    could not be deleted is, at the next start.
 
     Args:
         plan: The sweep.
@@ -143,8 +145,8 @@ class Janitor:
     def has_room(self) -> bool:
         """Return whether one more trial fits under the cap, as far as is known.
 
-        Each trial that has not ended counts as much as the largest one so far: it may still grow to that. Before the answer is no,
-        what the trials that ended leave behind is deleted.
+        Each trial that has not ended counts as much as the largest one so far: it may still grow to that. Before the
+        answer is no, what the trials that ended leave behind is deleted.
         """
         if not self._fits():
             with self._ended.all_tasks_done:
@@ -214,6 +216,8 @@ class Janitor:
     def _drop_last(self, trial: int) -> None:
         system, path = _locate(self._plan, trial)
         if system.get_file_info(path).type != fs.FileType.NotFound:
-            from training.loop.checkpoint import CheckpointStore  # torch comes with it: only where there is something to drop
+            from training.loop.checkpoint import (
+                CheckpointStore,
+            )  # torch comes with it: only where there is something to drop
 
             CheckpointStore(trial_uri(self._plan, trial)).drop("last")

@@ -6,8 +6,8 @@ One line per event, ``{"event": ..., "time_ms": ..., ...}``, on disk (fsync) bef
 driver_started       sweep, host, pid, num_trials, provenance, mirror (its URI, if any); at every start and resume
 trial_started        trial, attempt, params, origin, host, pid; at every hand-out to an actor
 epoch_reported       trial, epoch, metrics; the first of an attempt also: host, pid, queue_s, start_s
-trial_lost           trial, cause (LOST | OOM), message; an attempt came to nothing, and the trial is to be handed out again
-trial_ended          trial, state (COMPLETE | PRUNED | FAILED), cause, message
+trial_lost           trial, cause (LOST | OOM), message; an attempt came to nothing, and the trial is to be handed out
+again trial_ended          trial, state (COMPLETE | PRUNED | FAILED), cause, message
 sweep_extended       num_trials, the new total
 driver_ended         state (FINISHED | INTERRUPTED | FAILED); missing after a kill
 promotion_decided    verdict, reason, marks, champion (NAME/VERSION or null), model (registered name)
@@ -15,8 +15,9 @@ test_opened          figures (trial -> metrics), epochs (trial -> the epoch whos
 champion_set         version (NAME/VERSION)
 ===================  ================================================================================================
 
-There is one writer. What is known already (an epoch of a trial, the end of a trial) is dropped, so that every view of the journal has
-it once. A line cut short at the very end is what a kill leaves: it was never acted on, and goes when the journal is next opened.
+There is one writer. What is known already (an epoch of a trial, the end of a trial) is dropped, so that every view of
+the journal has it once. A line cut short at the very end is what a kill leaves: it was never acted on, and goes when
+the journal is next opened.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class SweepState:
     Attributes:
         records: Trial number -> record.
         num_trials: How many trials the sweep is to have.
-        driver_state: ``RUNNING``, or how the last driver ended (``INTERRUPTED`` if it was killed); None before the first.
+        driver_state: ``RUNNING``, or how the last driver ended (``INTERRUPTED`` if it was killed); None before the
+            first.
         provenance: Of the last driver.
         started_ms, driver_started_ms: When the first and the last driver started.
         driver_spans: (start_ms, end_ms) per driver; one that was killed ends with the last event that it wrote.
         mirror: URI under which the last driver copied its journal, if it did.
-        promotion, test, champion: The events ``promotion_decided``, ``test_opened`` and ``champion_set``, if there are any.
+        promotion, test, champion: The events ``promotion_decided``, ``test_opened`` and ``champion_set``, if there are
+            any.
     """
 
     records: dict[int, TrialRecord] = field(default_factory=dict)
@@ -87,7 +90,9 @@ class SweepState:
         Args:
             now_ms: The time, if the last driver is still at work.
         """
-        ends = [end for _, end in self.driver_spans[:-1]] + [end if now_ms is None else now_ms for _, end in self.driver_spans[-1:]]
+        ends = [end for _, end in self.driver_spans[:-1]] + [
+            end if now_ms is None else now_ms for _, end in self.driver_spans[-1:]
+        ]
         return sum(end - start for (start, _), end in zip(self.driver_spans, ends, strict=True)) / 1000
 
     def open_trials(self) -> list[TrialRecord]:
@@ -158,7 +163,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def _write(self, line: bytes) -> None:
@@ -173,7 +180,8 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._descriptor, size)
             raise OrchestratorError(
-                f"journal must be on a disk that takes it, but got journal={self.path} ({error}). Free some space, then resume the sweep."
+                f"journal must be on a disk that takes it, but got journal={self.path} ({error}). Free some space, "
+                f"then resume the sweep."
             ) from error
 
 
@@ -246,8 +254,10 @@ def _parse(line: bytes) -> Event | None:
 def _broken(path: Path, position: int) -> str:
     number = path.read_bytes()[:position].count(b"\n") + 1
     return (
-        f"{path}:{number}: a line of a journal must be a JSON object, an event with all that belongs to it, but this one is not. "
-        f"Only the last line may be cut short; restore the file from a copy, or take this line out if you know what it was."
+        f"{path}:{number}: a line of a journal must be a JSON object, an event with all that belongs to it, but this "
+        f"one is not. "
+        f"Only the last line may be cut short; restore the file from a copy, or take this line out if you know what it "
+        f"was."
     )
 
 

@@ -1,8 +1,9 @@
 """Who may write a sweep's journal: one driver at a time, and what to do with what a dead one left behind.
 
-The driver renews its lease every 10 s. On its own host a dead process frees it at once; from another host, where nobody can see whether
-the process lives, it is free after 60 s without a renewal, or when it is taken by force. A driver that was only asleep, or cut off, and
-comes back finds another holder and writes no further line. The hosts' clocks must agree within some seconds.
+The driver renews its lease every 10 s. On its own host a dead process frees it at once; from another host, where nobody
+can see whether the process lives, it is free after 60 s without a renewal, or when it is taken by force. A driver that
+was only asleep, or cut off, and comes back finds another holder and writes no further line. The hosts' clocks must
+agree within some seconds.
 """
 
 from __future__ import annotations
@@ -67,11 +68,13 @@ class Holder:
 
 
 class Lease:
-    """The right to write one sweep's journal, held until released or until this process is dead; renewed while it is entered.
+    """The right to write one sweep's journal, held until released or until this process is dead; renewed while it is
+    entered.
 
     Args:
         folder: The sweep's.
-        steal: Take it from a driver on another host that may still live. One that runs on this host can be stopped, and keeps it.
+        steal: Take it from a driver on another host that may still live. One that runs on this host can be stopped, and
+            keeps it.
         clock: Unix time in s.
         renew_s: Between two renewals.
 
@@ -79,7 +82,9 @@ class Lease:
         UserError: Another living driver holds it.
     """
 
-    def __init__(self, folder: Path, *, steal: bool = False, clock: Clock = time.time, renew_s: float = RENEW_S) -> None:
+    def __init__(
+        self, folder: Path, *, steal: bool = False, clock: Clock = time.time, renew_s: float = RENEW_S
+    ) -> None:
         self._path, self._clock, self._renew_s = folder / LEASE_FILE, clock, renew_s
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
@@ -92,7 +97,8 @@ class Lease:
             self._write(descriptor)
 
     def require(self) -> None:
-        """Check, before something is written, that it is still ours; after a time in which it was not renewed, by a look at the file.
+        """Check, before something is written, that it is still ours; after a time in which it was not renewed, by a
+        look at the file.
 
         Raises:
             OrchestratorError: Another driver has taken it.
@@ -115,7 +121,9 @@ class Lease:
         with suppress(OSError), self._locked() as descriptor:
             found = _read(self._path)
             if not self._holder.is_same(found):
-                self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has given it back since"
+                self._lost = (
+                    f"process {found.pid} on {found.host}" if found else "a driver that has given it back since"
+                )
                 return
             self._holder = replace(self._holder, renewed=self._clock())
             self._write(descriptor)
@@ -133,7 +141,9 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.release()
 
     def _keep_renewing(self) -> None:
@@ -174,7 +184,9 @@ def read_holder(text: str | bytes) -> Holder | None:
 
 
 def find_processes(folder: Path) -> list[psutil.Process]:
-    """Return the living processes on this host that work, or worked, for a driver of the sweep in this folder, but not our own."""
+    """Return the living processes on this host that work, or worked, for a driver of the sweep in this folder, but not
+    our own.
+    """
     ours = psutil.Process()
     return [process for process in psutil.process_iter() if _works_for(process, folder) and not _related(process, ours)]
 
@@ -230,7 +242,8 @@ def _held(sweep_id: str, holder: Holder) -> str:
     remedy = (
         "or stop that process first."
         if holder.is_here
-        else f"stop that process, or wait: {EXPIRES_S:.0f} s after its death the sweep is free. If it is gone for good: --steal-lease"
+        else f"stop that process, or wait: {EXPIRES_S:.0f} s after its death the sweep is free. If it is gone for "
+        f"good: --steal-lease"
     )
     return (
         f"sweep must have one driver, but got sweep={sweep_id}, which process {holder.pid} on {holder.host} drives. "

@@ -48,7 +48,8 @@ class TrialRecord:
         attempts: How often it was handed to an actor; more than once after a kill.
         needs_all: An attempt ran out of memory: the next has all of a GPU, or of the machine.
         spans: (start_ms, end_ms) per attempt; an attempt ends with the last event that it wrote.
-        queue_s, start_s: Time from the hand-out to an actor's first line, and from there to the first epoch, over all attempts.
+        queue_s, start_s: Time from the hand-out to an actor's first line, and from there to the first epoch, over all
+            attempts.
     """
 
     trial: int
@@ -139,7 +140,9 @@ class TrialReport:
 
 def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | None:
     """Return the COMPLETE trial with the highest value (the lowest number among equals), or None."""
-    scored = [(value, -record.trial, record) for record in records if (value := _final_value(record, protocol)) is not None]
+    scored = [
+        (value, -record.trial, record) for record in records if (value := _final_value(record, protocol)) is not None
+    ]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
@@ -149,8 +152,8 @@ def leaderboard(records: Iterable[TrialRecord], protocol: Protocol) -> list[dict
     COMPLETE trials are ranked; below them, without a rank, come the others: whoever got further first, then by value.
 
     Returns:
-        Rows with ``rank, trial, state, value, epoch, last_epoch, params, origin, run_s, attempts, cause, message``; ``value`` is
-        ``protocol.metric`` in percent at ``epoch``, the one that ``protocol.select_epoch_by`` chooses.
+        Rows with ``rank, trial, state, value, epoch, last_epoch, params, origin, run_s, attempts, cause, message``;
+        ``value`` is ``protocol.metric`` in percent at ``epoch``, the one that ``protocol.select_epoch_by`` chooses.
     """
     rows = sorted((_row(record, protocol) for record in records), key=_order)
     return [{"rank": rank if _is_ranked(row) else None, **row} for rank, row in enumerate(rows, start=1)]

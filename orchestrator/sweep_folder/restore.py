@@ -40,7 +40,8 @@ def rebuild_sweep(
         The sweep's id, and the URI under which its mirror lies.
 
     Raises:
-        UserError: There is no such mirror, its driver lives, the sweep is in this home, or its checkpoints cannot be reached.
+        UserError: There is no such mirror, its driver lives, the sweep is in this home, or its checkpoints cannot be
+            reached.
         OrchestratorError: The mirror is not whole.
     """
     require_no_credentials("--from", uri)
@@ -55,7 +56,9 @@ def rebuild_sweep(
     except ConfigError as error:
         raise UserError(redact(str(error))) from None
     except OSError as error:
-        raise UserError(f"mirror must be a storage that can be read, but got --from={redact(uri)} ({describe_error(error)}).") from None
+        raise UserError(
+            f"mirror must be a storage that can be read, but got --from={redact(uri)} ({describe_error(error)})."
+        ) from None
     _write(plan, content, say)
     return plan.id, parent
 
@@ -71,7 +74,10 @@ def _find_plan(uri: str, sweep: str | None) -> tuple[SweepPlan, str]:
     plans = [plan for plan in plans if sweep in (None, plan.id, plan.name)]
     if not plans:
         listed = ", ".join(here.folders()[:10]) or "none"
-        raise UserError(f"--from must be a mirror's URI, but got --from={redact(uri)}, which has {listed} and not {sweep or 'a sweep'}.")
+        raise UserError(
+            f"--from must be a mirror's URI, but got --from={redact(uri)}, which has {listed} and not "
+            f"{sweep or 'a sweep'}."
+        )
     return max(plans, key=lambda plan: plan.created), uri
 
 
@@ -79,10 +85,14 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
     try:
         plan = SweepPlan.from_json(storage.read(PLAN_FILE).decode())
     except (ValueError, FileNotFoundError) as error:
-        raise OrchestratorError(f"{PLAN_FILE} of a mirror must be whole, but that in {redact(storage.uri)} is not: {error}") from None
+        raise OrchestratorError(
+            f"{PLAN_FILE} of a mirror must be whole, but that in {redact(storage.uri)} is not: {error}"
+        ) from None
     # It becomes the name of a folder here.
     if plan.id != name or not _ID.fullmatch(plan.id):
-        raise OrchestratorError(f"mirror must lie under its sweep's id, but got {redact(storage.uri)} with the plan of {plan.id!r}.")
+        raise OrchestratorError(
+            f"mirror must lie under its sweep's id, but got {redact(storage.uri)} with the plan of {plan.id!r}."
+        )
     return plan
 
 
@@ -90,7 +100,8 @@ def _require_new(sweep_id: str) -> None:
     if sweep_dir(sweep_id).exists():
         raise UserError(
             f"sweep must not be in this home yet, but got sweep={sweep_id}, whose folder is {sweep_dir(sweep_id)}. "
-            f"Go on with that: orchestrator resume {sweep_id}. If the mirror is ahead of it, move the folder away first."
+            f"Go on with that: orchestrator resume {sweep_id}. If the mirror is ahead of it, move the folder away "
+            f"first."
         )
 
 
@@ -102,7 +113,9 @@ def _read_journal(storage: Storage) -> bytes:
 def _read_segment(storage: Storage, segment: Segment) -> bytes:
     content = storage.read(segment.name)
     if Segment.of(segment.number, content) != segment:
-        raise OrchestratorError(f"segment of a mirror must hold what its name says, but {segment.name} in {redact(storage.uri)} does not.")
+        raise OrchestratorError(
+            f"segment of a mirror must hold what its name says, but {segment.name} in {redact(storage.uri)} does not."
+        )
     return content
 
 
@@ -127,8 +140,10 @@ def _tell_missing_checkpoints(plan: SweepPlan, state: SweepState, say: Callable[
         missing = [trial for trial in begun if not has_checkpoints(plan, trial)]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"checkpoints must lie in a storage that this machine reaches, but got storage={redact(plan.storage or '')} "
-            f"({describe_error(error)}). Make it reachable from here, with its credentials in the environment, then the same again."
+            f"checkpoints must lie in a storage that this machine reaches, but got "
+            f"storage={redact(plan.storage or '')} "
+            f"({describe_error(error)}). Make it reachable from here, with its credentials in the environment, then "
+            f"the same again."
         ) from None
     if missing:
         where = (

@@ -1,8 +1,9 @@
-"""A sweep as MLflow knows it, for who sees MLflow but not the home of its driver: from the runs of the mirror back to plan and state.
+"""A sweep as MLflow knows it, for who sees MLflow but not the home of its driver: from the runs of the mirror back to
+plan and state.
 
-What is approximate: of a trial's epochs only the chosen one and the last are there, with the metrics of the protocol; its attempts are
-one span; messages and reasons are cut where tags are. MLflow is behind the journal by what its writer has not written yet, and a driver
-that was killed is RUNNING in it, as its trials are, until another goes on.
+What is approximate: of a trial's epochs only the chosen one and the last are there, with the metrics of the protocol;
+its attempts are one span; messages and reasons are cut where tags are. MLflow is behind the journal by what its writer
+has not written yet, and a driver that was killed is RUNNING in it, as its trials are, until another goes on.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class RecalledSweep:
 
 
 def recall_sweep(name: str | None) -> RecalledSweep | None:
-    """Return what MLflow knows of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for, or None.
+    """Return what MLflow knows of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for,
+    or None.
 
     Raises:
         OrchestratorError: MLflow does not answer, or has no whole plan of it.
@@ -54,7 +56,9 @@ def recall_sweep(name: str | None) -> RecalledSweep | None:
     try:
         plan = SweepPlan.from_json(found.plan_text)
     except ValueError as error:
-        raise OrchestratorError(f"plan.json of {found.own.tags[SWEEP_TAG]} in MLflow at {uri} must be whole, but {error}") from None
+        raise OrchestratorError(
+            f"plan.json of {found.own.tags[SWEEP_TAG]} in MLflow at {uri} must be whole, but {error}"
+        ) from None
     reported = [int(run.tags[f"{_OURS}reported_ms"]) for run in found.trials if f"{_OURS}reported_ms" in run.tags]
     return RecalledSweep(plan, rebuild_state(plan, found.own, found.trials), uri, max(reported, default=None))
 
@@ -80,7 +84,9 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
         provenance=_take(own.tags, _PROVENANCE),
         started_ms=own.started_ms,
         driver_started_ms=driver_started_ms,
-        driver_spans=_driver_spans(round(1000 * float(tags.get("run_s", 0))), driver_started_ms, is_at_work=state == "RUNNING"),
+        driver_spans=_driver_spans(
+            round(1000 * float(tags.get("run_s", 0))), driver_started_ms, is_at_work=state == "RUNNING"
+        ),
         promotion={"model": None, **tags} if "verdict" in tags else None,
     )
 

@@ -1,4 +1,6 @@
-"""MLflow's model registry: one registered model per set of comparable results, its versions, and which of them is champion."""
+"""MLflow's model registry: one registered model per set of comparable results, its versions, and which of them is
+champion.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,11 @@ def find_other_champions(dataset: str, name: str) -> list[ModelVersion]:
     Raises:
         OrchestratorError: The store does not answer.
     """
-    others = [model for model in _list_models() if model.dataset == dataset and model.name != name and CHAMPION in model.aliases]
+    others = [
+        model
+        for model in _list_models()
+        if model.dataset == dataset and model.name != name and CHAMPION in model.aliases
+    ]
     return [_get_version(model.name, model.aliases[CHAMPION]) for model in others]
 
 
@@ -120,8 +126,8 @@ def resolve_model(text: str) -> Path | ModelVersion:
     """Return what a user's word for a model stands for.
 
     Args:
-        text: A folder, ``NAME@champion``, ``NAME/VERSION``, a registered model's name (its champion), or the name of a dataset that has
-            just one champion.
+        text: A folder, ``NAME@champion``, ``NAME/VERSION``, a registered model's name (its champion), or the name of a
+            dataset that has just one champion.
 
     Raises:
         UserError: There is no such model, or the dataset has several champions; the message lists them.
@@ -150,14 +156,19 @@ def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, i
     if len(champions) == 1:
         return champions[0].name, champions[0].aliases[CHAMPION]
     if champions:
-        raise UserError(f"model must be one, but got model={text!r}, a dataset with {len(champions)} champions: {_listed(champions)}.")
+        raise UserError(
+            f"model must be one, but got model={text!r}, a dataset with {len(champions)} champions: "
+            f"{_listed(champions)}."
+        )
     raise UserError(_no_such_model(text, models))
 
 
 def _aliased(model: RegisteredModel, alias: str) -> int:
     if alias not in model.aliases:
         known = ", ".join(f"@{known}" for known in model.aliases) or "none"
-        raise UserError(f"model must have the alias that is asked for, but got model={model.name}@{alias}. It has {known}.")
+        raise UserError(
+            f"model must have the alias that is asked for, but got model={model.name}@{alias}. It has {known}."
+        )
     return model.aliases[alias]
 
 
@@ -165,7 +176,8 @@ def _no_such_model(text: str, models: Sequence[RegisteredModel]) -> str:
     champions = [model for model in models if CHAMPION in model.aliases]
     if not champions:
         return (
-            f"model must be a folder with {WEIGHTS_FILE} or a registered one, but got model={text!r}, and there is no champion yet. "
+            f"model must be a folder with {WEIGHTS_FILE} or a registered one, but got model={text!r}, and there is no "
+            f"champion yet. "
             "Make one: orchestrator promote SWEEP"
         )
     words = {word: model for model in models for word in (model.name, model.dataset)}
@@ -210,7 +222,9 @@ def _fetch(version: ModelVersion) -> Path:
         if not folder.exists():
             _download(version.run_id, folder)
     if not (folder / WEIGHTS_FILE).is_file():
-        raise OrchestratorError(f"model {version} must have its files, but {folder} lacks {WEIGHTS_FILE}. Promote its sweep again.")
+        raise OrchestratorError(
+            f"model {version} must have its files, but {folder} lacks {WEIGHTS_FILE}. Promote its sweep again."
+        )
     return folder
 
 
@@ -219,6 +233,8 @@ def _download(run_id: str, folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fetched = download_artifacts(artifact_uri=f"runs:/{run_id}/{MODEL_FOLDER}", dst_path=scratch, tracking_uri=tracking_uri())
+        fetched = download_artifacts(
+            artifact_uri=f"runs:/{run_id}/{MODEL_FOLDER}", dst_path=scratch, tracking_uri=tracking_uri()
+        )
         # Renamed into place: a folder that is there is whole.
         shutil.move(fetched, folder)

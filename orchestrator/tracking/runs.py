@@ -1,9 +1,9 @@
 """What MLflow is to hold of a sweep: the journal as a parent run with one child run per trial.
 
-The mirror keeps no position of its own. It asks the store what is there, reads the journal from its beginning, and writes what is
-missing; after any failure it is thrown away and built anew. What makes a second writing harmless: runs are looked up by their tags
-before they are made, timestamps come from the journal (an identical point adds no row), all points of an epoch go in one transaction,
-and the metric ``epoch`` tells how far a run has got.
+The mirror keeps no position of its own. It asks the store what is there, reads the journal from its beginning, and
+writes what is missing; after any failure it is thrown away and built anew. What makes a second writing harmless: runs
+are looked up by their tags before they are made, timestamps come from the journal (an identical point adds no row), all
+points of an epoch go in one transaction, and the metric ``epoch`` tells how far a run has got.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TRIAL_TAG = "orchestrator.trial"
 NUM_TRIALS_TAG = "orchestrator.num_trials"
 """Only a sweep's own run has it."""
 CHOSEN_TAG = "chosen."
-"""Begins the tags that say which epoch of a trial counts, and what its metrics of the protocol are there: MLflow lists only the last."""
+"""Begins the tags that say which epoch of a trial counts, and what its metrics of the protocol are there: MLflow lists
+only the last.
+"""
 TRIAL_STATUS = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
@@ -106,7 +108,9 @@ class Mirror:
         pace: Called after each run that was written, so that the writer can leave the processor to others.
     """
 
-    def __init__(self, plan: SweepPlan, journal: Path, store: RunStore, pace: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, plan: SweepPlan, journal: Path, store: RunStore, pace: Callable[[], None] = lambda: None
+    ) -> None:
         self._plan, self._journal, self._store, self._pace = plan, journal, store, pace
         self._state = SweepState()
         self._offset = 0
@@ -226,11 +230,14 @@ class Mirror:
 def wall_times(record: TrialRecord) -> dict[str, float]:
     """Return where a trial's wall time went, in seconds.
 
-    ``queue`` (hand-out to the actor's first line), ``start`` (from there to the first epoch), ``data``, ``train``, ``eval`` and
-    ``checkpoint`` as the epochs report them, and ``log``: what is left, that is, reporting and waiting for the driver's answer.
+    ``queue`` (hand-out to the actor's first line), ``start`` (from there to the first epoch), ``data``, ``train``,
+    ``eval`` and ``checkpoint`` as the epochs report them, and ``log``: what is left, that is, reporting and waiting for
+    the driver's answer.
     """
     parts = {"queue": record.queue_s, "start": record.start_s}
-    parts |= {part: sum(metrics.get(name, 0.0) for metrics in record.metrics.values()) for part, name in _EPOCH_PARTS.items()}
+    parts |= {
+        part: sum(metrics.get(name, 0.0) for metrics in record.metrics.values()) for part, name in _EPOCH_PARTS.items()
+    }
     parts["log"] = max(0.0, record.run_s - sum(parts.values()))
     return {f"wall/{part}_s": seconds for part, seconds in parts.items()} | {"wall/total_s": record.run_s}
 
@@ -242,7 +249,16 @@ def trial_params(plan: SweepPlan, record: TrialRecord) -> dict[str, str]:
 
 def search_params(plan: SweepPlan) -> dict[str, str]:
     """Return how a sweep searches."""
-    names = ("sampler", "search_seed", "startup_trials", "scheduler", "grace_epochs", "reduction_factor", "concurrency", "epochs")
+    names = (
+        "sampler",
+        "search_seed",
+        "startup_trials",
+        "scheduler",
+        "grace_epochs",
+        "reduction_factor",
+        "concurrency",
+        "epochs",
+    )
     return {f"search.{name}": str(getattr(plan, name)) for name in names}
 
 

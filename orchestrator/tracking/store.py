@@ -1,4 +1,6 @@
-"""MLflow's store: how it is reached, what is written into it and read from it. Beside registry.py the only module that imports MLflow."""
+"""MLflow's store: how it is reached, what is written into it and read from it. Beside registry.py the only module that
+imports MLflow.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SCHEMA_WAIT_S = 60.0
-"""How long another process may take to make the schema of a new store; about 5 s when it has the processor to itself."""
+"""How long another process may take to make the schema of a new store; about 5 s when it has the processor to itself.
+"""
 SERVER_WAIT_S = 10.0
 """How long a server may be away before a verb that needs it gives up."""
 
@@ -104,7 +107,11 @@ class MlflowStore:
 
         self._client.log_batch(
             run_id,
-            metrics=[Metric(key, float(value), point.time_ms, point.step) for point in points for key, value in point.metrics.items()],
+            metrics=[
+                Metric(key, float(value), point.time_ms, point.step)
+                for point in points
+                for key, value in point.metrics.items()
+            ],
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
@@ -133,7 +140,9 @@ def tracking_uri() -> str:
     """
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
     if not chosen and set("?%") & set(str(home())):
-        raise UserError(f"home must have a path without ? and % for MLflow's sqlite, but got home={home()}. Set ORCHESTRATOR_HOME.")
+        raise UserError(
+            f"home must have a path without ? and % for MLflow's sqlite, but got home={home()}. Set ORCHESTRATOR_HOME."
+        )
     return chosen or f"sqlite:///{home() / 'mlflow.db'}"
 
 
@@ -158,7 +167,8 @@ def connect(wait_s: float | None = None) -> MlflowClient:
     """Return a client of a store that answers.
 
     Args:
-        wait_s: How long to keep trying; None is 60 s for a database, whose schema may be in the making, and 10 s for a server.
+        wait_s: How long to keep trying; None is 60 s for a database, whose schema may be in the making, and 10 s for a
+            server.
 
     Raises:
         OrchestratorError: It does not.
@@ -191,7 +201,9 @@ def find_run(run_id: str) -> tuple[str, int | None]:
     try:
         run = _stored(connect().get_run(run_id))
     except MlflowException:
-        raise UserError(f"run must be in MLflow's store, but got run={run_id!r}. `orchestrator browse` shows those that are.") from None
+        raise UserError(
+            f"run must be in MLflow's store, but got run={run_id!r}. `orchestrator browse` shows those that are."
+        ) from None
     if SWEEP_TAG not in run.tags:
         raise UserError(f"run must be one of a sweep, but got run={run_id!r}, which something else wrote.")
     return run.tags[SWEEP_TAG], run.trial
@@ -214,7 +226,8 @@ def is_shared() -> bool:
 
 
 def find_logged_sweep(name: str | None) -> LoggedSweep | None:
-    """Return what the store has of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for, or None.
+    """Return what the store has of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for,
+    or None.
 
     It takes a handful of requests, and one more for every 1,000 trials.
 
@@ -234,14 +247,20 @@ def find_logged_sweep(name: str | None) -> LoggedSweep | None:
         if run is None:
             return None
         own = _stored(run)
-        stored = [_stored(run) for run in _search(client, [run.info.experiment_id], _of_sweep(own.tags[SWEEP_TAG]), "ASC")]
+        stored = [
+            _stored(run) for run in _search(client, [run.info.experiment_id], _of_sweep(own.tags[SWEEP_TAG]), "ASC")
+        ]
     except Exception as error:
-        raise OrchestratorError(f"MLflow's store must answer, but got {describe_problem(error)} from {redact(tracking_uri())}.") from error
+        raise OrchestratorError(
+            f"MLflow's store must answer, but got {describe_problem(error)} from {redact(tracking_uri())}."
+        ) from error
     return LoggedSweep(_read_plan(client, own), own, tuple(run for run in stored if run.trial is not None))
 
 
 def _is_called(sweep_id: str, name: str | None) -> bool:
-    return name in (None, sweep_id) or (sweep_id.startswith(str(name)) and bool(_ID_SUFFIX.fullmatch(sweep_id[len(str(name)) :])))
+    return name in (None, sweep_id) or (
+        sweep_id.startswith(str(name)) and bool(_ID_SUFFIX.fullmatch(sweep_id[len(str(name)) :]))
+    )
 
 
 def _read_plan(client: MlflowClient, own: StoredRun) -> str:
@@ -250,7 +269,8 @@ def _read_plan(client: MlflowClient, own: StoredRun) -> str:
             return Path(client.download_artifacts(own.run_id, PLAN_FILE, folder)).read_text(encoding="utf-8")
     except Exception as error:
         raise OrchestratorError(
-            f"{PLAN_FILE} of {own.tags[SWEEP_TAG]} must be among its run's artifacts in MLflow at {redact(tracking_uri())}, but got "
+            f"{PLAN_FILE} of {own.tags[SWEEP_TAG]} must be among its run's artifacts in MLflow at "
+            f"{redact(tracking_uri())}, but got "
             f"{describe_problem(error)}. It comes with the first trial: try again in some seconds; "
             "else see that artifacts can be read from here."
         ) from error
@@ -301,7 +321,9 @@ def _find_or_create_experiment(client: MlflowClient, name: str) -> str:
         location = (artifacts_dir() / name).as_uri() if _is_database() else None
         return str(client.create_experiment(name, artifact_location=location))
     if experiment.lifecycle_stage != "active":
-        raise UserError(f"experiment must not be deleted, but got experiment={name!r}. Restore it: mlflow experiments restore")
+        raise UserError(
+            f"experiment must not be deleted, but got experiment={name!r}. Restore it: mlflow experiments restore"
+        )
     return str(experiment.experiment_id)
 
 
@@ -315,7 +337,9 @@ def _database_file() -> Path | None:
 
 
 def _make_database() -> None:
-    """Make the sqlite store under another name and put it into place whole: a kill amid MLflow's migrations leaves one beyond repair."""
+    """Make the sqlite store under another name and put it into place whole: a kill amid MLflow's migrations leaves one
+    beyond repair.
+    """
     from mlflow import MlflowClient
 
     file = _database_file()

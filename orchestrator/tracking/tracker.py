@@ -1,7 +1,7 @@
 """The one writer to MLflow: a thread of the driver that follows a sweep's journal and writes what the store lacks.
 
-The sweep never waits for it and never fails because of it. While the store is away the thread keeps trying; what is missing is written
-when it is back, or by the next :func:`sync` of that sweep.
+The sweep never waits for it and never fails because of it. While the store is away the thread keeps trying; what is
+missing is written when it is back, or by the next :func:`sync` of that sweep.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _POLL_S = 1.0
 _MAX_RETRY_S = 10.0
 _LAST_TRY_S = 3.0
 _SHARE = 0.2
-"""Part of a processor that the writer takes while a sweep runs: its Python would otherwise hold up the driver's loop."""
+"""Part of a processor that the writer takes while a sweep runs: its Python would otherwise hold up the driver's loop.
+"""
 _LOCK_FILE = "tracking.lock"
 
 
@@ -61,7 +62,8 @@ class Tracker:
             drain_s: How long a store may be away before it is given up, and how long writing may take.
 
         Returns:
-            Whether the store now has all that the journal has. If not, ``problem`` says why, and :func:`sync` writes it later.
+            Whether the store now has all that the journal has. If not, ``problem`` says why, and :func:`sync` writes it
+            later.
         """
         asked = time.monotonic()
         # A store that has been away for long is not worth as much waiting again.
@@ -116,7 +118,9 @@ class Tracker:
 
 
 def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
-    """Write what the store lacks of a sweep; return False if another process is doing so, or the store does not answer in time."""
+    """Write what the store lacks of a sweep; return False if another process is doing so, or the store does not answer
+    in time.
+    """
     tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE)
     tracker.start()
     return tracker.stop(wait_s)

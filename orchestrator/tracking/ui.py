@@ -31,7 +31,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class _StopRequest:
-    """Whether a signal asked us to stop; polled, so that no signal can fall between a start and the code that ends it."""
+    """Whether a signal asked us to stop; polled, so that no signal can fall between a start and
+    the code that ends it.
+    """
 
     made: bool = False
 
@@ -50,7 +52,10 @@ def require_free_port(port: int) -> None:
     if not _is_free(port):
         other = next((candidate for candidate in range(port + 1, min(port + 100, 65536)) if _is_free(candidate)), None)
         hint = f"orchestrator browse --port {other}" if other else "orchestrator browse --port <another>"
-        raise UserError(f"port must be free and yours to use, but got port={port}{_describe_listener(port)}. Take another one: {hint}")
+        raise UserError(
+            f"port must be free and yours to use, but got port={port}{_describe_listener(port)}. Take another one: "
+            f"{hint}"
+        )
 
 
 def serve(store_uri: str, port: int, on_ready: Callable[[str], None], *, command: list[str] | None = None) -> None:
@@ -102,14 +107,18 @@ def _wait_until_ready(server: subprocess.Popen[bytes], base: str, stop: _StopReq
         if _answers(base):
             return True
         if time.monotonic() > deadline:
-            raise OrchestratorError(f"MLflow's UI must answer within {START_TIMEOUT_S:.0f} s at {base}, but it does not.{_tail(output)}")
+            raise OrchestratorError(
+                f"MLflow's UI must answer within {START_TIMEOUT_S:.0f} s at {base}, but it does not.{_tail(output)}"
+            )
         time.sleep(_POLL_S)
     return False
 
 
 def _require_running(server: subprocess.Popen[bytes], output: IO[bytes]) -> None:
     if server.poll() is not None:
-        raise OrchestratorError(f"MLflow's UI must run until it is stopped, but it ended with code {server.returncode}.{_tail(output)}")
+        raise OrchestratorError(
+            f"MLflow's UI must run until it is stopped, but it ended with code {server.returncode}.{_tail(output)}"
+        )
 
 
 def _answers(base: str) -> bool:
@@ -172,7 +181,12 @@ def _is_free(port: int) -> bool:
 def _describe_listener(port: int) -> str:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 return f", where {psutil.Process(connection.pid).name()} (process {connection.pid}) listens"
     return ""
 

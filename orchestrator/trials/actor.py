@@ -1,7 +1,7 @@
 """One trial in an actor: params -> TrainConfig -> TrainingRun, stepped an epoch at a time and reported.
 
-An actor runs one trial after another (``reset_config``). Whatever goes wrong in a trial is reported as its failure, so that the actor
-and what it has imported stay; only the death of the process is Ray's to tell.
+An actor runs one trial after another (``reset_config``). Whatever goes wrong in a trial is reported as its failure, so
+that the actor and what it has imported stay; only the death of the process is Ray's to tell.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class _Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         if self._poisoned:
-            os._exit(1)  # nothing runs on this process's GPU any more; Tune starts a fresh one and the trial is handed out again
+            os._exit(
+                1
+            )  # nothing runs on this process's GPU any more; Tune starts a fresh one and the trial is handed out again
         self._handout: Handout = config[HANDOUT]
         self._metrics = dict(self._handout.metrics)
         self._run = None
@@ -119,7 +121,11 @@ class _Trial(tune.Trainable):
             run.save()
         metrics = {name: float(value) for name, value in run.metrics.items()}
         self._metrics[run.epoch] = metrics
-        artifacts = collect_artifacts(run, f"{self.plan.id}, trial {self._handout.trial}") if run.finished and self._leads() else {}
+        artifacts = (
+            collect_artifacts(run, f"{self.plan.id}, trial {self._handout.trial}")
+            if run.finished and self._leads()
+            else {}
+        )
         first, self._first = self._first, {}
         return TrialReport(run.epoch, metrics, artifacts=artifacts, passed_over=passed_over, **first)
 
@@ -164,14 +170,22 @@ def _cause(*errors: BaseException) -> Cause:
 
 
 def _lost_a_reader(error: BaseException) -> bool:
-    """Return whether a process that reads the data was killed, of which torch's DataLoader makes a plain RuntimeError."""
+    """Return whether a process that reads the data was killed, of which torch's DataLoader makes a
+    plain RuntimeError.
+    """
     said = str(error)
-    return isinstance(error, RuntimeError) and said.startswith("DataLoader worker") and ("by signal" in said or "unexpectedly" in said)
+    return (
+        isinstance(error, RuntimeError)
+        and said.startswith("DataLoader worker")
+        and ("by signal" in said or "unexpectedly" in said)
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError | StepMemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError | StepMemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    ):
         return True
     # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

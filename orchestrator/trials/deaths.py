@@ -1,4 +1,6 @@
-"""Why a process died: out of memory where Ray's memory monitor or the kernel's control group says so, lost in every other case."""
+"""Why a process died: out of memory where Ray's memory monitor or the kernel's control group says so, lost in every
+other case.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _ASK_S = 5.0
 
 
 def describe_death(text: str) -> tuple[str, Cause]:
-    """Return the line that matters of what Ray says of a process that died, and whether its memory monitor was the cause."""
+    """Return the line that matters of what Ray says of a process that died, and whether its memory monitor was the
+    cause.
+    """
     text = _COLOURS.sub("", text)
     cause = Cause.OOM if "memory pressure" in text or "running low on memory" in text else Cause.LOST
     detail = re.search(r"exit detail: (.+?)(?: Some common causes|$)", text, re.MULTILINE)
@@ -40,13 +44,18 @@ def find_address(text: str) -> str | None:
 
 
 def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int | None:
-    """Return how many processes of this one's control group the kernel has killed for memory, or None if it does not say."""
+    """Return how many processes of this one's control group the kernel has killed for memory, or None if it does not
+    say.
+    """
     try:
         entries = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return None
     for _, controllers, path in entries:
-        folders = {"": [cgroups / path.lstrip("/"), cgroups], "memory": [cgroups / "memory" / path.lstrip("/"), cgroups / "memory"]}
+        folders = {
+            "": [cgroups / path.lstrip("/"), cgroups],
+            "memory": [cgroups / "memory" / path.lstrip("/"), cgroups / "memory"],
+        }
         # In a container the path may be the host's: then the group is what is mounted.
         for folder in folders.get(controllers, []):
             for name in ("memory.events", "memory.oom_control"):
@@ -65,7 +74,8 @@ def _read_kills(path: Path) -> int | None:
 
 
 class MemoryKills:
-    """Tells whether the kernel killed a process of a node for memory since the last time it was asked, by the nodes' own counters.
+    """Tells whether the kernel killed a process of a node for memory since the last time it was asked, by the nodes'
+    own counters.
 
     Nodes are counted when they are first seen, so that what they had killed before is not held against a trial.
     """
@@ -116,7 +126,9 @@ def _this_address() -> str:
 
 def _ask(node_id: str) -> ray.ObjectRef[int | None]:
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    asked: ray.ObjectRef[int | None] = ray.remote(count_memory_kills).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote()
+    asked: ray.ObjectRef[int | None] = (
+        ray.remote(count_memory_kills).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote()
+    )
     return asked
 
 

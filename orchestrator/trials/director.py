@@ -1,8 +1,8 @@
 """What every trial of a sweep does next: the journal first, then the decision. Knows nothing of Ray.
 
-Whoever runs the trials asks :meth:`Director.next_trial` for work and brings back what became of it by :meth:`Director.report` and
-:meth:`Director.lose`. A kill between any two statements here loses nothing: all that a decision rests on is in the journal before it
-is made, and a new director makes it again from there.
+Whoever runs the trials asks :meth:`Director.next_trial` for work and brings back what became of it by
+:meth:`Director.report` and :meth:`Director.lose`. A kill between any two statements here loses nothing: all that a
+decision rests on is in the journal before it is made, and a new director makes it again from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from training.loop.early_stopping import was_stopped
 from training.metrics import TIME_EPOCH_S
 
 MAX_LOSSES = 10
-"""So often in a row may the process of a trial die without a new epoch from it, under one driver; then the trial is LOST."""
+"""So often in a row may the process of a trial die without a new epoch from it, under one driver; then the trial is
+LOST.
+"""
 _LEAST_SILENCE_S = 600.0
 _SILENT_EPOCHS = 20
 """A trial that reports nothing for the time of so many epochs, as long as its longest, hangs."""
@@ -69,7 +71,9 @@ class Director:
         self._waiting = [record.trial for record in journal.state.open_trials()]
 
     def end_what_was_over(self) -> None:
-        """Write the ends that a kill swallowed, of trials whose last report was to be their last; call it before anything is handed out."""
+        """Write the ends that a kill swallowed, of trials whose last report was to be their last; call it before
+        anything is handed out.
+        """
         for record in self._journal.state.open_trials():
             if record.last_epoch >= self._plan.epochs or was_stopped(record.metrics.get(record.last_epoch, {})):
                 self._end(record.trial, TrialState.COMPLETE)
@@ -95,8 +99,8 @@ class Director:
     def next_trial(self) -> Handout | None:
         """Return the next attempt, unfinished trials first, then new ones; None while there is none.
 
-        Without GPUs, what a trial that ran out of memory shares with the others is the memory of the machine: it is handed out when
-        nothing else runs and nothing new is left, and until it is over nothing else is.
+        Without GPUs, what a trial that ran out of memory shares with the others is the memory of the machine: it is
+        handed out when nothing else runs and nothing new is left, and until it is over nothing else is.
         """
         if self._needs_machine(*self._running):
             return None
@@ -121,7 +125,8 @@ class Director:
         if self._journal.state.records[trial].ended:
             return False
         if report.storage_full:
-            # Every other trial would meet the same: the sweep stops, and this one is handed out again when it is resumed.
+            # Every other trial would meet the same: the sweep stops, and this one is handed out again when it is
+            # resumed.
             raise OrchestratorError(
                 f"storage must take the checkpoints, but trial {trial} got {report.message}. "
                 f"Make room, then: orchestrator resume {self._plan.id}"
@@ -155,8 +160,8 @@ class Director:
     def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
         """Take in that a trial's process died, or ran out of memory: it is handed out again, unless that is no use.
 
-        A lost trial is, as long as it gets on: so often in a row may it be lost without a new epoch. One that ran out of memory is once
-        more, alone.
+        A lost trial is, as long as it gets on: so often in a row may it be lost without a new epoch. One that ran out
+        of memory is once more, alone.
         """
         if self._journal.state.records[trial].ended:
             return
@@ -184,7 +189,9 @@ class Director:
         self._working_since.setdefault(trial, time.time())
 
     def note_absence(self, seconds: float) -> None:
-        """Take in that this driver did nothing for so long until now, as on a laptop that slept: what nobody heard is no silence."""
+        """Take in that this driver did nothing for so long until now, as on a laptop that slept: what nobody heard is
+        no silence.
+        """
         self._absences.append((time.time(), seconds))
 
     def is_overdue(self, trial: int) -> bool:
@@ -237,7 +244,11 @@ class Director:
         """Put every known report to the pruner, in the order in which they came; return the trials that it cuts."""
         metric = self._plan.protocol.metric
         reports = [event for event in follow(self._journal.path)[0] if event["event"] == "epoch_reported"]
-        return {event["trial"] for event in reports if self._pruner.cuts(event["trial"], event["epoch"], event["metrics"][metric])}
+        return {
+            event["trial"]
+            for event in reports
+            if self._pruner.cuts(event["trial"], event["epoch"], event["metrics"][metric])
+        }
 
     def _hand_out(self, trial: int, params: dict[str, Scalar], origin: str, attempt: int) -> Handout:
         self._journal.append(
@@ -257,8 +268,12 @@ class Director:
         best_value = None if self._best is None else self._best.value(self._plan.protocol)
         return Handout(trial, params, record.spans[-1][0], record.metrics, best_value, alone=record.needs_all)
 
-    def _end(self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = "") -> None:
-        self._journal.append({"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message})
+    def _end(
+        self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = ""
+    ) -> None:
+        self._journal.append(
+            {"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message}
+        )
         self._running.discard(trial)
         record = self._journal.state.records[trial]
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)

@@ -1,8 +1,9 @@
 """What trials ask of Ray's nodes, and how the workers of one that died give it back.
 
-Ray Train reserves a placement group for the workers of a trial and gives it back when they end. If what watches over them dies, nobody
-does before the job ends, and the sweep would wait for its own resources. So every reservation carries the name of its attempt, under
-which the driver finds and removes it. (Ray Train's own cleaner learns of a group only once its workers run, and needs the dashboard.)
+Ray Train reserves a placement group for the workers of a trial and gives it back when they end. If what watches over
+them dies, nobody does before the job ends, and the sweep would wait for its own resources. So every reservation carries
+the name of its attempt, under which the driver finds and removes it. (Ray Train's own cleaner learns of a group only
+once its workers run, and needs the dashboard.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
 
 OVERSEER_BYTES = 512 * 1024**2
-"""Memory that the actor asks for which watches over the workers of a trial. No CPU: that would cost a node the room of a whole worker."""
+"""Memory that the actor asks for which watches over the workers of a trial. No CPU: that would cost a node the room of
+a whole worker.
+"""
 _LOOK_S = 1.0
 _BURIAL_S = 60.0
 
@@ -36,7 +39,8 @@ def runs_over_train(plan: SweepPlan) -> bool:
 
 
 def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGroupFactory:
-    """Return what the actor of a trial takes: its own worker's share, or what it needs to watch over the workers of Ray Train.
+    """Return what the actor of a trial takes: its own worker's share, or what it needs to watch over the workers of Ray
+    Train.
 
     A trial that ran out of memory on a part of a GPU gets all of it.
     """
@@ -54,8 +58,14 @@ def group_name(sweep_id: str, handout: Handout) -> str:
 
 
 def remove_groups(name: str) -> int:
-    """Give back what is reserved under a name, or under one that begins with it, and end what runs there; return how many there were."""
-    found = [key for key, group in placement_group_table().items() if group["name"].startswith(name) and group["state"] != "REMOVED"]
+    """Give back what is reserved under a name, or under one that begins with it, and end what runs there; return how
+    many there were.
+    """
+    found = [
+        key
+        for key, group in placement_group_table().items()
+        if group["name"].startswith(name) and group["state"] != "REMOVED"
+    ]
     for key in found:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
     return len(found)
@@ -67,7 +77,9 @@ class Undertaker:
     For a while, because what the actor had begun may reserve something even after its death.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, remove: Callable[[str], int] = remove_groups) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, remove: Callable[[str], int] = remove_groups
+    ) -> None:
         self._clock, self._remove = clock, remove
         self._until: dict[str, float] = {}
         self._next_look = 0.0
@@ -89,7 +101,9 @@ class Undertaker:
 
 
 def make_named_trainer() -> Any:
-    """Return ``TorchTrainer`` with a further argument, ``group_name``, and without Ray Train's cleaner; torch is imported here."""
+    """Return ``TorchTrainer`` with a further argument, ``group_name``, and without Ray Train's cleaner; torch is
+    imported here.
+    """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -113,7 +127,11 @@ def make_named_trainer() -> Any:
             super().__init__(*arguments, **more)
 
         def _create_default_callbacks(self) -> list[Any]:
-            kept = [callback for callback in super()._create_default_callbacks() if not isinstance(callback, PlacementGroupCleanerCallback)]
+            kept = [
+                callback
+                for callback in super()._create_default_callbacks()
+                if not isinstance(callback, PlacementGroupCleanerCallback)
+            ]
             return [*kept, Named(self._group_name)]
 
     return NamedTrainer

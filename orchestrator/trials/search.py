@@ -1,7 +1,7 @@
 """What to try next and what to cut short: Optuna's samplers, a grid, and Ray's ASHA, all keyed by our trial numbers.
 
-Nothing is kept on disk: both are rebuilt from the journal. What is drawn for a trial comes from a generator seeded with (search seed,
-trial number) and from the trials that have ended, so a sweep that is resumed does not repeat draws.
+Nothing is kept on disk: both are rebuilt from the journal. What is drawn for a trial comes from a generator seeded with
+(search seed, trial number) and from the trials that have ended, so a sweep that is resumed does not repeat draws.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Propo
 
 
 class GridProposer:
-    """Every combination of the ranges' grid values, numbered; the last range changes fastest. Start points are not used."""
+    """Every combination of the ranges' grid values, numbered; the last range changes fastest. Start points are not
+    used.
+    """
 
     def __init__(self, plan: SweepPlan) -> None:
         self._axes = {key: found.grid() for key, found in plan.ranges.items()}
@@ -77,8 +79,8 @@ class GridProposer:
 class OptunaProposer:
     """Start points first, then random start-up points, then TPE (multivariate, constant liar) or more random points.
 
-    A trial that was cut short is told as PRUNED with the values of its epochs, never as a finished one; one that failed tells TPE
-    nothing.
+    A trial that was cut short is told as PRUNED with the values of its epochs, never as a finished one; one that failed
+    tells TPE nothing.
     """
 
     def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
@@ -137,15 +139,17 @@ class _PlannedTpe(optuna.samplers.TPESampler):
         super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
         self._planned = distributions
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return self._planned
 
 
 class Pruner:
     """Ray's ASHA, keyed by trial number; every report is put to it once, in the order of the journal.
 
-    It is asynchronous: a report is compared with what had reached its rung before. So whoever puts the same reports to it in the same
-    order gets the same decisions, and `resume` finds what a dead driver had decided.
+    It is asynchronous: a report is compared with what had reached its rung before. So whoever puts the same reports to
+    it in the same order gets the same decisions, and `resume` finds what a dead driver had decided.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
@@ -194,7 +198,9 @@ def _distribution(found: Range) -> BaseDistribution:
     return FloatDistribution(low, high, log=found.log)
 
 
-def _frozen(record: TrialRecord, distributions: Mapping[str, BaseDistribution], protocol: SelectionProtocol) -> optuna.trial.FrozenTrial:
+def _frozen(
+    record: TrialRecord, distributions: Mapping[str, BaseDistribution], protocol: SelectionProtocol
+) -> optuna.trial.FrozenTrial:
     state, value = _outcome(record, protocol)
     return optuna.trial.create_trial(
         state=state,
@@ -213,4 +219,8 @@ def _outcome(record: TrialRecord, protocol: SelectionProtocol) -> tuple[optuna.t
 
 
 def _values(record: TrialRecord, protocol: SelectionProtocol) -> dict[int, float]:
-    return {epoch: metrics[protocol.metric] for epoch, metrics in sorted(record.metrics.items()) if protocol.metric in metrics}
+    return {
+        epoch: metrics[protocol.metric]
+        for epoch, metrics in sorted(record.metrics.items())
+        if protocol.metric in metrics
+    }

@@ -1,7 +1,8 @@
-"""Ray Tune as the hands of a :class:`~orchestrator.trials.director.Director`: a searcher that hands out, a scheduler that brings back.
+"""Ray Tune as the hands of a :class:`~orchestrator.trials.director.Director`: a searcher that hands out, a scheduler
+that brings back.
 
-Tune decides nothing and keeps nothing. It never tries a trial again by itself either: a trial whose process died is handed out anew by
-the director, as after a resume.
+Tune decides nothing and keeps nothing. It never tries a trial again by itself either: a trial whose process died is
+handed out anew by the director, as after a resume.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _ABSENCE_S = 60.0
 
 
 class _Finished(BaseException):
-    """Ends Tune without its farewell: snapshots of what the journal has, and a search for result files that there are none of."""
+    """Ends Tune without its farewell: snapshots of what the journal has, and a search for result files that there are
+    none of.
+    """
 
 
 class _Escape(BaseException):
@@ -58,7 +61,8 @@ def run_trials(
 
     Args:
         plan: The sweep.
-        trainable: As :func:`orchestrator.trials.actor.make_trainable` or :func:`orchestrator.trials.workers.make_train_trainable` gives it.
+        trainable: As :func:`orchestrator.trials.actor.make_trainable` or
+            :func:`orchestrator.trials.workers.make_train_trainable` gives it.
         director: Decides.
         scratch: A folder for what Tune wants to write; nothing in it is needed.
         has_room: Whether one more trial fits on the disk; while not, none is handed out.
@@ -121,7 +125,8 @@ class _HandoutSearcher(Searcher):
         if self._director.num_running:
             return False
         raise OrchestratorError(
-            "checkpoints of one more trial must fit under the sweep's cap, but they do not, and no trial is left that could make room. "
+            "checkpoints of one more trial must fit under the sweep's cap, but they do not, and no trial is left that "
+            "could make room. "
             "Use a space with a larger budget.cap_gib."
         )
 
@@ -161,7 +166,9 @@ class _ReportScheduler(FIFOScheduler):
         return replace(lost, cause=Cause.OOM, message="the kernel killed it: its control group was out of memory")
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """Called at every step. What Tune is to run next it finds itself, without looking at all trials there ever were."""
+        """Called at every step. What Tune is to run next it finds itself, without looking at all trials there ever
+        were.
+        """
         if self._interrupted():
             raise Interrupted
         with _escaping():
@@ -182,7 +189,9 @@ class _ReportScheduler(FIFOScheduler):
             actor, number = trial.temporary_state.ray_actor, _handout(trial).trial
             if actor is None or trial.status != Trial.RUNNING:
                 continue
-            if not self._over_train:  # what watches over workers runs before they do, and they say themselves when they are there
+            if (
+                not self._over_train
+            ):  # what watches over workers runs before they do, and they say themselves when they are there
                 self._director.note_work(number)
             if self._director.is_overdue(number):
                 ray.kill(actor)

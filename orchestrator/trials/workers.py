@@ -1,7 +1,8 @@
-"""A trial over the workers of Ray Train: its actor starts them, watches over them, and passes on what rank 0 tells, epoch by epoch.
+"""A trial over the workers of Ray Train: its actor starts them, watches over them, and passes on what rank 0 tells,
+epoch by epoch.
 
-Ray Train retries nothing by itself: a trial whose workers died is handed out anew by the director and goes on from its newest
-checkpoint, on whatever nodes there are then.
+Ray Train retries nothing by itself: a trial whose workers died is handed out anew by the director and goes on from its
+newest checkpoint, on whatever nodes there are then.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _ECHOES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by pee
 
 
 def make_train_trainable(plan: SweepPlan, make_run: MakeRun | None = None) -> type[tune.Trainable]:
-    """Return the plan's own Trainable class, whose trials run over Ray Train, under a name that no other sweep on the cluster has.
+    """Return the plan's own Trainable class, whose trials run over Ray Train, under a name that no other sweep on the
+    cluster has.
 
     Args:
         plan: The sweep or promotion.
@@ -47,7 +49,12 @@ def make_train_trainable(plan: SweepPlan, make_run: MakeRun | None = None) -> ty
     # The folders are settled here, in the driver: its home need not be the actor's.
     checkpoints = checkpoint_uri(plan)
     scratch = str(sweep_dir(plan.id) / ".ray") if plan.storage is None else f"{checkpoints}/.ray"
-    members = {"plan": plan, "make_run": make_run and staticmethod(make_run), "checkpoints": checkpoints, "scratch": scratch}
+    members = {
+        "plan": plan,
+        "make_run": make_run and staticmethod(make_run),
+        "checkpoints": checkpoints,
+        "scratch": scratch,
+    }
     return type(f"train_trial_{plan.id}", (_TrainTrial,), members)
 
 
@@ -104,7 +111,9 @@ class Attempt:
         make_run: In place of ``TrainingRun``.
     """
 
-    def __init__(self, plan: SweepPlan, handout: Handout, checkpoints: str, scratch: str, make_run: MakeRun | None) -> None:
+    def __init__(
+        self, plan: SweepPlan, handout: Handout, checkpoints: str, scratch: str, make_run: MakeRun | None
+    ) -> None:
         from training.ray_worker import Channel, Job
 
         name = trial_name(handout.trial)
@@ -118,7 +127,9 @@ class Attempt:
         self._error: BaseException | None = None
         self._owes_answer = False
         # In a thread of its own: fit() blocks to the end.
-        self._fitting = threading.Thread(target=self._fit, args=(f"{name}-{handout.handed_ms}",), name=f"fit-{name}", daemon=True)
+        self._fitting = threading.Thread(
+            target=self._fit, args=(f"{name}-{handout.handed_ms}",), name=f"fit-{name}", daemon=True
+        )
         self._fitting.start()
 
     def next_report(self) -> TrialReport:
@@ -203,7 +214,8 @@ def judge_end(failure: TrialReport | None, error: BaseException | None) -> Trial
         error: What ``fit()`` raised.
 
     Returns:
-        LOST (or OOM, if the node's memory was the cause) where a worker died or heard no more of another; else its own failure.
+        LOST (or OOM, if the node's memory was the cause) where a worker died or heard no more of another; else its own
+        failure.
     """
     from ray.train import TrainingFailedError
 

@@ -32,7 +32,9 @@ DATASETS: dict[str, Callable[[Path], DataConfig]] = {
 
 
 @pytest.fixture(scope="module", params=DATASETS)
-def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _isolated_environment: None) -> DataConfig:
+def config(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _isolated_environment: None
+) -> DataConfig:
     return DATASETS[request.param](tmp_path_factory.mktemp("dataset"))
 
 
@@ -79,7 +81,9 @@ class TestDataset:
         assert torch.equal(pickle.loads(pickle.dumps(split.images)).read([2]), split.images.read([2]))
 
     def test_splits_share_no_image(self, config: DataConfig) -> None:
-        train, val = ({image.numpy().tobytes() for image in pixels_of(load_split(config, name))} for name in ("train", "val"))
+        train, val = (
+            {image.numpy().tobytes() for image in pixels_of(load_split(config, name))} for name in ("train", "val")
+        )
         assert train
         assert not train & val
 

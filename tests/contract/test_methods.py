@@ -34,7 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method.name": name} for name in M
     "ignore, weak view alone": {"method.view": "weak", "method.reg_weight": 0.0},
     "ignore, no SPBC": {"method.spbc_weight": 0.0},
     "ignore, no regularisation": {"method.reg_weight": 0.0},
-    "ignore, Query2Label": {"model.name": "query2label", "model.hidden_dim": 48, "model.feedforward_dim": 64, "model.dropout": 0.0},
+    "ignore, Query2Label": {
+        "model.name": "query2label",
+        "model.hidden_dim": 48,
+        "model.feedforward_dim": 64,
+        "model.dropout": 0.0,
+    },
     "LL-Ct": {"method.name": "large_loss", "method.scheme": "LL-Ct", "method.delta_rel_percent": 10.0},
     "LL-Cp": {"method.name": "large_loss", "method.scheme": "LL-Cp", "method.delta_rel_percent": 10.0},
     "BoostLU + LL-R": {"method.name": "large_loss", "model.cam_boost": 5.0},
@@ -83,7 +88,9 @@ class Trainer:
         named = {f"parameter {name}": value for name, value in self.model.named_parameters()}
         named |= {f"method {name}": value for name, value in self.method.state_dict().items()}
         moments = self.optimizer.state_dict()["state"]
-        named |= {f"moment {index} {name}": value for index, values in moments.items() for name, value in values.items()}
+        named |= {
+            f"moment {index} {name}": value for index, values in moments.items() for name, value in values.items()
+        }
         return {name: value.detach().clone() for name, value in named.items()}
 
 
@@ -134,7 +141,11 @@ class TestMethod:
         loss, values = total_loss(output.parts)
         loss.backward()
         assert {value.dtype for value in values.values()} == {torch.float32}
-        assert all(torch.isfinite(parameter.grad).all() for parameter in trainer.model.parameters() if parameter.grad is not None)
+        assert all(
+            torch.isfinite(parameter.grad).all()
+            for parameter in trainer.model.parameters()
+            if parameter.grad is not None
+        )
         assert all(value.dtype != torch.bfloat16 for value in output.updates.values())
         assert float(loss.detach()) == pytest.approx(float(whole), abs=0.1)
 
@@ -161,7 +172,9 @@ class TestMethod:
         logits = 3 * torch.randn(8, 10, generator=torch.Generator().manual_seed(5))
         ends = []
         for _ in range(2):
-            trainer.method.load_state_dict({name.removeprefix("method "): value for name, value in before.items() if "method" in name})
+            trainer.method.load_state_dict(
+                {name.removeprefix("method "): value for name, value in before.items() if "method" in name}
+            )
             metrics = trainer.method.end_epoch(epochs[-1], logits, first_label_absent)
             self.assert_finite(trainer, {})
             assert all(name.startswith("train/") and math.isfinite(value) for name, value in metrics.items())
@@ -175,7 +188,9 @@ class TestMethod:
         trainer.method.step(trainer.model, random_batch(8, seed=1), epoch=2)
         assert same(before, trainer.method.state_dict())
 
-    def test_state_goes_round_and_training_goes_on_as_before(self, trainer: Trainer, request: pytest.FixtureRequest) -> None:
+    def test_state_goes_round_and_training_goes_on_as_before(
+        self, trainer: Trainer, request: pytest.FixtureRequest
+    ) -> None:
         for seed in range(2):
             trainer.step(random_batch(8, seed=seed))
         other = Trainer(VARIANTS[request.node.callspec.params["trainer"]])
@@ -235,12 +250,16 @@ class TestMethod:
     def test_only_the_methods_that_say_so_read_the_strong_view(self, trainer: Trainer) -> None:
         batch = random_batch(8)
         if not trainer.method.needs_strong_view:
-            trainer.method.step(trainer.model, Batch(batch.index, batch.weak, None, batch.observed, batch.true), epoch=2)
+            trainer.method.step(
+                trainer.model, Batch(batch.index, batch.weak, None, batch.observed, batch.true), epoch=2
+            )
             return
         assert batch.strong is not None
         noise = draw_strong(8, 40, 1.0, torch.Generator().manual_seed(0)).noise / 255
         other = Batch(batch.index, batch.weak, batch.strong + noise, batch.observed, batch.true)
-        losses = [total_loss(trainer.method.step(trainer.model, one, epoch=2).parts)[0].detach() for one in (batch, other)]
+        losses = [
+            total_loss(trainer.method.step(trainer.model, one, epoch=2).parts)[0].detach() for one in (batch, other)
+        ]
         assert losses[0] != losses[1]
 
     def test_metrics_of_an_epoch_are_finite(self, trainer: Trainer) -> None:
@@ -260,7 +279,10 @@ class TestMethod:
 
     def start(self, model: nn.Module) -> dict[str, Tensor]:
         """Return a fixed state of a model."""
-        return {name: torch.full_like(value, 0.5) if value.is_floating_point() else value for name, value in model.state_dict().items()}
+        return {
+            name: torch.full_like(value, 0.5) if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        }
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

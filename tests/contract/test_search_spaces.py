@@ -1,4 +1,6 @@
-"""What every shipped search space promises: it loads, each of its methods plans and trains, and its header says what it is."""
+"""What every shipped search space promises: it loads, each of its methods plans and trains, and its header says what it
+is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,19 @@ from orchestrator.planning.plan import make_plan, make_promotion_plan, make_trai
 from orchestrator.planning.sweep_plan import SweepPlan, count_points, trial_config
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 
-SPACES = ["coco", "coco_q2l", "cub", "cub_q2l", "digits", "digits_q2l", "folder", "nuswide", "nuswide_q2l", "voc", "voc_q2l"]
+SPACES = [
+    "coco",
+    "coco_q2l",
+    "cub",
+    "cub_q2l",
+    "digits",
+    "digits_q2l",
+    "folder",
+    "nuswide",
+    "nuswide_q2l",
+    "voc",
+    "voc_q2l",
+]
 ABLATIONS = ["without_rejection", "without_average_test", "without_spbc", "without_reg", "weak_view"]
 METHODS = [
     "ignore",
@@ -25,7 +39,9 @@ METHODS = [
 
 
 def fits(space: str, method: str) -> bool:
-    """Tell whether a method is in a space: BoostLU needs a model whose logits are the mean of a CAM, LAC one with embeddings."""
+    """Tell whether a method is in a space: BoostLU needs a model whose logits are the mean of a CAM, LAC one with
+    embeddings.
+    """
     return method != "plc_lac" if not space.endswith("_q2l") else not method.startswith("boostlu")
 
 
@@ -46,7 +62,14 @@ PUBLISHED = {
 """Space -> the methods that somebody published settings of, for this dataset and network or for all."""
 EACH_PUBLISHED = [(space, method) for space, methods in PUBLISHED.items() for method in methods]
 OUT_OF_RANGE = {("coco", "asl")}  # a batch of 128, and a decay that says little where the loss is a mean
-CLASSES = {"digits": 10, "voc": 20, "coco": 80, "nuswide": 81, "cub": 312, "folder": 21}  # of a template nobody knows it: 0.05 will do
+CLASSES = {
+    "digits": 10,
+    "voc": 20,
+    "coco": 80,
+    "nuswide": 81,
+    "cub": 312,
+    "folder": 21,
+}  # of a template nobody knows it: 0.05 will do
 
 
 @lru_cache
@@ -139,8 +162,15 @@ def test_method_settings_agree_with_the_dataset(space: str) -> None:
     assert plan(space, "ignore_oracle").base["method.rejection"] == "oracle"
     assert plan(space, "ignore_without_rejection").base["method.rejection"] == "none"
     assert plan(space, "ignore").base["method.rejection"] == "gap"
-    published = {"voc": 1.5, "coco": 2.9, "nuswide": 1.9, "cub": 31.4}  # of true positives an image (Cole et al., CVPR 2021)
-    assert plan(space, "epr").base["method.expected_positives"] == published.get(dataset, 2.5 if dataset == "digits" else 1.5)
+    published = {
+        "voc": 1.5,
+        "coco": 2.9,
+        "nuswide": 1.9,
+        "cub": 31.4,
+    }  # of true positives an image (Cole et al., CVPR 2021)
+    assert plan(space, "epr").base["method.expected_positives"] == published.get(
+        dataset, 2.5 if dataset == "digits" else 1.5
+    )
     assert {method for method in methods_of(space) if plan(space, method).base["model.cam_boost"] != 1} == {
         method for method in methods_of(space) if method.startswith("boostlu")
     }
@@ -150,7 +180,8 @@ def test_method_settings_agree_with_the_dataset(space: str) -> None:
 def test_every_method_searches_the_same_rates_decays_and_batches(space: str) -> None:
     keys = {"optim.lr", "optim.weight_decay", "optim.batch_size"}
     searched = [
-        {key: found for key, found in plan(space, method).ranges.items() if key.startswith("optim.")} for method in methods_of(space)
+        {key: found for key, found in plan(space, method).ranges.items() if key.startswith("optim.")}
+        for method in methods_of(space)
     ]
     assert all(found == searched[0] for found in searched)
     assert searched[0].keys() == keys
@@ -161,7 +192,11 @@ def test_every_method_searches_the_same_rates_decays_and_batches(space: str) -> 
 def test_an_ablation_differs_from_ignore_in_one_setting(space: str, ablation: str) -> None:
     whole, less = plan(space, "ignore"), plan(space, f"ignore_{ablation}")
     first, other = ({**made.base, **made.start_from[0]} for made in (whole, less))
-    differing = {key for key in first if first[key] != other[key]} - {"method.cam_threshold", "method.warmup_epochs", "method.gap_decay"}
+    differing = {key for key in first if first[key] != other[key]} - {
+        "method.cam_threshold",
+        "method.warmup_epochs",
+        "method.gap_decay",
+    }
     key = {
         "without_rejection": "method.rejection",
         "without_average_test": "method.use_average_test",
@@ -185,7 +220,10 @@ def test_large_loss_starts_from_boostlus_values(space: str, scheme: str, percent
 
 @pytest.mark.parametrize("space", SPACES)
 def test_recipe_and_model_are_one_for_all_methods_of_a_space(space: str) -> None:
-    keys = [key for key in plan(space, "ignore").base if key.startswith(("data.", "model."))] + ["loop.recipe", "loop.epochs"]
+    keys = [key for key in plan(space, "ignore").base if key.startswith(("data.", "model."))] + [
+        "loop.recipe",
+        "loop.epochs",
+    ]
     keys.remove("model.cam_boost")  # what BoostLU is
     settings = {tuple(plan(space, method).base[key] for key in keys) for method in methods_of(space)}
     assert len(settings) == 1
@@ -193,12 +231,24 @@ def test_recipe_and_model_are_one_for_all_methods_of_a_space(space: str) -> None
 
 def test_first_point_of_digits_is_the_measured_recipe() -> None:
     config = trial_config(plan("digits", "ignore"), plan("digits", "ignore").start_from[0])
-    assert (config.data.image_size, config.data.num_train, config.data.num_val, config.data.num_test) == (40, 1500, 500, 1000)
+    assert (config.data.image_size, config.data.num_train, config.data.num_val, config.data.num_test) == (
+        40,
+        1500,
+        500,
+        1000,
+    )
     assert (config.model.backbone, config.model.weights) == ("digits/resnet12", "pretext")
     assert (config.optim.name, config.optim.schedule, config.optim.lr) == ("adam", "one_cycle", 3e-3)
     assert (config.optim.weight_decay, config.optim.batch_size, config.loop.epochs) == (1e-4, 32, 20)
     method = config.method.model_dump()
-    expected = {"cam_threshold": 0.5, "spbc_weight": 0.5, "reg_weight": 0.1, "warmup_epochs": 5, "gap_decay": 0.95, "average_decay": None}
+    expected = {
+        "cam_threshold": 0.5,
+        "spbc_weight": 0.5,
+        "reg_weight": 0.1,
+        "warmup_epochs": 5,
+        "gap_decay": 0.95,
+        "average_decay": None,
+    }
     assert {key: method[key] for key in expected} == expected
     assert method["masked_pass_bn"] == "eval_both"
     assert config.loop.recipe == "digits"
@@ -208,8 +258,16 @@ def test_first_points_of_voc_are_the_released_commands() -> None:
     resnet, query = plan("voc", "ignore"), plan("voc_q2l", "ignore")
     for made, spbc_weight, weight_decay in ((resnet, 0.1, 0.0), (query, 0.5, 1e-2)):
         config = trial_config(made, made.start_from[0]).flatten()
-        assert (config["optim.lr"], config["optim.weight_decay"], config["optim.batch_size"]) == (1e-5, weight_decay, 16)
-        assert (config["method.spbc_weight"], config["method.reg_weight"], config["method.cam_threshold"]) == (spbc_weight, 0.5, 0.8)
+        assert (config["optim.lr"], config["optim.weight_decay"], config["optim.batch_size"]) == (
+            1e-5,
+            weight_decay,
+            16,
+        )
+        assert (config["method.spbc_weight"], config["method.reg_weight"], config["method.cam_threshold"]) == (
+            spbc_weight,
+            0.5,
+            0.8,
+        )
         assert (config["loop.epochs"], config["method.warmup_epochs"], config["method.gap_decay"]) == (25, 3, 0.999)
         assert config["data.image_size"] == 448
     assert resnet.base["optim.head_lr_multiplier"] == 10
@@ -239,9 +297,11 @@ def test_every_published_recipe_is_a_run_or_a_grid_of_runs(space: str, method: s
 def test_data_and_trunk_of_a_published_recipe_are_the_common_ones(space: str, method: str) -> None:
     ours, theirs = plan(space, method).base, published(space, method).base
     changed = {key for key in ours if key.startswith(("data.", "model.")) and ours[key] != theirs[key]}
-    assert changed == {"ignore": {"data.augment_order"}, "plc": {"data.normalisation"}, "plc_lac": {"data.normalisation"}}.get(
-        method, set()
-    )
+    assert changed == {
+        "ignore": {"data.augment_order"},
+        "plc": {"data.normalisation"},
+        "plc_lac": {"data.normalisation"},
+    }.get(method, set())
 
 
 @pytest.mark.parametrize(("space", "method"), EACH_PUBLISHED)
@@ -259,7 +319,12 @@ def test_the_common_search_starts_from_the_published_point(space: str, method: s
 
 @pytest.mark.parametrize(
     ("space", "batch_size", "lr", "alpha", "beta", "warmup_epochs"),
-    [("voc", 8, 1e-5, 0.2, 0.02, 5), ("coco", 16, 1e-5, 0.1, 0.9, 5), ("nuswide", 16, 1e-5, 0.1, 0.2, 4), ("cub", 8, 1e-4, 0.01, 0.4, 3)],
+    [
+        ("voc", 8, 1e-5, 0.2, 0.02, 5),
+        ("coco", 16, 1e-5, 0.1, 0.9, 5),
+        ("nuswide", 16, 1e-5, 0.1, 0.2, 4),
+        ("cub", 8, 1e-4, 0.01, 0.4, 3),
+    ],
 )
 def test_em_and_em_apl_are_published_with_the_values_of_their_release(
     space: str, batch_size: int, lr: float, alpha: float, beta: float, warmup_epochs: int
@@ -268,7 +333,11 @@ def test_em_and_em_apl_are_published_with_the_values_of_their_release(
         base = published(space, method).base
         assert (base["optim.batch_size"], base["optim.lr"], base["method.entropy_weight"]) == (batch_size, lr, alpha)
         assert (base["loop.epochs"], base["loop.patience_epochs"], base["optim.head_lr_multiplier"]) == (10, 0, 1)
-    assert (base["method.pseudo_weight"], base["method.warmup_epochs"], base["method.negative_proportion"]) == (beta, warmup_epochs, 0.9)
+    assert (base["method.pseudo_weight"], base["method.warmup_epochs"], base["method.negative_proportion"]) == (
+        beta,
+        warmup_epochs,
+        0.9,
+    )
 
 
 @pytest.mark.parametrize("space", ["voc", "coco", "nuswide", "cub"])
@@ -288,14 +357,22 @@ def test_lengths_and_stopping_rules_are_the_published_ones(space: str) -> None:
 
 def test_the_second_stage_of_plc_lac_has_a_cycle_of_its_own() -> None:
     base = published("coco_q2l", "plc_lac").base
-    assert base["loop.epochs"] == 2 * int(str(base["method.first_stage_epochs"])) == 2 * int(str(base["optim.cycle_epochs"])) == 80
+    assert (
+        base["loop.epochs"]
+        == 2 * int(str(base["method.first_stage_epochs"]))
+        == 2 * int(str(base["optim.cycle_epochs"]))
+        == 80
+    )
     assert base["loop.patience_epochs"] is None, "it would end the run before the second stage"
     assert published("coco_q2l", "plc").base["loop.patience_epochs"] == 8
 
 
 def test_asl_is_published_as_its_script_trains_it() -> None:
     base = published("coco", "asl").base
-    optim = {key: base[f"optim.{key}"] for key in ("lr", "head_lr_multiplier", "batch_size", "average_decay", "cycle_epochs", "warm_frac")}
+    optim = {
+        key: base[f"optim.{key}"]
+        for key in ("lr", "head_lr_multiplier", "batch_size", "average_decay", "cycle_epochs", "warm_frac")
+    }
     assert optim == {
         "lr": 1e-4,
         "head_lr_multiplier": 1,

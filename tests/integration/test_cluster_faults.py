@@ -1,4 +1,6 @@
-"""Every kind of death, once, on a Ray cluster of several raylets; ``make faults`` has them more often. The tests go on from each other."""
+"""Every kind of death, once, on a Ray cluster of several raylets; ``make faults`` has them more often. The tests go on
+from each other.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 LISTS = SHARED / "voc2012_ImageSets_Main.tar.xz"
 PHOTOS = SHARED / "voc2012_mini"
 needs_lists = pytest.mark.skipif(not LISTS.is_file(), reason="the real lists of VOC 2012 are not beside the repository")
-needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the three real photos of VOC 2012 are not beside the repository")
+needs_photos = pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason="the three real photos of VOC 2012 are not beside the repository"
+)
 NO_GPU = {
     "gpus_per_worker: 1": "gpus_per_worker: 0",
     "cpus_per_worker: 4": "cpus_per_worker: 1",
@@ -39,7 +41,9 @@ def lists(tmp_path: Path) -> Path:
 
 @needs_lists
 @pytest.mark.slow
-def test_real_voc_lists_give_every_figure_of_the_paper_and_the_authors_draw(capsys: pytest.CaptureFixture[str], lists: Path) -> None:
+def test_real_voc_lists_give_every_figure_of_the_paper_and_the_authors_draw(
+    capsys: pytest.CaptureFixture[str], lists: Path
+) -> None:
     code, out, _ = run(capsys, "data", "verify", "voc", "--source", str(lists))
     assert code == 0
     figures = {line[2:28].strip(): line[28:].split() for line in out.splitlines() if line.endswith("✓")}
@@ -54,13 +58,18 @@ def test_real_voc_lists_give_every_figure_of_the_paper_and_the_authors_draw(caps
         "true negatives": ["84,815", "84,815", "✓"],
         "assumed negatives": ["86,906", "86,906", "✓"],
     }
-    assert re.findall(r"draw, seed 1200 .*sha256 (\w+)  ✓ the authors' own", out) == ["6c3763a26035abe6", "d8036dc7413eda64"]
+    assert re.findall(r"draw, seed 1200 .*sha256 (\w+)  ✓ the authors' own", out) == [
+        "6c3763a26035abe6",
+        "d8036dc7413eda64",
+    ]
 
 
 @needs_lists
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["train", "val"])
-def test_one_flipped_label_of_the_real_lists_is_found(capsys: pytest.CaptureFixture[str], lists: Path, phase: str) -> None:
+def test_one_flipped_label_of_the_real_lists_is_found(
+    capsys: pytest.CaptureFixture[str], lists: Path, phase: str
+) -> None:
     path = next(lists.rglob(f"cow_{phase}.txt"))
     changed, count = re.subn(r" -1$", "  1", path.read_text(), count=1, flags=re.MULTILINE)
     assert count == 1
@@ -85,16 +94,37 @@ def test_real_photos_have_their_boxes_on_the_sheet(capsys: pytest.CaptureFixture
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_data_with_observed_labels_alone_are_searched_to_the_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_data_with_observed_labels_alone_are_searched_to_the_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     source = make_folder(tmp_path / "mine", num_train=40, observed_only=True)
-    assert run(capsys, "data", "prepare", "folder", "--source", str(source), "--name", "mugs", "--image-size", "40")[0] == 0
+    assert (
+        run(capsys, "data", "prepare", "folder", "--source", str(source), "--name", "mugs", "--image-size", "40")[0]
+        == 0
+    )
     text = (Path(__file__).parents[2] / "search_spaces" / "folder.yaml").read_text()
-    for old, new in {**NO_GPU, **TINY, "dataset: folder": "dataset: mugs", "data.name: folder": "data.name: mugs"}.items():
+    for old, new in {
+        **NO_GPU,
+        **TINY,
+        "dataset: folder": "dataset: mugs",
+        "data.name: folder": "data.name: mugs",
+    }.items():
         assert old in text
         text = text.replace(old, new)
     space = tmp_path / "mugs.yaml"
     space.write_text(text)
-    flags = ("--trials", "2", "--epochs", "2", "--concurrency", "1", "--set", "method.warmup_epochs=1", "--set", "data.num_workers=0")
+    flags = (
+        "--trials",
+        "2",
+        "--epochs",
+        "2",
+        "--concurrency",
+        "1",
+        "--set",
+        "method.warmup_epochs=1",
+        "--set",
+        "data.num_workers=0",
+    )
     code, out, err = run(capsys, "sweep", str(space), *flags, "--json")
     assert code == 0, err
     board = json.loads(out)
@@ -105,7 +135,9 @@ def test_data_with_observed_labels_alone_are_searched_to_the_end(capsys: pytest.
     metrics = [found for record in state.records.values() for found in record.metrics.values()]
     assert len(metrics) == 4
     # Not there at all, rather than 0 or 100: nobody knows them.
-    assert not any(key in found for found in metrics for key in ("val/mAP", "train/rejection_precision", "train/rejection_recall"))
+    assert not any(
+        key in found for found in metrics for key in ("val/mAP", "train/rejection_precision", "train/rejection_recall")
+    )
     for verb in ("leaderboard", "status"):
         assert "rejection precision" in run(capsys, verb, board["sweep"])[1]
         assert "not available" in run(capsys, verb, board["sweep"])[1]

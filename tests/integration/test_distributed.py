@@ -1,8 +1,9 @@
 """Two gloo processes equal one process with the same global batch: losses, thresholds, BatchNorm, evaluation, resuming.
 
-The models compute in double precision here. In single precision the two sides differ by rounding, about 1e-7, and then by what a hard
-threshold or Adam's division by a gradient of nearly 0 makes of that; in double precision what is left to differ by is a mistake.
-One method without thresholds, with SGD, is compared in single precision too, to 1e-4 after its 20 steps.
+The models compute in double precision here. In single precision the two sides differ by rounding, about 1e-7, and then
+by what a hard threshold or Adam's division by a gradient of nearly 0 makes of that; in double precision what is left to
+differ by is a mistake. One method without thresholds, with SGD, is compared in single precision too, to 1e-4 after its
+20 steps.
 """
 
 from __future__ import annotations
@@ -45,12 +46,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # 64 images in batches of 21: three of 11 + 10 and one of 1 + 0, whose second part is empty; five epochs are 20 steps.
 UNEVEN: dict[str, Any] = {"optim.batch_size": 21, "loop.epochs": 5, "model.weights": "none"}
 NUM_STEPS = 20
-Q2L: dict[str, Any] = {"model.name": "query2label", "model.hidden_dim": 48, "model.feedforward_dim": 64, "model.dropout": 0.0}
+Q2L: dict[str, Any] = {
+    "model.name": "query2label",
+    "model.hidden_dim": 48,
+    "model.feedforward_dim": 64,
+    "model.dropout": 0.0,
+}
 CASES: dict[str, dict[str, Any]] = {
     "assumed negative": {"method.name": "assumed_negative"},
     "ignore, eval_both": {},
     "ignore, train": {"method.masked_pass_bn": "train"},
-    "ignore, no update, batch CAMs": {"method.masked_pass_bn": "batch_stats_no_update", "method.cam_normalisation": "batch"},
+    "ignore, no update, batch CAMs": {
+        "method.masked_pass_bn": "batch_stats_no_update",
+        "method.cam_normalisation": "batch",
+    },
     "ignore, bias corrected": {"method.correct_gap_bias": True, "method.correct_average_bias": True},
     "ignore, gap alone, weak view": {"method.use_average_test": False, "method.view": "weak"},
     "ignore, Query2Label": Q2L,
@@ -58,7 +67,10 @@ CASES: dict[str, dict[str, Any]] = {
     "LL-Ct": {"method.name": "large_loss", "method.scheme": "LL-Ct", "method.delta_rel_percent": 3.0},
     "LL-Cp": {"method.name": "large_loss", "method.scheme": "LL-Cp", "method.delta_rel_percent": 3.0},
     "BoostLU + LL-R": {"method.name": "large_loss", "method.delta_rel_percent": 3.0, "model.cam_boost": 5.0},
-    **{name: {"method.name": name} for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss")},
+    **{
+        name: {"method.name": name}
+        for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss")
+    },
     **{name: {"method.name": name} for name in ("role", "crisp", "plc")},
     "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, **Q2L},
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 2},
@@ -86,9 +98,17 @@ RESUMED: dict[str, dict[str, Any]] = {
     "role": CASES["role"],
     "plc_lac with dropout": CASES["plc_lac"] | {"model.dropout": 0.2},
 }
-# Adam scales the rounding of a gradient near nothing up to a step: so it is with the projector of PLC + LAC, which is in single precision.
+# Adam scales the rounding of a gradient near nothing up to a step: so it is with the projector of PLC + LAC, which is
+# in single precision.
 TOLERANCES = {"single precision": 1e-4, "plc_lac": 1e-5}
-UNCHANGED = {"gap_threshold": 0, "average_threshold": 0, "corrected": False, "pseudo_labels": UNKNOWN, "key_classes": EMPTY, "priors": 0}
+UNCHANGED = {
+    "gap_threshold": 0,
+    "average_threshold": 0,
+    "corrected": False,
+    "pseudo_labels": UNKNOWN,
+    "key_classes": EMPTY,
+    "priors": 0,
+}
 """Buffers of methods -> what they hold before anything happens."""
 NUM_ROWS = (5, 0, 3)
 """Of the pieces' global batches: rank 0 has all of the second, rank 1 the rest of the others."""
@@ -177,7 +197,11 @@ def compute_pieces() -> dict[str, Any]:
         loss.backward()
         assert mine.grad is not None
         # DistributedDataParallel averages gradients, which the loss is scaled for.
-        by_weight = {name: sum_over_ranks(value.grad) / world_size() for name, value in norm.named_parameters() if value.grad is not None}
+        by_weight = {
+            name: sum_over_ranks(value.grad) / world_size()
+            for name, value in norm.named_parameters()
+            if value.grad is not None
+        }
         low, high = extremes_over_ranks(mine.detach(), mask[rows, 0])
         found[str(number)] = {
             "logits": gather_rows(logits.detach()),
@@ -200,13 +224,17 @@ class MeanColour(nn.Module):
 
 
 def evaluate_splits() -> dict[str, Any]:
-    """Return logits and metrics of splits whose images do not come in equal parts: of the last one, one rank has none."""
+    """Return logits and metrics of splits whose images do not come in equal parts: of the last
+    one, one rank has none.
+    """
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Any] = {}
     for num in (41, 2, 1):
         true = torch.rand(num, 3, generator=generator) < 0.4
         pixels = torch.randint(0, 256, (num, 3, 8, 8), dtype=torch.uint8, generator=generator)
-        data = SplitData("val", InMemoryImages(pixels), true & (true.cumsum(1) == 1), true, None, ("red", "green", "blue"))
+        data = SplitData(
+            "val", InMemoryImages(pixels), true & (true.cumsum(1) == 1), true, None, ("red", "green", "blue")
+        )
         where = (MeanColour(), data, PixelScale(torch.zeros(3), torch.ones(3)), torch.device("cpu"))
         found[str(num)] = {"logits": score_split(*where), "metrics": accumulate(*where).compute("val")}
     return found
@@ -223,7 +251,9 @@ def work(folder: Path) -> None:
     """Do all cases as one rank of two; each rank writes what it has."""
     for case in CASES:
         torch.save(train(case), folder / f"{case}.{rank()}.pt")
-    resumed = {case: resume_after_two_epochs(case, folder / f"checkpoints-{number}") for number, case in enumerate(RESUMED)}
+    resumed = {
+        case: resume_after_two_epochs(case, folder / f"checkpoints-{number}") for number, case in enumerate(RESUMED)
+    }
     parts = {"pieces": compute_pieces(), "splits": evaluate_splits(), "resumed": resumed, "dropped": draw_dropout()}
     torch.save(parts, folder / f"parts.{rank()}.pt")
 
@@ -238,7 +268,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, _isolated_environment: None)
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "tests.integration.test_distributed", json.dumps(str(folder))]
     processes = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ | address | {"RANK": str(number)}) for number in (0, 1)
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ | address | {"RANK": str(number)})
+        for number in (0, 1)
     ]
     try:
         assert [process.wait(timeout=550) for process in processes] == [0, 0]
@@ -265,7 +296,8 @@ def assert_equal(two: Any, one: Any, tolerance: float, name: str = "") -> None:
             assert_equal(two[number], item, tolerance, f"{name} {number}")
     else:
         values = [
-            value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for value in (two, one)
+            value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            for value in (two, one)
         ]
         torch.testing.assert_close(*values, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}")
 
@@ -282,10 +314,12 @@ def test_two_ranks_equal_one(case: str, ranks: Path) -> None:
         assert max(epoch["train/rejected_frac"] for epoch in one["epochs"]) > 0, "or the thresholds were not needed"
     for name, unchanged in UNCHANGED.items():
         assert name not in one["method"] or (one["method"][name] != unchanged).any(), "or there is no state to compare"
-    # A change of 1e-7 in a score can change places in a ranking, so in single precision scores are compared and not their order.
+    # A change of 1e-7 in a score can change places in a ranking, so in single precision scores are compared and not
+    # their order.
     if case == "single precision":
         one["epochs"], two["epochs"] = (
-            [{name: value for name, value in epoch.items() if name.startswith("train/")} for epoch in each["epochs"]] for each in (one, two)
+            [{name: value for name, value in epoch.items() if name.startswith("train/")} for epoch in each["epochs"]]
+            for each in (one, two)
         )
     assert_equal(two, one, tolerance=TOLERANCES.get(case, 1e-6))
     assert len(two["logits"]) == 40, "no example of the validation split is counted twice"

@@ -1,4 +1,6 @@
-"""Both models at the size they are published at: their parameters are counted, and one step of IGNORE at 448 px is taken on CPU."""
+"""Both models at the size they are published at: their parameters are counted, and one step of IGNORE at 448 px is
+taken on CPU.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ LAYER = ATTENTION + (D * FEEDFORWARD + FEEDFORWARD) + (FEEDFORWARD * D + D) + 2 
 QUERY2LABEL = TRUNK + 3 * LAYER + 2 * D + C * D + (C * D + C)
 CHANGES: dict[str, dict[str, Any]] = {
     "resnet_cam": {"optim.head_lr_multiplier": 10.0},
-    "query2label": {"model.name": "query2label", "model.frozen_bn": True, "optim.name": "adamw", "optim.weight_decay": 1e-2},
+    "query2label": {
+        "model.name": "query2label",
+        "model.frozen_bn": True,
+        "optim.name": "adamw",
+        "optim.weight_decay": 1e-2,
+    },
 }
 
 
@@ -44,7 +51,8 @@ def count(model: nn.Module) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "by_hand", "num_parameters"), [("resnet_cam", RESNET_CAM, 23_549_012), ("query2label", QUERY2LABEL, 174_668_884)]
+    ("name", "by_hand", "num_parameters"),
+    [("resnet_cam", RESNET_CAM, 23_549_012), ("query2label", QUERY2LABEL, 174_668_884)],
 )
 def test_one_step_at_448_px_changes_every_trainable_parameter(name: str, by_hand: int, num_parameters: int) -> None:
     config = config_of(name)
@@ -62,6 +70,8 @@ def test_one_step_at_448_px_changes_every_trainable_parameter(name: str, by_hand
     guarded_step(optimizer, finite)
     method.apply_updates(output, finite)
     assert bool(finite)
-    assert [key for key, parameter in model.named_parameters() if key in before and torch.equal(parameter, before[key])] == []
+    assert [
+        key for key, parameter in model.named_parameters() if key in before and torch.equal(parameter, before[key])
+    ] == []
     assert 0 < float(output.sums["kept_frac"]) < 2, "the masks keep a part of the images"
     assert float(method.get_buffer("gap_threshold")) > 0

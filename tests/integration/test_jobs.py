@@ -1,4 +1,6 @@
-"""Verbs as jobs on a real Ray of two nodes, with token: submitted, followed, cancelled, resumed; and a doctor that asks both nodes."""
+"""Verbs as jobs on a real Ray of two nodes, with token: submitted, followed, cancelled, resumed; and a doctor that asks
+both nodes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def head_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, head_home: Path) -> Iterator[RayCluster]:
     scenes.prepare_tiny()
-    found = RayCluster(tmp_path_factory.mktemp("cluster"), {"ORCHESTRATOR_HOME": str(head_home), "OMP_NUM_THREADS": "1"})
+    found = RayCluster(
+        tmp_path_factory.mktemp("cluster"), {"ORCHESTRATOR_HOME": str(head_home), "OMP_NUM_THREADS": "1"}
+    )
     try:
         found.start_head(num_cpus=1)
         found.start_worker(num_cpus=1)
@@ -110,7 +114,9 @@ def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
     stopped = replay(sweep / JOURNAL_FILE)
     assert stopped.driver_state == "INTERRUPTED"
     assert stopped.open_trials()
-    code, out, err = run(capsys, "submit", "--address", cluster.url, "--follow", "resume", sweep.name, "--allow-changed")
+    code, out, err = run(
+        capsys, "submit", "--address", cluster.url, "--follow", "resume", sweep.name, "--allow-changed"
+    )
     assert code == 0, out + err
     reported = Counter((event["trial"], event["epoch"]) for event in events(sweep, "epoch_reported"))
     assert max(reported.values()) == 1
@@ -119,7 +125,9 @@ def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
         assert sorted(record.metrics) == list(range(1, record.last_epoch + 1))
 
 
-def test_doctor_asks_both_nodes_and_names_what_each_lacks(cluster: RayCluster, head_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_asks_both_nodes_and_names_what_each_lacks(
+    cluster: RayCluster, head_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing = str(head_home / "no" / "weights.safetensors")
     space = head_home / "mine.yaml"
     text = (Path(__file__).parents[2] / "search_spaces" / "digits.yaml").read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
-"""What a run gives a method beside its batches: the train split's scores after an epoch, rows of state, parameters that are trained."""
+"""What a run gives a method beside its batches: the train split's scores after an epoch, rows of state, parameters that
+are trained.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from training.methods.base import Method, Sizes, StepOutput
 
 
 class Labelling(Method):
-    """AN on soft labels that each odd epoch's scores set, shifted by a trained vector; counts how often an example was seen."""
+    """AN on soft labels that each odd epoch's scores set, shifted by a trained vector; counts how often an example was
+    seen.
+    """
 
     lr_multiplier = 5.0
     labels: Tensor
@@ -105,7 +109,8 @@ def test_stopped_after_any_epoch_the_run_goes_on_bit_for_bit(tmp_path: Path) -> 
 def test_model_without_embeddings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.loop.run.build_method", Embedding)
     rule = (
-        "method assumed_negative must have a model with an embedding per class, but got model.name=resnet_cam. Use model.name=query2label"
+        "method assumed_negative must have a model with an embedding per class, but got model.name=resnet_cam. Use "
+        "model.name=query2label"
     )
     with pytest.raises(ConfigError, match=rule):
         TrainingRun(tiny_config(CONFIG))

@@ -1,4 +1,6 @@
-"""A sweep against MLflow as a service: a server with passwords on a real PostgreSQL, artifacts on S3; each of them goes away once."""
+"""A sweep against MLflow as a service: a server with passwords on a real PostgreSQL, artifacts on S3; each of them goes
+away once.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ TRIALS, EPOCHS = 60, 6
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowService]:
-    # Not in pytest's own folder: started by root, PostgreSQL runs as somebody else, to whom pytest closes that again and again.
+    # Not in pytest's own folder: started by root, PostgreSQL runs as somebody else, to whom pytest closes that again
+    # and again.
     with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:
         running = MlflowService(Path(folder))
         try:
@@ -47,7 +50,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowService]:
 @pytest.fixture
 def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep that takes longer than what is to happen to the service."""
-    command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--trials", str(TRIALS), "--epochs", str(EPOCHS), "--epoch-s", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.kit.trivial_sweep",
+        ID,
+        "--trials",
+        str(TRIALS),
+        "--epochs",
+        str(EPOCHS),
+        "--epoch-s",
+        "1",
+    ]
     with (tmp_path / "driver.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True, start_new_session=True)
     yield process
@@ -57,7 +71,9 @@ def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[
     end_orphans(sweep_dir(ID))
 
 
-def test_what_goes_away_for_a_while_loses_nothing(service: MlflowService, driver: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_what_goes_away_for_a_while_loses_nothing(
+    service: MlflowService, driver: subprocess.Popen[str], tmp_path: Path
+) -> None:
     wait_for(driver, lambda: num_epochs() >= 4 and find_sweep_run(load_plan(ID)) is not None)
     service.kill_server()
     time.sleep(8)  # away is told after 5 s
@@ -90,10 +106,14 @@ def test_what_goes_away_for_a_while_loses_nothing(service: MlflowService, driver
 def test_a_wrong_password_is_refused_and_not_repeated(service: MlflowService) -> None:
     command = [sys.executable, "-c", "from orchestrator.cli.app import main; main()", "doctor"]
     uri = f"http://somebody:{'wrong' * 4}@{HOST}:{service.port}"
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, check=False
+    )
     assert "wrongwrong" not in done.stdout + done.stderr
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"http://{HOST}:{service.port}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10)
+        urllib.request.urlopen(
+            f"http://{HOST}:{service.port}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10
+        )
 
 
 def num_epochs() -> int:

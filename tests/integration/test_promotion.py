@@ -1,4 +1,6 @@
-"""A promotion for real: final runs of two gloo workers over Ray Train, MLflow, the registry, and a model that is loaded again."""
+"""A promotion for real: final runs of two gloo workers over Ray Train, MLflow, the registry, and a model that is loaded
+again.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def _promotion_of(driver: subprocess.Popen[str], trial: int) -> SweepPlan:
 
 def _kill_a_worker(driver: subprocess.Popen[str]) -> None:
     workers = [
-        process for process in psutil.Process(driver.pid).children(recursive=True) if "RayTrainWorker" in " ".join(process.cmdline())
+        process
+        for process in psutil.Process(driver.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
     ]
     workers[0].kill()
 
@@ -110,7 +114,9 @@ def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: S
     config = scenes.tiny_config({"loop.epochs": EPOCHS, "loop.seed": 1001})
     images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = restore_model(config, state, torch.device("cpu"))(dataset_info(config.data).scale.normalise(images)).logits
+        expected = restore_model(config, state, torch.device("cpu"))(
+            dataset_info(config.data).scale.normalise(images)
+        ).logits
     for word in ("digits", f"{outcome.model}@champion", str(outcome.version)):
         predictor = Predictor.load(find_model(word))
         assert predictor.config == config

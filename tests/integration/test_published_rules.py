@@ -1,4 +1,6 @@
-"""What published recipes ask of a run beside its method: averaged weights, early stops, cycles, no normalisation, no small last batch."""
+"""What published recipes ask of a run beside its method: averaged weights, early stops, cycles, no normalisation, no
+small last batch.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(rule: str, tmp_path: Path) -> None:
         assert fingerprint(resumed) == whole
 
 
-@pytest.mark.parametrize("rule", ["averaged weights", "two cycles", "a cycle that is cut", "no small batch", "plain pixels"])
+@pytest.mark.parametrize(
+    "rule", ["averaged weights", "two cycles", "a cycle that is cut", "no small batch", "plain pixels"]
+)
 def test_each_rule_changes_the_run(rule: str) -> None:
     assert fingerprint(train(tiny_config(RULES[rule]))) != fingerprint(train(tiny_config()))
 
@@ -59,7 +63,9 @@ def test_each_rule_changes_the_run(rule: str) -> None:
 def test_the_better_set_of_weights_is_kept_and_scores_what_was_reported(tmp_path: Path) -> None:
     chosen = set()
     for lr, decay in ((3e-2, 0.8), (3e-3, 0.9999)):
-        config = tiny_config({"optim.lr": lr, "optim.average_decay": decay, "optim.schedule": "constant", "loop.epochs": 3})
+        config = tiny_config(
+            {"optim.lr": lr, "optim.average_decay": decay, "optim.schedule": "constant", "loop.epochs": 3}
+        )
         storage = tmp_path / str(lr)
         run = train(config, storage)
         state = CheckpointStore(storage).load_best(run.best_epoch)

@@ -1,4 +1,6 @@
-"""A sweep and a promotion of real runs that stop by their own rule, with averaged weights: killed, resumed, promoted."""
+"""A sweep and a promotion of real runs that stop by their own rule, with averaged weights: killed,
+resumed, promoted.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,11 @@ def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
     """Return what the journal has, in order of trial and epoch, but for times."""
     reports = [event for event in follow(journal_path(plan))[0] if event["event"] == "epoch_reported"]
     return sorted(
-        (event["trial"], event["epoch"], {name: value for name, value in event["metrics"].items() if not name.startswith("time/")})
+        (
+            event["trial"],
+            event["epoch"],
+            {name: value for name, value in event["metrics"].items() if not name.startswith("time/")},
+        )
         for event in reports
     )
 
@@ -85,7 +91,9 @@ def test_what_stops_is_complete_resumable_and_promotable() -> None:
         assert [epoch for epoch, metrics in record.metrics.items() if TRAIN_STOPPED in metrics] == [record.last_epoch]
         assert all(VAL_AVERAGE_GAIN in metrics for metrics in record.metrics.values())
 
-    driver = subprocess.Popen([sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not epochs_of(killed) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -28,12 +28,15 @@ store_writer.SHARD_IMAGES = 8
 source = make_source(Path(sys.argv[1]), num_train={NUM_TRAIN}, write=False)
 print("ready", flush=True)
 # Slow enough to be killed in the middle, whatever the machine.
-store_writer.write_store(source, sys.argv[2], image_size=64, encoding="raw", workers=2, on_progress=lambda done, total: time.sleep(0.01))
+options = {"image_size": 64, "encoding": "raw", "workers": 2, "on_progress": lambda done, total: time.sleep(0.01)}
+store_writer.write_store(source, sys.argv[2], **options)
 """
 
 
 def start(source: Path, out: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(source), str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(source), str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -44,7 +47,9 @@ def shards(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_as_if_written_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_again_and_again_it_ends_as_if_written_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = make_source(tmp_path / "source", num_train=NUM_TRAIN)
     out, stream = tmp_path / "store", random.Random(3)
     done: set[str] = set()

@@ -1,4 +1,6 @@
-"""``TrainingRun`` on a prepared store: workers, resume, a store that moved, observed labels alone, and no process left behind."""
+"""``TrainingRun`` on a prepared store: workers, resume, a store that moved, observed labels alone, and no process left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -97,11 +99,15 @@ class TestNothingIsLeftBehind:
         changes = {"data.num_workers": 2, "loop.epochs": 100000, "optim.batch_size": 1}
         arguments = [json.dumps(store_config(uri, changes).flatten()), str(tmp_path), "100000"]
         root = Path(__file__).parents[2]
-        run = subprocess.Popen([sys.executable, "-m", "tests.kit.fingerprint", *arguments], cwd=root, env=dict(os.environ))
+        run = subprocess.Popen(
+            [sys.executable, "-m", "tests.kit.fingerprint", *arguments], cwd=root, env=dict(os.environ)
+        )
         workers = _wait_for(lambda: psutil.Process(run.pid).children(recursive=True))
         run.send_signal(signal.SIGKILL)
         run.wait()
-        assert _wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+        assert _wait_for(
+            lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+        )
 
 
 def _wait_for(ask: Any, seconds: float = 40) -> Any:

@@ -54,12 +54,16 @@ def names(server: S3Server) -> set[str]:
     return {key.removeprefix("data/mine/") for key in server.objects if not key.endswith("/")}
 
 
-def test_remote_store_is_the_local_one_and_a_second_run_does_nothing(server: S3Server, source: Annotations, tmp_path: Path) -> None:
+def test_remote_store_is_the_local_one_and_a_second_run_does_nothing(
+    server: S3Server, source: Annotations, tmp_path: Path
+) -> None:
     local = write(source, str(tmp_path / "store"))
     assert find_finished(source, URI, image_size=16) is None
     assert write(source) == local
     assert names(server) == {path.name for path in (tmp_path / "store").iterdir()}
-    assert all((tmp_path / "store" / name).read_bytes() == server.objects[f"data/mine/{name}"] for name in names(server))
+    assert all(
+        (tmp_path / "store" / name).read_bytes() == server.objects[f"data/mine/{name}"] for name in names(server)
+    )
     before = dict(server.objects)
     assert find_finished(source, URI, image_size=16) == local
     assert write(source) == local
@@ -80,7 +84,9 @@ def test_images_are_copied_to_the_node_once_and_the_test_set_only_when_asked_for
         assert torch.equal(ours.images.read(range(len(ours))), theirs.images.read(range(len(theirs))))
     assert not [key for key in server.reads if "/test-" in key]
     copies = cache_dir() / "stores" / cache_key(manifest)
-    assert sorted(path.name for path in (copies / "train").iterdir()) == [f"train-{number:05d}.arrow" for number in range(3)]
+    assert sorted(path.name for path in (copies / "train").iterdir()) == [
+        f"train-{number:05d}.arrow" for number in range(3)
+    ]
     server.reads.clear()
     assert len(open_store(URI).split("train", SEED, SEED).images.read([0])) == 1
     assert sorted(server.reads) == ["data/mine/manifest.json", "data/mine/train-labels.parquet"]
@@ -89,7 +95,9 @@ def test_images_are_copied_to_the_node_once_and_the_test_set_only_when_asked_for
     assert remote.check() == []
 
 
-def test_access_denied_keeps_what_is_whole_and_is_gone_on_from(server: S3Server, source: Annotations, tmp_path: Path) -> None:
+def test_access_denied_keeps_what_is_whole_and_is_gone_on_from(
+    server: S3Server, source: Annotations, tmp_path: Path
+) -> None:
     write(source, str(tmp_path / "store"))
     server.refuse = "train-00002.arrow"
     with pytest.raises(StoreError, match="must be writable, but s3://.*16 of 26 images are done and kept"):
@@ -123,7 +131,9 @@ def test_second_writer_is_refused_while_the_first_beats(server: S3Server, source
     write(source)
 
 
-def test_writer_that_was_taken_over_stops(server: S3Server, source: Annotations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_that_was_taken_over_stops(
+    server: S3Server, source: Annotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer_lock, "_BEAT_S", 0.0)
     other = {"host": "node8", "pid": 1, "since": "13:00", "token": "y", "beat": time.time()}
 

@@ -97,7 +97,10 @@ def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFi
     assert states[TrialState.PRUNED] >= 1
     assert outcome.best is not None
     assert outcome.records[0].params == {"method.spbc_weight": 0.5, "method.reg_weight": 0.1}
-    assert [event["event"] for event in follow(journal())[0]][:: len(follow(journal())[0]) - 1] == ["driver_started", "driver_ended"]
+    assert [event["event"] for event in follow(journal())[0]][:: len(follow(journal())[0]) - 1] == [
+        "driver_started",
+        "driver_ended",
+    ]
     assert outcome.records[0].metrics[1][VAL_MAP] == pytest.approx(65.0)
     # Trials ran in two actors, not in eight; on a busy machine the first may be done with all before the second is up.
     assert len({event["pid"] for event in events("epoch_reported") if "pid" in event}) <= 2
@@ -145,14 +148,24 @@ def test_a_process_that_dies_between_two_trials_costs_neither() -> None:
     plan = trivial_plan(ID, trials=3, epochs=2, concurrency=1, scheduler="none")
     hooks = replace(trivial_hooks(TrivialRuns(), tracking=False), make_run=DieWhenReused())
     outcome = run_sweep(plan, hooks=hooks, show_progress=False)
-    assert [(record.state, record.attempts) for record in outcome.records] == [(TrialState.COMPLETE, attempts) for attempts in (1, 2, 2)]
+    assert [(record.state, record.attempts) for record in outcome.records] == [
+        (TrialState.COMPLETE, attempts) for attempts in (1, 2, 2)
+    ]
     check_whole(ID, trials=3, epochs=2)
 
 
 def test_a_trial_that_hangs_times_out_and_the_next_one_runs() -> None:
     ranges = {"method.spbc_weight": Range(type="categorical", choices=[0.5, 1.5])}
     plan = trivial_plan(
-        ID, trials=2, epochs=2, ranges=ranges, start_from=(), sampler="grid", scheduler="none", concurrency=1, time_limit_s=8.0
+        ID,
+        trials=2,
+        epochs=2,
+        ranges=ranges,
+        start_from=(),
+        sampler="grid",
+        scheduler="none",
+        concurrency=1,
+        time_limit_s=8.0,
     )
     outcome = sweep(plan, TrivialRuns(hang_below=1.0))
     hung, other = outcome.records

@@ -33,7 +33,9 @@ def count_epochs(sweep_id: str = ID) -> int:
 def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror, storage = tmp_path / "mirror", tmp_path / "checkpoints"
     command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--no-tracking", "--trials", "5", "--epochs", "8"]
-    driver = subprocess.Popen([*command, "--mirror", str(mirror), "--storage", str(storage)], cwd=ROOT, start_new_session=True)
+    driver = subprocess.Popen(
+        [*command, "--mirror", str(mirror), "--storage", str(storage)], cwd=ROOT, start_new_session=True
+    )
     lost_home = sweep_dir(ID)
     try:
         deadline = time.monotonic() + 120
@@ -54,7 +56,9 @@ def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pyte
     copied = follow(sweep_dir(ID) / JOURNAL_FILE)[0]
     assert copied == before[: len(copied)]
     assert said == []
-    outcome = resume(ID, allow_changed=True, show_progress=False, hooks=trivial_hooks(TrivialRuns(epoch_s=0.05), tracking=False))
+    outcome = resume(
+        ID, allow_changed=True, show_progress=False, hooks=trivial_hooks(TrivialRuns(epoch_s=0.05), tracking=False)
+    )
     assert outcome.state == FINISHED
     assert outcome.mirror_problem is None
     events = follow(sweep_dir(ID) / JOURNAL_FILE)[0]

@@ -80,14 +80,22 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     plan, killed = make_plan("tiny-00000001"), make_plan("tiny-00000002")
     outcome = resume(plan.id, hooks=UNTRACKED, show_progress=False)
     undisturbed = epochs_of(plan)
-    assert [(trial, epoch) for trial, epoch, _ in undisturbed] == [(trial, epoch) for trial in (0, 1) for epoch in (1, 2, 3)]
+    assert [(trial, epoch) for trial, epoch, _ in undisturbed] == [
+        (trial, epoch) for trial in (0, 1) for epoch in (1, 2, 3)
+    ]
 
     # Trial 1 ran in the actor of trial 0; here it has a process to itself.
     config = trial_config(plan, outcome.records[1].params).flatten()
-    fresh = subprocess.run([sys.executable, "-c", TRAIN, json.dumps(config)], capture_output=True, text=True, check=True)
-    assert [metrics for trial, _, metrics in undisturbed if trial == 1] == [without_times(metrics) for metrics in json.loads(fresh.stdout)]
+    fresh = subprocess.run(
+        [sys.executable, "-c", TRAIN, json.dumps(config)], capture_output=True, text=True, check=True
+    )
+    assert [metrics for trial, _, metrics in undisturbed if trial == 1] == [
+        without_times(metrics) for metrics in json.loads(fresh.stdout)
+    ]
 
-    driver = subprocess.Popen([sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while len(epochs_of(killed)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

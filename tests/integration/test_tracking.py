@@ -59,11 +59,16 @@ def _query(store: Path, text: str) -> list[tuple[Any, ...]]:
 
 
 def _num_rows(store: Path) -> int:
-    return sum(int(_query(store, f"SELECT count(*) FROM {table}")[0][0]) for table in ("runs", "params", "metrics", "tags"))
+    return sum(
+        int(_query(store, f"SELECT count(*) FROM {table}")[0][0]) for table in ("runs", "params", "metrics", "tags")
+    )
 
 
 def _epochs(store: Path) -> dict[str, list[int]]:
-    rows = _query(store, "SELECT r.name, m.step FROM metrics m JOIN runs r USING (run_uuid) WHERE m.key = 'val/mAP' ORDER BY m.step")
+    rows = _query(
+        store,
+        "SELECT r.name, m.step FROM metrics m JOIN runs r USING (run_uuid) WHERE m.key = 'val/mAP' ORDER BY m.step",
+    )
     epochs: dict[str, list[int]] = {}
     for name, step in rows:
         epochs.setdefault(str(name), []).append(int(str(step)))
@@ -73,7 +78,9 @@ def _epochs(store: Path) -> dict[str, list[int]]:
 def _assert_whole(store: Path) -> None:
     """The store has what :func:`tests.kit.sweeps.whole_sweep` says, each (trial, epoch, metric) once."""
     assert _epochs(store) == {"t0000": [1, 2, 3], "t0001": [1], "t0003": [1, 2, 3]}
-    assert _query(store, "SELECT run_uuid, key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1") == []
+    assert (
+        _query(store, "SELECT run_uuid, key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1") == []
+    )
     statuses = dict(_query(store, "SELECT name, status FROM runs"))
     assert statuses == {
         "digits-00000001": "FINISHED",
@@ -193,5 +200,7 @@ def test_artifacts_lie_in_the_home(plan: SweepPlan, home: Path) -> None:
     spooled.mkdir(parents=True)
     (spooled / "0.png").write_bytes(b"png")
     assert tracking.sync(plan.id)
-    found = {path.relative_to(home / "artifacts").parts[-1] for path in (home / "artifacts").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(home / "artifacts").parts[-1] for path in (home / "artifacts").rglob("*") if path.is_file()
+    }
     assert found == {"space.yaml", "plan.json", "0.png"}

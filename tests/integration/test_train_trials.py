@@ -1,4 +1,6 @@
-"""Trials of two workers over Ray Train inside Tune: as a promotion's final run, killed or not; and what they leave on the cluster."""
+"""Trials of two workers over Ray Train inside Tune: as a promotion's final run, killed or not; and what they leave on
+the cluster.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ HOOKS = Hooks(make_tracker=make_no_tracker)
 def _metrics(plan: SweepPlan) -> list[dict[str, float]]:
     """Every epoch in the order of the journal, without what depends on the clock."""
     events = [event for event in follow(sweeps.journal_path(plan))[0] if event["event"] == "epoch_reported"]
-    return [{name: value for name, value in event["metrics"].items() if not name.startswith("time/")} for event in events]
+    return [
+        {name: value for name, value in event["metrics"].items() if not name.startswith("time/")} for event in events
+    ]
 
 
 def _kill_a_worker_after_an_epoch(plan: SweepPlan) -> None:
@@ -59,12 +63,18 @@ def test_a_trial_of_two_workers_that_lost_one_equals_a_final_run_of_two() -> Non
         "scheduler": "none",
     }
     two = Resources(workers=2)
-    trial = replace(trivial_plan("trial-00000001", trials=1, epochs=EPOCHS), **base, dataset="digits", concurrency=1, resources=two)
+    trial = replace(
+        trivial_plan("trial-00000001", trials=1, epochs=EPOCHS), **base, dataset="digits", concurrency=1, resources=two
+    )
     killer = threading.Thread(target=_kill_a_worker_after_an_epoch, args=(trial,), daemon=True)
     killer.start()
     (record,) = run_sweep(trial, hooks=HOOKS, show_progress=False).records
     killer.join()
-    assert (record.state, record.attempts, sorted(record.metrics)) == (TrialState.COMPLETE, 2, list(range(1, EPOCHS + 1)))
+    assert (record.state, record.attempts, sorted(record.metrics)) == (
+        TrialState.COMPLETE,
+        2,
+        list(range(1, EPOCHS + 1)),
+    )
 
     final = replace(make_promotion_plan(trial, {}, seeds=1, workers=2), start_from=({},))
     run_sweep(final, hooks=HOOKS, show_progress=False)
@@ -86,7 +96,9 @@ def cluster() -> Iterator[FaultCluster]:
 
 
 @pytest.mark.timeout(3600)
-def test_trials_stopped_after_one_report_leave_no_placement_group(cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_stopped_after_one_report_leave_no_placement_group(
+    cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Pruner, "cuts", lambda self, trial, epoch, value: True)
     seen: list[int] = []
     done = threading.Event()
@@ -99,8 +111,12 @@ def test_trials_stopped_after_one_report_leave_no_placement_group(cluster: Fault
     watching.start()
     try:
         for number in range(NUM_SWEEPS):
-            plan = trivial_plan(f"trivial-{number:08x}", trials=2, epochs=50, concurrency=1, resources=Resources(workers=2))
-            outcome = run_sweep(plan, address=cluster.address, hooks=trivial_hooks(TrivialRuns(), tracking=False), show_progress=False)
+            plan = trivial_plan(
+                f"trivial-{number:08x}", trials=2, epochs=50, concurrency=1, resources=Resources(workers=2)
+            )
+            outcome = run_sweep(
+                plan, address=cluster.address, hooks=trivial_hooks(TrivialRuns(), tracking=False), show_progress=False
+            )
             assert [(record.state, record.last_epoch) for record in outcome.records] == [(TrialState.PRUNED, 1)] * 2
             assert cluster.wait_for_no_groups() == []
     finally:

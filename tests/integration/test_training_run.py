@@ -1,4 +1,6 @@
-"""``TrainingRun`` end to end on tiny scenes: stopped and resumed, one after another, on labels that are not all there."""
+"""``TrainingRun`` end to end on tiny scenes: stopped and resumed, one after another, on labels
+that are not all there.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,40 @@ from training.methods.registry import METHODS
 
 RECIPES: dict[str, dict[str, Any]] = {
     "ignore, digits recipe": {},
-    "ignore, as released": {"method.masked_pass_bn": "train", "method.cam_normalisation": "batch", "optim.schedule": "constant"},
+    "ignore, as released": {
+        "method.masked_pass_bn": "train",
+        "method.cam_normalisation": "batch",
+        "optim.schedule": "constant",
+    },
     "ignore, corrected": {"method.correct_gap_bias": True, "method.correct_average_bias": True, "optim.name": "adamw"},
     "wan": {"method.name": "wan", "optim.name": "sgd"},
     "full labels": {"method.name": "full_labels", "optim.head_lr_multiplier": 10.0},
 }
-_Q2L: dict[str, Any] = {"model.name": "query2label", "model.hidden_dim": 48, "model.feedforward_dim": 64, "model.dropout": 0.2}
+_Q2L: dict[str, Any] = {
+    "model.name": "query2label",
+    "model.hidden_dim": 48,
+    "model.feedforward_dim": 64,
+    "model.dropout": 0.2,
+}
 _LARGE: dict[str, Any] = {"method.name": "large_loss", "method.delta_rel_percent": 3.0}
 _PLC: dict[str, Any] = {"method.first_threshold": 0.5, "method.first_stage_epochs": 1, "method.queue_size": 16}
 METHOD_CASES: dict[str, dict[str, Any]] = {
     **{
         name: {"method.name": name}
-        for name in ("assumed_negative", "an_ls", "em", "epr", "role", "crisp", "plc", "focal", "asl", "hill", "splc", "gr_loss")
+        for name in (
+            "assumed_negative",
+            "an_ls",
+            "em",
+            "epr",
+            "role",
+            "crisp",
+            "plc",
+            "focal",
+            "asl",
+            "hill",
+            "splc",
+            "gr_loss",
+        )
     },
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 2},
     "LL-R": _LARGE,
@@ -100,10 +124,14 @@ class TestResume:
         assert not TrainingRun(tiny_config()).resume()
         assert not TrainingRun(tiny_config(), storage=tmp_path).resume()
 
-    @pytest.mark.parametrize(("key", "value"), [("optim.lr", 1e-4), ("loop.seed", 9), ("method.cam_threshold", 0.25), ("loop.epochs", 9)])
+    @pytest.mark.parametrize(
+        ("key", "value"), [("optim.lr", 1e-4), ("loop.seed", 9), ("method.cam_threshold", 0.25), ("loop.epochs", 9)]
+    )
     def test_checkpoint_of_another_configuration_is_refused(self, tmp_path: Path, key: str, value: float) -> None:
         train(tiny_config(), tmp_path, stop_after=1)
-        with pytest.raises(CheckpointError, match=f"must be of this configuration, but its {key} is .* and not {value}"):
+        with pytest.raises(
+            CheckpointError, match=f"must be of this configuration, but its {key} is .* and not {value}"
+        ):
             TrainingRun(tiny_config({key: value}), storage=tmp_path).resume()
 
     def test_a_state_in_memory_is_not_trained_along(self) -> None:
@@ -134,14 +162,24 @@ def _moments(state: dict[str, Any]) -> dict[str, Tensor]:
 @pytest.mark.slow
 def test_a_run_after_others_in_one_process_equals_the_same_run_in_a_fresh_one() -> None:
     config = tiny_config({"loop.epochs": 2})
-    train(tiny_config({"method.name": "em", "optim.name": "sgd", "loop.epochs": 2, "loop.seed": 5, "loop.num_threads": 2}))
-    train(tiny_config({"method.masked_pass_bn": "train", "model.weights": "none", "optim.batch_size": 7, "loop.epochs": 1}))
+    train(
+        tiny_config({"method.name": "em", "optim.name": "sgd", "loop.epochs": 2, "loop.seed": 5, "loop.num_threads": 2})
+    )
+    train(
+        tiny_config(
+            {"method.masked_pass_bn": "train", "model.weights": "none", "optim.batch_size": 7, "loop.epochs": 1}
+        )
+    )
     assert fingerprint(train(config)) == train_elsewhere(config)
 
 
 def test_every_seed_matters_and_each_for_itself() -> None:
     def losses(changes: dict[str, Any]) -> dict[str, float]:
-        return {name: value for name, value in train(tiny_config({"loop.epochs": 1} | changes)).metrics.items() if "time" not in name}
+        return {
+            name: value
+            for name, value in train(tiny_config({"loop.epochs": 1} | changes)).metrics.items()
+            if "time" not in name
+        }
 
     base = losses({})
     assert losses({}) == base
@@ -158,7 +196,14 @@ class TestMetrics:
             assert metrics is run.metrics
             assert metrics["epoch"] == run.epoch
             assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
-            assert {"train/loss", "train/lr", "val/mAP", "val/observed_mAP", "time/epoch_s", "time/data_s"} <= metrics.keys()
+            assert {
+                "train/loss",
+                "train/lr",
+                "val/mAP",
+                "val/observed_mAP",
+                "time/epoch_s",
+                "time/data_s",
+            } <= metrics.keys()
             assert {"val/pointing_hit_rate", "val/centre_hit_rate", "val/cam_iou"} <= metrics.keys()
             parts = [value for name, value in metrics.items() if name.startswith("train/loss_")]
             assert not parts or sum(parts) == pytest.approx(metrics["train/loss"], rel=1e-5)
@@ -178,9 +223,13 @@ class TestMetrics:
         assert max(rates) < 3e-3
 
     @pytest.mark.parametrize(("select_by", "metric"), [("clean-val", "val/mAP"), ("observed-val", "val/observed_mAP")])
-    def test_best_is_the_best_epochs_weights_after_later_epochs(self, tmp_path: Path, select_by: str, metric: str) -> None:
+    def test_best_is_the_best_epochs_weights_after_later_epochs(
+        self, tmp_path: Path, select_by: str, metric: str
+    ) -> None:
         # A learning rate at which later epochs are not better.
-        config = tiny_config({"loop.select_epoch_by": select_by, "optim.lr": 0.3, "optim.schedule": "constant", "loop.epochs": 6})
+        config = tiny_config(
+            {"loop.select_epoch_by": select_by, "optim.lr": 0.3, "optim.schedule": "constant", "loop.epochs": 6}
+        )
         run, values, weights, thresholds = TrainingRun(config, storage=tmp_path), [], [], []
         while not run.finished:
             values.append(run.train_epoch()[metric])
@@ -270,7 +319,11 @@ class TestNonFinite:
         assert fingerprint(train(config, tmp_path)) == whole, "what was saved is not spoiled"
 
     def test_loss_that_diverges_is_found(self) -> None:
-        run = TrainingRun(tiny_config({"optim.name": "sgd", "optim.lr": 10.0, "method.reg_weight": 100.0, "optim.schedule": "constant"}))
+        run = TrainingRun(
+            tiny_config(
+                {"optim.name": "sgd", "optim.lr": 10.0, "method.reg_weight": 100.0, "optim.schedule": "constant"}
+            )
+        )
         with pytest.raises(NonFiniteLossError) as error:
             _train_to_the_end(run)
         assert error.value.parts.keys() == {"spbc", "ignore", "reg"}
@@ -282,7 +335,9 @@ def _train_to_the_end(run: TrainingRun) -> None:
 
 
 def _trained(run: TrainingRun) -> dict[str, Tensor]:
-    """Return copies of what a step may change: parameters, moments, method state. (Running statistics are the forward pass's.)"""
+    """Return copies of what a step may change: parameters, moments, method state. (Running statistics are the forward
+    pass's.)
+    """
     named = {f"parameter {name}": value for name, value in run._model.named_parameters()}
     named |= {f"method {name}": value for name, value in run._method.state_dict().items()}
     return {name: value.detach().clone() for name, value in (named | _moments(run.state_dict())).items()}
@@ -300,7 +355,9 @@ class TestLabels:
 
     def test_observed_labels_alone(self, change: Callable[..., None], tmp_path: Path) -> None:
         change(lambda split: replace(split, true=None, boxes=None))
-        run = TrainingRun(tiny_config({"loop.select_epoch_by": "observed-val", "loop.epochs": 2}), storage=tmp_path / "checkpoints")
+        run = TrainingRun(
+            tiny_config({"loop.select_epoch_by": "observed-val", "loop.epochs": 2}), storage=tmp_path / "checkpoints"
+        )
         assert run.identity["true_labels"] == "not available"
         while not run.finished:
             metrics = run.train_epoch()
@@ -312,18 +369,26 @@ class TestLabels:
         assert pq.read_table(tmp_path / "per_class_ap.parquet")["ap"].null_count == 10
 
     @pytest.mark.parametrize("changes", [{"method.name": "full_labels"}, {"method.rejection": "oracle"}])
-    def test_methods_that_need_true_labels_say_so_before_training(self, change: Callable[..., None], changes: dict[str, Any]) -> None:
+    def test_methods_that_need_true_labels_say_so_before_training(
+        self, change: Callable[..., None], changes: dict[str, Any]
+    ) -> None:
         change(lambda split: replace(split, true=None))
         with pytest.raises(ConfigError, match="must have true labels, but digits has observed ones only"):
             TrainingRun(tiny_config({"loop.select_epoch_by": "last"} | changes))
 
     def test_clean_validation_needs_true_labels(self, change: Callable[..., None]) -> None:
         change(lambda split: replace(split, true=None))
-        with pytest.raises(ConfigError, match="select_epoch_by=clean-val must have true validation labels.*Use observed-val"):
+        with pytest.raises(
+            ConfigError, match="select_epoch_by=clean-val must have true validation labels.*Use observed-val"
+        ):
             TrainingRun(tiny_config())
 
-    @pytest.mark.parametrize("changes", [*RECIPES.values(), {"method.rejection": "oracle"}, {"method.name": "em"}], ids=str)
-    def test_images_batches_and_splits_without_positives(self, change: Callable[..., None], changes: dict[str, Any]) -> None:
+    @pytest.mark.parametrize(
+        "changes", [*RECIPES.values(), {"method.rejection": "oracle"}, {"method.name": "em"}], ids=str
+    )
+    def test_images_batches_and_splits_without_positives(
+        self, change: Callable[..., None], changes: dict[str, Any]
+    ) -> None:
         def unlabel(split: SplitData) -> SplitData:
             observed = split.observed.clone()
             observed[: len(observed) // 2] = False  # with 4 to a batch, whole batches are without a positive
@@ -351,7 +416,8 @@ class TestLabels:
 
 def test_identity_says_what_a_result_depends_on() -> None:
     identities = [
-        TrainingRun(tiny_config(changes)).identity for changes in ({}, {"loop.seed": 4}, {"model.weights": "none"}, {"data.draw_seed": 3})
+        TrainingRun(tiny_config(changes)).identity
+        for changes in ({}, {"loop.seed": 4}, {"model.weights": "none"}, {"data.draw_seed": 3})
     ]
     assert identities[0] == identities[1] == identities[3]
     assert identities[0]["weights_hash"] != identities[2]["weights_hash"] == "none"

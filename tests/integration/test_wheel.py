@@ -19,14 +19,28 @@ ROOT = Path(__file__).parents[2]
 
 def call(*command: str | Path, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command that knows nothing of this checkout."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("ORCHESTRATOR_HOME", "VIRTUAL_ENV", "PYTHONPATH")}
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("ORCHESTRATOR_HOME", "VIRTUAL_ENV", "PYTHONPATH")
+    }
     return subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True, check=check)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "uv", "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", out, cwd=ROOT)
+    call(
+        sys.executable,
+        "-m",
+        "uv",
+        "build",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "-o",
+        out,
+        cwd=ROOT,
+    )
     (built,) = out.glob("*.whl")
     return built
 
@@ -46,9 +60,13 @@ def test_wheel_works_from_an_empty_folder_in_another_environment(wheel: Path, tm
     call(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
     call(sys.executable, "-m", "uv", "pip", "install", "--python", python, "--no-deps", wheel, cwd=tmp_path)
-    # The dependencies are those of this environment; its .pth files, and so this checkout, do not count through PYTHONPATH.
+    # The dependencies are those of this environment; its .pth files, and so this checkout, do not count through
+    # PYTHONPATH.
     dependencies = sysconfig.get_path("purelib")
-    asked = "import json, orchestrator, orchestrator.provenance as p; print(json.dumps([orchestrator.__file__, p.read_build()]))"
+    asked = (
+        "import json, orchestrator, orchestrator.provenance as p; print(json.dumps([orchestrator.__file__, "
+        "p.read_build()]))"
+    )
     where, build = json.loads(call(python, "-c", asked, cwd=empty, PYTHONPATH=dependencies).stdout)
     assert Path(where).is_relative_to(environment)
     assert build == read_build()

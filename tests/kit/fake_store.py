@@ -79,4 +79,6 @@ class FakeStore:
         return run
 
     def epochs(self, trial: int, key: str = "val/mAP") -> list[int]:
-        return sorted(step for run_id, name, step, _, _ in self.rows if run_id == self.of_trial(trial).run_id and name == key)
+        return sorted(
+            step for run_id, name, step, _, _ in self.rows if run_id == self.of_trial(trial).run_id and name == key
+        )

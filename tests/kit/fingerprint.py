@@ -1,6 +1,7 @@
 """What two runs must share to be the same to the last bit; as a program, trains a run and prints it as JSON.
 
-``python -m tests.kit.fingerprint CONFIG STORAGE STOP_AFTER``: CONFIG is flat JSON, STORAGE a folder ('' for none), STOP_AFTER an epoch.
+``python -m tests.kit.fingerprint CONFIG STORAGE STOP_AFTER``: CONFIG is flat JSON, STORAGE a folder ('' for none),
+STOP_AFTER an epoch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     for name in ("model", "average", "method", "optimizer", "schedule", "best"):
         for value in _leaves(state[name]):
             digest.update(value)
-    return {"metrics": {name: value for name, value in run.metrics.items() if not name.startswith("time/")}, "state": digest.hexdigest()}
+    return {
+        "metrics": {name: value for name, value in run.metrics.items() if not name.startswith("time/")},
+        "state": digest.hexdigest(),
+    }
 
 
 def train(config: TrainConfig, storage: Path | None = None, stop_after: int | None = None) -> TrainingRun:
@@ -72,4 +76,8 @@ def _leaves(value: Any) -> Iterator[bytes]:
 if __name__ == "__main__":
     warnings.simplefilter("error")
     flat, folder, last = sys.argv[1:]
-    print(json.dumps(fingerprint(train(TrainConfig.from_flat(json.loads(flat)), Path(folder) if folder else None, int(last)))))
+    print(
+        json.dumps(
+            fingerprint(train(TrainConfig.from_flat(json.loads(flat)), Path(folder) if folder else None, int(last)))
+        )
+    )

@@ -1,7 +1,8 @@
-"""Small folders in the real layouts of the datasets: a few tiny JPEGs with drawn objects and the label files that say what they are.
+"""Small folders in the real layouts of the datasets: a few tiny JPEGs with drawn objects and the label files that say
+what they are.
 
-The same arguments give the same bytes. Object *k* of a class is a rectangle in that class's colour, so that a model can learn it and a
-box can be checked against the picture.
+The same arguments give the same bytes. Object *k* of a class is a rectangle in that class's colour, so that a model can
+learn it and a box can be checked against the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-COCO_CATEGORIES = {1: "person", 2: "bicycle", 90: "toothbrush", 18: "dog", 17: "cat", 44: "bottle"}  # not in the order of the ids
+COCO_CATEGORIES = {
+    1: "person",
+    2: "bicycle",
+    90: "toothbrush",
+    18: "dog",
+    17: "cat",
+    44: "bottle",
+}  # not in the order of the ids
 NUS_CONCEPTS = tuple(f"concept{number:02d}" for number in range(81))
 CUB_ATTRIBUTES = tuple(f"has_part_{number // 8:02d}::value_{number % 8}" for number in range(312))
 CUB_PARTS = ("back", "beak", "belly", "breast", "crown")
@@ -50,7 +58,8 @@ class Drawn:
 
 
 def make_voc(folder: Path, *, num_train: int = 12, num_test: int = 6, images: bool = True) -> Path:
-    """Lay out VOC 2012 as its devkit does; the first image of each phase also has a difficult cow, which is no positive.
+    """Lay out VOC 2012 as its devkit does; the first image of each phase also has a difficult cow, which is no
+    positive.
 
     Returns:
         ``folder``, which holds ``VOCdevkit/VOC2012``.
@@ -67,7 +76,9 @@ def make_voc(folder: Path, *, num_train: int = 12, num_test: int = 6, images: bo
         values[0, cow] = max(values[0, cow], 0)
         (lists / f"{phase}.txt").write_text("".join(f"{name}\n" for name in ids))
         for column, name in enumerate(VOC_CLASSES):
-            (lists / f"{name}_{phase}.txt").write_text("".join(f"{i} {v:2d}\n" for i, v in zip(ids, values[:, column], strict=True)))
+            (lists / f"{name}_{phase}.txt").write_text(
+                "".join(f"{i} {v:2d}\n" for i, v in zip(ids, values[:, column], strict=True))
+            )
         for row, (name, scene) in enumerate(zip(ids, scenes, strict=True)):
             _write_text(root / "Annotations" / f"{name}.xml", _voc_xml(name, scene, difficult_cow=row == 0))
             if images:
@@ -81,7 +92,8 @@ def _voc_xml(name: str, scene: Sequence[Drawn], difficult_cow: bool) -> str:
         objects.append(("cow", (0, 0, 6, 6), 1))
     # VOC counts pixels from 1 and its right and bottom are inclusive.
     parts = "".join(
-        f"<object><name>{label}</name><difficult>{difficult}</difficult><bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
+        f"<object><name>{label}</name><difficult>{difficult}</difficult>"
+        f"<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
         f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>\n"
         for label, (left, top, right, bottom), difficult in objects
     )
@@ -90,7 +102,9 @@ def _voc_xml(name: str, scene: Sequence[Drawn], difficult_cow: bool) -> str:
 
 
 def make_coco(folder: Path, *, num_train: int = 12, num_test: int = 6, images: bool = True) -> Path:
-    """Lay out COCO 2014; each phase has one image more, in which nothing is annotated, and its last annotated one only a crowd."""
+    """Lay out COCO 2014; each phase has one image more, in which nothing is annotated, and its last annotated one only
+    a crowd.
+    """
     rng = np.random.default_rng(14)
     for phase, first, count in (("train", 9, num_train), ("val", 11, num_test)):
         # Sorted as strings these ids come in another order than sorted as numbers.
@@ -108,7 +122,9 @@ def _coco_json(ids: Sequence[int], files: Sequence[str], scenes: Sequence[Sequen
     numbers = list(COCO_CATEGORIES)
     annotations = [
         {
-            "segmentation": {"counts": [1, 2], "size": [HEIGHT, WIDTH]} if crowd else [[drawn.left, drawn.top, drawn.right, drawn.bottom]],
+            "segmentation": {"counts": [1, 2], "size": [HEIGHT, WIDTH]}
+            if crowd
+            else [[drawn.left, drawn.top, drawn.right, drawn.bottom]],
             "area": 1.5,
             "iscrowd": int(crowd),
             "image_id": number,
@@ -126,12 +142,19 @@ def _coco_json(ids: Sequence[int], files: Sequence[str], scenes: Sequence[Sequen
         ],
         "licenses": [],
         "annotations": [{**annotation, "id": count} for count, annotation in enumerate(annotations, 1)],
-        "categories": [{"supercategory": "thing", "id": number, "name": name} for number, name in COCO_CATEGORIES.items()],
+        "categories": [
+            {"supercategory": "thing", "id": number, "name": name} for number, name in COCO_CATEGORIES.items()
+        ],
     }
 
 
 def make_nuswide(
-    folder: Path, *, layout: Literal["formatted", "official"] = "formatted", num_train: int = 20, num_test: int = 10, images: bool = True
+    folder: Path,
+    *,
+    layout: Literal["formatted", "official"] = "formatted",
+    num_train: int = 20,
+    num_test: int = 10,
+    images: bool = True,
 ) -> Path:
     """Lay out NUS-WIDE as the lists of the literature or as its own files; every fifth image has no label."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +186,9 @@ def _write_official_nuswide(folder: Path, phase: str, files: Sequence[str], labe
 
 
 def make_cub(folder: Path, *, num_train: int = 8, num_test: int = 4, images: bool = True) -> Path:
-    """Lay out CUB-200-2011 as its archive does, ``attributes.txt`` above the folder; every 50th attribute line has two columns more."""
+    """Lay out CUB-200-2011 as its archive does, ``attributes.txt`` above the folder; every 50th attribute line has two
+    columns more.
+    """
     root = folder / "CUB_200_2011"
     rng = np.random.default_rng(200)
     count = num_train + num_test
@@ -173,7 +198,8 @@ def make_cub(folder: Path, *, num_train: int = 8, num_test: int = 4, images: boo
     present[:, 0] |= ~present.any(1)
     extra = np.arange(count * len(CUB_ATTRIBUTES)).reshape(present.shape) % 50 == 49
     attribute_lines = [
-        f"{row + 1} {column + 1} {int(present[row, column])} {1 + (row + column) % 4} {'0 3 ' if extra[row, column] else ''}{row % 9}.25\n"
+        f"{row + 1} {column + 1} {int(present[row, column])} {1 + (row + column) % 4} "
+        f"{'0 3 ' if extra[row, column] else ''}{row % 9}.25\n"
         for row in range(count)
         for column in range(len(CUB_ATTRIBUTES))
     ]
@@ -212,7 +238,8 @@ def make_folder(
     splits: Literal["column", "files", "drawn"] = "column",
     images: bool = True,
 ) -> Path:
-    """Lay out a user's own data: ``images/`` and ``labels.csv`` (true labels) and/or ``observed.csv`` (observed labels alone).
+    """Lay out a user's own data: ``images/`` and ``labels.csv`` (true labels) and/or ``observed.csv`` (observed labels
+    alone).
 
     Args:
         folder: What is made.
@@ -234,7 +261,11 @@ def make_folder(
         scenes = [_scene(rng, len(FOLDER_CLASSES)) for _ in files]
         for file, scene in zip(files, scenes, strict=True):
             seen = scene[:1] if split in hidden else scene
-            row = {"image": file, **({"split": split} if splits == "column" else {}), **_folder_labels(seen, form, suffix)}
+            row = {
+                "image": file,
+                **({"split": split} if splits == "column" else {}),
+                **_folder_labels(seen, form, suffix),
+            }
             tables["observed" if split in hidden else "labels"].append(row)
             if images:
                 _write_picture(folder / "images" / file, scene)
@@ -277,7 +308,9 @@ def _write_picture(path: Path, scene: Sequence[Drawn]) -> None:
     draw = ImageDraw.Draw(image)
     for drawn in scene:
         hue = colorsys.hsv_to_rgb(drawn.label * 0.618 % 1, 1, 0.9)
-        draw.rectangle((drawn.left, drawn.top, drawn.right - 1, drawn.bottom - 1), fill=tuple(int(255 * part) for part in hue))
+        draw.rectangle(
+            (drawn.left, drawn.top, drawn.right - 1, drawn.bottom - 1), fill=tuple(int(255 * part) for part in hue)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=95, subsampling=0)
 

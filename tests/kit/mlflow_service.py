@@ -1,6 +1,7 @@
 """MLflow as a service on one machine, as docs/mlflow.md starts it: PostgreSQL, S3 by moto, and a server with passwords.
 
-To try it out: ``python -m tests.kit.mlflow_service FOLDER`` starts all three and prints what a client has to export; Ctrl-C ends them.
+To try it out: ``python -m tests.kit.mlflow_service FOLDER`` starts all three and prints what a client has to export;
+Ctrl-C ends them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class MlflowService:
         command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.storage_port)]
         self._storage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait_for(f"http://{HOST}:{self.storage_port}/moto-api/", self._storage)
-        urllib.request.urlopen(urllib.request.Request(f"http://{HOST}:{self.storage_port}/{BUCKET}", method="PUT"), timeout=10).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://{HOST}:{self.storage_port}/{BUCKET}", method="PUT"), timeout=10
+        ).close()
 
     def start_server(self) -> None:
         """Start the MLflow server and wait until it answers."""
@@ -112,10 +115,26 @@ class MlflowService:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", HOST, "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--app-name",
+            "basic-auth",
+            "--host",
+            HOST,
+            "--port",
+            str(self.port),
+        ]
         with (self._folder / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
-                [*command, "--workers", "1"], cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                [*command, "--workers", "1"],
+                cwd=self._folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         _wait_for(f"http://{HOST}:{self.port}/health", self._server, self._folder / "server.log")
 

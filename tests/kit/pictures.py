@@ -24,7 +24,8 @@ def make_source(
     has_observed: bool = False,
     write: bool = True,
 ) -> Annotations:
-    """Write JPEGs of 40 x 30 px, noise on one colour, and say what is in them; the fourth image of a phase has no positive.
+    """Write JPEGs of 40 x 30 px, noise on one colour, and say what is in them; the fourth image of a phase has no
+    positive.
 
     With ``write`` False the pictures are there already, and only what is in them is said again.
     """
@@ -47,7 +48,9 @@ def make_source(
             files=files,
             true=true if has_true else None,
             observed=observed if has_observed or not has_true else None,
-            boxes=tuple(np.array([[k, 4, 3, 20, 15] for k in np.nonzero(row)[0]], np.float32).reshape(-1, 5) for row in true)
+            boxes=tuple(
+                np.array([[k, 4, 3, 20, 15] for k in np.nonzero(row)[0]], np.float32).reshape(-1, 5) for row in true
+            )
             if boxes
             else None,
             points=tuple(np.array([[0, 8.0, 6.0]], np.float32) for _ in ids) if boxes else None,
@@ -57,7 +60,9 @@ def make_source(
     return Annotations("mine", "drawn by a test", folder, CLASSES, phases, labels, parts)
 
 
-def write_picture(path: Path, stream: np.random.Generator, size: tuple[int, int] = (40, 30), *, write: bool = True) -> None:
+def write_picture(
+    path: Path, stream: np.random.Generator, size: tuple[int, int] = (40, 30), *, write: bool = True
+) -> None:
     """Write one JPEG of noise on one colour."""
     pixels = stream.integers(0, 200, 3) + stream.integers(0, 55, (size[1], size[0], 3))
     if write:

@@ -1,4 +1,6 @@
-"""A Ray cluster of several nodes on this machine, started as a user starts one: `ray start`, with token and dashboard."""
+"""A Ray cluster of several nodes on this machine, started as a user starts one: `ray start`, with
+token and dashboard.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class RayCluster:
         self.port, self.dashboard_port = _free_port(), _free_port()
         self._environment = os.environ | environment | self.client_environment()
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        # Some of Ray's processes write their title over their environment, by which we know them; this has them leave it alone.
+        # Some of Ray's processes write their title over their environment, by which we know them; this has them leave
+        # it alone.
         self._environment |= {_MARK: self._temp.name, "SPT_NOENV": "1"}
         self._nodes: list[subprocess.Popen[bytes]] = []
 
@@ -75,9 +78,16 @@ class RayCluster:
 
     def num_alive(self) -> int:
         """Return how many nodes the head counts."""
-        code = "import ray; ray.init(address=%r, log_to_driver=False); print('alive', sum(node['Alive'] for node in ray.nodes()))"
+        code = (
+            "import ray; ray.init(address=%r, log_to_driver=False); print('alive', sum(node['Alive'] for node in "
+            "ray.nodes()))"
+        )
         done = subprocess.run(
-            [sys.executable, "-c", code % self.address], env=self._environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code % self.address],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return int(done.stdout.rpartition("alive")[2])
 
@@ -98,7 +108,8 @@ class RayCluster:
         return False
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        # A folder each: into one that they shared, every node would unpack a job's code anew, under the feet of those that run it.
+        # A folder each: into one that they shared, every node would unpack a job's code anew, under the feet of those
+        # that run it.
         temp = Path(self._temp.name, str(len(self._nodes)))
         command = [
             str(Path(sys.executable).with_name("ray")),
@@ -108,9 +119,15 @@ class RayCluster:
             f"--temp-dir={temp}",
             *options,
         ]
-        command += ["--object-store-memory=100000000", f"--dashboard-agent-listen-port={_free_port()}", "--disable-usage-stats"]
+        command += [
+            "--object-store-memory=100000000",
+            f"--dashboard-agent-listen-port={_free_port()}",
+            "--disable-usage-stats",
+        ]
         with (self._folder / f"node-{len(self._nodes)}.log").open("w") as log:
-            node = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            node = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         self._nodes.append(node)
         return node
 

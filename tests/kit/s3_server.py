@@ -1,4 +1,5 @@
-"""A stand-in for S3 in this process: as much of its protocol as ``pyarrow.fs`` speaks, objects in memory, no check of signatures.
+"""A stand-in for S3 in this process: as much of its protocol as ``pyarrow.fs`` speaks, objects in memory, no check of
+signatures.
 
 moto, the well-kept one, cannot be locked beside matplotlib: they need different versions of python-dateutil.
 """
@@ -144,7 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
             for key in files
         )
         entries += "".join(f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in folders)
-        self._xml("ListBucketResult", f"<IsTruncated>false</IsTruncated><KeyCount>{len(files) + len(folders)}</KeyCount>{entries}")
+        self._xml(
+            "ListBucketResult",
+            f"<IsTruncated>false</IsTruncated><KeyCount>{len(files) + len(folders)}</KeyCount>{entries}",
+        )
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -174,10 +178,18 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def _xml(self, name: str, content: str) -> None:
-        self._send(200, f'<?xml version="1.0" encoding="UTF-8"?><{name}>{content}</{name}>'.encode(), {"Content-Type": "application/xml"})
+        self._send(
+            200,
+            f'<?xml version="1.0" encoding="UTF-8"?><{name}>{content}</{name}>'.encode(),
+            {"Content-Type": "application/xml"},
+        )
 
     def _error(self, status: int, code: str) -> None:
-        self._send(status, f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode(), {"Content-Type": "application/xml"})
+        self._send(
+            status,
+            f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode(),
+            {"Content-Type": "application/xml"},
+        )
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -1,4 +1,6 @@
-"""Small stores for the tests of what reads them: noise that never repeats, so that every image is told from every other."""
+"""Small stores for the tests of what reads them: noise that never repeats, so that every image is told from every
+other.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,16 @@ CLASSES = ("red", "green", "blue", "grey")
 NAME = "mine"
 
 
-def make_annotations(folder: Path, num_train: int = 20, num_test: int = 6, side: int = 20, observed_only: bool = False) -> Annotations:
-    """Draw pictures of ``side`` x ``side + 4`` px into a folder; a picture's true labels are those of the colours that it is made of."""
-    phases = {name: _phase(folder, name, count, side, observed_only) for name, count in (("train", num_train), ("test", num_test))}
+def make_annotations(
+    folder: Path, num_train: int = 20, num_test: int = 6, side: int = 20, observed_only: bool = False
+) -> Annotations:
+    """Draw pictures of ``side`` x ``side + 4`` px into a folder; a picture's true labels are those of the colours that
+    it is made of.
+    """
+    phases = {
+        name: _phase(folder, name, count, side, observed_only)
+        for name, count in (("train", num_train), ("test", num_test))
+    }
     return Annotations(NAME, "pictures", folder, CLASSES, phases, {})
 
 

@@ -75,7 +75,15 @@ def write_events(plan: SweepPlan, events: list[dict[str, Any]]) -> None:
 
 def driver_started(plan: SweepPlan, at_s: float = 0, provenance: Mapping[str, str] = PROVENANCE) -> dict[str, Any]:
     """A driver's first line."""
-    return _event("driver_started", at_s, sweep=plan.id, host="here", pid=1, num_trials=plan.num_trials, provenance=dict(provenance))
+    return _event(
+        "driver_started",
+        at_s,
+        sweep=plan.id,
+        host="here",
+        pid=1,
+        num_trials=plan.num_trials,
+        provenance=dict(provenance),
+    )
 
 
 def driver_ended(at_s: float, state: str = "FINISHED") -> dict[str, Any]:
@@ -91,11 +99,19 @@ def trial_started(trial: int, at_s: float, attempt: int = 1, **params: Any) -> d
 def epoch_reported(trial: int, epoch: int, at_s: float, score: float = 50.0, **more: Any) -> dict[str, Any]:
     """An epoch of a trial."""
     metrics = {"epoch": epoch, "val/mAP": score, "val/observed_mAP": score - 1, "train/loss": 1 / epoch}
-    metrics |= {"time/epoch_s": 1.0, "time/data_s": 0.1, "time/train_s": 0.5, "time/eval_s": 0.2, "time/checkpoint_s": 0.05}
+    metrics |= {
+        "time/epoch_s": 1.0,
+        "time/data_s": 0.1,
+        "time/train_s": 0.5,
+        "time/eval_s": 0.2,
+        "time/checkpoint_s": 0.05,
+    }
     return _event("epoch_reported", at_s, trial=trial, epoch=epoch, metrics=metrics, **more)
 
 
-def trial_ended(trial: int, at_s: float, state: str = "COMPLETE", cause: str | None = None, message: str | None = None) -> dict[str, Any]:
+def trial_ended(
+    trial: int, at_s: float, state: str = "COMPLETE", cause: str | None = None, message: str | None = None
+) -> dict[str, Any]:
     """The end of a trial."""
     return _event("trial_ended", at_s, trial=trial, state=state, cause=cause, message=message)
 

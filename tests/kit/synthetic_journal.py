@@ -16,7 +16,9 @@ NUM_EPOCHS = 3
 
 
 def write_journal(sweep_id: str, num_trials: int, *, num_open: int = 0, sampler: str = "random") -> SweepPlan:
-    """Make the folder of a sweep whose trials have ended, all but the last few, each with three epochs; return its plan."""
+    """Make the folder of a sweep whose trials have ended, all but the last few, each with three epochs; return its
+    plan.
+    """
     plan = trivial_plan(sweep_id, trials=num_trials, epochs=NUM_EPOCHS, sampler=sampler, scheduler="none")
     folder = create_sweep(plan.id, plan.to_json())
     lines = (json.dumps(event, separators=(",", ":")) + "\n" for event in make_events(plan, num_open=num_open))
@@ -39,7 +41,13 @@ def make_events(plan: SweepPlan, *, num_open: int = 0) -> Iterator[Event]:
         for epoch in range(1, NUM_EPOCHS + (not is_open)):
             score = 80 - 10 * abs(params["method.spbc_weight"] - 1) - 10 / epoch
             metrics = {"epoch": float(epoch), "val/mAP": score, "val/observed_mAP": score - 5}
-            yield {"event": "epoch_reported", "time_ms": now + 30 * trial + 5 * epoch, "trial": trial, "epoch": epoch, "metrics": metrics}
+            yield {
+                "event": "epoch_reported",
+                "time_ms": now + 30 * trial + 5 * epoch,
+                "trial": trial,
+                "epoch": epoch,
+                "metrics": metrics,
+            }
         if not is_open:
             ended = {"trial": trial, "state": "COMPLETE", "cause": None, "message": None}
             yield {"event": "trial_ended", "time_ms": now + 30 * trial + 25, **ended}

@@ -1,4 +1,6 @@
-"""A run that trains nothing: what a sweep costs, and what it survives, shows without torch. Used by benchmarks and tests."""
+"""A run that trains nothing: what a sweep costs, and what it survives, shows without torch. Used by benchmarks and
+tests.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,18 @@ RESUMED_FROM = "resumed_from"
 class TrivialRuns:
     """Makes runs whose metrics are a fixed function of their configuration and epoch.
 
-    ``method.spbc_weight`` and ``method.reg_weight`` are what a sweep over them searches; the best score is at 1.0 and 0.1.
+    ``method.spbc_weight`` and ``method.reg_weight`` are what a sweep over them searches; the best score is at 1.0 and
+    0.1.
 
     Attributes:
         epoch_s: How long an epoch takes.
         level: All runs have the same scores, so that ASHA cuts none and no later one is the best.
         keep: Write a checkpoint after every epoch and resume from it.
-        nan_below, die_below, hang_below, oom_below: A run with a smaller ``method.spbc_weight`` has a non-finite loss in epoch 2, kills
-            its process, never comes back, or runs out of memory.
+        nan_below, die_below, hang_below, oom_below: A run with a smaller ``method.spbc_weight`` has a non-finite loss
+            in epoch 2, kills its process, never comes back, or runs out of memory.
         offset: Added to all scores: by whose code a run was.
-        tell_start: A further metric, ``resumed_from``: the epoch of the checkpoint from which this attempt went on, or 0.
+        tell_start: A further metric, ``resumed_from``: the epoch of the checkpoint from which this attempt went on, or
+            0.
         hurry_file: Once it is there, epochs take no time.
         full_file: While it is there, the storage of the checkpoints takes nothing more.
     """

@@ -80,7 +80,11 @@ def main() -> int:
     if (sweep_dir(arguments.id) / "plan.json").exists():
         outcome = resume(arguments.id, address=arguments.address, allow_changed=True, hooks=hooks)
     else:
-        changes = {"storage": arguments.storage, "resources": Resources(**json.loads(arguments.resources)), **json.loads(arguments.changes)}
+        changes = {
+            "storage": arguments.storage,
+            "resources": Resources(**json.loads(arguments.resources)),
+            **json.loads(arguments.changes),
+        }
         if "ranges" in changes:
             changes["ranges"] = {key: Range.model_validate(found) for key, found in changes["ranges"].items()}
         plan = trivial_plan(arguments.id, trials=arguments.trials, epochs=arguments.epochs, **changes)

@@ -28,7 +28,9 @@ class FixedLogits(nn.Module):
         return ModelOutput(self.logits, self.logits[:, :, None, None])
 
 
-def make_batch(num: int, num_classes: int, seed: int = 4, without_positive: int = 1, scale: float = 3.0) -> tuple[Batch, FixedLogits]:
+def make_batch(
+    num: int, num_classes: int, seed: int = 4, without_positive: int = 1, scale: float = 3.0
+) -> tuple[Batch, FixedLogits]:
     """Return examples, the first without a positive, and random logits for them."""
     batch = random_batch(num, num_classes, size=8, seed=seed, without_positive=without_positive)
     return batch, FixedLogits(scale * torch.randn(num, num_classes, generator=torch.Generator().manual_seed(seed + 1)))

@@ -1,4 +1,6 @@
-"""IGNORE written plainly: NumPy, double precision and loops, from the equations as released. Shares nothing with ``training``."""
+"""IGNORE written plainly: NumPy, double precision and loops, from the equations as released. Shares nothing with
+``training``.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ class PlainIgnore:
         gap_threshold, average_threshold = self.thresholds()
         for i in range(len(logits)):
             for c in range(self.num_classes):
-                candidate = gap[i, c] > gap_threshold and (logits[i, c] > average_threshold[c] or not self.use_average_test)
+                candidate = gap[i, c] > gap_threshold and (
+                    logits[i, c] > average_threshold[c] or not self.use_average_test
+                )
                 rejected[i, c] = candidate and observed[i, c] == 0
         return rejected
 
@@ -126,7 +130,9 @@ class PlainIgnore:
             "reg": self.reg_weight * sum(squares) / len(squares),
         }
 
-    def gradients(self, logits: Array, strong: Array, observed: Array, rejected: NDArray[np.bool_]) -> tuple[Array, Array]:
+    def gradients(
+        self, logits: Array, strong: Array, observed: Array, rejected: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
         """Return the loss's derivative by the weak logits and by the strong ones."""
         prob, viewed = sigmoid(logits), sigmoid(strong if self.view == "strong" else logits)
         pull = 2 * self.reg_weight * (logits - strong) / logits.size

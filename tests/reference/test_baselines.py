@@ -10,7 +10,13 @@ import torch
 
 from tests.kit.scenes import random_batch
 from tests.reference.plain import FixedLogits, nl, sigmoid
-from training.config.methods import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
+from training.config.methods import (
+    AnLsConfig,
+    AssumedNegativeConfig,
+    EntropyMaximisationConfig,
+    FullLabelsConfig,
+    WanConfig,
+)
 from training.data.batches import Batch
 from training.losses import total_loss
 from training.methods.base import Sizes
@@ -34,10 +40,16 @@ METHODS: dict[str, tuple[Any, Any]] = {
     "assumed_negative": (AssumedNegativeConfig(), lambda prob, observed, true: an(prob, observed)),
     "full_labels": (FullLabelsConfig(), lambda prob, observed, true: an(prob, true)),
     "wan": (WanConfig(), lambda prob, observed, true: nl(prob) if observed else nl(1 - prob) / (NUM_CLASSES - 1)),
-    "wan .3": (WanConfig(negative_weight=0.3), lambda prob, observed, true: nl(prob) if observed else 0.3 * nl(1 - prob)),
+    "wan .3": (
+        WanConfig(negative_weight=0.3),
+        lambda prob, observed, true: nl(prob) if observed else 0.3 * nl(1 - prob),
+    ),
     "em": (EntropyMaximisationConfig(), lambda prob, observed, true: nl(prob) if observed else -0.1 * entropy(prob)),
     "an_ls": (AnLsConfig(), lambda prob, observed, true: 0.9 * an(prob, observed) + 0.1 * an(prob, 1 - observed)),
-    "an_ls .3": (AnLsConfig(smoothing=0.3), lambda prob, observed, true: 0.7 * an(prob, observed) + 0.3 * an(prob, 1 - observed)),
+    "an_ls .3": (
+        AnLsConfig(smoothing=0.3),
+        lambda prob, observed, true: 0.7 * an(prob, observed) + 0.3 * an(prob, 1 - observed),
+    ),
     "em .02": (
         EntropyMaximisationConfig(entropy_weight=0.02),
         lambda prob, observed, true: nl(prob) if observed else -0.02 * entropy(prob),
@@ -64,7 +76,8 @@ def test_loss_is_the_mean_of_the_formula_over_all_entries(name: str) -> None:
         for logits, observed_row, true_row in zip(model.logits.detach(), batch.observed, batch.true, strict=True)
         for logit, observed, true in zip(logits, observed_row, true_row, strict=True)
     ]
-    # At a logit of 25, 1 - p is lost in single precision, as it is in the released codes; eps bounds what that does to the loss.
+    # At a logit of 25, 1 - p is lost in single precision, as it is in the released codes; eps bounds what that does to
+    # the loss.
     assert float(loss.detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
     assert sum(float(value) for value in values.values()) == pytest.approx(float(loss.detach()))
     assert [images is batch.weak for images in model.seen] == [True], "one pass, of the weak view"
@@ -82,7 +95,9 @@ def test_gradient_is_that_of_the_formula(name: str) -> None:
         labels = int(batch.observed[row, column]), int(batch.true[row, column])
         rise = formula(sigmoid(logit + step), *labels) - formula(sigmoid(logit - step), *labels)
         assert model.logits.grad is not None
-        np.testing.assert_allclose(float(model.logits.grad[row, column]), rise / (2 * step) / model.logits.numel(), rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(
+            float(model.logits.grad[row, column]), rise / (2 * step) / model.logits.numel(), rtol=1e-3, atol=1e-7
+        )
 
 
 def test_em_of_a_batch_without_positives_is_negative_and_finite() -> None:

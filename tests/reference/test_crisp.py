@@ -34,14 +34,19 @@ def plain_prior(probs: NDArray[np.float64], observed: NDArray[np.bool_]) -> floa
 def test_prior_is_that_of_the_best_of_all_thresholds(seed: int) -> None:
     stream = np.random.default_rng(seed)
     probs, observed = stream.random(300).round(2), stream.random(300) < 0.3  # rounded: with ties
-    assert float(estimate_prior(torch.tensor(probs), torch.tensor(observed))) == pytest.approx(plain_prior(probs, observed), rel=1e-9)
+    assert float(estimate_prior(torch.tensor(probs), torch.tensor(observed))) == pytest.approx(
+        plain_prior(probs, observed), rel=1e-9
+    )
 
 
 def test_prior_of_separable_scores_is_the_share_of_positives() -> None:
     # 30 % are positive and score high, a third of them is observed.
     true = torch.arange(20000) % 10 < 3
     observed = true & (torch.arange(20000) % 30 < 10)
-    probs = torch.where(true, 0.9, 0.1).double() + torch.rand(20000, generator=torch.Generator().manual_seed(0)).double() / 50
+    probs = (
+        torch.where(true, 0.9, 0.1).double()
+        + torch.rand(20000, generator=torch.Generator().manual_seed(0)).double() / 50
+    )
     assert float(estimate_prior(probs, observed)) == pytest.approx(0.3, abs=0.01)
 
 
@@ -70,7 +75,9 @@ def test_risk_and_its_gradient_are_the_formula() -> None:
     batch.observed[:, 3] = 0  # a class without a positive in the batch
     method = method_of()
     method.priors = torch.tensor(PRIORS)
-    assert loss_of(method.step(model, batch, 2)) == pytest.approx(plain_risk(model.logits.detach(), batch.observed), rel=1e-5)
+    assert loss_of(method.step(model, batch, 2)) == pytest.approx(
+        plain_risk(model.logits.detach(), batch.observed), rel=1e-5
+    )
     slope = slope_of(lambda logits: plain_risk(logits, batch.observed), model.logits.detach().double())
     torch.testing.assert_close(gradient_of(method, model, batch, 2).double(), slope, rtol=2e-3, atol=1e-6)
 
@@ -87,4 +94,6 @@ def test_warm_up_is_assumed_negative_and_priors_are_estimated_from_its_end() -> 
     for column in range(NUM_CLASSES):
         probs = model.logits.detach().double().sigmoid()[:, column].numpy()
         observed = (batch.observed[:, column] > 0).numpy()
-        assert float(method.priors[column]) == pytest.approx(plain_prior(probs, observed) if observed.any() else 0.0, rel=1e-5)
+        assert float(method.priors[column]) == pytest.approx(
+            plain_prior(probs, observed) if observed.any() else 0.0, rel=1e-5
+        )

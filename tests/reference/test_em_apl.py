@@ -17,7 +17,12 @@ NUM, NUM_CLASSES, ALPHA, BETA = 6, 4, 0.3, 0.7
 
 
 def method_of(num_epochs: int = 4, warmup_epochs: int = 2, proportion: float = 0.9, num: int = NUM) -> EmApl:
-    settings = {"entropy_weight": ALPHA, "pseudo_weight": BETA, "warmup_epochs": warmup_epochs, "negative_proportion": proportion}
+    settings = {
+        "entropy_weight": ALPHA,
+        "pseudo_weight": BETA,
+        "warmup_epochs": warmup_epochs,
+        "negative_proportion": proportion,
+    }
     return EmApl(EmAplConfig.model_validate(settings), Sizes(NUM_CLASSES, num, num_epochs))
 
 
@@ -45,7 +50,10 @@ def test_loss_and_its_gradient_are_the_formula() -> None:
 
     assert loss_of(method.step(model, batch, 3)) == pytest.approx(plain(model.logits.detach()), rel=1e-5)
     torch.testing.assert_close(
-        gradient_of(method, model, batch, 3).double(), slope_of(plain, model.logits.detach().double()), rtol=2e-3, atol=1e-6
+        gradient_of(method, model, batch, 3).double(),
+        slope_of(plain, model.logits.detach().double()),
+        rtol=2e-3,
+        atol=1e-6,
     )
 
 
@@ -87,7 +95,8 @@ def test_a_round_labels_the_lowest_scores_of_each_class_with_their_scores_for_go
 
 @pytest.mark.parametrize(("warmup_epochs", "per_round"), [(5, 18), (4, 15), (3, 12)])
 def test_published_rounds_and_what_they_label_in_all(warmup_epochs: int, per_round: int) -> None:
-    # 101 images, 100 unknown entries a class: .9 x 100 / (10 - warm-up) = 18, 15 and 12.86 -> 12 a round, in 10 - warm-up rounds.
+    # 101 images, 100 unknown entries a class: .9 x 100 / (10 - warm-up) = 18, 15 and 12.86 -> 12 a round, in 10 -
+    # warm-up rounds.
     num, num_epochs = 101, 10
     method = method_of(num_epochs=num_epochs, warmup_epochs=warmup_epochs, num=num)
     observed = torch.zeros(num, NUM_CLASSES, dtype=torch.bool)
@@ -95,7 +104,9 @@ def test_published_rounds_and_what_they_label_in_all(warmup_epochs: int, per_rou
     counts = []
     for epoch in range(1, num_epochs + 1):
         if method.needs_train_scores(epoch):
-            method.end_epoch(epoch, torch.randn(num, NUM_CLASSES, generator=torch.Generator().manual_seed(epoch)), observed)
+            method.end_epoch(
+                epoch, torch.randn(num, NUM_CLASSES, generator=torch.Generator().manual_seed(epoch)), observed
+            )
         counts.append((method.pseudo_labels != UNKNOWN).sum(0).unique().tolist())
     expected = [max(0, epoch - warmup_epochs + 1) * per_round for epoch in range(1, num_epochs)]
     assert counts == [[count] for count in [*expected, expected[-1]]], "the last epoch has no round"

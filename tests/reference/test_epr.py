@@ -26,7 +26,9 @@ def formula(logits: np.ndarray, observed: np.ndarray, expected: float) -> float:
 def test_loss_is_the_formula(expected: float, without_positive: int) -> None:
     batch, model = make_batch(NUM, NUM_CLASSES, without_positive=without_positive)
     found = loss_of(Epr(EprConfig(expected_positives=expected), SIZES).step(model, batch, 1))
-    assert found == pytest.approx(formula(model.logits.detach().double().numpy(), batch.observed.numpy(), expected), rel=1e-5)
+    assert found == pytest.approx(
+        formula(model.logits.detach().double().numpy(), batch.observed.numpy(), expected), rel=1e-5
+    )
 
 
 def test_gradient_is_that_of_the_formula() -> None:

@@ -1,4 +1,6 @@
-"""Focal, ASL, Hill and SPLC against their formulas, entry by entry; gradients by differences, weights held where the release holds them."""
+"""Focal, ASL, Hill and SPLC against their formulas, entry by entry; gradients by differences, weights held where the
+release holds them.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,11 @@ CASES: dict[str, tuple[Any, Entry, int]] = {
     "hill, other": (HillConfig(hill_lambda=1.2, margin=0.5, gamma=1), hill(1.2, 0.5, 1), 1),
     "splc in warm-up": (SplcConfig(), splc(0.6, 1, 2, corrects=False), 1),
     "splc": (SplcConfig(), splc(0.6, 1, 2, corrects=True), 2),
-    "splc, no warm-up": (SplcConfig(warmup_epochs=0, positive_threshold=0.3, margin=0.5), splc(0.3, 0.5, 2, corrects=True), 1),
+    "splc, no warm-up": (
+        SplcConfig(warmup_epochs=0, positive_threshold=0.3, margin=0.5),
+        splc(0.3, 0.5, 2, corrects=True),
+        1,
+    ),
     "splc, long warm-up": (SplcConfig(warmup_epochs=3), splc(0.6, 1, 2, corrects=False), 3),
 }
 
@@ -80,7 +86,9 @@ def test_loss_is_the_mean_of_the_formula(name: str) -> None:
         for logits, labels in zip(model.logits.tolist(), batch.observed.tolist(), strict=True)
         for logit, label in zip(logits, labels, strict=True)
     )
-    assert loss_of(build_method(config, SIZES).step(model, batch, epoch)) == pytest.approx(expected / (NUM * NUM_CLASSES), rel=1e-5)
+    assert loss_of(build_method(config, SIZES).step(model, batch, epoch)) == pytest.approx(
+        expected / (NUM * NUM_CLASSES), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,7 +121,9 @@ def test_splc_counts_what_it_corrects() -> None:
     sums = build_method(SplcConfig(), SIZES).step(model, batch, 2).sums
     pairs = [
         (int(true), sigmoid(logit) > 0.6)
-        for logits, labels, trues in zip(model.logits.tolist(), batch.observed.tolist(), batch.true.tolist(), strict=True)
+        for logits, labels, trues in zip(
+            model.logits.tolist(), batch.observed.tolist(), batch.true.tolist(), strict=True
+        )
         for logit, label, true in zip(logits, labels, trues, strict=True)
         if not label
     ]

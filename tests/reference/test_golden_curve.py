@@ -1,12 +1,14 @@
-"""Twenty steps of training whose losses are known: a refactoring must show the same curve, a change of a method shows a new one.
+"""Twenty steps of training whose losses are known: a refactoring must show the same curve, a change of a method shows a
+new one.
 
-Tolerances. Instruction sets and libraries add in another order, which moves a loss by about 1e-7, and through ReLU gates that close
-elsewhere by up to 3e-6 in a few steps of SGD (Adam's first steps have the sign of gradients that are nearly 0, which makes it 2e-4). Before
-the first rejection 2e-5 is asked. After it IGNORE decides hard: where a pixel of a CAM lies that close to tau, or a gap to its threshold,
-another machine rejects another entry, and one of 320 entries moves the loss by about 2e-3. That was also the most seen with oneDNN and
-without, and with ATen and oneDNN held to SSE, AVX2 and AVX-512: 2.8e-3 in a step, 5e-4 in the mean of the steps, at four seeds. 8e-3 and
-2e-3 are asked, which is shown to tell every option apart. The second curve, with Adam and one-cycle but without hard decisions, differed
-by 1.5e-3 at most, at six seeds; 3e-3 is asked of a fall of 0.36.
+Tolerances. Instruction sets and libraries add in another order, which moves a loss by about 1e-7, and through ReLU
+gates that close elsewhere by up to 3e-6 in a few steps of SGD (Adam's first steps have the sign of gradients that are
+nearly 0, which makes it 2e-4). Before the first rejection 2e-5 is asked. After it IGNORE decides hard: where a pixel of
+a CAM lies that close to tau, or a gap to its threshold, another machine rejects another entry, and one of 320 entries
+moves the loss by about 2e-3. That was also the most seen with oneDNN and without, and with ATen and oneDNN held to SSE,
+AVX2 and AVX-512: 2.8e-3 in a step, 5e-4 in the mean of the steps, at four seeds. 8e-3 and 2e-3 are asked, which is
+shown to tell every option apart. The second curve, with Adam and one-cycle but without hard decisions, differed by
+1.5e-3 at most, at six seeds; 3e-3 is asked of a fall of 0.36.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""IGNORE's loss, thresholds, mask and rejection against :mod:`tests.reference.plain_ignore`, and every option of its configuration."""
+"""IGNORE's loss, thresholds, mask and rejection against :mod:`tests.reference.plain_ignore`, and every option of its
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SIZES = Sizes(NUM_CLASSES, NUM_IMAGES, num_epochs=4)
 
 
 class PooledNet(nn.Module):
-    """The smallest network whose output map is its CAM: means over 4 x 4 px, a 1x1 convolution, global average pooling."""
+    """The smallest network whose output map is its CAM: means over 4 x 4 px, a 1x1 convolution,
+    global average pooling.
+    """
 
     def __init__(self, with_norm: bool = False) -> None:
         super().__init__()
@@ -64,7 +68,10 @@ def make_batch(seed: int, without_positive: int = 0) -> Batch:
     """Return a batch of blotches: noise so coarse that means over 4 x 4 px differ."""
     batch = random_batch(NUM_IMAGES, NUM_CLASSES, SIZE, seed, without_positive)
     assert batch.strong is not None
-    weak, strong = (2 * nn.functional.interpolate(nn.functional.avg_pool2d(x, 2) * 2, scale_factor=2) for x in (batch.weak, batch.strong))
+    weak, strong = (
+        2 * nn.functional.interpolate(nn.functional.avg_pool2d(x, 2) * 2, scale_factor=2)
+        for x in (batch.weak, batch.strong)
+    )
     return Batch(batch.index, weak, strong, batch.observed, batch.true)
 
 
@@ -124,9 +131,13 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "defaults")
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "defaults"
+)
 def test_steps_equal_the_plain_reference(options: dict[str, Any]) -> None:
-    config = IgnoreConfig(**{"cam_threshold": 0.5, "warmup_epochs": 1, "gap_decay": 0.8, "masked_pass_bn": "train"} | options)
+    config = IgnoreConfig(
+        **{"cam_threshold": 0.5, "warmup_epochs": 1, "gap_decay": 0.8, "masked_pass_bn": "train"} | options
+    )
     method, model, reference = Ignore(config, SIZES), PooledNet(), plain(config)
     num_rejected = 0
     for epoch, seed, without_positive in BATCHES:
@@ -157,7 +168,9 @@ def test_steps_equal_the_plain_reference(options: dict[str, Any]) -> None:
         assert thresholds is not None
         gap_threshold, average_threshold = reference.thresholds()
         assert_close(float(thresholds[0]), gap_threshold)
-        assert_close(array(thresholds[1]), average_threshold if config.use_average_test else np.full(NUM_CLASSES, -np.inf))
+        assert_close(
+            array(thresholds[1]), average_threshold if config.use_average_test else np.full(NUM_CLASSES, -np.inf)
+        )
         assert int(output.sums["rejected"]) == rejected.sum()
         assert (epoch > config.warmup_epochs) or not rejected.any()
     assert num_rejected > 5, "a reference that rejects nothing shows nothing"
@@ -210,7 +223,9 @@ def test_weak_view_without_regularisation_makes_no_strong_view() -> None:
     output = take_step(method, model, without, 1)
     assert len(model.inputs) == 2, "the weak view and the masked one"
     values = total_loss(output.parts)[1]
-    with_strong = total_loss(Ignore(config.model_copy(update={"reg_weight": 1.0}), SIZES).step(model, batch, 1).parts)[1]
+    with_strong = total_loss(Ignore(config.model_copy(update={"reg_weight": 1.0}), SIZES).step(model, batch, 1).parts)[
+        1
+    ]
     assert torch.equal(values["spbc"], with_strong["spbc"])
     assert torch.equal(values["ignore"], with_strong["ignore"])
     assert float(values["reg"]) == 0
@@ -268,7 +283,9 @@ class TestRejectionOption:
         output = take_step(method, model, batch, 1)
         assert [len(images) for images in model.inputs] == [NUM_IMAGES, NUM_IMAGES]
         nothing = np.zeros((NUM_IMAGES, NUM_CLASSES), bool)
-        parts = reference.parts(model.plain(array(batch.weak))[0], model.plain(array(batch.strong))[0], array(batch.observed), nothing)
+        parts = reference.parts(
+            model.plain(array(batch.weak))[0], model.plain(array(batch.strong))[0], array(batch.observed), nothing
+        )
         for name, value in total_loss(output.parts)[1].items():
             assert_close(value, parts[name])
         assert method.thresholds() is None

@@ -70,16 +70,28 @@ def test_gradient_of_what_is_chosen_is_none_or_turned_around(scheme: str) -> Non
     probs = model.logits.detach().sigmoid()
     for r in range(NUM):
         for c in range(NUM_CLASSES):
-            label = float(batch.observed[r, c]) if (r, c) not in chosen else (float(probs[r, c]) if scheme == "LL-R" else 1.0)
+            label = (
+                float(batch.observed[r, c])
+                if (r, c) not in chosen
+                else (float(probs[r, c]) if scheme == "LL-R" else 1.0)
+            )
             assert float(gradient[r, c]) == pytest.approx(float(probs[r, c]) - label, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("scheme", "percent", "epoch", "number"),
-    [("LL-R", 0.2, 2, 1), ("LL-R", 0.2, 6, 1), ("LL-R", 2.5, 3, 3), ("LL-Ct", 2.5, 10, 11), ("LL-Cp", 2.5, 10, 2), ("LL-R", 6.25, 2, 3)],
+    [
+        ("LL-R", 0.2, 2, 1),
+        ("LL-R", 0.2, 6, 1),
+        ("LL-R", 2.5, 3, 3),
+        ("LL-Ct", 2.5, 10, 11),
+        ("LL-Cp", 2.5, 10, 2),
+        ("LL-R", 6.25, 2, 3),
+    ],
 )
 def test_how_many_are_chosen(scheme: str, percent: float, epoch: int, number: int) -> None:
-    # Of 48 entries: .2 % are .096 -> 1, and 1 still after five epochs (.48); 2.5 % x 2 are 2.4 -> 3, x 9 10.8 -> 11; 6.25 % are 3 exactly.
+    # Of 48 entries: .2 % are .096 -> 1, and 1 still after five epochs (.48); 2.5 % x 2 are 2.4 -> 3, x 9 10.8 -> 11;
+    # 6.25 % are 3 exactly.
     batch, model = make_batch(NUM, NUM_CLASSES)
     assert int(method_of(scheme, percent).step(model, batch, epoch).sums["rejected"]) == number
 
@@ -111,7 +123,12 @@ def test_corrections_stay_with_their_example() -> None:
     method = method_of("LL-Cp", 20.0)
     num_known_again = 0
     known: dict[int, list[bool]] = {}
-    for epoch, seed, index in [(1, 1, range(8)), (2, 2, range(8)), (2, 3, range(12, 20)), (3, 4, (19, 0, 7, 3, 12, 11, 2, 10))]:
+    for epoch, seed, index in [
+        (1, 1, range(8)),
+        (2, 2, range(8)),
+        (2, 3, range(12, 20)),
+        (3, 4, (19, 0, 7, 3, 12, 11, 2, 10)),
+    ]:
         batch, model = make_batch(NUM, NUM_CLASSES, seed=seed)
         # An example has the same observed label whenever it comes.
         observed = torch.stack([_label_of(example) for example in index])

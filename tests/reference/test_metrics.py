@@ -1,4 +1,6 @@
-"""mAP and the thresholded metrics against scikit-learn, cases by hand, and the arithmetic of IGNORE's supplement, Table 2."""
+"""mAP and the thresholded metrics against scikit-learn, cases by hand, and the arithmetic of IGNORE's supplement, Table
+2.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ TIES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_average_precision_equals_scikit_learn(ties: str, num: int, seed: int) -> None:
     scores, labels = TIES[ties](scores_of(num, 8, seed)), labels_of(num, 8, seed)
     expected = [
-        average_precision_score(labels[:, c].numpy(), scores[:, c].numpy()) if labels[:, c].any() else 0.0 for c in range(labels.shape[1])
+        average_precision_score(labels[:, c].numpy(), scores[:, c].numpy()) if labels[:, c].any() else 0.0
+        for c in range(labels.shape[1])
     ]
     np.testing.assert_allclose(average_precision(scores, labels).numpy(), expected, rtol=1e-12)
 
@@ -65,7 +68,9 @@ def test_class_without_positives_counts_zero_and_stays_in_the_mean() -> None:
 
 def test_no_example_and_no_positive_are_no_error() -> None:
     assert average_precision(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool)).tolist() == [0, 0, 0]
-    found = compute_metrics("val", torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.bool), torch.zeros(4, 3, dtype=torch.bool))
+    found = compute_metrics(
+        "val", torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.bool), torch.zeros(4, 3, dtype=torch.bool)
+    )
     assert set(found.values()) == {0.0}
 
 
@@ -182,7 +187,10 @@ def test_scores_of_other_precisions(dtype: torch.dtype) -> None:
 
 
 def test_names_cost_no_torch() -> None:
-    subprocess.run([sys.executable, "-c", "import sys, training.metrics; assert not {'torch', 'numpy'} & set(sys.modules)"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sys, training.metrics; assert not {'torch', 'numpy'} & set(sys.modules)"],
+        check=True,
+    )
 
 
 # Supplement, Table 2 (VOC, Q2L): CP, CR, CF1, OP, OR, OF1.

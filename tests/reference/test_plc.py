@@ -74,7 +74,9 @@ def test_gradient_of_each_part_goes_to_its_view_alone() -> None:
     probs = model.logits.detach().sigmoid()
     method = Plc(PlcConfig(plc_weight=0.8), Sizes(NUM_CLASSES, NUM, 4))
     expected = {
-        "plc": torch.stack([torch.zeros_like(probs[0]), 0.8 * torch.where(known, probs[1] - label.float(), 0) / known.sum()]),
+        "plc": torch.stack(
+            [torch.zeros_like(probs[0]), 0.8 * torch.where(known, probs[1] - label.float(), 0) / known.sum()]
+        ),
         # But for the eps in its logarithms.
         "assumed_negative": torch.stack([(probs[0] - batch.observed) / probs[0].numel(), torch.zeros_like(probs[0])]),
     }
@@ -105,12 +107,16 @@ def projected(method: PlcLac, model: TwoViews) -> Tensor:
     return unit
 
 
-def plain_contrast(anchors: list[tuple[np.ndarray, int, int]], keys: list[tuple[np.ndarray, int, int]], temperature: float) -> float:
+def plain_contrast(
+    anchors: list[tuple[np.ndarray, int, int]], keys: list[tuple[np.ndarray, int, int]], temperature: float
+) -> float:
     """Anchors and keys are (vector, class, name); a key of the anchor's own name does not count."""
     losses = []
     for vector, label, name in anchors:
         others = [
-            (exp(float(vector @ key) / temperature), float(vector @ key) / temperature, kind) for key, kind, own in keys if own != name
+            (exp(float(vector @ key) / temperature), float(vector @ key) / temperature, kind)
+            for key, kind, own in keys
+            if own != name
         ]
         same = [similarity for _, similarity, kind in others if kind == label]
         if same:
@@ -125,7 +131,9 @@ def test_contrast_of_the_second_stage_is_the_formula_over_batch_and_queue() -> N
         batch, model = batch_of(seed=step), TwoViews(seed=step)
         features = projected(method, model).numpy()
         entries = chosen_entries(model, batch, 0.8)
-        anchors = [(features[view, r, c], c, 10000 * step + 100 * r + 10 * c + view) for r, c in entries for view in range(2)]
+        anchors = [
+            (features[view, r, c], c, 10000 * step + 100 * r + 10 * c + view) for r, c in entries for view in range(2)
+        ]
         keys += anchors
         output = method.step(model, batch, 2)
         _, values = total_loss(output.parts)

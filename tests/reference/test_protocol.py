@@ -25,7 +25,8 @@ VOC_COUNTS = [251, 128, 291, 174, 151, 119, 325, 393, 229, 112, 101, 422, 136, 1
 
 
 @pytest.mark.parametrize(
-    ("dataset", "num_train", "num_val"), [("VOC", 4574, 1143), ("COCO", 65665, 16416), ("NUS-WIDE", 120000, 30000), ("CUB", 4795, 1199)]
+    ("dataset", "num_train", "num_val"),
+    [("VOC", 4574, 1143), ("COCO", 65665, 16416), ("NUS-WIDE", 120000, 30000), ("CUB", 4795, 1199)],
 )
 def test_split_sizes_are_those_of_the_supplements_table_1(dataset: str, num_train: int, num_val: int) -> None:
     train, val = split_train_val(num_train + num_val)
@@ -34,7 +35,9 @@ def test_split_sizes_are_those_of_the_supplements_table_1(dataset: str, num_trai
 
 @pytest.fixture(scope="module")
 def voc() -> dict[str, NDArray[np.bool_]]:
-    """Return the true labels of VOC 2012's train and val, images sorted by name; label 0 ("difficult" only) is a negative."""
+    """Return the true labels of VOC 2012's train and val, images sorted by name; label 0 ("difficult" only) is a
+    negative.
+    """
     if not LISTS.is_file():
         pytest.skip(f"VOC's image lists are not at {LISTS}")
     with tarfile.open(LISTS) as archive:
@@ -44,13 +47,19 @@ def voc() -> dict[str, NDArray[np.bool_]]:
 
 
 def _labels(lines: dict[str, list[str]], phase: str) -> NDArray[np.bool_]:
-    positives = [{line.split()[0] for line in lines[f"{name}_{phase}.txt"] if line.split()[1] == "1"} for name in VOC_CLASSES]
+    positives = [
+        {line.split()[0] for line in lines[f"{name}_{phase}.txt"] if line.split()[1] == "1"} for name in VOC_CLASSES
+    ]
     images = sorted(set().union(*positives))
     return np.array([[image in there for there in positives] for image in images])
 
 
-@pytest.mark.parametrize(("phase", "num", "prefix"), [("train", 5717, "6c3763a26035abe6"), ("val", 5823, "d8036dc7413eda64")])
-def test_draw_on_voc_is_the_literatures_to_the_last_label(voc: dict[str, NDArray[np.bool_]], phase: str, num: int, prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "num", "prefix"), [("train", 5717, "6c3763a26035abe6"), ("val", 5823, "d8036dc7413eda64")]
+)
+def test_draw_on_voc_is_the_literatures_to_the_last_label(
+    voc: dict[str, NDArray[np.bool_]], phase: str, num: int, prefix: str
+) -> None:
     true = voc[phase]
     assert true.shape == (num, 20)
     observed = draw_single_positives(true, 1200)

@@ -34,7 +34,11 @@ def source(tmp_path: Path) -> Path:
 def flip(source: Path, file: str, image: str) -> None:
     path = source / MAIN / file
     before = path.read_text()
-    after = before.replace(f"{image} -1", f"{image}  1") if f"{image} -1" in before else before.replace(f"{image}  1", f"{image} -1")
+    after = (
+        before.replace(f"{image} -1", f"{image}  1")
+        if f"{image} -1" in before
+        else before.replace(f"{image}  1", f"{image} -1")
+    )
     assert after != before
     path.write_text(after)
 
@@ -44,7 +48,17 @@ def test_every_figure_of_table_1_and_every_observed_label(source: Path) -> None:
     assert (voc.faults, voc.notes) == ((), ())
     assert voc.num_unlabelled == {"train": 0, "test": 0}
     lines = compare(compute_counts(voc), PAPER["voc"])
-    assert [line.computed for line in lines] == ["20", "1.46", "4,574", "1,143", "5,823", "4,574", "2,091", "84,815", "86,906"]
+    assert [line.computed for line in lines] == [
+        "20",
+        "1.46",
+        "4,574",
+        "1,143",
+        "5,823",
+        "4,574",
+        "2,091",
+        "84,815",
+        "86,906",
+    ]
     assert all(line.equal for line in lines)
     assert name_class_differences(voc) == []
     for phase, prefix in OBSERVED.items():

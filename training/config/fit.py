@@ -1,4 +1,6 @@
-"""What settings of data and model ask of each other, as far as it shows without torch: looked at before anything is started."""
+"""What settings of data and model ask of each other, as far as it shows without torch: looked at before anything is
+started.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,29 @@ def check_fit(config: TrainConfig) -> None:
     """Check that the settings of a run fit each other.
 
     Raises:
-        ConfigError: Digits with another image size, a backbone that the digits family lacks, or weights that its backbone cannot have.
+        ConfigError: Digits with another image size, a backbone that the digits family lacks, or weights that its
+            backbone cannot have.
     """
     data, model = config.data, config.model
     if data.name == DIGITS and data.image_size != DIGITS_IMAGE_SIZE:
         raise ConfigError(
-            f"data.image_size must be {DIGITS_IMAGE_SIZE} for digits, but got data.image_size={data.image_size}", "data.image_size"
+            f"data.image_size must be {DIGITS_IMAGE_SIZE} for digits, but got data.image_size={data.image_size}",
+            "data.image_size",
         )
     of_digits = model.backbone.startswith("digits/")
     if of_digits and model.backbone != DIGITS_BACKBONE:
-        raise ConfigError(f"model.backbone must be {DIGITS_BACKBONE} in the digits family, but got {model.backbone}", "model.backbone")
+        raise ConfigError(
+            f"model.backbone must be {DIGITS_BACKBONE} in the digits family, but got {model.backbone}", "model.backbone"
+        )
     if model.weights == "pretext" and not (of_digits and data.name == DIGITS):
         raise ConfigError(
-            f"model.weights=pretext belongs to {DIGITS_BACKBONE} on digits, but got model.backbone={model.backbone} on {data.name}",
+            f"model.weights=pretext belongs to {DIGITS_BACKBONE} on digits, but got model.backbone={model.backbone} on "
+            f"{data.name}",
             "model.weights",
         )
     if of_digits and model.weights not in ("pretext", "none") and not Path(model.weights).suffix:
         raise ConfigError(
-            f"model.weights must be pretext, a file or none for {DIGITS_BACKBONE}, but got model.weights={model.weights}", "model.weights"
+            f"model.weights must be pretext, a file or none for {DIGITS_BACKBONE}, but got "
+            f"model.weights={model.weights}",
+            "model.weights",
         )

@@ -42,21 +42,25 @@ class IgnoreConfig(Section):
 
     Attributes:
         cam_threshold: tau; a pixel is kept where the normalised CAM exceeds it. Paper and release: 0.8.
-        spbc_weight: Weight of the single-positive binary classification loss. Release: 0.1 (ResNet, VOC), 0.5 (Q2L, VOC).
+        spbc_weight: Weight of the single-positive binary classification loss. Release: 0.1 (ResNet, VOC), 0.5 (Q2L,
+            VOC).
         reg_weight: Weight of the consistency regularisation. Release: 0.5.
         warmup_epochs: Epochs before the first rejection, counted from 1. Release: 3.
-        gap_decay, average_decay: EMA factors of the gap threshold and of the per-class average-logit thresholds. Release: 0.999
-            for both. ``average_decay`` None means the same as ``gap_decay``.
-        correct_gap_bias, correct_average_bias: Divide that EMA by ``1 - decay^t``. Paper and release: off. Both start at 0, so
-            until they settle the gap test is too loose and the average-logit test too strict.
+        gap_decay, average_decay: EMA factors of the gap threshold and of the per-class average-logit thresholds.
+            Release: 0.999 for both. ``average_decay`` None means the same as ``gap_decay``.
+        correct_gap_bias, correct_average_bias: Divide that EMA by ``1 - decay^t``. Paper and release: off. Both start
+            at 0, so until they settle the gap test is too loose and the average-logit test too strict.
         gap_threshold_scale: Factor on the gap threshold. Not in the paper (1).
         cam_normalisation: ``per_image`` min-max (paper) or ``batch``: across the batch per position, as released.
         masked_pass_bn: BatchNorm in the masked pass: ``train`` (release: running statistics are updated by it),
-            ``batch_stats_no_update``, or ``eval_both`` (the gap from two extra passes in eval mode, four forwards in all).
-        rejection: ``gap`` (the paper), ``none`` (ablation) or ``oracle`` (rejects exactly the false negatives: a bound).
-        use_average_test: Whether a rejected label's logit must also exceed its class's average (release: ``lat``). Off is an ablation.
-        view: The view whose assumed-negative loss is taken: ``strong`` (paper and release) or ``weak`` (ablation; the strong view then
-            serves the regularisation alone, and is not made where ``reg_weight`` is 0).
+            ``batch_stats_no_update``, or ``eval_both`` (the gap from two extra passes in eval mode, four forwards in
+            all).
+        rejection: ``gap`` (the paper), ``none`` (ablation) or ``oracle`` (rejects exactly the false negatives: a
+            bound).
+        use_average_test: Whether a rejected label's logit must also exceed its class's average (release: ``lat``). Off
+            is an ablation.
+        view: The view whose assumed-negative loss is taken: ``strong`` (paper and release) or ``weak`` (ablation; the
+            strong view then serves the regularisation alone, and is not made where ``reg_weight`` is 0).
     """
 
     name: Literal["ignore"] = "ignore"
@@ -91,8 +95,8 @@ class EprConfig(Section):
     """Expected positive regularisation (EPR).
 
     Attributes:
-        expected_positives: k, the mean number of true positives of an image: a figure of the dataset that single positives do not tell.
-            VOC 1.5, COCO 2.9, NUS-WIDE 1.9, CUB 31.4.
+        expected_positives: k, the mean number of true positives of an image: a figure of the dataset that single
+            positives do not tell. VOC 1.5, COCO 2.9, NUS-WIDE 1.9, CUB 31.4.
     """
 
     name: Literal["epr"] = "epr"
@@ -156,10 +160,12 @@ class GrLossConfig(Section):
     """Generalised robust loss (GR Loss); :mod:`training.methods.gr_loss` has the formulas.
 
     Attributes:
-        slope_first, slope_last, offset_first, offset_last: w and b of the soft pseudo-label, in the first epoch and towards the end
-            (the released ``beta``: 0, 2, -2, -2).
-        centre_first, centre_last, width_first, width_last: mu and sigma of the weight (the released ``alpha``: 0.5, 0.8, 2, 0.5).
-        q_pos, q_neg: q2 and q3, the robustness of the losses of a pseudo-positive and of a negative. Released: 0.01 and 1.
+        slope_first, slope_last, offset_first, offset_last: w and b of the soft pseudo-label, in the first epoch and
+            towards the end (the released ``beta``: 0, 2, -2, -2).
+        centre_first, centre_last, width_first, width_last: mu and sigma of the weight (the released ``alpha``: 0.5,
+            0.8, 2, 0.5).
+        q_pos, q_neg: q2 and q3, the robustness of the losses of a pseudo-positive and of a negative. Released: 0.01 and
+            1.
     """
 
     name: Literal["gr_loss"] = "gr_loss"
@@ -176,13 +182,14 @@ class GrLossConfig(Section):
 
 
 class LargeLossConfig(Section):
-    """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas. BoostLU is this with ``model.cam_boost`` 5.
+    """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas. BoostLU is this with
+    ``model.cam_boost`` 5.
 
     Attributes:
-        scheme: What happens to the largest losses of unobserved labels: ``LL-R`` rejects them, ``LL-Ct`` takes the label as positive
-            for this step, ``LL-Cp`` for good.
-        delta_rel_percent: How many, in percent of the entries of a batch: so many more with each epoch (LL-R, LL-Ct) or always as
-            many (LL-Cp). The paper chose from 0.1-0.5; BoostLU has 0.5, 0.2 and 0.1.
+        scheme: What happens to the largest losses of unobserved labels: ``LL-R`` rejects them, ``LL-Ct`` takes the
+            label as positive for this step, ``LL-Cp`` for good.
+        delta_rel_percent: How many, in percent of the entries of a batch: so many more with each epoch (LL-R, LL-Ct) or
+            always as many (LL-Cp). The paper chose from 0.1-0.5; BoostLU has 0.5, 0.2 and 0.1.
     """
 
     name: Literal["large_loss"] = "large_loss"
@@ -196,7 +203,8 @@ class EmAplConfig(Section):
     Attributes:
         entropy_weight: alpha. Released: 0.2 (VOC), 0.1 (COCO, NUS-WIDE), 0.01 (CUB).
         pseudo_weight: beta, of pseudo-labelled entries. Released: 0.02 (VOC), 0.9 (COCO), 0.2 (NUS-WIDE), 0.4 (CUB).
-        warmup_epochs: Epochs before the first round of labelling, counted from 1. Released: 5 (VOC, COCO), 4 (NUS-WIDE), 3 (CUB).
+        warmup_epochs: Epochs before the first round of labelling, counted from 1. Released: 5 (VOC, COCO), 4
+            (NUS-WIDE), 3 (CUB).
         negative_proportion: Share of the unobserved entries that has a pseudo-label in the end. Released: 0.9.
     """
 

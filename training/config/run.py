@@ -1,7 +1,7 @@
 """The one configuration object of a run: ``TrainConfig`` = data + model + method + optim + loop.
 
-It is frozen and checked when built. What a run takes, what MLflow gets as params (:meth:`TrainConfig.flatten`), what a checkpoint
-stores and what promotion compares is this object.
+It is frozen and checked when built. What a run takes, what MLflow gets as params (:meth:`TrainConfig.flatten`), what a
+checkpoint stores and what promotion compares is this object.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class DataConfig(Section):
         image_size: Side of the square input in px.
         strong_view_strength: Strength of the strong view of digits; 1 is the full one, 0.5 was measured better.
         store: URI or folder of the prepared store; every dataset but digits needs one.
-        num_workers: Processes that read a store and make its views, for each rank; 0 does it in the run's own process. Digits need none.
-        augment_order: RandAugment after the resize (``resized``) or, as released, on the original image before it (``original``), which
-            needs a store that keeps the originals. Digits know ``resized`` only.
-        normalisation: What is done to pixels in [0, 1]: ``dataset`` subtracts a mean colour and divides by a deviation (of digits their
-            own, of photos ImageNet's, as their trunks were trained); ``none`` leaves them, as PLC + LAC is released, and what IGNORE
-            masks is then black and not the mean colour.
+        num_workers: Processes that read a store and make its views, for each rank; 0 does it in the run's own process.
+            Digits need none.
+        augment_order: RandAugment after the resize (``resized``) or, as released, on the original image before it
+            (``original``), which needs a store that keeps the originals. Digits know ``resized`` only.
+        normalisation: What is done to pixels in [0, 1]: ``dataset`` subtracts a mean colour and divides by a deviation
+            (of digits their own, of photos ImageNet's, as their trunks were trained); ``none`` leaves them, as PLC +
+            LAC is released, and what IGNORE masks is then black and not the mean colour.
     """
 
     name: str = "digits"
@@ -55,28 +56,33 @@ class DataConfig(Section):
 
 
 PLACE_KEYS = frozenset({"data.store", "data.num_workers"})
-"""Where data lie and who reads them: settings on which no result depends. Neither stops a resume or makes another configuration."""
+"""Where data lie and who reads them: settings on which no result depends. Neither stops a resume or makes another
+configuration.
+"""
 
 
 class ModelConfig(Section):
     """Which network.
 
     Attributes:
-        name: ``resnet_cam`` (trunk + 1x1 convolution + global average pooling, supplement A.2) or ``query2label`` (A.1).
+        name: ``resnet_cam`` (trunk + 1x1 convolution + global average pooling, supplement A.2) or ``query2label``
+            (A.1).
         backbone: ``digits/resnet12``, ``torchvision/<name>`` or ``timm/<name>``.
         weights: Initial weights of the trunk: ``pretext`` (digits), the name of torchvision's or timm's weights
             (``IMAGENET1K_V1``), the path of a safetensors or ``.pth`` file, or ``none``.
         frozen_bn: Keep BatchNorm at its pretrained statistics and affine parameters.
-        cam_boost: Factor on the positive values of the CAM before they are averaged to logits (BoostLU's alpha, published: 5), in
-            training and evaluation; ``resnet_cam`` only. 1 is off.
-        hidden_dim: Query2Label: width d of the transformer; where the trunk has another, its map is projected. This setting and those
-            below are of Query2Label alone, their defaults those of its paper and of IGNORE's released code.
+        cam_boost: Factor on the positive values of the CAM before they are averaged to logits (BoostLU's alpha,
+            published: 5), in training and evaluation; ``resnet_cam`` only. 1 is off.
+        hidden_dim: Query2Label: width d of the transformer; where the trunk has another, its map is projected. This
+            setting and those below are of Query2Label alone, their defaults those of its paper and of IGNORE's released
+            code.
         feedforward_dim: Inner width of its feed-forward layers.
         num_heads: Heads of its attention; they divide d.
         num_encoder_layers, num_decoder_layers: Its depth.
-        decoder_self_attention: Let the classes attend to each other from the second layer on; the release leaves it out.
-        dropout: In train mode, of attention weights (so of the CAM too), of what attention and feed-forward layers give, and inside the
-            latter.
+        decoder_self_attention: Let the classes attend to each other from the second layer on; the release leaves it
+            out.
+        dropout: In train mode, of attention weights (so of the CAM too), of what attention and feed-forward layers
+            give, and inside the latter.
     """
 
     name: Literal["resnet_cam", "query2label"] = "resnet_cam"
@@ -84,7 +90,9 @@ class ModelConfig(Section):
     weights: str = "IMAGENET1K_V1"
     frozen_bn: bool = False
     cam_boost: float = Field(1.0, ge=1, le=100)
-    hidden_dim: int = Field(2048, ge=4, multiple_of=4)  # half of it is for rows, half for columns, each in pairs of sine and cosine
+    hidden_dim: int = Field(
+        2048, ge=4, multiple_of=4
+    )  # half of it is for rows, half for columns, each in pairs of sine and cosine
     feedforward_dim: int = Field(8192, ge=1)
     num_heads: int = Field(4, ge=1)
     num_encoder_layers: int = Field(1, ge=0)
@@ -113,14 +121,16 @@ class OptimConfig(Section):
     Attributes:
         batch_size: The global batch, over all ranks.
         head_lr_multiplier: Factor on ``lr`` for the classification head. Release (ResNet): 10.
-        schedule: ``constant`` or ``one_cycle`` (cosine, stepped per batch, over the full ``loop.epochs`` whatever a scheduler cuts).
+        schedule: ``constant`` or ``one_cycle`` (cosine, stepped per batch, over the full ``loop.epochs`` whatever a
+            scheduler cuts).
         warm_frac: Share of the one-cycle schedule spent rising.
-        cycle_epochs: Length of one cycle; None is ``loop.epochs``. A longer one is cut by the end of the run (ASL: 80 epochs cut at 40),
-            after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
+        cycle_epochs: Length of one cycle; None is ``loop.epochs``. A longer one is cut by the end of the run (ASL: 80
+            epochs cut at 40), after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
         drop_last: Leave out the last batch of an epoch where it is smaller than the others (PLC + LAC).
-        average_decay: EMA factor of a second set of weights, BatchNorm's statistics included, that follows the trained ones from their
-            initial values, step by step and without bias correction; 0.9997 for ASL and PLC + LAC. Both sets are evaluated after every
-            epoch, and the better one by ``loop.select_epoch_by`` is that epoch's (``last``: the averaged one). None keeps no second set.
+        average_decay: EMA factor of a second set of weights, BatchNorm's statistics included, that follows the trained
+            ones from their initial values, step by step and without bias correction; 0.9997 for ASL and PLC + LAC. Both
+            sets are evaluated after every epoch, and the better one by ``loop.select_epoch_by`` is that epoch's
+            (``last``: the averaged one). None keeps no second set.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -148,17 +158,21 @@ class LoopConfig(Section):
     Attributes:
         epochs: Full length; the schedule's horizon whatever a scheduler cuts.
         seed: Training seed: head initialisation, order of the images, views.
-        recipe: Name of the recipe that every result carries: ``published`` (as the method's authors train it), ``common`` (one set-up for
-            all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other, a published one that was changed among them).
+        recipe: Name of the recipe that every result carries: ``published`` (as the method's authors train it),
+            ``common`` (one set-up for all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other, a
+            published one that was changed among them).
         select_epoch_by: What chooses the epoch whose weights count.
-        patience_epochs: Epochs in a row without a gain in the metric of ``select_epoch_by`` that are let pass; the next one ends the run.
-            0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None: the run goes its full length.
-        max_drop_percent: The run ends when that metric is by more than this, in percentage points, below its best so far: 3 for large
-            loss, 2 for GR loss. None: it never is.
+        patience_epochs: Epochs in a row without a gain in the metric of ``select_epoch_by`` that are let pass; the next
+            one ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None: the run goes its full
+            length.
+        max_drop_percent: The run ends when that metric is by more than this, in percentage points, below its best so
+            far: 3 for large loss, 2 for GR loss. None: it never is.
         num_threads: CPU threads of torch in a worker; part of what bit-identical results depend on.
-        precision: Arithmetic of convolutions and matrix products: ``fp32``; ``tf32`` (a GPU rounds their factors to 10 bits; a CPU does
-            not); ``bf16`` (autocast in training, evaluation in TF32). Thresholds, CAM normalisation and losses are float32 in any case.
-        compile: Compile the network of the training steps (``torch.compile``); a minute or so at the start of every run.
+        precision: Arithmetic of convolutions and matrix products: ``fp32``; ``tf32`` (a GPU rounds their factors to 10
+            bits; a CPU does not); ``bf16`` (autocast in training, evaluation in TF32). Thresholds, CAM normalisation
+            and losses are float32 in any case.
+        compile: Compile the network of the training steps (``torch.compile``); a minute or so at the start of every
+            run.
     """
 
     epochs: int = Field(25, ge=1)
@@ -234,12 +248,20 @@ def valid_keys(method: str) -> list[str]:
     if method not in METHOD_CONFIGS:
         nearest = nearest_key(method, METHOD_CONFIGS)
         hint = f" Did you mean {nearest}?" if nearest else ""
-        raise ConfigError(f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {method!r}.{hint}", "method.name")
+        raise ConfigError(
+            f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {method!r}.{hint}", "method.name"
+        )
     return [f"{section}.{leaf}" for section, model in _sections(method).items() for leaf in model.model_fields]
 
 
 def _sections(method: str) -> dict[str, type[BaseModel]]:
-    return {"data": DataConfig, "model": ModelConfig, "method": METHOD_CONFIGS[method], "optim": OptimConfig, "loop": LoopConfig}
+    return {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "method": METHOD_CONFIGS[method],
+        "optim": OptimConfig,
+        "loop": LoopConfig,
+    }
 
 
 def check_keys(flat: Mapping[str, Any], method: str) -> None:
@@ -267,5 +289,9 @@ def _config_error(error: ValidationError, flat: Mapping[str, Any]) -> ConfigErro
     location = [str(part) for part in first["loc"]]
     key = f"{location[0]}.{location[-1]}" if len(location) > 1 else location[0]
     rule = first["msg"][0].lower() + first["msg"][1:]
-    rule = rule.removeprefix("input should be ").removeprefix("value error, ").replace("string should match", "a string of")
+    rule = (
+        rule.removeprefix("input should be ")
+        .removeprefix("value error, ")
+        .replace("string should match", "a string of")
+    )
     return ConfigError(f"{key} must be {rule}, but got {key}={flat.get(key, first['input'])!r}", key)

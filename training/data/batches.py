@@ -58,7 +58,14 @@ class TrainBatches:
     """
 
     def __init__(
-        self, data: SplitData, scale: PixelScale, batch_size: int, seed: int, strong_strength: float | None, *, drop_last: bool = False
+        self,
+        data: SplitData,
+        scale: PixelScale,
+        batch_size: int,
+        seed: int,
+        strong_strength: float | None,
+        *,
+        drop_last: bool = False,
     ) -> None:
         self._data, self._scale = data, scale
         self._batch_size, self._seed, self._strength = batch_size, seed, strong_strength
@@ -70,7 +77,8 @@ class TrainBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be empty.
+        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be
+        empty.
 
         Args:
             epoch: Counted from 1.

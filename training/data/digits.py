@@ -1,10 +1,11 @@
 """Digit scenes: the embedded dataset, made from what ships inside scikit-learn.
 
-A scene is a 40 x 40 RGB picture of one to four handwritten digits (8 x 8 pixels at the source) on a dimmed crop of a photo, with
-its true labels and boxes. Source digits and photo strips are disjoint between the splits. Nothing is downloaded.
+A scene is a 40 x 40 RGB picture of one to four handwritten digits (8 x 8 pixels at the source) on a dimmed crop of a
+photo, with its true labels and boxes. Source digits and photo strips are disjoint between the splits. Nothing is
+downloaded.
 
-Scenes are remade from (recipe version, scene seed, counts) and cached; each split lies in a file of its own, so that a process
-which is given train and val has no handle on test.
+Scenes are remade from (recipe version, scene seed, counts) and cached; each split lies in a file of its own, so that a
+process which is given train and val has no handle on test.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def make_scenes(spec: DigitsSpec, split: str) -> dict[str, Tensor]:
     """Make the scenes of one split.
 
     Returns:
-        ``images`` uint8 (N, 3, 40, 40), ``true`` bool (N, 10), ``boxes`` int16 (N, 4, 5) of (class, left, top, right, bottom) in px,
-        padded with -1.
+        ``images`` uint8 (N, 3, 40, 40), ``true`` bool (N, 10), ``boxes`` int16 (N, 4, 5) of (class, left, top, right,
+        bottom) in px, padded with -1.
     """
     stream = np.random.default_rng(derive_seed("digits", spec.scene_seed, split))
     sources = _load_sources(spec.scene_seed, split)
@@ -149,7 +150,9 @@ def checked_file(folder: Path, name: str, sha256: str) -> Path:
     """
     path = folder / name
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise DatasetError(f"digit scenes must fit their manifest, but {path} does not. Delete {folder} and start again")
+        raise DatasetError(
+            f"digit scenes must fit their manifest, but {path} does not. Delete {folder} and start again"
+        )
     return path
 
 
@@ -180,7 +183,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     if not path.is_file():
         raise DatasetError(
-            f"digit scenes must be prepared before they are read, but there is no {path}. Any verb that trains prepares them"
+            f"digit scenes must be prepared before they are read, but there is no {path}. Any verb that trains "
+            f"prepares them"
         )
     try:
         return Manifest(**json.loads(path.read_text()))
@@ -203,7 +207,9 @@ def _load_sources(scene_seed: int, split: str) -> _Sources:
         rows = stream.permutation(np.nonzero(raw.target == label)[0])
         chosen = rows[round(low * len(rows)) : round(high * len(rows))]
         digits[label] = [{size: sized[size][row] for size in _SIZES_PX} for row in chosen]
-    return _Sources(digits, [photo[:, :, round(low * photo.shape[2]) : round(high * photo.shape[2])] for photo in _load_photos()])
+    return _Sources(
+        digits, [photo[:, :, round(low * photo.shape[2]) : round(high * photo.shape[2])] for photo in _load_photos()]
+    )
 
 
 def _load_photos() -> list[Pixels]:
@@ -236,7 +242,8 @@ def _compose(classes: list[int], sources: _Sources, stream: np.random.Generator)
         _add_distractor(canvas, taken, sources, stream)
     canvas += stream.normal(0, _NOISE, canvas.shape).astype(np.float32)
     boxes: list[Box] = [
-        (label, left, top, left + len(digit), top + len(digit)) for label, digit, (top, left) in zip(classes, digits, places, strict=True)
+        (label, left, top, left + len(digit), top + len(digit))
+        for label, digit, (top, left) in zip(classes, digits, places, strict=True)
     ]
     return (canvas.clip(0, 1) * 255).round().astype(np.uint8), boxes
 

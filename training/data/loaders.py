@@ -1,12 +1,13 @@
-"""Batches of a prepared store through torch's DataLoader, and the one place that chooses between it and batches made in memory.
+"""Batches of a prepared store through torch's DataLoader, and the one place that chooses between it and batches made in
+memory.
 
-Workers hand over uint8 with channels last, through memory that both sides share: a quarter of the bytes of floats, nothing is transposed
-or copied in between, and normalisation is the device's.
-Order, flips and operations are functions of (seed, epoch, row) alone, so that number of workers, batch size and ranks never change what an
-image becomes, and an epoch can be entered at any step.
+Workers hand over uint8 with channels last, through memory that both sides share: a quarter of the bytes of floats,
+nothing is transposed or copied in between, and normalisation is the device's.
+Order, flips and operations are functions of (seed, epoch, row) alone, so that number of workers, batch size and ranks
+never change what an image becomes, and an epoch can be entered at any step.
 
-Worker processes live as long as one pass over a split: nothing is left behind when a run ends, fails or is dropped half-way, and forking
-them anew costs milliseconds.
+Worker processes live as long as one pass over a split: nothing is left behind when a run ends, fails or is dropped
+half-way, and forking them anew costs milliseconds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Batches(Protocol):
         ...
 
 
-def make_train_batches(data: SplitData, scale: PixelScale, config: TrainConfig, strong: bool, device: torch.device) -> Batches:
+def make_train_batches(
+    data: SplitData, scale: PixelScale, config: TrainConfig, strong: bool, device: torch.device
+) -> Batches:
     """Return what a run trains on.
 
     Args:
@@ -59,7 +62,8 @@ def make_train_batches(data: SplitData, scale: PixelScale, config: TrainConfig, 
         scale: Normalisation.
         config: Of the run.
         strong: Whether batches carry the strong view.
-        device: Where batches of a store are normalised and handed over; batches made in memory are handed over on the CPU.
+        device: Where batches of a store are normalised and handed over; batches made in memory are handed over on the
+            CPU.
 
     Raises:
         ConfigError: ``data.augment_order=original`` without originals.
@@ -67,7 +71,8 @@ def make_train_batches(data: SplitData, scale: PixelScale, config: TrainConfig, 
     originals = config.data.augment_order == "original"
     if originals and not isinstance(data.images, OriginalImages):
         raise ConfigError(
-            f"data.augment_order=original must have the original images, but {config.data.name} was prepared without them. "
+            f"data.augment_order=original must have the original images, but {config.data.name} was prepared without "
+            f"them. "
             f"Prepare it again: orchestrator data prepare {config.data.name} --source DIR --keep-originals",
             "data.augment_order",
         )
@@ -97,7 +102,8 @@ class StoreBatches:
         batch_size: The global batch, over all ranks.
         seed: Training seed.
         strong: Whether to make the strong view too, from the same decoded image.
-        originals: Make both views from the original, RandAugment before the resize, as released; else from the resized image.
+        originals: Make both views from the original, RandAugment before the resize, as released; else from the resized
+            image.
         num_workers: Processes that make views; 0 makes them here.
         device: Where batches are normalised and handed over.
         drop_last: Leave out the last batch of an epoch where it is smaller than the others.
@@ -125,7 +131,8 @@ class StoreBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be empty.
+        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be
+        empty.
 
         Close the iterator when it is left before its end (:func:`contextlib.closing`): that ends its workers.
 
@@ -135,8 +142,17 @@ class StoreBatches:
         """
         # The same split of the global batch as TrainBatches makes.
         order = torch.randperm(len(self._data), generator=named_generator(self._seed, "order", epoch))
-        rows = [part.tensor_split(world_size())[rank()] for part in order.split(self._batch_size)][first_step : len(self)]
-        make = partial(_ViewsReader, self._data.images, seed=self._seed, epoch=epoch, strong=self._strong, originals=self._originals)
+        rows = [part.tensor_split(world_size())[rank()] for part in order.split(self._batch_size)][
+            first_step : len(self)
+        ]
+        make = partial(
+            _ViewsReader,
+            self._data.images,
+            seed=self._seed,
+            epoch=epoch,
+            strong=self._strong,
+            originals=self._originals,
+        )
         with _slots(make, rows, self._num_workers) as (reader, slots):
             for part, slot in zip(rows, slots, strict=True):
                 strong = None if reader.strong is None else reader.strong[slot, : len(part)]
@@ -149,8 +165,12 @@ class StoreBatches:
                 ).to(self._device)
 
 
-def load_eval_batches(data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> Generator[Tensor, None, None]:
-    """Yield this rank's share of a split on a device, in order, unpadded and without views: normalised images (B, 3, H, W)."""
+def load_eval_batches(
+    data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
+) -> Generator[Tensor, None, None]:
+    """Yield this rank's share of a split on a device, in order, unpadded and without views: normalised images (B, 3, H,
+    W).
+    """
     if isinstance(data.images, InMemoryImages):
         yield from (images.to(device) for _, images in eval_batches(data, scale))
         return
@@ -161,7 +181,9 @@ def load_eval_batches(data: SplitData, scale: PixelScale, device: torch.device, 
 
 
 class _Reader(Dataset[int]):
-    """Puts what it makes of some rows into a slot of memory that it shares with the process that asked, and returns the slot."""
+    """Puts what it makes of some rows into a slot of memory that it shares with the process that asked, and returns the
+    slot.
+    """
 
     def __init__(self, images: Images, num_slots: int, num_rows: int) -> None:
         self._images, self._num_slots, self._num_rows = images, num_slots, num_rows
@@ -182,8 +204,9 @@ class _Reader(Dataset[int]):
     def _share(self) -> Tensor:
         """Return uint8 (slots, rows, H, W, 3).
 
-        Anonymous and inherited by forking: unlike torch's own way it meets no limit of /dev/shm, which containers set to 64 MB, and as it
-        is used again and again, it costs neither a file nor a page fault a batch (0.7 ms of CPU an image at 448 px).
+        Anonymous and inherited by forking: unlike torch's own way it meets no limit of /dev/shm, which containers set
+        to 64 MB, and as it is used again and again, it costs neither a file nor a page fault a batch (0.7 ms of CPU an
+        image at 448 px).
         """
         shape = (self._num_slots, self._num_rows, *self._images.read([]).shape[-2:], 3)
         num_bytes = math.prod(shape)
@@ -193,7 +216,9 @@ class _Reader(Dataset[int]):
 class _ViewsReader(_Reader):
     """Puts weak and strong views into slots; ``strong`` is None where it is not asked for."""
 
-    def __init__(self, images: Images, num_slots: int, num_rows: int, *, seed: int, epoch: int, strong: bool, originals: bool) -> None:
+    def __init__(
+        self, images: Images, num_slots: int, num_rows: int, *, seed: int, epoch: int, strong: bool, originals: bool
+    ) -> None:
         super().__init__(images, num_slots, num_rows)
         self._seed, self._epoch, self._originals = seed, epoch, originals
         self.strong = self._share() if strong else None
@@ -226,7 +251,9 @@ class _ViewsReader(_Reader):
 
 
 @contextmanager
-def _slots(make: Callable[[int, int], _ReaderT], rows: Sequence[Tensor], num_workers: int) -> Iterator[tuple[_ReaderT, Iterator[int]]]:
+def _slots(
+    make: Callable[[int, int], _ReaderT], rows: Sequence[Tensor], num_workers: int
+) -> Iterator[tuple[_ReaderT, Iterator[int]]]:
     """Read batches of rows in order; end the workers afterwards.
 
     Args:
@@ -248,14 +275,17 @@ def _slots(make: Callable[[int, int], _ReaderT], rows: Sequence[Tensor], num_wor
         sampler=[(step % num_slots, part.tolist()) for step, part in enumerate(rows)],
         num_workers=num_workers,
         prefetch_factor=_BATCHES_AHEAD if num_workers > 0 else None,
-        multiprocessing_context="fork" if num_workers > 0 else None,  # shares the slots, and leaves no server process behind
+        multiprocessing_context="fork"
+        if num_workers > 0
+        else None,  # shares the slots, and leaves no server process behind
         generator=torch.Generator(),  # else it draws from the global stream, which dropout uses
     )
     iterator = iter(loader)
     try:
         yield reader, iterator
     finally:
-        # torch ends workers when the iterator is collected, but a traceback may hold it for long, and it has no public name for this.
+        # torch ends workers when the iterator is collected, but a traceback may hold it for long, and it has no public
+        # name for this.
         shutdown = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()

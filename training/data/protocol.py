@@ -1,7 +1,7 @@
 """The split and the draw of single positives, as the SPML literature makes them.
 
-Both come from the preprocessing that Cole et al. (CVPR 2021) released and that the later papers share. NumPy's legacy ``RandomState``
-stream is stable across versions, so the same seeds give the same labels everywhere.
+Both come from the preprocessing that Cole et al. (CVPR 2021) released and that the later papers share. NumPy's legacy
+``RandomState`` stream is stable across versions, so the same seeds give the same labels everywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def split_train_val(num_images: int, seed: int = 1200, val_frac: float = 0.2) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_train_val(
+    num_images: int, seed: int = 1200, val_frac: float = 0.2
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split the official training images into train and validation.
 
     Args:
@@ -30,8 +32,8 @@ def split_train_val(num_images: int, seed: int = 1200, val_frac: float = 0.2) ->
 def draw_single_positives(true: NDArray[np.bool_], seed: int = 1200) -> NDArray[np.bool_]:
     """Draw one observed positive for each image that has any.
 
-    The generator is made anew for each official phase and shuffles each row's negatives too, although none is kept: that second
-    shuffle consumes random numbers and must be made to get the literature's labels.
+    The generator is made anew for each official phase and shuffles each row's negatives too, although none is kept:
+    that second shuffle consumes random numbers and must be made to get the literature's labels.
 
     Args:
         true: (N, C), all true labels of one official phase (before the train / val split).

@@ -1,4 +1,6 @@
-"""Datasets by name: what a run asks of its data. The test split is not to be had here; its door is :mod:`training.inference.evaluation`."""
+"""Datasets by name: what a run asks of its data. The test split is not to be had here; its door is
+:mod:`training.inference.evaluation`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import torch
 
 from training.cache import cache_dir
 from training.config.run import DataConfig
-from training.data.digits import CLASSES, DEFAULT_COUNTS, IMAGE_SIZE, DigitsSpec, checked_file, digits_folder, read_manifest, read_split
+from training.data.digits import (
+    CLASSES,
+    DEFAULT_COUNTS,
+    IMAGE_SIZE,
+    DigitsSpec,
+    checked_file,
+    digits_folder,
+    read_manifest,
+    read_split,
+)
 from training.data.split import SplitData
 from training.data.store.reader import Store, open_store
 from training.data.views import IMAGENET_SCALE, UNIT_SCALE, PixelScale
@@ -61,7 +72,9 @@ def load_split(config: DataConfig, split: Literal["train", "val"]) -> SplitData:
         ConfigError, DatasetError: As :func:`dataset_info`.
     """
     if split not in ("train", "val"):
-        raise ValueError(f"split must be train or val, but got split={split}. The test split is opened by promotion alone")
+        raise ValueError(
+            f"split must be train or val, but got split={split}. The test split is opened by promotion alone"
+        )
     if config.name == EMBEDDED:
         return _read_digits(str(digits_place(config)), split, config.draw_seed)
     store = open_dataset(config)
@@ -83,7 +96,9 @@ def open_dataset(config: DataConfig) -> Store:
     store = open_store(config.store)
     manifest = store.manifest
     if manifest.name != config.name:
-        raise ConfigError(f"data.store must be a store of {config.name}, but {config.store} is one of {manifest.name}", "data.store")
+        raise ConfigError(
+            f"data.store must be a store of {config.name}, but {config.store} is one of {manifest.name}", "data.store"
+        )
     if manifest.image_size != config.image_size:
         raise ConfigError(
             f"data.image_size must be {manifest.image_size}, that of the store {config.store}, "
@@ -95,7 +110,11 @@ def open_dataset(config: DataConfig) -> Store:
 
 
 def _prepare_arguments(name: str) -> str:
-    return f"{name} --source DIR" if name in ("voc", "coco", "nuswide", "cub", "folder") else f"folder --source DIR --name {name}"
+    return (
+        f"{name} --source DIR"
+        if name in ("voc", "coco", "nuswide", "cub", "folder")
+        else f"folder --source DIR --name {name}"
+    )
 
 
 def digits_spec(config: DataConfig) -> DigitsSpec:
@@ -106,7 +125,8 @@ def digits_spec(config: DataConfig) -> DigitsSpec:
     """
     if config.image_size != IMAGE_SIZE:
         raise ConfigError(
-            f"data.image_size must be {IMAGE_SIZE} for digits, but got data.image_size={config.image_size}", "data.image_size"
+            f"data.image_size must be {IMAGE_SIZE} for digits, but got data.image_size={config.image_size}",
+            "data.image_size",
         )
     counts = {f"num_{split}": getattr(config, f"num_{split}") or default for split, default in DEFAULT_COUNTS.items()}
     return DigitsSpec(scene_seed=config.scene_seed, **counts)

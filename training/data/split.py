@@ -18,7 +18,9 @@ class Images(Protocol):
         ...
 
     def read(self, rows: Sequence[int]) -> Tensor:
-        """Return uint8 (n, 3, H, W), best with channels last in memory: the loader then copies nothing; no rows give (0, 3, H, W)."""
+        """Return uint8 (n, 3, H, W), best with channels last in memory: the loader then copies nothing; no rows give
+        (0, 3, H, W).
+        """
         ...
 
 
@@ -58,7 +60,8 @@ class SplitData:
         images: N images of one size.
         observed: bool (N, C), at most one True per row where it was drawn; all else is unknown.
         true: bool (N, C), or None where only observed labels exist.
-        boxes: int16 (N, M, 5) of (class, left, top, right, bottom) in px of the images as read, padded with -1, or None.
+        boxes: int16 (N, M, 5) of (class, left, top, right, bottom) in px of the images as read, padded with -1, or
+            None.
         classes: C names.
     """
 

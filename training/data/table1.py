@@ -126,7 +126,9 @@ def compare(counts: Counts, paper: Counts | None) -> list[Line]:
 
 
 def name_class_differences(annotations: Annotations) -> list[str]:
-    """Return, in words, the classes that have more or fewer positive images than the dataset's own lists, where those are known."""
+    """Return, in words, the classes that have more or fewer positive images than the dataset's own lists, where those
+    are known.
+    """
     found = []
     for phase, own in OWN_POSITIVES.get(annotations.name, {}).items():
         true = annotations.phases[phase].true if phase in annotations.phases else None

@@ -1,10 +1,11 @@
 """Weak and strong views of photos: flips, and RandAugment(3, 5) with torchvision's operations and magnitudes.
 
-What an image becomes is a function of (seed, epoch, row, view) alone: not of its batch, its rank or the worker that made it.
+What an image becomes is a function of (seed, epoch, row, view) alone: not of its batch, its rank or the worker that
+made it.
 
-Every operation gives bit for bit what torchvision's RandAugment gives for PIL images (a test compares them). Photos stay PIL images in
-between, because PIL's kernels on uint8 are 2 to 30 times quicker than torchvision's on uint8 tensors (benchmarks/input_pipeline.py); three
-operations for which PIL does more than it needs to are done otherwise.
+Every operation gives bit for bit what torchvision's RandAugment gives for PIL images (a test compares them). Photos
+stay PIL images in between, because PIL's kernels on uint8 are 2 to 30 times quicker than torchvision's on uint8 tensors
+(benchmarks/input_pipeline.py); three operations for which PIL does more than it needs to are done otherwise.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def draw_view(seed: int, epoch: int, row: int, view: View) -> ViewDraw:
     chosen = torch.randint(len(OPS), (NUM_OPS,), generator=generator).tolist()
     signs = torch.randint(2, (NUM_OPS,), generator=generator).tolist()
     return ViewDraw(
-        tuple(Op(name, 1 - 2 * sign if OPS[name].signed else 1) for name, sign in zip(_names(chosen), signs, strict=True)), flip
+        tuple(
+            Op(name, 1 - 2 * sign if OPS[name].signed else 1) for name, sign in zip(_names(chosen), signs, strict=True)
+        ),
+        flip,
     )
 
 
@@ -79,7 +83,9 @@ def to_pixels(image: Image.Image, flip: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How an operation is done, how strong it is on an image of a width and a height, and whether it goes either way."""
+    """How an operation is done, how strong it is on an image of a width and a height, and whether
+    it goes either way.
+    """
 
     apply: Callable[[Image.Image, float], Image.Image]
     magnitude: Callable[[int, int], float]
@@ -92,9 +98,13 @@ def _bin(end: float, start: float = 0.0) -> float:
     return float(torch.linspace(start, end, NUM_BINS)[MAGNITUDE])
 
 
-def _affine(image: Image.Image, *, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
+def _affine(
+    image: Image.Image, *, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
+) -> Image.Image:
     center = None if translate != (0, 0) else [0.0, 0.0]
-    moved: Image.Image = F.affine(image, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=center)
+    moved: Image.Image = F.affine(
+        image, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=center
+    )
     return moved
 
 
@@ -124,7 +134,9 @@ def _colour(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _blend_table(base: int, factor: float) -> list[int]:
-    """Return ``PIL.Image.blend`` of one grey and each value, for three channels: the blend of a whole image becomes one look-up."""
+    """Return ``PIL.Image.blend`` of one grey and each value, for three channels: the blend of a whole image becomes one
+    look-up.
+    """
     values = np.arange(256, dtype=np.float32)
     blended = np.float32(base) + np.float32(factor) * (values - np.float32(base))
     table: list[int] = blended.clip(0, 255).astype(np.uint8).tolist()
@@ -138,8 +150,8 @@ def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
 def sharpen(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     """Blend with the smoothed image, as ``PIL.ImageEnhance.Sharpness`` does, in a third of its time.
 
-    Smoothing is (the eight neighbours + 5 x the pixel) / 13, rounded; PIL sums products in float, here the sums are separable and integer.
-    The outermost pixels stay as they are.
+    Smoothing is (the eight neighbours + 5 x the pixel) / 13, rounded; PIL sums products in float, here the sums are
+    separable and integer. The outermost pixels stay as they are.
 
     Args:
         pixels: (H, W, 3).
@@ -153,7 +165,9 @@ def sharpen(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
         wide = flat[top - 1 : bottom + 1].astype(np.uint16)
         centre = wide[1:-1, channels:-channels]
         columns = wide[:-2] + wide[1:-1] + wide[2:]
-        smoothed = columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :] + 4 * centre
+        smoothed = (
+            columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :] + 4 * centre
+        )
         smoothed += 6  # half of 13
         smoothed //= 13
         blended = (centre.astype(np.int16) - smoothed.astype(np.int16)).astype(np.float32)
@@ -167,14 +181,20 @@ OPS: dict[str, _Kind] = {
     "Identity": _Kind(lambda image, _: image, lambda *_: 0.0, signed=False),
     "ShearX": _Kind(_shear_x, lambda *_: _bin(0.3)),
     "ShearY": _Kind(_shear_y, lambda *_: _bin(0.3)),
-    "TranslateX": _Kind(lambda image, by: _affine(image, translate=(int(by), 0)), lambda width, _: _bin(150 / 331 * width)),
-    "TranslateY": _Kind(lambda image, by: _affine(image, translate=(0, int(by))), lambda _, height: _bin(150 / 331 * height)),
+    "TranslateX": _Kind(
+        lambda image, by: _affine(image, translate=(int(by), 0)), lambda width, _: _bin(150 / 331 * width)
+    ),
+    "TranslateY": _Kind(
+        lambda image, by: _affine(image, translate=(0, int(by))), lambda _, height: _bin(150 / 331 * height)
+    ),
     "Rotate": _Kind(_rotate, lambda *_: _bin(30.0)),
     "Brightness": _Kind(_brightness, lambda *_: _bin(0.9)),
     "Color": _Kind(_colour, lambda *_: _bin(0.9)),
     "Contrast": _Kind(_contrast, lambda *_: _bin(0.9)),
     "Sharpness": _Kind(_sharpness, lambda *_: _bin(0.9)),
-    "Posterize": _Kind(lambda image, bits: ImageOps.posterize(image, int(bits)), lambda *_: _posterize_bits(), signed=False),
+    "Posterize": _Kind(
+        lambda image, bits: ImageOps.posterize(image, int(bits)), lambda *_: _posterize_bits(), signed=False
+    ),
     "Solarize": _Kind(lambda image, limit: ImageOps.solarize(image, limit), lambda *_: _bin(0.0, 255.0), signed=False),  # type: ignore[arg-type]
     "AutoContrast": _Kind(lambda image, _: ImageOps.autocontrast(image), lambda *_: 0.0, signed=False),
     "Equalize": _Kind(lambda image, _: ImageOps.equalize(image), lambda *_: 0.0, signed=False),

@@ -1,7 +1,7 @@
 """Weak and strong views of digit scenes.
 
-Parameters are drawn for the whole split at once, one row per example, from a generator named by (seed, epoch, view): what an image
-becomes depends neither on the batch it is in nor on the number of ranks.
+Parameters are drawn for the whole split at once, one row per example, from a generator named by (seed, epoch, view):
+what an image becomes depends neither on the batch it is in nor on the number of ranks.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ class PixelScale:
         """Scale uint8 or float images in [0, 255] to zero mean and unit deviation; 0 is the mean colour afterwards."""
         num, channels, height, width = images.shape
         scaled = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
-        # In place and a row of pixels at a time: at 448 px a further tensor, or a loop over three channels, costs more than the arithmetic.
+        # In place and a row of pixels at a time: at 448 px a further tensor, or a loop over three channels, costs more
+        # than the arithmetic.
         rows = scaled.permute(0, 2, 3, 1).view(num, height, width * channels)
-        mean, std = ((255 * values).repeat(width).to(images.device, non_blocking=True) for values in (self.mean, self.std))
+        mean, std = (
+            (255 * values).repeat(width).to(images.device, non_blocking=True) for values in (self.mean, self.std)
+        )
         rows.sub_(mean).div_(std)
         return scaled
 
@@ -54,7 +57,9 @@ UNIT_SCALE = PixelScale(torch.zeros(3), torch.ones(3))
 
 @dataclass(frozen=True)
 class StrongParams:
-    """Parameters of the strong view, one row per example: affine (N, 2, 3), gain (N, 3), noise (N, 3, H, W) in [0, 255] units."""
+    """Parameters of the strong view, one row per example: affine (N, 2, 3), gain (N, 3), noise (N, 3, H, W) in [0, 255]
+    units.
+    """
 
     affine: Tensor
     gain: Tensor

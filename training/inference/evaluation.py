@@ -70,8 +70,12 @@ def _evaluate(config: TrainConfig, state: dict[str, Any], data: SplitData) -> Me
     return accumulate(model, data, dataset_info(config.data).scale, device, config.data.num_workers)
 
 
-def accumulate(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> MetricAccumulator:
-    """Score a split batch by batch; ranks share the work, each example is counted once, and every rank has them all in the end."""
+def accumulate(
+    model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
+) -> MetricAccumulator:
+    """Score a split batch by batch; ranks share the work, each example is counted once, and every rank has them all in
+    the end.
+    """
     accumulator = MetricAccumulator(len(data.classes), has_true=data.true is not None, device=device)
     # The rows that score_batches gives this rank, in their order.
     rows = torch.arange(len(data)).tensor_split(world_size())[rank()]

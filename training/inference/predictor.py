@@ -1,7 +1,7 @@
 """A promoted model as files: safetensors + config + class names + a model card, and a small loader.
 
-Nothing is pickled. ``model.safetensors`` holds the weights, ``config.json`` the run's flat configuration and the pixel scale,
-``classes.json`` the class names, ``README.md`` the card.
+Nothing is pickled. ``model.safetensors`` holds the weights, ``config.json`` the run's flat configuration and the pixel
+scale, ``classes.json`` the class names, ``README.md`` the card.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in state["model"].items()}, folder / "model.safetensors")
-    described = {"config": config.flatten(), "epoch": state["epoch"], "mean": scale.mean.tolist(), "std": scale.std.tolist()}
+    described = {
+        "config": config.flatten(),
+        "epoch": state["epoch"],
+        "mean": scale.mean.tolist(),
+        "std": scale.std.tolist(),
+    }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     (folder / "classes.json").write_text(json.dumps(state["classes"]) + "\n")
     (folder / "README.md").write_text(card)
@@ -76,7 +81,9 @@ class Predictor:
         classes: C names.
     """
 
-    def __init__(self, config: TrainConfig, classes: Sequence[str], weights: dict[str, Tensor], scale: PixelScale) -> None:
+    def __init__(
+        self, config: TrainConfig, classes: Sequence[str], weights: dict[str, Tensor], scale: PixelScale
+    ) -> None:
         self.config, self.classes, self._scale = config, tuple(classes), scale
         self.weights = weights
         self._model = restore_model(config, {"classes": list(classes), "model": weights}, torch.device("cpu"))
@@ -88,9 +95,14 @@ class Predictor:
         Raises:
             ValueError: It is no such folder.
         """
-        missing = [name for name in ("model.safetensors", "config.json", "classes.json") if not (folder / name).is_file()]
+        missing = [
+            name for name in ("model.safetensors", "config.json", "classes.json") if not (folder / name).is_file()
+        ]
         if missing:
-            raise ValueError(f"model folder must hold model.safetensors, config.json and classes.json, but {folder} lacks {missing[0]}")
+            raise ValueError(
+                f"model folder must hold model.safetensors, config.json and classes.json, but {folder} lacks "
+                f"{missing[0]}"
+            )
         described = json.loads((folder / "config.json").read_text())
         scale = PixelScale(torch.tensor(described["mean"]), torch.tensor(described["std"]))
         classes = json.loads((folder / "classes.json").read_text())
@@ -131,7 +143,9 @@ class Predictor:
     def _read(self, path: Path) -> Tensor:
         # As a store reads what a model is trained on: upright, 16 bits scaled to 8.
         size = self.config.data.image_size
-        return to_pixels(open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False).permute(2, 0, 1)
+        return to_pixels(
+            open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False
+        ).permute(2, 0, 1)
 
 
 def _describe(error: Exception) -> str:

@@ -26,8 +26,12 @@ NUM_PICTURES = 8
 _TITLE_WIDTH = 26
 
 
-def write_per_class_ap(path: Path, classes: Sequence[str], logits: Tensor, true: Tensor | None, observed: Tensor) -> None:
-    """Write one row a class: ``class``, ``ap`` (null where true labels are not available) and ``observed_ap``, in percent."""
+def write_per_class_ap(
+    path: Path, classes: Sequence[str], logits: Tensor, true: Tensor | None, observed: Tensor
+) -> None:
+    """Write one row a class: ``class``, ``ap`` (null where true labels are not available) and ``observed_ap``, in
+    percent.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     ap = None if true is None else (100 * average_precision(logits, true)).tolist()
     columns = {
@@ -48,9 +52,17 @@ class _Captions:
 
 @torch.no_grad()
 def write_cam_sheet(
-    folder: Path, model: nn.Module, method: Method, config: object, data: SplitData, scale: PixelScale, device: torch.device, heading: str
+    folder: Path,
+    model: nn.Module,
+    method: Method,
+    config: object,
+    data: SplitData,
+    scale: PixelScale,
+    device: torch.device,
+    heading: str,
 ) -> None:
-    """Draw a fixed handful of validation images: image, CAM of the observed class, what the mask at tau keeps, rejected labels.
+    """Draw a fixed handful of validation images: image, CAM of the observed class, what the mask at tau keeps, rejected
+    labels.
 
     Rejection is what the method's thresholds say of these images now, gap and logits from the model in eval mode.
 
@@ -115,7 +127,9 @@ def _draw(path: Path, images: Tensor, heat: Tensor, mask: Tensor, captions: _Cap
     figure.suptitle(textwrap.fill(captions.heading, 22 * max(5, len(captions.columns))), fontsize=9)
     axes = figure.subplots(3, len(captions.columns), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).numpy()
-    for row, label in enumerate(("image", "CAM of the\nobserved class", f"kept where the\nCAM is over {captions.threshold:g}")):
+    for row, label in enumerate(
+        ("image", "CAM of the\nobserved class", f"kept where the\nCAM is over {captions.threshold:g}")
+    ):
         axes[row, 0].set_ylabel(label, fontsize=8)
     for column, title in enumerate(captions.columns):
         kept = np.where(mask[column].numpy()[..., None], pixels[column], 0)

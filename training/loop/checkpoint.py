@@ -1,8 +1,10 @@
-"""Checkpoints through ``pyarrow.fs``: the whole states of the last two epochs and the best epoch's weights, three files a run.
+"""Checkpoints through ``pyarrow.fs``: the whole states of the last two epochs and the best epoch's weights, three files
+a run.
 
-A checkpoint ``last-0007.pt`` is whole when ``last-0007.pt.done``, written after it, holds its size and sha256. On a local disk each file
-is also written under another name, flushed and renamed into place. What is replaced is deleted only after its successor is whole, so a
-process may die at any moment; and if the storage cuts the last state short all the same, there is the one before.
+A checkpoint ``last-0007.pt`` is whole when ``last-0007.pt.done``, written after it, holds its size and sha256. On a
+local disk each file is also written under another name, flushed and renamed into place. What is replaced is deleted
+only after its successor is whole, so a process may die at any moment; and if the storage cuts the last state short all
+the same, there is the one before.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class CheckpointStore:
         self.passed_over: tuple[str, ...] = ()
 
     def save(self, state: State, epoch: int, best: State | None = None) -> None:
-        """Write the state after ``epoch``, and ``best`` if that epoch is the best so far; then delete what they replace.
+        """Write the state after ``epoch``, and ``best`` if that epoch is the best so far; then delete what they
+        replace.
 
         Args:
             state: What :meth:`load_last` gives back: tensors, numbers, strings, and lists and dicts of them.
@@ -68,7 +71,8 @@ class CheckpointStore:
     def load_best(self, epoch: int | None = None) -> State | None:
         """Return the whole best weights of ``epoch``, by default the newest, or None.
 
-        After a kill between the two files of an epoch, the newest may be of an epoch that the run then repeats with another outcome.
+        After a kill between the two files of an epoch, the newest may be of an epoch that the run then repeats with
+        another outcome.
         """
         return self._load("best", epoch)[0]
 
@@ -135,7 +139,9 @@ class CheckpointStore:
         return payload if whole else None
 
     def _prune(self, kind: Kind, epoch: int, num_before: int = 0) -> None:
-        """Delete a kind but this one and so many whole ones before it, ``.done`` first: half a deletion must not look whole."""
+        """Delete a kind but this one and so many whole ones before it, ``.done`` first: half a deletion must not look
+        whole.
+        """
         found = [info for info in self._files() if info.base_name.startswith(kind)]
         whole = [_epoch_of(info.base_name) for info in found if info.base_name.endswith(".done")]
         before = sorted(number for number in whole if number < epoch)

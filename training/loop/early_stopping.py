@@ -1,7 +1,7 @@
 """Stopping rules of published recipes: a run that is over before its full length, by what it measured itself.
 
-They watch what chooses the epoch, which every rank measures alike, so that all ranks stop together. A run that was resumed decides as one
-that was not: the rules ask for nothing but the best epoch so far, which is part of its state.
+They watch what chooses the epoch, which every rank measures alike, so that all ranks stop together. A run that was
+resumed decides as one that was not: the rules ask for nothing but the best epoch so far, which is part of its state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The steps of an epoch: forward, backward, optimiser, schedule, method state. Nothing here waits for a GPU but the guard."""
+"""The steps of an epoch: forward, backward, optimiser, schedule, method state. Nothing here waits for a GPU but the
+guard.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from training.metrics import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_LR
 class EpochLoop:
     """Trains a model by a method, an epoch at a time.
 
-    Inside a torch.distributed process group it is one rank of a loop whose losses and thresholds count the global batch.
+    Inside a torch.distributed process group it is one rank of a loop whose losses and thresholds count the global
+    batch.
 
     Args:
         config: Of the run: optimiser, schedule, arithmetic.
@@ -58,7 +61,8 @@ class EpochLoop:
         """Take every step of an epoch (from 1), in train mode.
 
         Returns:
-            Mean loss and its parts, the method's own metrics, the last learning rate, seconds of training and of waiting for data.
+            Mean loss and its parts, the method's own metrics, the last learning rate, seconds of training and of
+            waiting for data.
 
         Raises:
             NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
@@ -81,9 +85,17 @@ class EpochLoop:
         guard.check()
         means, totals = sums.read(len(batches))
         took = time.perf_counter() - started
-        return {**means, **self._method.epoch_metrics(totals), TRAIN_LR: float(lr), TIME_DATA_S: waited, TIME_TRAIN_S: took - waited}
+        return {
+            **means,
+            **self._method.epoch_metrics(totals),
+            TRAIN_LR: float(lr),
+            TIME_DATA_S: waited,
+            TIME_TRAIN_S: took - waited,
+        }
 
-    def take_step(self, batch: Batch, epoch: int, step: int, guard: FiniteGuard) -> tuple[StepOutput, dict[str, Tensor]]:
+    def take_step(
+        self, batch: Batch, epoch: int, step: int, guard: FiniteGuard
+    ) -> tuple[StepOutput, dict[str, Tensor]]:
         """Take one step.
 
         Args:
@@ -95,7 +107,8 @@ class EpochLoop:
         Returns:
             What the method gave, and the value of each part of the loss over the global batch.
         """
-        self.optimizer.zero_grad()  # first: the forward passes, whose graphs are the peak of memory, need no gradients of before
+        # First: the forward passes, whose graphs are the peak of memory, need no gradients of before.
+        self.optimizer.zero_grad()
         output: StepOutput = self._forward(batch, epoch)
         loss, values = total_loss(output.parts)
         finite = guard.observe(step, values)

@@ -53,4 +53,6 @@ class FiniteGuard:
         bad_step = int(self._bad_step)
         if bad_step:
             assert self._bad_parts is not None
-            raise NonFiniteLossError(self._epoch, bad_step, dict(zip(self._names, self._bad_parts.tolist(), strict=True)))
+            raise NonFiniteLossError(
+                self._epoch, bad_step, dict(zip(self._names, self._bad_parts.tolist(), strict=True))
+            )

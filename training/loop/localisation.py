@@ -20,8 +20,11 @@ _THRESHOLD = 0.5
 _HOW: CamNormalisation = "per_image"
 
 
-def measure_localisation(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, config: object) -> dict[str, float]:
-    """Measure the maps on the first images with boxes, at most ``NUM_IMAGES``; every rank takes them all, so that all get the same.
+def measure_localisation(
+    model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, config: object
+) -> dict[str, float]:
+    """Measure the maps on the first images with boxes, at most ``NUM_IMAGES``; every rank takes them all, so that all
+    get the same.
 
     Args:
         model: In eval mode.
@@ -37,7 +40,9 @@ def measure_localisation(model: nn.Module, data: SplitData, scale: PixelScale, d
 
 
 def mask_settings(config: object) -> tuple[float, CamNormalisation]:
-    """Return tau and the normalisation by which a method masks: IGNORE's own; per image at a tau of 0.5 for those that mask nothing."""
+    """Return tau and the normalisation by which a method masks: IGNORE's own; per image at a tau of 0.5 for those that
+    mask nothing.
+    """
     return (config.cam_threshold, config.cam_normalisation) if isinstance(config, IgnoreConfig) else (_THRESHOLD, _HOW)
 
 

@@ -1,4 +1,6 @@
-"""Finds the largest batch of a process that fits into its memory, and how many processes fit beside each other, by steps really taken."""
+"""Finds the largest batch of a process that fits into its memory, and how many processes fit beside each other, by
+steps really taken.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ def find_max_batch(try_batch: Callable[[int], Attempt], largest: int) -> tuple[i
 
 
 def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch.device) -> MaxBatch:
-    """Find the largest batch for one GPU, which nobody else should be using; its memory is free again after each attempt.
+    """Find the largest batch for one GPU, which nobody else should be using; its memory is free again after each
+    attempt.
 
     Args:
         config: Of the run; its weights and compilation do not matter.
@@ -111,7 +114,8 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
 
 
 def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: float) -> MaxBatch:
-    """Find the largest batch whose steps stay below a resident set of ``limit_gib``; each attempt is a process of its own.
+    """Find the largest batch whose steps stay below a resident set of ``limit_gib``; each attempt is a process of its
+    own.
 
     Args:
         config, num_classes, largest: As for :func:`probe_gpu`.
@@ -124,7 +128,9 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
 
     def try_batch(batch_size: int) -> Attempt:
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, largest, limit_gib))
+        process = context.Process(
+            target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, largest, limit_gib)
+        )
         process.start()
         there.close()
         try:
@@ -132,7 +138,9 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
         except EOFError:
             fits, peak = False, None
         process.join()
-        if process.exitcode is not None and process.exitcode > 0:  # below 0 it was killed: the machine has less than the limit
+        if (
+            process.exitcode is not None and process.exitcode > 0
+        ):  # below 0 it was killed: the machine has less than the limit
             raise RuntimeError(f"steps of batch {batch_size} must run but for memory, but failed as printed above")
         return Attempt(batch_size, fits and peak is not None and peak <= limit_gib, peak)
 
@@ -167,8 +175,12 @@ def _steps_fit(config: TrainConfig, num_classes: int, batch_size: int, num_examp
     return True
 
 
-def _take_steps(config: TrainConfig, num_classes: int, batch_size: int, num_examples: int, device: torch.device) -> None:
-    """Build what a run builds, with random weights, and take steps on random images in its last epoch, where every loss takes part."""
+def _take_steps(
+    config: TrainConfig, num_classes: int, batch_size: int, num_examples: int, device: torch.device
+) -> None:
+    """Build what a run builds, with random weights, and take steps on random images in its last epoch, where every loss
+    takes part.
+    """
     changes = {"model.weights": "none", "loop.compile": False, "optim.batch_size": batch_size}
     config = config.with_params(changes)
     set_arithmetic(config.loop)

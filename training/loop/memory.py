@@ -16,7 +16,9 @@ GIB = 2**30
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory was what an error wanted: a GPU's by its own class, a CPU's by MemoryError or torch's plain RuntimeError."""
+    """Tell whether memory was what an error wanted: a GPU's by its own class, a CPU's by MemoryError or torch's plain
+    RuntimeError.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -22,17 +22,22 @@ class Estimating(Protocol):
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | None = None) -> Optimizer:
-    """Build a fused optimiser over all trainable parameters; weight decay is on all of them, as the released codes have it.
+    """Build a fused optimiser over all trainable parameters; weight decay is on all of them, as the released codes have
+    it.
 
     Args:
         config: The ``optim`` section; Adam's decay is L2, AdamW's decoupled, SGD has momentum 0.9.
         model: Parameters whose name starts with ``head.`` take ``lr * head_lr_multiplier``.
-        method: Its own parameters, if it has any, take ``lr * lr_multiplier`` and no decay: they are estimates, not weights.
+        method: Its own parameters, if it has any, take ``lr * lr_multiplier`` and no decay: they are estimates, not
+            weights.
     """
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     head = [parameter for name, parameter in trainable if name.startswith("head.")]
     trunk = [parameter for name, parameter in trainable if not name.startswith("head.")]
-    groups: list[dict[str, Any]] = [{"params": trunk, "lr": config.lr}, {"params": head, "lr": config.lr * config.head_lr_multiplier}]
+    groups: list[dict[str, Any]] = [
+        {"params": trunk, "lr": config.lr},
+        {"params": head, "lr": config.lr * config.head_lr_multiplier},
+    ]
     if method is not None and (own := list(method.parameters())):
         groups.append({"params": own, "lr": config.lr * method.lr_multiplier, "weight_decay": 0.0})
     if config.name == "sgd":
@@ -44,7 +49,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | 
 def build_schedule(config: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
     """Build the schedule, stepped per batch.
 
-    ``one_cycle`` is torch's: cosine from lr / 25 up to lr and down to lr / 25e4, cycling Adam's beta1 between 0.95 and 0.85.
+    ``one_cycle`` is torch's: cosine from lr / 25 up to lr and down to lr / 25e4, cycling Adam's beta1 between 0.95 and
+    0.85.
 
     Args:
         config: The ``optim`` section.
@@ -72,7 +78,8 @@ class _Cycles(OneCycleLR):
 
 
 def guarded_step(optimizer: Optimizer, finite: Tensor) -> None:
-    """Step the optimiser, or leave parameters and moments alone where ``finite`` (bool scalar) is False, without asking the host.
+    """Step the optimiser, or leave parameters and moments alone where ``finite`` (bool scalar) is False, without asking
+    the host.
 
     Fused optimisers take the skip flag that gradient scaling uses.
     """

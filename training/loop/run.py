@@ -44,8 +44,9 @@ from training.selection import SelectBy, epoch_metric
 class TrainingRun:
     """Trains one configuration on its train split and evaluates it on val after every epoch; knows no test split.
 
-    Stopped after any epoch and resumed, it gives bit-identical results to a run that was not (same machine, versions, thread count).
-    Inside a torch.distributed process group it is one rank of a run whose losses, thresholds and BatchNorm count the global batch.
+    Stopped after any epoch and resumed, it gives bit-identical results to a run that was not (same machine, versions,
+    thread count). Inside a torch.distributed process group it is one rank of a run whose losses, thresholds and
+    BatchNorm count the global batch.
 
     Args:
         config: All settings.
@@ -53,12 +54,15 @@ class TrainingRun:
         device: By default CUDA if there is one, else CPU.
 
     Raises:
-        ConfigError: Dataset, model or method cannot be had in this version, or the method needs true labels that do not exist.
+        ConfigError: Dataset, model or method cannot be had in this version, or the method needs true labels that do not
+            exist.
         DatasetError: The dataset is not prepared.
         WeightsError: Pretrained weights cannot be had here.
     """
 
-    def __init__(self, config: TrainConfig, *, storage: str | Path | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, *, storage: str | Path | None = None, device: torch.device | None = None
+    ) -> None:
         set_arithmetic(config.loop)
         seed_everything("run", config.loop.seed)
         self.config = config
@@ -70,12 +74,18 @@ class TrainingRun:
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._store = None if storage is None else CheckpointStore(storage)
         info = dataset_info(config.data)
-        self._train, self._val, self._scale = load_split(config.data, "train"), load_split(config.data, "val"), info.scale
+        self._train, self._val, self._scale = (
+            load_split(config.data, "train"),
+            load_split(config.data, "val"),
+            info.scale,
+        )
         self.classes = info.classes
         self._model, weights_hash = build_model(
             config.model, len(self.classes), self._device, pretext_file=info.pretext_file, distributed=world_size() > 1
         )
-        sizes = Sizes(len(self.classes), len(self._train), config.loop.epochs, getattr(self._model, "embedding_dim", None))
+        sizes = Sizes(
+            len(self.classes), len(self._train), config.loop.epochs, getattr(self._model, "embedding_dim", None)
+        )
         self._method = build_method(config.method, sizes).to(self._device)
         self._check_embeddings(sizes)
         self._check_labels()
@@ -85,7 +95,9 @@ class TrainingRun:
             "weights_hash": weights_hash,
             "true_labels": "not available" if self._val.true is None else "available",
         }
-        self._batches = make_train_batches(self._train, self._scale, config, self._method.needs_strong_view, self._device)
+        self._batches = make_train_batches(
+            self._train, self._scale, config, self._method.needs_strong_view, self._device
+        )
         cycle_steps = (config.optim.cycle_epochs or config.loop.epochs) * len(self._batches)
         decay = config.optim.average_decay
         self._average = None if decay is None else WeightAverage(self._model, decay)
@@ -113,7 +125,8 @@ class TrainingRun:
         """
         started = time.perf_counter()
         epoch = self.epoch + 1
-        # Order and views have seeds of their own; what is left is dropout, which must differ between ranks and be the same after a resume.
+        # Order and views have seeds of their own; what is left is dropout, which must differ between ranks and be the
+        # same after a resume.
         seed_everything("epoch", self.config.loop.seed, epoch, rank())
         trained = self._loop.train_epoch(self._batches, epoch)
         labelling = time.perf_counter()
@@ -123,7 +136,13 @@ class TrainingRun:
         evaluated = self._evaluate()
         ended = time.perf_counter()
         self.epoch = epoch
-        self.metrics = {EPOCH: float(epoch), **trained, **evaluated, TIME_EVAL_S: ended - evaluating, TIME_EPOCH_S: ended - started}
+        self.metrics = {
+            EPOCH: float(epoch),
+            **trained,
+            **evaluated,
+            TIME_EVAL_S: ended - evaluating,
+            TIME_EPOCH_S: ended - started,
+        }
         self._choose_best()
         if self.epoch < self.config.loop.epochs and self._is_over():
             self.metrics[TRAIN_STOPPED] = 1.0
@@ -154,7 +173,8 @@ class TrainingRun:
         if self._average is not None:
             self._average.model.load_state_dict(state["average"])
         self._method.load_state_dict(state["method"])
-        # torch keeps the moments it is given where they need no cast: a state that lives on would be trained along with this run.
+        # torch keeps the moments it is given where they need no cast: a state that lives on would be trained along with
+        # this run.
         self._loop.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._loop.schedule.load_state_dict(state["schedule"])
         self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
@@ -185,7 +205,9 @@ class TrainingRun:
         return state is not None
 
     def best_state(self) -> dict[str, Any]:
-        """Return what pictures, evaluation, prediction and registration need of the current epoch: of two sets of weights, the better."""
+        """Return what pictures, evaluation, prediction and registration need of the current epoch: of two sets of
+        weights, the better.
+        """
         return {
             "config": self.config.flatten(),
             "epoch": self.epoch,
@@ -196,21 +218,25 @@ class TrainingRun:
         }
 
     def load_best(self) -> None:
-        """Put the weights and thresholds of the best epoch into model and method, once the run is over; the optimiser stays as it is.
+        """Put the weights and thresholds of the best epoch into model and method, once the run is over; the optimiser
+        stays as it is.
 
         Raises:
             CheckpointError: The storage has none, or there is no storage.
         """
         state = None if self._store is None else self._store.load_best(self.best_epoch)
         if state is None:
-            raise CheckpointError(f"storage must hold the weights of the best epoch, {self.best_epoch}, but there are none that are whole")
+            raise CheckpointError(
+                f"storage must hold the weights of the best epoch, {self.best_epoch}, but there are none that are whole"
+            )
         self._check_config(state["config"])
         self._model.load_state_dict(state["model"])
         self._method.load_state_dict(state["method"])
         self._loaded_epoch = int(state["epoch"])
 
     def write_artifacts(self, folder: Path, title: str = "") -> None:
-        """Write ``per_class_ap.parquet`` and ``cam/*.png`` of the current weights into a folder; the title says whose pictures they are.
+        """Write ``per_class_ap.parquet`` and ``cam/*.png`` of the current weights into a folder; the title says whose
+        pictures they are.
 
         Every rank must call it, with a folder of its own: they share the evaluation.
         """
@@ -220,7 +246,16 @@ class TrainingRun:
         write_per_class_ap(folder / "per_class_ap.parquet", self.classes, logits, true, observed)
         heading = ", ".join(part for part in (title, f"epoch {self._loaded_epoch or self.epoch}") if part)
         with evaluating(self._model):
-            write_cam_sheet(folder / "cam", self._model, self._method, self.config.method, self._val, self._scale, self._device, heading)
+            write_cam_sheet(
+                folder / "cam",
+                self._model,
+                self._method,
+                self.config.method,
+                self._val,
+                self._scale,
+                self._device,
+                heading,
+            )
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
         """Show the method the scores of the train split where it asks for them."""
@@ -230,7 +265,9 @@ class TrainingRun:
         return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
 
     def _evaluate(self) -> dict[str, float]:
-        """Measure the weights on val; of two sets, return the metrics of the better one, and how much the averaged one is better."""
+        """Measure the weights on val; of two sets, return the metrics of the better one, and how much the averaged one
+        is better.
+        """
         trained = self._measure(self._model)
         if self._average is None:
             return trained
@@ -279,18 +316,23 @@ class TrainingRun:
     def _check_labels(self) -> None:
         if self._method.needs_true_labels and self._train.true is None:
             raise ConfigError(
-                f"method {self.config.method.name} must have true labels, but {self.config.data.name} has observed ones only", "method.name"
+                f"method {self.config.method.name} must have true labels, but {self.config.data.name} has observed "
+                f"ones only",
+                "method.name",
             )
         if self.config.loop.select_epoch_by is SelectBy.CLEAN_VAL and self._val.true is None:
             raise ConfigError(
-                "loop.select_epoch_by=clean-val must have true validation labels, but there are observed ones only. Use observed-val",
+                "loop.select_epoch_by=clean-val must have true validation labels, but there are observed ones only. "
+                "Use observed-val",
                 "loop.select_epoch_by",
             )
 
     def _check_config(self, saved: dict[str, Any]) -> None:
         for key, value in self.config.flatten().items():
             if key not in PLACE_KEYS and saved.get(key) != value:
-                raise CheckpointError(f"checkpoint must be of this configuration, but its {key} is {saved.get(key)!r} and not {value!r}")
+                raise CheckpointError(
+                    f"checkpoint must be of this configuration, but its {key} is {saved.get(key)!r} and not {value!r}"
+                )
 
 
 @contextmanager
@@ -305,14 +347,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def score_batches(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> Iterator[Tensor]:
+def score_batches(
+    model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
+) -> Iterator[Tensor]:
     """Yield the logits (b, C), float32 on the device, of this rank's part of a split, batch by batch in order."""
     with evaluating(model), closing(load_eval_batches(data, scale, device, num_workers)) as batches:
         for images in batches:
             yield model(images).logits.float()
 
 
-def score_split(model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0) -> Tensor:
+def score_split(
+    model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
+) -> Tensor:
     """Return a split's logits (N, C) on CPU in order; ranks share the work and none counts an example twice."""
     parts = list(score_batches(model, data, scale, device, num_workers))
     mine = torch.cat(parts) if parts else torch.zeros(0, len(data.classes), device=device)

@@ -13,10 +13,12 @@ from training.selection import SelectBy, epoch_metric
 
 
 class WeightAverage:
-    """Keeps ``w_avg <- decay w_avg + (1 - decay) w`` over the steps, from the initial weights on and without bias correction.
+    """Keeps ``w_avg <- decay w_avg + (1 - decay) w`` over the steps, from the initial weights on and without bias
+    correction.
 
-    BatchNorm's statistics are averaged like weights; counts are copied. As weights and statistics are the same on every rank, so is their
-    average. This is what ASL's and PLC + LAC's authors use (decay 0.9997), who evaluate it beside the trained weights.
+    BatchNorm's statistics are averaged like weights; counts are copied. As weights and statistics are the same on every
+    rank, so is their average. This is what ASL's and PLC + LAC's authors use (decay 0.9997), who evaluate it beside the
+    trained weights.
 
     Args:
         model: With its initial weights; it is copied.
@@ -46,8 +48,12 @@ class WeightAverage:
                 torch._foreach_copy_(averages, weights)
 
 
-def gain_of_average(averaged: Mapping[str, float], trained: Mapping[str, float], select_epoch_by: SelectBy) -> dict[str, float]:
-    """Return the metric that says how much better the averaged weights are; none where what they are compared by is not known."""
+def gain_of_average(
+    averaged: Mapping[str, float], trained: Mapping[str, float], select_epoch_by: SelectBy
+) -> dict[str, float]:
+    """Return the metric that says how much better the averaged weights are; none where what they are compared by is not
+    known.
+    """
     name = epoch_metric(select_epoch_by)
     return {VAL_AVERAGE_GAIN: averaged[name] - trained[name]} if name in averaged else {}
 

@@ -42,9 +42,10 @@ class StepOutput:
     Attributes:
         parts: Loss part name -> part; their weighted sum is minimised.
         updates: Buffer name -> its value after this step; written only if the loss is finite.
-        sums: Name -> scalar summed over the steps and ranks of an epoch, from which :meth:`Method.epoch_metrics` computes.
-        row_updates: Name of a buffer (N, ...) -> the examples (long, B) whose rows change, as in ``batch.index``, and their new rows
-            (B, ...), of this rank; every rank gets those of all. Written only if the loss is finite.
+        sums: Name -> scalar summed over the steps and ranks of an epoch, from which :meth:`Method.epoch_metrics`
+            computes.
+        row_updates: Name of a buffer (N, ...) -> the examples (long, B) whose rows change, as in ``batch.index``, and
+            their new rows (B, ...), of this rank; every rank gets those of all. Written only if the loss is finite.
     """
 
     parts: dict[str, LossPart]
@@ -56,7 +57,8 @@ class StepOutput:
 class Method(nn.Module, ABC):
     """A way to learn from single positives, built as ``Class(config, sizes)``.
 
-    Its state are buffers, saved and restored with the run. Parameters it has are trained by the run's optimiser, beside the model's.
+    Its state are buffers, saved and restored with the run. Parameters it has are trained by the run's optimiser, beside
+    the model's.
 
     Attributes:
         needs_strong_view: Whether batches carry the strong view.
@@ -71,7 +73,9 @@ class Method(nn.Module, ABC):
     lr_multiplier: float = 1.0
 
     def start(self, observed: Tensor) -> None:
-        """Take in the observed labels of the train split, bool (N, C), once, before anything is trained or loaded; most need not."""
+        """Take in the observed labels of the train split, bool (N, C), once, before anything is trained or loaded; most
+        need not.
+        """
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
@@ -85,7 +89,9 @@ class Method(nn.Module, ABC):
 
     @torch.no_grad()
     def apply_updates(self, output: StepOutput, finite: Tensor) -> None:
-        """Write the new state, or leave the old where ``finite`` (bool scalar) is False; one process never waits for the device."""
+        """Write the new state, or leave the old where ``finite`` (bool scalar) is False; one process never waits for
+        the device.
+        """
         for name, value in output.updates.items():
             buffer = self.get_buffer(name)
             buffer.copy_(torch.where(finite, value, buffer))
@@ -95,7 +101,9 @@ class Method(nn.Module, ABC):
             buffer[everywhere] = torch.where(finite, gather_rows(rows), buffer[everywhere])
 
     def needs_train_scores(self, epoch: int) -> bool:
-        """Return whether :meth:`end_epoch` is to be called after this epoch (from 1) with the scores of the train split."""
+        """Return whether :meth:`end_epoch` is to be called after this epoch (from 1) with the scores of the train
+        split.
+        """
         return False
 
     def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
@@ -103,7 +111,8 @@ class Method(nn.Module, ABC):
 
         Args:
             epoch: The epoch that ended, counted from 1.
-            logits: float (N, C) of the train split, in order, from one pass in eval mode over the images as they are (no view).
+            logits: float (N, C) of the train split, in order, from one pass in eval mode over the images as they are
+                (no view).
             observed: bool (N, C).
 
         Returns:
@@ -112,7 +121,9 @@ class Method(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} asks for train scores and does nothing with them")
 
     def thresholds(self) -> tuple[Tensor, Tensor] | None:
-        """Return the gap threshold () and the average-logit thresholds (C,) of a method that rejects by them, else None."""
+        """Return the gap threshold () and the average-logit thresholds (C,) of a method that rejects by them, else
+        None.
+        """
         return None
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:

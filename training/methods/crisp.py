@@ -1,24 +1,26 @@
 """CRISP: class-priors induced single-positive learning (arXiv 2309.13886).
 
-Before each epoch after the warm-up, every class's prior is estimated from the scores p of the training images. With q(z) the share of all
-n images whose score is at least z and q+(z) the share of the n+ images that have the class as their observed label,
+Before each epoch after the warm-up, every class's prior is estimated from the scores p of the training images. With
+q(z) the share of all n images whose score is at least z and q+(z) the share of the n+ images that have the class as
+their observed label,
 
-    z*   = argmin over z of  q(z)/q+(z) + (1 + tau)/q+(z) (sqrt(log(4/delta) / 2n) + sqrt(log(4/delta) / 2n+)),   tau = delta = 0.01
-    pi   = q(z*) / q+(z*)
+    z*   = argmin over z of  q(z)/q+(z) + (1 + tau)/q+(z) (sqrt(log(4/delta) / 2n) + sqrt(log(4/delta) / 2n+)),   tau =
+    delta = 0.01 pi   = q(z*) / q+(z*)
 
 and the loss is the sum over classes of the risk under absolute loss
 
     2 pi_c mean{1 - p_ic : y_ic = 1} + |mean_i p_ic - pi_c|
 
-with both means over the global batch; a class without an observed positive in the batch has its second term alone. The first
-``warmup_epochs`` epochs are AN's. A class without any observed positive has the prior 0.
+with both means over the global batch; a class without an observed positive in the batch has its second term alone. The
+first ``warmup_epochs`` epochs are AN's. A class without any observed positive has the prior 0.
 
 Where we differ from the paper:
-  * It has one more term, on the logits, with a weight lambda. All that we have of it is that it is there: neither its formula nor lambda.
-    It is left out rather than guessed; the paper's scores may rest on it.
+  * It has one more term, on the logits, with a weight lambda. All that we have of it is that it is there: neither its
+    formula nor lambda. It is left out rather than guessed; the paper's scores may rest on it.
   * The risk is divided by C, so that a learning rate means about what it means for the other methods.
   * Scores are of the images as they are, in eval mode; how the paper's are made we do not know.
-z is one of the scores of the images with the class observed: q+ changes nowhere else, and q only falls. A prior is at most 1.
+z is one of the scores of the images with the class observed: q+ changes nowhere else, and q only falls. A prior is at
+most 1.
 """
 
 from __future__ import annotations

@@ -6,19 +6,22 @@ With p = sigmoid(z), ``nl(x) = -log(x + 1e-5)`` and H the binary entropy, an ent
     -alpha H(p)                            where nothing is known
     beta (t nl(p) + (1 - t) nl(1 - p))     where it has the pseudo-label t
 
-and the loss is the mean over all B x C entries. After an epoch from the warm-up on, the entries of each class that are still unknown are
-ordered by p, and the lowest of them take t = p, for good. Positive pseudo-labels are never made: that is the asymmetry.
+and the loss is the mean over all B x C entries. After an epoch from the warm-up on, the entries of each class that are
+still unknown are ordered by p, and the lowest of them take t = p, for good. Positive pseudo-labels are never made: that
+is the asymmetry.
 
-How rounds are counted: epochs from 1, one round after each of the epochs ``warmup_epochs`` ... E - 1, so R = E - warmup_epochs rounds, and
-each labels ``floor(proportion U_c / R)`` entries of class c, of which U_c were unknown at first. In all that is ``proportion`` of them, but
-for less than one entry a round. Published: E = 10 and a warm-up of 5 make R = 5 rounds, after the epochs 5 ... 9, of 0.18 U_c each. The
-released code labels in every epoch from the warm-up on, 11 - warmup_epochs rounds of that same share: the one after epoch 10 comes when
-there is nothing more to train, has no effect, and is left out here. (Counted in, the rounds would ask for 1.08 U_c, more than there are.)
+How rounds are counted: epochs from 1, one round after each of the epochs ``warmup_epochs`` ... E - 1, so R = E -
+warmup_epochs rounds, and each labels ``floor(proportion U_c / R)`` entries of class c, of which U_c were unknown at
+first. In all that is ``proportion`` of them, but for less than one entry a round. Published: E = 10 and a warm-up of 5
+make R = 5 rounds, after the epochs 5 ... 9, of 0.18 U_c each. The released code labels in every epoch from the warm-up
+on, 11 - warmup_epochs rounds of that same share: the one after epoch 10 comes when there is nothing more to train, has
+no effect, and is left out here. (Counted in, the rounds would ask for 1.08 U_c, more than there are.)
 
 Where we differ from the released code:
   * p comes from the images as they are; there it comes from one more pass over the augmented training batches.
-  * A run stops at the first epoch whose validation mAP is not a new best, as there, only with ``loop.patience_epochs`` 0 (recipe
-    ``published``); it may then stop before the warm-up is over. Rounds are those of the full length either way.
+  * A run stops at the first epoch whose validation mAP is not a new best, as there, only with ``loop.patience_epochs``
+    0 (recipe ``published``); it may then stop before the warm-up is over. Rounds are those of the full length either
+    way.
 Its authors compute F1 at a threshold of 0.75, not 0.5.
 """
 
@@ -68,7 +71,9 @@ class EmApl(Method):
         open_ = (self.pseudo_labels == UNKNOWN) & ~observed
         # An entry's rank among the open ones of its class; equal scores in the order of the examples.
         order = torch.where(open_, probs, torch.inf).argsort(dim=0, stable=True)
-        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order))
+        ranks = torch.empty_like(order).scatter_(
+            0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order)
+        )
         self.pseudo_labels = torch.where(open_ & (ranks < quotas), probs, self.pseudo_labels)
         num_unobserved = (~observed).sum()
         return {TRAIN_PSEUDO_LABELLED_FRAC: float((self.pseudo_labels != UNKNOWN).sum() / num_unobserved.clamp_min(1))}

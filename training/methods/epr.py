@@ -15,8 +15,8 @@ from training.methods.base import Method, Sizes, StepOutput
 class Epr(Method):
     """``mean[y nl(p)] + ((mean over the batch of sum_c p_c) - k)^2 / C^2`` with ``nl(x) = -log(x + 1e-5)``.
 
-    Only how many positives are expected in all is told to the unobserved labels. k is a statistic of true labels, which a user of single
-    positives does not have: privileged, as its authors note. The mean is over the global batch.
+    Only how many positives are expected in all is told to the unobserved labels. k is a statistic of true labels, which
+    a user of single positives does not have: privileged, as its authors note. The mean is over the global batch.
     """
 
     def __init__(self, config: EprConfig, sizes: Sizes) -> None:

@@ -1,4 +1,6 @@
-"""How good a method is at finding false negatives: counted over an epoch where true labels are known, read by nobody who trains."""
+"""How good a method is at finding false negatives: counted over an epoch where true labels are known, read by nobody
+who trains.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from training.metrics import TRAIN_REJECTED_FRAC, TRAIN_REJECTION_LIFT, TRAIN_REJECTION_PRECISION, TRAIN_REJECTION_RECALL
+from training.metrics import (
+    TRAIN_REJECTED_FRAC,
+    TRAIN_REJECTION_LIFT,
+    TRAIN_REJECTION_PRECISION,
+    TRAIN_REJECTION_RECALL,
+)
 
 
 def count_found(found: Tensor, positive: Tensor, true: Tensor | None) -> dict[str, Tensor]:
@@ -26,7 +33,9 @@ def count_found(found: Tensor, positive: Tensor, true: Tensor | None) -> dict[st
 
 
 def found_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the share of unobserved labels found, and precision, recall and lift over the base rate where they are defined and known."""
+    """Return the share of unobserved labels found, and precision, recall and lift over the base rate where they are
+    defined and known.
+    """
     if "rejected" not in sums:
         return {}
     metrics = {TRAIN_REJECTED_FRAC: sums["rejected"] / max(sums["unobserved"], 1)}

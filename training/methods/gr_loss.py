@@ -18,11 +18,12 @@ _EPS = 1e-7
 class GrLoss(Method):
     """With p = sigmoid(z), ``-log p`` where observed and elsewhere, K and V without gradient,
 
-        V [K (1 - p^q2) / q2 + (1 - K) (1 - (1 - p)^q3) / q3],    K = sigmoid(w p + b),    V = exp(-((p - mu) / sigma)^2 / 2).
+        V [K (1 - p^q2) / q2 + (1 - K) (1 - (1 - p)^q3) / q3],    K = sigmoid(w p + b),    V = exp(-((p - mu) / sigma)^2
+        / 2).
 
-    Of T epochs t, counted from 1, ``w = w_0 + (w_T - w_0) (t - 1) / T``, so b, and ``mu = mu_0 + (mu_T - mu_0) t / T``, so sigma. As
-    released, w and b never quite reach their last value. T is the run's full length. The released epochs that train the head alone are not
-    here (by default there are none). Its early stop is ``loop.max_drop_percent``.
+    Of T epochs t, counted from 1, ``w = w_0 + (w_T - w_0) (t - 1) / T``, so b, and ``mu = mu_0 + (mu_T - mu_0) t / T``,
+    so sigma. As released, w and b never quite reach their last value. T is the run's full length. The released epochs
+    that train the head alone are not here (by default there are none). Its early stop is ``loop.max_drop_percent``.
     """
 
     def __init__(self, config: GrLossConfig, sizes: Sizes) -> None:
@@ -37,7 +38,9 @@ class GrLoss(Method):
         soft = (slope * probs.detach() + offset).sigmoid()
         weight = torch.exp(-((probs.detach() - centre) / width).square() / 2)
         unobserved = soft * _robust(logits, self._config.q_pos) + (1 - soft) * _robust(-logits, self._config.q_neg)
-        return StepOutput({"entries": mean_part(torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved))})
+        return StepOutput(
+            {"entries": mean_part(torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved))}
+        )
 
     def _schedule(self, epoch: int) -> tuple[float, float, float, float]:
         """Return w, b, mu and sigma of an epoch."""
@@ -55,5 +58,7 @@ def _between(first: float, last: float, share: float) -> float:
 
 
 def _robust(logits: Tensor, q: float) -> Tensor:
-    """Return ``(1 - sigmoid(z)^q) / q``; the power by its logarithm, whose gradient stays finite where the probability is 0."""
+    """Return ``(1 - sigmoid(z)^q) / q``; the power by its logarithm, whose gradient stays finite where the probability
+    is 0.
+    """
     return (1 - torch.exp(q * logsigmoid(logits))) / q

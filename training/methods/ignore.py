@@ -1,7 +1,7 @@
 """IGNORE: information-gap-based false-negative loss rejection (Song et al., ECCV 2024).
 
-For a weak view x, a strong view x_s and the weak view masked to the CAM of its one observed class, x_m = x * 1[CAM > tau], with logits
-z, z_s, z_m and observed labels y:
+For a weak view x, a strong view x_s and the weak view masked to the CAM of its one observed class, x_m = x * 1[CAM >
+tau], with logits z, z_s, z_m and observed labels y:
 
     gap   = |z - z_m|                                           (detached; on logits)
     T_gap <- d T_gap + (1 - d) mean{gap_ic : y_ic = 1}          (one scalar)
@@ -9,9 +9,10 @@ z, z_s, z_m and observed labels y:
     r_ic  = 1[gap_ic > T_gap] 1[z_ic > T_avg,c] 1[y_ic = 0]     (0 in the first ``warmup_epochs`` epochs)
     L     = w_spbc mean{nl(p_ic) : y_ic = 1} + mean{l(z_s)_ic : r_ic = 0} + w_reg mean (z_s - z)^2
 
-with ``nl(x) = -log(x + 1e-5)``, p = sigmoid(z) and l the assumed-negative BCE of the strong view. Both thresholds are updated before the
-loss of the same batch, from the first epoch on. Where the supplement is silent this follows the released code: absolute gap, thresholds
-that start at 0 without bias correction, gradient through both views of the regularisation.
+with ``nl(x) = -log(x + 1e-5)``, p = sigmoid(z) and l the assumed-negative BCE of the strong view. Both thresholds are
+updated before the loss of the same batch, from the first epoch on. Where the supplement is silent this follows the
+released code: absolute gap, thresholds that start at 0 without bias correction, gradient through both views of the
+regularisation.
 
 Where we differ from the released code:
   * CAMs are normalised per image (the paper); ``cam_normalisation=batch`` is what the code does.
@@ -19,8 +20,8 @@ Where we differ from the released code:
   * A batch without any observed positive leaves T_gap alone and has no SPBC term; in the code both become NaN.
   * All means are over the global batch.
 
-Ablations: ``rejection=none``; ``use_average_test=false`` (r by the gap alone); ``spbc_weight=0``; ``reg_weight=0``; ``view=weak`` (l of z
-instead of z_s).
+Ablations: ``rejection=none``; ``use_average_test=false`` (r by the gap alone); ``spbc_weight=0``; ``reg_weight=0``;
+``view=weak`` (l of z instead of z_s).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Ignore(Method):
         self.register_buffer("num_average_updates", torch.zeros((), dtype=torch.long))
 
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
-        """Two views with gradient; with ``rejection=gap`` also the masked pass without (with ``eval_both``, two passes)."""
+        """Two views with gradient; with ``rejection=gap`` also the masked pass without (with ``eval_both``, two
+        passes).
+        """
         weak = model(batch.weak)
         logits = strong_logits = weak.logits.float()
         if self.needs_strong_view:
@@ -90,13 +93,19 @@ class Ignore(Method):
         return StepOutput(self._parts(logits, strong_logits, batch.observed, rejected), updates, sums)
 
     def thresholds(self) -> tuple[Tensor, Tensor] | None:
-        """Return the gap threshold () and the average-logit thresholds (C,) that are compared with; None without ``rejection=gap``."""
+        """Return the gap threshold () and the average-logit thresholds (C,) that are compared with; None without
+        ``rejection=gap``.
+        """
         if self._config.rejection != "gap":
             return None
-        return self._thresholds_of(self.gap_threshold, self.average_threshold, self.num_gap_updates, self.num_average_updates)
+        return self._thresholds_of(
+            self.gap_threshold, self.average_threshold, self.num_gap_updates, self.num_average_updates
+        )
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Report thresholds, masks, and how good rejection was where true labels are known and something was rejected."""
+        """Report thresholds, masks, and how good rejection was where true labels are known and
+        something was rejected.
+        """
         metrics = {}
         thresholds = self.thresholds()
         if thresholds is not None:
@@ -153,7 +162,9 @@ class Ignore(Method):
             "num_average_updates": self.num_average_updates + 1,
         }
 
-    def _thresholds_of(self, gap: Tensor, average: Tensor, num_gap: Tensor, num_average: Tensor) -> tuple[Tensor, Tensor]:
+    def _thresholds_of(
+        self, gap: Tensor, average: Tensor, num_gap: Tensor, num_average: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self._config.correct_gap_bias:
             gap = gap / (1 - self._config.gap_decay ** num_gap.clamp_min(1))
         if self._config.correct_average_bias:

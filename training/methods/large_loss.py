@@ -1,6 +1,8 @@
-"""Large loss matters: reject or correct the largest losses of unobserved labels (Kim et al., CVPR 2022), after AN in the first epoch.
+"""Large loss matters: reject or correct the largest losses of unobserved labels (Kim et al., CVPR 2022), after AN in
+the first epoch.
 
-With ``l`` the BCE with logits of assumed negatives, epochs t counted from 1 and N the B x C entries of the global batch, from t = 2 on
+With ``l`` the BCE with logits of assumed negatives, epochs t counted from 1 and N the B x C entries of the global
+batch, from t = 2 on
 
     k = ceil(N (t - 1) delta)   for LL-R and LL-Ct,    k = ceil(N delta)   for LL-Cp
     S = the unobserved entries whose loss is at least the k-th largest of the unobserved entries
@@ -8,15 +10,18 @@ With ``l`` the BCE with logits of assumed negatives, epochs t counted from 1 and
 
 LL-Cp also keeps S: a corrected label counts as observed from the next step on.
 
-BoostLU (Kim et al., CVPR 2023) is this on a model whose positive CAM values are multiplied by 5, in training and evaluation:
-``model.cam_boost`` 5; any scheme composes with it.
+BoostLU (Kim et al., CVPR 2023) is this on a model whose positive CAM values are multiplied by 5, in training and
+evaluation: ``model.cam_boost`` 5; any scheme composes with it.
 
 Where the releases differ from each other or from this:
-  * Ties with the k-th largest loss are in S for the loss as for LL-Cp's corrections (BoostLU's code). The LL paper's code has ties in S for
-    the loss, but a strict comparison for the corrections, which leaves the k-th largest label uncorrected in every batch.
+  * Ties with the k-th largest loss are in S for the loss as for LL-Cp's corrections (BoostLU's code). The LL paper's
+    code has ties in S for the loss, but a strict comparison for the corrections, which leaves the k-th largest label
+    uncorrected in every batch.
   * The largest losses are those of the global batch; the releases know one process.
-  * LL-Cp's corrections are state of the method, by example; the releases write them into the dataset, where workers may keep old copies.
-  * ``delta_rel_percent`` is in percent, as the releases' command line has it. The LL paper stops when validation mAP falls 3 below its
+  * LL-Cp's corrections are state of the method, by example; the releases write them into the dataset, where workers may
+    keep old copies.
+  * ``delta_rel_percent`` is in percent, as the releases' command line has it. The LL paper stops when validation mAP
+    falls 3 below its
     best: ``loop.max_drop_percent`` 3 (recipe ``published``).
 """
 
@@ -60,7 +65,9 @@ class LargeLoss(Method):
         # Not 0 * losses: the gradient of what is rejected is none, however large its loss.
         kept = torch.where(large, 0 if self._config.scheme == "LL-R" else flipped, losses)
         positive = batch.observed > 0
-        output = StepOutput({"entries": mean_part(kept)}, sums=count_found((known | large) & ~positive, positive, batch.true))
+        output = StepOutput(
+            {"entries": mean_part(kept)}, sums=count_found((known | large) & ~positive, positive, batch.true)
+        )
         if self._config.scheme == "LL-Cp":
             output.row_updates["corrected"] = (batch.index, self.corrected[batch.index] | large)
         return output
@@ -70,7 +77,9 @@ class LargeLoss(Method):
         return found_metrics(sums)
 
     def _largest(self, losses: Tensor, candidates: Tensor, epoch: int) -> Tensor:
-        """Return which candidates (B, C) are among the k largest losses of the global batch, ties with the k-th included."""
+        """Return which candidates (B, C) are among the k largest losses of the global batch, ties with the k-th
+        included.
+        """
         if epoch < 2:
             return torch.zeros_like(candidates)
         # Losses are not negative: a 0 is among the k largest only where there are fewer than k candidates.

@@ -1,4 +1,5 @@
-"""PLC and PLC + LAC: label consistency, then label-aware contrast (Xie et al., "Label-aware global consistency", NeurIPS 2022).
+"""PLC and PLC + LAC: label consistency, then label-aware contrast (Xie et al., "Label-aware global consistency",
+NeurIPS 2022).
 
 With z the logits of the weak view, z_s those of the strong one and y the observed labels,
 
@@ -7,14 +8,16 @@ With z the logits of the weak view, z_s those of the strong one and y the observ
     L   = AN(z) + lambda_plc PLC                       first stage, thr 0.6
     L   = AN(z) + lambda_plc PLC + lambda_lac LAC      second stage, thr 0.9
 
-LAC is a supervised contrast (Khosla et al., 2020) of class embeddings. A projector maps the model's embedding of a class in an image to a
-unit vector. Entries that are observed or pseudo-positive in a known way are anchors, in both views; keys are the 512 newest of them with
-both their views; an anchor's positives are the keys of its class. Temperature 0.5.
+LAC is a supervised contrast (Khosla et al., 2020) of class embeddings. A projector maps the model's embedding of a
+class in an image to a unit vector. Entries that are observed or pseudo-positive in a known way are anchors, in both
+views; keys are the 512 newest of them with both their views; an anchor's positives are the keys of its class.
+Temperature 0.5.
 
 Where we differ from the released code:
-  * Both stages are one run: the second starts after ``first_stage_epochs`` of its epochs from the weights there. The release starts it
-    from the best weights of the first, with a new optimiser and schedule.
-  * Keys carry no gradient, those of the current batch included, and come from the global batch: one process and several do the same.
+  * Both stages are one run: the second starts after ``first_stage_epochs`` of its epochs from the weights there. The
+    release starts it from the best weights of the first, with a new optimiser and schedule.
+  * Keys carry no gradient, those of the current batch included, and come from the global batch: one process and several
+    do the same.
   * The queue is a ring that keeps the newest entries; the release starts over at its beginning when it overflows.
   * A key that is the anchor's own view is left out of its sums.
 ``plc`` has no second stage and needs no embeddings.
@@ -77,12 +80,16 @@ class Plc(Method):
     def _threshold(self, epoch: int) -> float:
         return self._config.first_threshold
 
-    def _extend(self, output: StepOutput, weak: ModelOutput, strong: ModelOutput, label: Tensor, epoch: int) -> StepOutput:
+    def _extend(
+        self, output: StepOutput, weak: ModelOutput, strong: ModelOutput, label: Tensor, epoch: int
+    ) -> StepOutput:
         return output
 
 
 class PlcLac(Plc):
-    """Both stages; see the module. Parameters: the projector. State: the queue of keys, their classes and where the next one goes."""
+    """Both stages; see the module. Parameters: the projector. State: the queue of keys, their classes and where the
+    next one goes.
+    """
 
     needs_embeddings = True
     keys: Tensor
@@ -105,10 +112,13 @@ class PlcLac(Plc):
     def _in_second_stage(self, epoch: int) -> bool:
         return epoch > self.config.first_stage_epochs
 
-    def _extend(self, output: StepOutput, weak: ModelOutput, strong: ModelOutput, label: Tensor, epoch: int) -> StepOutput:
+    def _extend(
+        self, output: StepOutput, weak: ModelOutput, strong: ModelOutput, label: Tensor, epoch: int
+    ) -> StepOutput:
         assert weak.embeddings is not None
         assert strong.embeddings is not None
-        # Projected in the first stage too, for nothing: parameters that come and go are more than DistributedDataParallel can follow.
+        # Projected in the first stage too, for nothing: parameters that come and go are more than
+        # DistributedDataParallel can follow.
         views = torch.stack([self._project(weak.embeddings), self._project(strong.embeddings)], 2)
         if not self._in_second_stage(epoch):
             output.parts["lac"] = LossPart(0 * views.sum(), label.sum().float(), self.config.lac_weight)
@@ -116,7 +126,9 @@ class PlcLac(Plc):
         classes = torch.arange(label.shape[1], device=label.device).expand_as(label)
         anchors, anchor_classes, chosen = views.flatten(0, 1), classes.flatten(), label.flatten()
         updates, place = self._enqueue(anchors.detach(), anchor_classes, chosen)
-        losses, counted = _contrast(anchors, anchor_classes, place, updates["keys"], updates["key_classes"], self.config.temperature)
+        losses, counted = _contrast(
+            anchors, anchor_classes, place, updates["keys"], updates["key_classes"], self.config.temperature
+        )
         output.parts["lac"] = masked_mean_part(losses, counted & chosen[:, None], self.config.lac_weight)
         output.updates.update(updates)
         return output

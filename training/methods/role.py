@@ -1,17 +1,17 @@
 """ROLE: regularised online label estimation (Cole et al., CVPR 2021).
 
-Beside the network's probabilities p, every training image has estimated labels q = sigmoid(theta_i), trained with it. With
-``nl(x) = -log(x + 1e-5)``, sg stopping the gradient and k the expected number of positives of an image,
+Beside the network's probabilities p, every training image has estimated labels q = sigmoid(theta_i), trained with it.
+With ``nl(x) = -log(x + 1e-5)``, sg stopping the gradient and k the expected number of positives of an image,
 
     L = 1/2 (P(p) + P(q)) + 1/2 (D(p, sg q) + D(q, sg p)) + 1/2 (K(p) + K(q))
     P(a)    = mean over all entries of y nl(a)
     D(a, b) = mean over all entries of b nl(a) + (1 - b) nl(1 - a)
     K(a)    = ((mean over the batch of sum_c a_c) - k)^2 / C^2
 
-theta starts at logit(0.995) where a label was observed and uniformly between logit(0.4) and logit(0.6) elsewhere. k is a statistic of true
-labels, which a user of single positives does not have: privileged, as for EPR. Batch means are over the global batch. theta is trained by
-the run's optimiser at ``estimator_lr_multiplier`` times its rate, 10 as released, without weight decay; Adam's moments go on moving rows
-that a batch does not hold, as in the released code.
+theta starts at logit(0.995) where a label was observed and uniformly between logit(0.4) and logit(0.6) elsewhere. k is
+a statistic of true labels, which a user of single positives does not have: privileged, as for EPR. Batch means are over
+the global batch. theta is trained by the run's optimiser at ``estimator_lr_multiplier`` times its rate, 10 as released,
+without weight decay; Adam's moments go on moving rows that a batch does not hold, as in the released code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Role(Method):
         super().__init__()
         self._expected = config.expected_positives
         self.lr_multiplier = config.estimator_lr_multiplier
-        self.estimates = nn.Parameter(torch.empty(sizes.num_examples, sizes.num_classes).uniform_(-_UNOBSERVED, _UNOBSERVED))
+        self.estimates = nn.Parameter(
+            torch.empty(sizes.num_examples, sizes.num_classes).uniform_(-_UNOBSERVED, _UNOBSERVED)
+        )
 
     @torch.no_grad()
     def start(self, observed: Tensor) -> None:
@@ -52,7 +54,9 @@ class Role(Method):
         positive = batch.observed > 0
         parts = {
             "positives": mean_part(torch.where(positive, negative_log(probs) + negative_log(estimates), 0), 0.5),
-            "agreement": mean_part(_cross_entropy(probs, estimates.detach()) + _cross_entropy(estimates, probs.detach()), 0.5),
+            "agreement": mean_part(
+                _cross_entropy(probs, estimates.detach()) + _cross_entropy(estimates, probs.detach()), 0.5
+            ),
         }
         for name, values in (("expected", probs), ("expected_estimates", estimates)):
             part = expected_part(values, self._expected)

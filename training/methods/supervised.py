@@ -7,7 +7,13 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from training.config.methods import AnLsConfig, AssumedNegativeConfig, EntropyMaximisationConfig, FullLabelsConfig, WanConfig
+from training.config.methods import (
+    AnLsConfig,
+    AssumedNegativeConfig,
+    EntropyMaximisationConfig,
+    FullLabelsConfig,
+    WanConfig,
+)
 from training.data.batches import Batch
 from training.losses import assumed_negative_entries, binary_entropy, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
@@ -42,7 +48,8 @@ class AssumedNegative(MeanOverEntries):
 
 
 class AnLs(MeanOverEntries):
-    """AN-LS (Cole et al., CVPR 2021): AN whose labels are smoothed on both sides: ``1 - a`` instead of 1, ``a`` instead of 0.
+    """AN-LS (Cole et al., CVPR 2021): AN whose labels are smoothed on both sides: ``1 - a`` instead of 1, ``a`` instead
+    of 0.
 
     a is 0.1, as released; usual label smoothing of two classes would be a / 2.
     """
@@ -76,7 +83,9 @@ class FullLabels(MeanOverEntries):
 
 
 class Wan(MeanOverEntries):
-    """WAN (Mac Aodha et al., ICCV 2019): AN with the unobserved entries weighted 1 / (C - 1), or ``negative_weight``."""
+    """WAN (Mac Aodha et al., ICCV 2019): AN with the unobserved entries weighted 1 / (C - 1), or
+    ``negative_weight``.
+    """
 
     def __init__(self, config: WanConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -90,7 +99,8 @@ class Wan(MeanOverEntries):
 
 
 class EntropyMaximisation(MeanOverEntries):
-    """EM (Zhou et al., ECCV 2022): ``nl(p)`` where observed, ``-alpha H(p)`` elsewhere; entropy is maximised, so the loss may be negative.
+    """EM (Zhou et al., ECCV 2022): ``nl(p)`` where observed, ``-alpha H(p)`` elsewhere; entropy is maximised, so the
+    loss may be negative.
 
     Its authors compute F1 at a threshold of 0.75, not 0.5.
     """

@@ -1,4 +1,6 @@
-"""Trunks: any timm or torchvision CNN without its classifier, and the embedded one; with weights by name, from a file, or none."""
+"""Trunks: any timm or torchvision CNN without its classifier, and the embedded one; with weights by name, from a file,
+or none.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _LAST_STAGES = ("layer4", "trunk_output", "stage4", "layers")
 
 @dataclass(frozen=True)
 class Trunk:
-    """An image encoder (B, 3, H, W) -> (B, num_features, h, w), and the hash of its initial weights (``none`` if random)."""
+    """An image encoder (B, 3, H, W) -> (B, num_features, h, w), and the hash of its initial weights (``none`` if
+    random).
+    """
 
     module: nn.Module
     num_features: int
@@ -47,7 +51,9 @@ def build_trunk(config: ModelConfig, pretext_file: Path | None = None) -> Trunk:
     state = read_weights(config, pretext_file)
     if state is not None:
         _load(module, state, config)
-    return Trunk(module, _count_features(module, config.backbone), "none" if state is None else hash_weights(module.state_dict()))
+    return Trunk(
+        module, _count_features(module, config.backbone), "none" if state is None else hash_weights(module.state_dict())
+    )
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -61,7 +67,9 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 
 def _build_digits(name: str) -> nn.Module:
     if name != "resnet12":
-        raise ConfigError(f"model.backbone must be digits/resnet12 in the digits family, but got digits/{name}", "model.backbone")
+        raise ConfigError(
+            f"model.backbone must be digits/resnet12 in the digits family, but got digits/{name}", "model.backbone"
+        )
     return DigitsTrunk()
 
 
@@ -73,11 +81,15 @@ def _build_torchvision(name: str) -> nn.Module:
         raise _unknown_backbone("torchvision", name, known)
     model = torchvision.models.get_model(name, weights=None)
     if isinstance(model, torchvision.models.DenseNet):
-        return nn.Sequential(OrderedDict(features=model.features, relu=nn.ReLU()))  # its forward has this ReLU between the two
+        return nn.Sequential(
+            OrderedDict(features=model.features, relu=nn.ReLU())
+        )  # its forward has this ReLU between the two
     if isinstance(getattr(model, "features", None), nn.Module):
         return nn.Sequential(OrderedDict(features=model.features))
     if any(hasattr(model, last) for last in _LAST_STAGES):
-        return nn.Sequential(OrderedDict((key, child) for key, child in model.named_children() if f"{key}." not in _CLASSIFIERS))
+        return nn.Sequential(
+            OrderedDict((key, child) for key, child in model.named_children() if f"{key}." not in _CLASSIFIERS)
+        )
     raise _no_feature_map(f"torchvision/{name}")
 
 
@@ -97,7 +109,9 @@ _BUILDERS = {"digits": _build_digits, "torchvision": _build_torchvision, "timm":
 def _unknown_backbone(library: str, name: str, known: list[str]) -> ConfigError:
     nearest = nearest_word(name, known)
     hint = f" Did you mean {library}/{nearest}?" if nearest else ""
-    return ConfigError(f"model.backbone must be a model of {library}, but got {library}/{name}.{hint}", "model.backbone")
+    return ConfigError(
+        f"model.backbone must be a model of {library}, but got {library}/{name}.{hint}", "model.backbone"
+    )
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -> None:
@@ -107,7 +121,8 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -
     others = [key for key, value in kept.items() if key not in own or value.shape != own[key].shape]
     if missing or others:
         raise WeightsError(
-            f"model.weights must fit {config.backbone}, but {config.weights} lacks {len(missing)} of its tensors and has "
+            f"model.weights must fit {config.backbone}, but {config.weights} lacks {len(missing)} of its tensors and "
+            f"has "
             f"{len(others)} others (first: {(missing or others)[0]})"
         )
     module.load_state_dict(kept, strict=False)
@@ -130,5 +145,6 @@ def _count_features(module: nn.Module, backbone: str) -> int:
 
 def _no_feature_map(backbone: str) -> ConfigError:
     return ConfigError(
-        f"model.backbone must be a CNN with a feature map (B, d, h, w) at any image size, but got {backbone}", "model.backbone"
+        f"model.backbone must be a CNN with a feature map (B, d, h, w) at any image size, but got {backbone}",
+        "model.backbone",
     )

@@ -19,8 +19,8 @@ MaskedPassBn = Literal["train", "batch_stats_no_update", "eval_both"]
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose training statistics are those of the global batch, by a differentiable all-reduce.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one serves gloo. Sums and counts are reduced, not means, so that ranks may hold
-    different numbers of rows (none included).
+    torch's SyncBatchNorm refuses CPU tensors; this one serves gloo. Sums and counts are reduced, not means, so that
+    ranks may hold different numbers of rows (none included).
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def convert_to_global(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm of a model count the global batch: SyncBatchNorm on a GPU, :class:`GlobalBatchNorm2d` on CPU.
+    """Make every BatchNorm of a model count the global batch: SyncBatchNorm on a GPU, :class:`GlobalBatchNorm2d` on
+    CPU.
 
     Raises:
         ConfigError: On CPU, the trunk has a BatchNorm of its own kind (timm's with an activation inside).
@@ -73,7 +74,8 @@ def convert_to_global(model: nn.Module, device: torch.device) -> nn.Module:
             module.__class__ = GlobalBatchNorm2d
         elif isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm2d):
             raise ConfigError(
-                f"model.backbone must have torch's BatchNorm2d to count the global batch on CPU, but has {type(module).__name__}. "
+                f"model.backbone must have torch's BatchNorm2d to count the global batch on CPU, but has "
+                f"{type(module).__name__}. "
                 "Use one worker, or GPUs",
                 "model.backbone",
             )
@@ -101,8 +103,9 @@ def freeze(model: nn.Module) -> None:
 def masked_pass(model: nn.Module, mode: MaskedPassBn) -> Any:
     """Return the context in which the masked pass runs.
 
-    ``train`` (released code) leaves the model alone: batch statistics, and running statistics updated by the masked images too.
-    ``batch_stats_no_update`` keeps the batch statistics but not the update. ``eval_both`` puts the model in eval mode.
+    ``train`` (released code) leaves the model alone: batch statistics, and running statistics updated by the masked
+    images too. ``batch_stats_no_update`` keeps the batch statistics but not the update. ``eval_both`` puts the model in
+    eval mode.
     """
     if mode == "train":
         return nullcontext()

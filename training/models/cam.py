@@ -30,9 +30,9 @@ def observed_cam(cams: Tensor, observed: Tensor) -> Tensor:
 def normalise_cam(cam: Tensor, has_positive: Tensor, how: CamNormalisation) -> Tensor:
     """Bring maps to about 0-1.
 
-    ``per_image`` is min-max over each image's map (paper, supplement A). ``batch`` is what the released code does: minimum and maximum
-    over the images of the batch at each position, ``(cam - min) / max``; it is not bounded by 1 and changes sign with a negative maximum.
-    Only images with a positive take part, over the global batch.
+    ``per_image`` is min-max over each image's map (paper, supplement A). ``batch`` is what the released code does:
+    minimum and maximum over the images of the batch at each position, ``(cam - min) / max``; it is not bounded by 1 and
+    changes sign with a negative maximum. Only images with a positive take part, over the global batch.
 
     Args:
         cam: (B, h, w).

@@ -1,13 +1,16 @@
-"""How well class activation maps find the objects, where boxes are known: the pointing game, and the mask at tau against the boxes.
+"""How well class activation maps find the objects, where boxes are known: the pointing game, and the mask at tau
+against the boxes.
 
-Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016): for each image and each class it has boxes
-of, the class's map is a hit if its highest point lies in one of the class's boxes. The paper tolerates 15 px beside the box at a few
-hundred px; here a hit is inside. The baseline points at the middle of every image: a map has to beat it.
+Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016): for each image and each
+class it has boxes of, the class's map is a hit if its highest point lies in one of the class's boxes. The paper
+tolerates 15 px beside the box at a few hundred px; here a hit is inside. The baseline points at the middle of every
+image: a map has to beat it.
 
-The highest point of a map (h, w) that is upsampled bilinearly to (H, W) is the middle of its highest cell, ((i + 1/2) H/h, (j + 1/2) W/w),
-and the pixel there is the one at the rounded-down place: of two or four that meet there, the lower right one. Of equal cells the first
-counts, row by row; a flat map points to its first cell. Upsampled pixels are not compared: beside the middle of a cell, and from the
-border's cells outwards, several of them are equal but for rounding, which then decides, on another machine differently.
+The highest point of a map (h, w) that is upsampled bilinearly to (H, W) is the middle of its highest cell, ((i + 1/2)
+H/h, (j + 1/2) W/w), and the pixel there is the one at the rounded-down place: of two or four that meet there, the lower
+right one. Of equal cells the first counts, row by row; a flat map points to its first cell. Upsampled pixels are not
+compared: beside the middle of a cell, and from the border's cells outwards, several of them are equal but for rounding,
+which then decides, on another machine differently.
 
 IoU is of the mask that IGNORE would keep for the class with the union of the class's boxes; an empty mask counts 0.
 """
@@ -36,12 +39,15 @@ def cam_metrics(
         normalisation: How maps are brought to 0-1; ``batch`` is over the pairs given.
 
     Returns:
-        ``val/pointing_hit_rate``, ``val/centre_hit_rate`` (of the image's middle) and ``val/cam_iou`` in percent; nothing without boxes.
+        ``val/pointing_hit_rate``, ``val/centre_hit_rate`` (of the image's middle) and ``val/cam_iou`` in percent;
+        nothing without boxes.
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for images, boxes in batches:
         if bool((boxes[..., 0] >= 0).any()):
-            sums += _sums(model(images).cams.float(), boxes, (images.shape[-2], images.shape[-1]), threshold, normalisation).cpu()
+            sums += _sums(
+                model(images).cams.float(), boxes, (images.shape[-2], images.shape[-1]), threshold, normalisation
+            ).cpu()
     hits, centre_hits, iou, num = sums.tolist()
     if not num:
         return {}
@@ -53,7 +59,8 @@ def box_masks(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Ten
     """Paint the union of each image's boxes of one class.
 
     Args:
-        boxes: Integer (B, M, 5) of (class, left, top, right, bottom) in px, right and bottom exclusive; -1 as class pads.
+        boxes: Integer (B, M, 5) of (class, left, top, right, bottom) in px, right and bottom exclusive; -1 as class
+            pads.
         size: (H, W) of the images in px.
 
     Returns:
@@ -88,7 +95,9 @@ def highest_pixel(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return row * size[1] + column
 
 
-def _sums(cams: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, normalisation: CamNormalisation) -> Tensor:
+def _sums(
+    cams: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, normalisation: CamNormalisation
+) -> Tensor:
     """Sum hits, hits of the middle and IoU over the pairs, and count them."""
     rows, classes, objects = box_masks(boxes.to(cams.device), size)
     maps = cams[rows, classes]

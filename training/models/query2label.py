@@ -10,15 +10,16 @@ The class activation map is supplement A.1 of IGNORE, eq. (1)-(3):
 
     Attn_c = softmax(Q_c K^T / sqrt(d_k)),    A_c = 1/d sum_i Attn_c * F_i = Attn_c * mean_i F_i    (on the grid: CAM_c)
 
-with Attn the mean over the heads of the last decoder layer. F is the CNN's map *after* the input projection and *before* the encoder:
-eq. (2) sums over the d channels of "the feature from the CNN-based backbone", which the paragraph before defines as the projected one.
-With an encoder, keys and values are M, not F as the supplement's text has it; its maps stay those of the CNN, whose positions are still
-where they were seen, while self-attention may have moved anything anywhere. The release cannot settle it: its model file is missing.
-At the published size both are 2048 wide, there is no projection, and F is the trunk's own map: not negative behind a ReLU. A projection
-has no such sign, so that mean_i F_i may be negative where an object is; where maps matter, give the transformer the trunk's width.
+with Attn the mean over the heads of the last decoder layer. F is the CNN's map *after* the input projection and
+*before* the encoder: eq. (2) sums over the d channels of "the feature from the CNN-based backbone", which the paragraph
+before defines as the projected one. With an encoder, keys and values are M, not F as the supplement's text has it; its
+maps stay those of the CNN, whose positions are still where they were seen, while self-attention may have moved anything
+anywhere. The release cannot settle it: its model file is missing. At the published size both are 2048 wide, there is no
+projection, and F is the trunk's own map: not negative behind a ReLU. A projection has no such sign, so that mean_i F_i
+may be negative where an object is; where maps matter, give the transformer the trunk's width.
 
-As in the release: layers normalise after adding, the decoder starts from zeros with the queries added to what asks, and has no
-self-attention; attention's dropout reaches the map in train mode.
+As in the release: layers normalise after adding, the decoder starts from zeros with the queries added to what asks, and
+has no self-attention; attention's dropout reaches the map in train mode.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _TEMPERATURE = 10000.0
 
 
 class Query2Label(nn.Module):
-    """See the module. All that is new beside the trunk is the ``head``, which takes ``optim.head_lr_multiplier`` (release: 1).
+    """See the module. All that is new beside the trunk is the ``head``, which takes ``optim.head_lr_multiplier``
+    (release: 1).
 
     Args:
         trunk: Image encoder with ``num_features`` output channels.
@@ -59,8 +61,8 @@ class Query2Label(nn.Module):
 def sine_positions(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Compute the fixed encoding of a grid's positions, as DETR's (Carion et al., ECCV 2020).
 
-    With p = 2 pi (row + 1) / height and n = dim / 2, channels 2i and 2i + 1 of the first half are sin and cos of p / 10000^(2i / n);
-    the second half is the same of the columns.
+    With p = 2 pi (row + 1) / height and n = dim / 2, channels 2i and 2i + 1 of the first half are sin and cos of p /
+    10000^(2i / n); the second half is the same of the columns.
 
     Args:
         height, width: Of the grid.
@@ -126,12 +128,17 @@ def _attention(config: ModelConfig) -> nn.MultiheadAttention:
 
 
 def _feedforward(config: ModelConfig) -> nn.Sequential:
-    widen, narrow = nn.Linear(config.hidden_dim, config.feedforward_dim), nn.Linear(config.feedforward_dim, config.hidden_dim)
+    widen, narrow = (
+        nn.Linear(config.hidden_dim, config.feedforward_dim),
+        nn.Linear(config.feedforward_dim, config.hidden_dim),
+    )
     return nn.Sequential(widen, nn.ReLU(), nn.Dropout(config.dropout), narrow)
 
 
 class _EncoderLayer(nn.Module):
-    """Tokens look at each other, (B, HW, d) -> (B, HW, d); positions are added to what asks and what is asked, not to the answers."""
+    """Tokens look at each other, (B, HW, d) -> (B, HW, d); positions are added to what asks and what is asked, not to
+    the answers.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -147,7 +154,9 @@ class _EncoderLayer(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    """Classes look at the image: embeddings (B, C, d) -> the same and, if asked for, the attention (B, C, HW), mean over its heads."""
+    """Classes look at the image: embeddings (B, C, d) -> the same and, if asked for, the attention (B, C, HW), mean
+    over its heads.
+    """
 
     def __init__(self, config: ModelConfig, attend_self: bool) -> None:
         super().__init__()

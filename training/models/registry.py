@@ -22,7 +22,12 @@ MODELS: dict[str, Callable[[Trunk, int, ModelConfig], nn.Module]] = {
 
 
 def build_model(
-    config: ModelConfig, num_classes: int, device: torch.device, *, pretext_file: Path | None = None, distributed: bool = False
+    config: ModelConfig,
+    num_classes: int,
+    device: torch.device,
+    *,
+    pretext_file: Path | None = None,
+    distributed: bool = False,
 ) -> tuple[nn.Module, str]:
     """Build a model in channels-last memory format.
 

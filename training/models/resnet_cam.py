@@ -12,8 +12,8 @@ from training.models.output import ModelOutput
 class ResnetCam(nn.Module):
     """Trunk + 1x1 convolution + global average pooling: ``A = g(f(x))``, logits = mean of A over its positions.
 
-    BoostLU (Kim et al., CVPR 2023) multiplies the map where it is positive, ``A <- alpha A where A > 0``, before the mean, in training and
-    evaluation as released. What is returned as the map is the boosted one.
+    BoostLU (Kim et al., CVPR 2023) multiplies the map where it is positive, ``A <- alpha A where A > 0``, before the
+    mean, in training and evaluation as released. What is returned as the map is the boosted one.
 
     Args:
         trunk: Image encoder f with ``num_features`` output channels.

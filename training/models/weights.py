@@ -25,14 +25,16 @@ from training.errors import ConfigError, WeightsError
 FILES = (".safetensors", ".pth", ".pt")
 _REACH_S = 5
 _WAYS_OUT = (
-    "Either run once on a machine with a network (the weights stay in the library's cache), or point to a file: --set model.weights=FILE"
+    "Either run once on a machine with a network (the weights stay in the library's cache), or point to a "
+    "file: --set model.weights=FILE"
 )
 
 
 def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mapping[str, Tensor] | None:
     """Return the state dict that ``model.weights`` names for ``model.backbone``; None for ``none``.
 
-    Named weights are fetched once per node: of several processes one fetches, and the others wait and find them in the library's cache.
+    Named weights are fetched once per node: of several processes one fetches, and the others wait and find them in the
+    library's cache.
 
     Args:
         config: Backbone and weights.
@@ -48,7 +50,8 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     if config.weights == "pretext":
         if library != "digits" or pretext_file is None:
             raise ConfigError(
-                f"model.weights=pretext belongs to digits/resnet12, but got model.backbone={config.backbone}", "model.weights"
+                f"model.weights=pretext belongs to digits/resnet12, but got model.backbone={config.backbone}",
+                "model.weights",
             )
         return load_file(pretext_file)
     path = Path(config.weights)
@@ -65,7 +68,11 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     try:
         # weights_only: a pickle of anything else is refused, and runs no code.
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # whatever a reader says of bytes that are no weights
         raise WeightsError(
             f"model.weights must be a whole file of weights (.safetensors, or .pth with tensors alone), "
@@ -105,7 +112,8 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
         asked, cached = f"model.weights={config.weights} for {config.backbone}", source.find()
         if cached is not None:
             raise WeightsError(
-                f"{asked} must be whole in the cache, but {cached} cannot be read: {_first_line(error)}. Delete it. {_WAYS_OUT}"
+                f"{asked} must be whole in the cache, but {cached} cannot be read: {_first_line(error)}. Delete it. "
+                f"{_WAYS_OUT}"
             ) from error
         raise WeightsError(
             f"{asked} must be in the cache or within reach, but fetching failed: {_first_line(error)}. {_WAYS_OUT}"
@@ -142,7 +150,9 @@ def _timm_source(name: str, weights: str) -> _Source:
     def load(cached: Path | None) -> Mapping[str, Tensor]:
         # Given the file, because without a network the hub's client asks for most of a minute even for what it has.
         overlay = None if cached is None else {"file": str(cached)}
-        return timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool="").state_dict()
+        return timm.create_model(
+            tagged, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool=""
+        ).state_dict()
 
     if hub_id:
         return _Source(constants.ENDPOINT, partial(_find_in_hugging_face_hub, hub_id), load)
@@ -157,7 +167,9 @@ def _find_in_torch_hub(url: str) -> Path | None:
 def _find_in_hugging_face_hub(hub_id: str) -> Path | None:
     import huggingface_hub
 
-    found = (huggingface_hub.try_to_load_from_cache(hub_id, name) for name in ("model.safetensors", "pytorch_model.bin"))
+    found = (
+        huggingface_hub.try_to_load_from_cache(hub_id, name) for name in ("model.safetensors", "pytorch_model.bin")
+    )
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
@@ -183,4 +195,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _unknown(weights: str, known: Sequence[str]) -> ConfigError:
-    return ConfigError(f"model.weights must be one of {', '.join(known)}, a file or none, but got model.weights={weights}", "model.weights")
+    return ConfigError(
+        f"model.weights must be one of {', '.join(known)}, a file or none, but got model.weights={weights}",
+        "model.weights",
+    )

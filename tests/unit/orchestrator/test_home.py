@@ -28,7 +28,9 @@ def make_folder(sweep_id: str, created: float, kind: str = "sweep") -> str:
     return sweep_id
 
 
-def test_home_is_the_variable_or_the_current_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_the_variable_or_the_current_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.home import home as find_home
 
     assert find_home() == home
@@ -124,7 +126,9 @@ def test_find_does_not_leave_the_sweeps_folder(name: str) -> None:
         find_sweep(name)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": "x"}', '{"name": "x", "kind": "sweep", "created": "soon"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"name": "x"}', '{"name": "x", "kind": "sweep", "created": "soon"}']
+)
 def test_folder_with_a_broken_plan_hides_no_other(text: str) -> None:
     good = make_folder("a-00000001", created=1)
     create_sweep("b-00000002", text)
@@ -150,5 +154,7 @@ def test_home_that_is_a_file_is_said_to_be_one(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "file"))
     for look in (list_sweeps, find_sweep):
-        with pytest.raises(UserError, match="home must be a folder, but got home=.*which is a file. Set ORCHESTRATOR_HOME"):
+        with pytest.raises(
+            UserError, match="home must be a folder, but got home=.*which is a file. Set ORCHESTRATOR_HOME"
+        ):
             look()

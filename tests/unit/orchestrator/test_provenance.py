@@ -19,7 +19,9 @@ def _commit(root: Path) -> str:
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(root), *arguments], check=True)
-    return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def test_every_uncommitted_state_is_told_from_every_other(checkout: Path) -> Non
     # What a resume is refused for: not only another commit, but other changes to the same.
     assert provenance.differences(states[1], states[2]) == {"changes": (states[1]["changes"], states[2]["changes"])}
     assert provenance.differences(states[0], states[1])
-    assert not provenance.differences({"commit": states[0]["commit"]}, states[1]), "journals of before have no such hash"
+    assert not provenance.differences({"commit": states[0]["commit"]}, states[1]), (
+        "journals of before have no such hash"
+    )
 
 
 def test_lock_hash_follows_the_lock(checkout: Path) -> None:
@@ -92,7 +96,9 @@ def test_installed_without_checkout_or_build_file_is_unknown(tmp_path: Path) -> 
 def test_build_file_of_a_wheel_is_read(tmp_path: Path) -> None:
     package = tmp_path / "orchestrator"
     package.mkdir()
-    (package / provenance.BUILD_FILE).write_text(json.dumps({"commit": "abc", "dirty": "false", "changes": "none", "lock_hash": "123"}))
+    (package / provenance.BUILD_FILE).write_text(
+        json.dumps({"commit": "abc", "dirty": "false", "changes": "none", "lock_hash": "123"})
+    )
     assert provenance.read_build(package) == {"commit": "abc", "dirty": "false", "changes": "none", "lock_hash": "123"}
 
 
@@ -105,7 +111,11 @@ def test_build_hook_writes_the_file_into_wheels_only(checkout: Path, version: st
     hook.initialize(version, build_data)
     included = {target: json.loads(Path(source).read_text()) for source, target in build_data["force_include"].items()}
     hook.finalize(version, build_data, "")
-    expected = {f"orchestrator/{provenance.BUILD_FILE}": provenance.read_build(checkout / "orchestrator")} if version == "standard" else {}
+    expected = (
+        {f"orchestrator/{provenance.BUILD_FILE}": provenance.read_build(checkout / "orchestrator")}
+        if version == "standard"
+        else {}
+    )
     assert included == expected
     assert all(build["commit"] == commit for build in included.values())
     assert not any(Path(source).exists() for source in build_data["force_include"])

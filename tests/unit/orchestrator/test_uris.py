@@ -38,6 +38,8 @@ def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
     assert "=abc" not in str(refused.value)
 
 
-@pytest.mark.parametrize("uri", [None, "/mnt/a@b", "s3://bucket/x?region=a&endpoint_override=http%3A%2F%2F127.0.0.1%3A9000"])
+@pytest.mark.parametrize(
+    "uri", [None, "/mnt/a@b", "s3://bucket/x?region=a&endpoint_override=http%3A%2F%2F127.0.0.1%3A9000"]
+)
 def test_places_without_credentials_are_taken(uri: str | None) -> None:
     require_no_credentials("--mirror", uri)

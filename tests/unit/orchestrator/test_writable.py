@@ -39,7 +39,9 @@ def test_what_cannot_be_written_is_named_with_the_variable_that_moves_it(
         monkeypatch.delenv(name, raising=False)
     require_writable("auto")
     monkeypatch.setenv(variable, str(file))
-    with pytest.raises(UserError, match=rf"^{subject} must be .* \(Not a directory\)\. Set {variable} to one that can\.$"):
+    with pytest.raises(
+        UserError, match=rf"^{subject} must be .* \(Not a directory\)\. Set {variable} to one that can\.$"
+    ):
         require_writable(None)
 
 
@@ -52,7 +54,9 @@ def test_home_that_is_not_ours_is_fine_where_ray_has_its_token(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "RAY_TMPDIR"])
-def test_sweep_that_cannot_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, home: Path, file: Path, variable: str) -> None:
+def test_sweep_that_cannot_write_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, home: Path, file: Path, variable: str
+) -> None:
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(UserError, match=variable):
         run_sweep(make_plan("digits", trials=1), show_progress=False, hooks=Hooks(make_tracker=make_no_tracker))

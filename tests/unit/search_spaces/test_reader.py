@@ -37,7 +37,9 @@ def test_scalars_read_alike_in_a_file_and_on_the_command_line(text: str, value: 
         assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("text", ["", "a #b", "a: b", "[1, 2]", "- a", "*a", "&a 3", "!x 3", "{", "%", "s3://bucket/a: b", "\\t"])
+@pytest.mark.parametrize(
+    "text", ["", "a #b", "a: b", "[1, 2]", "- a", "*a", "&a 3", "!x 3", "{", "%", "s3://bucket/a: b", "\\t"]
+)
 def test_command_line_values_that_are_no_scalars_stay_text(text: str) -> None:
     assert parse_scalar(text) == text
 

@@ -47,7 +47,11 @@ def test_sections_of_two_spaces_are_not_shared(tmp_path: Path) -> None:
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
-    text = HEAD + "methods:\n  em:\n    fixed: {optim.lr: 1e-3}\n    ranges: {optim.weight_decay: {type: float, low: 1e-5, high: 1e-2}}\n"
+    text = (
+        HEAD
+        + "methods:\n  em:\n    fixed: {optim.lr: 1e-3}\n    ranges: {optim.weight_decay: {type: float, low: 1e-5, "
+        "high: 1e-2}}\n"
+    )
     block = load_space(write(tmp_path, text)).methods["em"]
     assert block.fixed["optim.lr"] == 0.001
     assert block.ranges["optim.weight_decay"].ends == (1e-5, 1e-2)
@@ -66,8 +70,14 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("methods: [a]", 'mine.yaml:3: methods must be a mapping (key: value), but got ["a"]'),
         ("method: {a: }", "mine.yaml:3: method is no key of a search space. Did you mean methods?"),
         ("methods: {a: {ranges: [x]}}", "mine.yaml:3: methods.a.ranges must be a mapping"),
-        ("methods:\n  a:\n    range: {}", "mine.yaml:5: methods.a.range is no key of a search space. Did you mean ranges?"),
-        ("methods:\n  a:\n    fixed:\n      k: [1]", "mine.yaml:6: methods.a.fixed.k must be a single value, but got [1]"),
+        (
+            "methods:\n  a:\n    range: {}",
+            "mine.yaml:5: methods.a.range is no key of a search space. Did you mean ranges?",
+        ),
+        (
+            "methods:\n  a:\n    fixed:\n      k: [1]",
+            "mine.yaml:6: methods.a.fixed.k must be a single value, but got [1]",
+        ),
         ("methods: {a: {fixed: {k: .nan}}}", "mine.yaml:3: methods.a.fixed.k must be finite"),
         ("methods: {a: {start_from: {k: 1}}}", "mine.yaml:3: methods.a.start_from must be a list"),
         ("methods: {a: {start_from: [3]}}", "mine.yaml:3: methods.a.start_from.0 must be a mapping"),
@@ -78,7 +88,10 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
             "methods: {a: }\nscheduler: {name: ahsa}",
             'mine.yaml:4: scheduler.name must be one of asha, none, but got "ahsa". Did you mean asha?',
         ),
-        ("methods: {a: }\nscheduler: {reduction_factor: 1}", "mine.yaml:4: scheduler.reduction_factor must be greater than 1"),
+        (
+            "methods: {a: }\nscheduler: {reduction_factor: 1}",
+            "mine.yaml:4: scheduler.reduction_factor must be greater than 1",
+        ),
         (
             "methods: {a: }\nprotocol: {select_epoch_by: published}",
             "mine.yaml:4: protocol.select_epoch_by must be one of clean-val, observed-val",
@@ -86,13 +99,17 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("methods: {a: }\nsearch: {seed: -1}", "mine.yaml:4: search.seed must be greater than or equal to 0"),
         (
             "methods: {a: }\nresources: {workers: 2, gpus_per_worker: 0.5}",
-            "mine.yaml:4: resources.gpus_per_worker must be whole with more than one worker, which cannot share a GPU, but got 0.5. Use 1",
+            "mine.yaml:4: resources.gpus_per_worker must be whole with more than one worker, which cannot share a GPU, "
+            "but got 0.5. Use 1",
         ),
         (
             "methods: {a: }\nresources: {gpus_per_worker: 1.5}",
             "mine.yaml:4: resources.gpus_per_worker must be a part of one GPU or whole ones, but got 1.5. Use 2",
         ),
-        ("methods: {a: }\nresources: {workers: true}", "mine.yaml:4: resources.workers must be an integer, but got true"),
+        (
+            "methods: {a: }\nresources: {workers: true}",
+            "mine.yaml:4: resources.workers must be an integer, but got true",
+        ),
         ("methods: {a: }\nresources: {workers: '1'}", 'mine.yaml:4: resources.workers must be an integer, but got "1"'),
     ],
 )
@@ -103,10 +120,16 @@ def test_fault_names_file_line_and_key(tmp_path: Path, text: str, message: str) 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("{type: flaot, low: 0, high: 1}", 'k.type must be one of float, int, categorical, but got "flaot". Did you mean float?'),
+        (
+            "{type: flaot, low: 0, high: 1}",
+            'k.type must be one of float, int, categorical, but got "flaot". Did you mean float?',
+        ),
         ("{low: 0, high: 1}", "k.type must be given"),
         ("{type: float, low: 0}", "k.high must be given for type float"),
-        ("{type: float, low: 1, high: 1}", "k.low must be below high, but got low=1, high=1. Put a single value under fixed"),
+        (
+            "{type: float, low: 1, high: 1}",
+            "k.low must be below high, but got low=1, high=1. Put a single value under fixed",
+        ),
         ("{type: float, low: 2, high: 1}", "k.low must be below high"),
         ("{type: float, low: 0, high: 1, log: true}", "k.low must be above 0 where log is true, but got low=0"),
         ("{type: float, low: -1, high: 1, log: true}", "k.low must be above 0 where log is true"),
@@ -131,7 +154,10 @@ def test_fault_names_file_line_and_key(tmp_path: Path, text: str, message: str) 
     ],
 )
 def test_bad_range_names_its_line(tmp_path: Path, found: str, message: str) -> None:
-    for block, line in (("shared:\n  ranges:\n    k: {}\nmethods: {{a: }}", 5), ("methods:\n  a:\n    ranges:\n      k: {}", 6)):
+    for block, line in (
+        ("shared:\n  ranges:\n    k: {}\nmethods: {{a: }}", 5),
+        ("methods:\n  a:\n    ranges:\n      k: {}", 6),
+    ):
         where = "shared.ranges." if line == 5 else "methods.a.ranges."
         assert fault(tmp_path, HEAD + block.format(found)).startswith(f"mine.yaml:{line}: {where}{message}")
 
@@ -152,11 +178,14 @@ def test_key_both_fixed_and_searched(tmp_path: Path) -> None:
 
 def test_key_given_twice(tmp_path: Path) -> None:
     assert (
-        fault(tmp_path, HEAD + "dataset: voc\n") == "mine.yaml:3: dataset must be given once, but it is also on line 1. Remove one of them."
+        fault(tmp_path, HEAD + "dataset: voc\n")
+        == "mine.yaml:3: dataset must be given once, but it is also on line 1. Remove one of them."
     )
 
 
-@pytest.mark.parametrize(("name", "hint"), [("digts", "Did you mean digits?"), ("vocq2l", "Did you mean voc_q2l?"), ("imagenet", "")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("digts", "Did you mean digits?"), ("vocq2l", "Did you mean voc_q2l?"), ("imagenet", "")]
+)
 def test_unknown_space_names_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(SpaceError, match="space must be a shipped one") as caught:
         load_space(name)

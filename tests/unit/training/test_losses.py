@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from training.losses import EPS, LossPart, assumed_negative_entries, binary_entropy, masked_mean_part, mean_part, negative_log, total_loss
+from training.losses import (
+    EPS,
+    LossPart,
+    assumed_negative_entries,
+    binary_entropy,
+    masked_mean_part,
+    mean_part,
+    negative_log,
+    total_loss,
+)
 
 
 def test_mean_part_counts_every_entry() -> None:
@@ -21,7 +30,10 @@ def test_masked_mean_part_counts_what_the_mask_holds() -> None:
 
 
 def test_total_is_the_weighted_sum_of_means() -> None:
-    parts = {"a": LossPart(torch.tensor(6.0), torch.tensor(3.0), 0.5), "b": LossPart(torch.tensor(8.0), torch.tensor(2.0))}
+    parts = {
+        "a": LossPart(torch.tensor(6.0), torch.tensor(3.0), 0.5),
+        "b": LossPart(torch.tensor(8.0), torch.tensor(2.0)),
+    }
     loss, values = total_loss(parts)
     assert float(loss) == 5.0
     assert {name: float(value) for name, value in values.items()} == {"a": 1.0, "b": 4.0}

@@ -95,7 +95,9 @@ def pretext() -> tuple[torch.Tensor, torch.Tensor, PixelScale]:
     return images, classes, PixelScale.of(images)
 
 
-def test_trunk_repeats_bit_for_bit_and_leaves_the_global_stream_alone(pretext: tuple[torch.Tensor, torch.Tensor, PixelScale]) -> None:
+def test_trunk_repeats_bit_for_bit_and_leaves_the_global_stream_alone(
+    pretext: tuple[torch.Tensor, torch.Tensor, PixelScale],
+) -> None:
     images, classes, scale = pretext
     hashes = []
     for stream, seed in ((99, 3), (100, 3), (100, 4)):
@@ -106,7 +108,9 @@ def test_trunk_repeats_bit_for_bit_and_leaves_the_global_stream_alone(pretext: t
 
 
 @pytest.mark.slow
-def test_trunk_learns_the_pretext_task(pretext: tuple[torch.Tensor, torch.Tensor, PixelScale], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trunk_learns_the_pretext_task(
+    pretext: tuple[torch.Tensor, torch.Tensor, PixelScale], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, classes, scale = pretext
     monkeypatch.setattr(preparation, "PRETEXT_EPOCHS", 4)
     trained = DigitsTrunk()

@@ -1,4 +1,6 @@
-"""What a Ray Train worker tells its driver, without Ray: epochs in order, the last one again after a resume, failures."""
+"""What a Ray Train worker tells its driver, without Ray: epochs in order, the last one again after
+a resume, failures.
+"""
 
 from __future__ import annotations
 

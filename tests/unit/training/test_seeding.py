@@ -11,7 +11,13 @@ from training.seeding import derive_seed, named_generator, seed_everything
 
 
 def test_seed_is_a_function_of_all_its_parts() -> None:
-    names: list[tuple[int | str, ...]] = [(0, "weak", 1), (0, "weak", 2), (1, "weak", 1), (0, "strong", 1), ("weak", 0, 1)]
+    names: list[tuple[int | str, ...]] = [
+        (0, "weak", 1),
+        (0, "weak", 2),
+        (1, "weak", 1),
+        (0, "strong", 1),
+        ("weak", 0, 1),
+    ]
     seeds = [derive_seed(*parts) for parts in names]
     assert len(set(seeds)) == len(seeds)
     assert derive_seed(0, "weak", 1) == seeds[0]

@@ -15,7 +15,9 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("select_by", "epoch"), [(SelectBy.CLEAN_VAL, 2), (SelectBy.OBSERVED_VAL, 3), (SelectBy.LAST, 4)])
+@pytest.mark.parametrize(
+    ("select_by", "epoch"), [(SelectBy.CLEAN_VAL, 2), (SelectBy.OBSERVED_VAL, 3), (SelectBy.LAST, 4)]
+)
 def test_epoch_is_the_earliest_of_the_best_or_the_last(select_by: SelectBy, epoch: int) -> None:
     assert choose_epoch(METRICS, select_by) == epoch
     assert choose_epoch(dict(reversed(METRICS.items())), select_by) == epoch

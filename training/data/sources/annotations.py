@@ -1,4 +1,6 @@
-"""What a dataset's own files say: which images there are, in the protocol's order, and what is in them. No pixel is read here."""
+"""What a dataset's own files say: which images there are, in the protocol's order, and what is in them. No pixel is
+read here.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,10 @@ class Phase:
         ids: N names, in the order that split and draw count by.
         files: N paths of the images, relative to the source's root.
         true: bool (N, C), or None where only observed labels exist.
-        observed: bool (N, C) where the source gives observed labels itself; None where they are drawn from the true ones.
-        boxes: For each image float32 (M, 5) of (class, left, top, right, bottom) in px of the original, counted from 0, right and
-            bottom exclusive; or None.
+        observed: bool (N, C) where the source gives observed labels itself; None where they are drawn from the true
+            ones.
+        boxes: For each image float32 (M, 5) of (class, left, top, right, bottom) in px of the original, counted from 0,
+            right and bottom exclusive; or None.
         points: For each image float32 (M, 3) of (part, x, y) in px of the original, visible parts only; or None.
     """
 

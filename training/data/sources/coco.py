@@ -1,8 +1,10 @@
-"""MS COCO 2014 as its archives lie on disk: ``annotations/instances_{train,val}2014.json``, ``train2014/``, ``val2014/``.
+"""MS COCO 2014 as its archives lie on disk: ``annotations/instances_{train,val}2014.json``, ``train2014/``,
+``val2014/``.
 
-Only images with at least one annotation (a crowd counts) are in the dataset, their ids sorted as strings, the label columns in the order
-of the JSON's category list; official val is the test set (Cole et al., CVPR 2021). The JSON is read by Arrow, which takes the few fields
-needed and leaves the outlines alone: a fifth of the time and a quarter of the memory of Python's reader.
+Only images with at least one annotation (a crowd counts) are in the dataset, their ids sorted as strings, the label
+columns in the order of the JSON's category list; official val is the test set (Cole et al., CVPR 2021). The JSON is
+read by Arrow, which takes the few fields needed and leaves the outlines alone: a fifth of the time and a quarter of the
+memory of Python's reader.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _PHASES = {"train": "train2014", "test": "val2014"}
 _SCHEMA = pa.schema(
     {
         "images": pa.list_(pa.struct({"id": pa.int64(), "file_name": pa.string()})),
-        "annotations": pa.list_(pa.struct({"image_id": pa.int64(), "category_id": pa.int64(), "bbox": pa.list_(pa.float64())})),
+        "annotations": pa.list_(
+            pa.struct({"image_id": pa.int64(), "category_id": pa.int64(), "bbox": pa.list_(pa.float64())})
+        ),
         "categories": pa.list_(pa.struct({"id": pa.int64(), "name": pa.string()})),
     }
 )
@@ -56,7 +60,10 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
         NotThisDatasetError: It is another folder, or COCO of another year.
     """
     files = LabelFiles(find_coco(source))
-    read = {phase: _read_json(files, files.root / "annotations" / f"instances_{name}.json") for phase, name in _PHASES.items()}
+    read = {
+        phase: _read_json(files, files.root / "annotations" / f"instances_{name}.json")
+        for phase, name in _PHASES.items()
+    }
     categories = next((instances.categories for instances in read.values() if instances), {})
     phases, num_unlabelled = {}, {}
     for phase, instances in read.items():
@@ -95,8 +102,12 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(content),
-            read_options=pyarrow.json.ReadOptions(block_size=len(content) + 1, use_threads=False),  # it is one value, so one block
-            parse_options=pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, newlines_in_values=True, unexpected_field_behavior="ignore"),
+            read_options=pyarrow.json.ReadOptions(
+                block_size=len(content) + 1, use_threads=False
+            ),  # it is one value, so one block
+            parse_options=pyarrow.json.ParseOptions(
+                explicit_schema=_SCHEMA, newlines_in_values=True, unexpected_field_behavior="ignore"
+            ),
         )
     except pa.ArrowInvalid as error:
         _explain(files, path, content, str(error))
@@ -148,7 +159,9 @@ def _instances(files: LabelFiles, path: Path, columns: dict[str, pa.StructArray]
     )
 
 
-def _phase(files: LabelFiles, instances: _Instances, categories: list[int], folder: str, with_boxes: bool) -> tuple[Phase, int]:
+def _phase(
+    files: LabelFiles, instances: _Instances, categories: list[int], folder: str, with_boxes: bool
+) -> tuple[Phase, int]:
     """Return a phase, and how many of its images have no annotation."""
     known = _known(files, instances, categories)
     annotated, labels = instances.annotated[known], instances.labels[known]
@@ -160,7 +173,11 @@ def _phase(files: LabelFiles, instances: _Instances, categories: list[int], fold
     true = np.zeros((len(ids), len(categories)), bool)
     true[rows, columns] = True
     boxes = _boxes(files, instances, known, rows, columns, ids) if with_boxes else None
-    place = folder if (files.root / folder).is_dir() or not (files.root / "images" / folder).is_dir() else f"images/{folder}"
+    place = (
+        folder
+        if (files.root / folder).is_dir() or not (files.root / "images" / folder).is_dir()
+        else f"images/{folder}"
+    )
     names = instances.file_names.take(pa.array(np.searchsorted(instances.image_ids, ids))).to_pylist()
     phase = Phase(tuple(str(id) for id in ids.tolist()), tuple(f"{place}/{name}" for name in names), true, boxes=boxes)
     return phase, len(instances.image_ids) - len(ids)
@@ -172,8 +189,14 @@ def _known(files: LabelFiles, instances: _Instances, categories: list[int]) -> N
     of_category = np.isin(instances.labels, np.array(categories, np.int64))
     for id in np.unique(instances.annotated[~of_image]).tolist():
         files.fault(instances.path, f"image {id} has annotations, but is not among the images")
-    for id, number in sorted(set(zip(instances.annotated[~of_category].tolist(), instances.labels[~of_category].tolist(), strict=True))):
-        files.fault(instances.path, f"image {id} has an annotation of category {number}, which is not among the categories", id=str(id))
+    for id, number in sorted(
+        set(zip(instances.annotated[~of_category].tolist(), instances.labels[~of_category].tolist(), strict=True))
+    ):
+        files.fault(
+            instances.path,
+            f"image {id} has an annotation of category {number}, which is not among the categories",
+            id=str(id),
+        )
     known: NDArray[np.bool_] = of_image & of_category
     return known
 
@@ -186,7 +209,9 @@ def _boxes(
     columns: NDArray[np.int64],
     ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return for each image (M, 5); COCO gives left, top, width and height from 0. A box without area says nothing and is left out."""
+    """Return for each image (M, 5); COCO gives left, top, width and height from 0. A box without area says nothing and
+    is left out.
+    """
     bbox = instances.bbox.filter(pa.array(known))
     whole = pc.list_value_length(bbox).fill_null(0).to_numpy(zero_copy_only=False) == 4
     for id in np.unique(ids[rows[~whole]]).tolist():

@@ -1,9 +1,9 @@
 """CUB-200-2011 as its archive lies on disk; its 312 binary attributes are the classes.
 
-``attributes/image_attribute_labels.txt`` says for each image and attribute whether it is present (how certain the annotator was is ignored,
-as in Cole et al., CVPR 2021); ``train_test_split.txt`` splits the images of ``images.txt``, which count in the order of their numbers. The
-parts of the bird are read, since attributes belong to parts. ``bounding_boxes.txt`` is not: it has one box for the whole bird, and a box of
-a store says where one class is.
+``attributes/image_attribute_labels.txt`` says for each image and attribute whether it is present (how certain the
+annotator was is ignored, as in Cole et al., CVPR 2021); ``train_test_split.txt`` splits the images of ``images.txt``,
+which count in the order of their numbers. The parts of the bird are read, since attributes belong to parts.
+``bounding_boxes.txt`` is not: it has one box for the whole bird, and a box of a store says where one class is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def read_cub(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``CUB_200_2011/``, or that itself.
-        images: Whether images must be there, and parts are read; else the attribute labels, the split and ``images.txt`` are all that is
-            needed (and ``attributes.txt``, inside the folder or above it, for the names).
+        images: Whether images must be there, and parts are read; else the attribute labels, the split and
+            ``images.txt`` are all that is needed (and ``attributes.txt``, inside the folder or above it, for the
+            names).
 
     Raises:
         NotThisDatasetError: It is another folder.
@@ -117,20 +118,25 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
     fits = (order[rows] == image) & (attribute >= 1) & (attribute <= width) & ((present == 0) | (present == 1))
     for number, name, value in table[~fits][:_NUM_NAMED].tolist():
         files.fault(
-            path, f"image {number} of images.txt, attribute 1 to {width} and 0 or 1 expected, but a line says {number} {name} {value}"
+            path,
+            f"image {number} of images.txt, attribute 1 to {width} and 0 or 1 expected, but a line says {number} "
+            f"{name} {value}",
         )
     flat = rows[fits] * width + attribute[fits] - 1
     true.reshape(-1)[flat[present[fits] == 1]] = True
     times = np.bincount(flat, minlength=true.size).reshape(true.shape)
     for row in np.flatnonzero((times != 1).any(1)).tolist():
         missing, twice = int((times[row] == 0).sum()), int((times[row] > 1).sum())
-        files.fault(path, f"image {order[row]} must have a line for each attribute, but {missing} are missing and {twice} are there twice",
+        files.fault(path, f"image {order[row]} must have a line for each attribute, "
+            f"but {missing} are missing and {twice} are there twice",
                     id=str(order[row]))  # fmt: skip
     return true
 
 
 def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
-    """Return (L, 3) of image, attribute and present. Some lines of the real file have more columns than the five: the first three count."""
+    """Return (L, 3) of image, attribute and present. Some lines of the real file have more columns than the five: the
+    first three count.
+    """
     content = files.read(path)
     if content is None:
         return None
@@ -145,7 +151,9 @@ def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
     try:
         table = pyarrow.csv.read_csv(
             io.BytesIO(content),
-            read_options=pyarrow.csv.ReadOptions(column_names=_COLUMNS, use_threads=False),  # in their order, so that an error has its line
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=_COLUMNS, use_threads=False
+            ),  # in their order, so that an error has its line
             parse_options=pyarrow.csv.ParseOptions(delimiter=" ", quote_char=False, invalid_row_handler=keep_longer),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=_COLUMNS[:3], column_types=dict.fromkeys(_COLUMNS[:3], pa.int64()), null_values=[]
@@ -172,7 +180,9 @@ def _first_bad_line(content: bytes) -> tuple[int | None, str]:
     return None, ""
 
 
-def _read_parts(files: LabelFiles, order: NDArray[np.int64]) -> tuple[list[str], tuple[NDArray[np.float32], ...] | None]:
+def _read_parts(
+    files: LabelFiles, order: NDArray[np.int64]
+) -> tuple[list[str], tuple[NDArray[np.float32], ...] | None]:
     """Return the names of the parts, and where they are in each image."""
     if not (files.root / "parts").is_dir():
         files.notes.append("there is no folder parts: where the parts of the birds are is unknown")
@@ -196,7 +206,9 @@ def _read_points(files: LabelFiles, order: NDArray[np.int64], num_parts: int) ->
         files.fault(path, f"a line must be image, part, x, y and visible, but has {table.shape[1]} columns")
         return None
     if bad := np.flatnonzero((table[:, 1] < 1) | (table[:, 1] > num_parts)).tolist():
-        files.fault(path, f"part must be 1 to {num_parts}, the parts of parts.txt, but is {table[bad[0], 1]:g}", bad[0] + 1)
+        files.fault(
+            path, f"part must be 1 to {num_parts}, the parts of parts.txt, but is {table[bad[0], 1]:g}", bad[0] + 1
+        )
         return None
     rows = np.searchsorted(order, table[:, 0].astype(np.int64)).clip(max=len(order) - 1)
     seen = (order[rows] == table[:, 0].astype(np.int64)) & (table[:, 4] == 1)

@@ -8,15 +8,16 @@
     classes.txt                      optional: the classes, one a line, in the order wanted
     train.txt  val.txt  test.txt     optional: images of each split, one a line
 
-A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either a column per class, with
-1 or 0 in it, or one column ``labels`` with names: between ``;``, ``|`` or ``,`` in a CSV, a list or such a text in Parquet. In ``observed``
-0 and an empty cell both mean "not known"; in ``labels`` every cell must be filled.
+A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either a
+column per class, with 1 or 0 in it, or one column ``labels`` with names: between ``;``, ``|`` or ``,`` in a CSV, a list
+or such a text in Parquet. In ``observed`` 0 and an empty cell both mean "not known"; in ``labels`` every cell must be
+filled.
 
-The file says what is known: a split whose images stand in ``labels`` has true labels; one whose images stand in ``observed`` alone has
-none, and what needs them is then not available. Images that stand in both have true labels, and the observed one is theirs in place of a
-drawn one. A split must be of one kind throughout, so images of both kinds need given splits. Else a fifth of the images is drawn for test,
-always the same; without ``val``, a run draws it from train by ``data.split_seed``, as in the literature. Images count in the order of their
-names.
+The file says what is known: a split whose images stand in ``labels`` has true labels; one whose images stand in
+``observed`` alone has none, and what needs them is then not available. Images that stand in both have true labels, and
+the observed one is theirs in place of a drawn one. A split must be of one kind throughout, so images of both kinds need
+given splits. Else a fifth of the images is drawn for test, always the same; without ``val``, a run draws it from train
+by ``data.split_seed``, as in the literature. Images count in the order of their names.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def find_folder(source: Path) -> Path:
     Raises:
         NotThisDatasetError: There is none.
     """
-    wanted = "labels.csv or observed.csv (or .parquet) beside images/, with a column image and a column per class or one column labels"
+    wanted = (
+        "labels.csv or observed.csv (or .parquet) beside images/, with a column image and a column per class or "
+        "one column labels"
+    )
     return find_root(source, "your own images", wanted, _holds_table)
 
 
@@ -105,7 +109,10 @@ def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
             for name in table.names:
                 if name not in classes:
                     close = difflib.get_close_matches(name, classes, n=1)
-                    files.fault(table.path, f"class {name!r} is not in classes.txt{f'; did you mean {close[0]!r}?' if close else ''}")
+                    files.fault(
+                        table.path,
+                        f"class {name!r} is not in classes.txt{f'; did you mean {close[0]!r}?' if close else ''}",
+                    )
         return classes
     if any(table.is_list for table in tables.values()):
         return sorted({name for table in tables.values() for name in table.names})
@@ -126,7 +133,10 @@ def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind
             labels[:, classes.index(name)] = table.values[:, column] == 1
     if kind == "labels":
         for row, column in np.argwhere(table.values == EMPTY).tolist():
-            why = f"{table.names[column]} of {table.images[row]} must be 1 or 0, but is empty. Where labels are unknown, use observed"
+            why = (
+                f"{table.names[column]} of {table.images[row]} must be 1 or 0, but is empty. Where labels are "
+                f"unknown, use observed"
+            )
             files.fault(table.path, why, table.line(row), table.images[row])
     return dict(zip(table.images, labels, strict=True))
 
@@ -137,14 +147,18 @@ def _splits(files: LabelFiles, tables: dict[str, Table], images: list[str]) -> t
     columns = [table for table in tables.values() if table.splits is not None]
     if lists and columns:
         files.fault(
-            columns[0].path, f"has a column split beside {', '.join(path.name for path in lists.values())}: splits must be given once"
+            columns[0].path,
+            f"has a column split beside {', '.join(path.name for path in lists.values())}: splits must be given once",
         )
     if lists:
         return _listed_splits(files, lists, set(images)), "by " + ", ".join(path.name for path in lists.values())
     if columns:
         return _column_splits(files, tables), "by the column split"
     rest, test = split_train_val(len(images), _SEED)
-    return {**{images[row]: "train" for row in rest}, **{images[row]: "test" for row in test}}, f"drawn, a fifth for test (seed {_SEED})"
+    return {
+        **{images[row]: "train" for row in rest},
+        **{images[row]: "test" for row in test},
+    }, f"drawn, a fifth for test (seed {_SEED})"
 
 
 def _listed_splits(files: LabelFiles, lists: dict[str, Path], images: set[str]) -> dict[str, str]:
@@ -157,7 +171,9 @@ def _listed_splits(files: LabelFiles, lists: dict[str, Path], images: set[str]) 
             elif split_of.setdefault(image, split) != split:
                 files.fault(path, f"{image} is in {split_of[image]}.txt too", line, image)
     if left := sorted(images - split_of.keys()):
-        files.notes.append(f"{len(left):,} images of the tables are in no split and are left out, the first of them {left[0]}")
+        files.notes.append(
+            f"{len(left):,} images of the tables are in no split and are left out, the first of them {left[0]}"
+        )
     return split_of
 
 
@@ -168,9 +184,19 @@ def _column_splits(files: LabelFiles, tables: dict[str, Table]) -> dict[str, str
         for row, image in enumerate(table.images):
             split = table.splits[row] if table.splits else split_of.get(image, "")
             if split not in SPLITS:
-                files.fault(table.path, f"split must be {', '.join(SPLITS)}, but {image} has {split or 'none'}", table.line(row), image)
+                files.fault(
+                    table.path,
+                    f"split must be {', '.join(SPLITS)}, but {image} has {split or 'none'}",
+                    table.line(row),
+                    image,
+                )
             elif split_of.setdefault(image, split) != split:
-                files.fault(table.path, f"{image} is in {split_of[image]} by the other table, and in {split} here", table.line(row), image)
+                files.fault(
+                    table.path,
+                    f"{image} is in {split_of[image]} by the other table, and in {split} here",
+                    table.line(row),
+                    image,
+                )
     return split_of
 
 
@@ -190,20 +216,27 @@ def _phase(
         if has and len(those) < len(ids):
             without = sorted(set(ids) - set(those))
             why = (
-                f"{split} must have rows for all of its images or for none, but {len(without):,} of {len(ids):,} have none: {some(without)}"
+                f"{split} must have rows for all of its images or for none, but {len(without):,} of {len(ids):,} "
+                f"have none: {some(without)}"
             )
             files.fault(
-                _table_paths(files, kind)[0], f"{why}. Give splits that are of one kind each, as train.txt and test.txt", fatal=True
+                _table_paths(files, kind)[0],
+                f"{why}. Give splits that are of one kind each, as train.txt and test.txt",
+                fatal=True,
             )
     blank = np.zeros(width, bool)
-    labels, marks = (np.array([rows.get(id, blank) for id in ids], bool).reshape(len(ids), width) for rows in (true, observed))
+    labels, marks = (
+        np.array([rows.get(id, blank) for id in ids], bool).reshape(len(ids), width) for rows in (true, observed)
+    )
     if has_true and has_observed:
         for row in np.flatnonzero((marks & ~labels).any(1)).tolist():
             if ids[row] in true:
                 path = _table_paths(files, "observed")[0]
                 files.fault(path, f"{ids[row]} has an observed label that is not among its true ones", id=ids[row])
     if (several := int((marks.sum(1) > 1).sum())) > 0:
-        files.notes.append(f"{several:,} images of {split} have more than one observed label: one of each is drawn (seed {_SEED})")
+        files.notes.append(
+            f"{several:,} images of {split} have more than one observed label: one of each is drawn (seed {_SEED})"
+        )
         marks = draw_single_positives(marks, _SEED)
     paths = tuple(f"images/{id}" for id in ids)
     return Phase(ids, paths, labels if has_true else None, marks if has_observed else None)

@@ -63,7 +63,12 @@ def read_table(files: LabelFiles, path: Path) -> Table | None:
 
 def _parse(files: LabelFiles, path: Path, table: pa.Table) -> Table | None:
     if IMAGE not in table.column_names or len(set(table.column_names)) < table.num_columns:
-        files.fault(path, f"must have a column {IMAGE}, and no column twice, but has {', '.join(table.column_names)}", 1, fatal=True)
+        files.fault(
+            path,
+            f"must have a column {IMAGE}, and no column twice, but has {', '.join(table.column_names)}",
+            1,
+            fatal=True,
+        )
         return None
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     images = [image.replace("\\", "/").removeprefix("images/") for image in _texts(columns[IMAGE])]
@@ -71,12 +76,21 @@ def _parse(files: LabelFiles, path: Path, table: pa.Table) -> Table | None:
     is_list = LABELS in columns
     classes = [name for name in columns if name not in (IMAGE, SPLIT, LABELS)]
     if is_list == bool(classes):
-        files.fault(path, f"must have either a column per class or one column {LABELS}, but has {', '.join(columns)}", 1, fatal=True)
+        files.fault(
+            path,
+            f"must have either a column per class or one column {LABELS}, but has {', '.join(columns)}",
+            1,
+            fatal=True,
+        )
         return None
-    names, values = _read_lists(columns[LABELS]) if is_list else (classes, _read_columns(files, path, columns, classes, images))
+    names, values = (
+        _read_lists(columns[LABELS]) if is_list else (classes, _read_columns(files, path, columns, classes, images))
+    )
     splits = _texts(columns[SPLIT]) if SPLIT in columns else None
     listed = [images[row] for row in kept]
-    return Table(path, listed, None if splits is None else [splits[row] for row in kept], names, values[kept], is_list, kept)
+    return Table(
+        path, listed, None if splits is None else [splits[row] for row in kept], names, values[kept], is_list, kept
+    )
 
 
 def _texts(column: pa.Array) -> list[str]:
@@ -87,7 +101,9 @@ def _read_csv(content: bytes) -> pa.Table:
     # Every cell as text: an image named 0001 is no number.
     header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
-    return pyarrow.csv.read_csv(io.BytesIO(content), read_options=pyarrow.csv.ReadOptions(use_threads=False), convert_options=text)
+    return pyarrow.csv.read_csv(
+        io.BytesIO(content), read_options=pyarrow.csv.ReadOptions(use_threads=False), convert_options=text
+    )
 
 
 def _unique_rows(files: LabelFiles, path: Path, images: list[str]) -> NDArray[np.int64]:
@@ -116,15 +132,23 @@ def _read_lists(column: pa.Array) -> tuple[list[str], NDArray[np.int8]]:
     return names, values
 
 
-def _read_columns(files: LabelFiles, path: Path, columns: dict[str, pa.Array], classes: list[str], images: list[str]) -> NDArray[np.int8]:
+def _read_columns(
+    files: LabelFiles, path: Path, columns: dict[str, pa.Array], classes: list[str], images: list[str]
+) -> NDArray[np.int8]:
     values = np.full((len(images), len(classes)), EMPTY, np.int8)
     for place, name in enumerate(classes):
         # Few different texts stand in a column: each is looked up once.
         coded = columns[name].cast(pa.string()).fill_null("").dictionary_encode()
         meanings = [_WORDS.get(text.strip().lower()) for text in coded.dictionary.to_pylist()]
         codes = coded.indices.to_numpy()
-        values[:, place] = np.array([EMPTY if meaning is None else meaning for meaning in meanings] or [EMPTY], np.int8)[codes]
-        for row in np.flatnonzero(np.isin(codes, [code for code, meaning in enumerate(meanings) if meaning is None])).tolist():
-            why = f"column {name!r} is a class, so its cells must be 1 or 0, but {images[row]} has {coded[row].as_py()!r}"
+        values[:, place] = np.array(
+            [EMPTY if meaning is None else meaning for meaning in meanings] or [EMPTY], np.int8
+        )[codes]
+        for row in np.flatnonzero(
+            np.isin(codes, [code for code, meaning in enumerate(meanings) if meaning is None])
+        ).tolist():
+            why = (
+                f"column {name!r} is a class, so its cells must be 1 or 0, but {images[row]} has {coded[row].as_py()!r}"
+            )
             files.fault(path, why, row + 2 if path.suffix == ".csv" else None, images[row])
     return values

@@ -30,8 +30,12 @@ class LabelFiles:
         """Return a path relative to the root, with forward slashes; a file above the root is named as beside it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else f"../{path.name}"
 
-    def fault(self, path: Path, why: str, line: int | None = None, id: str | None = None, *, fatal: bool = False) -> None:
-        """Note that something is wrong with a file; ``fatal`` if the labels of other images cannot be trusted for it."""
+    def fault(
+        self, path: Path, why: str, line: int | None = None, id: str | None = None, *, fatal: bool = False
+    ) -> None:
+        """Note that something is wrong with a file; ``fatal`` if the labels of other images cannot
+        be trusted for it.
+        """
         self.faults.append(Fault(self.name(path), why, line, id, fatal))
 
     def read(self, path: Path) -> bytes | None:
@@ -48,7 +52,9 @@ class LabelFiles:
         return content
 
     def lines(self, path: Path) -> list[str] | None:
-        """Return the lines of a text file, without blank ones at its end; None, and a fatal fault, if it cannot be read."""
+        """Return the lines of a text file, without blank ones at its end; None, and a fatal fault, if it cannot be
+        read.
+        """
         content = self.read(path)
         if content is None:
             return None
@@ -56,7 +62,9 @@ class LabelFiles:
             return content.decode("utf-8-sig").rstrip().splitlines()
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            self.fault(path, f"is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}", line, fatal=True)
+            self.fault(
+                path, f"is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}", line, fatal=True
+            )
             return None
 
     def unique_lines(self, path: Path) -> dict[str, int]:
@@ -84,7 +92,9 @@ class LabelFiles:
         return found
 
     def check_images(self, phase: Phase) -> None:
-        """Note each listed image that has no file; a folder that is missing altogether is one fault, whatever is listed below it."""
+        """Note each listed image that has no file; a folder that is missing altogether is one fault, whatever is listed
+        below it.
+        """
         in_folder: dict[Path, set[str] | None] = {}
         absent: Counter[Path] = Counter()
         for id, file in zip(phase.ids, phase.files, strict=True):
@@ -133,7 +143,9 @@ class LabelFiles:
 
 
 def _highest_absent(folder: Path, root: Path) -> Path:
-    return next((above for above in reversed(folder.parents) if above.is_relative_to(root) and not above.is_dir()), folder)
+    return next(
+        (above for above in reversed(folder.parents) if above.is_relative_to(root) and not above.is_dir()), folder
+    )
 
 
 def _names_in(folder: Path) -> set[str] | None:
@@ -165,17 +177,22 @@ def find_root(source: Path, title: str, wanted: str, holds: Callable[[Path], boo
             return found[0]
         if found:
             listed = ", ".join(str(folder) for folder in found)
-            raise NotThisDatasetError(f"--source must hold {title} once, but got --source={source}, which holds {listed}. Give one of them")
+            raise NotThisDatasetError(
+                f"--source must hold {title} once, but got --source={source}, which holds {listed}. Give one of them"
+            )
         level = [child for folder in level for child in _folders_in(folder)]
     raise NotThisDatasetError(
-        f"--source must be the folder of {title}, but got --source={source}. Looked there, and up to two folders below, for {wanted}; "
+        f"--source must be the folder of {title}, but got --source={source}. Looked there, and up to two folders "
+        f"below, for {wanted}; "
         f"it holds {describe(source)}"
     )
 
 
 def _folders_in(folder: Path) -> list[Path]:
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(
+            Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
+        )
     except OSError:
         return []
 
@@ -197,7 +214,9 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NUM_NAMED]) + more
 
 
-def group_rows(rows: NDArray[np.integer], values: NDArray[np.float32], num_rows: int) -> tuple[NDArray[np.float32], ...]:
+def group_rows(
+    rows: NDArray[np.integer], values: NDArray[np.float32], num_rows: int
+) -> tuple[NDArray[np.float32], ...]:
     """Return for each of ``num_rows`` images the values that are its, in their order.
 
     Args:

@@ -1,8 +1,9 @@
-"""NUS-WIDE in the two layouts that are in the wild; they are different sets of images, and every report names which it was.
+"""NUS-WIDE in the two layouts that are in the wild; they are different sets of images, and every report names which it
+was.
 
-``formatted``: the four ``.npy`` lists of the SPML literature (Cole et al., CVPR 2021: 150,000 and 60,260 images crawled anew in 2020),
-official ``val`` being the test set. ``official``: ``ImageList/`` and ``Groundtruth/`` of the dataset's own site. Rows without any label, a
-fifth, are kept in both, and rows stay in the order of the lists.
+``formatted``: the four ``.npy`` lists of the SPML literature (Cole et al., CVPR 2021: 150,000 and 60,260 images crawled
+anew in 2020), official ``val`` being the test set. ``official``: ``ImageList/`` and ``Groundtruth/`` of the dataset's
+own site. Rows without any label, a fifth, are kept in both, and rows stay in the order of the lists.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
     files = LabelFiles(find_nuswide(source))
     formatted = _holds_formatted(files.root)
     if formatted and _holds_official(files.root):
-        files.notes.append("the dataset's own Groundtruth/ is there too and was not read: move the formatted_*.npy away to read it")
+        files.notes.append(
+            "the dataset's own Groundtruth/ is there too and was not read: move the formatted_*.npy away to read it"
+        )
     layout, classes, phases = _read_formatted(files) if formatted else _read_official(files)
     if images:
         for phase in phases.values():
@@ -56,7 +59,8 @@ def find_nuswide(source: Path) -> Path:
 
 
 def _holds_formatted(folder: Path) -> bool:
-    # VOC, COCO and CUB are formatted under the same names by the same authors, but these lie beside their own label files.
+    # VOC, COCO and CUB are formatted under the same names by the same authors, but these lie beside their own label
+    # files.
     others = ("VOCdevkit", "annotations", "CUB_200_2011")
     lists = [folder / f"formatted_{phase}_{what}.npy" for phase in ("train", "val") for what in ("images", "labels")]
     return any(path.exists() for path in lists) and not any((folder / other).exists() for other in others)
@@ -67,13 +71,18 @@ def _holds_official(folder: Path) -> bool:
 
 
 def _read_formatted(files: LabelFiles) -> tuple[str, list[str], dict[str, Phase]]:
-    arrays = {phase: [_read_npy(files, f"formatted_{phase}_{what}.npy") for what in ("images", "labels")] for phase in ("train", "val")}
+    arrays = {
+        phase: [_read_npy(files, f"formatted_{phase}_{what}.npy") for what in ("images", "labels")]
+        for phase in ("train", "val")
+    }
     widths = [labels.shape[1] for _, labels in arrays.values() if labels is not None and labels.ndim == 2]
     classes = _class_names(files, widths[0] if widths else 0)
     phases = {}
     for phase, (names, labels) in zip(("train", "test"), arrays.values(), strict=True):
         official = "val" if phase == "test" else phase
-        phases[phase] = _formatted_phase(files, files.root / f"formatted_{official}_labels.npy", names, labels, len(classes))
+        phases[phase] = _formatted_phase(
+            files, files.root / f"formatted_{official}_labels.npy", names, labels, len(classes)
+        )
     return FORMATTED, classes, phases
 
 
@@ -90,14 +99,18 @@ def _read_npy(files: LabelFiles, name: str) -> NDArray[np.generic] | None:
 
 
 def _class_names(files: LabelFiles, width: int) -> list[str]:
-    """Return the concepts' names; the lists carry none, and their order is not documented, so without a file they are numbered."""
+    """Return the concepts' names; the lists carry none, and their order is not documented, so without a file they are
+    numbered.
+    """
     for path in (files.root / place for place in _CONCEPTS):
         if path.exists():
             names = list(files.unique_lines(path))
             if len(names) == width:
                 return names
             files.fault(path, f"must name the {width} columns of the lists, but names {len(names)}")
-    files.notes.append("the lists do not name their columns: they are numbered here; put Concepts81.txt beside them to name them")
+    files.notes.append(
+        "the lists do not name their columns: they are numbered here; put Concepts81.txt beside them to name them"
+    )
     return [f"concept_{number:02d}" for number in range(1, width + 1)]
 
 
@@ -119,7 +132,9 @@ def _formatted_phase(
     true[:, :shared] = labels[:count, :shared] == 1
     # Some copies write a negative as -1.
     if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
-        files.fault(path, f"{len(bad):,} rows have values other than 1 and 0, the first of them row {bad[0]}", fatal=True)
+        files.fault(
+            path, f"{len(bad):,} rows have values other than 1 and 0, the first of them row {bad[0]}", fatal=True
+        )
     listed = path.with_name(path.name.replace("labels", "images"))
     return _phase(files, listed, [str(name).replace("\\", "/") for name in names[:count].tolist()], true)
 
@@ -130,14 +145,20 @@ def _read_official(files: LabelFiles) -> tuple[str, list[str], dict[str, Phase]]
     lists = {phase: _image_list(files, f"{phase.title()}Imagelist.txt") for phase in ("train", "test")}
     if by_phase.is_dir() or not together.is_dir():
         classes = _concepts(files, by_phase, "_Train")
-        labels = {phase: _columns(files, by_phase, classes, f"_{phase.title()}", len(names)) for phase, names in lists.items()}
+        labels = {
+            phase: _columns(files, by_phase, classes, f"_{phase.title()}", len(names)) for phase, names in lists.items()
+        }
         layout = f"{OFFICIAL} (TrainTestLabels)"
     else:
         classes = _concepts(files, together, "")
         everything = _image_list(files, "Imagelist.txt")
         labels = _rows_of(files, everything, lists, _columns(files, together, classes, "", len(everything)))
         layout = f"{OFFICIAL} (AllLabels)"
-    return layout, classes, {phase: _phase(files, _list_path(files, phase), names, labels[phase]) for phase, names in lists.items()}
+    return (
+        layout,
+        classes,
+        {phase: _phase(files, _list_path(files, phase), names, labels[phase]) for phase, names in lists.items()},
+    )
 
 
 def _list_path(files: LabelFiles, phase: str) -> Path:
@@ -154,7 +175,9 @@ def _concepts(files: LabelFiles, folder: Path, ending: str) -> list[str]:
     for path in (files.root / place for place in _CONCEPTS):
         if path.exists():
             return list(files.unique_lines(path))
-    names = sorted(path.stem.removeprefix("Labels_").removesuffix(ending) for path in folder.glob(f"Labels_*{ending}.txt"))
+    names = sorted(
+        path.stem.removeprefix("Labels_").removesuffix(ending) for path in folder.glob(f"Labels_*{ending}.txt")
+    )
     if not names:
         files.fault(folder, f"holds no Labels_<concept>{ending}.txt", fatal=True)
     return names
@@ -167,7 +190,11 @@ def _columns(files: LabelFiles, folder: Path, classes: list[str], ending: str, c
         content = files.read(path)
         values = None if content is None else _ones(files, path, content)
         if values is not None and len(values) != count:
-            files.fault(path, f"must have a line for each of the {count:,} images of the list, but has {len(values):,}", fatal=True)
+            files.fault(
+                path,
+                f"must have a line for each of the {count:,} images of the list, but has {len(values):,}",
+                fatal=True,
+            )
         elif values is not None:
             labels[:, column] = values
     return labels
@@ -175,7 +202,9 @@ def _columns(files: LabelFiles, folder: Path, classes: list[str], ending: str, c
 
 def _ones(files: LabelFiles, path: Path, content: bytes) -> NDArray[np.bool_] | None:
     """Return bool (N,) of a file with a 0 or a 1 in each line."""
-    text = np.frombuffer(content.replace(b"\r", b"").replace(b" ", b"").rstrip(b"\n") + b"\n" if content.strip() else b"", np.uint8)
+    text = np.frombuffer(
+        content.replace(b"\r", b"").replace(b" ", b"").rstrip(b"\n") + b"\n" if content.strip() else b"", np.uint8
+    )
     digits, ends = text[::2], text[1::2]
     if len(digits) == len(ends) and np.isin(digits, (_ONE, _ZERO)).all() and (ends == _NEWLINE).all():
         ones: NDArray[np.bool_] = digits == _ONE
@@ -214,6 +243,11 @@ def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.boo
             files.fault(path, f"{name} is listed twice, in rows {first[name] + 1} and {row + 1}", row + 1)
     rows = np.array(list(first.values()), np.int64)
     beside = not first or (files.root / next(iter(first))).parent.is_dir()
-    base = next((f"{folder}/" for folder in _IMAGE_FOLDERS if (files.root / folder).is_dir()), "" if beside else f"{_IMAGE_FOLDERS[0]}/")
+    base = next(
+        (f"{folder}/" for folder in _IMAGE_FOLDERS if (files.root / folder).is_dir()),
+        "" if beside else f"{_IMAGE_FOLDERS[0]}/",
+    )
     # Some lists start at the root, others inside the folder of images.
-    return Phase(tuple(first), tuple(name if base and name.startswith(base) else base + name for name in first), true[rows])
+    return Phase(
+        tuple(first), tuple(name if base and name.startswith(base) else base + name for name in first), true[rows]
+    )

@@ -43,9 +43,15 @@ class Source:
 
 
 SOURCES = {
-    "voc": Source("VOC 2012", read_voc, find_voc, "VOCdevkit/VOC2012/, or one of the two", "ImageSets/Main/*_{train,val}.txt"),
+    "voc": Source(
+        "VOC 2012", read_voc, find_voc, "VOCdevkit/VOC2012/, or one of the two", "ImageSets/Main/*_{train,val}.txt"
+    ),
     "coco": Source(
-        "COCO 2014", read_coco, find_coco, "annotations/, train2014/ and val2014/", "annotations/instances_{train,val}2014.json"
+        "COCO 2014",
+        read_coco,
+        find_coco,
+        "annotations/, train2014/ and val2014/",
+        "annotations/instances_{train,val}2014.json",
     ),
     "nuswide": Source(
         "NUS-WIDE",
@@ -61,7 +67,13 @@ SOURCES = {
         "CUB_200_2011/, or that folder itself",
         "images.txt, train_test_split.txt, attributes/image_attribute_labels.txt, attributes.txt",
     ),
-    "folder": Source("your own images", read_folder, find_folder, "images/ and labels.csv or observed.csv (or .parquet)", "the tables"),
+    "folder": Source(
+        "your own images",
+        read_folder,
+        find_folder,
+        "images/ and labels.csv or observed.csv (or .parquet)",
+        "the tables",
+    ),
 }
 """Name -> the dataset."""
 
@@ -72,12 +84,14 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
     Args:
         name: Key of ``SOURCES``.
         source: The folder, one above it, or one below where that makes sense.
-        images: Whether images must be there and boxes or parts are read too; else the label files are all that is needed.
+        images: Whether images must be there and boxes or parts are read too; else the label files are all that is
+            needed.
         called: What a ``folder`` is to be called.
 
     Raises:
         ConfigError: No such dataset.
-        NotThisDatasetError: The folder does not hold it; where it holds another, the message says which. Or it may not be looked into.
+        NotThisDatasetError: The folder does not hold it; where it holds another, the message says which. Or it may not
+            be looked into.
     """
     if name not in SOURCES:
         close = nearest_key(name, SOURCES)
@@ -89,7 +103,9 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
         return SOURCES[name].read(source, images=images)
     except NotThisDatasetError as error:
         if other := _looks_like(source, name):
-            raise NotThisDatasetError(f"{error}. It looks like {SOURCES[other].title}, which is called {other} here") from error
+            raise NotThisDatasetError(
+                f"{error}. It looks like {SOURCES[other].title}, which is called {other} here"
+            ) from error
         raise
     except PermissionError as error:
         raise NotThisDatasetError(

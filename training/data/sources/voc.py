@@ -1,8 +1,9 @@
 """PASCAL VOC 2012 as its devkit lies on disk.
 
-``ImageSets/Main/<class>_{train,val}.txt`` say 1, 0 (all objects of the class are difficult) or -1; 1 alone is a positive. Official train is
-what the split is drawn from, official val is the test set, and images are sorted by name, as the literature's preprocessing does (Cole et
-al., CVPR 2021). An image without any positive would be left out, as there; the real lists have none.
+``ImageSets/Main/<class>_{train,val}.txt`` say 1, 0 (all objects of the class are difficult) or -1; 1 alone is a
+positive. Official train is what the split is drawn from, official val is the test set, and images are sorted by name,
+as the literature's preprocessing does (Cole et al., CVPR 2021). An image without any positive would be left out, as
+there; the real lists have none.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``VOCdevkit/``, the devkit itself, or ``VOC2012/``.
-        images: Whether images must be there, and boxes are read from ``Annotations/``; else ``ImageSets/Main`` is all that is needed.
+        images: Whether images must be there, and boxes are read from ``Annotations/``; else ``ImageSets/Main`` is all
+            that is needed.
 
     Raises:
         NotThisDatasetError: It is another folder, or the devkit of another year.
@@ -48,7 +50,9 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
         ids = sorted(lists[phase])
         true = np.zeros((len(ids), len(CLASSES)), bool)
         for column, name in enumerate(CLASSES):
-            true[:, column] = _read_class(files, files.root / _LISTS / f"{name}_{official}.txt", f"{official}.txt", lists[phase], ids)
+            true[:, column] = _read_class(
+                files, files.root / _LISTS / f"{name}_{official}.txt", f"{official}.txt", lists[phase], ids
+            )
         positive = np.flatnonzero(true.any(1))
         num_unlabelled[phase] = len(ids) - len(positive)
         kept = tuple(ids[row] for row in positive)
@@ -89,8 +93,12 @@ def _check_year(root: Path, source: Path, ids: list[str]) -> None:
         )
 
 
-def _read_class(files: LabelFiles, path: Path, against: str, listed: dict[str, int], ids: list[str]) -> NDArray[np.bool_]:
-    """Return bool (N,), True where a class's list says 1; what it and the phase's own list do not agree on is a fault."""
+def _read_class(
+    files: LabelFiles, path: Path, against: str, listed: dict[str, int], ids: list[str]
+) -> NDArray[np.bool_]:
+    """Return bool (N,), True where a class's list says 1; what it and the phase's own list do not
+    agree on is a fault.
+    """
     values: dict[str, str] = {}
     lines = files.lines(path)
     if lines is None:
@@ -98,7 +106,9 @@ def _read_class(files: LabelFiles, path: Path, against: str, listed: dict[str, i
     for number, line in enumerate(lines, 1):
         id, value = (*line.split(), "", "")[:2]
         if len(line.split()) != 2 or value not in ("-1", "0", "1"):
-            files.fault(path, f"a line must be an image and 1, 0 or -1, but is {line!r}", number, id if id in listed else None)
+            files.fault(
+                path, f"a line must be an image and 1, 0 or -1, but is {line!r}", number, id if id in listed else None
+            )
         elif id not in listed:
             files.fault(path, f"{id} is not in {against}", number)
         elif id in values:
@@ -110,7 +120,9 @@ def _read_class(files: LabelFiles, path: Path, against: str, listed: dict[str, i
     ours, theirs = ([id for id in order if id in other] for order, other in ((values, listed), (listed, values)))
     for number, (id, expected) in enumerate(zip(ours, theirs, strict=True), 1):
         if id != expected:
-            files.fault(path, f"its images are not in the order of {against}: {id} stands where {expected} should", number)
+            files.fault(
+                path, f"its images are not in the order of {against}: {id} stands where {expected} should", number
+            )
             break
     return np.array([values.get(id) == "1" for id in ids], bool)
 
@@ -121,13 +133,20 @@ def _with_boxes(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]
         files.notes.append("there is no Annotations folder: the objects' boxes are unknown")
         return phases
     return {
-        name: Phase(phase.ids, phase.files, phase.true, boxes=tuple(_read_boxes(files, folder, phase, row) for row in range(len(phase))))
+        name: Phase(
+            phase.ids,
+            phase.files,
+            phase.true,
+            boxes=tuple(_read_boxes(files, folder, phase, row) for row in range(len(phase))),
+        )
         for name, phase in phases.items()
     }
 
 
 def _read_boxes(files: LabelFiles, folder: Path, phase: Phase, row: int) -> NDArray[np.float32]:
-    """Return (M, 5) of the image's objects, without difficult ones and those of a class that the lists do not call positive."""
+    """Return (M, 5) of the image's objects, without difficult ones and those of a class that the lists do not call
+    positive.
+    """
     assert phase.true is not None
     path, id = folder / f"{phase.ids[row]}.xml", phase.ids[row]
     boxes: list[tuple[float, ...]] = []
@@ -137,12 +156,17 @@ def _read_boxes(files: LabelFiles, folder: Path, phase: Phase, row: int) -> NDAr
             raise ValueError("it declares entities, which no annotation of VOC does")
         for found in ElementTree.fromstring(content).iterfind("object"):
             name = (found.findtext("name") or "").strip()
-            if name not in CLASSES or (found.findtext("difficult") or "0").strip() == "1" or not phase.true[row, CLASSES.index(name)]:
+            if (
+                name not in CLASSES
+                or (found.findtext("difficult") or "0").strip() == "1"
+                or not phase.true[row, CLASSES.index(name)]
+            ):
                 continue
             left, top, right, bottom = (float(found.findtext(f"bndbox/{side}") or "nan") for side in _SIDES)
             if not (left <= right and top <= bottom):
                 raise ValueError(
-                    f"the box of a {name} must have xmin <= xmax and ymin <= ymax, but is {left:g} {top:g} {right:g} {bottom:g}"
+                    f"the box of a {name} must have xmin <= xmax and ymin <= ymax, but is {left:g} {top:g} {right:g} "
+                    f"{bottom:g}"
                 )
             # VOC counts pixels from 1, and its right and bottom are inclusive.
             boxes.append((CLASSES.index(name), left - 1, top - 1, right, bottom))

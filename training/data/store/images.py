@@ -1,4 +1,6 @@
-"""Pictures on their way into a store and out of it: decoded whatever their mode, turned upright, resized once, encoded once."""
+"""Pictures on their way into a store and out of it: decoded whatever their mode, turned upright, resized once, encoded
+once.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ def turn_points(points: NDArray[np.float32], facts: ImageFacts) -> NDArray[np.fl
 
 
 def scale_boxes(boxes: NDArray[np.float32], facts: ImageFacts, image_size: int) -> NDArray[np.int16]:
-    """Scale boxes (M, 5) of (class, left, top, right, bottom) from px of the original to px of the store, each at least 1 px wide."""
+    """Scale boxes (M, 5) of (class, left, top, right, bottom) from px of the original to px of the store, each at least
+    1 px wide.
+    """
     corners = np.concatenate([turn_points(boxes[:, 1:3], facts), turn_points(boxes[:, 3:5], facts)], 1)
     factor = np.array([image_size / facts.width, image_size / facts.height], np.float64)
     low = np.rint(np.minimum(corners[:, :2], corners[:, 2:]) * factor).clip(0, image_size - 1)

@@ -1,4 +1,6 @@
-"""The labels of one official phase as a store keeps them: a Parquet file, a row per image of the source, left-out images included."""
+"""The labels of one official phase as a store keeps them: a Parquet file, a row per image of the source, left-out
+images included.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class LabelTable:
 
 
 def make_label_table(phase: Phase, facts: Sequence[ImageFacts | None], image_size: int) -> LabelTable:
-    """Join what the source says of a phase with what its images turned out to be; boxes and points are scaled to the store's pixels."""
+    """Join what the source says of a phase with what its images turned out to be; boxes and points are scaled to the
+    store's pixels.
+    """
     boxes = points = None
     if phase.boxes is not None:
         boxes = tuple(
@@ -109,8 +113,8 @@ def from_parquet(content: bytes, num_classes: int) -> LabelTable:
 def read_parquet(content: bytes) -> pa.Table:
     """Decode a Parquet file on the calling thread.
 
-    ``pq.read_table`` hands Python's bytes to Arrow's threads; one that lets go of them while the interpreter ends, as after the short verbs
-    of ``data``, aborts the process (apache/arrow#34314).
+    ``pq.read_table`` hands Python's bytes to Arrow's threads; one that lets go of them while the interpreter ends, as
+    after the short verbs of ``data``, aborts the process (apache/arrow#34314).
     """
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
 
@@ -124,12 +128,16 @@ def pad_boxes(boxes: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
 
 
 def compute_data_hash(
-    tables: Mapping[str, LabelTable], classes: Sequence[str], parts: Sequence[str], preprocessing: Mapping[str, Any], schema_version: int
+    tables: Mapping[str, LabelTable],
+    classes: Sequence[str],
+    parts: Sequence[str],
+    preprocessing: Mapping[str, Any],
+    schema_version: int,
 ) -> str:
     """Return the sha256 of all that a run can see of a dataset.
 
-    These are classes, parts, preprocessing, and row by row ids, originals, labels, boxes, points and what was left out. The encoded
-    pixels are not part of it, since they depend on the codec's version; nor are names and paths.
+    These are classes, parts, preprocessing, and row by row ids, originals, labels, boxes, points and what was left out.
+    The encoded pixels are not part of it, since they depend on the codec's version; nor are names and paths.
     """
     digest = hashlib.sha256()
     _add_json(digest, [schema_version, list(classes), list(parts), dict(sorted(preprocessing.items()))])
@@ -155,7 +163,9 @@ def _add_bytes(digest: Any, content: bytes) -> None:
 
 def _pack(matrix: NDArray[np.bool_]) -> pa.Array:
     packed = np.packbits(matrix, axis=1)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())])
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())]
+    )
 
 
 def _unpack(column: pa.ChunkedArray, num_classes: int) -> NDArray[np.bool_]:

@@ -16,13 +16,16 @@ from training.errors import StoreError
 
 SCHEMA_VERSION = 1
 DEFAULT_ENCODING: Encoding = "raw"
-"""Trains on 1.6 times as many images per core-second as JPEG, for 7 times the space (benchmarks/results/input_pipeline.md), and its
-pixels are exactly those of the literature's resize."""
+"""Trains on 1.6 times as many images per core-second as JPEG, for 7 times the space
+(benchmarks/results/input_pipeline.md), and its pixels are exactly those of the literature's resize.
+"""
 MANIFEST = "manifest.json"
 DONE = ".done.json"
 """End of the name of the note beside a whole shard, while the store is not finished."""
 _PHASE = "(train|val|test)"
-_OURS = re.compile(rf"(manifest\.json|{_PHASE}-labels\.parquet|{_PHASE}-\d{{5,}}(\.arrow|\.originals\.arrow|\.done\.json))(\.partial)?")
+_OURS = re.compile(
+    rf"(manifest\.json|{_PHASE}-labels\.parquet|{_PHASE}-\d{{5,}}(\.arrow|\.originals\.arrow|\.done\.json))(\.partial)?"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Manifest:
         shard_images: Rows of a phase per shard; a left-out row has no image in its shard.
         counts: Official phase -> images, without those left out.
         has_true: Official phase -> whether all true labels are known.
-        data_hash: sha256 of all that a run can see, the same on any machine; see :func:`training.data.store.label_table.compute_data_hash`.
+        data_hash: sha256 of all that a run can see, the same on any machine; see
+            :func:`training.data.store.label_table.compute_data_hash`.
         source_hash: sha256 of the source's labels and the settings of preparing: what a second ``prepare`` compares.
         preprocessing: All that decides a pixel.
         label_files: Path -> sha256 of every label file that was read.
@@ -98,7 +102,9 @@ class Manifest:
         except (ValueError, KeyError, TypeError):
             raise StoreError(f"{uri}/{MANIFEST} must be the manifest of a store, but is none. {again(uri)}") from None
         if version != SCHEMA_VERSION:
-            raise StoreError(f"a store must be of schema version {SCHEMA_VERSION}, but {uri} is of version {version}. {again(uri)}")
+            raise StoreError(
+                f"a store must be of schema version {SCHEMA_VERSION}, but {uri} is of version {version}. {again(uri)}"
+            )
         try:
             return cls._parse(raw)
         except (KeyError, TypeError, ValueError) as error:
@@ -125,7 +131,9 @@ def shard_name(phase: str, number: int, *, originals: bool = False) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a file in the folder of a store is a store's, by its name: others may lie beside it, and are left alone."""
+    """Return whether a file in the folder of a store is a store's, by its name: others may lie beside it, and are left
+    alone.
+    """
     return _OURS.fullmatch(name) is not None
 
 
@@ -174,4 +182,7 @@ def _absence(uri: str) -> str:
             f"a store must be finished before it opens, but {uri} is not: its preparing was stopped or still goes on. "
             f"Run the same `orchestrator data prepare` again: it goes on where it stopped"
         )
-    return f"a store must be prepared, but there is none at {uri}. Prepare it: orchestrator data prepare NAME --source DIR --out {uri}"
+    return (
+        f"a store must be prepared, but there is none at {uri}. Prepare it: orchestrator data prepare NAME --source "
+        f"DIR --out {uri}"
+    )

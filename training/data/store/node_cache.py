@@ -20,9 +20,11 @@ _PARALLEL = 8
 
 
 def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[str]) -> Path:
-    """Return the folder with copies of some files of a store; of several processes on a node one copies and the others wait for it.
+    """Return the folder with copies of some files of a store; of several processes on a node one copies and the others
+    wait for it.
 
-    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``; it can be deleted at any time when nothing trains.
+    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``; it can be deleted at any time when nothing
+    trains.
 
     Args:
         storage: Where the store lies.
@@ -44,7 +46,8 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
                 os.replace(home / f".{part}{PARTIAL}", target)
     except OSError as error:
         raise StoreError(
-            f"a remote store must be copied to this node, but {storage.uri} could not be copied to {target} ({error.strerror or error}). "
+            f"a remote store must be copied to this node, but {storage.uri} could not be copied to {target} "
+            f"({error.strerror or error}). "
             f"Make room there, or set XDG_CACHE_HOME to a disk that has it"
         ) from error
     return target
@@ -53,7 +56,8 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
 def cache_key(manifest: Manifest) -> str:
     """Return the name of a store's folder in the cache.
 
-    The data hash alone would not do: two stores of the same data may differ in their bytes, one with originals and one without.
+    The data hash alone would not do: two stores of the same data may differ in their bytes, one with originals and one
+    without.
     """
     files = "".join(f"{name}{file.sha256}" for name, file in sorted(manifest.files.items()))
     return f"{manifest.data_hash[:16]}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
@@ -85,7 +89,9 @@ def _copy(storage: Storage, name: str, expected: StoreFile, draft: Path) -> None
         os.fsync(file.fileno())
     if digest.hexdigest() != expected.sha256:
         partial.unlink()
-        raise StoreError(f"a store must be as its manifest says, but {storage.uri}/{name} has another content. {again(storage.uri)}")
+        raise StoreError(
+            f"a store must be as its manifest says, but {storage.uri}/{name} has another content. {again(storage.uri)}"
+        )
     os.replace(partial, target)
 
 

@@ -64,7 +64,9 @@ class StoreImages:
             try:
                 target[place] = decode_image(read_row(shard, int(self.position[row])), self.encoding, self.image_size)
             except (OSError, ValueError, SyntaxError) as error:
-                raise StoreError(f"every image of a store must decode, but row {row} in {shard.path} does not: {error}") from None
+                raise StoreError(
+                    f"every image of a store must decode, but row {row} in {shard.path} does not: {error}"
+                ) from None
         return pixels.permute(0, 3, 1, 2)
 
 
@@ -107,14 +109,17 @@ class Store:
     def split(self, name: Literal["train", "val"], split_seed: int, draw_seed: int) -> SplitData:
         """Return one split for training or selection, its single positives drawn; no file of the test set is opened.
 
-        Draw and split are made on the whole official phase, as in the SPML literature; left-out images are dropped only then. Where the
-        source gives a ``val`` of its own, ``split_seed`` decides nothing; where it gives observed labels, ``draw_seed`` does not.
+        Draw and split are made on the whole official phase, as in the SPML literature; left-out images are dropped only
+        then. Where the source gives a ``val`` of its own, ``split_seed`` decides nothing; where it gives observed
+        labels, ``draw_seed`` does not.
 
         Raises:
             StoreError: The store is not as its manifest says, or has no such set.
         """
         if name not in _LEARNING:
-            raise ValueError(f"split must be train or val, but got split={name}. The test split is opened by promotion alone")
+            raise ValueError(
+                f"split must be train or val, but got split={name}. The test split is opened by promotion alone"
+            )
         phase, rows = self._rows(name, split_seed)
         return self._data(name, phase, rows, draw_seed)
 
@@ -127,7 +132,8 @@ class Store:
         return self._data("test", "test", np.arange(len(self.labels("test"))), draw_seed)
 
     def labels(self, phase: str) -> LabelTable:
-        """Return the labels of an official phase (``train``, ``test``, or ``val`` where the source gives one); no image is opened.
+        """Return the labels of an official phase (``train``, ``test``, or ``val`` where the source gives one); no image
+        is opened.
 
         Raises:
             StoreError: The store has no such phase, or is not as its manifest says.
@@ -146,10 +152,13 @@ class Store:
         if table.observed is not None:
             return table.observed
         assert table.true is not None  # a reader gives one or the other
-        return _cached_draw(cache_dir() / "draws" / self.manifest.data_hash / f"{phase}-{draw_seed}.npy", table.true, draw_seed)
+        return _cached_draw(
+            cache_dir() / "draws" / self.manifest.data_hash / f"{phase}-{draw_seed}.npy", table.true, draw_seed
+        )
 
     def rows(self, name: Literal["train", "val"], split_seed: int) -> tuple[str, NDArray[np.int64]]:
-        """Return the official phase that a split is made of, and its rows of :meth:`labels`, in the order of :meth:`split`.
+        """Return the official phase that a split is made of, and its rows of :meth:`labels`, in the order of
+        :meth:`split`.
 
         Raises:
             StoreError: The store has no such set, or is not as its manifest says.
@@ -158,7 +167,8 @@ class Store:
         return phase, rows[self.labels(phase).kept[rows]]
 
     def points(self, phase: str) -> list[NDArray[np.float32]] | None:
-        """Return float32 (M, 3) of (part, x, y) in px of the store for each image of a phase that was not left out, or None.
+        """Return float32 (M, 3) of (part, x, y) in px of the store for each image of a phase that was not left out, or
+        None.
 
         Raises:
             StoreError: The store has no such phase, or is not as its manifest says.
@@ -205,18 +215,23 @@ class Store:
         kept, size = self.labels(phase).kept, self.manifest.shard_images
         num_shards = -(-len(kept) // size)
         # Left-out rows have no image, so those behind them in their shard have moved up.
-        position = np.concatenate([np.cumsum(kept[first : first + size]) - 1 for first in range(0, len(kept), size)] or [rows])
+        position = np.concatenate(
+            [np.cumsum(kept[first : first + size]) - 1 for first in range(0, len(kept), size)] or [rows]
+        )
 
         def files(originals: bool) -> tuple[ShardFile, ...]:
             names = [shard_name(phase, number, originals=originals) for number in range(num_shards)]
             counts = [int(kept[number * size : (number + 1) * size].sum()) for number in range(num_shards)]
             return tuple(
-                ShardFile(folder / each, self.manifest.files[each].sha256, count) for each, count in zip(names, counts, strict=True)
+                ShardFile(folder / each, self.manifest.files[each].sha256, count)
+                for each, count in zip(names, counts, strict=True)
             )
 
         shard_of, place = (rows // size).astype(np.int32), position[rows].astype(np.int32)
         if self.manifest.keeps_originals:
-            return StoreImagesWithOriginals(files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding, files(True))
+            return StoreImagesWithOriginals(
+                files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding, files(True)
+            )
         return StoreImages(files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding)
 
     def _folder(self, phase: str) -> Path:
@@ -225,7 +240,11 @@ class Store:
             return self._storage.folder
         # Two copies, so that training never touches what belongs to the test set.
         group = ("test",) if phase == "test" else _LEARNING
-        names = [name for name in self.manifest.files if name.endswith(".arrow") and name.startswith(tuple(f"{each}-" for each in group))]
+        names = [
+            name
+            for name in self.manifest.files
+            if name.endswith(".arrow") and name.startswith(tuple(f"{each}-" for each in group))
+        ]
         return local_copy(self._storage, self.manifest, group[0], names)
 
     def _label_file(self, phase: str) -> str:
@@ -240,13 +259,17 @@ class Store:
         except OSError as error:
             raise StoreError(f"a store must be readable, but {self.uri}/{name} is not: {error}") from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
-            raise StoreError(f"a store must be as its manifest says, but {self.uri}/{name} has another content. {again(self.uri)}")
+            raise StoreError(
+                f"a store must be as its manifest says, but {self.uri}/{name} has another content. {again(self.uri)}"
+            )
         return content
 
     def _data_hash(self) -> str:
         tables = {phase: self.labels(phase) for phase in self.manifest.counts}
         manifest = self.manifest
-        return compute_data_hash(tables, manifest.classes, manifest.parts, manifest.preprocessing, manifest.schema_version)
+        return compute_data_hash(
+            tables, manifest.classes, manifest.parts, manifest.preprocessing, manifest.schema_version
+        )
 
 
 def open_store(uri: str) -> Store:

@@ -50,7 +50,9 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a shard: what is known of it, and by what its unchanged file is known again (bytes, and time of change in ns)."""
+    """One image of a shard: what is known of it, and by what its unchanged file is known again (bytes, and time of
+    change in ns).
+    """
 
     facts: ImageFacts
     num_bytes: int
@@ -66,7 +68,11 @@ class Note:
 
 
 def plan_shards(
-    annotations: Annotations, preprocessing: Preprocessing, keep_originals: bool, shard_images: int, bad_ids: Collection[str]
+    annotations: Annotations,
+    preprocessing: Preprocessing,
+    keep_originals: bool,
+    shard_images: int,
+    bad_ids: Collection[str],
 ) -> list[PlannedShard]:
     """Cut the phases into shards; the cut depends on the source's lists alone, not on which images turn out bad."""
     settings = [SCHEMA_VERSION, preprocessing.describe(), keep_originals, shard_images]
@@ -76,12 +82,19 @@ def plan_shards(
             rows = slice(start, start + shard_images)
             ids, files = phase.ids[rows], phase.files[rows]
             wanted = tuple(each not in bad_ids for each in ids)
-            planned.append(PlannedShard(name, number, ids, files, wanted, _hash_json([settings, name, number, ids, files, wanted])))
+            planned.append(
+                PlannedShard(name, number, ids, files, wanted, _hash_json([settings, name, number, ids, files, wanted]))
+            )
     return planned
 
 
 def write_shard(
-    storage: Storage, shard: PlannedShard, *, images: Sequence[bytes], originals: Sequence[bytes] | None, rows: Sequence[Row | None]
+    storage: Storage,
+    shard: PlannedShard,
+    *,
+    images: Sequence[bytes],
+    originals: Sequence[bytes] | None,
+    rows: Sequence[Row | None],
 ) -> Note:
     """Write a shard's files, then its note.
 
@@ -101,7 +114,8 @@ def write_shard(
 def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], root: Path) -> Note | None:
     """Return what the note of a shard says, or None if the shard must be made (again).
 
-    That is so if it is not whole, was made with other settings or from other rows, or if an original has changed or was left out.
+    That is so if it is not whole, was made with other settings or from other rows, or if an original has changed or was
+    left out.
 
     Raises:
         OSError: The storage cannot be read.
@@ -116,18 +130,29 @@ def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], r
     except (ValueError, KeyError, TypeError):
         return None
     fits = all(sizes.get(name) == file.bytes for name, file in note.files.items())
-    return note if fits and all(map(_unchanged, [root] * len(shard.ids), shard.files, note.rows, shard.wanted)) else None
+    return (
+        note if fits and all(map(_unchanged, [root] * len(shard.ids), shard.files, note.rows, shard.wanted)) else None
+    )
 
 
 def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_originals: bool) -> str:
     """Return the sha256 of a source's labels and lists, and of the settings it is prepared with."""
     digest = hashlib.sha256()
-    header = [SCHEMA_VERSION, preprocessing.describe(), keep_originals, annotations.name, annotations.classes, annotations.parts]
+    header = [
+        SCHEMA_VERSION,
+        preprocessing.describe(),
+        keep_originals,
+        annotations.name,
+        annotations.classes,
+        annotations.parts,
+    ]
     digest.update(_hash_json([header, [str(fault) for fault in annotations.faults]]).encode())
     for name, phase in sorted(annotations.phases.items()):
         digest.update(_hash_json([name, phase.ids, phase.files]).encode())
         for array in _arrays(phase):
-            digest.update(b"-" if array is None else _hash_json([array.shape, str(array.dtype)]).encode() + array.tobytes())
+            digest.update(
+                b"-" if array is None else _hash_json([array.shape, str(array.dtype)]).encode() + array.tobytes()
+            )
     return digest.hexdigest()
 
 
@@ -136,7 +161,9 @@ def _arrays(phase: Phase) -> list[Any]:
         None if lists is None else np.concatenate([np.zeros((0, 1)), *(some.reshape(-1, 1) for some in lists)])
         for lists in (phase.boxes, phase.points)
     ]
-    lengths = [None if lists is None else np.array([len(some) for some in lists]) for lists in (phase.boxes, phase.points)]
+    lengths = [
+        None if lists is None else np.array([len(some) for some in lists]) for lists in (phase.boxes, phase.points)
+    ]
     return [phase.true, phase.observed, *located, *lengths]
 
 

@@ -1,4 +1,6 @@
-"""Shards of encoded images: Arrow IPC files that are written whole, and read row by row without being held in memory."""
+"""Shards of encoded images: Arrow IPC files that are written whole, and read row by row without
+being held in memory.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,9 @@ def encode_shard(images: Sequence[bytes]) -> pa.Buffer:
 def read_row(shard: ShardFile, position: int) -> bytes:
     """Read one image of a shard.
 
-    The bytes are read where the Arrow file's index says, and not through a memory map: pages of a map count as the process's memory
-    until the kernel takes them back, which a cluster's memory watch mistakes for growth. What was read stays in the page cache.
+    The bytes are read where the Arrow file's index says, and not through a memory map: pages of a map count as the
+    process's memory until the kernel takes them back, which a cluster's memory watch mistakes for growth. What was read
+    stays in the page cache.
 
     Raises:
         StoreError: The shard is not there, or is not what the manifest says.
@@ -79,7 +82,9 @@ def _offsets(shard: ShardFile) -> NDArray[np.int64]:
 
 
 class _OpenFile:
-    """A descriptor that is closed with the last reference to it: one thread may still read what another drops from the cache."""
+    """A descriptor that is closed with the last reference to it: one thread may still read what another drops from the
+    cache.
+    """
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -98,4 +103,7 @@ def _open(shard: ShardFile) -> _OpenFile:
 
 
 def _damaged(path: Path, why: str) -> StoreError:
-    return StoreError(f"a store must be as its manifest says, but {path} is not: {why}. Delete {path.parent} and prepare or copy it again")
+    return StoreError(
+        f"a store must be as its manifest says, but {path} is not: {why}. Delete {path.parent} and prepare or copy it "
+        f"again"
+    )

@@ -33,7 +33,9 @@ class Storage:
             try:
                 self._fs, root = fs.FileSystem.from_uri(uri)
             except (ValueError, NotImplementedError) as error:
-                raise ConfigError(f"a store must lie in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})") from None
+                raise ConfigError(
+                    f"a store must lie in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})"
+                ) from None
         else:
             self._fs, root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
         self._root = root.rstrip("/")

@@ -1,7 +1,7 @@
 """Writes a store: every picture decoded, resized and encoded once, in shards that a stopped run finds again.
 
-A shard ``train-00003.arrow`` is whole when ``train-00003.done.json``, written after it, says so; the manifest comes last. So a process
-may die at any moment: what is whole is kept, and nothing opens before all is.
+A shard ``train-00003.arrow`` is whole when ``train-00003.done.json``, written after it, says so; the manifest comes
+last. So a process may die at any moment: what is whole is kept, and nothing opens before all is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class BadSourceError(StoreError):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         whole = any(fault.is_fatal for fault in faults)
-        otherwise = "Labels cannot be trusted before: --skip-bad leaves out images alone" if whole else "Or leave them out with --skip-bad"
+        otherwise = (
+            "Labels cannot be trusted before: --skip-bad leaves out images alone"
+            if whole
+            else "Or leave them out with --skip-bad"
+        )
         super().__init__(
             f"every file of a source must be whole and have its labels, but got {len(faults)} "
             f"{'fault' if len(faults) == 1 else 'faults'}:\n"
@@ -100,7 +104,8 @@ def write_store(
     skip_bad: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Write the store of a dataset, or finish one that was begun; a finished store of this source and these settings is left alone.
+    """Write the store of a dataset, or finish one that was begun; a finished store of this source and these settings is
+    left alone.
 
     Args:
         annotations: What the source's files say.
@@ -116,10 +121,10 @@ def write_store(
         The manifest.
 
     Raises:
-        BadSourceError: The source has faults and ``skip_bad`` is not set, or cannot mend them; images are looked at only where labels can
-            be trusted.
-        StoreError: No training image is left, another process writes there, a store of another source or other settings lies there, or it
-            cannot be written.
+        BadSourceError: The source has faults and ``skip_bad`` is not set, or cannot mend them; images are looked at
+            only where labels can be trusted.
+        StoreError: No training image is left, another process writes there, a store of another source or other settings
+            lies there, or it cannot be written.
         ConfigError: ``out_uri`` is of no known kind.
         ValueError: Image size or encoding out of range.
     """
@@ -129,7 +134,9 @@ def write_store(
         return done
     if any(fault.is_fatal for fault in annotations.faults):
         raise BadSourceError(annotations.faults)
-    progress = _Meter(on_progress or (lambda done, total: None), sum(len(phase) for phase in annotations.phases.values()))
+    progress = _Meter(
+        on_progress or (lambda done, total: None), sum(len(phase) for phase in annotations.phases.values())
+    )
     try:
         job = _Job(annotations, Storage(out_uri), preprocessing, keep_originals, skip_bad)
         with writer_lock(job.storage) as beat:
@@ -138,22 +145,31 @@ def write_store(
             return done or _write(job, workers or len(os.sched_getaffinity(0)), beat, progress)
     except OSError as error:
         raise StoreError(
-            f"a store must be writable, but {out_uri} is not ({error.strerror or error}); {progress.done} of {progress.total} images are "
+            f"a store must be writable, but {out_uri} is not ({error.strerror or error}); {progress.done} of "
+            f"{progress.total} images are "
             f"done and kept. Make room or mend it, and run the same command again: it goes on where it stopped"
         ) from error
 
 
 def find_finished(
-    annotations: Annotations, out_uri: str, *, image_size: int = 448, keep_originals: bool = False, encoding: Encoding = DEFAULT_ENCODING
+    annotations: Annotations,
+    out_uri: str,
+    *,
+    image_size: int = 448,
+    keep_originals: bool = False,
+    encoding: Encoding = DEFAULT_ENCODING,
 ) -> Manifest | None:
-    """Return the manifest if there is a finished store of this source and these settings, None if there is no finished one.
+    """Return the manifest if there is a finished store of this source and these settings, None if there is no finished
+    one.
 
     Raises:
-        StoreError: There is a finished store of another source or other settings, or one whose files are missing or cut short, or the
-            storage cannot be read.
+        StoreError: There is a finished store of another source or other settings, or one whose files are missing or cut
+            short, or the storage cannot be read.
     """
     try:
-        return _finished(Storage(out_uri), source_hash(annotations, Preprocessing(image_size, encoding), keep_originals))
+        return _finished(
+            Storage(out_uri), source_hash(annotations, Preprocessing(image_size, encoding), keep_originals)
+        )
     except OSError as error:
         raise StoreError(f"a store must be readable, but {out_uri} is not: {error}") from error
 
@@ -180,9 +196,13 @@ def _finished(storage: Storage, expected: str) -> Manifest | None:
         return None
     manifest = read_manifest(storage.uri)
     if manifest.source_hash != expected:
-        what = f"{manifest.name} at {manifest.image_size} px as {manifest.encoding}{' with originals' if manifest.keeps_originals else ''}"
+        what = (
+            f"{manifest.name} at {manifest.image_size} px as "
+            f"{manifest.encoding}{' with originals' if manifest.keeps_originals else ''}"
+        )
         raise StoreError(
-            f"a store must be of one source and one way of preparing, but {storage.uri} already holds {what}, made from other labels or "
+            f"a store must be of one source and one way of preparing, but {storage.uri} already holds {what}, made "
+            f"from other labels or "
             f"other settings. Name another --out. Or: {again(storage.uri)}"
         )
     require_files(storage.uri, manifest, sizes)
@@ -194,7 +214,9 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
     for name in sizes:
         if name.endswith(PARTIAL) and is_ours(name):
             job.storage.delete(name)
-    planned = plan_shards(job.annotations, job.preprocessing, job.keep_originals, job.shard_images, _bad_ids(job.annotations))
+    planned = plan_shards(
+        job.annotations, job.preprocessing, job.keep_originals, job.shard_images, _bad_ids(job.annotations)
+    )
     notes = {shard.name: read_note(job.storage, shard, sizes, job.annotations.root) for shard in planned}
     progress.add(sum(len(shard.ids) for shard in planned if notes[shard.name] is not None))
     faults = list(job.annotations.faults)
@@ -211,10 +233,14 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
     if faults and not job.skip_bad:
         raise BadSourceError(faults)
     train = job.annotations.phases.get("train")
-    if train is not None and not any(row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])):
+    if train is not None and not any(
+        row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])
+    ):
         listed = len(train)
         first = f", the first fault being {faults[0]}" if faults else ""
-        raise StoreError(f"a store must have a training image, but of {listed:,} listed none is left{first}. Mend the source")
+        raise StoreError(
+            f"a store must have a training image, but of {listed:,} listed none is left{first}. Mend the source"
+        )
     return _finish(job, planned, notes, faults)
 
 
@@ -238,7 +264,9 @@ def _prepare_in_order(
     """Yield shard after shard with its images in order, while the next shard's images are already in the works."""
     waiting: deque[tuple[PlannedShard, list[Future[_Prepared | Fault] | None]]] = deque()
     for shard in shards:
-        futures = [pool.submit(_prepare, job, shard, row) if wanted else None for row, wanted in enumerate(shard.wanted)]
+        futures = [
+            pool.submit(_prepare, job, shard, row) if wanted else None for row, wanted in enumerate(shard.wanted)
+        ]
         waiting.append((shard, futures))
         if len(waiting) > 1:
             yield _collect(*waiting.popleft(), progress)
@@ -284,7 +312,9 @@ def _write_shard(job: _Job, shard: PlannedShard, prepared: Sequence[_Prepared | 
     )
 
 
-def _finish(job: _Job, planned: Sequence[PlannedShard], notes: dict[str, Note | None], faults: Sequence[Fault]) -> Manifest:
+def _finish(
+    job: _Job, planned: Sequence[PlannedShard], notes: dict[str, Note | None], faults: Sequence[Fault]
+) -> Manifest:
     """Write labels and manifest, then delete what only an unfinished store needs."""
     files: dict[str, StoreFile] = {}
     tables: dict[str, LabelTable] = {}
@@ -306,7 +336,9 @@ def _finish(job: _Job, planned: Sequence[PlannedShard], notes: dict[str, Note | 
     return manifest
 
 
-def _make_manifest(job: _Job, tables: dict[str, LabelTable], files: dict[str, StoreFile], faults: Sequence[Fault]) -> Manifest:
+def _make_manifest(
+    job: _Job, tables: dict[str, LabelTable], files: dict[str, StoreFile], faults: Sequence[Fault]
+) -> Manifest:
     source, preprocessing = job.annotations, job.preprocessing.describe()
     return Manifest(
         name=source.name,
@@ -338,7 +370,8 @@ def _tidy(storage: Storage, manifest: Manifest) -> None:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads: Pillow lets go of the interpreter but while it encodes, a fifth of the work, and two gave what two processes gave.
+    """Threads: Pillow lets go of the interpreter but while it encodes, a fifth of the work, and two gave what two
+    processes gave.
 
     When the process is killed, no orphan is left that holds its lock.
     """

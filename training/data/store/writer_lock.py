@@ -146,4 +146,6 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 def _refusal(where: str, owner: dict[str, Any]) -> StoreError:
     who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if "pid" in owner else "another process"
-    return StoreError(f"a store must have one writer, but {where} is being written by {who}. Wait until it is done, or stop it")
+    return StoreError(
+        f"a store must have one writer, but {where} is being written by {who}. Wait until it is done, or stop it"
+    )

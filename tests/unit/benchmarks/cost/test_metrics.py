@@ -32,7 +32,9 @@ def test_ours_and_scikit_learn_agree() -> None:
 def test_every_row_is_timed_and_the_whole_job_weighed() -> None:
     report = measure_size(400, 6, repeats=2)
     assert {of for of, _ in report.timings} == {AP, ONE_SET, WHOLE}
-    assert all(len(timing.wall_s) == len(timing.cpu_s) == 2 and min(timing.wall_s) > 0 for timing in report.timings.values())
+    assert all(
+        len(timing.wall_s) == len(timing.cpu_s) == 2 and min(timing.wall_s) > 0 for timing in report.timings.values()
+    )
     assert report.held_mib >= 0
     text = render_report({"small": report}, {"no score equal": 1e-17}, 0.5)
     assert "## small: 400 x 6" in text

@@ -25,7 +25,9 @@ from tests.kit.synthetic_journal import NUM_EPOCHS, make_events, write_journal
 def test_a_journal_that_nobody_ran_reads_as_one_that_was() -> None:
     plan = write_journal("x-00000001", 12, num_open=2)
     state = replay(sweep_dir(plan.id) / JOURNAL_FILE)
-    assert [record.state for record in state.records.values()] == 10 * [TrialState.COMPLETE] + 2 * [TrialState.INTERRUPTED]
+    assert [record.state for record in state.records.values()] == 10 * [TrialState.COMPLETE] + 2 * [
+        TrialState.INTERRUPTED
+    ]
     assert all(record.last_epoch == NUM_EPOCHS for record in list(state.records.values())[:10])
     assert all(0 < record.last_epoch < NUM_EPOCHS for record in list(state.records.values())[10:])
     assert [event["event"] for event in make_events(plan)][-1] == "driver_ended"
@@ -76,7 +78,10 @@ def measured(*, slower: float = 1.0, load: float = 0.0, most: int = 10_000) -> M
         tpe={100: {"ask_ms": 4.0, "tell_ms": 0.2}, 10_000: {"ask_ms": 64.0, "tell_ms": 0.3}},
         journal={1000: rates, 10_000: rates},
         num_stored=300,
-        catch_up={"sqlite": {"results_per_s": 11.0, "cpu_ms": 28.0}, "postgresql": {"results_per_s": 120.0, "cpu_ms": 22.0}},
+        catch_up={
+            "sqlite": {"results_per_s": 11.0, "cpu_ms": 28.0},
+            "postgresql": {"results_per_s": 120.0, "cpu_ms": 22.0},
+        },
         resumed={1000: {"read_s": 3.0 * slower, "read_cpu_s": 0.1, "first_hand_out_s": 21.0}},
         num_listed=10_000,
         verbs={verb: {"wall_s": 0.6 * slower, "cpu_s": 0.5} for verb in ("status", "leaderboard")},
@@ -90,7 +95,10 @@ def test_a_report_says_of_every_aim_whether_it_is_met() -> None:
     assert "| with 10,000 trials in it | 400 (at least 200: met) | 0.1 |" in report
     assert "| 1,000 trials | 3 (at most 5: met) | 0.1 | 21 |" in report
     assert "| status | 0.6 (at most 1: met) | 0.5 |" in report
-    assert (render_report(measured(slower=3)).count(": met)"), render_report(measured(slower=3)).count(": missed)")) == (0, 8)
+    assert (
+        render_report(measured(slower=3)).count(": met)"),
+        render_report(measured(slower=3)).count(": missed)"),
+    ) == (0, 8)
 
 
 def test_a_report_says_what_its_figures_are_worth() -> None:
@@ -103,7 +111,9 @@ def test_a_report_says_what_its_figures_are_worth() -> None:
 
 def test_what_follows_from_the_figures_is_worked_out_from_them() -> None:
     found = measured()
-    assert "an ask with 10,000 trials behind takes 64 ms of CPU, and one on the way there about 34 ms" in conclude_tpe(found.tpe)
+    assert "an ask with 10,000 trials behind takes 64 ms of CPU, and one on the way there about 34 ms" in conclude_tpe(
+        found.tpe
+    )
     assert conclude_mlflow(found.once, found.catch_up).startswith(
         "Trivial trials report 100 results/s, sqlite takes 11, postgresql takes 120: sqlite falls behind such trials."
     )

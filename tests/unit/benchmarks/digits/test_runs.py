@@ -32,7 +32,10 @@ def test_every_block_of_the_space_has_a_row() -> None:
 
 def test_ablations_and_query2label_are_their_groups() -> None:
     ablations = {row.label for row in ROWS.values() if row.label.startswith("ignore_") and row.group != "query2label"}
-    assert {row.label for row in ROWS.values() if row.group == "ablations"} == ablations - {"ignore_oracle", "ignore_without_rejection"}
+    assert {row.label for row in ROWS.values() if row.group == "ablations"} == ablations - {
+        "ignore_oracle",
+        "ignore_without_rejection",
+    }
     assert {Run(name, 1, 0).config.model.name for name in ROWS if name.startswith("Query2Label")} == {"query2label"}
 
 
@@ -92,7 +95,13 @@ def test_what_the_file_holds_is_not_run_again(tiny: None, tmp_path: Path, monkey
 def test_the_report_is_of_this_code_and_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def line(seed: int, score: float, **others: str) -> str:
         run = Run("EM, alpha 0.1", 101, seed)
-        figures = {"test_mAP": score, "cpu_s": 1.0, "epochs": 20, "settings": run.settings_hash, "code": digits.code_hash()}
+        figures = {
+            "test_mAP": score,
+            "cpu_s": 1.0,
+            "epochs": 20,
+            "settings": run.settings_hash,
+            "code": digits.code_hash(),
+        }
         return json.dumps(dict.fromkeys(NO_FIGURES) | vars(run) | figures | others)
 
     lines = [line(0, 10.0), line(0, 60.0), line(1, 20.0, code="other"), line(2, 30.0, settings="other"), line(3, 70.0)]
@@ -113,7 +122,9 @@ def test_options_choose_rows_and_seeds(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(digits, "run_all", fake)
     monkeypatch.setattr(
-        sys, "argv", ["digits", "--rows", "EM, alpha 0.1", "--seeds", "4", "--scene-seeds", "9", "8", "--out", str(tmp_path)]
+        sys,
+        "argv",
+        ["digits", "--rows", "EM, alpha 0.1", "--seeds", "4", "--scene-seeds", "9", "8", "--out", str(tmp_path)],
     )
     with pytest.raises(SystemExit) as exit_:
         digits.main()
@@ -135,7 +146,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(digits, "prepare", lambda config: None)
     monkeypatch.setattr(digits, "ProcessPoolExecutor", _InThisProcess)
     monkeypatch.setattr(digits, "code_hash", lambda: "new")
-    lines = [figures("WAN", seed, "old", cpu_s=3.0 - seed) for seed in range(3)] + [figures("AN-LS", seed, "old") for seed in range(2)]
+    lines = [figures("WAN", seed, "old", cpu_s=3.0 - seed) for seed in range(3)] + [
+        figures("AN-LS", seed, "old") for seed in range(2)
+    ]
     write(tmp_path, [*lines, figures("EPR", 0, "older", cpu_s=0.1), figures("EPR", 1, "x-dirty", cpu_s=0.1)])
     return tmp_path
 
@@ -167,7 +180,9 @@ def test_an_equal_check_makes_an_earlier_tree_count(
     monkeypatch.setattr(digits, "run_one", lambda run: figures(run.row, run.seed, "new"))
     assert run_main(monkeypatch, folder, "--check", "2") == 0
     said = capsys.readouterr().out
-    assert said.startswith(("WAN, scenes 101, seed 2: equal\nAN-LS, scenes 101, seed 0: equal\n", "AN-LS, scenes 101, seed 0: equal\nWAN,"))
+    assert said.startswith(
+        ("WAN, scenes 101, seed 2: equal\nAN-LS, scenes 101, seed 0: equal\n", "AN-LS, scenes 101, seed 0: equal\nWAN,")
+    )
     checked = json.loads((folder / digits.CHECKED).read_text())
     assert (checked["code"], checked["of"]) == ("new", "old")
     assert [(row["row"], row["seed"], row["test_mAP"], row["best_epoch"]) for row in checked["rows"]] == [
@@ -185,7 +200,9 @@ def test_a_check_that_differs_leaves_nothing_that_counts(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / digits.CHECKED).write_text(json.dumps({"code": "new", "of": "old", "rows": [], "date": "2026-01-01"}))
-    monkeypatch.setattr(digits, "run_one", lambda run: figures(run.row, run.seed, "new", score=50.0 + 1e-13 * (run.row == "WAN")))
+    monkeypatch.setattr(
+        digits, "run_one", lambda run: figures(run.row, run.seed, "new", score=50.0 + 1e-13 * (run.row == "WAN"))
+    )
     assert run_main(monkeypatch, folder, "--check", "2") == 1
     said = capsys.readouterr()
     assert "WAN, scenes 101, seed 2: test_mAP was 50.0, is 50.0000000000001" in said.out
@@ -211,11 +228,20 @@ def test_a_run_that_fails_is_neither_equal_nor_different(folder: Path, monkeypat
     [
         ("new", ["--check", "0"], "--check must be at least 1, but got check=0"),
         ("new-dirty", ["--check", "1"], "must be committed for --check, but got code=new-dirty"),
-        ("new", ["--check", "1", "--rows", "ROLE"], "must find runs of an earlier tree with the present settings, but got runs=0"),
+        (
+            "new",
+            ["--check", "1", "--rows", "ROLE"],
+            "must find runs of an earlier tree with the present settings, but got runs=0",
+        ),
     ],
 )
 def test_a_check_without_anything_to_compare_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, options: list[str], message: str
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: str,
+    options: list[str],
+    message: str,
 ) -> None:
     monkeypatch.setattr(digits, "code_hash", lambda: code)
     assert run_main(monkeypatch, folder, *options) == 2
@@ -247,7 +273,9 @@ def test_a_report_of_fewer_runs_is_refused_before_they_run(
     assert count_runs((folder / "digits.md").read_text()) == 3
 
 
-def test_runs_that_failed_do_not_thin_the_report(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_failed_do_not_thin_the_report(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "digits.md").write_text("| WAN | 50.0 | 3 |\n")
     monkeypatch.setattr(digits, "run_all", lambda runs, path, processes: len(runs))
     assert run_main(monkeypatch, folder, "--scene-seeds", "101", "--rows", "WAN") == 1

@@ -1,4 +1,6 @@
-"""The tables of the benchmark on digit scenes: rows by their mean, pairs told apart, sentences that follow the figures."""
+"""The tables of the benchmark on digit scenes: rows by their mean, pairs told apart, sentences
+that follow the figures.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def test_an_ablation_is_compared_run_by_run() -> None:
     results = [result("IGNORE", seed, 80.0 + seed) for seed in range(3)]
     results += [result("IGNORE without SPBC", seed, 79.0 + seed - 0.1 * seed) for seed in range(3)]
     assert conclude(results) == ["SPBC: gains +1.1 +- 0.2 mAP (95 %, 3 pairs, 3 of them positive)."]
-    assert "| IGNORE without SPBC | 79.9 +- 0.9 | +1.1 +- 0.2 |  |  |  |  | 2 | 3 |" in render_table(results[3:], results)
+    assert "| IGNORE without SPBC | 79.9 +- 0.9 | +1.1 +- 0.2 |  |  |  |  | 2 | 3 |" in render_table(
+        results[3:], results
+    )
 
 
 def test_a_loss_and_a_difference_that_is_none_are_called_so() -> None:

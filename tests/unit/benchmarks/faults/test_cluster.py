@@ -17,7 +17,8 @@ from benchmarks.faults.cluster import FaultCluster
 # Prints its child's pid once there is one; the child outlives it unless told otherwise.
 _RAYLET = """
 import subprocess, sys
-worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({})"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep({})"], **quiet)
 print(worker.pid, flush=True)
 input()
 """
@@ -26,7 +27,9 @@ input()
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FaultCluster:
     """Return one without anything in it."""
-    nothing = SimpleNamespace(head_node=None, worker_nodes=SimpleNamespace(discard=lambda node: None), shutdown=lambda: None)
+    nothing = SimpleNamespace(
+        head_node=None, worker_nodes=SimpleNamespace(discard=lambda node: None), shutdown=lambda: None
+    )
 
     def start(self: FaultCluster) -> None:
         self._cluster, self._nodes = nothing, []
@@ -43,7 +46,9 @@ def add_node(cluster: FaultCluster) -> Iterator[Any]:
     started: list[subprocess.Popen[bytes]] = []
 
     def add(outlives_s: float) -> psutil.Process:
-        raylet = subprocess.Popen([sys.executable, "-c", _RAYLET.format(outlives_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        raylet = subprocess.Popen(
+            [sys.executable, "-c", _RAYLET.format(outlives_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         started.append(raylet)
         assert raylet.stdout is not None
         worker = psutil.Process(int(raylet.stdout.readline()))

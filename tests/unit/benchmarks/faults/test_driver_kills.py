@@ -18,7 +18,9 @@ def test_epochs_are_counted_as_often_as_they_are_there() -> None:
 
 
 def test_report_adds_up_the_rounds() -> None:
-    report = render_report([Round((0, 7), 20.0, 30, 0, 0, 0, ()), Round((3, 9), 30.0, 31, 1, 2, 3, ("1 epochs are lost",))], seed=0)
+    report = render_report(
+        [Round((0, 7), 20.0, 30, 0, 0, 0, ()), Round((3, 9), 30.0, 31, 1, 2, 3, ("1 epochs are lost",))], seed=0
+    )
     for line in (
         "| sweeps | 2 |",
         "| drivers killed with -9 | 4 |",

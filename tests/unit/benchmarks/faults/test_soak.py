@@ -1,4 +1,6 @@
-"""The soak's schedule: each kind of death once before any comes again, and none counts before it has killed something."""
+"""The soak's schedule: each kind of death once before any comes again, and none counts before it
+has killed something.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ class Schedule(Soak):
 def test_a_kind_is_due_until_it_has_killed_something() -> None:
     for seed in range(5):
         sweep = SimpleNamespace(
-            id="a", start=lambda: None, wait_for=lambda *words: None, remember=lambda: None, attempts=dict, reports=list[Any]
+            id="a",
+            start=lambda: None,
+            wait_for=lambda *words: None,
+            remember=lambda: None,
+            attempts=dict,
+            reports=list[Any],
         )
         soak = Schedule(cast(Any, None), cast(Any, sweep), cast(Any, sweep), random.Random(seed), 0.0)
         soak.run()

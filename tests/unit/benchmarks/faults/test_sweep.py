@@ -1,4 +1,6 @@
-"""What is asked of a sweep in the end must itself see what is lost, and what was trained again from too early an epoch."""
+"""What is asked of a sweep in the end must itself see what is lost, and what was trained again
+from too early an epoch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def test_an_attempt_goes_on_where_its_trial_was() -> None:
 
 
 @pytest.mark.parametrize(("began", "next_"), [(0, 3), (1, 3), (4, 5)])
-def test_a_checkpoint_that_was_not_used_is_seen_although_the_journal_has_every_epoch_once(began: int, next_: int) -> None:
+def test_a_checkpoint_that_was_not_used_is_seen_although_the_journal_has_every_epoch_once(
+    began: int, next_: int
+) -> None:
     sweep = make_sweep(*attempt(1, 0, 1, 2), *attempt(2, began, *range(next_, 6)), trial_ended(0, 9))
     sweep.known = {(0, 1), (0, 2)}
     assert sweep.count_lost() == 0

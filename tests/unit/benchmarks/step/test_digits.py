@@ -1,4 +1,6 @@
-"""The report of ``benchmarks.step``: aims are judged by what the rows hold, and where a digits step's time goes is theirs too."""
+"""The report of ``benchmarks.step``: aims are judged by what the rows hold, and where a digits step's time goes is
+theirs too.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,27 @@ SIZE = {"device": "x86_64 CPU", "torch": "2", "backbone": "trunk", "image_size":
 
 
 def step(variant: str, images_s: list[float], peak_mb: float) -> dict[str, Any]:
-    return {"kind": "step", **SIZE, "variant": variant, "images_s": images_s, "peak_mb": peak_mb, "threads": 2, "load": 1.5}
+    return {
+        "kind": "step",
+        **SIZE,
+        "variant": variant,
+        "images_s": images_s,
+        "peak_mb": peak_mb,
+        "threads": 2,
+        "load": 1.5,
+    }
 
 
 def curve(distance: float) -> dict[str, Any]:
-    return {"kind": "curve", **SIZE, "variant": UNREJECTED, "distance": distance, "first": 1.0, "last": 0.9, "steps": 20}
+    return {
+        "kind": "curve",
+        **SIZE,
+        "variant": UNREJECTED,
+        "distance": distance,
+        "first": 1.0,
+        "last": 0.9,
+        "steps": 20,
+    }
 
 
 def digit_step(variant: str, ms_step: float, **groups: float) -> dict[str, Any]:
@@ -44,7 +62,14 @@ def test_no_aim_is_judged_without_its_rows() -> None:
 
 
 def test_what_is_not_convolution_is_counted_from_the_groups() -> None:
-    epoch = {"kind": "digits", **SIZE, "variant": "ours", "ms_epoch": {CONVOLUTION: 60.0, BATCH_NORM: 40.0}, "num_epochs": 3, "load": 2.0}
+    epoch = {
+        "kind": "digits",
+        **SIZE,
+        "variant": "ours",
+        "ms_epoch": {CONVOLUTION: 60.0, BATCH_NORM: 40.0},
+        "num_epochs": 3,
+        "load": 2.0,
+    }
     text = render(
         [
             epoch | {"eval_frac": 0.0625},

@@ -43,7 +43,9 @@ def test_example_of_every_verb_is_understood(verb: str) -> None:
     assert parse(cli.VERBS[verb][1].partition(" >")[0]) == verb
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("predict", "browse", "bundle", "logs", "cancel")])
+@pytest.mark.parametrize(
+    "verb", [verb for verb in cli.VERBS if verb not in ("predict", "browse", "bundle", "logs", "cancel")]
+)
 def test_verbs_that_print_a_table_print_json_too(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     assert "--json" in run(capsys, verb, "--help")[1]
 
@@ -73,7 +75,8 @@ def test_misspelt_verb_and_option_name_the_nearest(capsys: pytest.CaptureFixture
         ),
         (
             ["evaluate", "digits", "--split", "foo"],
-            "Invalid value for '--split': 'foo' is not one of 'train', 'val', 'test'. See: orchestrator evaluate --help",
+            "Invalid value for '--split': 'foo' is not one of 'train', 'val', 'test'. See: orchestrator evaluate "
+            "--help",
         ),
         (["status", "a", "b"], "Got unexpected extra argument(s) (b). See: orchestrator status --help"),
     ],
@@ -105,7 +108,9 @@ def test_our_errors_are_their_message(
     assert run(capsys, "status") == (code, "", f"error: {error}\n")
 
 
-def test_other_errors_say_how_to_learn_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_say_how_to_learn_more(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli_results, "_summarise", lambda sweep_id: 1 / 0)
     make_sweep()
     code, _, err = run(capsys, "status")

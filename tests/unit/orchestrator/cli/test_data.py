@@ -25,7 +25,9 @@ def voc(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verb", cli_data.VERBS)
-def test_help_has_an_example_that_is_understood_and_the_exit_codes(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+def test_help_has_an_example_that_is_understood_and_the_exit_codes(
+    capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
     example = cli_data.VERBS[verb][1]
     code, out, _ = run(capsys, "data", verb, "--help")
     assert code == 0
@@ -52,7 +54,9 @@ except SystemExit:
 
 
 def test_a_store_is_not_named_with_credentials(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
-    code, out, err = run(capsys, "data", "prepare", "voc", "--source", str(tmp_path), "--out", "s3://key:hunter2@bucket/voc")
+    code, out, err = run(
+        capsys, "data", "prepare", "voc", "--source", str(tmp_path), "--out", "s3://key:hunter2@bucket/voc"
+    )
     assert (code, out, "hunter2" in err) == (2, "", False)
     assert "--out must hold no credentials, but got --out=s3://key:***@bucket/voc" in err
     assert list(home.iterdir()) == []
@@ -60,7 +64,8 @@ def test_a_store_is_not_named_with_credentials(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "make"), [("voc", make_voc), ("coco", make_coco), ("nuswide", make_nuswide), ("cub", make_cub), ("folder", make_folder)]
+    ("name", "make"),
+    [("voc", make_voc), ("coco", make_coco), ("nuswide", make_nuswide), ("cub", make_cub), ("folder", make_folder)],
 )
 def test_every_dataset_is_prepared_listed_shown_and_counted(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, make: object
@@ -90,7 +95,9 @@ def test_second_run_does_nothing_and_says_so(capsys: pytest.CaptureFixture[str],
     assert {path: path.stat().st_mtime_ns for path in (home / "data" / "voc").iterdir()} == before
 
 
-def test_stopped_it_says_how_it_goes_on(capsys: pytest.CaptureFixture[str], voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_it_says_how_it_goes_on(
+    capsys: pytest.CaptureFixture[str], voc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -105,7 +112,9 @@ def test_piped_progress_is_quiet(capsys: pytest.CaptureFixture[str], voc: Path) 
     assert len(err.splitlines()) == 2
 
 
-def test_store_elsewhere_is_found_by_its_name(capsys: pytest.CaptureFixture[str], voc: Path, tmp_path: Path, home: Path) -> None:
+def test_store_elsewhere_is_found_by_its_name(
+    capsys: pytest.CaptureFixture[str], voc: Path, tmp_path: Path, home: Path
+) -> None:
     elsewhere = tmp_path / "big disk" / "voc"
     assert run(capsys, "data", "prepare", "voc", "--source", str(voc), "--out", str(elsewhere), *SIZE)[0] == 0
     assert json.loads((home / "data" / "voc.json").read_text()) == {"uri": str(elsewhere)}
@@ -122,7 +131,9 @@ def test_ones_own_data_have_a_name_of_their_own(capsys: pytest.CaptureFixture[st
     assert "true labels of train and val: not available" in run(capsys, "data", "stats", "mugs")[1]
 
 
-def test_verify_needs_label_files_alone_and_prints_a_line_per_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_verify_needs_label_files_alone_and_prints_a_line_per_figure(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     source = make_voc(tmp_path / "lists", images=False)
     for path in (source / "VOCdevkit" / "VOC2012" / "Annotations").iterdir():
         path.unlink()
@@ -133,7 +144,14 @@ def test_verify_needs_label_files_alone_and_prints_a_line_per_figure(capsys: pyt
     assert figures[0][3:] == ["4,574", "✗", "-4,564"]
     found = json.loads(run(capsys, "data", "verify", "voc", "--source", str(source), "--json")[1])
     assert found["equal"] is False
-    assert {"key": "classes", "figure": "classes", "computed": "20", "paper": "20", "equal": True, "difference": ""} in found["figures"]
+    assert {
+        "key": "classes",
+        "figure": "classes",
+        "computed": "20",
+        "paper": "20",
+        "equal": True,
+        "difference": "",
+    } in found["figures"]
 
 
 def test_lists_that_disagree_are_a_failure_with_the_fault(capsys: pytest.CaptureFixture[str], voc: Path) -> None:
@@ -188,7 +206,9 @@ def test_store_that_is_not_whole_is_not_called_ready(capsys: pytest.CaptureFixtu
         (["show", "voc", "--draw-seed", "4294967296"], "--draw-seed"),
     ],
 )
-def test_mistakes_are_told_with_the_way_out(capsys: pytest.CaptureFixture[str], voc: Path, words: list[str], hint: str) -> None:
+def test_mistakes_are_told_with_the_way_out(
+    capsys: pytest.CaptureFixture[str], voc: Path, words: list[str], hint: str
+) -> None:
     code, out, err = run(capsys, "data", *(word.format(downloads=voc) for word in words))
     assert (code, out) == (2, "")
     assert hint in err
@@ -203,7 +223,9 @@ def test_sheet_that_cannot_be_is_a_mistake(capsys: pytest.CaptureFixture[str], v
 
 
 @pytest.mark.parametrize("words", [["sweep", "voc"], ["train", "voc"], ["plan", "voc"], ["sweep", "voc", "--dry-run"]])
-def test_verbs_that_need_a_store_name_the_command_that_makes_it(capsys: pytest.CaptureFixture[str], home: Path, words: list[str]) -> None:
+def test_verbs_that_need_a_store_name_the_command_that_makes_it(
+    capsys: pytest.CaptureFixture[str], home: Path, words: list[str]
+) -> None:
     code, _, err = run(capsys, *words)
     assert code == 2
     assert "orchestrator data prepare voc --source DIR" in err
@@ -221,7 +243,9 @@ def test_plan_takes_the_store_that_is_there_and_refuses_one_that_does_not_fit(
     assert json.loads(out)["base"]["data.store"] == str(home / "data" / "voc")
 
 
-def test_plan_refuses_what_needs_true_labels_where_there_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_plan_refuses_what_needs_true_labels_where_there_are_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     source = make_folder(tmp_path / "mine", observed_only=True)
     run(capsys, "data", "prepare", "folder", "--source", str(source), *SIZE)
     sized = ("--set", "data.image_size=32")
@@ -232,7 +256,9 @@ def test_plan_refuses_what_needs_true_labels_where_there_are_none(capsys: pytest
     assert (code, "observed-val" in err) == (2, True)
 
 
-def test_list_of_a_home_that_is_a_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_a_home_that_is_a_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "file"))
     code, out, error = run(capsys, "data", "list")

@@ -28,7 +28,18 @@ def _find(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> list[tuple[TrainC
 
 def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = _find(monkeypatch, 1)
-    words = ("max-batch", "digits", "--method", "wan", "--set", "model.weights=none", "--device", "cpu", "--limit-gib", "1")
+    words = (
+        "max-batch",
+        "digits",
+        "--method",
+        "wan",
+        "--set",
+        "model.weights=none",
+        "--device",
+        "cpu",
+        "--limit-gib",
+        "1",
+    )
     code, out, err = run(capsys, *words)
     assert code == 0, err
     [(config, limit_gib)] = asked
@@ -39,7 +50,9 @@ def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsy
     assert "A trial with the space's batch of 1 takes 0.30 GiB: 3 at a time fit. Use --concurrency N" in out
 
 
-def test_says_what_part_of_a_gpu_a_trial_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_says_what_part_of_a_gpu_a_trial_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     _find(monkeypatch, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     code, out, err = run(capsys, "max-batch", "digits")

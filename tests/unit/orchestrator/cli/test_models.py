@@ -43,7 +43,12 @@ CLASSES = ["zero", "one", "two"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of an untrained model."""
-    flat = {"data.image_size": 40, "model.backbone": "digits/resnet12", "model.weights": "none", "loop.recipe": "digits"}
+    flat = {
+        "data.image_size": 40,
+        "model.backbone": "digits/resnet12",
+        "model.weights": "none",
+        "loop.recipe": "digits",
+    }
     config = TrainConfig.from_flat(flat)
     network, _ = build_model(config.model, len(CLASSES), torch.device("cpu"))
     folder = tmp_path_factory.mktemp("model")
@@ -82,8 +87,12 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize(("folder", "hint"), [("nowhere", "does not exist"), ("empty", "DIR must hold images"), ("red.png", "is a file")])
-def test_wrong_folder_is_told_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str], images: Path, folder: str, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "hint"), [("nowhere", "does not exist"), ("empty", "DIR must hold images"), ("red.png", "is a file")]
+)
+def test_wrong_folder_is_told_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], images: Path, folder: str, hint: str
+) -> None:
     (images / "empty").mkdir()
     code, _, err = run(capsys, "predict", "digits", str(images / folder), "--out", str(images / "scores.csv"))
     assert (code, hint in err) == (2, True)
@@ -91,7 +100,8 @@ def test_wrong_folder_is_told_before_a_model_is_loaded(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
-    ("out", "hint"), [("no/such/scores.csv", "no such folder"), ("folder.csv", "it is a folder"), ("a.txt", ".parquet or .csv")]
+    ("out", "hint"),
+    [("no/such/scores.csv", "no such folder"), ("folder.csv", "it is a folder"), ("a.txt", ".parquet or .csv")],
 )
 def test_wrong_place_for_the_scores_is_told_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, out: str, hint: str
@@ -113,7 +123,9 @@ def test_broken_image_is_listed_and_the_rest_is_scored(
     assert [row["file"] for row in csv.DictReader(out.open())] == ["blue.jpg", "red.png"]
 
 
-def test_nothing_but_broken_images_writes_nothing(capsys: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path) -> None:
+def test_nothing_but_broken_images_writes_nothing(
+    capsys: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path
+) -> None:
     for image in images.iterdir():
         image.write_bytes(b"")
     out = tmp_path / "scores.csv"
@@ -131,7 +143,9 @@ def test_evaluate_hands_over_the_model_and_prints_percent(
 ) -> None:
     asked: list[tuple[float, str]] = []
 
-    def evaluate_split(config: TrainConfig, state: dict[str, Any], split: str, threshold: float, absent: str) -> dict[str, float]:
+    def evaluate_split(
+        config: TrainConfig, state: dict[str, Any], split: str, threshold: float, absent: str
+    ) -> dict[str, float]:
         asked.append((threshold, absent))
         assert state["classes"] == CLASSES
         assert evaluation.restore_model(config, state, torch.device("cpu"))
@@ -167,12 +181,16 @@ def promotion(finished: str) -> PromotionOutcome:
     records = tuple(replay(journal_path(plan)).records.values())
     decision = Decision(Verdict.PROMOTE, "69.00 is higher than 65.00", ("label-draw seed is 7 and not 1200",))
     test = {0: {"test/mAP": 66.0}, 1: {"test/mAP": 64.0}}
-    return PromotionOutcome(plan, records, "FINISHED", 9.0, decision, test, MODEL, f"{MODEL}/3", Path("promoted", "a.yaml"))
+    return PromotionOutcome(
+        plan, records, "FINISHED", 9.0, decision, test, MODEL, f"{MODEL}/3", Path("promoted", "a.yaml")
+    )
 
 
 @pytest.fixture
 def promote(monkeypatch: pytest.MonkeyPatch, promotion: PromotionOutcome) -> Callable[..., list[dict[str, Any]]]:
-    """Return a function that puts a promotion with changes in place of the real one, and returns what it is called with."""
+    """Return a function that puts a promotion with changes in place of the real one, and returns what it is called
+    with.
+    """
 
     def put(**changes: Any) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -206,7 +224,11 @@ def test_promote_prints_runs_decision_and_what_to_do_with_the_model(
     for command in out.partition("next:\n")[2].splitlines():
         parse(command.partition("#")[0])
     printed = json.loads(run(capsys, "promote", "--json")[1])
-    assert (printed["verdict"], printed["version"], printed["runs"][1]["test"]) == ("PROMOTE", f"{MODEL}/3", {"test/mAP": 64.0})
+    assert (printed["verdict"], printed["version"], printed["runs"][1]["test"]) == (
+        "PROMOTE",
+        f"{MODEL}/3",
+        {"test/mAP": 64.0},
+    )
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.KEEP, 0), (Verdict.REFUSE, 1)])

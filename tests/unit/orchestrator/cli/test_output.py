@@ -20,7 +20,10 @@ def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixtur
 
 
 def test_csv_takes_columns_from_all_rows_and_quotes(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"trial": 0, "params": {"optim.lr": 1e-3}}, {"trial": 1, "params": {"optim.lr": 1e-2, "x": 'say "a, b"'}, "cause": None}]
+    rows = [
+        {"trial": 0, "params": {"optim.lr": 1e-3}},
+        {"trial": 1, "params": {"optim.lr": 1e-2, "x": 'say "a, b"'}, "cause": None},
+    ]
     cli_output.print_csv(rows)
     read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert read == [
@@ -29,7 +32,9 @@ def test_csv_takes_columns_from_all_rows_and_quotes(capsys: pytest.CaptureFixtur
     ]
 
 
-def test_piped_table_is_plain_whole_and_unwrapped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_piped_table_is_plain_whole_and_unwrapped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     message = "loss must be finite, " + "but was [red]nan[/red] " * 30
     cli_output.print_table(["trial", "failure"], [(7, message), (11, None)], right=[0])
@@ -42,14 +47,18 @@ def test_columns_without_room_are_named_below_the_table_with_what_shows_them(
 ) -> None:
     pretend_terminal(monkeypatch, 60)
     row = ["COMPLETE", "33.39", "x" * 50, "1 s"]
-    cli_output.print_table(["state", "score", "notes", "time"], [row], drop=[3, 2], hint="orchestrator leaderboard --csv")
+    cli_output.print_table(
+        ["state", "score", "notes", "time"], [row], drop=[3, 2], hint="orchestrator leaderboard --csv"
+    )
     out = capsys.readouterr().out
     assert "COMPLETE  33.39" in out
     assert out.endswith("\nNo room here for notes, time:\n  orchestrator leaderboard --csv\n")
     assert max(map(len, out.splitlines())) <= 60
 
 
-def test_sentences_are_broken_between_words_and_commands_never(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_are_broken_between_words_and_commands_never(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend_terminal(monkeypatch, 60)
     cli_output.print_text("word " * 20)
     assert [len(line) for line in capsys.readouterr().out.splitlines()] == [59, 39]

@@ -36,7 +36,9 @@ def test_status_of_a_finished_sweep(capsys: pytest.CaptureFixture[str], finished
 
 def test_status_of_a_killed_sweep_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_sweep()
-    write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2, 41.0), epoch_reported(0, 2, 4, 43.5)])
+    write_events(
+        plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2, 41.0), epoch_reported(0, 2, 4, 43.5)]
+    )
     _, out, _ = run(capsys, "status")
     assert "INTERRUPTED" in out
     assert re.search(r"0 +INTERRUPTED +2/3 +43\.50", out)
@@ -55,7 +57,8 @@ def test_status_of_a_sweep_that_never_started(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("last", "state"), [(None, "STARTING"), ("INTERRUPTED", "STARTING"), ("FAILED", "STARTING"), ("FINISHED", "CONCLUDING")]
+    ("last", "state"),
+    [(None, "STARTING"), ("INTERRUPTED", "STARTING"), ("FAILED", "STARTING"), ("FINISHED", "CONCLUDING")],
 )
 def test_what_a_living_driver_has_not_begun_or_not_let_go_is_not_to_be_resumed(
     capsys: pytest.CaptureFixture[str], last: str | None, state: str
@@ -75,7 +78,16 @@ def test_what_a_living_driver_has_not_begun_or_not_let_go_is_not_to_be_resumed(
 
 def test_final_runs_are_called_runs(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_sweep("digits-promote-00000003", kind="promote")
-    write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2, 41.0), trial_ended(0, 3), trial_started(1, 3)])
+    write_events(
+        plan,
+        [
+            driver_started(plan),
+            trial_started(0, 1),
+            epoch_reported(0, 1, 2, 41.0),
+            trial_ended(0, 3),
+            trial_started(1, 3),
+        ],
+    )
     out = run(capsys, "status")[1]
     assert "  runs    1/3 ended" in out
     assert "run 0 at epoch 1" in out
@@ -91,7 +103,9 @@ def test_status_all_lists_the_latest_first(capsys: pytest.CaptureFixture[str], f
 
 
 @pytest.mark.parametrize("line", [b'{"event": "epo\n', b"[1]\n", b'{"event": "trial_started"}\n'])
-def test_status_all_shows_the_rest_beside_a_broken_journal(capsys: pytest.CaptureFixture[str], finished: str, line: bytes) -> None:
+def test_status_all_shows_the_rest_beside_a_broken_journal(
+    capsys: pytest.CaptureFixture[str], finished: str, line: bytes
+) -> None:
     broken = make_sweep("digits-00000009")
     write_events(broken, whole_sweep(broken))
     lines = journal_path(broken).read_bytes().splitlines(keepends=True)
@@ -123,9 +137,14 @@ def test_status_all_of_an_empty_home(capsys: pytest.CaptureFixture[str]) -> None
 def test_leaderboard_shows_scores_params_and_failures(capsys: pytest.CaptureFixture[str], finished: str) -> None:
     _, out, _ = run(capsys, "leaderboard", "digits")
     heading, header, *rows = out.splitlines()
-    assert heading == f"{finished}: ignore on digits, recipe digits, val/mAP in percent, selected by clean-val x clean-val"
+    assert (
+        heading == f"{finished}: ignore on digits, recipe digits, val/mAP in percent, selected by clean-val x clean-val"
+    )
     assert header.split() == ["#", "trial", "state", "score", "epoch", "cam_threshold", "time", "failure"]
-    assert [row.split()[:5] for row in rows[:2]] == [["1", "3", "COMPLETE", "80.00", "3/3"], ["2", "0", "COMPLETE", "70.00", "2/3"]]
+    assert [row.split()[:5] for row in rows[:2]] == [
+        ["1", "3", "COMPLETE", "80.00", "3/3"],
+        ["2", "0", "COMPLETE", "70.00", "2/3"],
+    ]
     assert rows[-1].endswith("NAN: loss must be finite")
     assert "\x1b" not in out
 
@@ -166,7 +185,11 @@ def test_leaderboard_of_a_hundred_trials_is_whole_in_a_pipe(capsys: pytest.Captu
     plan = make_sweep(num_trials=100)
     events = [driver_started(plan)]
     for trial in range(100):
-        events += [trial_started(trial, trial), epoch_reported(trial, 1, trial, float(trial)), trial_ended(trial, trial)]
+        events += [
+            trial_started(trial, trial),
+            epoch_reported(trial, 1, trial, float(trial)),
+            trial_ended(trial, trial),
+        ]
     write_events(plan, events)
     _, out, _ = run(capsys, "leaderboard")
     assert len(out.splitlines()) == 102

@@ -35,7 +35,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(sweep_module, "run_sweep", run_sweep)
     monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: drive(load_plan(sweep_id), **how))
-    monkeypatch.setattr(sweep_module, "extend", lambda sweep_id, num_more, **how: drive(load_plan(sweep_id), num_more=num_more, **how))
+    monkeypatch.setattr(
+        sweep_module, "extend", lambda sweep_id, num_more, **how: drive(load_plan(sweep_id), num_more=num_more, **how)
+    )
     return calls
 
 
@@ -72,7 +74,9 @@ def test_sweep_ends_with_the_leaderboard_and_three_commands(
     capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.cluster.session.count_cluster", lambda address: {"num_cpus": 2, "num_gpus": 0})
-    code, out, err = run(capsys, "sweep", "digits", "--epochs", "8", "--set", "method.warmup_epochs=2", "--address", "auto")
+    code, out, err = run(
+        capsys, "sweep", "digits", "--epochs", "8", "--set", "method.warmup_epochs=2", "--address", "auto"
+    )
     assert code == 0
     (call,) = driver
     assert call["address"] == "auto"
@@ -90,13 +94,17 @@ def test_notes_are_broken_between_words_where_the_terminal_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, driver: list[dict[str, Any]]
 ) -> None:
     pretend_terminal(monkeypatch, 60)
-    _, _, err = run(capsys, "sweep", "digits", "--epochs", "8", "--set", "data.num_train=600", "--set", "method.warmup_epochs=2")
+    _, _, err = run(
+        capsys, "sweep", "digits", "--epochs", "8", "--set", "data.num_train=600", "--set", "method.warmup_epochs=2"
+    )
     lines = err.splitlines()
     assert max(map(len, lines[:2])) <= 60
     assert " ".join(lines[:2]) == "note: a taste, not a result: 8 of 20 epochs, data.num_train 600 of 1500"
 
 
-def test_sweep_in_json_prints_nothing_but_json(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+def test_sweep_in_json_prints_nothing_but_json(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]
+) -> None:
     _, out, _ = run(capsys, "sweep", "digits", "--json")
     assert len(json.loads(out)["rows"]) == 4
 
@@ -112,7 +120,9 @@ def test_two_sweeps_of_a_space_do_not_collide_but_names_must_be_free(
     assert len(driver) == 3
 
 
-def test_train_runs_one_trial_without_a_search(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+def test_train_runs_one_trial_without_a_search(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]
+) -> None:
     assert run(capsys, "train", "digits", "--set", "loop.seed=3")[0] == 0
     assert run(capsys, "train", "--from", "digits-train/1", "--name", "again")[0] == 0
     first, second = (call["plan"] for call in driver)
@@ -120,7 +130,9 @@ def test_train_runs_one_trial_without_a_search(capsys: pytest.CaptureFixture[str
     assert (first.base["loop.seed"], second.parent, second.name) == (3, f"{first.id}/1", "again")
 
 
-def test_where_all_was_tried_no_extension_is_advised(capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]) -> None:
+def test_where_all_was_tried_no_extension_is_advised(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]]
+) -> None:
     fixed = [f"--set=optim.{key}" for key in ("lr=3e-3", "weight_decay=0.0", "batch_size=32")]
     _, out, _ = run(capsys, "sweep", "digits", "--method", "assumed_negative", *fixed)
     assert driver[0]["plan"].ranges == {}
@@ -134,14 +146,19 @@ def test_recipe_is_chosen_printed_and_carried(capsys: pytest.CaptureFixture[str]
     _, planned, _ = run(capsys, "plan", "voc", "--method", "em")
     assert "recipe         common, one set-up for all methods of the space" in planned
     code, _, err = run(capsys, "sweep", "digits", "--method", "em", "--recipe", "published")
-    assert (code, "--recipe must be common for em, of which search_spaces/digits.yaml has no published settings" in err) == (2, True)
+    assert (
+        code,
+        "--recipe must be common for em, of which search_spaces/digits.yaml has no published settings" in err,
+    ) == (2, True)
     assert run(capsys, "train", "digits")[0] == 0
     code, _, err = run(capsys, "train", "--from", "digits-train/1", "--recipe", "common")
     assert (code, "--recipe must go with SPACE" in err) == (2, True)
     assert [call["plan"].base["loop.recipe"] for call in driver] == ["digits"]
 
 
-def test_resume_and_extend_take_the_latest(capsys: pytest.CaptureFixture[str], finished: str, driver: list[dict[str, Any]]) -> None:
+def test_resume_and_extend_take_the_latest(
+    capsys: pytest.CaptureFixture[str], finished: str, driver: list[dict[str, Any]]
+) -> None:
     assert run(capsys, "resume", "--allow-changed")[0] == 0
     assert run(capsys, "extend", "--trials", "+5")[0] == 0
     assert [(call["plan"].id, call["allow_changed"], call.get("num_more")) for call in driver] == [
@@ -165,7 +182,9 @@ def test_sweep_without_a_completed_trial_is_a_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, driver: list[dict[str, Any]]
 ) -> None:
     state = replay(journal_path(load_plan(finished)))
-    outcome = SweepOutcome(load_plan(finished), (state.records[2],), "FINISHED", 1.0, "OperationalError: disk I/O error")
+    outcome = SweepOutcome(
+        load_plan(finished), (state.records[2],), "FINISHED", 1.0, "OperationalError: disk I/O error"
+    )
     monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: outcome)
     code, out, err = run(capsys, "resume")
     assert code == 1
@@ -185,9 +204,17 @@ def test_space_whose_data_is_not_there_says_so_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "words", [("sweep", "digits", "--storage"), ("sweep", "digits", "--mirror"), ("train", "digits", "--storage"), ("resume", "--from")]
+    "words",
+    [
+        ("sweep", "digits", "--storage"),
+        ("sweep", "digits", "--mirror"),
+        ("train", "digits", "--storage"),
+        ("resume", "--from"),
+    ],
 )
-def test_a_place_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]) -> None:
+def test_a_place_with_credentials_in_it_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]
+) -> None:
     code, out, err = run(capsys, *words, "s3://key:hunter2@bucket/x")
     assert (code, out, "hunter2" in err) == (2, "", False)
     assert f"{words[-1]} must hold no credentials, but got {words[-1]}=s3://key:***@bucket/x" in err
@@ -195,14 +222,18 @@ def test_a_place_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("words", [("plan", "voc"), ("sweep", "voc"), ("train", "voc"), ("ablate", "voc")])
-def test_a_setting_with_credentials_in_it_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]) -> None:
+def test_a_setting_with_credentials_in_it_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]
+) -> None:
     code, out, err = run(capsys, *words, "--set", "data.store=s3://key:hunter2@bucket/voc")
     assert (code, out, "hunter2" in err) == (2, "", False)
     assert "--set data.store must hold no credentials, but got --set data.store=s3://key:***@bucket/voc" in err
     assert list(home.iterdir()) == []
 
 
-def test_a_file_of_settings_with_credentials_is_a_mistake(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
+def test_a_file_of_settings_with_credentials_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     config = TrainConfig.from_flat({"data.name": "voc", "data.store": "s3://key:hunter2@bucket/voc"})
     file.write_text(render_config(config.flatten()), encoding="utf-8")
@@ -214,5 +245,8 @@ def test_a_file_of_settings_with_credentials_is_a_mistake(capsys: pytest.Capture
 def test_a_promotion_is_not_mirrored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan = make_sweep("promotion-00000001", kind="promote")
     code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "mirror"))
-    assert (code, "or of a training or an ablation that is resumed, but promotion-00000001 is a promotion" in err) == (2, True)
+    assert (code, "or of a training or an ablation that is resumed, but promotion-00000001 is a promotion" in err) == (
+        2,
+        True,
+    )
     assert not (tmp_path / "mirror").exists()

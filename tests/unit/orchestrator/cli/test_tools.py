@@ -69,8 +69,13 @@ def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
     assert (code, "--port" in err, store) == (2, True, [])
 
 
-def test_doctor_exits_with_1_where_something_must_be_mended(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [Finding("disk", Health.WARN, "1 GiB free"), Finding("Ray token", Health.FAIL, "mode 644", "chmod 600 token")]
+def test_doctor_exits_with_1_where_something_must_be_mended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [
+        Finding("disk", Health.WARN, "1 GiB free"),
+        Finding("Ray token", Health.FAIL, "mode 644", "chmod 600 token"),
+    ]
     monkeypatch.setattr(doctor, "diagnose", lambda: findings)
     code, out, _ = run(capsys, "doctor")
     assert (code, "chmod 600 token" in out) == (1, True)

@@ -246,13 +246,20 @@ def test_doctor_of_a_cluster_finds_that_a_space_s_data_are_neither_named_nor_kno
     assert asked[1:] == [{}, {"voc": "s3://known/voc"}, {"voc": "s3://named/voc"}]
 
 
-def test_doctor_of_a_cluster_takes_no_setting_that_a_sweep_would_refuse(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    for setting, message in (("data.stor=x", "data.stor"), ("data.store=s3://key:hunter2@bucket/x", "must hold no credentials")):
+def test_doctor_of_a_cluster_takes_no_setting_that_a_sweep_would_refuse(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting, message in (
+        ("data.stor=x", "data.stor"),
+        ("data.store=s3://key:hunter2@bucket/x", "must hold no credentials"),
+    ):
         code, _, err = run(capsys, "doctor", "--address", "auto", "--space", "voc", "--set", setting)
         assert (code, message in err, "hunter2" in err, asked) == (2, True, False, [])
 
 
-def test_doctor_of_a_cluster_names_a_store_of_one_machine_and_refuses_credentials(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_of_a_cluster_names_a_store_of_one_machine_and_refuses_credentials(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = NodeReport("0a", "a", {"python": "3.11"}, {})
     machines = Machines(frozenset({"a", "b"}), may_grow=False)
     monkeypatch.setattr(doctor, "joined", lambda address: nullcontext())

@@ -32,13 +32,19 @@ def user_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def filled_in(path: Path) -> dict[str, Any]:
     """Return a shipped file with the placeholders replaced, as a user does it."""
-    text = path.read_text(encoding="utf-8").replace("sg-" + "0" * 17, "sg-0123456789abcdef0").replace("192.0.2.", "10.1.2.")
+    text = (
+        path.read_text(encoding="utf-8")
+        .replace("sg-" + "0" * 17, "sg-0123456789abcdef0")
+        .replace("192.0.2.", "10.1.2.")
+    )
     document: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return document
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_shipped_file_passes_ray_s_own_schema_and_copies_only_what_is_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_file_passes_ray_s_own_schema_and_copies_only_what_is_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     document = cluster.read_cluster(path)
     mounts = document["file_mounts"]
@@ -87,7 +93,9 @@ def test_aws_file_opens_no_port() -> None:
         ({"max_workers": "four"}, "max_workers"),
     ],
 )
-def test_what_ray_would_refuse_is_told_before_anything_runs(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_ray_would_refuse_is_told_before_anything_runs(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     with path.open("w") as file:
         YAML(typ="safe", pure=True).dump(load(ROOT / "cluster.yaml") | change, file)
@@ -105,7 +113,9 @@ def test_missing_and_broken_files_name_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_example_values_are_refused_and_so_are_missing_files(path: Path, user_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_values_are_refused_and_so_are_missing_files(
+    path: Path, user_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match="marked <--"):
         cluster.check_ready(load(path), path.name)
@@ -168,7 +178,9 @@ def test_ray_is_run_with_its_token_and_its_failure_is_told(fake_ray: Path) -> No
 
 
 def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None:
-    claim, job = YAML(typ="safe", pure=True).load_all((ROOT / "cluster" / "kuberay-rayjob.yaml").read_text(encoding="utf-8"))
+    claim, job = YAML(typ="safe", pure=True).load_all(
+        (ROOT / "cluster" / "kuberay-rayjob.yaml").read_text(encoding="utf-8")
+    )
     assert (claim["kind"], job["apiVersion"], job["kind"]) == ("PersistentVolumeClaim", "ray.io/v1", "RayJob")
     spec = job["spec"]
     words = shlex.split(spec["entrypoint"])
@@ -210,7 +222,9 @@ def test_node_runs_what_it_is_given_in_the_venv_with_token_and_environment(tmp_p
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text("secret")
     (home / ".ray" / "auth_token").chmod(0o644)
-    (home / ".orchestrator.env").write_text("# a note\n\nMLFLOW_TRACKING_URI=http://mlflow:5000\nMLFLOW_TRACKING_PASSWORD=a&b $HOME;'c=d")
+    (home / ".orchestrator.env").write_text(
+        "# a note\n\nMLFLOW_TRACKING_URI=http://mlflow:5000\nMLFLOW_TRACKING_PASSWORD=a&b $HOME;'c=d"
+    )
     environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
     command = ["bash", str(ROOT / "cluster" / "node.sh"), "env"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -231,7 +245,9 @@ def test_node_set_up_is_the_hashed_lock() -> None:
     installs = [line for line in lines if "pip install" in line]
     assert len(installs) == 3
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
-    assert {word.strip('"').removeprefix("$root/") for line in installs for word in line.split() if "/requirements/" in word} == {
+    assert {
+        word.strip('"').removeprefix("$root/") for line in installs for word in line.split() if "/requirements/" in word
+    } == {
         "requirements/bootstrap.txt",
         "requirements/run.txt",
     }

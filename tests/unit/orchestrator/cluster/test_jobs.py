@@ -43,7 +43,12 @@ def test_code_is_sent_and_nothing_else(home: Path) -> None:
     (home / "mlflow.db").write_text("")
     with packed(["sweep", "digits"]) as package:
         names = set(package.files)
-        assert {"orchestrator/cli/app.py", "orchestrator/__main__.py", "training/loop/run.py", "search_spaces/digits.yaml"} <= names
+        assert {
+            "orchestrator/cli/app.py",
+            "orchestrator/__main__.py",
+            "training/loop/run.py",
+            "search_spaces/digits.yaml",
+        } <= names
         assert {name.split("/")[0] for name in names} == {"orchestrator", "training", "search_spaces"}
         assert {Path(name).suffix for name in names} <= {".py", ".yaml", ".json"}
         build = json.loads((package.folder / "orchestrator" / "_build.json").read_text(encoding="utf-8"))
@@ -57,9 +62,23 @@ def test_yaml_files_that_the_verb_names_are_sent_along(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.yaml").write_text(f"# {folder}\n")
-    words = ["train", f"--from={tmp_path}/a/mine.yaml", str(tmp_path / "b" / "mine.yaml"), "--set", "model.weights=x.yaml", "gone.yaml"]
+    words = [
+        "train",
+        f"--from={tmp_path}/a/mine.yaml",
+        str(tmp_path / "b" / "mine.yaml"),
+        "--set",
+        "model.weights=x.yaml",
+        "gone.yaml",
+    ]
     with packed(words) as package:
-        assert package.words == ("train", "--from=given/mine.yaml", "given/2-mine.yaml", "--set", "model.weights=x.yaml", "gone.yaml")
+        assert package.words == (
+            "train",
+            "--from=given/mine.yaml",
+            "given/2-mine.yaml",
+            "--set",
+            "model.weights=x.yaml",
+            "gone.yaml",
+        )
         assert (package.folder / "given" / "mine.yaml").read_text() == "# a\n"
         assert (package.folder / "given" / "2-mine.yaml").read_text() == "# b\n"
 
@@ -73,7 +92,10 @@ def test_what_is_too_large_to_be_code_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_credentials_never_leave_in_an_entry_point() -> None:
-    with pytest.raises(UserError, match="must hold no credentials") as refused, packed(["sweep", "--storage", "s3://key:hunter2@bucket/x"]):
+    with (
+        pytest.raises(UserError, match="must hold no credentials") as refused,
+        packed(["sweep", "--storage", "s3://key:hunter2@bucket/x"]),
+    ):
         pass
     assert "hunter2" not in str(refused.value)
 
@@ -82,7 +104,9 @@ def test_credentials_never_leave_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("dataset: voc\nshared: {fixed: {data.store: s3://key:hunter2@bucket/voc}}\n")
     with (
-        pytest.raises(UserError, match=r"mine.yaml:2: a line must hold no credentials, .*: Ray would show them") as refused,
+        pytest.raises(
+            UserError, match=r"mine.yaml:2: a line must hold no credentials, .*: Ray would show them"
+        ) as refused,
         packed(["sweep", str(path)]),
     ):
         pass
@@ -93,7 +117,17 @@ def test_entry_point_quotes_its_words_and_has_a_home_that_outlives_the_job() -> 
     entry = render_entrypoint(["sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"])
     home, _, command = entry.partition("; exec ")
     assert home == 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
-    assert shlex.split(command) == ["python", "-m", "orchestrator", "sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"]
+    assert shlex.split(command) == [
+        "python",
+        "-m",
+        "orchestrator",
+        "sweep",
+        "digits",
+        "--name",
+        "a b; rm -rf /",
+        "--address",
+        "auto",
+    ]
 
 
 def note(job: Job, home: Path) -> None:
@@ -119,7 +153,9 @@ class StartingCluster:
     """In the place of Ray's client: its server answers before there is an agent to hand a job to."""
 
     refusals: ClassVar[int]
-    said: ClassVar[str] = "Request failed with status code 500: No available agent to submit job, please try again later.."
+    said: ClassVar[str] = (
+        "Request failed with status code 500: No available agent to submit job, please try again later.."
+    )
 
     def __init__(self, address: str) -> None:
         assert address == "http://head:8265"
@@ -132,7 +168,9 @@ class StartingCluster:
         return "raysubmit_2"
 
 
-def test_a_head_that_has_just_started_is_waited_for_and_the_job_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_has_just_started_is_waited_for_and_the_job_remembered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", StartingCluster)
     monkeypatch.setattr(StartingCluster, "refusals", 2, raising=False)
     monkeypatch.setattr(jobs, "_POLL_S", 0.0)
@@ -189,7 +227,9 @@ def test_places_that_outlive_the_job_are_sent_as_they_are(
     assert server == [(jobs.DEFAULT_ADDRESS, "sweep", "digits", "--storage", place, "--address", "auto")]
 
 
-def test_doctor_is_followed_and_exits_as_its_job_does(capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]) -> None:
+def test_doctor_is_followed_and_exits_as_its_job_does(
+    capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]
+) -> None:
     code, _, err = run(capsys, "doctor", "--address", "http://head:8265")
     assert (code, "raysubmit_1: FAILED" in err) == (2, True)
 
@@ -200,7 +240,10 @@ def test_doctor_is_followed_and_exits_as_its_job_does(capsys: pytest.CaptureFixt
         (("sweep", "digts"), "Did you mean digits?"),
         (("sweep", "digits", "--trals", "3"), "--trals"),
         (("swep", "digits"), "swep"),
-        (("sweep", "digits", "--storage", "checkpoints"), "--storage of a submitted verb must be a URI or an absolute path"),
+        (
+            ("sweep", "digits", "--storage", "checkpoints"),
+            "--storage of a submitted verb must be a URI or an absolute path",
+        ),
         (("sweep", "digits", "--mirror=./mirror"), "--mirror of a submitted verb must be"),
         (("browse",), "submit must be given a verb that runs by itself, but got browse"),
         (("cluster", "up"), "but got cluster"),
@@ -214,7 +257,9 @@ def test_mistakes_are_found_before_anything_is_sent(
     assert server == []
 
 
-def test_dry_run_shows_what_would_be_sent(capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]], home: Path) -> None:
+def test_dry_run_shows_what_would_be_sent(
+    capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]], home: Path
+) -> None:
     code, out, err = run(capsys, "submit", "--dry-run", "sweep", "digits")
     assert (code, server, list(home.iterdir())) == (0, [], [])
     assert "orchestrator/cli/app.py" in out
@@ -223,7 +268,8 @@ def test_dry_run_shows_what_would_be_sent(capsys: pytest.CaptureFixture[str], se
 
 
 @pytest.mark.parametrize(
-    "verb", [("sweep", "digits"), ("resume",), ("promote",), ("train", "digits"), ("extend", "--trials", "+1"), ("doctor",)]
+    "verb",
+    [("sweep", "digits"), ("resume",), ("promote",), ("train", "digits"), ("extend", "--trials", "+1"), ("doctor",)],
 )
 def test_ray_s_client_is_refused_with_its_reason(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
@@ -248,7 +294,9 @@ def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(
     assert (code, "Stand in the checkout" in err) == (2, True)
 
 
-def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     note(Job("a", "http://127.0.0.1:9", ("sweep", "digits"), 1.0, 1), home)
     code, out, _ = run(capsys, "jobs", "--json")
     assert (code, json.loads(out)[0]["state"]) == (0, "unreachable")
@@ -259,14 +307,23 @@ def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(home: Path, ca
 @pytest.mark.parametrize(
     ("words", "log", "resumed"),
     [
-        (("sweep", "digits"), "Interrupted.\nResume with: python -m orchestrator resume a-00000001\n", "resume a-00000001"),
+        (
+            ("sweep", "digits"),
+            "Interrupted.\nResume with: python -m orchestrator resume a-00000001\n",
+            "resume a-00000001",
+        ),
         (("sweep", "digits"), "killed before it could say so", "resume"),
         (("resume", "a-00000001", "--allow-changed"), "", "resume a-00000001"),
         (("resume", "--allow-changed"), "", "resume"),
     ],
 )
 def test_cancel_names_the_sweep_and_the_cluster_that_it_stopped(
-    words: tuple[str, ...], log: str, resumed: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    log: str,
+    resumed: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     note(Job("a", "http://h:8555", words, 1.0, 1), home)
     monkeypatch.setattr(jobs, "read_log", lambda job: log)

@@ -17,7 +17,12 @@ from tests.kit.sweeps import make_sweep
 ONE = Machines(frozenset({"a"}), may_grow=False)
 TWO = Machines(frozenset({"a", "b"}), may_grow=False)
 GROWING = Machines(frozenset({"a"}), may_grow=True)
-SERVER, SQLITE, BUCKET, FOLDER = "http://mlflow:5000", "sqlite:////x/mlflow.db", "s3://bucket/checkpoints", "/x/sweeps/a/checkpoints"
+SERVER, SQLITE, BUCKET, FOLDER = (
+    "http://mlflow:5000",
+    "sqlite:////x/mlflow.db",
+    "s3://bucket/checkpoints",
+    "/x/sweeps/a/checkpoints",
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,11 @@ def report(node: str, versions: Mapping[str, str], problems: Mapping[str, str] |
 def test_node_with_another_version_or_none_is_named_and_the_others_are_not() -> None:
     usual = {"python": "3.11.9", "torch": "2.15.0"}
     compared = compare_versions(
-        [report("a", usual), report("b", {**usual, "torch": "2.14.0"}), report("c", {**usual, "torch": "missing"}, {"MLflow": "away"})]
+        [
+            report("a", usual),
+            report("b", {**usual, "torch": "2.14.0"}),
+            report("c", {**usual, "torch": "missing"}, {"MLflow": "away"}),
+        ]
     )
     assert [dict(entry.problems) for entry in compared] == [
         {},
@@ -73,7 +82,8 @@ def test_networked_folder_is_told_by_its_nearest_mount(monkeypatch: pytest.Monke
             self.mountpoint, self.fstype = mountpoint, fstype
 
     monkeypatch.setattr(
-        "psutil.disk_partitions", lambda all: [Mount("/", "ext4"), Mount("/shared", "nfs4"), Mount("/shared/scratch", "xfs")]
+        "psutil.disk_partitions",
+        lambda all: [Mount("/", "ext4"), Mount("/shared", "nfs4"), Mount("/shared/scratch", "xfs")],
     )
     assert nodes.is_networked(Path("/shared/sweeps"))
     assert not nodes.is_networked(Path("/shared/scratch/sweeps"))
@@ -105,7 +115,10 @@ def probe(**wanted: object) -> dict[str, str]:
 def test_probe_finds_nothing_wrong_where_nothing_is(tmp_path: Path, server: str) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    assert probe(storage=str(store), tracking_uri=f"http://me:secret@{server}/", model=["torchvision/resnet18", "none"]) == {}
+    assert (
+        probe(storage=str(store), tracking_uri=f"http://me:secret@{server}/", model=["torchvision/resnet18", "none"])
+        == {}
+    )
     assert list(store.iterdir()) == []
     said = node_probe.probe({"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None})
     assert said["host"] == socket.gethostname()
@@ -132,7 +145,9 @@ def test_marker_that_is_not_there_means_another_folder(tmp_path: Path) -> None:
     assert probe(marker=str(marker)) == {}
 
 
-def test_sweep_of_several_machines_is_refused_without_a_server_or_with_a_folder_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_of_several_machines_is_refused_without_a_server_or_with_a_folder_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plan = make_sweep()
     asked: list[Path] = []
 

@@ -11,7 +11,8 @@ import psutil
 from orchestrator.cluster.orphans import HOOK, watch_parent
 
 CHILD = (
-    "import time; from orchestrator.cluster.orphans import watch_parent; watch_parent(look_s=0.05); print('up', flush=True); time.sleep(60)"
+    "import time; from orchestrator.cluster.orphans import watch_parent; watch_parent(look_s=0.05); print('up', "
+    "flush=True); time.sleep(60)"
 )
 
 
@@ -30,7 +31,9 @@ def test_it_goes_on_while_its_parent_lives_and_ends_with_it() -> None:
 
 
 def test_a_process_whose_parent_is_killed_is_gone() -> None:
-    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {CHILD!r}]).pid, flush=True); input()"
+    code = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {CHILD!r}]).pid, flush=True); input()"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))

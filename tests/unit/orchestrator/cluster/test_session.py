@@ -70,7 +70,9 @@ def test_token_is_never_anybody_elses_to_read(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "secret")])
-def test_no_token_is_made_where_none_is_needed(name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_token_is_made_where_none_is_needed(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")  # the session's own, with which none is ever needed
     monkeypatch.setenv(name, value)
@@ -89,7 +91,11 @@ def test_token_that_the_user_named_is_protected(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_cluster_file_says_how_far_the_cluster_may_grow() -> None:
     gpu = {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}
-    config = {"max_workers": 4, "head_node_type": "head", "available_node_types": {"head": {"resources": {"CPU": 0, "GPU": 0}}, "gpu": gpu}}
+    config = {
+        "max_workers": 4,
+        "head_node_type": "head",
+        "available_node_types": {"head": {"resources": {"CPU": 0, "GPU": 0}}, "gpu": gpu},
+    }
     assert ray_session.compute_most(config) == {"CPU": 16, "GPU": 4}
     large = {"resources": {"CPU": 8, "GPU": 0}, "max_workers": 3}
     several = {**config, "available_node_types": {**config["available_node_types"], "large": large}}  # type: ignore[dict-item]
@@ -99,8 +105,16 @@ def test_a_cluster_file_says_how_far_the_cluster_may_grow() -> None:
 
 def test_the_autoscaler_of_this_cluster_is_found_by_its_address(tmp_path: Path) -> None:
     file = tmp_path / "bootstrap.yaml"
-    file.write_text('{"max_workers": 2, "available_node_types": {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 2}}}')
-    words = [sys.executable, "-c", "import time; time.sleep(60)", f"--autoscaling-config={file}", "--gcs-address=10.9.8.7:6379"]
+    file.write_text(
+        '{"max_workers": 2, "available_node_types": {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 2}}}'
+    )
+    words = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(60)",
+        f"--autoscaling-config={file}",
+        "--gcs-address=10.9.8.7:6379",
+    ]
     with subprocess.Popen(words) as monitor:
         try:
             assert ray_session._most_of_autoscaler("10.9.8.7:6379") == {"CPU": 8, "GPU": 2}

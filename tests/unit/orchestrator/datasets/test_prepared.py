@@ -92,7 +92,11 @@ def test_dataset_must_be_known() -> None:
 
 
 def test_only_a_folder_of_ones_own_takes_a_name() -> None:
-    assert (choose_name("voc", None), choose_name("folder", None), choose_name("folder", "birds")) == ("voc", "folder", "birds")
+    assert (choose_name("voc", None), choose_name("folder", None), choose_name("folder", "birds")) == (
+        "voc",
+        "folder",
+        "birds",
+    )
     for dataset, name in (("voc", "birds"), ("folder", "voc"), ("folder", "digits"), ("folder", "a/b")):
         with pytest.raises(UserError, match="name"):
             choose_name(dataset, name)
@@ -116,9 +120,13 @@ def test_store_that_would_fill_the_disk_is_not_begun(tmp_path: Path, monkeypatch
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100e9, 90e9, 10e9))
     folder = tmp_path / "not" / "there" / "yet"
-    with pytest.raises(UserError, match=r"room for about 73.6 GB, but .*yet has 10.0 GB. --encoding jpeg takes a seventh"):
+    with pytest.raises(
+        UserError, match=r"room for about 73.6 GB, but .*yet has 10.0 GB. --encoding jpeg takes a seventh"
+    ):
         require_room(str(folder), 122_218, 448, "raw")
-    with pytest.raises(UserError, match=r"room for about 11.0 GB, but .* has 10.0 GB. Make room, or name another place with --out"):
+    with pytest.raises(
+        UserError, match=r"room for about 11.0 GB, but .* has 10.0 GB. Make room, or name another place with --out"
+    ):
         require_room(str(folder), 122_218, 448, "jpeg")
     require_room(str(folder), 16_000, 448, "raw")
     require_room("s3://bucket/coco", 122_218, 448, "raw")

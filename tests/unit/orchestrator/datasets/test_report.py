@@ -24,7 +24,9 @@ def make_annotations(name: str = "voc", *, observed_only: bool = False) -> Annot
         ids = tuple(f"{number:03}" for number in range(num))
         return Phase(ids, ids, None if observed_only else labels, labels if observed_only else None)
 
-    return Annotations(name, "made up", Path("a folder"), ("a", "b", "c", "d"), {"train": phase(50), "test": phase(20)}, {})
+    return Annotations(
+        name, "made up", Path("a folder"), ("a", "b", "c", "d"), {"train": phase(50), "test": phase(20)}, {}
+    )
 
 
 @pytest.fixture
@@ -35,8 +37,12 @@ def alike(monkeypatch: pytest.MonkeyPatch) -> Annotations:
     assert counts.positives_per_image is not None
     monkeypatch.setitem(table1.PAPER, "voc", replace(counts, positives_per_image=round(counts.positives_per_image, 2)))
     digests = make_report(annotations).digests
-    monkeypatch.setitem(data_report.AUTHORS_DRAWS, "voc", {each.phase: each.sha256 for each in digests if each.of == "draw"})
-    monkeypatch.setitem(data_report.OFFICIAL_LABELS, "voc", {each.phase: each.sha256 for each in digests if each.of == "labels"})
+    monkeypatch.setitem(
+        data_report.AUTHORS_DRAWS, "voc", {each.phase: each.sha256 for each in digests if each.of == "draw"}
+    )
+    monkeypatch.setitem(
+        data_report.OFFICIAL_LABELS, "voc", {each.phase: each.sha256 for each in digests if each.of == "labels"}
+    )
     return annotations
 
 

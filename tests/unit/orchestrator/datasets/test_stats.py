@@ -51,7 +51,12 @@ def test_true_labels_that_there_are_not_are_not_available(tmp_path: Path) -> Non
     stats = count_labels("birds", make_split("train", None), make_split("val", None), 0)
     assert table_of_classes(stats)[0] == ["class", "train observed", "val observed"]
     assert "true labels of train and val: not available" in render_stats(stats, 10)
-    assert stats.to_json(10)["classes"]["cat"] == {"train_observed": 2, "val_observed": 2, "train_true": None, "val_true": None}
+    assert stats.to_json(10)["classes"]["cat"] == {
+        "train_observed": 2,
+        "val_observed": 2,
+        "train_true": None,
+        "val_true": None,
+    }
     draw_stats(tmp_path / "stats.png", stats)
     assert (tmp_path / "stats.png").stat().st_size > 1000
 
@@ -66,7 +71,11 @@ def test_sheet_shows_the_image_and_its_box_in_the_colour_of_what_is_known(tmp_pa
     blue = np.zeros((32, 32, 3), np.uint8)
     blue[..., 2] = 200
     boxes = (("dog", 2.0, 2.0, 20.0, 20.0), ("mug", 8.0, 8.0, 30.0, 30.0))
-    draw_sheet(tmp_path / "sheet.png", "birds", [Picture("0: a", blue, ("dog",), ("mug",), 2, boxes), Picture("1: b", blue, (), None, 3)])
+    draw_sheet(
+        tmp_path / "sheet.png",
+        "birds",
+        [Picture("0: a", blue, ("dog",), ("mug",), 2, boxes), Picture("1: b", blue, (), None, 3)],
+    )
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     for colour in ((0, 0, 200), (0x1A, 0x7F, 0x37), (0xBC, 0x4C, 0x00)):
         assert (pixels == colour).all(1).sum() > 50, colour
@@ -74,7 +83,10 @@ def test_sheet_shows_the_image_and_its_box_in_the_colour_of_what_is_known(tmp_pa
 
 def test_caption_says_what_is_observed_true_and_unknown() -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert Picture("0", pixels, ("dog",), ("cat", "mug"), 2).caption() == "observed dog; true but not observed cat, mug; 2 unknown"
+    assert (
+        Picture("0", pixels, ("dog",), ("cat", "mug"), 2).caption()
+        == "observed dog; true but not observed cat, mug; 2 unknown"
+    )
     assert Picture("0", pixels, (), None, 3).caption() == "observed none; 3 unknown, true labels not available"
 
 

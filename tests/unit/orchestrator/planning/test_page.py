@@ -35,7 +35,9 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     assert str(row(made, "time")).startswith("about 4 min to 8 min, at 2 s an epoch")
 
 
-@pytest.mark.parametrize("overrides", [{"data.num_train": 400}, {"method.masked_pass_bn": "train"}, {"model.frozen_bn": True}])
+@pytest.mark.parametrize(
+    "overrides", [{"data.num_train": 400}, {"method.masked_pass_bn": "train"}, {"model.frozen_bn": True}]
+)
 def test_time_is_told_only_of_settings_that_were_measured(overrides: dict[str, Any]) -> None:
     assert row(plan(overrides=overrides), "time") is None
 
@@ -46,7 +48,9 @@ def test_time_holds_where_an_epoch_costs_the_same(overrides: dict[str, Any]) -> 
 
 
 def test_long_times_are_told_in_hours() -> None:
-    assert "12 h 00 min" in str(row(dataclasses.replace(plan(epochs=5), num_trials=100, epoch_s=172.8, concurrency=2), "time"))
+    assert "12 h 00 min" in str(
+        row(dataclasses.replace(plan(epochs=5), num_trials=100, epoch_s=172.8, concurrency=2), "time")
+    )
 
 
 def test_every_setting_is_on_the_page_once() -> None:

@@ -12,7 +12,14 @@ import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import create_sweep, list_sweeps
-from orchestrator.planning.plan import make_ablation_plan, make_plan, make_promotion_plan, make_rerun_plan, make_train_plan, parse_overrides
+from orchestrator.planning.plan import (
+    make_ablation_plan,
+    make_plan,
+    make_promotion_plan,
+    make_rerun_plan,
+    make_train_plan,
+    parse_overrides,
+)
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import Resources, SweepPlan, load_plan, trial_config
 from search_spaces.ranges import Range
@@ -66,8 +73,22 @@ class TestSweep:
         assert list(home.iterdir()) == []
 
     def test_flags_take_the_place_of_the_budget(self) -> None:
-        made = plan(trials=12, epochs=8, startup_trials=5, concurrency=1, seed=7, name="mine", overrides={"method.warmup_epochs": "2"})
-        assert (made.num_trials, made.epochs, made.startup_trials, made.concurrency, made.search_seed) == (12, 8, 5, 1, 7)
+        made = plan(
+            trials=12,
+            epochs=8,
+            startup_trials=5,
+            concurrency=1,
+            seed=7,
+            name="mine",
+            overrides={"method.warmup_epochs": "2"},
+        )
+        assert (made.num_trials, made.epochs, made.startup_trials, made.concurrency, made.search_seed) == (
+            12,
+            8,
+            5,
+            1,
+            7,
+        )
         assert (made.name, made.id.startswith("mine-")) == ("mine", True)
         assert made.base["loop.seed"] == 0  # --seed is the search's
         assert (made.grace_epochs, made.rungs()) == (4, [4])
@@ -101,7 +122,9 @@ class TestSweep:
         assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("make", [make_plan, make_train_plan, make_ablation_plan])
-    def test_space_with_credentials_is_refused_by_its_line(self, make: Callable[[Path], SweepPlan], tmp_path: Path) -> None:
+    def test_space_with_credentials_is_refused_by_its_line(
+        self, make: Callable[[Path], SweepPlan], tmp_path: Path
+    ) -> None:
         path = tmp_path / "mine.yaml"
         path.write_text(DIGITS_TEXT + "# data.store: s3://key:hunter2@bucket/x\n", encoding="utf-8")
         with pytest.raises(
@@ -117,7 +140,9 @@ class TestSweep:
             make_plan("voc")
         assert "hunter2" not in str(caught.value)
 
-    def test_folder_for_checkpoints_does_not_depend_on_where_one_stands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_folder_for_checkpoints_does_not_depend_on_where_one_stands(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         assert plan(storage="here").storage == str(tmp_path / "here")
         assert plan(storage="s3://bucket/x").storage == "s3://bucket/x"
@@ -163,7 +188,9 @@ class TestGrace:
         assert plan(method="splc").grace_epochs == 1 + 2, "before its first pseudo-labels it does not exist either"
 
     def test_shorter_one_is_refused_with_its_reason(self, edited: Make) -> None:
-        with pytest.raises(SpaceError, match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*does not exist"):
+        with pytest.raises(
+            SpaceError, match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*does not exist"
+        ):
             edited("grace_epochs: null", "grace_epochs: 9")
         assert edited("grace_epochs: null", "grace_epochs: 10").grace_epochs == 10
         assert edited("grace_epochs: null", "grace_epochs: 11").grace_epochs == 11
@@ -175,7 +202,10 @@ class TestGrace:
     def test_with_no_more_epochs_pruning_is_off_and_that_is_said(self, epochs: int) -> None:
         made = plan(epochs=epochs)
         assert (made.scheduler, made.rungs()) == ("none", [])
-        assert f"pruning is off: no trial may be cut before epoch 10 (largest warm-up + 2), and trials have {epochs}" in made.notes
+        assert (
+            f"pruning is off: no trial may be cut before epoch 10 (largest warm-up + 2), and trials have {epochs}"
+            in made.notes
+        )
 
     def test_with_more_epochs_it_is_on(self) -> None:
         made = plan(epochs=11)
@@ -189,14 +219,18 @@ class TestGrace:
 
     def test_warmup_as_long_as_the_trial_is_legal_and_said_once(self) -> None:
         searched = plan(epochs=8).notes
-        assert [note for note in searched if "rejection" in note] == ["rejection never starts in trials whose warm-up is 8 epochs or more"]
+        assert [note for note in searched if "rejection" in note] == [
+            "rejection never starts in trials whose warm-up is 8 epochs or more"
+        ]
         fixed = plan(overrides={"method.warmup_epochs": 20}).notes
         assert [note for note in fixed if "rejection" in note] == [
             "rejection never starts in these trials, whose warm-up is 20 epochs or more"
         ]
         assert not any("rejection" in note for note in plan(epochs=9).notes)
 
-    @pytest.mark.parametrize(("method", "what"), [("em_apl", "pseudo-labelling"), ("crisp", "its own risk"), ("splc", "correction")])
+    @pytest.mark.parametrize(
+        ("method", "what"), [("em_apl", "pseudo-labelling"), ("crisp", "its own risk"), ("splc", "correction")]
+    )
     def test_what_a_warmup_comes_before_is_named_as_the_method_has_it(self, method: str, what: str) -> None:
         notes = make_train_plan(DIGITS, method=method, overrides={"method.warmup_epochs": 3}, epochs=3).notes
         assert notes[-1] == f"{what} never starts in this run, whose warm-up is 3 epochs or more"
@@ -232,7 +266,8 @@ class TestNotes:
     def test_cut_sweep_is_a_taste(self) -> None:
         made = plan(trials=12, epochs=12, overrides={"data.num_train": "400", "data.num_val": 200})
         assert made.notes == (
-            "a taste, not a result: 12 of 24 trials, 12 of 20 epochs, data.num_train 400 of 1500, data.num_val 200 of 500",
+            "a taste, not a result: 12 of 24 trials, 12 of 20 epochs, data.num_train 400 of 1500, data.num_val 200 of "
+            "500",
         )
 
     def test_fewer_trials_alone_or_more_of_anything_is_none(self) -> None:
@@ -280,7 +315,13 @@ class TestTrialConfig:
 class TestTrain:
     def test_it_is_the_first_start_point(self) -> None:
         made = make_train_plan(DIGITS)
-        assert (made.kind, made.name, made.num_trials, made.ranges, made.start_from) == ("train", "digits-train", 1, {}, ({},))
+        assert (made.kind, made.name, made.num_trials, made.ranges, made.start_from) == (
+            "train",
+            "digits-train",
+            1,
+            {},
+            ({},),
+        )
         assert made.base == {**plan().base, **plan().start_from[0]}
         assert (made.scheduler, made.num_points) == ("none", 1)
 
@@ -294,9 +335,16 @@ class TestTrain:
     def test_run_is_trained_again_as_it_was(self) -> None:
         sweep = plan(method="ignore_oracle")
         config = trial_config(sweep, sweep.start_from[0]).flatten()
-        made = make_rerun_plan(config, source=f"{sweep.id}/0", like=sweep, parent=f"{sweep.id}/0", overrides={"loop.seed": "5"})
+        made = make_rerun_plan(
+            config, source=f"{sweep.id}/0", like=sweep, parent=f"{sweep.id}/0", overrides={"loop.seed": "5"}
+        )
         assert made.base == {**config, "loop.seed": 5}
-        assert (made.kind, made.method, made.parent, made.protocol) == ("train", "ignore_oracle", f"{sweep.id}/0", sweep.protocol)
+        assert (made.kind, made.method, made.parent, made.protocol) == (
+            "train",
+            "ignore_oracle",
+            f"{sweep.id}/0",
+            sweep.protocol,
+        )
         assert (made.name, made.dataset, made.start_from) == ("digits-train", "digits", ({},))
 
     def test_its_text_is_a_file_that_trains_the_same_again(self, tmp_path: Path) -> None:
@@ -307,8 +355,14 @@ class TestTrain:
 
     def test_protocol_follows_the_epoch_that_the_file_asks_for(self) -> None:
         base = make_train_plan(DIGITS).base
-        assert str(make_rerun_plan({**base, "loop.select_epoch_by": "observed-val"}, source="f").protocol) == "observed-val x observed-val"
-        assert str(make_rerun_plan(base, source="f", overrides={"loop.select_epoch_by": "last"}).protocol) == "clean-val x last"
+        assert (
+            str(make_rerun_plan({**base, "loop.select_epoch_by": "observed-val"}, source="f").protocol)
+            == "observed-val x observed-val"
+        )
+        assert (
+            str(make_rerun_plan(base, source="f", overrides={"loop.select_epoch_by": "last"}).protocol)
+            == "clean-val x last"
+        )
 
 
 class TestPromotion:
@@ -318,7 +372,13 @@ class TestPromotion:
         seeds = [trial_config(made, point).loop.seed for point in made.start_from]
         assert seeds == [1004, 1005, 1006]
         assert all(trial_config(made, point).flatten()["method.cam_threshold"] == 0.4 for point in made.start_from)
-        assert (made.kind, made.parent, made.name, made.num_trials, made.concurrency) == ("promote", sweep.id, "digits-promote", 3, 1)
+        assert (made.kind, made.parent, made.name, made.num_trials, made.concurrency) == (
+            "promote",
+            sweep.id,
+            "digits-promote",
+            3,
+            1,
+        )
         assert (made.scheduler, made.ranges, made.resources.workers, made.num_points) == ("none", {}, 2, 3)
         assert (made.epochs, made.protocol, made.base) == (sweep.epochs, sweep.protocol, sweep.base)
         assert made.id.startswith("digits-promote-")
@@ -346,7 +406,8 @@ class TestFile:
         assert [(entry.id, entry.name, entry.kind) for entry in list_sweeps()] == [(made.id, "digits", "sweep")]
 
     @pytest.mark.parametrize(
-        "text", ["", "{}", "[]", '{"id": 1', '{"ranges": {}, "protocol": {}, "resources": {}, "start_from": [], "notes": []}']
+        "text",
+        ["", "{}", "[]", '{"id": 1', '{"ranges": {}, "protocol": {}, "resources": {}, "start_from": [], "notes": []}'],
     )
     def test_broken_one_is_told(self, text: str) -> None:
         create_sweep("a-00000001", text)
@@ -368,7 +429,10 @@ class TestFile:
 
 class TestOverrides:
     def test_value_may_hold_an_equals_sign(self) -> None:
-        assert parse_overrides(["model.weights=a=b", " optim.lr = 1e-3 "]) == {"model.weights": "a=b", "optim.lr": "1e-3"}
+        assert parse_overrides(["model.weights=a=b", " optim.lr = 1e-3 "]) == {
+            "model.weights": "a=b",
+            "optim.lr": "1e-3",
+        }
 
     @pytest.mark.parametrize("assignment", ["", "optim.lr", "=1", "optim.lr=", "  =  "])
     def test_what_is_no_assignment_is_refused(self, assignment: str) -> None:
@@ -382,7 +446,10 @@ class TestOverrides:
 
 def test_planning_imports_nothing_heavy() -> None:
     heavy = "torch", "ray", "optuna", "mlflow", "numpy", "rich"
-    code = "import sys, orchestrator.planning.plan as p, orchestrator.planning.page as t; t.render_plan(p.make_plan('digits')); "
+    code = (
+        "import sys, orchestrator.planning.plan as p, orchestrator.planning.page as t; "
+        "t.render_plan(p.make_plan('digits')); "
+    )
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

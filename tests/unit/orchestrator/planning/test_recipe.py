@@ -85,7 +85,13 @@ def test_published_settings_are_run_once_to_their_own_length(space: Any) -> None
     plan = published(space())
     assert plan.base["loop.recipe"] == "published"
     assert (plan.num_trials, plan.ranges, plan.start_from, plan.scheduler) == (1, {}, ({},), "none")
-    expected = {"loop.epochs": 10, "loop.patience_epochs": 0, "optim.head_lr_multiplier": 1, "optim.lr": 1e-5, "method.entropy_weight": 0.2}
+    expected = {
+        "loop.epochs": 10,
+        "loop.patience_epochs": 0,
+        "optim.head_lr_multiplier": 1,
+        "optim.lr": 1e-5,
+        "method.entropy_weight": 0.2,
+    }
     assert {key: plan.base[key] for key in expected} == expected
     assert plan.base["method.warmup_epochs"] == 5, "what the block fixes holds in both"
     assert str(plan.protocol) == "published x clean-val"
@@ -109,9 +115,14 @@ def test_a_grid_from_which_authors_chose_is_run_whole_and_to_full_length(space: 
 
 
 def test_a_grid_cannot_be_trained_once(space: Any) -> None:
-    with pytest.raises(UserError, match="--recipe published of an_ls must be swept: its authors chose optim.lr, optim.batch_size on valid"):
+    with pytest.raises(
+        UserError,
+        match="--recipe published of an_ls must be swept: its authors chose optim.lr, optim.batch_size on valid",
+    ):
         make_train_plan(space(), method="an_ls", recipe="published")
-    fixed = make_train_plan(space(), method="an_ls", recipe="published", overrides={"optim.lr": "1e-4", "optim.batch_size": "8"})
+    fixed = make_train_plan(
+        space(), method="an_ls", recipe="published", overrides={"optim.lr": "1e-4", "optim.batch_size": "8"}
+    )
     assert (fixed.base["optim.lr"], fixed.base["loop.recipe"]) == (1e-4, "custom")
 
 
@@ -138,7 +149,9 @@ def test_another_recipe_is_refused(space: Any) -> None:
 
 
 class TestChanged:
-    @pytest.mark.parametrize("overrides", [{"optim.lr": "1e-4"}, {"optim.weight_decay": "0.1"}, {"loop.patience_epochs": "null"}])
+    @pytest.mark.parametrize(
+        "overrides", [{"optim.lr": "1e-4"}, {"optim.weight_decay": "0.1"}, {"loop.patience_epochs": "null"}]
+    )
     def test_what_is_changed_is_published_no_longer(self, space: Any, overrides: dict[str, str]) -> None:
         plan = published(space(), overrides=overrides)
         assert plan.base["loop.recipe"] == "custom"
@@ -154,7 +167,9 @@ class TestChanged:
         default = TrainConfig().optim.lr
         assert published(space(), "an_ls", overrides={"optim.lr": default}).base["loop.recipe"] == "custom"
 
-    @pytest.mark.parametrize("overrides", [{"loop.seed": "3"}, {"data.draw_seed": "1"}, {"data.num_workers": "0"}, {"optim.lr": "1e-5"}])
+    @pytest.mark.parametrize(
+        "overrides", [{"loop.seed": "3"}, {"data.draw_seed": "1"}, {"data.num_workers": "0"}, {"optim.lr": "1e-5"}]
+    )
     def test_seeds_places_and_the_same_value_change_no_recipe(self, space: Any, overrides: dict[str, str]) -> None:
         assert published(space(), overrides=overrides).base["loop.recipe"] == "published"
 
@@ -202,5 +217,7 @@ class TestFaultyFile:
             make_plan(space("loop.patience_epochs: 0", "loop.patience: 0"), method="em_apl", num_cpus=1)
 
     def test_length_of_the_common_recipe_stays_in_the_budget(self, space: Any) -> None:
-        message = self.fault(space, "fixed: {method.warmup_epochs: 5}", "fixed: {method.warmup_epochs: 5, loop.epochs: 3}")
+        message = self.fault(
+            space, "fixed: {method.warmup_epochs: 5}", "fixed: {method.warmup_epochs: 5, loop.epochs: 3}"
+        )
         assert "loop.epochs must not be given here. Its place is budget.epochs" in message

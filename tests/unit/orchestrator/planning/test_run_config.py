@@ -46,8 +46,12 @@ def test_whole_numbers_pass_where_a_number_is_meant_and_null_where_it_may() -> N
 
 
 def test_file_with_dotted_keys_and_file_with_sections_are_the_same_run(tmp_path: Path) -> None:
-    dotted = read_config(write(tmp_path, "data.name: voc\nmethod.name: em\nmethod.entropy_weight: 2e-1\nloop.epochs: 3\n"))
-    nested = read_config(write(tmp_path, "data: {name: voc}\nmethod:\n  name: em\n  entropy_weight: 0.2\nloop: {epochs: 3}\n"))
+    dotted = read_config(
+        write(tmp_path, "data.name: voc\nmethod.name: em\nmethod.entropy_weight: 2e-1\nloop.epochs: 3\n")
+    )
+    nested = read_config(
+        write(tmp_path, "data: {name: voc}\nmethod:\n  name: em\n  entropy_weight: 0.2\nloop: {epochs: 3}\n")
+    )
     assert dotted == nested
     assert dotted == TrainConfig.from_flat(dotted).flatten()
     assert (dotted["method.entropy_weight"], dotted["loop.epochs"]) == (0.2, 3)
@@ -55,7 +59,13 @@ def test_file_with_dotted_keys_and_file_with_sections_are_the_same_run(tmp_path:
 
 def test_rendered_settings_read_back_exactly(tmp_path: Path) -> None:
     settings = TrainConfig.from_flat(
-        {"data.name": "voc", "optim.lr": 1 / 3, "optim.weight_decay": 1e-17, "model.weights": "a: #b", "data.num_train": None}
+        {
+            "data.name": "voc",
+            "optim.lr": 1 / 3,
+            "optim.weight_decay": 1e-17,
+            "model.weights": "a: #b",
+            "data.num_train": None,
+        }
     ).flatten()
     text = render_config(settings, "line one\n\nline two")
     assert text.startswith("# line one\n#\n# line two\ndata.name: ")
@@ -67,7 +77,10 @@ def test_rendered_settings_read_back_exactly(tmp_path: Path) -> None:
     [
         ("", r"run.yaml:1: the file must be a mapping"),
         ("- a", r"run.yaml:1: the file must be a mapping"),
-        ("optim.lr: 1e-3\nmethod.tau: .5", r"run.yaml:2: method.tau is no setting .* Did you mean method.cam_threshold"),
+        (
+            "optim.lr: 1e-3\nmethod.tau: .5",
+            r"run.yaml:2: method.tau is no setting .* Did you mean method.cam_threshold",
+        ),
         ("optim:\n  lr: 1e-3\n  bs: 4", r"run.yaml:3: optim.bs is no setting .* Did you mean optim.batch_size"),
         ("optim:\n  lr: 20", r"run.yaml:2: optim.lr must be less than or equal to 10"),
         ("optim.lr: [1]", r"run.yaml:1: optim.lr must be a single value"),

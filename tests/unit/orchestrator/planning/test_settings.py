@@ -41,11 +41,15 @@ Merge = Callable[..., Settings]
 def merge(tmp_path: Path) -> Merge:
     """Merge the space above after replacing a part of its text."""
 
-    def merge_changed(old: str = "", new: str = "", method: str | None = None, epochs: int | None = None, **overrides: Scalar) -> Settings:
+    def merge_changed(
+        old: str = "", new: str = "", method: str | None = None, epochs: int | None = None, **overrides: Scalar
+    ) -> Settings:
         assert old in SPACE
         path = tmp_path / "mine.yaml"
         path.write_text(SPACE.replace(old, new, 1) if old else SPACE, encoding="utf-8")
-        return merge_settings(load_space(path), method, epochs, {key.replace("__", "."): value for key, value in overrides.items()})
+        return merge_settings(
+            load_space(path), method, epochs, {key.replace("__", "."): value for key, value in overrides.items()}
+        )
 
     return merge_changed
 
@@ -139,7 +143,8 @@ def test_set_may_repeat_what_cannot_change(merge: Merge) -> None:
 
 def test_unknown_method_names_the_nearest(merge: Merge) -> None:
     with pytest.raises(
-        UserError, match=r"--method must be one of ignore, em in .*mine.yaml, but got --method=ignor. Did you mean ignore\?"
+        UserError,
+        match=r"--method must be one of ignore, em in .*mine.yaml, but got --method=ignor. Did you mean ignore\?",
     ):
         merge(method="ignor")
 
@@ -157,16 +162,28 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         ("optim.lr: 1e-3", "optim.lr: -1", "mine.yaml:5: optim.lr must be greater than 0"),
         ("optim.lr: 1e-3", "optim.name: adm", "mine.yaml:5: optim.name must be 'adam'"),
         ("optim.lr: 1e-3", "data.name: coco", 'mine.yaml:5: data.name must be that of dataset: voc, but got "coco"'),
-        ("optim.lr: 1e-3", "loop.epochs: 3", "mine.yaml:5: loop.epochs must not be given here. Its place is budget.epochs"),
+        (
+            "optim.lr: 1e-3",
+            "loop.epochs: 3",
+            "mine.yaml:5: loop.epochs must not be given here. Its place is budget.epochs",
+        ),
         ("optim.lr: 1e-3", "method.name: em", "mine.yaml:5: method.name must not be shared"),
-        ("optim.lr: 1e-3", "method.cam_threshold: .5", "mine.yaml:5: method.cam_threshold must not be shared: not every method has it"),
+        (
+            "optim.lr: 1e-3",
+            "method.cam_threshold: .5",
+            "mine.yaml:5: method.cam_threshold must not be shared: not every method has it",
+        ),
         ("optim.lr: 1e-3", "loop.select_epoch_by: last", "mine.yaml:5: loop.select_epoch_by must not be given here"),
         (
             "optim.weight_decay: {type: float, low: 0.0",
             "loop.seed: {type: int, low: 0, high: 9}\n    optim.weight_decay: {type: float, low: 0.0",
             "mine.yaml:8: loop.seed must be fixed: trials that differ in it cannot be compared",
         ),
-        ("high: 0.1}", "high: 1.1}", "mine.yaml:8: optim.weight_decay must be less than or equal to 1, but got optim.weight_decay=1.1"),
+        (
+            "high: 0.1}",
+            "high: 1.1}",
+            "mine.yaml:8: optim.weight_decay must be less than or equal to 1, but got optim.weight_decay=1.1",
+        ),
         ("low: 0.3", "low: -0.3", "mine.yaml:14: method.cam_threshold must be greater than or equal to 0"),
         (
             "type: int, low: 1",
@@ -206,7 +223,9 @@ def test_start_point_may_repeat_a_fixed_value(merge: Merge) -> None:
 
 
 def test_grid_needs_points_for_each_float(merge: Merge) -> None:
-    assert "mine.yaml:9: optim.weight_decay: num must be given" in fault(merge, "shared:", "search: {sampler: grid}\nshared:")
+    assert "mine.yaml:9: optim.weight_decay: num must be given" in fault(
+        merge, "shared:", "search: {sampler: grid}\nshared:"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +238,9 @@ def test_grid_needs_points_for_each_float(merge: Merge) -> None:
         ({"method": "em"}, 0),
     ],
 )
-def test_largest_warmup_is_the_end_of_its_range_or_the_fixed_value(merge: Merge, change: dict[str, str], epochs: int) -> None:
+def test_largest_warmup_is_the_end_of_its_range_or_the_fixed_value(
+    merge: Merge, change: dict[str, str], epochs: int
+) -> None:
     assert merge(**change).largest_warmup() == epochs
 
 
@@ -235,17 +256,24 @@ def test_at_first_point_nothing_is_left_to_search(merge: Merge) -> None:
     [
         ({"data__image_size": 64}, "--set: data.image_size must be 40 for digits, but got data.image_size=64"),
         ({"model__backbone": "digits/resnet18"}, "--set: model.backbone must be digits/resnet12 in the digits family"),
-        ({"model__backbone": "torchvision/resnet18"}, "--set: model.weights=pretext belongs to digits/resnet12 on digits"),
+        (
+            {"model__backbone": "torchvision/resnet18"},
+            "--set: model.weights=pretext belongs to digits/resnet12 on digits",
+        ),
         ({"model__weights": "IMAGENET1K_V1"}, "--set: model.weights must be pretext, a file or none"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_refused_before_anything_starts(flags: dict[str, Scalar], message: str) -> None:
+def test_settings_that_do_not_fit_each_other_are_refused_before_anything_starts(
+    flags: dict[str, Scalar], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         merge_settings(load_space("digits"), overrides={key.replace("__", "."): value for key, value in flags.items()})
 
 
 def test_file_whose_settings_do_not_fit_its_dataset_is_told_its_line(merge: Merge) -> None:
-    assert fault(merge, "dataset: voc", "dataset: digits").startswith("mine.yaml:1: data.image_size must be 40 for digits")
+    assert fault(merge, "dataset: voc", "dataset: digits").startswith(
+        "mine.yaml:1: data.image_size must be 40 for digits"
+    )
     with pytest.raises(SpaceError, match="mine.yaml:5: model.weights=pretext belongs to digits/resnet12 on digits"):
         merge("optim.lr: 1e-3", "model.weights: pretext")
 

@@ -68,13 +68,21 @@ class TestDecide:
     def test_another_draw_and_world_size_are_compared_and_marked(self) -> None:
         decision = decide(_result(90.0, draw_seed="7", world_size="2"), _result(80.0, 81.0))
         assert decision.verdict is Verdict.PROMOTE
-        assert decision.marks == ("label-draw seed is 7 and not 1200", "world size is 2 and not 1", "number of seeds is 1 and not 2")
+        assert decision.marks == (
+            "label-draw seed is 7 and not 1200",
+            "world size is 2 and not 1",
+            "number of seeds is 1 and not 2",
+        )
 
     def test_another_set_up_in_one_recipe_is_marked(self) -> None:
         champion = _result(80.0, **{"loop.epochs": "20", "optim.schedule": "constant"})
-        decision = decide(_result(90.0, **{"loop.epochs": "100", "optim.schedule": "constant", "loop.precision": "bf16"}), champion)
+        decision = decide(
+            _result(90.0, **{"loop.epochs": "100", "optim.schedule": "constant", "loop.precision": "bf16"}), champion
+        )
         assert decision.verdict is Verdict.PROMOTE
-        assert decision.marks == ("number of epochs is 100 and not 20",), "what an older champion does not say is not held against it"
+        assert decision.marks == ("number of epochs is 100 and not 20",), (
+            "what an older champion does not say is not held against it"
+        )
 
     def test_a_run_without_a_result_refuses(self) -> None:
         decision = decide(_result(90.0, None), None)
@@ -86,7 +94,10 @@ class TestDecide:
         decision = decide(_result(60.0), None, [_result(90.0, data_hash="0ther")])
         assert decision.verdict is Verdict.PROMOTE
         assert len(decision.marks) == 1
-        assert "cannot be compared with: 90.00 (90.00) of digits-promote-1 (data_hash is da7a and not 0ther)" in decision.marks[0]
+        assert (
+            "cannot be compared with: 90.00 (90.00) of digits-promote-1 (data_hash is da7a and not 0ther)"
+            in decision.marks[0]
+        )
 
     def test_unknown_data_refuses(self) -> None:
         decision = decide(_result(90.0, data_hash="unknown"), None)
@@ -99,7 +110,10 @@ def test_name_is_made_of_the_keys_that_must_agree() -> None:
     assert name.rpartition(".")[0] == "digits.resnet_cam.clean-val.clean-val"
     assert len(name.rpartition(".")[2]) == 8
     assert registered_name(IDENTITY | {"draw_seed": "7", "world_size": "2"}) == name
-    assert len({registered_name(IDENTITY | {key: '{"name": "x"}'}) for key in COMPARED_KEYS} | {name}) == len(COMPARED_KEYS) + 1
+    assert (
+        len({registered_name(IDENTITY | {key: '{"name": "x"}'}) for key in COMPARED_KEYS} | {name})
+        == len(COMPARED_KEYS) + 1
+    )
 
 
 class Store:
@@ -114,7 +128,11 @@ class Store:
         self.scores: tuple[float, ...] = (60.0, 62.0)
         for module, name, fake in (
             (registry, "find_champion", self.champions.get),
-            (registry, "find_other_champions", lambda dataset, name: [found for found in self.champions.values() if found.name != name]),
+            (
+                registry,
+                "find_other_champions",
+                lambda dataset, name: [found for found in self.champions.values() if found.name != name],
+            ),
             (registry, "register_version", self.register),
             (registry, "set_champion", self.set_champion),
             (tracking, "sync", lambda sweep_id: True),
@@ -124,7 +142,8 @@ class Store:
         monkeypatch.setattr(promotion, "run_sweep", self.train)
         monkeypatch.setattr(promotion, "resume", lambda sweep_id, **options: self.train(load_plan(sweep_id)))
         monkeypatch.setattr(
-            "training.loop.checkpoint.CheckpointStore.load_best", lambda store, epoch: {"epoch": epoch, "classes": ["a", "b"]}
+            "training.loop.checkpoint.CheckpointStore.load_best",
+            lambda store, epoch: {"epoch": epoch, "classes": ["a", "b"]},
         )
         monkeypatch.setattr("training.inference.evaluation.evaluate_test", self.evaluate)
         self.data_hash = "da7a"
@@ -191,7 +210,9 @@ def _promote(plan: SweepPlan) -> PromotionOutcome:
     return promote(plan.id, seeds=2)
 
 
-def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_all(swept: SweepPlan, store: Store) -> None:
+def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_all(
+    swept: SweepPlan, store: Store
+) -> None:
     outcome = _promote(swept)
     assert outcome.decision is not None
     assert outcome.decision.verdict is Verdict.PROMOTE
@@ -251,7 +272,10 @@ def test_champion_that_was_deposed_meanwhile_is_decided_against_again(swept: Swe
     assert (died.state, died.version) == ("INTERRUPTED", None)
     store.fail_at = None
     name = registered_name(IDENTITY | {"model": _model_of(swept)})
-    better = {promotion.IDENTITY_TAG: json.dumps(IDENTITY | {"model": _model_of(swept)}), promotion.VALUES_TAG: "[70.0]"}
+    better = {
+        promotion.IDENTITY_TAG: json.dumps(IDENTITY | {"model": _model_of(swept)}),
+        promotion.VALUES_TAG: "[70.0]",
+    }
     store.champions[name] = ModelVersion(name, 9, "other", better)
     outcome = _promote(swept)
     assert outcome.decision is not None
@@ -269,10 +293,14 @@ def test_winner_is_written_as_a_file_that_train_reads(swept: SweepPlan, store: S
     assert "data.store" not in outcome.config_file.read_text()  # a path of this machine, in a file that is committed
 
 
-def test_failed_run_refuses_and_is_tried_again_next_time(swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_refuses_and_is_tried_again_next_time(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = sweeps.trial_ended
     monkeypatch.setattr(
-        sweeps, "trial_ended", lambda trial, at_s: real(trial, at_s, "FAILED", "NAN", "loss") if trial else real(trial, at_s)
+        sweeps,
+        "trial_ended",
+        lambda trial, at_s: real(trial, at_s, "FAILED", "NAN", "loss") if trial else real(trial, at_s),
     )
     outcome = _promote(swept)
     assert outcome.decision is not None
@@ -284,7 +312,9 @@ def test_failed_run_refuses_and_is_tried_again_next_time(swept: SweepPlan, store
 
 def test_test_split_of_other_data_is_not_opened(swept: SweepPlan, store: Store) -> None:
     store.data_hash = "0ther"
-    with pytest.raises(OrchestratorError, match=r"test split must belong to the data of the final runs, da7a, but digits is now 0ther"):
+    with pytest.raises(
+        OrchestratorError, match=r"test split must belong to the data of the final runs, da7a, but digits is now 0ther"
+    ):
         promote(swept.id, seeds=2)
     assert not store.opened
     assert not store.champions
@@ -332,7 +362,8 @@ def _model_of(plan: SweepPlan) -> str:
 def test_workers_of_a_promotion_on_a_cluster_are_those_that_its_gpus_carry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.cluster.session.count_cluster", lambda address: {"num_cpus": 64, "num_gpus": 8})
     whole, shared = (
-        sweeps.make_sweep(f"{name}-00000001", resources=Resources(gpus_per_worker=gpus)) for name, gpus in (("a", 2), ("b", 0.5))
+        sweeps.make_sweep(f"{name}-00000001", resources=Resources(gpus_per_worker=gpus))
+        for name, gpus in (("a", 2), ("b", 0.5))
     )
     assert promotion._count_workers(whole, 16, "auto") == 4
     assert promotion._count_workers(shared, 16, "auto") == 8, "two ranks do not share a GPU"

@@ -16,11 +16,22 @@ from orchestrator.promotion.promote import promote
 from orchestrator.results.ablation import tabulate_ablation
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import run
-from tests.kit.sweeps import create, driver_started, epoch_reported, journal_path, trial_ended, trial_started, write_events
+from tests.kit.sweeps import (
+    create,
+    driver_started,
+    epoch_reported,
+    journal_path,
+    trial_ended,
+    trial_started,
+    write_events,
+)
 
 VARIANTS = (
     "ignore",
-    *(f"ignore_{what}" for what in ("without_rejection", "without_average_test", "without_spbc", "without_reg", "weak_view", "oracle")),
+    *(
+        f"ignore_{what}"
+        for what in ("without_rejection", "without_average_test", "without_spbc", "without_reg", "weak_view", "oracle")
+    ),
 )
 
 
@@ -103,7 +114,9 @@ def test_leaderboard_ends_with_the_table(capsys: pytest.CaptureFixture[str], hom
     assert code == 0
     table = out.partition("difference to ignore by seed")[2]
     assert ["ignore", "2", "82.00", "+-", "2.83"] in [line.split() for line in table.splitlines()]
-    assert ["ignore_without_rejection", "2", "78.00", "+-", "4.24", "-4.00", "+-", "1.41"] in [line.split() for line in table.splitlines()]
+    assert ["ignore_without_rejection", "2", "78.00", "+-", "4.24", "-4.00", "+-", "1.41"] in [
+        line.split() for line in table.splitlines()
+    ]
     _, printed, _ = run(capsys, "leaderboard", plan.id, "--json")
     assert json.loads(printed)["ablation"][1]["difference"] == -4.0
 

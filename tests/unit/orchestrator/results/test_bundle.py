@@ -52,7 +52,9 @@ def put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def test_it_opens_without_the_home_that_it_comes_from(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_opens_without_the_home_that_it_comes_from(
+    plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "x.bundle.zip"
     assert write_bundle(plan.id, file) == 2
     state = replay(sweep_dir(plan.id) / JOURNAL_FILE)
@@ -97,7 +99,9 @@ def test_no_password_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "from-the-environment" not in text
 
 
-def test_a_store_that_is_away_costs_the_pictures_and_is_said(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_costs_the_pictures_and_is_said(
+    plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read(plan: SweepPlan) -> Iterator[tuple[int, str, bytes]]:
         raise OrchestratorError("MLflow's store must answer")
 
@@ -223,7 +227,9 @@ def test_a_file_that_is_no_archive_or_cut_short_is_refused(bundle: Path, tmp_pat
     check_refused(bundle, tmp_path, "with no bundle.json, journal.jsonl")
 
 
-def test_the_verb_says_what_it_wrote_and_what_to_type_next(plan: SweepPlan, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_says_what_it_wrote_and_what_to_type_next(
+    plan: SweepPlan, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(capsys, "bundle", plan.id)
     assert code == 0
     # Under the home: of a submitted verb, the current folder goes with the job.

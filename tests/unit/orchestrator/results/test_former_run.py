@@ -72,7 +72,11 @@ def test_logged_run_is_found_by_its_id(sweep: str, monkeypatch: pytest.MonkeyPat
     ("source", "error", "hint"),
     [
         ("no/such.yaml", SpaceError, "No such file"),
-        ("digits/9", UserError, "must have a trial 9, but its trials are 0 to 3. `orchestrator leaderboard digits-00000001`"),
+        (
+            "digits/9",
+            UserError,
+            "must have a trial 9, but its trials are 0 to 3. `orchestrator leaderboard digits-00000001`",
+        ),
         ("digits/best", UserError, "must be SWEEP/TRIAL"),
         ("digist/1", UserError, "Did you mean digits?"),
     ],

@@ -43,9 +43,12 @@ def state(plan: SweepPlan) -> SweepState:
 def test_one_line_says_where_a_sweep_is(plan: SweepPlan, state: SweepState) -> None:
     line = describe_progress(plan, state, START_MS + 65_000)
     assert line.startswith(
-        "digits-00000001: 2/4 trials | 1 complete | 1 failed | 1 running | best 72.25 (trial 0, epoch 2) | 1 min 05 s gone, about "
+        "digits-00000001: 2/4 trials | 1 complete | 1 failed | 1 running | best 72.25 (trial 0, epoch 2) | 1 min 05 s "
+        "gone, about "
     )
-    assert describe_progress(plan, SweepState(), START_MS, "starting Ray") == "digits-00000001: 0/4 trials | starting Ray"
+    assert (
+        describe_progress(plan, SweepState(), START_MS, "starting Ray") == "digits-00000001: 0/4 trials | starting Ray"
+    )
 
 
 def test_time_left_is_what_epochs_and_trials_have_taken_so_far(plan: SweepPlan, state: SweepState) -> None:
@@ -93,7 +96,9 @@ def test_the_table_has_a_row_per_running_trial(plan: SweepPlan, state: SweepStat
     assert ["2", "1/3", "40.00", "40.00", "at", "1", "cam_threshold", "0.712", "warmup_epochs", "2"] in rows
 
 
-def test_elsewhere_than_on_a_terminal_it_prints_plain_lines(plan: SweepPlan, state: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_than_on_a_terminal_it_prints_plain_lines(
+    plan: SweepPlan, state: SweepState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress_module, "_PLAIN_S", 0.01)
     out = io.StringIO()
     with Progress(plan, state, console=Console(file=out, width=200)) as progress:

@@ -23,7 +23,15 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.restore import rebuild_sweep
 from tests.kit.s3_server import BUCKET, S3Server, serve_s3
-from tests.kit.sweeps import driver_started, epoch_reported, make_sweep, trial_ended, trial_started, whole_sweep, write_events
+from tests.kit.sweeps import (
+    driver_started,
+    epoch_reported,
+    make_sweep,
+    trial_ended,
+    trial_started,
+    whole_sweep,
+    write_events,
+)
 from training.data.store.storage import Storage
 
 ROOT = Path(__file__).parents[4]
@@ -62,7 +70,9 @@ def move_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return home
 
 
-def test_an_empty_home_has_the_sweep_back_line_by_line(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_home_has_the_sweep_back_line_by_line(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = make_sweep(num_trials=4)
     events = whole_sweep(plan)
     write_events(plan, events[:7])
@@ -114,7 +124,9 @@ def test_what_comes_while_it_is_behind_goes_in_one_segment(mirror: Path, monkeyp
         assert segment.read_bytes().endswith(b"\n")
 
 
-def test_a_mirror_that_is_away_is_waited_for_and_loses_nothing(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_mirror_that_is_away_is_waited_for_and_loses_nothing(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(journal_copy, "_RETRY_S", 0.05)
     plan = make_sweep(num_trials=4)
     folder = sweep_dir(plan.id)
@@ -158,7 +170,9 @@ def test_a_living_driver_elsewhere_keeps_it_for_a_minute_or_until_it_is_stolen(
     rebuild_sweep(str(mirror))
 
 
-def test_a_driver_whose_sweep_went_on_elsewhere_writes_nothing_more(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_whose_sweep_went_on_elsewhere_writes_nothing_more(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal_copy, "RENEW_S", 0.05)
     plan = make_sweep(num_trials=4)
     folder = sweep_dir(plan.id)
@@ -175,7 +189,9 @@ def test_a_driver_whose_sweep_went_on_elsewhere_writes_nothing_more(mirror: Path
     assert json.loads((mirror / plan.id / HOLDER_FILE).read_text())["pid"] == 7
 
 
-def test_a_home_that_was_left_behind_does_not_go_on(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_was_left_behind_does_not_go_on(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = make_sweep(num_trials=4)
     events = whole_sweep(plan)
     write_events(plan, events[:5])
@@ -190,7 +206,9 @@ def test_a_home_that_was_left_behind_does_not_go_on(mirror: Path, monkeypatch: p
         copy(plan, mirror)
 
 
-def test_a_segment_that_is_missing_doubled_or_changed_is_said(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_segment_that_is_missing_doubled_or_changed_is_said(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = make_sweep(num_trials=4)
     events = whole_sweep(plan)
     for start in (0, 5, 10):
@@ -225,11 +243,17 @@ def test_a_mirrored_plan_cannot_name_a_folder_elsewhere(mirror: Path) -> None:
         rebuild_sweep(str(mirror))
 
 
-def test_trials_without_their_checkpoints_are_told_to_begin_anew(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trials_without_their_checkpoints_are_told_to_begin_anew(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     storage = tmp_path / "checkpoints"
     plan = make_sweep(num_trials=4, storage=str(storage))
     write_events(
-        plan, [driver_started(plan), *(event for trial in (0, 1) for event in (trial_started(trial, 1), epoch_reported(trial, 1, 2)))]
+        plan,
+        [
+            driver_started(plan),
+            *(event for trial in (0, 1) for event in (trial_started(trial, 1), epoch_reported(trial, 1, 2))),
+        ],
     )
     copy(plan, mirror)
     (storage / plan.id / "t0001").mkdir(parents=True)
@@ -240,7 +264,9 @@ def test_trials_without_their_checkpoints_are_told_to_begin_anew(mirror: Path, m
     assert "1 trial (0)" in said[0]
 
 
-def test_a_storage_out_of_reach_is_refused_before_anything_is_made(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_storage_out_of_reach_is_refused_before_anything_is_made(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = make_sweep(num_trials=4, storage="nowhere://x")
     write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2)])
     copy(plan, mirror)
@@ -259,14 +285,20 @@ from orchestrator.sweep_folder.lease import Lease
 from orchestrator.planning.sweep_plan import load_plan
 from tests.kit.sweeps import epoch_reported
 plan = load_plan(sys.argv[1]); folder = sweep_dir(plan.id)
-with Lease(folder) as lease, Journal.open(folder / JOURNAL_FILE, lease) as journal, JournalCopier(plan, journal, lease, sys.argv[2]):
+with (
+    Lease(folder) as lease,
+    Journal.open(folder / JOURNAL_FILE, lease) as journal,
+    JournalCopier(plan, journal, lease, sys.argv[2]),
+):
     for epoch in range(1 + max(journal.state.records[0].metrics, default=0), 10**6):
         journal.append(epoch_reported(0, epoch, epoch, note="x" * 20_000))
 """
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_of_a_copy_leaves_whole_segments(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_of_a_copy_leaves_whole_segments(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = make_sweep(num_trials=4)
     write_events(plan, [driver_started(plan), trial_started(0, 1)])
     home, dice = os.environ["ORCHESTRATOR_HOME"], random.Random(0)
@@ -285,7 +317,9 @@ def test_a_kill_in_the_middle_of_a_copy_leaves_whole_segments(mirror: Path, monk
         assert copied
         assert journal.startswith(copied)
         assert copied.endswith(b"\n")
-    assert not [path for path in (mirror / plan.id).iterdir() if path.name.endswith(".jsonl") and path.stat().st_size == 0]
+    assert not [
+        path for path in (mirror / plan.id).iterdir() if path.name.endswith(".jsonl") and path.stat().st_size == 0
+    ]
 
 
 def take(folder: Path, holder: dict[str, object]) -> bool:

@@ -21,7 +21,9 @@ from training.metrics import VAL_MAP
 
 
 def save(plan: SweepPlan, trial: int) -> None:
-    CheckpointStore(f"{checkpoint_uri(plan)}/{trial_name(trial)}").save({"weights": [0.0] * 100}, 1, best={"weights": [1.0]})
+    CheckpointStore(f"{checkpoint_uri(plan)}/{trial_name(trial)}").save(
+        {"weights": [0.0] * 100}, 1, best={"weights": [1.0]}
+    )
 
 
 def record(trial: int, state: TrialState, value: float = 50.0) -> TrialRecord:
@@ -66,7 +68,11 @@ def test_only_what_resume_and_the_winner_need_is_kept() -> None:
 
 
 def test_what_a_killed_driver_left_goes_at_the_next_start(plan: SweepPlan) -> None:
-    records = {0: record(0, TrialState.PRUNED), 1: record(1, TrialState.COMPLETE, 10.0), 2: record(2, TrialState.COMPLETE, 20.0)}
+    records = {
+        0: record(0, TrialState.PRUNED),
+        1: record(1, TrialState.COMPLETE, 10.0),
+        2: record(2, TrialState.COMPLETE, 20.0),
+    }
     if plan.storage is not None:
         local = Path(plan.storage.removeprefix("file://")) / plan.id
         for trial in records:
@@ -111,7 +117,9 @@ def test_trials_handed_out_at_once_count_before_they_are_measured() -> None:
     assert not janitor.has_room()
 
 
-def test_at_the_cap_what_a_trial_left_that_has_just_ended_goes_before_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_cap_what_a_trial_left_that_has_just_ended_goes_before_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plan = make_sweep(cap_gib=1e-6)  # 1073 bytes
     state = SweepState(records={0: record(0, TrialState.RUNNING)})
     folder = Path(disk.trial_uri(plan, 0))
@@ -157,7 +165,8 @@ def test_artifacts_appear_whole_and_replace_older_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [lambda: spool_artifacts("digits-00000001", 7, {"a": b"1"}), lambda: write_error("digits-00000001", 7, "x")]
+    "write",
+    [lambda: spool_artifacts("digits-00000001", 7, {"a": b"1"}), lambda: write_error("digits-00000001", 7, "x")],
 )
 def test_full_disk_stops_the_sweep_with_what_to_do(write: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     make_sweep()
@@ -166,7 +175,9 @@ def test_full_disk_stops_the_sweep_with_what_to_do(write: Callable[[], Any], mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(OrchestratorError, match=r"of trial 7 must be .*No space left on device.*orchestrator resume digits-00000001"):
+    with pytest.raises(
+        OrchestratorError, match=r"of trial 7 must be .*No space left on device.*orchestrator resume digits-00000001"
+    ):
         write()
 
 

@@ -13,7 +13,14 @@ from orchestrator.sweep_folder.journal import Event, Journal, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
 
-DRIVER: Event = {"event": "driver_started", "sweep": "digits-1", "host": "h", "pid": 1, "num_trials": 3, "provenance": {"commit": "c"}}
+DRIVER: Event = {
+    "event": "driver_started",
+    "sweep": "digits-1",
+    "host": "h",
+    "pid": 1,
+    "num_trials": 3,
+    "provenance": {"commit": "c"},
+}
 
 
 def started(trial: int, attempt: int = 1) -> Event:
@@ -77,7 +84,9 @@ def test_a_known_epoch_and_a_second_end_are_dropped(path: Path) -> None:
     assert replay(path).records[0].metrics[1]["val/mAP"] == 50.0
 
 
-@pytest.mark.parametrize("torn", [b'{"event": "epoch_rep', b'{"event": "driver_ended", "state": "FINISHED"}', b"\x00\x00\n", b"\n"])
+@pytest.mark.parametrize(
+    "torn", [b'{"event": "epoch_rep', b'{"event": "driver_ended", "state": "FINISHED"}', b"\x00\x00\n", b"\n"]
+)
 def test_a_last_line_cut_short_is_dropped_and_taken_away(path: Path, torn: bytes) -> None:
     write(path, DRIVER, started(0))
     whole = path.read_bytes()

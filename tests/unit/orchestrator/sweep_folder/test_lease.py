@@ -19,14 +19,18 @@ from orchestrator.sweep_folder.lease import LEASE_FILE, SWEEP_VARIABLE, Lease, e
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-1"}
+    )
     yield process
     process.kill()
     process.wait()
 
 
 def write_lease(folder: Path, host: str, pid: int, pid_started: float, renewed: float = 0.0) -> None:
-    (folder / LEASE_FILE).write_text(json.dumps({"host": host, "pid": pid, "pid_started": pid_started, "renewed": renewed}))
+    (folder / LEASE_FILE).write_text(
+        json.dumps({"host": host, "pid": pid, "pid_started": pid_started, "renewed": renewed})
+    )
 
 
 def test_a_second_driver_is_told_who_holds_it(tmp_path: Path) -> None:
@@ -79,7 +83,9 @@ def test_a_driver_on_another_host_is_believed_to_live_for_a_minute_after_its_las
     assert json.loads((tmp_path / LEASE_FILE).read_text())["renewed"] == 1060.0
 
 
-def test_it_can_be_taken_by_force_from_another_host_but_not_from_a_process_here(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_it_can_be_taken_by_force_from_another_host_but_not_from_a_process_here(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
     write_lease(tmp_path, socket.gethostname(), sleeper.pid, psutil.Process(sleeper.pid).create_time())
     with pytest.raises(UserError, match="or stop that process first"):
         Lease(tmp_path, steal=True)
@@ -149,10 +155,16 @@ def test_a_lease_cut_short_by_a_kill_holds_nothing(tmp_path: Path, torn: str) ->
 
 def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes]) -> None:
     # The sleeper is a child of ours, so ours to keep; what a dead child of ours started is not.
-    code = "from subprocess import *; import sys; quiet = dict(stdout=DEVNULL, stderr=DEVNULL); print(Popen(sys.argv[1:], **quiet).pid)"
+    code = (
+        "from subprocess import *; import sys; quiet = dict(stdout=DEVNULL, stderr=DEVNULL); "
+        "print(Popen(sys.argv[1:], **quiet).pid)"
+    )
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     parent = subprocess.run(
-        [sys.executable, "-c", code, *sleep], env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2"}, capture_output=True, check=True
+        [sys.executable, "-c", code, *sleep],
+        env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2"},
+        capture_output=True,
+        check=True,
     )
     orphan = int(parent.stdout)
     assert end_orphans(Path("/sweeps/digits-1")) == 0

@@ -13,12 +13,16 @@ OBSERVED_CONFIG = Protocol(SelectBy.OBSERVED_VAL, SelectBy.CLEAN_VAL)
 LAST = Protocol(SelectBy.CLEAN_VAL, SelectBy.LAST)
 
 
-def record(trial: int, *values: float, state: TrialState = TrialState.COMPLETE, cause: Cause | None = None) -> TrialRecord:
+def record(
+    trial: int, *values: float, state: TrialState = TrialState.COMPLETE, cause: Cause | None = None
+) -> TrialRecord:
     metrics = {epoch: {VAL_MAP: value, VAL_OBSERVED_MAP: 100 - value} for epoch, value in enumerate(values, start=1)}
     return TrialRecord(trial, {"optim.lr": 0.1 * trial}, "tpe", started_ms=0, state=state, cause=cause, metrics=metrics)
 
 
-@pytest.mark.parametrize(("protocol", "epoch", "value"), [(CLEAN, 2, 30.0), (OBSERVED_CONFIG, 2, 70.0), (LAST, 3, 20.0)])
+@pytest.mark.parametrize(
+    ("protocol", "epoch", "value"), [(CLEAN, 2, 30.0), (OBSERVED_CONFIG, 2, 70.0), (LAST, 3, 20.0)]
+)
 def test_value_is_taken_at_the_epoch_that_the_protocol_chooses(protocol: Protocol, epoch: int, value: float) -> None:
     trial = record(0, 10.0, 30.0, 20.0)
     assert (trial.chosen_epoch(protocol), trial.value(protocol)) == (epoch, value)
@@ -31,7 +35,13 @@ def test_a_trial_without_an_epoch_or_with_nan_has_no_value() -> None:
 
 
 def test_best_is_the_highest_complete_one_and_the_first_among_equals() -> None:
-    records = [record(3, 40.0), record(1, 50.0), record(2, 50.0), record(0, 90.0, state=TrialState.PRUNED), record(4, math.nan)]
+    records = [
+        record(3, 40.0),
+        record(1, 50.0),
+        record(2, 50.0),
+        record(0, 90.0, state=TrialState.PRUNED),
+        record(4, math.nan),
+    ]
     winner = best(records, CLEAN)
     assert winner is not None
     assert winner.trial == 1

@@ -107,7 +107,9 @@ def test_a_running_sweep_counts_the_time_of_all_its_drivers(log: Callable[..., S
     assert found.reported_ms == sweeps.START_MS + 23_000
 
 
-def test_a_name_is_its_latest_sweep_and_nothing_the_latest_of_all(log: Callable[..., SweepPlan], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_its_latest_sweep_and_nothing_the_latest_of_all(
+    log: Callable[..., SweepPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, name in enumerate(("voc", "voc_b", "voc", "coco")):
         monkeypatch.setattr(sweeps, "START_MS", 1_700_000_000_000 + number * 10**6)
         log(f"{name}-0000000{number}", num_events=2)
@@ -133,7 +135,9 @@ def test_a_sweep_that_is_nowhere_is_the_users_mistake(
     assert "shared.db, but neither has 'dogits': sweep must exist" in err
 
 
-def test_a_file_of_this_machine_is_not_searched_for_the_latest_of_all_nor_made(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+def test_a_file_of_this_machine_is_not_searched_for_the_latest_of_all_nor_made(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
     assert run(capsys, "status")[0] == 2
     assert run(capsys, "leaderboard", "digits")[0] == 2
     assert list(home.iterdir()) == []
@@ -176,7 +180,9 @@ def test_trials_take_no_request_each(log: Callable[..., SweepPlan], monkeypatch:
 
 
 def _round_trip(plan: SweepPlan, record: TrialRecord, latest: dict[str, float]) -> TrialRecord:
-    stored = StoredRun("a", "FINISHED", trial_tags(plan, record, {}), record.last_epoch, started_ms=record.started_ms, metrics=latest)
+    stored = StoredRun(
+        "a", "FINISHED", trial_tags(plan, record, {}), record.last_epoch, started_ms=record.started_ms, metrics=latest
+    )
     return rebuild_record(plan.protocol, stored)
 
 
@@ -192,7 +198,9 @@ def test_the_chosen_epoch_and_its_value_are_kept_under_every_protocol(
         3: {"val/mAP": 58.0, "val/observed_mAP": 49.0},
     }
     params: dict[str, Scalar] = {"optim.lr": 1e-05, "model.frozen_bn": True, "model.name": "resnet_cam"}
-    record = TrialRecord(0, params, "tpe", 5, TrialState.COMPLETE, metrics=metrics, attempts=3, spans=((5, 7000), (9000, 10_000)))
+    record = TrialRecord(
+        0, params, "tpe", 5, TrialState.COMPLETE, metrics=metrics, attempts=3, spans=((5, 7000), (9000, 10_000))
+    )
     found = _round_trip(plan, record, metrics[3])
     assert (found.value(plan.protocol), found.chosen_epoch(plan.protocol)) == (
         record.value(plan.protocol),
@@ -204,7 +212,9 @@ def test_the_chosen_epoch_and_its_value_are_kept_under_every_protocol(
 
 def test_of_runs_without_the_tags_the_last_epoch_is_what_is_known(home: Path) -> None:
     plan = sweeps.make_sweep()
-    old = StoredRun("a", "KILLED", {"orchestrator.trial": "4"}, 2, started_ms=1, metrics={"val/mAP": 40.0, "train/loss": 1.0})
+    old = StoredRun(
+        "a", "KILLED", {"orchestrator.trial": "4"}, 2, started_ms=1, metrics={"val/mAP": 40.0, "train/loss": 1.0}
+    )
     state = rebuild_state(plan, StoredRun("b", "RUNNING", {}), [old, replace(old, status="FAILED")])
     assert state.records[4].state is TrialState.PRUNED
     assert state.records[4].metrics == {2: {"val/mAP": 40.0}}
@@ -212,8 +222,17 @@ def test_of_runs_without_the_tags_the_last_epoch_is_what_is_known(home: Path) ->
 
 def test_a_promotion_keeps_its_decision(home: Path) -> None:
     plan = sweeps.make_sweep("digits-promote-00000003", kind="promote")
-    decided = {"event": "promotion_decided", "time_ms": sweeps.START_MS + 900, "verdict": "KEEP", "reason": "not higher", "marks": ["a"]}
-    sweeps.write_events(plan, [sweeps.driver_started(plan), {**decided, "model": "spml-digits", "champion": None}, sweeps.driver_ended(1)])
+    decided = {
+        "event": "promotion_decided",
+        "time_ms": sweeps.START_MS + 900,
+        "verdict": "KEEP",
+        "reason": "not higher",
+        "marks": ["a"],
+    }
+    sweeps.write_events(
+        plan,
+        [sweeps.driver_started(plan), {**decided, "model": "spml-digits", "champion": None}, sweeps.driver_ended(1)],
+    )
     state: SweepState = replay(sweep_dir(plan.id) / "journal.jsonl")
     found = rebuild_state(plan, StoredRun("b", "FINISHED", sweep_tags(plan, state), started_ms=sweeps.START_MS), [])
     assert found.promotion is not None

@@ -29,7 +29,14 @@ def _contents(store: FakeStore) -> Any:
     """All that the store has, without the ids that it gave."""
     names = {run_id: run.trial for run_id, run in store.runs.items()}
     runs = [
-        (run.trial, run.status, store.ends.get(run_id), store.params.get(run_id), store.files.get(run_id), run.tags | {PARENT_TAG: ""})
+        (
+            run.trial,
+            run.status,
+            store.ends.get(run_id),
+            store.params.get(run_id),
+            store.files.get(run_id),
+            run.tags | {PARENT_TAG: ""},
+        )
         for run_id, run in store.runs.items()
     ]
     rows = sorted((names[row[0]], *row[1:]) for row in store.rows if names[row[0]] is not None)
@@ -80,7 +87,13 @@ def test_statuses_and_ends_are_the_journals(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
     _mirror(plan, store).catch_up()
-    assert [store.of_trial(trial).status for trial in (None, 0, 1, 2, 3)] == ["FINISHED", "FINISHED", "KILLED", "FAILED", "FINISHED"]
+    assert [store.of_trial(trial).status for trial in (None, 0, 1, 2, 3)] == [
+        "FINISHED",
+        "FINISHED",
+        "KILLED",
+        "FAILED",
+        "FINISHED",
+    ]
     assert store.ends[store.of_trial(3).run_id] == sweeps.START_MS + 24_100
     assert store.of_trial(2).tags["orchestrator.cause"] == "NAN"
     assert store.of_trial(3).tags["orchestrator.attempts"] == "2"
@@ -146,7 +159,12 @@ def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
     _mirror(plan, store).catch_up()
-    opened = {"event": "test_opened", "time_ms": sweeps.START_MS, "figures": {"0": {"test/mAP": 61.5}}, "epochs": {"0": 2}}
+    opened = {
+        "event": "test_opened",
+        "time_ms": sweeps.START_MS,
+        "figures": {"0": {"test/mAP": 61.5}},
+        "epochs": {"0": 2},
+    }
     sweeps.write_events(plan, [opened])
     for _ in range(2):
         _mirror(plan, store).catch_up()
@@ -168,8 +186,13 @@ def test_no_batch_is_larger_than_mlflow_takes_nor_cuts_an_epoch(plan: SweepPlan)
 
 
 def test_wall_times_add_up_and_the_rest_is_logging() -> None:
-    metrics = {epoch: {"time/data_s": 1.0, "time/train_s": 2.0, "time/eval_s": 0.5, "time/checkpoint_s": 0.25} for epoch in (1, 2)}
-    record = TrialRecord(0, {}, "tpe", 0, metrics=metrics, spans=((0, 5_000), (10_000, 15_000)), queue_s=1.0, start_s=1.0)
+    metrics = {
+        epoch: {"time/data_s": 1.0, "time/train_s": 2.0, "time/eval_s": 0.5, "time/checkpoint_s": 0.25}
+        for epoch in (1, 2)
+    }
+    record = TrialRecord(
+        0, {}, "tpe", 0, metrics=metrics, spans=((0, 5_000), (10_000, 15_000)), queue_s=1.0, start_s=1.0
+    )
     assert wall_times(record) == {
         "wall/queue_s": 1.0,
         "wall/start_s": 1.0,

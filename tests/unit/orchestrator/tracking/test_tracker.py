@@ -64,7 +64,9 @@ def test_store_that_comes_back_gets_all(plan: SweepPlan, monkeypatch: pytest.Mon
     assert store.epochs(0) == [1, 2, 3]
 
 
-def test_store_that_stays_away_is_given_up_and_named_without_its_password(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_stays_away_is_given_up_and_named_without_its_password(
+    plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracker = _tracker(plan, Flaky(float("inf")), monkeypatch)
     tracker.start()
     assert not tracker.stop(0.2)

@@ -17,7 +17,8 @@ from orchestrator.tracking import ui as browse
 # Answers as MLflow does, and has a child that ignores SIGTERM, as a worker of its might.
 SERVER = """
 import http.server, subprocess, sys
-child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('child up', flush=True); time.sleep(60)"
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+child = deaf + "; print('child up', flush=True); time.sleep(60)"
 subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE).stdout.readline()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -111,7 +112,12 @@ def test_server_that_ends_at_once_shows_its_last_words(port: int) -> None:
 def test_server_that_never_answers_is_ended(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browse, "START_TIMEOUT_S", 0.3)
     with pytest.raises(OrchestratorError, match="must answer within 0 s"):
-        browse.serve("sqlite:///nowhere.db", port, lambda base: None, command=[sys.executable, "-c", "import time; time.sleep(60)"])
+        browse.serve(
+            "sqlite:///nowhere.db",
+            port,
+            lambda base: None,
+            command=[sys.executable, "-c", "import time; time.sleep(60)"],
+        )
     assert not psutil.Process().children()
 
 

@@ -82,7 +82,9 @@ def test_only_a_trial_that_beats_the_best_so_far_draws_pictures(plan: SweepPlan)
         assert artifacts == [False, False, expected]
 
 
-def test_a_picture_that_cannot_be_drawn_does_not_cost_the_trial(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_trial(
+    plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: TrivialRun, folder: Path, title: str) -> None:
         raise OSError("no font")
 
@@ -106,7 +108,10 @@ def test_the_next_trial_runs_in_the_actor_of_one_that_failed(plan: SweepPlan) ->
     actor = start(plan, TrivialRuns(nan_below=0.5), handout(spbc=0.1))
     assert step(actor).epoch == 1
     failed = step(actor)
-    assert (failed.cause, failed.message) == (Cause.NAN, "loss must be finite, but at epoch 2, step 1 its parts were bce=nan")
+    assert (failed.cause, failed.message) == (
+        Cause.NAN,
+        "loss must be finite, but at epoch 2, step 1 its parts were bce=nan",
+    )
     assert "Traceback" in failed.details
     actor.reset_config(handout(1))
     assert [step(actor).epoch for _ in range(2)] == [1, 2]
@@ -120,7 +125,9 @@ def test_a_run_that_cannot_be_built_is_a_failed_trial(plan: SweepPlan) -> None:
     assert (failed.cause, failed.message) == (Cause.ERROR, "FileNotFoundError: no data here")
 
 
-def test_a_reader_of_the_data_that_was_killed_is_no_fault_of_the_trial(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_of_the_data_that_was_killed_is_no_fault_of_the_trial(
+    plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(self: TrivialRun) -> dict[str, float]:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
@@ -150,7 +157,11 @@ def chained() -> Exception:
     ("error", "cause", "message"),
     [
         (chained(), Cause.NAN, "loss must be finite, but at epoch 3, step 7 its parts were bce=inf"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), Cause.OOM, "OutOfMemoryError: CUDA out of memory. Tried"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
+            Cause.OOM,
+            "OutOfMemoryError: CUDA out of memory. Tried",
+        ),
         (MemoryError(), Cause.OOM, "MemoryError"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Cause.OOM, None),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), Cause.LOST, None),
@@ -181,7 +192,9 @@ def test_a_step_out_of_memory_is_reported_with_its_figures() -> None:
     assert "Tried to allocate 2.00 GiB" in failure.details
 
 
-def test_a_process_whose_gpu_is_beyond_use_ends_at_the_next_trial(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_whose_gpu_is_beyond_use_ends_at_the_next_trial(
+    plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def synchronize() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

@@ -12,8 +12,9 @@ KILLED = """ 1 (occurred at 2026-01-01_00-00-00)
 The actor died unexpectedly before finishing this task.
 \tclass_name: trial_digits-00000001
 \tactor_id: 1234
-The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits \
-with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM killer, (2) ray stop.
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: \
+Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: \
+(1) the process was killed by the OOM killer, (2) ray stop.
 """
 MEMORY = """ 2 (occurred at 2026-01-01_00-00-00)
 The actor died because its node was running low on memory.
@@ -35,7 +36,8 @@ def test_a_death_is_told_in_one_line_with_its_cause(text: str, message: str, cau
 
 def test_process_that_cannot_begin_is_told_by_what_it_raised() -> None:
     text = (
-        "1 (pid=7)\nThe actor died because of an error raised in its creation task, \x1b[36mray::trial_a.__init__()\x1b[39m (pid=7)\n"
+        "1 (pid=7)\nThe actor died because of an error raised in its creation task, "
+        "\x1b[36mray::trial_a.__init__()\x1b[39m (pid=7)\n"
         "  File \"trial.py\", line 3, in <module>\nModuleNotFoundError: No module named 'training.x'\n"
     )
     assert describe_death(text) == ("ModuleNotFoundError: No module named 'training.x'", Cause.LOST)

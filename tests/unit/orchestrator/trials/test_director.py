@@ -71,13 +71,17 @@ def events(plan: SweepPlan, name: str) -> list[Event]:
 
 
 def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]:
-    """Return what must not depend on kills: trial -> state, epochs in order, params; fails if an epoch is there twice."""
+    """Return what must not depend on kills: trial -> state, epochs in order, params; fails if an
+    epoch is there twice.
+    """
     with Journal.open(journal_path(plan)) as journal:
         records = journal.state.records
     counts = Counter((event["trial"], event["epoch"]) for event in events(plan, "epoch_reported"))
     assert not counts or max(counts.values()) == 1
     assert max(Counter(event["trial"] for event in events(plan, "trial_ended")).values(), default=1) == 1
-    return {trial: (str(record.state), sorted(record.metrics), dict(record.params)) for trial, record in records.items()}
+    return {
+        trial: (str(record.state), sorted(record.metrics), dict(record.params)) for trial, record in records.items()
+    }
 
 
 def test_a_sweep_runs_to_its_end_and_prunes() -> None:
@@ -109,7 +113,10 @@ def test_killed_after_any_line_and_resumed_a_sweep_comes_to_the_same_end() -> No
 
 def test_nothing_is_written_before_it_is_asked_for() -> None:
     plan = make()
-    write_events(plan, [driver_started(plan), trial_started(0, 1), *(epoch_reported(0, epoch, 1 + epoch) for epoch in range(1, 5))])
+    write_events(
+        plan,
+        [driver_started(plan), trial_started(0, 1), *(epoch_reported(0, epoch, 1 + epoch) for epoch in range(1, 5))],
+    )
     before = journal_path(plan).read_bytes()
     with Journal.open(journal_path(plan)) as journal:
         director = Director(plan, journal)
@@ -180,7 +187,12 @@ def test_a_failure_ends_its_trial_and_no_other() -> None:
     director.next_trial()
     assert not director.report(0, TrialReport(cause=Cause.NAN, message="loss must be finite", details="Traceback"))
     record, details = ended[0]
-    assert (record.state, record.cause, record.message, details) == (TrialState.FAILED, Cause.NAN, "loss must be finite", "Traceback")
+    assert (record.state, record.cause, record.message, details) == (
+        TrialState.FAILED,
+        Cause.NAN,
+        "loss must be finite",
+        "Traceback",
+    )
     following = director.next_trial()
     assert following is not None
     assert following.trial == 1
@@ -192,7 +204,9 @@ def test_a_full_storage_stops_the_sweep_and_fails_no_trial() -> None:
     handout = director.next_trial()
     assert handout is not None
     report = describe_failure(OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(OrchestratorError, match=r"storage must take the checkpoints, but trial 0 got OSError.*No space left"):
+    with pytest.raises(
+        OrchestratorError, match=r"storage must take the checkpoints, but trial 0 got OSError.*No space left"
+    ):
         director.report(handout.trial, report)
     again = begin(plan).next_trial()
     assert again is not None
@@ -205,7 +219,10 @@ def test_a_missing_metric_is_a_named_failure() -> None:
     director.next_trial()
     assert not director.report(0, TrialReport(1, {"train/loss": 1.0}))
     (event,) = events(plan, "trial_ended")
-    assert (event["cause"], event["message"]) == ("ERROR", "metrics of an epoch must include val/mAP, but got train/loss")
+    assert (event["cause"], event["message"]) == (
+        "ERROR",
+        "metrics of an epoch must include val/mAP, but got train/loss",
+    )
 
 
 def test_a_trial_that_is_lost_without_getting_on_is_given_up() -> None:
@@ -236,7 +253,9 @@ def test_a_trial_that_gets_on_may_be_lost_as_often_as_it_likes() -> None:
             handout = director.next_trial()
             assert handout is not None
             if epoch > 1:
-                assert director.report(0, TrialReport(epoch - 1, metrics(handout, epoch - 1))), "said again: it is nothing new"
+                assert director.report(0, TrialReport(epoch - 1, metrics(handout, epoch - 1))), (
+                    "said again: it is nothing new"
+                )
             director.lose(0, "worker died")
             lost += 1
         handout = director.next_trial()
@@ -399,7 +418,9 @@ def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_artifacts_are_kept_before_the_last_epoch_is_journalled() -> None:
     plan = make()
     seen: list[tuple[int, dict[str, bytes], int]] = []
-    director = begin(plan, on_artifacts=lambda trial, files: seen.append((trial, files, len(events(plan, "epoch_reported")))))
+    director = begin(
+        plan, on_artifacts=lambda trial, files: seen.append((trial, files, len(events(plan, "epoch_reported"))))
+    )
     director.next_trial()
     director.report(0, TrialReport(4, {VAL_MAP: 50.0}, artifacts={"a.txt": b"x"}))
     assert seen == [(0, {"a.txt": b"x"}, 0)]

@@ -22,7 +22,12 @@ RANGES = {
     "method.warmup_epochs": Range(type="int", low=2, high=8),
     "method.cam_normalisation": Range(type="categorical", choices=["per_image", "batch"]),
 }
-PUBLISHED = {"method.spbc_weight": 0.5, "method.reg_weight": 0.5, "method.warmup_epochs": 3, "method.cam_normalisation": "per_image"}
+PUBLISHED = {
+    "method.spbc_weight": 0.5,
+    "method.reg_weight": 0.5,
+    "method.warmup_epochs": 3,
+    "method.cam_normalisation": "per_image",
+}
 
 
 @pytest.fixture
@@ -46,7 +51,13 @@ def run(proposer: OptunaProposer, trials: range) -> list[TrialRecord]:
         proposal = proposer.propose(trial)
         assert proposal is not None
         state = TrialState.PRUNED if trial % 3 == 2 else TrialState.FAILED if trial % 4 == 3 else TrialState.COMPLETE
-        record = ended(trial, proposal.params, 50.0, 80 - 10 * abs(float(proposal.params["method.spbc_weight"] or 0) - 1), state=state)
+        record = ended(
+            trial,
+            proposal.params,
+            50.0,
+            80 - 10 * abs(float(proposal.params["method.spbc_weight"] or 0) - 1),
+            state=state,
+        )
         proposer.learn(record)
         records.append(record)
     return records
@@ -66,7 +77,13 @@ def test_start_points_come_first_and_what_they_leave_out_is_drawn(plan: Callable
 def test_origins_tell_start_up_from_tpe_by_trial_number(plan: Callable[..., SweepPlan]) -> None:
     proposer = OptunaProposer(plan(start_from=(PUBLISHED,)))
     proposals = [proposer.propose(trial) for trial in range(5)]
-    assert [proposal and proposal.origin for proposal in proposals] == ["start_from", "startup", "startup", "tpe", "tpe"]
+    assert [proposal and proposal.origin for proposal in proposals] == [
+        "start_from",
+        "startup",
+        "startup",
+        "tpe",
+        "tpe",
+    ]
 
 
 def test_draws_lie_in_their_ranges_and_have_their_types(plan: Callable[..., SweepPlan]) -> None:
@@ -76,7 +93,9 @@ def test_draws_lie_in_their_ranges_and_have_their_types(plan: Callable[..., Swee
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_draws_depend_on_seed_and_trial_number_alone_while_nothing_is_known(plan: Callable[..., SweepPlan], sampler: str) -> None:
+def test_draws_depend_on_seed_and_trial_number_alone_while_nothing_is_known(
+    plan: Callable[..., SweepPlan], sampler: str
+) -> None:
     one = plan(sampler=sampler, search_seed=1)
     again, other = SweepPlan(**vars(one)), SweepPlan(**(vars(one) | {"search_seed": 2}))
     draws = [OptunaProposer(one).propose(trial) for trial in range(3)]
@@ -99,7 +118,9 @@ def test_a_cut_trial_is_told_as_pruned_with_its_values_and_never_as_finished(pla
     proposer = OptunaProposer(plan(start_from=(PUBLISHED,)))
     proposer.propose(0)
     proposer.learn(ended(0, PUBLISHED, 40.0, 45.0, state=TrialState.PRUNED))
-    rebuilt = OptunaProposer(plan(sweep_id="digits-00000002"), [ended(0, PUBLISHED, 40.0, 45.0, state=TrialState.PRUNED)])
+    rebuilt = OptunaProposer(
+        plan(sweep_id="digits-00000002"), [ended(0, PUBLISHED, 40.0, 45.0, state=TrialState.PRUNED)]
+    )
     for study in (proposer.study, rebuilt.study):
         (trial,) = study.trials
         assert trial.state is optuna.trial.TrialState.PRUNED
@@ -149,7 +170,9 @@ def test_the_pruner_decides_as_rays_asha_does(plan: Callable[..., SweepPlan]) ->
     epochs = 27
     base = plan().base | {"loop.epochs": epochs}
     pruner = Pruner(plan(sweep_id="digits-00000002", base=base, grace_epochs=3))
-    asha = AsyncHyperBandScheduler(time_attr="epoch", metric="value", mode="max", max_t=epochs, grace_period=3, reduction_factor=3)
+    asha = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="value", mode="max", max_t=epochs, grace_period=3, reduction_factor=3
+    )
     draws = random.Random(0)
     decisions: list[bool] = []
     trials: dict[int, Any] = {trial: type("TuneTrial", (), {"trial_id": f"tune{trial}"})() for trial in range(30)}
@@ -160,7 +183,8 @@ def test_the_pruner_decides_as_rays_asha_does(plan: Callable[..., SweepPlan]) ->
         number = draws.choice(list(progress))
         progress[number] += 1
         value = draws.random()
-        theirs = asha.on_trial_result(None, trials[number], {"epoch": progress[number], "value": value}) == TrialScheduler.STOP  # type: ignore[arg-type]
+        result = {"epoch": progress[number], "value": value}
+        theirs = asha.on_trial_result(None, trials[number], result) == TrialScheduler.STOP  # type: ignore[arg-type]
         assert pruner.cuts(number, progress[number], value) == theirs
         decisions.append(theirs and progress[number] < epochs)
         if theirs:
@@ -175,6 +199,8 @@ def test_the_pruner_gives_everyone_the_grace(plan: Callable[..., SweepPlan]) -> 
 
 
 @pytest.mark.parametrize("changes", [{"scheduler": "none"}, {"grace_epochs": 3}, {"grace_epochs": 8}])
-def test_there_is_no_pruning_where_it_is_off_or_the_grace_is_all_there_is(plan: Callable[..., SweepPlan], changes: dict[str, Any]) -> None:
+def test_there_is_no_pruning_where_it_is_off_or_the_grace_is_all_there_is(
+    plan: Callable[..., SweepPlan], changes: dict[str, Any]
+) -> None:
     pruner = Pruner(plan(**changes))
     assert not any(pruner.cuts(trial, epoch, 100.0 - trial) for epoch in range(1, 4) for trial in range(9))

@@ -1,4 +1,6 @@
-"""Trials that a rule of their recipe ends before their full length: they are COMPLETE, and nothing waits for their other epochs."""
+"""Trials that a rule of their recipe ends before their full length: they are COMPLETE, and nothing waits for their
+other epochs.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ LENGTHS = {0: 2, 1: 6, 2: 3, 3: 1, 4: 6}
 
 
 def make(sweep_id: str = "digits-00000001", **changes: Any) -> SweepPlan:
-    settings = {"ranges": {"method.spbc_weight": Range(type="float", low=0, high=2)}, "num_trials": len(LENGTHS), "concurrency": 1}
-    plan = make_sweep(sweep_id, **(settings | {"startup_trials": 2, "grace_epochs": 2, "reduction_factor": 2.0} | changes))
+    settings = {
+        "ranges": {"method.spbc_weight": Range(type="float", low=0, high=2)},
+        "num_trials": len(LENGTHS),
+        "concurrency": 1,
+    }
+    plan = make_sweep(
+        sweep_id, **(settings | {"startup_trials": 2, "grace_epochs": 2, "reduction_factor": 2.0} | changes)
+    )
     return replace(plan, base=plan.base | {"loop.epochs": EPOCHS, "loop.patience_epochs": 0})
 
 
@@ -66,7 +74,9 @@ def summary(plan: SweepPlan) -> dict[int, tuple[str, int, dict[str, Any]]]:
 def test_a_trial_that_stopped_is_complete_and_ranked_by_its_best_epoch() -> None:
     plan = make(scheduler="none")
     run(begin(plan), {})
-    assert {trial: found[:2] for trial, found in summary(plan).items()} == {trial: ("COMPLETE", last) for trial, last in LENGTHS.items()}
+    assert {trial: found[:2] for trial, found in summary(plan).items()} == {
+        trial: ("COMPLETE", last) for trial, last in LENGTHS.items()
+    }
     with Journal.open(journal_path(plan)) as journal:
         records = list(journal.state.records.values())
     winner = best(records, Protocol())

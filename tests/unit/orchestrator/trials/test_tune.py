@@ -46,7 +46,9 @@ def make_scheduler(monkeypatch: pytest.MonkeyPatch, grew: bool) -> tuple[_Report
 
 
 @pytest.mark.parametrize("grew", [True, False])
-def test_a_lost_worker_was_out_of_memory_if_its_nodes_kernel_says_so(grew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_worker_was_out_of_memory_if_its_nodes_kernel_says_so(
+    grew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scheduler, director = make_scheduler(monkeypatch, grew)
     handout = director.next_trial()
     trial: Any = SimpleNamespace(config={HANDOUT: handout})

@@ -12,7 +12,9 @@ from orchestrator.trials.workers import judge_end
 
 RAISED = WorkerGroupError("[Rank 0 Error Snippet]:\nValueError: said", {0: ValueError("said")})
 DIED = WorkerGroupError("[Rank 1 Error Snippet]:\nThe actor died.", {0: RuntimeError("gloo"), 1: ActorDiedError()})
-MEMORY = WorkerGroupError("", {1: WorkerHealthCheckFailedError("Task was killed due to the node running low on memory.", ValueError())})
+MEMORY = WorkerGroupError(
+    "", {1: WorkerHealthCheckFailedError("Task was killed due to the node running low on memory.", ValueError())}
+)
 
 
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.OOM, Cause.NAN])
@@ -30,7 +32,9 @@ def test_a_rank_that_died_makes_the_trial_lost_whatever_the_others_said() -> Non
 
 
 def test_a_rank_that_hears_no_more_of_another_is_an_echo() -> None:
-    said = TrialReport(cause=Cause.ERROR, message="RuntimeError: [gloo/transport/tcp] Connection closed by peer", details="")
+    said = TrialReport(
+        cause=Cause.ERROR, message="RuntimeError: [gloo/transport/tcp] Connection closed by peer", details=""
+    )
     assert judge_end(said, RAISED).cause is Cause.LOST
 
 

@@ -23,10 +23,17 @@ def test_weights_that_the_digits_backbone_may_have(weights: str) -> None:
 
 
 def test_pretext_weights_belong_to_digits() -> None:
-    with pytest.raises(ConfigError, match="belongs to digits/resnet12 on digits, but got model.backbone=digits/resnet12 on voc"):
+    with pytest.raises(
+        ConfigError, match="belongs to digits/resnet12 on digits, but got model.backbone=digits/resnet12 on voc"
+    ):
         check_fit(tiny_config({"data.name": "voc"}))
 
 
 def test_looking_imports_nothing_heavy() -> None:
     code = "import sys, training.config.fit; print([name for name in ('torch', 'numpy') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+        == "[]"
+    )

@@ -137,7 +137,9 @@ def test_a_stopping_rule_must_have_something_to_watch(key: str, value: float) ->
 
 @pytest.mark.parametrize("name", ["ignor", "", None, 5, ["em"]])
 def test_unknown_method_lists_the_known_ones(name: Any) -> None:
-    with pytest.raises(ConfigError, match="method.name must be one of full_labels, assumed_negative, wan, em, ignore, .*, but got"):
+    with pytest.raises(
+        ConfigError, match="method.name must be one of full_labels, assumed_negative, wan, em, ignore, .*, but got"
+    ):
         TrainConfig.from_flat({"method.name": name})
     with pytest.raises(ConfigError, match="method.name"):
         TrainConfig().with_params({"method.name": name})
@@ -153,4 +155,9 @@ def test_published_settings_are_the_defaults() -> None:
     assert config.method == IgnoreConfig(
         cam_threshold=0.8, warmup_epochs=3, gap_decay=0.999, masked_pass_bn="train", cam_normalisation="per_image"
     )
-    assert (config.data.split_seed, config.data.draw_seed, config.loop.epochs, config.optim.batch_size) == (1200, 1200, 25, 16)
+    assert (config.data.split_seed, config.data.draw_seed, config.loop.epochs, config.optim.batch_size) == (
+        1200,
+        1200,
+        25,
+        16,
+    )

@@ -41,7 +41,9 @@ def test_an_epoch_holds_every_example_once_and_the_last_batch_what_is_left(batch
     batches = list(make(batch_size).epoch(1))
     assert len(batches) == len(make(batch_size))
     assert sorted(index for batch in batches for index in batch.index.tolist()) == list(range(NUM))
-    assert [len(batch.weak) for batch in batches] == [min(batch_size, NUM - start) for start in range(0, NUM, batch_size)]
+    assert [len(batch.weak) for batch in batches] == [
+        min(batch_size, NUM - start) for start in range(0, NUM, batch_size)
+    ]
 
 
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(1, NUM), (8, 2), (NUM - 1, 1), (NUM, 1), (10 * NUM, 1)])

@@ -33,7 +33,9 @@ NUM = 23
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    return store_config(make_store(tmp_path_factory.mktemp("loaders"), num_train=29, image_size=16, keep_originals=True))
+    return store_config(
+        make_store(tmp_path_factory.mktemp("loaders"), num_train=29, image_size=16, keep_originals=True)
+    )
 
 
 @pytest.fixture
@@ -76,7 +78,9 @@ class TestViews:
             assert batch.strong is not None
             for place, row in enumerate(batch.index.tolist()):
                 weak, strong = draw_view(7, 3, row, "weak"), draw_view(7, 3, row, "strong")
-                torch.testing.assert_close(batch.weak[place], normalised(image(data, row), weak.flip), rtol=0, atol=1e-5)
+                torch.testing.assert_close(
+                    batch.weak[place], normalised(image(data, row), weak.flip), rtol=0, atol=1e-5
+                )
                 expected = normalised(augment(image(data, row), strong.ops), strong.flip)
                 torch.testing.assert_close(batch.strong[place], expected, rtol=0, atol=1e-5)
 
@@ -87,11 +91,17 @@ class TestViews:
         for batch in make(data, originals=True).epoch(1):
             assert batch.strong is not None
             for place, row in enumerate(batch.index.tolist()):
-                original, weak, strong = images.read_original(row), draw_view(7, 1, row, "weak"), draw_view(7, 1, row, "strong")
+                original, weak, strong = (
+                    images.read_original(row),
+                    draw_view(7, 1, row, "weak"),
+                    draw_view(7, 1, row, "strong"),
+                )
                 assert original.size == (24, 20)
                 expected = normalised(F.resize(augment(original, strong.ops), [16, 16]), strong.flip)
                 torch.testing.assert_close(batch.strong[place], expected, rtol=0, atol=1e-5)
-                torch.testing.assert_close(batch.weak[place], normalised(F.resize(original, [16, 16]), weak.flip), rtol=0, atol=1e-5)
+                torch.testing.assert_close(
+                    batch.weak[place], normalised(F.resize(original, [16, 16]), weak.flip), rtol=0, atol=1e-5
+                )
                 rows.append(row)
         assert len(rows) == NUM
 
@@ -110,7 +120,11 @@ class TestViews:
     def test_without_a_strong_view_the_weak_one_is_the_same(self, data: SplitData) -> None:
         batches = list(make(data, strong=False).epoch(1))
         assert all(batch.strong is None for batch in batches)
-        weak = {row: batch.weak[place].numpy().tobytes() for batch in batches for place, row in enumerate(batch.index.tolist())}
+        weak = {
+            row: batch.weak[place].numpy().tobytes()
+            for batch in batches
+            for place, row in enumerate(batch.index.tolist())
+        }
         assert weak == {row: views[0] for row, views in by_row(list(make(data).epoch(1))).items()}
 
     def test_global_random_stream_is_left_alone(self, data: SplitData) -> None:
@@ -166,7 +180,9 @@ class TestOrder:
         assert len(read) == NUM - 20
 
     @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_ranks_share_the_global_batch(self, data: SplitData, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ranks_share_the_global_batch(
+        self, data: SplitData, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         whole = list(make(data, 11).epoch(1))
         monkeypatch.setattr(loaders, "world_size", lambda: 3)
         parts = []
@@ -188,7 +204,9 @@ class TestOrder:
 
 class TestEvaluation:
     @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_every_image_once_in_order_as_it_is(self, data: SplitData, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_every_image_once_in_order_as_it_is(
+        self, data: SplitData, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(loaders, "EVAL_BATCH", 6)
         batches = list(load_eval_batches(data, IMAGENET_SCALE, CPU, num_workers))
         assert [len(batch) for batch in batches] == [6, 6, 6, 5]
@@ -255,9 +273,13 @@ class TestChoice:
         released = config.with_params({"data.augment_order": "original"})
         original = by_row(list(make_train_batches(data, IMAGENET_SCALE, released, True, CPU).epoch(1)))
         resized = by_row(list(make_train_batches(data, IMAGENET_SCALE, config, True, CPU).epoch(1)))
-        assert all(original[row][0] == resized[row][0] for row in range(NUM)), "raw pixels were resized as the released code does"
+        assert all(original[row][0] == resized[row][0] for row in range(NUM)), (
+            "raw pixels were resized as the released code does"
+        )
         assert any(original[row][1] != resized[row][1] for row in range(NUM))
         without = replace(data, images=InMemoryImages(data.images.read(range(NUM))))
-        with pytest.raises(ConfigError, match="augment_order=original must have the original images.*--keep-originals") as error:
+        with pytest.raises(
+            ConfigError, match="augment_order=original must have the original images.*--keep-originals"
+        ) as error:
             make_train_batches(without, IMAGENET_SCALE, released, True, CPU)
         assert error.value.key == "data.augment_order"

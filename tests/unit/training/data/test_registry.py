@@ -53,11 +53,15 @@ def test_store_that_was_prepared_anew_is_read_anew(tmp_path: Path) -> None:
     assert len(load_split(store_config(first).data, "train")) == 24 != len(before)
 
 
-@pytest.mark.parametrize(("name", "command"), [("voc", "voc --source DIR"), ("birds", "folder --source DIR --name birds")])
+@pytest.mark.parametrize(
+    ("name", "command"), [("voc", "voc --source DIR"), ("birds", "folder --source DIR --name birds")]
+)
 def test_dataset_that_is_not_prepared_names_the_command(name: str, command: str) -> None:
     config = store_config("x").with_params({"data.name": name, "data.store": None})
     for ask in (lambda: dataset_info(config.data), lambda: load_split(config.data, "val")):
-        with pytest.raises(DatasetError, match=f"dataset {name} must be prepared.*orchestrator data prepare {command}$"):
+        with pytest.raises(
+            DatasetError, match=f"dataset {name} must be prepared.*orchestrator data prepare {command}$"
+        ):
             ask()
 
 
@@ -70,7 +74,9 @@ def test_store_of_another_dataset_or_size_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=f"data.store must be a store of voc, but .* is one of {NAME}") as error:
         dataset_info(store_config(uri, {"data.name": "voc"}).data)
     assert error.value.key == "data.store"
-    with pytest.raises(ConfigError, match=r"data.image_size must be 16, that of the store .*got data.image_size=448.*--image-size 448"):
+    with pytest.raises(
+        ConfigError, match=r"data.image_size must be 16, that of the store .*got data.image_size=448.*--image-size 448"
+    ):
         dataset_info(store_config(uri, {"data.image_size": 448}).data)
 
 

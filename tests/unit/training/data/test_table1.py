@@ -70,7 +70,9 @@ def test_the_papers_figures_agree_with_each_other(name: str) -> None:
     assert {line.key: line.equal for line in lines} == dict.fromkeys(FIGURES, True)
 
 
-@pytest.mark.parametrize(("name", "printed", "other"), [("voc", 1.4594, 1.4651), ("coco", 2.9351, 2.9349), ("cub", 31.44, 31.46)])
+@pytest.mark.parametrize(
+    ("name", "printed", "other"), [("voc", 1.4594, 1.4651), ("coco", 2.9351, 2.9349), ("cub", 31.44, 31.46)]
+)
 def test_positives_per_image_are_compared_at_the_printed_decimals(name: str, printed: float, other: float) -> None:
     for mean, equal in ((printed, True), (other, False)):
         lines = {line.key: line for line in compare(replace(PAPER[name], positives_per_image=mean), PAPER[name])}

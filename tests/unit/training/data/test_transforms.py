@@ -21,7 +21,11 @@ def photos(size: tuple[int, int]) -> list[Image.Image]:
     """Return two photos and noise, cut from their middle where they are busy."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     crops = [pixels[100 : 100 + 2 * size[1], 200 : 200 + 2 * size[0]] for pixels in load_sample_images().images]
-    return [*(Image.fromarray(crop).resize(size) for crop in crops), Image.fromarray(noise), Image.new("RGB", size, (7, 7, 7))]
+    return [
+        *(Image.fromarray(crop).resize(size) for crop in crops),
+        Image.fromarray(noise),
+        Image.new("RGB", size, (7, 7, 7)),
+    ]
 
 
 def torchvisions(image: Image.Image, name: str, sign: int) -> Image.Image:
@@ -59,7 +63,8 @@ def test_operations_follow_one_another() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.85, 1.0, 1.15, 1.9])
 def test_sharpening_is_pils_for_all_pairs_of_pixel_and_neighbourhood(factor: float) -> None:
-    # Each 3 x 3 block of one value around another: every (smoothed, centre) pair that there is, up to the sum of the neighbours.
+    # Each 3 x 3 block of one value around another: every (smoothed, centre) pair that there is, up to the sum of the
+    # neighbours.
     around, centre = np.meshgrid(np.arange(0, 256, 3), np.arange(256), indexing="ij")
     blocks = np.repeat(np.repeat(around, 3, 0), 3, 1)
     blocks[1::3, 1::3] = centre
@@ -71,13 +76,19 @@ def test_sharpening_is_pils_for_all_pairs_of_pixel_and_neighbourhood(factor: flo
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3), (9, 34), (5, 66)], ids=str)
 def test_images_of_any_size_are_sharpened(size: tuple[int, int]) -> None:
     image = photos(size)[2]
-    np.testing.assert_array_equal(sharpen(np.asarray(image), 1.15), np.asarray(ImageEnhance.Sharpness(image).enhance(1.15)))
+    np.testing.assert_array_equal(
+        sharpen(np.asarray(image), 1.15), np.asarray(ImageEnhance.Sharpness(image).enhance(1.15))
+    )
 
 
 def test_draws_are_functions_of_seed_epoch_row_and_view() -> None:
     base = draw_view(0, 1, 5, "strong")
     assert draw_view(0, 1, 5, "strong") == base
-    others = [draw_view(*key) for row in range(20) for key in ((1, 1, row, "strong"), (0, 2, row, "strong"), (0, 1, row + 6, "strong"))]
+    others = [
+        draw_view(*key)
+        for row in range(20)
+        for key in ((1, 1, row, "strong"), (0, 2, row, "strong"), (0, 1, row + 6, "strong"))
+    ]
     assert sum(draw == base for draw in others) <= 1
     assert all(draw_view(0, 1, row, "weak").ops == () for row in range(20))
 

@@ -38,7 +38,9 @@ def test_shifts_are_of_up_to_three_pixels_either_way() -> None:
 
 
 def test_strength_zero_is_the_identity() -> None:
-    torch.testing.assert_close(strengthen(images(), strong(0.0), torch.arange(NUM)), images().float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        strengthen(images(), strong(0.0), torch.arange(NUM)), images().float(), rtol=0, atol=1e-2
+    )
 
 
 def test_strength_scales_every_range() -> None:

@@ -49,7 +49,12 @@ def write_images(images: Tensor, folder: Path) -> None:
 
 
 def test_folder_holds_weights_settings_classes_and_card_and_nothing_pickled(folder: Path, run: TrainingRun) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "classes.json", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "classes.json",
+        "config.json",
+        "model.safetensors",
+    ]
     assert (folder / "README.md").read_text() == "# A card\n"
     assert TrainConfig.from_flat(json.loads((folder / "config.json").read_text())["config"]) == run.config
 
@@ -57,7 +62,10 @@ def test_folder_holds_weights_settings_classes_and_card_and_nothing_pickled(fold
 def test_loaded_model_gives_the_same_logits(folder: Path, run: TrainingRun) -> None:
     split = val(run)
     expected = score_split(
-        restore_model(run.config, run.best_state(), torch.device("cpu")), split, dataset_info(run.config.data).scale, torch.device("cpu")
+        restore_model(run.config, run.best_state(), torch.device("cpu")),
+        split,
+        dataset_info(run.config.data).scale,
+        torch.device("cpu"),
     )
     predictor = Predictor.load(folder)
     assert predictor.classes == split.classes
@@ -95,7 +103,9 @@ def break_image(path: Path, how: str) -> None:
     whole = bytearray(path.read_bytes())
     damaged = bytearray(whole)
     damaged[whole.index(b"IDAT") + 8] ^= 0xFF
-    path.write_bytes({"empty": b"", "text": b"no picture", "cut": bytes(whole[: len(whole) // 2]), "damaged": bytes(damaged)}[how])
+    path.write_bytes(
+        {"empty": b"", "text": b"no picture", "cut": bytes(whole[: len(whole) // 2]), "damaged": bytes(damaged)}[how]
+    )
 
 
 def test_broken_images_are_named_with_the_reason_and_the_rest_is_scored(folder: Path, tmp_path: Path) -> None:

@@ -15,12 +15,22 @@ from training.models.output import ModelOutput
 from training.models.registry import build_model
 
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {"backbone": "digits/resnet12", "weights": "none", "hidden_dim": 48, "feedforward_dim": 64, "dropout": 0.0}
+SMALL: dict[str, Any] = {
+    "backbone": "digits/resnet12",
+    "weights": "none",
+    "hidden_dim": 48,
+    "feedforward_dim": 64,
+    "dropout": 0.0,
+}
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    matmul, conv, threads = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+    matmul, conv, threads = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_num_threads(),
+    )
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
     torch.set_num_threads(threads)

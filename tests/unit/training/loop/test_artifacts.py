@@ -79,9 +79,13 @@ class TestSheet:
         thirds = [pixels[int(height * place) : int(height * (place + 0.1))] for place in (0.3, 0.55, 0.8)]
         assert all(part.std() > 20 for part in thirds), "a row of pictures is blank"
 
-    def test_titles_show_rejected_labels_where_thresholds_reject(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_titles_show_rejected_labels_where_thresholds_reject(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         titles: list[str] = []
-        monkeypatch.setattr("training.loop.artifacts._draw", lambda path, images, heat, mask, shown: titles.extend(shown.columns))
+        monkeypatch.setattr(
+            "training.loop.artifacts._draw", lambda path, images, heat, mask, shown: titles.extend(shown.columns)
+        )
         self.draw(tmp_path)
         assert len(titles) == NUM_PICTURES
         assert all("\nrejected " in title for title in titles)
@@ -96,19 +100,30 @@ class TestSheet:
         self.draw(tmp_path, {"method.cam_threshold": 0.37})
         (figure,) = drawn
         heading = " ".join(str(figure.get_suptitle()).split())
-        for said in ("digits-0a1b2c3d, trial 3, epoch 7", "val images", "threshold 0.37", "per image", "rejected: gap over"):
+        for said in (
+            "digits-0a1b2c3d, trial 3, epoch 7",
+            "val images",
+            "threshold 0.37",
+            "per image",
+            "rejected: gap over",
+        ):
             assert said in heading
         rows = [" ".join(axes.get_ylabel().split()) for axes in figure.axes if axes.get_ylabel()]
         assert rows == ["image", "CAM of the observed class", "kept where the CAM is over 0.37"]
         titles = [axes.get_title() for axes in figure.axes]
         split = load_split(tiny_config().data, "val")
-        observed = [split.classes[int(labels.nonzero()[0, 0])] for labels in split.observed[split.observed.any(1)][:NUM_PICTURES]]
+        observed = [
+            split.classes[int(labels.nonzero()[0, 0])]
+            for labels in split.observed[split.observed.any(1)][:NUM_PICTURES]
+        ]
         assert titles[NUM_PICTURES : 2 * NUM_PICTURES] == [f"CAM of {name}" for name in observed]
         assert all(title.endswith("% kept") for title in titles[2 * NUM_PICTURES :])
 
     def test_observed_label_is_never_shown_as_rejected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         titles: list[str] = []
-        monkeypatch.setattr("training.loop.artifacts._draw", lambda path, images, heat, mask, shown: titles.extend(shown.columns))
+        monkeypatch.setattr(
+            "training.loop.artifacts._draw", lambda path, images, heat, mask, shown: titles.extend(shown.columns)
+        )
         self.draw(tmp_path)
         for title in titles:
             _, observed, _, rejected = re.split("observed |true |rejected ", " ".join(title.split()))

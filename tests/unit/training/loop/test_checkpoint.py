@@ -25,7 +25,12 @@ class Killed(BaseException):
 
 
 def state_of(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "weights": torch.full((1000,), float(epoch)), "metrics": {"val/mAP": 1.5 * epoch}, "nested": [1, (2, "x")]}
+    return {
+        "epoch": epoch,
+        "weights": torch.full((1000,), float(epoch)),
+        "metrics": {"val/mAP": 1.5 * epoch},
+        "nested": [1, (2, "x")],
+    }
 
 
 def best_of(epoch: int) -> dict[str, Any]:
@@ -123,7 +128,9 @@ def flip_a_bit(path: Path) -> None:
         (".pt", lambda path: path.write_bytes(b"")),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_passed_over(folder: Path, kind: str, suffix: str, damage: Callable[[Path], None]) -> None:
+def test_a_checkpoint_that_is_not_whole_is_passed_over(
+    folder: Path, kind: str, suffix: str, damage: Callable[[Path], None]
+) -> None:
     # Two whole bests lie side by side only between the writing of one and the deletion of the other.
     for epoch in (6, 7):
         other = folder / f"only-{epoch}"
@@ -135,7 +142,9 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(folder: Path, kind: str, 
     store = CheckpointStore(folder)
     last, best = epoch_of(store.load_last()), epoch_of(store.load_best())
     assert (last, best) == ((6, 7) if kind == "last" else (7, 6))
-    assert store.passed_over == (("last-0007.pt",) if kind == "last" and (folder / "last-0007.pt.done").exists() else ())
+    assert store.passed_over == (
+        ("last-0007.pt",) if kind == "last" and (folder / "last-0007.pt.done").exists() else ()
+    )
     store.save(state_of(7), 7, best_of(7))
     kept = ("best-0007.pt", "last-0006.pt", "last-0007.pt")
     assert files(folder) == [name for path in kept for name in (path, f"{path}.done")]
@@ -163,7 +172,9 @@ class DyingFileSystem:
         self._filesystem.delete_file(path)
 
 
-def test_a_process_that_dies_at_any_moment_of_a_save_leaves_a_whole_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_at_any_moment_of_a_save_leaves_a_whole_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     num_changes = 0
     while True:
         run = folder / str(num_changes)
@@ -189,7 +200,9 @@ def test_a_process_that_dies_at_any_moment_of_a_save_leaves_a_whole_checkpoint(f
                 survived = True
             except Killed:
                 survived = False
-        assert all(done.with_suffix("").exists() for done in run.glob("*.done")), "the .done file comes last and goes first"
+        assert all(done.with_suffix("").exists() for done in run.glob("*.done")), (
+            "the .done file comes last and goes first"
+        )
         fresh = CheckpointStore(run)
         last, best = epoch_of(fresh.load_last()), epoch_of(fresh.load_best())
         assert last in (6, 7), f"killed before change {num_changes}"
@@ -225,7 +238,9 @@ def test_a_checkpoint_never_runs_code(folder: Path) -> None:
         CheckpointStore(folder).load_last()
 
 
-def test_a_relative_folder_is_taken_from_where_the_store_was_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_taken_from_where_the_store_was_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     store = CheckpointStore("run")
     (folder / "elsewhere").mkdir()

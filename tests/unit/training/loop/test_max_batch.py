@@ -107,7 +107,13 @@ def test_a_run_reports_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = caught.value.figures
     assert (figures["batch_size"], figures["image_size"], figures["epoch"], figures["step"]) == (16, 40, 1, 1)
     assert 0.05 < float(figures["peak_gib"]) < float(figures["total_gib"])
-    for said in ("batch=16", "image_size=40", f"{figures['peak_gib']} GiB", f"{figures['total_gib']} GiB", "orchestrator max-batch"):
+    for said in (
+        "batch=16",
+        "image_size=40",
+        f"{figures['peak_gib']} GiB",
+        f"{figures['total_gib']} GiB",
+        "orchestrator max-batch",
+    ):
         assert said in str(caught.value)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -114,7 +114,9 @@ def test_weight_decay_is_on_all_parameters(name: str, decoupled: bool) -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for key, value in net.named_parameters():
-        shrunk = before[key] * (1 - 1e-2 * 0.5) if decoupled or name == "sgd" else before[key] - 1e-2 * before[key].sign()
+        shrunk = (
+            before[key] * (1 - 1e-2 * 0.5) if decoupled or name == "sgd" else before[key] - 1e-2 * before[key].sign()
+        )
         torch.testing.assert_close(value.detach(), shrunk, rtol=1e-4, atol=1e-6)
 
 

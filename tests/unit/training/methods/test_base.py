@@ -1,4 +1,6 @@
-"""What the base of all methods does: state that changes by the step, by the example and by the epoch, and parameters of its own."""
+"""What the base of all methods does: state that changes by the step, by the example and by the epoch, and parameters of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ class Remembering(Method):
 
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         steps = self.get_buffer("steps") + 1
-        return StepOutput({"entries": mean_part(self.estimate)}, {"steps": steps}, row_updates={"labels": (batch.index, batch.observed)})
+        return StepOutput(
+            {"entries": mean_part(self.estimate)},
+            {"steps": steps},
+            row_updates={"labels": (batch.index, batch.observed)},
+        )
 
 
 @pytest.fixture

@@ -79,7 +79,13 @@ def test_trunk_of_torchvision_computes_what_its_own_classifier_is_given(backbone
 
 @pytest.mark.parametrize(
     "backbone",
-    ["torchvision/vit_b_16", "torchvision/swin_t", "timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224", "timm/mixer_s32_224"],
+    [
+        "torchvision/vit_b_16",
+        "torchvision/swin_t",
+        "timm/vit_tiny_patch16_224",
+        "timm/swin_tiny_patch4_window7_224",
+        "timm/mixer_s32_224",
+    ],
 )
 def test_transformers_are_refused(backbone: str) -> None:
     with pytest.raises(ConfigError, match=f"must be a CNN with a feature map .*{backbone}") as error:
@@ -89,7 +95,11 @@ def test_transformers_are_refused(backbone: str) -> None:
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [("torchvision/resnet81", "torchvision/resnet18"), ("timm/resnet10", "timm/resnet10t"), ("digits/resnet50", "digits/resnet12")],
+    [
+        ("torchvision/resnet81", "torchvision/resnet18"),
+        ("timm/resnet10", "timm/resnet10t"),
+        ("digits/resnet50", "digits/resnet12"),
+    ],
 )
 def test_misspelt_name_suggests_the_nearest(misspelt: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"got {misspelt}|{meant}") as error:
@@ -98,7 +108,8 @@ def test_misspelt_name_suggests_the_nearest(misspelt: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights"), [("torchvision/resnet18", "IMAGENET1K_V1"), ("timm/resnet10t", "c3_in1k"), ("timm/resnet10t", "default")]
+    ("backbone", "weights"),
+    [("torchvision/resnet18", "IMAGENET1K_V1"), ("timm/resnet10t", "c3_in1k"), ("timm/resnet10t", "default")],
 )
 def test_named_weights_without_a_network_name_both_ways_out_at_once(backbone: str, weights: str) -> None:
     started = time.monotonic()
@@ -122,10 +133,13 @@ def test_named_weights_in_the_cache_need_no_network(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "valid"), [("torchvision/resnet18", "IMAGENET1K_V1"), ("timm/resnet10t", "c3_in1k"), ("digits/resnet12", "pretext")]
+    ("backbone", "valid"),
+    [("torchvision/resnet18", "IMAGENET1K_V1"), ("timm/resnet10t", "c3_in1k"), ("digits/resnet12", "pretext")],
 )
 def test_unknown_name_of_weights_lists_the_known(backbone: str, valid: str) -> None:
-    with pytest.raises(ConfigError, match=rf"must be one of .*{valid}.* a file or none, but got model.weights=IMAGENET22K"):
+    with pytest.raises(
+        ConfigError, match=rf"must be one of .*{valid}.* a file or none, but got model.weights=IMAGENET22K"
+    ):
         build_trunk(ModelConfig(backbone=backbone, weights="IMAGENET22K"))
 
 
@@ -161,7 +175,9 @@ def test_weights_hash_is_of_the_values_not_of_the_file(tmp_path: Path) -> None:
     for name, seed in (("a.pth", 1), ("b.safetensors", 1), ("c.pth", 2)):
         state = whole_resnet18(seed).state_dict()
         torch.save(state, tmp_path / name) if name.endswith("pth") else save_file(state, tmp_path / name)
-        hashes.append(build_trunk(ModelConfig(backbone="torchvision/resnet18", weights=str(tmp_path / name))).weights_hash)
+        hashes.append(
+            build_trunk(ModelConfig(backbone="torchvision/resnet18", weights=str(tmp_path / name))).weights_hash
+        )
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -1,4 +1,6 @@
-"""BatchNorm: frozen, global, and as the masked pass wants it. Two ranks are in tests/integration/test_distributed.py."""
+"""BatchNorm: frozen, global, and as the masked pass wants it. Two ranks are in
+tests/integration/test_distributed.py.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ def test_global_norm_on_a_gpu_is_torchs_and_keeps_the_activation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "updated", "batch_statistics"), [("train", True, True), ("batch_stats_no_update", False, True), ("eval_both", False, False)]
+    ("mode", "updated", "batch_statistics"),
+    [("train", True, True), ("batch_stats_no_update", False, True), ("eval_both", False, False)],
 )
 def test_masked_pass(mode: str, updated: bool, batch_statistics: bool) -> None:
     model = net().train()

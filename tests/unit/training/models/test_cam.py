@@ -20,7 +20,10 @@ def test_observed_cam_is_the_map_of_the_one_label() -> None:
 def test_higher_threshold_keeps_less() -> None:
     cam = torch.randn(4, 5, 5, generator=torch.Generator().manual_seed(0))
     present = torch.ones(4, dtype=torch.bool)
-    kept = [cam_mask(normalise_cam(cam, present, "per_image"), present, tau, (20, 20)).float().mean((1, 2)) for tau in (0.0, 0.3, 0.6, 0.9)]
+    kept = [
+        cam_mask(normalise_cam(cam, present, "per_image"), present, tau, (20, 20)).float().mean((1, 2))
+        for tau in (0.0, 0.3, 0.6, 0.9)
+    ]
     assert all((less < more).all() for more, less in pairwise(kept))
 
 

@@ -39,6 +39,9 @@ def test_boost_adds_no_weight() -> None:
 
 
 def test_model_without_such_a_map_refuses_it() -> None:
-    rule = "model.cam_boost must be 1 unless model.name=resnet_cam, whose logits are the mean of a CAM, but got model.cam_boost=5.0"
+    rule = (
+        "model.cam_boost must be 1 unless model.name=resnet_cam, whose logits are the mean of a CAM, but got "
+        "model.cam_boost=5.0"
+    )
     with pytest.raises(ConfigError, match=rule):
         tiny_config({"model.name": "query2label", "model.cam_boost": 5.0})

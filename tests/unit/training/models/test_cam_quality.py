@@ -44,7 +44,9 @@ def random_boxes(stream: np.random.Generator, num: int) -> Tensor:
     found = []
     for _ in range(num):
         corners = np.sort(stream.integers(0, SIZE + 1, (stream.integers(0, 5), 2, 2)), 1)
-        found.append([(int(stream.integers(C)), int(x[0][0]), int(x[0][1]), int(x[1][0]), int(x[1][1])) for x in corners])
+        found.append(
+            [(int(stream.integers(C)), int(x[0][0]), int(x[0][1]), int(x[1][0]), int(x[1][1])) for x in corners]
+        )
     return boxes_of(*found)
 
 
@@ -65,7 +67,11 @@ def in_loops(cams: Tensor, boxes: Tensor, threshold: float) -> dict[str, float]:
             low, high = float(cam[label].min()), float(cam[label].max())
             mask = (upsampled - low) / (high - low) > threshold
             iou.append((mask & objects).sum() / max((mask | objects).sum(), 1))
-    return {"val/pointing_hit_rate": 100 * np.mean(hits), "val/centre_hit_rate": 100 * np.mean(centre), "val/cam_iou": 100 * np.mean(iou)}
+    return {
+        "val/pointing_hit_rate": 100 * np.mean(hits),
+        "val/centre_hit_rate": 100 * np.mean(centre),
+        "val/cam_iou": 100 * np.mean(iou),
+    }
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -87,7 +93,9 @@ def test_map_that_is_the_box_hits_and_one_beside_it_does_not() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5), (7, 12), (12, 12), (1, 1)])
 @pytest.mark.parametrize("scale", [3, 9])
-def test_point_is_the_middle_of_the_highest_cell_where_the_upsampled_map_is_highest(shape: tuple[int, int], scale: int) -> None:
+def test_point_is_the_middle_of_the_highest_cell_where_the_upsampled_map_is_highest(
+    shape: tuple[int, int], scale: int
+) -> None:
     maps = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0))
     size = (scale * shape[0], scale * shape[1])  # odd times as large: a pixel lies in the middle of a cell
     for cam, place in zip(maps, highest_pixel(maps, size).tolist(), strict=True):
@@ -109,7 +117,12 @@ def test_of_equal_cells_the_first_counts_and_rounding_next_to_a_peak_does_not() 
     maps[1, 1, 2] = maps[1, 2, 0] = maps[1, 2, 2] = 1  # (1, 2) comes first
     maps[2, 0, 0] = 1  # at the corner a quarter of the cell is equal
     maps[3, 2, 2] = 1
-    assert [divmod(place, SIZE) for place in highest_pixel(maps, (SIZE, SIZE)).tolist()] == [(2, 2), (6, 10), (2, 2), (10, 10)]
+    assert [divmod(place, SIZE) for place in highest_pixel(maps, (SIZE, SIZE)).tolist()] == [
+        (2, 2),
+        (6, 10),
+        (2, 2),
+        (10, 10),
+    ]
     corner = boxes_of([(0, 0, 0, 2, 2)], [(0, 2, 2, 4, 4)])
     cams = maps[[2, 2], None].expand(-1, C, -1, -1)
     noise = 1e-7 * torch.randn(20, 2, C, 3, 3, generator=torch.Generator().manual_seed(0))

@@ -28,7 +28,12 @@ def _one_thread() -> None:
 
 
 def build(**changes: Any) -> Query2Label:
-    settings: dict[str, Any] = {"hidden_dim": 48, "feedforward_dim": 32, "backbone": "digits/resnet12", "weights": "none"}
+    settings: dict[str, Any] = {
+        "hidden_dim": 48,
+        "feedforward_dim": 32,
+        "backbone": "digits/resnet12",
+        "weights": "none",
+    }
     torch.manual_seed(0)
     model, _ = build_model(ModelConfig(name="query2label", **(settings | changes)), C, CPU)
     assert isinstance(model, Query2Label)
@@ -46,7 +51,9 @@ def images(num: int = 3, height: int = 40, width: int = 40) -> Tensor:
 def test_output_has_logits_maps_and_an_embedding_per_class(
     width_px: int, hidden_dim: int, num_encoder_layers: int, decoder_self_attention: bool
 ) -> None:
-    model = build(hidden_dim=hidden_dim, num_encoder_layers=num_encoder_layers, decoder_self_attention=decoder_self_attention)
+    model = build(
+        hidden_dim=hidden_dim, num_encoder_layers=num_encoder_layers, decoder_self_attention=decoder_self_attention
+    )
     logits, cams, embeddings = model(images(width=width_px))
     assert logits.shape == (3, C)
     assert cams.shape == (3, C, 10, width_px // 4)
@@ -69,7 +76,9 @@ def test_positions_are_the_formula(height: int, width: int, dim: int) -> None:
 
 
 def last_attention(model: Query2Label, features: Tensor) -> np.ndarray[Any, Any]:
-    """Compute the head-averaged attention (C, HW) of a one-layer decoder without encoder on one image, by eq. (1), in loops."""
+    """Compute the head-averaged attention (C, HW) of a one-layer decoder without encoder on one image, by eq. (1), in
+    loops.
+    """
     attention = model.head.decoder[0].attention
     assert isinstance(attention, nn.MultiheadAttention)
     dim, num_heads = attention.embed_dim, attention.num_heads
@@ -140,14 +149,18 @@ def test_all_that_is_not_the_trunk_takes_the_heads_learning_rate() -> None:
     trunk, head = optimizer.param_groups
     assert (trunk["lr"], head["lr"]) == pytest.approx((1e-3, 1e-2))
     assert {id(parameter) for parameter in head["params"]} == {id(parameter) for parameter in model.head.parameters()}
-    assert len(trunk["params"]) == sum(isinstance(module, nn.Conv2d) for module in model.trunk.modules()), "norms are frozen"
+    assert len(trunk["params"]) == sum(isinstance(module, nn.Conv2d) for module in model.trunk.modules()), (
+        "norms are frozen"
+    )
 
 
 @pytest.mark.parametrize("decoder_self_attention", [False, True])
 def test_gradient_reaches_every_parameter(decoder_self_attention: bool) -> None:
     model = build(hidden_dim=24, decoder_self_attention=decoder_self_attention).train()
     model(images()).logits.square().sum().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+    assert [
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ] == []
 
 
 def test_no_image_gives_no_row_and_a_gradient_of_zero() -> None:
@@ -200,7 +213,9 @@ def test_dropout_is_of_train_mode_alone_and_reaches_the_maps() -> None:
 
 
 def test_heads_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match="model.num_heads must be a divisor of model.hidden_dim=48, but got model.num_heads=5") as error:
+    with pytest.raises(
+        ConfigError, match="model.num_heads must be a divisor of model.hidden_dim=48, but got model.num_heads=5"
+    ) as error:
         TrainConfig.from_flat({"model.num_heads": 5, "model.hidden_dim": 48})
     assert error.value.key == "model.num_heads"
     with pytest.raises(ConfigError, match="model.hidden_dim must be a multiple of 4, but got model.hidden_dim=50"):

@@ -1,4 +1,6 @@
-"""Weights by name from a source that is at hand, fetched once; and files that are no weights. Nothing here uses a network."""
+"""Weights by name from a source that is at hand, fetched once; and files that are no weights. Nothing here uses a
+network.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """Let torchvision find its weights of ResNet-18 in a file, whose name has the hash of its content as theirs have."""
+    """Let torchvision find its weights of ResNet-18 in a file, whose name has the hash of its
+    content as theirs have.
+    """
     torch.manual_seed(3)
     state: dict[str, torch.Tensor] = torchvision.models.resnet18(weights=None).state_dict()
     draft = tmp_path / "draft.pth"
@@ -64,7 +68,9 @@ def cached_file() -> Path:
     return next((Path(torch.hub.get_dir()) / "checkpoints").iterdir())
 
 
-def test_named_weights_are_fetched_once_by_however_many_ask(published: dict[str, torch.Tensor], fetched: list[str]) -> None:
+def test_named_weights_are_fetched_once_by_however_many_ask(
+    published: dict[str, torch.Tensor], fetched: list[str]
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         trunks = list(pool.map(lambda _: build_trunk(NAMED), range(4)))
     assert len(fetched) == 1
@@ -94,11 +100,15 @@ def test_fetching_prints_nothing_on_stdout(
     assert (out, "Downloading" in err) == ("", True)
 
 
-def test_cached_weights_that_are_cut_short_are_named_with_their_file(published: dict[str, torch.Tensor], fetched: list[str]) -> None:
+def test_cached_weights_that_are_cut_short_are_named_with_their_file(
+    published: dict[str, torch.Tensor], fetched: list[str]
+) -> None:
     build_trunk(NAMED)
     path = cached_file()
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(WeightsError, match=f"must be whole in the cache, but {path} cannot be read: .* Delete it.") as error:
+    with pytest.raises(
+        WeightsError, match=f"must be whole in the cache, but {path} cannot be read: .* Delete it."
+    ) as error:
         build_trunk(NAMED)
     assert "\n" not in str(error.value)
     path.unlink()
@@ -128,7 +138,9 @@ def test_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, share: flo
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match=f"must be a whole file of weights .*, but {path} cannot be read as one") as error:
+    with pytest.raises(
+        WeightsError, match=f"must be a whole file of weights .*, but {path} cannot be read as one"
+    ) as error:
         build_trunk(ModelConfig(backbone="torchvision/resnet18", weights=str(path)))
     assert "\n" not in str(error.value)
 
@@ -167,4 +179,7 @@ def test_file_of_something_else_is_named(tmp_path: Path, content: Any) -> None:
 def test_what_a_checkpoint_holds_beside_tensors_is_left_out(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save({"model": state | {"epoch": 3, "note": "ours"}, "optimizer": {"lr": 0.1}}, tmp_path / "weights.pth")
-    assert build_trunk(ModelConfig(backbone="torchvision/resnet18", weights=str(tmp_path / "weights.pth"))).weights_hash != "none"
+    assert (
+        build_trunk(ModelConfig(backbone="torchvision/resnet18", weights=str(tmp_path / "weights.pth"))).weights_hash
+        != "none"
+    )

@@ -85,7 +85,9 @@ def test_boxes_lie_where_the_json_says(source: Path) -> None:
     for id, boxes in zip(phase.ids, phase.boxes, strict=True):
         own = [annotation for annotation in content["annotations"] if annotation["image_id"] == int(id)]
         corners = [(columns.index(one["category_id"]), *one["bbox"]) for one in own]
-        assert boxes.tolist() == [[label, left, top, left + width, top + height] for label, left, top, width, height in corners]
+        assert boxes.tolist() == [
+            [label, left, top, left + width, top + height] for label, left, top, width, height in corners
+        ]
         assert boxes.dtype == np.float32
 
 
@@ -139,7 +141,10 @@ def test_a_json_cut_in_half_names_the_place(source: Path) -> None:
         ("[1, 2]", "is not a JSON of instances"),
         ('{"images": [], "annotations": [], "categories": []}', "has no images, categories"),
         ('{"images": [{"id": "a"}], "annotations": [], "categories": []}', "is not a JSON of instances"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "has entries without images.file_name"),
+        (
+            '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+            "has entries without images.file_name",
+        ),
     ],
 )
 def test_another_json_is_a_fault(source: Path, text: str, said: str) -> None:

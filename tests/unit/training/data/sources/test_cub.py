@@ -86,8 +86,14 @@ def test_a_missing_and_a_second_line_are_faults_of_their_image(source: Path) -> 
     del lines[5]
     labels_of(source).write_text("\n".join([*lines, lines[400]]))
     first, second = read_cub(source).faults
-    assert (first.id, first.why) == ("1", "image 1 must have a line for each attribute, but 1 are missing and 0 are there twice")
-    assert (second.id, second.why) == ("2", "image 2 must have a line for each attribute, but 0 are missing and 1 are there twice")
+    assert (first.id, first.why) == (
+        "1",
+        "image 1 must have a line for each attribute, but 1 are missing and 0 are there twice",
+    )
+    assert (second.id, second.why) == (
+        "2",
+        "image 2 must have a line for each attribute, but 0 are missing and 1 are there twice",
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,9 @@ def test_without_images_the_folder_of_all_of_them_is_missing(tmp_path: Path) -> 
 def test_without_parts_it_is_noted_and_a_part_without_a_name_is_a_fault(source: Path) -> None:
     parts = source / "CUB_200_2011" / "parts"
     (parts / "parts.txt").write_text("".join((parts / "parts.txt").read_text().splitlines(keepends=True)[:-1]))
-    assert faults(read_cub(source, images=True)) == ["parts/part_locs.txt:5: part must be 1 to 4, the parts of parts.txt, but is 5"]
+    assert faults(read_cub(source, images=True)) == [
+        "parts/part_locs.txt:5: part must be 1 to 4, the parts of parts.txt, but is 5"
+    ]
     parts.rename(source / "elsewhere")
     cub = read_cub(source, images=True)
     assert (cub.faults, cub.parts, cub.phases["train"].points) == ((), (), None)

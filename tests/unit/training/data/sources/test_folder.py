@@ -35,13 +35,17 @@ def write(folder: Path, **texts: str) -> Path:
 
 def test_every_form_says_the_same(tmp_path: Path) -> None:
     found: list[Annotations] = []
-    for number, (form, suffix, splits) in enumerate(product(("columns", "list"), ("csv", "parquet"), ("column", "files"))):
+    for number, (form, suffix, splits) in enumerate(
+        product(("columns", "list"), ("csv", "parquet"), ("column", "files"))
+    ):
         options: dict[str, Any] = {"form": form, "suffix": suffix, "splits": splits}
         found.append(read_folder(make_folder(tmp_path / str(number), num_val=5, **options), images=True))
     for one in found:
         assert (one.faults, one.notes) == ((), ())
         assert one.classes == FOLDER_CLASSES
-        assert {name: phase.files for name, phase in one.phases.items()} == {n: p.files for n, p in found[0].phases.items()}
+        assert {name: phase.files for name, phase in one.phases.items()} == {
+            n: p.files for n, p in found[0].phases.items()
+        }
         for name, phase in one.phases.items():
             assert np.array_equal(phase.true, found[0].phases[name].true)  # type: ignore[arg-type]
     assert [len(phase) for phase in found[0].phases.values()] == [24, 5, 8]
@@ -58,8 +62,12 @@ def test_every_form_says_the_same(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["columns", "list"])
-def test_the_file_says_what_is_known(tmp_path: Path, observed_only: Any, expected: dict[str, tuple[bool, bool]], form: Any) -> None:
-    annotations = read_folder(make_folder(tmp_path / "own", num_val=5, observed_only=observed_only, form=form), images=True)
+def test_the_file_says_what_is_known(
+    tmp_path: Path, observed_only: Any, expected: dict[str, tuple[bool, bool]], form: Any
+) -> None:
+    annotations = read_folder(
+        make_folder(tmp_path / "own", num_val=5, observed_only=observed_only, form=form), images=True
+    )
     assert annotations.faults == ()
     assert kinds(annotations) == expected
     for phase in annotations.phases.values():
@@ -88,7 +96,9 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["cat;dog", "cat | dog", '"cat,dog"', "dog;cat;"])
 def test_names_between_marks(tmp_path: Path, text: str) -> None:
-    annotations = read_folder(write(tmp_path / "own", labels_csv=f"image,labels,split\na.jpg,{text},train\nb.jpg,,train\n"))
+    annotations = read_folder(
+        write(tmp_path / "own", labels_csv=f"image,labels,split\na.jpg,{text},train\nb.jpg,,train\n")
+    )
     assert annotations.faults == ()
     assert annotations.classes == ("cat", "dog")
     assert annotations.phases["train"].true is not None
@@ -106,7 +116,9 @@ def test_names_of_images_stay_text_and_words_of_truth_are_understood(tmp_path: P
 
 def test_parquet_of_truth_values_and_numbers(tmp_path: Path) -> None:
     folder = write(tmp_path / "own")
-    table = pa.table({"image": ["a", "b"], "split": ["train", "train"], "cat": [True, False], "dog": [0.0, 1.0], "mug": [1, 0]})
+    table = pa.table(
+        {"image": ["a", "b"], "split": ["train", "train"], "cat": [True, False], "dog": [0.0, 1.0], "mug": [1, 0]}
+    )
     pq.write_table(table, folder / "labels.parquet")
     true = read_folder(folder).phases["train"].true
     assert true is not None
@@ -144,11 +156,15 @@ def test_an_observed_label_that_is_not_true_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_of_several_observed_labels_one_is_drawn_and_a_note_says_so(tmp_path: Path) -> None:
-    annotations = read_folder(write(tmp_path / "own", observed_csv="image,split,labels\na,train,cat;dog;mug\nb,train,cat\n"))
+    annotations = read_folder(
+        write(tmp_path / "own", observed_csv="image,split,labels\na,train,cat;dog;mug\nb,train,cat\n")
+    )
     observed = annotations.phases["train"].observed
     assert observed is not None
     assert observed.sum(1).tolist() == [1, 1]
-    assert annotations.notes[0] == "1 images of train have more than one observed label: one of each is drawn (seed 1200)"
+    assert (
+        annotations.notes[0] == "1 images of train have more than one observed label: one of each is drawn (seed 1200)"
+    )
 
 
 def test_a_split_of_two_kinds_is_a_fault(tmp_path: Path) -> None:
@@ -183,7 +199,10 @@ def test_classes_txt_gives_the_order_and_catches_a_misspelt_name(tmp_path: Path)
         ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either a column per class or one column labels"),
         ("image,cat\na,1\na,0\n", "labels.csv:3: a has two rows"),
         ("image,cat\n,1\n", "labels.csv:2: the column image is empty"),
-        ("image,width\na,640\n", "labels.csv:2: column 'width' is a class, so its cells must be 1 or 0, but a has '640'"),
+        (
+            "image,width\na,640\n",
+            "labels.csv:2: column 'width' is a class, so its cells must be 1 or 0, but a has '640'",
+        ),
         ("image,cat\na,1,0\n", "labels.csv: cannot be read: CSV parse error"),
         ("image,cat,split\na,1,training\n", "labels.csv:2: split must be train, val, test, but a has training"),
     ],
@@ -206,11 +225,16 @@ def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Pat
     (source / "images" / "train" / "003.jpg").rename(source / "images" / "train" / "other.jpg")
     annotations = read_folder(source, images=True)
     assert [fault.id for fault in annotations.faults] == ["train/003.jpg"]
-    assert annotations.notes == ("1 images have no row in a table or no split and are left out: images/train/other.jpg",)
+    assert annotations.notes == (
+        "1 images have no row in a table or no split and are left out: images/train/other.jpg",
+    )
 
 
 def test_a_file_that_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
-    assert "labels.parquet: cannot be read" in faults(read_folder(write(tmp_path / "own", labels_parquet="not parquet")))[0]
+    assert (
+        "labels.parquet: cannot be read"
+        in faults(read_folder(write(tmp_path / "own", labels_parquet="not parquet")))[0]
+    )
 
 
 def test_a_folder_without_tables_is_refused_with_what_is_needed(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_all_labels_are_read_by_the_rows_of_the_whole_list(tmp_path: Path) -> No
         assert np.array_equal(before.phases[phase].true, after.phases[phase].true)  # type: ignore[arg-type]
     image_list = source / "ImageList" / "Imagelist.txt"
     image_list.write_text(image_list.read_text().replace("0003_train", "0003_lost", 1))
-    assert "ImageList/TrainImagelist.txt:4: concept03/0003_train23757.jpg is not in Imagelist.txt" in faults(read_nuswide(source))
+    assert "ImageList/TrainImagelist.txt:4: concept03/0003_train23757.jpg is not in Imagelist.txt" in faults(
+        read_nuswide(source)
+    )
 
 
 def test_columns_of_the_lists_are_numbered_until_a_file_names_them(tmp_path: Path) -> None:
@@ -114,7 +116,9 @@ def test_a_truncated_list_is_a_fault(tmp_path: Path) -> None:
     assert "formatted_train_labels.npy: cannot be read" in faults(read_nuswide(source))[0]
 
 
-@pytest.mark.parametrize(("text", "said"), [("0\n1\n", "has 2"), ("0\n2\n" + "0\n" * 18, ":2: a line must be 0 or 1, but is '2'")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("0\n1\n", "has 2"), ("0\n2\n" + "0\n" * 18, ":2: a line must be 0 or 1, but is '2'")]
+)
 def test_a_label_file_that_does_not_fit_its_list_is_a_fault(tmp_path: Path, text: str, said: str) -> None:
     source = make_nuswide(tmp_path, layout="official")
     (source / "Groundtruth" / "TrainTestLabels" / "Labels_concept05_Train.txt").write_text(text)

@@ -35,7 +35,9 @@ def test_label_files_alone_give_the_same_labels(name: str, tmp_path: Path) -> No
         assert true is not None
         assert other is not None
         assert true.tolist() == other.tolist()
-        assert bare.phases[phase].files == full.phases[phase].files or name == "nuswide"  # its images may lie beside the lists
+        assert (
+            bare.phases[phase].files == full.phases[phase].files or name == "nuswide"
+        )  # its images may lie beside the lists
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -45,7 +47,9 @@ def test_another_datasets_folder_is_refused_and_recognised(name: str, other: str
     if name == other:
         read_source(name, source, images=False)
         return
-    with pytest.raises(NotThisDatasetError, match=f"It looks like {SOURCES[other].title}, which is called {other} here") as caught:
+    with pytest.raises(
+        NotThisDatasetError, match=f"It looks like {SOURCES[other].title}, which is called {other} here"
+    ) as caught:
         read_source(name, source, images=False)
     assert caught.value.key == "--source"
 
@@ -56,7 +60,9 @@ def test_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
         read_source(name, tmp_path / "nowhere", images=False)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "voc"])  # VOCdevkit/VOC2012 lies too deep to be found so
+@pytest.mark.parametrize(
+    "name", [name for name in MAKERS if name != "voc"]
+)  # VOCdevkit/VOC2012 lies too deep to be found so
 def test_two_in_one_folder_are_not_guessed(name: str, tmp_path: Path) -> None:
     for part in ("first", "second"):
         MAKERS[name](tmp_path / "both" / part, images=False)
@@ -66,7 +72,8 @@ def test_two_in_one_folder_are_not_guessed(name: str, tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        ConfigError, match="dataset must be one of voc, coco, nuswide, cub, folder, but got dataset=nus_wide. Did you mean nuswide"
+        ConfigError,
+        match="dataset must be one of voc, coco, nuswide, cub, folder, but got dataset=nus_wide. Did you mean nuswide",
     ):
         read_source("nus_wide", Path(), images=False)
 

@@ -118,7 +118,12 @@ def test_an_empty_val_list_still_reads(devkit: Path) -> None:
             "2008_000003  2",
             "aeroplane_train.txt:4: a line must be an image and 1, 0 or -1, but is",
         ),
-        ("aeroplane_train.txt", "2008_000003 -1", "2008_000003", "aeroplane_train.txt:4: a line must be an image and 1, 0 or -1"),
+        (
+            "aeroplane_train.txt",
+            "2008_000003 -1",
+            "2008_000003",
+            "aeroplane_train.txt:4: a line must be an image and 1, 0 or -1",
+        ),
         ("aeroplane_train.txt", "2008_000003", "2009_999999", "aeroplane_train.txt:4: 2009_999999 is not in train.txt"),
         ("train.txt", "2008_000003", "2008_000002", "train.txt:4: '2008_000002' is listed twice, first in line 3"),
         ("cow_val.txt", "2008_000013", "2008_000012", "cow_val.txt:2: 2008_000012 is listed twice"),
@@ -154,7 +159,10 @@ def test_a_missing_class_file_or_val_list_is_a_fault(devkit: Path) -> None:
     (lists(devkit) / "val.txt").unlink()
     voc = read_voc(devkit)
     said = faults(voc)
-    assert [fault.path for fault in voc.faults if fault.is_fatal] == ["ImageSets/Main/val.txt", "ImageSets/Main/sofa_train.txt"]
+    assert [fault.path for fault in voc.faults if fault.is_fatal] == [
+        "ImageSets/Main/val.txt",
+        "ImageSets/Main/sofa_train.txt",
+    ]
     assert "ImageSets/Main/sofa_train.txt: is missing" in said
     assert "ImageSets/Main/val.txt: is missing" in said
 

@@ -130,7 +130,11 @@ def test_broken_files_say_why(original: bytes, why: str) -> None:
 
 def test_boxes_are_scaled_turned_and_never_empty() -> None:
     boxes = np.array([[2, 0, 0, 50, 20], [1, 99, 39, 100, 40], [0, -5, -5, 300, 300]], np.float32)
-    assert scale_boxes(boxes, ImageFacts("", 100, 40), 20).tolist() == [[2, 0, 0, 10, 10], [1, 19, 19, 20, 20], [0, 0, 0, 20, 20]]
+    assert scale_boxes(boxes, ImageFacts("", 100, 40), 20).tolist() == [
+        [2, 0, 0, 10, 10],
+        [1, 19, 19, 20, 20],
+        [0, 0, 0, 20, 20],
+    ]
     # Upright it is 40 wide and 100 high; what was at the left is at the top.
     assert scale_boxes(boxes[:1], ImageFacts("", 40, 100, 6), 20).tolist() == [[2, 10, 0, 20, 10]]
     assert scale_boxes(np.zeros((0, 5), np.float32), ImageFacts("", 4, 4), 20).shape == (0, 5)

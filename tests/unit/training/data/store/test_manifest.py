@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from training.data.sources.annotations import Fault
-from training.data.store.manifest import MANIFEST, SCHEMA_VERSION, Manifest, StoreFile, labels_name, read_manifest, shard_name
+from training.data.store.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    StoreFile,
+    labels_name,
+    read_manifest,
+    shard_name,
+)
 from training.errors import ConfigError, StoreError
 
 WHOLE = Manifest(
@@ -45,7 +53,10 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_other_schema_version_names_both_and_the_command(tmp_path: Path) -> None:
     uri = write(tmp_path, replace(WHOLE, schema_version=SCHEMA_VERSION + 1).to_json())
-    with pytest.raises(StoreError, match=rf"version {SCHEMA_VERSION}, but .* of version {SCHEMA_VERSION + 1}.*orchestrator data prepare"):
+    with pytest.raises(
+        StoreError,
+        match=rf"version {SCHEMA_VERSION}, but .* of version {SCHEMA_VERSION + 1}.*orchestrator data prepare",
+    ):
         read_manifest(uri)
 
 

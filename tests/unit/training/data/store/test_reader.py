@@ -177,7 +177,9 @@ def test_split_never_opens_the_test_set(source: Annotations, tmp_path: Path, mon
         opened.split("test", SEED, SEED)  # type: ignore[arg-type]
 
 
-def test_labels_are_read_without_any_image(source: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_read_without_any_image(
+    source: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = prepared(source, tmp_path / "store")
     monkeypatch.setattr(pa, "memory_map", lambda *_: pytest.fail("an image shard was opened"))
     opened.split("train", SEED, SEED)
@@ -243,7 +245,9 @@ def test_check_reads_every_file(source: Annotations, tmp_path: Path) -> None:
     path.write_bytes(content)
     (tmp_path / "store" / "train-00002.arrow").unlink()
     assert opened.check() == ["train-00002.arrow is missing", "test-00000.arrow is not what it was when it was written"]
-    manifest = replace(opened.manifest, data_hash="0" * 64, files={k: v for k, v in opened.manifest.files.items() if "labels" in k})
+    manifest = replace(
+        opened.manifest, data_hash="0" * 64, files={k: v for k, v in opened.manifest.files.items() if "labels" in k}
+    )
     assert Store(opened.uri, manifest).check() == ["the manifest's data hash is not that of the labels"]
 
 

@@ -52,7 +52,10 @@ def break_file(source: Annotations, file: str) -> None:
 def test_files_of_a_store(source: Annotations, tmp_path: Path) -> None:
     manifest = write(source, tmp_path / "store", keep_originals=True)
     shards = ["test-00000", "train-00000", "train-00001", "train-00002"]
-    expected = {f"{each}{kind}.arrow" for each in shards for kind in ("", ".originals")} | {"train-labels.parquet", "test-labels.parquet"}
+    expected = {f"{each}{kind}.arrow" for each in shards for kind in ("", ".originals")} | {
+        "train-labels.parquet",
+        "test-labels.parquet",
+    }
     assert set(manifest.files) == expected
     assert set(content(tmp_path / "store")) == expected | {MANIFEST}
     assert manifest.counts == {"train": 20, "test": 6}
@@ -160,11 +163,15 @@ def test_stopped_at_any_file_it_goes_on_and_ends_the_same(
     assert {name.removesuffix(".arrow") for name in again if name.endswith(".arrow")} == {
         "train-00000", "train-00001", "train-00002", "test-00000"
     } - kept  # fmt: skip
-    assert told[0][0] == sum({"train-00000": 8, "train-00001": 8, "train-00002": 4, "test-00000": 6}[name] for name in kept)
+    assert told[0][0] == sum(
+        {"train-00000": 8, "train-00001": 8, "train-00002": 4, "test-00000": 6}[name] for name in kept
+    )
     assert content(tmp_path / "store") == content(tmp_path / "whole")
 
 
-def test_shard_is_made_again_if_its_file_its_original_or_the_settings_changed(source: Annotations, tmp_path: Path) -> None:
+def test_shard_is_made_again_if_its_file_its_original_or_the_settings_changed(
+    source: Annotations, tmp_path: Path
+) -> None:
     out = tmp_path / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_writer, "_finish", lambda *_: (_ for _ in ()).throw(_Stopped))
@@ -199,7 +206,14 @@ def test_leftovers_of_other_settings_go(source: Annotations, tmp_path: Path) -> 
         with pytest.raises(_Stopped):
             write(source, out, keep_originals=True)
     (out / "train-00000.arrow.partial").write_bytes(b"half")
-    own = {"notes.txt", "embeddings.arrow", "data-00000-of-00001.arrow", "film.mp4.partial", "job.done.json", "labels.parquet"}
+    own = {
+        "notes.txt",
+        "embeddings.arrow",
+        "data-00000-of-00001.arrow",
+        "film.mp4.partial",
+        "job.done.json",
+        "labels.parquet",
+    }
     for name in own:
         (out / name).write_text("the user's own")
     manifest = write(source, out)
@@ -268,7 +282,9 @@ def test_images_of_a_missing_folder_are_left_out_without_naming_each(source: Ann
 
 def test_store_without_a_training_image_is_refused(source: Annotations, tmp_path: Path) -> None:
     missing = Fault("images", "the folder is missing, and 26 listed images with it")
-    with pytest.raises(StoreError, match="of 20 listed none is left, the first fault being images: the folder is missing"):
+    with pytest.raises(
+        StoreError, match="of 20 listed none is left, the first fault being images: the folder is missing"
+    ):
         write(replace(source, faults=(missing,)), tmp_path / "store", skip_bad=True)
     none = Phase((), (), np.zeros((0, 3), bool))
     with pytest.raises(StoreError, match="of 0 listed none is left"):
@@ -283,7 +299,9 @@ def test_label_file_that_cannot_be_trusted_is_not_left_out(source: Annotations, 
     assert not (tmp_path / "store").exists(), "nobody waits for images that cannot be used"
 
 
-def test_no_space_says_how_far_it_got_and_is_gone_on_from(source: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_says_how_far_it_got_and_is_gone_on_from(
+    source: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(source, tmp_path / "whole")
     fsync, calls = os.fsync, []
 
@@ -295,7 +313,9 @@ def test_no_space_says_how_far_it_got_and_is_gone_on_from(source: Annotations, t
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match=r"No space left on device\); 8 of 26 images are done and kept.*run the same command again"):
+        with pytest.raises(
+            StoreError, match=r"No space left on device\); 8 of 26 images are done and kept.*run the same command again"
+        ):
             write(source, tmp_path / "store")
     assert not [path for path in (tmp_path / "store").iterdir() if path.name.endswith(".partial")]
     write(source, tmp_path / "store")
