@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from orchestrator.cluster.session import ensure_token, quieten, use_token
+from orchestrator.cluster.session import quieten
+from orchestrator.cluster.token import ensure_token, use_token
 
 _GONE_S = 30.0
 _STEP_S = 0.2

@@ -103,7 +103,7 @@ def sweep(
 
     They run on Ray and are logged to MLflow. Stopped by Ctrl-C, it says how to resume.
     """
-    from orchestrator.cluster.session import count_cluster
+    from orchestrator.cluster.size import count_cluster
     from orchestrator.home import require_free_name
     from orchestrator.planning.plan import make_plan, parse_overrides
 
@@ -269,7 +269,7 @@ def ablate(
     It is trained at its first start_from point, whole and with what each of its variants (ignore_without_reg, say)
     leaves out, with K seeds each. The table is of validation data.
     """
-    from orchestrator.cluster.session import count_cluster
+    from orchestrator.cluster.size import count_cluster
     from orchestrator.home import require_free_name
     from orchestrator.planning.plan import make_ablation_plan, parse_overrides
 

@@ -25,7 +25,8 @@ from orchestrator.cluster.nodes import (
     find_obstacle_to_sharing,
     look_at_machines,
 )
-from orchestrator.cluster.session import joined, token_file
+from orchestrator.cluster.session import joined
+from orchestrator.cluster.token import token_file
 from orchestrator.datasets.listing import list_prepared
 from orchestrator.datasets.prepared import EMBEDDED, IMAGE_DATASETS, list_stores, prepare_command
 from orchestrator.home import HOME_VARIABLE, data_dir, home

@@ -19,7 +19,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from orchestrator.cluster.session import ensure_token
+from orchestrator.cluster.token import ensure_token
 from orchestrator.errors import OrchestratorError, UserError
 
 CONFIG_FILE = "cluster.yaml"

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import orchestrator
 import search_spaces
 import training
-from orchestrator.cluster.session import quieten, use_token
+from orchestrator.cluster.session import quieten
+from orchestrator.cluster.token import use_token
 from orchestrator.durable import write_whole
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import node_probe
-from orchestrator.cluster.session import grown_resources
+from orchestrator.cluster.size import grown_resources
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact

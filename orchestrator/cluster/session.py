@@ -5,23 +5,19 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import secrets
 import shutil
-import sys
-import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from orchestrator.cluster.orphans import HOOK
-from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.cluster.token import protect_token, use_token
+from orchestrator.errors import OrchestratorError
 from orchestrator.sweep_folder.lease import SWEEP_VARIABLE
 
 LOG_FILE = "ray.log"
@@ -106,7 +102,7 @@ def start_ray(
             "worker_process_setup_hook": HOOK,
         }
         use_token()
-    _protect_token(make=address is None)
+    protect_token(make=address is None)
     with _logging_to(folder / LOG_FILE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
@@ -141,67 +137,6 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def count_cluster(address: str) -> dict[str, int]:
-    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address: of all its nodes, and of those that it may
-    still start.
-
-    Raises:
-        OrchestratorError: There is no Ray at that address.
-    """
-    import ray
-
-    with joined(address):
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        most = grown_resources()
-    return {f"num_{name.lower()}s": int(max(found.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU")}
-
-
-def grown_resources() -> dict[str, int]:
-    """Return what the cluster that was joined may grow to; empty where it does not grow by itself, or nobody here knows
-    how far.
-
-    Ray keeps it only where its operator reports it. A cluster of `ray up` has it in the file that its autoscaler reads,
-    on the head, where jobs run.
-    """
-    import ray
-    from ray._private.state import state
-
-    most = state.get_max_resources_from_cluster_config() or _most_of_autoscaler(ray.get_runtime_context().gcs_address)
-    return {name: count for name, count in most.items() if 0 < count < sys.maxsize}
-
-
-def compute_most(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the resources of the head and all workers that a cluster file allows for, as many as fit under its
-    ``max_workers``.
-    """
-    types: dict[str, dict[str, Any]] = dict(config.get("available_node_types") or {})
-    head = types.get(str(config.get("head_node_type")), {}).get("resources") or {}
-    limit = int(config.get("max_workers") or 0)
-    most = {}
-    for name in ("CPU", "GPU"):
-        left, total = limit, int(head.get(name, 0))
-        counts = (
-            (int((kind.get("resources") or {}).get(name, 0)), int(kind.get("max_workers", 0)))
-            for kind in types.values()
-        )
-        for each, number in sorted(counts, reverse=True):
-            total, left = total + each * min(number, left), left - min(number, left)
-        most[name] = total
-    return most
-
-
-def _most_of_autoscaler(gcs_address: str) -> dict[str, int]:
-    """Return what the autoscaler of the cluster may start, if it runs on this machine."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError, ValueError, YAMLError):
-            words = process.cmdline()
-            files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-            if files and f"--gcs-address={gcs_address}" in words:
-                config = YAML(typ="safe", pure=True).load(Path(files[0]).expanduser().read_text(encoding="utf-8"))
-                return compute_most(config) if isinstance(config, dict) else {}
-    return {}
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
@@ -287,67 +222,3 @@ def _log_errors_of_raylets(logger: logging.Logger) -> None:
         logger.warning("\n".join(data["lines"]))
 
     worker.print_to_stdstream = log
-
-
-def token_file() -> Path:
-    """Return where Ray reads the token from that lets code run on its cluster: ``$RAY_AUTH_TOKEN_PATH``, else under the
-    user's home.
-    """
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-
-
-def use_token() -> None:
-    """Have this process show the token wherever it joins a cluster or calls one, if it has a token and nobody has said
-    otherwise.
-    """
-    if os.environ.get("RAY_AUTH_MODE") is None and (os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        from ray import _raylet
-
-        _raylet.Config.initialize("")  # type: ignore[attr-defined]  # anew; its types are not told
-
-
-def ensure_token() -> Path:
-    """Make the token unless there is one, and keep it from others; return its file.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    token = token_file()
-    try:
-        if not token.exists():
-            _make_token(token)
-        token.chmod(0o600)
-    except OSError as error:
-        raise UserError(
-            f"Ray's token must be a file that can be made, but {token} cannot ({error.strerror}). Set HOME."
-        ) from None
-    return token
-
-
-def _protect_token(*, make: bool) -> None:
-    """Take from others the token that Ray writes for everyone to read: whoever has it may run code here.
-
-    Args:
-        make: Make it where Ray would, before Ray does: between its making and a change of its mode it could be read.
-    """
-    token = token_file()
-    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if make and not elsewhere and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        with suppress(OSError):  # Ray then says what is wrong
-            _make_token(token)
-    with suppress(OSError):  # none, or not ours
-        token.chmod(0o600)
-
-
-def _make_token(token: Path) -> None:
-    token.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=token.parent, prefix=".auth_token-")  # mode 600 from its first moment
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        # Linked, so that one that is there, or that another driver makes now, stays; both are then read whole.
-        with suppress(FileExistsError):
-            os.link(draft, token)
-    finally:
-        os.unlink(draft)

@@ -207,7 +207,7 @@ def _count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int
     if not plan.resources.gpus_per_worker:
         return 1
     if address is not None:
-        from orchestrator.cluster.session import count_cluster
+        from orchestrator.cluster.size import count_cluster
 
         num_gpus = count_cluster(address)["num_gpus"]
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.cluster.session import ensure_token
+from orchestrator.cluster.token import ensure_token
 
 _START_S = 60.0
 _MARK = "ORCHESTRATOR_TEST_CLUSTER"

@@ -360,7 +360,7 @@ def _model_of(plan: SweepPlan) -> str:
 
 
 def test_workers_of_a_promotion_on_a_cluster_are_those_that_its_gpus_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cluster.session.count_cluster", lambda address: {"num_cpus": 64, "num_gpus": 8})
+    monkeypatch.setattr("orchestrator.cluster.size.count_cluster", lambda address: {"num_cpus": 64, "num_gpus": 8})
     whole, shared = (
         sweeps.make_sweep(f"{name}-00000001", resources=Resources(gpus_per_worker=gpus))
         for name, gpus in (("a", 2), ("b", 0.5))

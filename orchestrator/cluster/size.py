@@ -1,0 +1,74 @@
+"""Counts the CPUs and GPUs of a cluster, including those that its autoscaler may still start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from orchestrator.cluster.session import joined
+
+
+def count_cluster(address: str) -> dict[str, int]:
+    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address, at its largest.
+
+    Raises:
+        OrchestratorError: No Ray answers at that address.
+    """
+    import ray
+
+    with joined(address):
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        most = grown_resources()
+    return {f"num_{name.lower()}s": int(max(found.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU")}
+
+
+def grown_resources() -> dict[str, int]:
+    """Return the resources that the joined cluster can grow to; empty if it does not grow or its limit is unknown.
+
+    Ray knows the limit only where an operator (KubeRay, say) reports it. On a cluster started by `ray up`, it is in the
+    file that the autoscaler reads. That file is on the head, which is where submitted verbs run.
+    """
+    import ray
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config() or _most_of_autoscaler(ray.get_runtime_context().gcs_address)
+    # Ray reports "no limit" as the largest integer, which is no size to plan with.
+    return {name: count for name, count in most.items() if 0 < count < sys.maxsize}
+
+
+def compute_most(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the most CPUs and GPUs that a cluster file allows: on the head and up to ``max_workers`` workers."""
+    types: dict[str, dict[str, Any]] = dict(config.get("available_node_types") or {})
+    head = types.get(str(config.get("head_node_type")), {}).get("resources") or {}
+    limit = int(config.get("max_workers") or 0)
+    most = {}
+    for name in ("CPU", "GPU"):
+        left, total = limit, int(head.get(name, 0))
+        counts = (
+            (int((kind.get("resources") or {}).get(name, 0)), int(kind.get("max_workers", 0)))
+            for kind in types.values()
+        )
+        # Largest first; each type of node has its own limit besides the cluster's.
+        for each, number in sorted(counts, reverse=True):
+            total, left = total + each * min(number, left), left - min(number, left)
+        most[name] = total
+    return most
+
+
+def _most_of_autoscaler(gcs_address: str) -> dict[str, int]:
+    """Return what the cluster's autoscaler may start, if it runs on this machine: its command line names its file."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError, ValueError, YAMLError):
+            words = process.cmdline()
+            files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
+            if files and f"--gcs-address={gcs_address}" in words:
+                config = YAML(typ="safe", pure=True).load(Path(files[0]).expanduser().read_text(encoding="utf-8"))
+                return compute_most(config) if isinstance(config, dict) else {}
+    return {}

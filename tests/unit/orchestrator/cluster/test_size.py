@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from orchestrator.cluster import size
+
+
+def test_a_cluster_file_says_how_far_the_cluster_may_grow() -> None:
+    gpu = {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 4}
+    config = {
+        "max_workers": 4,
+        "head_node_type": "head",
+        "available_node_types": {"head": {"resources": {"CPU": 0, "GPU": 0}}, "gpu": gpu},
+    }
+    assert size.compute_most(config) == {"CPU": 16, "GPU": 4}
+    large = {"resources": {"CPU": 8, "GPU": 0}, "max_workers": 3}
+    several = {**config, "available_node_types": {**config["available_node_types"], "large": large}}  # type: ignore[dict-item]
+    assert size.compute_most(several) == {"CPU": 3 * 8 + 1 * 4, "GPU": 4}
+    assert size.compute_most({"provider": {"type": "local"}}) == {"CPU": 0, "GPU": 0}
+
+
+def test_the_autoscaler_of_this_cluster_is_found_by_its_address(tmp_path: Path) -> None:
+    file = tmp_path / "bootstrap.yaml"
+    file.write_text(
+        '{"max_workers": 2, "available_node_types": {"gpu": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 2}}}'
+    )
+    words = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(60)",
+        f"--autoscaling-config={file}",
+        "--gcs-address=10.9.8.7:6379",
+    ]
+    with subprocess.Popen(words) as monitor:
+        try:
+            assert size._most_of_autoscaler("10.9.8.7:6379") == {"CPU": 8, "GPU": 2}
+            assert size._most_of_autoscaler("10.9.8.8:6379") == {}
+        finally:
+            monitor.kill()
