@@ -5,7 +5,7 @@
 Two sweeps run at once, one of a one-worker trial and one of a trial over two nodes, with different code, while actors,
 workers, nodes and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang
 and run out of memory, MLflow's server and its database go away under a sweep, and at last the head is lost, and a new
-cluster goes on from the mirror, which had been out of reach for the last epochs. Lost is an epoch that was in the
+cluster goes on from the backup, which had been out of reach for the last epochs. Lost is an epoch that was in the
 journal at a fault and is not there, once, in the end; every attempt must go on from the newest checkpoint, and what was
 trained once more because that one was of no use is counted. The time is that from the fault to the next epoch of what
 it hit. The figures go to ``results/faults.md``.
@@ -34,7 +34,7 @@ from benchmarks.faults.cluster import FaultCluster
 from benchmarks.faults.sweep import FaultSweep
 from orchestrator.home import HOME_VARIABLE
 from orchestrator.sweep_folder.records import Cause, TrialState
-from orchestrator.sweep_folder.restore import rebuild_sweep
+from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.mlflow_service import MlflowService
 from training.metrics import VAL_MAP
 
@@ -58,7 +58,7 @@ class Cost:
         seconds: From the fault to the next epoch of what it hit.
         lost: Epochs.
         run_again: Epochs that were known, and trained once more.
-        uncopied: Epochs that are missing because no mirror had them when the head was lost.
+        uncopied: Epochs that are missing because no backup had them when the head was lost.
     """
 
     fault: str
@@ -270,17 +270,17 @@ class Faults:
 
     def lose_head(self) -> list[str]:
         """The driver and the head with everything on it are killed with -9: a new cluster, with an empty home, goes on
-        from the mirror.
+        from the backup.
 
-        The mirror is out of reach for the last epochs. Of these the last is reported again, and those before it are
+        The backup is out of reach for the last epochs. Of these the last is reported again, and those before it are
         missing. What comes after finds another home in the environment.
         """
         self._end_sweeps()
-        mirror, segments = self.folder / "mirror", self.folder / "segments"
+        backup, segments = self.folder / "backup", self.folder / "segments"
         segments.mkdir()
-        _point(mirror, segments)
-        words = ("--mirror", str(mirror), "--storage", str(self.folder / "storage"))
-        sweep = self._make_sweep("mirrored-00000001", trials=2, epochs=_MANY_EPOCHS, words=words)
+        _point(backup, segments)
+        words = ("--backup", str(backup), "--storage", str(self.folder / "storage"))
+        sweep = self._make_sweep("restored-00000001", trials=2, epochs=_MANY_EPOCHS, words=words)
         sweep.start()
 
         def lose() -> None:
@@ -288,18 +288,18 @@ class Faults:
             self.cluster.kill_head()
             sweep.remember()
             self.cluster.restart()
-            _point(mirror, segments)
+            _point(backup, segments)
             os.environ[HOME_VARIABLE] = str(self.folder / "another")
-            rebuild_sweep(str(mirror))
+            restore_sweep(str(backup))
             sweep.note_loss()
             sweep.start()
 
         for _ in range(4):
             sweep.wait_for_progress()
-        _point(mirror, Path(os.devnull))
+        _point(backup, Path(os.devnull))
         for _ in range(_NUM_UNCOPIED):
             sweep.wait_for_progress()
-        self._cost("head lost: a new cluster, and resumed from the mirror", sweep, lose)
+        self._cost("head lost: a new cluster, and resumed from the backup", sweep, lose)
         faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
         if sweep.count_uncopied() < (_NUM_UNCOPIED - 1) * sweep.trials:
             faults.append(
@@ -401,7 +401,7 @@ def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
         "epoch of every "
         "trial that it hit; an epoch takes 0.5 s. Run again: known epochs that were trained once more. Uncopied: "
         "epochs that are missing "
-        f"because the mirror was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is "
+        f"because the backup was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is "
         f"reported again.",
         "",
         "| fault | times | epochs lost | run again | uncopied | median s | longest s |",

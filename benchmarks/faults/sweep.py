@@ -34,7 +34,7 @@ class Start:
 
     Attributes:
         journalled: The trial's last epoch in the journal before the attempt.
-        known: Its last one that any journal had: a lost home may have had more of them than its mirror.
+        known: Its last one that any journal had: a lost home may have had more of them than its backup.
         epoch: That of the attempt's checkpoint; 0 is the beginning.
     """
 
@@ -50,7 +50,7 @@ class Loss:
     """A home that was lost.
 
     Attributes:
-        num_events: So many of its journal the mirror had.
+        num_events: So many of its journal the backup had.
         known: Trial -> the last epoch that was in its journal.
     """
 
@@ -171,7 +171,7 @@ class FaultSweep:
         self.cut[trial] = self.attempts()[trial]
 
     def note_loss(self) -> None:
-        """Take in that the home was lost with all that is known, and that the one of now has what the mirror had."""
+        """Take in that the home was lost with all that is known, and that the one of now has what the backup had."""
         known: dict[int, int] = {}
         for trial, epoch in self.known:
             known[trial] = max(epoch, known.get(trial, 0))
@@ -233,7 +233,7 @@ class FaultSweep:
         return sum(max(0, start.known - start.epoch) for start in self.starts())
 
     def count_uncopied(self) -> int:
-        """Return how many epochs are missing because no mirror had them when the home was lost."""
+        """Return how many epochs are missing because no backup had them when the home was lost."""
         return len(find_uncopied(self.starts()))
 
     def check(self, *, failed: int = 0) -> list[str]:
@@ -297,7 +297,7 @@ def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start
 
 
 def find_uncopied(starts: Iterable[Start]) -> set[tuple[int, int]]:
-    """Return (trial, epoch) of what must be missing: no mirror had it, and the checkpoint, whose epoch is said again,
+    """Return (trial, epoch) of what must be missing: no backup had it, and the checkpoint, whose epoch is said again,
     is further ahead.
     """
     return {(start.trial, epoch) for start in starts for epoch in range(start.journalled + 1, start.epoch)}

@@ -21,7 +21,7 @@ _RESUMED = ("ablate", "extend", "promote", "resume", "sweep", "train")
 # They are over soon, and what they print is what was asked for.
 _FOLLOWED = ("doctor",)
 # What is written there is wanted after the job.
-_PLACES = ("storage", "mirror", "out")
+_PLACES = ("storage", "backup", "mirror", "out")
 
 ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="A cluster file of Ray's.")]
 ShowOption = Annotated[bool, typer.Option("--dry-run", help="Show Ray's command and stop.")]

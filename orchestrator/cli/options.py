@@ -108,10 +108,12 @@ StealLeaseOption = Annotated[
     bool,
     typer.Option("--steal-lease", help="Take it from a driver on another host, which may still live."),
 ]
-MirrorOption = Annotated[
+BackupOption = Annotated[
     str | None,
-    typer.Option("--mirror", metavar="URI", help="Copy the journal there, so that another machine can go on from it."),
+    typer.Option("--backup", metavar="URI", help="Copy the journal there, so that another machine can go on from it."),
 ]
+FormerBackupOption = Annotated[str | None, typer.Option("--mirror", metavar="URI", hidden=True)]
+"""The former name of --backup: still accepted, with a note."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 ModelArgument = Annotated[

@@ -14,12 +14,13 @@ from orchestrator.cli.options import (
     EXIT_INTERRUPTED,
     AddressOption,
     AllowChangedOption,
+    BackupOption,
     ConcurrencyOption,
     DryRunOption,
     EpochsOption,
+    FormerBackupOption,
     JsonOption,
     MethodOption,
-    MirrorOption,
     NameOption,
     RecipeOption,
     SeedOption,
@@ -38,7 +39,7 @@ from orchestrator.errors import UserError
 
 MAX_ROWS = 20
 _NO_STORAGE = (
-    "the mirror has the journal, but checkpoints stay on this machine without --storage: were it lost, "
+    "the backup has the journal, but checkpoints stay on this machine without --storage: were it lost, "
     "running trials would begin anew."
 )
 
@@ -95,7 +96,8 @@ def sweep(
     settings: SetOption = None,
     name: NameOption = None,
     storage: StorageOption = None,
-    mirror: MirrorOption = None,
+    backup: BackupOption = None,
+    mirror: FormerBackupOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -108,7 +110,7 @@ def sweep(
     from orchestrator.planning.plan import make_plan, parse_overrides
 
     started = time.monotonic()
-    mirror = _check_places(storage, mirror)
+    backup = _check_places(storage, backup, mirror)
     planned = make_plan(
         space,
         method=method,
@@ -126,7 +128,7 @@ def sweep(
     if dry_run:
         _show_plan(planned, json)
     else:
-        _run(planned, address, started, json, mirror)
+        _run(planned, address, started, json, backup)
 
 
 def resume(
@@ -134,18 +136,19 @@ def resume(
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
-    mirror: Annotated[
+    backup: Annotated[
         str | None,
         typer.Option(
-            "--mirror",
+            "--backup",
             metavar="URI",
             help="Copy the journal there from now on; by default where it was. Not a promotion's.",
         ),
     ] = None,
+    mirror: FormerBackupOption = None,
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="URI", help="A mirror: go on in a home that has nothing of the sweep.", show_default=False
+            "--from", metavar="URI", help="A backup: go on in a home that has nothing of the sweep.", show_default=False
         ),
     ] = None,
     json: JsonOption = False,
@@ -157,24 +160,24 @@ def resume(
     from orchestrator.home import find_sweep
 
     started = time.monotonic()
-    mirror = _check_places(None, mirror)
+    backup = _check_places(None, backup, mirror)
     if source is None:
         found = find_sweep(sweep)
     else:
-        from orchestrator.sweep_folder.restore import rebuild_sweep
+        from orchestrator.sweep_folder.restore import restore_sweep
         from orchestrator.uris import absolute_uri
 
-        found, copied = rebuild_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
-        mirror = mirror or copied
+        found, copied = restore_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
+        backup = backup or copied
     from orchestrator.planning.sweep_plan import load_plan
     from orchestrator.sweep.driver import resume as resume_sweep
 
     if load_plan(found).kind == "promote":
-        if mirror is not None:
+        if backup is not None:
             raise UserError(
-                f"--mirror must be of a sweep, or of a training or an ablation that is resumed, but {found} is a "
+                f"--backup must be of a sweep, or of a training or an ablation that is resumed, but {found} is a "
                 f"promotion: what it "
-                f"decides and registers is not in its journal alone. Leave --mirror out; a promotion that is lost is "
+                f"decides and registers is not in its journal alone. Leave --backup out; a promotion that is lost is "
                 f"made again by "
                 f"`orchestrator promote`."
             )
@@ -185,7 +188,7 @@ def resume(
         )
         finish_promotion(resumed, started, json)
         return
-    outcome = resume_sweep(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, mirror=mirror)
+    outcome = resume_sweep(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, backup=backup)
     _finish(outcome, started, json)
 
 
@@ -335,25 +338,35 @@ def _show_plan(planned: SweepPlan, json: bool) -> None:
     check_data(planned)  # after it: what would run is of use before the data are there
 
 
-def _check_places(storage: str | None, mirror: str | None) -> str | None:
-    """Refuse places with credentials, and return the mirror's as every machine would name it."""
+def _check_places(storage: str | None, backup: str | None, mirror: str | None = None) -> str | None:
+    """Refuse places with credentials, and return the backup's as every machine would name it.
+
+    Args:
+        storage, backup: As given.
+        mirror: The backup under the flag's former name.
+    """
     from orchestrator.uris import absolute_uri, require_no_credentials
 
+    if mirror is not None:
+        print_note("note: --mirror is deprecated, use --backup.")
+        if backup not in (None, mirror):
+            raise UserError("--mirror is the former name of --backup: give only --backup.")
+        backup = mirror
     require_no_credentials("--storage", storage)
-    require_no_credentials("--mirror", mirror)
-    return None if mirror is None else absolute_uri(mirror)
+    require_no_credentials("--backup", backup)
+    return None if backup is None else absolute_uri(backup)
 
 
-def _run(planned: SweepPlan, address: str | None, started: float, json: bool, mirror: str | None = None) -> None:
+def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
     from orchestrator.planning.data_fit import check_data
     from orchestrator.sweep.driver import run_sweep
 
     check_data(planned)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
-    if mirror is not None and planned.storage is None:
+    if backup is not None and planned.storage is None:
         print_note(wrap_words(f"note: {_NO_STORAGE}", sys.stderr))
-    _finish(run_sweep(planned, address=address, mirror=mirror), started, json)
+    _finish(run_sweep(planned, address=address, backup=backup), started, json)
 
 
 def _finish(outcome: SweepOutcome, started: float, json: bool) -> None:
@@ -361,9 +374,9 @@ def _finish(outcome: SweepOutcome, started: float, json: bool) -> None:
     # Read again, because what the driver saw running is interrupted now.
     show_leaderboard(*read_sweep(plan.id), json=json, num_rows=MAX_ROWS)
     print_tracking_problem(plan.id, outcome.tracking_problem)
-    if outcome.mirror_problem:
+    if outcome.backup_problem:
         print_note(
-            f"The mirror lacks some of it ({outcome.mirror_problem}); `{program()} resume {plan.id}` copies it when it "
+            f"The backup lacks some of it ({outcome.backup_problem}); `{program()} resume {plan.id}` copies it when it "
             f"is back."
         )
     print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")

@@ -27,7 +27,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
 from orchestrator.signals import Interrupted, StopSignals
 from orchestrator.sweep.hooks import DRAIN_S, REAL, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.progress import Progress
-from orchestrator.sweep_folder.backup import JournalCopier
+from orchestrator.sweep_folder.backup import JournalBackup
 from orchestrator.sweep_folder.disk import Janitor, spool_artifacts, write_error
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, SweepState, replay
 from orchestrator.sweep_folder.lease import Lease, end_orphans
@@ -51,7 +51,7 @@ class SweepOutcome:
     Attributes:
         state: ``FINISHED``, or ``INTERRUPTED`` by Ctrl-C or SIGTERM.
         seconds: From the driver's start to its end.
-        tracking_problem, mirror_problem: Why the tracking store, or the mirror, lacks something, if it does.
+        tracking_problem, backup_problem: Why the tracking store, or the backup, lacks something, if it does.
     """
 
     plan: SweepPlan
@@ -59,7 +59,7 @@ class SweepOutcome:
     state: str
     seconds: float
     tracking_problem: str | None = None
-    mirror_problem: str | None = None
+    backup_problem: str | None = None
 
     @property
     def best(self) -> TrialRecord | None:
@@ -71,7 +71,7 @@ def run_sweep(
     plan: SweepPlan,
     *,
     address: str | None = None,
-    mirror: str | None = None,
+    backup: str | None = None,
     show_progress: bool = True,
     hooks: Hooks = REAL,
 ) -> SweepOutcome:
@@ -80,7 +80,7 @@ def run_sweep(
     Args:
         plan: What to run.
         address: Of a Ray cluster (``auto``); None starts Ray on this machine.
-        mirror: URI under which the journal is copied, for :func:`orchestrator.sweep_folder.restore.rebuild_sweep`.
+        backup: URI under which the journal is copied, for :func:`orchestrator.sweep_folder.restore.restore_sweep`.
         show_progress: Show on stderr where it is.
         hooks: For tests and benchmarks.
 
@@ -93,7 +93,7 @@ def run_sweep(
     require_writable(address)
     folder = create_sweep(plan.id, plan.to_json())
     try:
-        return _drive(plan, address, show_progress, hooks, mirror=mirror)
+        return _drive(plan, address, show_progress, hooks, backup=backup)
     except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError):
         if replay(folder / JOURNAL_FILE).driver_state is None:
             shutil.rmtree(folder, ignore_errors=True)  # it never began: its name stays free
@@ -106,7 +106,7 @@ def resume(
     address: str | None = None,
     allow_changed: bool = False,
     steal_lease: bool = False,
-    mirror: str | None = None,
+    backup: str | None = None,
     show_progress: bool = True,
     hooks: Hooks = REAL,
 ) -> SweepOutcome:
@@ -116,7 +116,7 @@ def resume(
         sweep_id: Which.
         allow_changed: Go on under another commit, lock or data hash than it was started with.
         steal_lease: Take it from a driver on another host that may still live.
-        mirror: As for :func:`run_sweep`; None is where the last driver copied its journal to, if it did.
+        backup: As for :func:`run_sweep`; None is where the last driver copied its journal to, if it did.
         address, show_progress, hooks: As for :func:`run_sweep`.
 
     Raises:
@@ -125,7 +125,7 @@ def resume(
     """
     plan = load_plan(sweep_id)
     return _drive(
-        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, mirror=mirror
+        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, backup=backup
     )
 
 
@@ -171,7 +171,7 @@ def _drive(
     *,
     allow_changed: bool = False,
     steal_lease: bool = False,
-    mirror: str | None = None,
+    backup: str | None = None,
     num_more: int = 0,
 ) -> SweepOutcome:
     require_writable(address)
@@ -182,22 +182,22 @@ def _drive(
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
         end_orphans(folder)
-        mirror = mirror or journal.state.mirror
-        copier = stack.enter_context(JournalCopier(plan, journal, lease, mirror, steal=steal_lease)) if mirror else None
+        backup = backup or journal.state.backup
+        copier = stack.enter_context(JournalBackup(plan, journal, lease, backup, steal=steal_lease)) if backup else None
         state, problem = FINISHED, None
         if num_more or not _is_done(plan, journal.state):
             progress = Progress(plan, journal.state, shown=show_progress)
-            driver = _Driver(plan, journal, signals, hooks, progress, mirror)
+            driver = _Driver(plan, journal, signals, hooks, progress, backup)
             progress.watch("MLflow", lambda: driver.tracker.problem)
             if copier:
-                progress.watch("the mirror", lambda: copier.problem)
+                progress.watch("the backup", lambda: copier.problem)
             state = driver.run(address, allow_changed, num_more)
             problem = driver.tracking_problem
         else:
             problem = _settle(plan, journal, hooks)
         records = tuple(record for _, record in sorted(journal.state.records.items()))
-        mirror_problem = None if copier is None or copier.stop() else copier.problem
-        return SweepOutcome(plan, records, state, time.monotonic() - started, problem, mirror_problem)
+        backup_problem = None if copier is None or copier.stop() else copier.problem
+        return SweepOutcome(plan, records, state, time.monotonic() - started, problem, backup_problem)
 
 
 def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
@@ -221,11 +221,11 @@ class _Driver:
         signals: StopSignals,
         hooks: Hooks,
         progress: Progress,
-        mirror: str | None,
+        backup: str | None,
     ) -> None:
         self.tracking_problem: str | None = None
         self._plan, self._journal, self._signals, self._hooks, self._progress = plan, journal, signals, hooks, progress
-        self._folder, self._mirror = sweep_dir(plan.id), mirror
+        self._folder, self._backup = sweep_dir(plan.id), backup
         self.tracker: TrackerLike = NoTracker()
         self._janitor = Janitor(plan, journal.state)
 
@@ -295,7 +295,7 @@ class _Driver:
                 "pid": os.getpid(),
                 "num_trials": num_trials,
                 "provenance": current,
-                **({"mirror": self._mirror} if self._mirror else {}),
+                **({"backup": self._backup} if self._backup else {}),
             }
         )
 

@@ -35,7 +35,7 @@ from training.data.store.storage import Storage
 SPACE_FILE = "space.yaml"
 HOLDER_FILE = "driver.json"
 CONNECT_S = 10.0
-"""How long the start of a driver waits for the mirror; from then on the sweep waits for it no more."""
+"""How long the start of a driver waits for the backup; from then on the sweep waits for it no more."""
 
 _POLL_S = 0.2
 _DRAIN_S = 60.0
@@ -72,7 +72,7 @@ class Segment:
 
 
 def list_segments(storage: Storage) -> list[Segment]:
-    """Return the segments that a mirror holds, in order; one that was cut short, where a storage can leave such, is not
+    """Return the segments that a backup holds, in order; one that was cut short, where a storage can leave such, is not
     there.
 
     Raises:
@@ -88,7 +88,7 @@ def list_segments(storage: Storage) -> list[Segment]:
     if [segment.number for segment in whole] != list(range(1, len(whole) + 1)):
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
         raise OrchestratorError(
-            f"mirror must have each segment of its journal once, but got mirror={storage.uri} with the numbers "
+            f"backup must have each segment of its journal once, but got backup={storage.uri} with the numbers "
             f"{numbers} of {len(whole)}. "
             f"Two drivers have written it, or somebody took a file away: go on from the sweep's own folder, or take "
             f"out what is too much."
@@ -96,19 +96,19 @@ def list_segments(storage: Storage) -> list[Segment]:
     return whole
 
 
-class JournalCopier:
-    """The thread that keeps the mirror level with the journal. The sweep never waits for it and never fails because the
-    mirror is away.
+class JournalBackup:
+    """The thread that keeps the backup level with the journal. The sweep never waits for it and never fails because the
+    backup is away.
 
     Args:
         plan: The sweep.
         journal: Open for writing.
-        lease: Of the sweep; lost when another driver goes on from the mirror.
-        uri: Under which the mirror's folder lies.
-        steal: Take the mirror from a driver on another host that may still live.
+        lease: Of the sweep; lost when another driver goes on from the backup.
+        uri: Under which the backup's folder lies.
+        steal: Take the backup from a driver on another host that may still live.
 
     Attributes:
-        problem: Why the mirror cannot be written at the moment, or None.
+        problem: Why the backup cannot be written at the moment, or None.
     """
 
     def __init__(self, plan: SweepPlan, journal: Journal, lease: Lease, uri: str, *, steal: bool = False) -> None:
@@ -122,10 +122,10 @@ class JournalCopier:
         self._deadline = float("inf")
         self._away_since: float | None = None
         self._first: Future[Storage] | None = None
-        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="backup", daemon=True)
 
     def start(self) -> None:
-        """Look at the mirror, and start following the journal; a mirror that is away is waited for by the thread.
+        """Look at the backup, and start following the journal; a backup that is away is waited for by the thread.
 
         Raises:
             UserError: Another driver goes on from it, or it holds what this journal lacks.
@@ -142,20 +142,20 @@ class JournalCopier:
         self._thread.start()
 
     def stop(self, drain_s: float = _DRAIN_S) -> bool:
-        """Copy what is left, and end; return whether the mirror now has all.
+        """Copy what is left, and end; return whether the backup now has all.
 
         Args:
-            drain_s: How long the mirror may be away before it is given up.
+            drain_s: How long the backup may be away before it is given up.
         """
         asked = time.monotonic()
-        # A mirror that has been away for long is not worth as much waiting again.
+        # A backup that has been away for long is not worth as much waiting again.
         self._deadline = max(asked + _LAST_TRY_S, (self._away_since or asked) + drain_s)
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(self._deadline - asked + _LAST_TRY_S)
         return self._level and self.problem is None
 
-    def __enter__(self) -> JournalCopier:
+    def __enter__(self) -> JournalBackup:
         self.start()
         return self
 
@@ -201,7 +201,7 @@ class JournalCopier:
         self._away_since = self._away_since or time.monotonic()
 
     def _connect(self) -> Storage:
-        """Find out what the mirror has of the journal, and take it."""
+        """Find out what the backup has of the journal, and take it."""
         storage = Storage(self._uri)
         self._require_free(storage)
         segments = list_segments(storage)
@@ -225,7 +225,7 @@ class JournalCopier:
         return this_process(0.0).is_same(found)
 
     def _compare(self, segments: list[Segment]) -> int:
-        """Return how many bytes of the journal the mirror has.
+        """Return how many bytes of the journal the backup has.
 
         Raises:
             UserError: It has others.
@@ -235,7 +235,7 @@ class JournalCopier:
             for segment in segments:
                 if Segment.of(segment.number, file.read(segment.size)) != segment:
                     raise UserError(
-                        f"mirror must hold what the sweep's own journal holds, but got {self._uri}, with which another "
+                        f"backup must hold what the sweep's own journal holds, but got {self._uri}, with which another "
                         f"driver went on. "
                         f"To go on from there, move the folder of {self._plan.id} away, then: orchestrator resume "
                         f"--from {self._uri}"
@@ -256,12 +256,12 @@ class JournalCopier:
 
     def _lose(self, found: Holder | None) -> None:
         taker = (
-            f"process {found.pid} on {found.host}, which went on from the mirror,"
+            f"process {found.pid} on {found.host}, which went on from the backup,"
             if found
-            else "a driver that went on from the mirror"
+            else "a driver that went on from the backup"
         )
         self._lease.lose(taker)
-        raise OrchestratorError(f"mirror must be written by one driver, but {taker} has taken {self._uri}.")
+        raise OrchestratorError(f"backup must be written by one driver, but {taker} has taken {self._uri}.")
 
     def _copy(self, storage: Storage) -> bool:
         content = self._read_next()
@@ -273,7 +273,7 @@ class JournalCopier:
         return True
 
     def _read_next(self) -> bytes:
-        """Return what the mirror lacks: whole lines, some megabytes at most unless one line is longer."""
+        """Return what the backup lacks: whole lines, some megabytes at most unless one line is longer."""
         with self._journal.path.open("rb") as file:
             file.seek(self._copied)
             content = file.read(self._journal.size - self._copied)
@@ -287,8 +287,8 @@ class JournalCopier:
             self._storage.put(HOLDER_FILE, b"")
 
 
-def find_mirror_holder(storage: Storage) -> Holder | None:
-    """Return the living driver that writes a mirror, or None.
+def find_backup_holder(storage: Storage) -> Holder | None:
+    """Return the living driver that writes a backup, or None.
 
     Raises:
         OSError: The storage cannot be read.
@@ -298,11 +298,11 @@ def find_mirror_holder(storage: Storage) -> Holder | None:
 
 
 def held(sweep_id: str, holder: Holder) -> str:
-    """Return what to say of a mirror whose driver lives."""
+    """Return what to say of a backup whose driver lives."""
     return (
-        f"sweep must have one driver, but got sweep={sweep_id}, whose mirror process {holder.pid} on {holder.host} "
+        f"sweep must have one driver, but got sweep={sweep_id}, whose backup process {holder.pid} on {holder.host} "
         f"writes. "
-        f"Stop that process, or wait: {EXPIRES_S:.0f} s after its death the mirror is free. If it is gone for good: "
+        f"Stop that process, or wait: {EXPIRES_S:.0f} s after its death the backup is free. If it is gone for good: "
         f"--steal-lease"
     )
 

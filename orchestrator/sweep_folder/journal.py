@@ -3,7 +3,7 @@
 One line per event, ``{"event": ..., "time_ms": ..., ...}``, on disk (fsync) before anybody acts on it:
 
 ===================  ================================================================================================
-driver_started       sweep, host, pid, num_trials, provenance, mirror (its URI, if any); at every start and resume
+driver_started       sweep, host, pid, num_trials, provenance, backup (its URI, if any); at every start and resume
 trial_started        trial, attempt, params, origin, host, pid; at every hand-out to an actor
 epoch_reported       trial, epoch, metrics; the first of an attempt also: host, pid, queue_s, start_s
 trial_lost           trial, cause (LOST | OOM), message; an attempt came to nothing, and the trial is to be handed out
@@ -53,7 +53,7 @@ class SweepState:
         provenance: Of the last driver.
         started_ms, driver_started_ms: When the first and the last driver started.
         driver_spans: (start_ms, end_ms) per driver; one that was killed ends with the last event that it wrote.
-        mirror: URI under which the last driver copied its journal, if it did.
+        backup: URI under which the last driver copied its journal, if it did.
         promotion, test, champion: The events ``promotion_decided``, ``test_opened`` and ``champion_set``, if there are
             any.
     """
@@ -65,7 +65,7 @@ class SweepState:
     started_ms: int | None = None
     driver_started_ms: int | None = None
     driver_spans: tuple[tuple[int, int], ...] = ()
-    mirror: str | None = None
+    backup: str | None = None
     promotion: Event | None = None
     test: Event | None = None
     champion: Event | None = None
@@ -265,7 +265,7 @@ def _driver_started(state: SweepState, event: Mapping[str, Any]) -> None:
     state.driver_state = "RUNNING"
     state.num_trials = event["num_trials"]
     state.provenance = dict(event["provenance"])
-    state.mirror = event.get("mirror")
+    state.backup = event.get("backup") or event.get("mirror")
     state.driver_started_ms = event["time_ms"]
     state.started_ms = state.started_ms or event["time_ms"]
     state.driver_spans = (*state.driver_spans, (event["time_ms"], event["time_ms"]))

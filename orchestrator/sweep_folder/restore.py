@@ -1,4 +1,4 @@
-"""The folder of a sweep, made anew in an empty home from its mirror."""
+"""The folder of a sweep, made anew in an empty home from its backup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import PLAN_FILE, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact
-from orchestrator.sweep_folder.backup import Segment, find_mirror_holder, held, list_segments
+from orchestrator.sweep_folder.backup import Segment, find_backup_holder, held, list_segments
 from orchestrator.sweep_folder.disk import has_checkpoints
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, SweepState, replay
 from orchestrator.uris import join_uri, require_no_credentials, split_uri
@@ -25,30 +25,30 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _NUM_READERS = 16
 
 
-def rebuild_sweep(
+def restore_sweep(
     uri: str, sweep: str | None = None, *, steal_lease: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> tuple[str, str]:
-    """Make the folder of a mirrored sweep in this home, for `resume`.
+    """Make the folder of a backed-up sweep in this home, for `resume`.
 
     Args:
-        uri: Under which mirrors lie, or that of one sweep.
+        uri: Under which backups lie, or that of one sweep.
         sweep: An id or a name; None is the latest of those under ``uri``.
         steal_lease: Take it from a driver on another host that may still live.
         say: Told what cannot be as it was.
 
     Returns:
-        The sweep's id, and the URI under which its mirror lies.
+        The sweep's id, and the URI under which its backup lies.
 
     Raises:
-        UserError: There is no such mirror, its driver lives, the sweep is in this home, or its checkpoints cannot be
+        UserError: There is no such backup, its driver lives, the sweep is in this home, or its checkpoints cannot be
             reached.
-        OrchestratorError: The mirror is not whole.
+        OrchestratorError: The backup is not whole.
     """
     require_no_credentials("--from", uri)
     try:
         plan, parent = _find_plan(uri, sweep)
         storage = Storage(join_uri(parent, plan.id))
-        holder = find_mirror_holder(storage)
+        holder = find_backup_holder(storage)
         if holder is not None and not steal_lease:
             raise UserError(held(plan.id, holder))
         _require_new(plan.id)
@@ -57,7 +57,7 @@ def rebuild_sweep(
         raise UserError(redact(str(error))) from None
     except OSError as error:
         raise UserError(
-            f"mirror must be a storage that can be read, but got --from={redact(uri)} ({describe_error(error)})."
+            f"backup must be a storage that can be read, but got --from={redact(uri)} ({describe_error(error)})."
         ) from None
     _write(plan, content, say)
     return plan.id, parent
@@ -69,13 +69,13 @@ def _find_plan(uri: str, sweep: str | None) -> tuple[SweepPlan, str]:
         parent, name = split_uri(uri)
         return _read_plan(here, name), parent
     named = [(name, Storage(join_uri(uri, name))) for name in here.folders() if sweep is None or name.startswith(sweep)]
-    # Checkpoints, or whatever else lies there, may be beside the mirrors.
+    # Checkpoints, or whatever else lies there, may be beside the backups.
     plans = [_read_plan(storage, name) for name, storage in named if PLAN_FILE in storage.sizes()]
     plans = [plan for plan in plans if sweep in (None, plan.id, plan.name)]
     if not plans:
         listed = ", ".join(here.folders()[:10]) or "none"
         raise UserError(
-            f"--from must be a mirror's URI, but got --from={redact(uri)}, which has {listed} and not "
+            f"--from must be a backup's URI, but got --from={redact(uri)}, which has {listed} and not "
             f"{sweep or 'a sweep'}."
         )
     return max(plans, key=lambda plan: plan.created), uri
@@ -86,12 +86,12 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
         plan = SweepPlan.from_json(storage.read(PLAN_FILE).decode())
     except (ValueError, FileNotFoundError) as error:
         raise OrchestratorError(
-            f"{PLAN_FILE} of a mirror must be whole, but that in {redact(storage.uri)} is not: {error}"
+            f"{PLAN_FILE} of a backup must be whole, but that in {redact(storage.uri)} is not: {error}"
         ) from None
     # It becomes the name of a folder here.
     if plan.id != name or not _ID.fullmatch(plan.id):
         raise OrchestratorError(
-            f"mirror must lie under its sweep's id, but got {redact(storage.uri)} with the plan of {plan.id!r}."
+            f"backup must lie under its sweep's id, but got {redact(storage.uri)} with the plan of {plan.id!r}."
         )
     return plan
 
@@ -100,7 +100,7 @@ def _require_new(sweep_id: str) -> None:
     if sweep_dir(sweep_id).exists():
         raise UserError(
             f"sweep must not be in this home yet, but got sweep={sweep_id}, whose folder is {sweep_dir(sweep_id)}. "
-            f"Go on with that: orchestrator resume {sweep_id}. If the mirror is ahead of it, move the folder away "
+            f"Go on with that: orchestrator resume {sweep_id}. If the backup is ahead of it, move the folder away "
             f"first."
         )
 
@@ -114,7 +114,7 @@ def _read_segment(storage: Storage, segment: Segment) -> bytes:
     content = storage.read(segment.name)
     if Segment.of(segment.number, content) != segment:
         raise OrchestratorError(
-            f"segment of a mirror must hold what its name says, but {segment.name} in {redact(storage.uri)} does not."
+            f"segment of a backup must hold what its name says, but {segment.name} in {redact(storage.uri)} does not."
         )
     return content
 

@@ -86,7 +86,7 @@ def test_a_trial_that_hangs_and_one_that_is_out_of_memory(faults: Faults) -> Non
     check(faults, 2)
 
 
-def test_the_head_lost_and_a_new_cluster_from_the_mirror(faults: Faults) -> None:
+def test_the_head_lost_and_a_new_cluster_from_the_backup(faults: Faults) -> None:
     assert faults.lose_head() == []
     check(faults)
     assert faults.costs[-1].uncopied > 0

@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--epoch-s", type=float, default=0.1)
     parser.add_argument("--no-tracking", action="store_true")
-    parser.add_argument("--mirror")
+    parser.add_argument("--backup")
     parser.add_argument("--storage")
     parser.add_argument("--address")
     parser.add_argument("--resources", default="{}", help="as JSON")
@@ -88,7 +88,7 @@ def main() -> int:
         if "ranges" in changes:
             changes["ranges"] = {key: Range.model_validate(found) for key, found in changes["ranges"].items()}
         plan = trivial_plan(arguments.id, trials=arguments.trials, epochs=arguments.epochs, **changes)
-        outcome = run_sweep(plan, address=arguments.address, mirror=arguments.mirror, hooks=hooks)
+        outcome = run_sweep(plan, address=arguments.address, backup=arguments.backup, hooks=hooks)
     return 130 if outcome.state == INTERRUPTED else 0
 
 

@@ -32,8 +32,8 @@ def test_a_folder_is_named_as_every_machine_would(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
-    with pytest.raises(UserError, match=r"--mirror must hold no credentials.*\*\*\*") as refused:
-        require_no_credentials("--mirror", uri)
+    with pytest.raises(UserError, match=r"--backup must hold no credentials.*\*\*\*") as refused:
+        require_no_credentials("--backup", uri)
     assert "se/cret" not in str(refused.value)
     assert "=abc" not in str(refused.value)
 
@@ -42,4 +42,4 @@ def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
     "uri", [None, "/mnt/a@b", "s3://bucket/x?region=a&endpoint_override=http%3A%2F%2F127.0.0.1%3A9000"]
 )
 def test_places_without_credentials_are_taken(uri: str | None) -> None:
-    require_no_credentials("--mirror", uri)
+    require_no_credentials("--backup", uri)

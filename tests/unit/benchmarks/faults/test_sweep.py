@@ -75,7 +75,7 @@ def lose_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, after: list[Event]
 
 
 @pytest.mark.parametrize(("checkpoint", "missing"), [(5, {(0, 3), (0, 4)}), (6, {(0, 3), (0, 4), (0, 5)})])
-def test_of_what_no_mirror_had_the_last_is_said_again(
+def test_of_what_no_backup_had_the_last_is_said_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, checkpoint: int, missing: set[tuple[int, int]]
 ) -> None:
     sweep = lose_home(monkeypatch, tmp_path, attempt(2, checkpoint, checkpoint, 7, 8))
@@ -83,7 +83,7 @@ def test_of_what_no_mirror_had_the_last_is_said_again(
     assert (sweep.count_lost(), sweep.count_uncopied(), sweep.count_run_again()) == (0, len(missing), 0)
 
 
-def test_of_what_no_mirror_had_nothing_else_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_of_what_no_backup_had_nothing_else_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     sweep = lose_home(monkeypatch, tmp_path, attempt(2, 5, 6))
     assert sweep.count_lost() == 1
     assert any("with epochs [1, 2, 6]" in fault for fault in sweep.check())

@@ -207,7 +207,7 @@ def test_space_whose_data_is_not_there_says_so_and_leaves_nothing(
     "words",
     [
         ("sweep", "digits", "--storage"),
-        ("sweep", "digits", "--mirror"),
+        ("sweep", "digits", "--backup"),
         ("train", "digits", "--storage"),
         ("resume", "--from"),
     ],
@@ -242,11 +242,22 @@ def test_a_file_of_settings_with_credentials_is_a_mistake(
     assert "data.store must hold no credentials" in err
 
 
-def test_a_promotion_is_not_mirrored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_promotion_is_not_backed_up(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan = make_sweep("promotion-00000001", kind="promote")
-    code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "mirror"))
+    code, _, err = run(capsys, "resume", plan.id, "--backup", str(tmp_path / "backup"))
     assert (code, "or of a training or an ablation that is resumed, but promotion-00000001 is a promotion" in err) == (
         2,
         True,
     )
-    assert not (tmp_path / "mirror").exists()
+    assert not (tmp_path / "backup").exists()
+
+
+def test_the_former_name_of_backup_is_accepted_with_a_note(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan = make_sweep("promotion-00000001", kind="promote")
+    code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "backup"))
+    assert (code, "note: --mirror is deprecated, use --backup." in err, "Leave --backup out" in err) == (2, True, True)
+    code, _, err = run(capsys, "resume", plan.id, "--mirror", "/a", "--backup", "/b")
+    assert (code, "give only --backup" in err) == (2, True)
+    _, out, _ = run(capsys, "resume", "--help")
+    assert "--backup" in out
+    assert "--mirror" not in out

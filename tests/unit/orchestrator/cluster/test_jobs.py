@@ -244,7 +244,7 @@ def test_doctor_is_followed_and_exits_as_its_job_does(
             ("sweep", "digits", "--storage", "checkpoints"),
             "--storage of a submitted verb must be a URI or an absolute path",
         ),
-        (("sweep", "digits", "--mirror=./mirror"), "--mirror of a submitted verb must be"),
+        (("sweep", "digits", "--backup=./backup"), "--backup of a submitted verb must be"),
         (("browse",), "submit must be given a verb that runs by itself, but got browse"),
         (("cluster", "up"), "but got cluster"),
     ],

@@ -189,3 +189,10 @@ def test_a_message_is_written_without_its_passwords(path: Path) -> None:
     write(path, started(0), ended(0, "FAILED", "ERROR", "no answer from s3://key:hunter2@bucket/x"))
     assert replay(path).records[0].message == "no answer from s3://key:***@bucket/x"
     assert "hunter2" not in path.read_text()
+
+
+def test_a_backup_is_read_under_its_former_name(path: Path) -> None:
+    write(path, DRIVER | {"mirror": "s3://bucket/sweeps"})
+    assert replay(path).backup == "s3://bucket/sweeps"
+    write(path, DRIVER | {"backup": "s3://other/sweeps"})
+    assert replay(path).backup == "s3://other/sweeps"

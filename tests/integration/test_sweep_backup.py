@@ -1,4 +1,4 @@
-"""The machine of a driver is lost: another one, with an empty home, goes on from the mirror."""
+"""The machine of a driver is lost: another one, with an empty home, goes on from the backup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.sweep.driver import FINISHED, resume
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.lease import end_orphans
 from orchestrator.sweep_folder.records import TrialState
-from orchestrator.sweep_folder.restore import rebuild_sweep
+from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.trivial_run import TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks
 
@@ -30,11 +30,11 @@ def count_epochs(sweep_id: str = ID) -> int:
     return sum(event["event"] == "epoch_reported" for event in follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0])
 
 
-def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror, storage = tmp_path / "mirror", tmp_path / "checkpoints"
+def test_an_empty_head_goes_on_from_the_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup, storage = tmp_path / "backup", tmp_path / "checkpoints"
     command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--no-tracking", "--trials", "5", "--epochs", "8"]
     driver = subprocess.Popen(
-        [*command, "--mirror", str(mirror), "--storage", str(storage)], cwd=ROOT, start_new_session=True
+        [*command, "--backup", str(backup), "--storage", str(storage)], cwd=ROOT, start_new_session=True
     )
     lost_home = sweep_dir(ID)
     try:
@@ -52,7 +52,7 @@ def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "elsewhere"))
     said: list[str] = []
-    assert rebuild_sweep(str(mirror), say=said.append) == (ID, str(mirror))
+    assert restore_sweep(str(backup), say=said.append) == (ID, str(backup))
     copied = follow(sweep_dir(ID) / JOURNAL_FILE)[0]
     assert copied == before[: len(copied)]
     assert said == []
@@ -60,15 +60,15 @@ def test_an_empty_head_goes_on_from_the_mirror(tmp_path: Path, monkeypatch: pyte
         ID, allow_changed=True, show_progress=False, hooks=trivial_hooks(TrivialRuns(epoch_s=0.05), tracking=False)
     )
     assert outcome.state == FINISHED
-    assert outcome.mirror_problem is None
+    assert outcome.backup_problem is None
     events = follow(sweep_dir(ID) / JOURNAL_FILE)[0]
     epochs = Counter((event["trial"], event["epoch"]) for event in events if event["event"] == "epoch_reported")
     assert max(epochs.values()) == 1
     for record in outcome.records:
         assert record.ended
         assert (record.state is TrialState.COMPLETE) == (record.last_epoch == 8)
-    # The mirror went on with it: a third machine finds it finished.
-    assert [event for event in events if event["event"] == "driver_started"][-1]["mirror"] == str(mirror)
+    # The backup went on with it: a third machine finds it finished.
+    assert [event for event in events if event["event"] == "driver_started"][-1]["backup"] == str(backup)
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "third"))
-    rebuild_sweep(str(mirror))
+    restore_sweep(str(backup))
     assert follow(sweep_dir(ID) / JOURNAL_FILE)[0] == events
