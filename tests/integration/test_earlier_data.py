@@ -1,0 +1,120 @@
+"""What an earlier version wrote still opens: sweep folders, MLflow's store, a prepared dataset, a backup, a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.tracking.tracker import sync
+from tests.kit.program import run
+
+pytestmark = pytest.mark.slow
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "earlier"
+WRITTEN_AT = "/tmp/fixture/home"
+SWEEP, PROMOTION, STOPPED = "old-4ac7ce58", "old-promote-35969cf6", "stopped-a5112872"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(FIXTURE / "earlier.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def earlier(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a copy of the earlier home, as if it had always been there; return the folder above it."""
+    folder = tmp_path / "earlier"
+    shutil.copytree(unpacked, folder)
+    # MLflow stores absolute paths.
+    with sqlite3.connect(folder / "home" / "mlflow.db") as database:
+        moved = (f"file://{WRITTEN_AT}", (folder / "home").as_uri())
+        database.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", moved)
+        database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", moved)
+        database.execute("UPDATE model_versions SET source = replace(source, ?, ?)", moved)
+        database.execute("UPDATE model_versions SET storage_location = replace(storage_location, ?, ?)", moved)
+    database.close()
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(folder / "home"))
+    return folder
+
+
+def read_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_the_sweeps_are_listed(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {row["sweep"]: (row["kind"], row["state"]) for row in read_json(capsys, "status", "--all")}
+    assert found == {
+        SWEEP: ("sweep", "FINISHED"),
+        PROMOTION: ("promote", "FINISHED"),
+        STOPPED: ("sweep", "INTERRUPTED"),
+    }
+
+
+def test_the_leaderboard_is_what_it_was(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = json.loads((FIXTURE / "leaderboard.json").read_text(encoding="utf-8"))
+    assert read_json(capsys, "leaderboard", SWEEP) == expected
+
+
+def test_the_promoted_model_scores_what_it_scored(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = json.loads((FIXTURE / "evaluate.json").read_text(encoding="utf-8"))
+    # The scenes are made first, which is said on stderr.
+    code, out, err = run(capsys, "evaluate", "digits", "--split", "val", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-3)
+
+
+def test_mlflow_lacks_nothing_and_gets_nothing_twice(earlier: Path) -> None:
+    count = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM metrics), (SELECT count(*) FROM params)"
+    with sqlite3.connect(earlier / "home" / "mlflow.db") as database:
+        before = database.execute(count).fetchone()
+        assert sync(SWEEP)
+        assert sync(PROMOTION)
+        assert database.execute(count).fetchone() == before
+    database.close()
+
+
+def test_the_prepared_dataset_is_ready(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = read_json(capsys, "data", "list")
+    assert (row["name"], row["state"], row["num_classes"]) == ("pets", "ready", 3)
+    assert row["data_hash"] == "3f5a16b94af627a51d8b91034c4fa84f7d773efdc43a6f2c45d2035ad23d43b6"
+    assert run(capsys, "data", "stats", "pets")[0] == 0
+
+
+def test_a_plan_can_be_trained_again(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = read_json(capsys, "train", "--from", f"{SWEEP}/2", "--dry-run")
+    params = json.loads((FIXTURE / "leaderboard.json").read_text(encoding="utf-8"))["rows"][0]["params"]
+    assert params.items() <= planned["base"].items()
+
+
+@pytest.mark.ray
+def test_an_interrupted_sweep_goes_on_from_its_backup(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commit differs, and so does the machine: the refusal says so, and --allow-changed goes on to the end."""
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "new"))
+    backup = str(earlier / "backup")
+    code, _, err = run(capsys, "resume", "--from", backup)
+    assert (code, "--allow-changed" in err) == (2, True), err
+    code, _, err = run(capsys, "resume", STOPPED, "--allow-changed", "--json")
+    assert code == 0, err
+    summary = read_json(capsys, "status", STOPPED)
+    assert (summary["state"], sum(summary["trials"].values())) == ("FINISHED", 6)
+
+
+def test_a_bundle_opens(earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.results.bundle import unpack_bundle
+
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "new"))
+    assert unpack_bundle(earlier / "old.bundle.zip") == SWEEP
