@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from training.metrics import VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import VAL_MAP, VAL_OBSERVED_MAP
 
 
 class SelectBy(StrEnum):

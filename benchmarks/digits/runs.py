@@ -46,7 +46,7 @@ from training.config.run import PLACE_KEYS, Scalar, TrainConfig
 from training.inference.evaluation import evaluate_test
 from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
-from training.metrics import (
+from training.metric_names import (
     TRAIN_REJECTION_LIFT,
     TRAIN_REJECTION_PRECISION,
     TRAIN_REJECTION_RECALL,

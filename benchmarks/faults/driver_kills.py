@@ -34,7 +34,7 @@ from orchestrator.sweep_folder.lease import find_processes
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.tracking.runs import TRIAL_TAG
 from orchestrator.tracking.store import make_client
-from training.metrics import EPOCH, VAL_MAP
+from training.metric_names import EPOCH, VAL_MAP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -36,7 +36,7 @@ from orchestrator.home import HOME_VARIABLE
 from orchestrator.sweep_folder.records import Cause, TrialState
 from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.mlflow_service import MlflowService
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 RESULTS = Path(__file__).parents[1] / "results" / "faults.md"
 _MANY_EPOCHS = 400

@@ -21,7 +21,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
 from orchestrator.tracking.store import make_client
 from tests.kit.trivial_run import RESUMED_FROM
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180.0

@@ -22,7 +22,7 @@ from orchestrator.planning.plan import make_train_plan
 from orchestrator.planning.sweep_plan import trial_config
 from search_spaces.schema import load_space
 from training.loop.run import TrainingRun
-from training.metrics import TIME_EPOCH_S, TIME_EVAL_S
+from training.metric_names import TIME_EPOCH_S, TIME_EVAL_S
 from training.preparation import prepare
 
 _GROUPS = {

@@ -19,7 +19,7 @@ from orchestrator.sweep_folder.journal import SweepState
 from orchestrator.sweep_folder.records import Cause, TrialRecord
 from orchestrator.tracking.runs import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS, StoredRun
 from orchestrator.tracking.store import find_logged_sweep, tracking_uri
-from training.metrics import EPOCH
+from training.metric_names import EPOCH
 from training.selection import Protocol, epoch_metric
 
 _OURS, _PROVENANCE = "orchestrator.", "provenance."

@@ -19,7 +19,7 @@ from orchestrator.home import SPOOL_DIR, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep_folder.journal import SweepState, follow
 from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState, best
-from training.metrics import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
+from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
 from training.selection import epoch_metric
 
 PARENT_TAG = "mlflow.parentRunId"

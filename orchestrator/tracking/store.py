@@ -23,7 +23,7 @@ from orchestrator.home import PLAN_FILE, artifacts_dir, home
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import redact
 from orchestrator.tracking.runs import NUM_TRIALS_TAG, SWEEP_TAG, Point, StoredRun
-from training.metrics import EPOCH
+from training.metric_names import EPOCH
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -21,7 +21,7 @@ from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, Trial
 from orchestrator.trials.search import Pruner, make_proposer
 from training.config.run import Scalar
 from training.loop.early_stopping import was_stopped
-from training.metrics import TIME_EPOCH_S
+from training.metric_names import TIME_EPOCH_S
 
 MAX_LOSSES = 10
 """So often in a row may the process of a trial die without a new epoch from it, under one driver; then the trial is

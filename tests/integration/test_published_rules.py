@@ -15,7 +15,7 @@ from tests.kit.scenes import prepare_tiny, tiny_config
 from training.inference.evaluation import evaluate_split
 from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
-from training.metrics import TRAIN_STOPPED, VAL_AVERAGE_GAIN, VAL_MAP
+from training.metric_names import TRAIN_STOPPED, VAL_AVERAGE_GAIN, VAL_MAP
 
 # 64 images in batches of 12: five whole ones and one of four.
 RULES: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ from search_spaces.ranges import Range
 from tests.kit import scenes
 from tests.kit.sweeps import journal_path
 from training.loop.checkpoint import CheckpointStore
-from training.metrics import TRAIN_STOPPED, VAL_AVERAGE_GAIN
+from training.metric_names import TRAIN_STOPPED, VAL_AVERAGE_GAIN
 from training.selection import Protocol, SelectBy
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

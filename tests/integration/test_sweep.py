@@ -26,7 +26,7 @@ from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 from training.config.run import TrainConfig
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from training.config.run import TrainConfig
 from training.errors import NonFiniteLossError
-from training.metrics import EPOCH, VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import EPOCH, VAL_MAP, VAL_OBSERVED_MAP
 
 RESUMED_FROM = "resumed_from"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.config.run import LoopConfig
-from training.metrics import TRAIN_STOPPED
+from training.metric_names import TRAIN_STOPPED
 
 
 def is_over(config: LoopConfig, epoch: int, value: float | None, best_epoch: int | None, best_value: float) -> bool:

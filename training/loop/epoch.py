@@ -22,7 +22,7 @@ from training.loop.optim import build_optimizer, build_schedule, guarded_step
 from training.loop.weight_average import WeightAverage
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput
-from training.metrics import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_LR
+from training.metric_names import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_LR
 
 
 class EpochLoop:

@@ -27,15 +27,8 @@ from training.loop.localisation import measure_localisation
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
 from training.methods.base import Sizes
 from training.methods.registry import build_method
-from training.metrics import (
-    EPOCH,
-    TIME_CHECKPOINT_S,
-    TIME_EPOCH_S,
-    TIME_EVAL_S,
-    TIME_TRAIN_S,
-    TRAIN_STOPPED,
-    compute_metrics,
-)
+from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_EPOCH_S, TIME_EVAL_S, TIME_TRAIN_S, TRAIN_STOPPED
+from training.metrics import compute_metrics
 from training.models.registry import build_model
 from training.seeding import seed_everything
 from training.selection import SelectBy, epoch_metric

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from training.metrics import VAL_AVERAGE_GAIN
+from training.metric_names import VAL_AVERAGE_GAIN
 from training.selection import SelectBy, epoch_metric
 
 

@@ -35,7 +35,7 @@ from training.data.batches import Batch
 from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, mean_part
 from training.methods.base import Method, Sizes, StepOutput
-from training.metrics import TRAIN_CLASS_PRIOR
+from training.metric_names import TRAIN_CLASS_PRIOR
 
 TAU = DELTA = 0.01
 

@@ -34,7 +34,7 @@ from training.config.methods import EmAplConfig
 from training.data.batches import Batch
 from training.losses import binary_entropy, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
-from training.metrics import TRAIN_PSEUDO_LABELLED_FRAC
+from training.metric_names import TRAIN_PSEUDO_LABELLED_FRAC
 
 UNKNOWN = -1.0
 

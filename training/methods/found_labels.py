@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from training.metrics import (
+from training.metric_names import (
     TRAIN_REJECTED_FRAC,
     TRAIN_REJECTION_LIFT,
     TRAIN_REJECTION_PRECISION,

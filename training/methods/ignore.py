@@ -38,7 +38,7 @@ from training.distributed import sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
-from training.metrics import (
+from training.metric_names import (
     TRAIN_AVERAGE_LOGIT_THRESHOLD,
     TRAIN_EMPTY_MASK_FRAC,
     TRAIN_GAP_THRESHOLD,

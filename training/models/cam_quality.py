@@ -22,7 +22,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from training.metrics import VAL_CAM_IOU, VAL_CENTRE_HIT_RATE, VAL_POINTING_HIT_RATE
+from training.metric_names import VAL_CAM_IOU, VAL_CENTRE_HIT_RATE, VAL_POINTING_HIT_RATE
 from training.models.cam import CamNormalisation, cam_mask, normalise_cam
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.metrics import VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import VAL_MAP, VAL_OBSERVED_MAP
 from training.selection import Protocol, SelectBy, choose_epoch, choose_value, epoch_metric
 
 METRICS = {

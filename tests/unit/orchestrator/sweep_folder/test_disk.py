@@ -17,7 +17,7 @@ from orchestrator.sweep_folder.journal import SweepState
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from tests.kit.sweeps import make_sweep
 from training.loop.checkpoint import CheckpointStore
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 
 def save(plan: SweepPlan, trial: int) -> None:

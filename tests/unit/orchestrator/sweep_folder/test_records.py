@@ -5,7 +5,7 @@ import math
 import pytest
 
 from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState, best, leaderboard
-from training.metrics import VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import VAL_MAP, VAL_OBSERVED_MAP
 from training.selection import Protocol, SelectBy
 
 CLEAN = Protocol()

@@ -22,7 +22,7 @@ from tests.kit.sweeps import make_sweep
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
 from training.errors import NonFiniteLossError, StepMemoryError
 from training.loop.memory import memory_figures
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 
 @pytest.fixture

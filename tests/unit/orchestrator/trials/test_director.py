@@ -20,7 +20,7 @@ from orchestrator.trials.director import MAX_LOSSES, Director
 from orchestrator.trials.search import Pruner
 from search_spaces.ranges import Range
 from tests.kit.sweeps import driver_started, epoch_reported, journal_path, make_sweep, trial_started, write_events
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 RANGES = {"method.spbc_weight": Range(type="float", low=0, high=2)}
 

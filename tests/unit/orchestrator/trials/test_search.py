@@ -14,7 +14,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.trials.search import GridProposer, OptunaProposer, Pruner, make_proposer
 from search_spaces.ranges import Range
 from tests.kit.sweeps import make_sweep
-from training.metrics import VAL_MAP
+from training.metric_names import VAL_MAP
 
 RANGES = {
     "method.spbc_weight": Range(type="float", low=0, high=2),

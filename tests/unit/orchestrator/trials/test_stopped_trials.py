@@ -16,7 +16,7 @@ from orchestrator.sweep_folder.records import Handout, TrialReport, TrialState, 
 from orchestrator.trials.director import Director
 from search_spaces.ranges import Range
 from tests.kit.sweeps import driver_started, journal_path, make_sweep
-from training.metrics import TRAIN_STOPPED, VAL_MAP
+from training.metric_names import TRAIN_STOPPED, VAL_MAP
 from training.selection import Protocol
 
 EPOCHS = 6

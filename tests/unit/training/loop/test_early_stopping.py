@@ -9,7 +9,7 @@ import pytest
 
 from training.config.run import LoopConfig
 from training.loop.early_stopping import is_over, was_stopped
-from training.metrics import TRAIN_STOPPED
+from training.metric_names import TRAIN_STOPPED
 
 
 def last_epoch(values: Sequence[float | None], **rules: Any) -> int | None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
-from training.metrics import VAL_AVERAGE_GAIN, VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import VAL_AVERAGE_GAIN, VAL_MAP, VAL_OBSERVED_MAP
 from training.selection import SelectBy
 
 YES, NO = torch.tensor(True), torch.tensor(False)

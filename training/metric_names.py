@@ -1,0 +1,40 @@
+"""Names of the metrics that a run reports for each epoch, written ``split/name``.
+
+Kept apart from :mod:`training.metrics` because the scheduler, the tracker and the command line need the names without
+paying for an import of torch.
+"""
+
+from __future__ import annotations
+
+EPOCH = "epoch"
+
+TRAIN_LOSS = "train/loss"
+TRAIN_LR = "train/lr"
+TRAIN_REJECTION_PRECISION = "train/rejection_precision"
+TRAIN_REJECTION_RECALL = "train/rejection_recall"
+TRAIN_REJECTION_LIFT = "train/rejection_lift"
+TRAIN_REJECTED_FRAC = "train/rejected_frac"
+TRAIN_GAP_THRESHOLD = "train/gap_threshold"
+TRAIN_AVERAGE_LOGIT_THRESHOLD = "train/average_logit_threshold"
+TRAIN_MASK_KEPT_FRAC = "train/mask_kept_frac"
+TRAIN_EMPTY_MASK_FRAC = "train/empty_mask_frac"
+TRAIN_PSEUDO_LABELLED_FRAC = "train/pseudo_labelled_frac"
+TRAIN_CLASS_PRIOR = "train/class_prior"
+# 1 in the last epoch of a run that a stopping rule ended early (training.loop.early_stopping); absent in all others.
+TRAIN_STOPPED = "train/stopped"
+
+VAL_MAP = "val/mAP"
+VAL_OBSERVED_MAP = "val/observed_mAP"
+# How well class activation maps find the objects on a fixed part of val, where boxes are known
+# (training.models.cam_quality).
+VAL_POINTING_HIT_RATE = "val/pointing_hit_rate"
+VAL_CENTRE_HIT_RATE = "val/centre_hit_rate"
+VAL_CAM_IOU = "val/cam_iou"
+# Percentage points by which the averaged weights beat the trained ones (training.loop.weight_average).
+VAL_AVERAGE_GAIN = "val/average_gain"
+
+TIME_EPOCH_S = "time/epoch_s"
+TIME_DATA_S = "time/data_s"
+TIME_TRAIN_S = "time/train_s"
+TIME_EVAL_S = "time/eval_s"
+TIME_CHECKPOINT_S = "time/checkpoint_s"
