@@ -16,6 +16,7 @@ from orchestrator.cli import app as cli
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import data as cli_data
 from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from search_spaces.schema import load_space, shipped_spaces
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def test_entry_point_is_there() -> None:
 def test_shipped_space_can_be_planned_and_says_what_it_is(name: str) -> None:
     space = load_space(name)
     for method in space.methods:
-        plan = make_plan(space, method=method, num_cpus=8, num_gpus=1)
+        plan = make_plan(PlanRequest(space, method=method, num_cpus=8, num_gpus=1))
         assert plan.num_trials >= 1
     for word in ("Paper:", "Cost:", "Expected:", f"orchestrator sweep {name}"):
         assert word in space.header

@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.digits.table import Checked, Result, count_runs, render_report
-from orchestrator.planning.plan import make_train_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import trial_config
 from search_spaces.schema import SearchSpace, load_space
 from training.config.run import PLACE_KEYS, Scalar, TrainConfig
@@ -138,7 +139,9 @@ class Run:
             "data.draw_seed": self.seed,
             "loop.seed": self.seed,
         }
-        return trial_config(make_train_plan(_load(row.space), method=row.label, overrides=row.settings | seeds), {})
+        return trial_config(
+            make_plan(PlanRequest(_load(row.space), kind="train", method=row.label, overrides=row.settings | seeds)), {}
+        )
 
     @property
     def settings_hash(self) -> str:

@@ -18,7 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step.report import BATCH_NORM, CONVOLUTION, Row, device_name
 from benchmarks.step.variants import CHANNELS_LAST, STRAIGHT, WARMUP_EPOCHS, Size, build_step
-from orchestrator.planning.plan import make_train_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import trial_config
 from search_spaces.schema import load_space
 from training.loop.run import TrainingRun
@@ -51,7 +52,7 @@ def measure_digits(num_epochs: int = 3) -> Row:
     """Profile epochs after the first for each group's milliseconds an epoch; then, without the profiler, evaluation's
     share of as many.
     """
-    config = trial_config(make_train_plan(load_space("digits"), method="ignore", overrides={}), {})
+    config = trial_config(make_plan(PlanRequest(load_space("digits"), kind="train", method="ignore", overrides={})), {})
     prepare(config.data)
     run = TrainingRun(config)
     run.train_epoch()

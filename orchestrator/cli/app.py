@@ -16,6 +16,7 @@ from orchestrator.cli import data as cli_data
 from orchestrator.cli import max_batch as cli_probe
 from orchestrator.cli import models as cli_models
 from orchestrator.cli import results as cli_results
+from orchestrator.cli import resume as cli_resume
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli import tools as cli_tools
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR, SubmitInstead
@@ -27,8 +28,8 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "sweep": (cli_sweep.sweep, "orchestrator sweep digits --trials 12 --set method.warmup_epochs=2"),
     "status": (cli_results.status, "orchestrator status"),
     "leaderboard": (cli_results.leaderboard, "orchestrator leaderboard digits-0a1b2c3d --csv > leaderboard.csv"),
-    "resume": (cli_sweep.resume, "orchestrator resume digits-0a1b2c3d"),
-    "extend": (cli_sweep.extend, "orchestrator extend digits-0a1b2c3d --trials +12"),
+    "resume": (cli_resume.resume, "orchestrator resume digits-0a1b2c3d"),
+    "extend": (cli_resume.extend, "orchestrator extend digits-0a1b2c3d --trials +12"),
     "train": (cli_sweep.train, "orchestrator train digits --method em --set optim.lr=1e-3"),
     "ablate": (cli_sweep.ablate, "orchestrator ablate digits --seeds 3"),
     "promote": (cli_models.promote, "orchestrator promote digits-0a1b2c3d --seeds 3"),

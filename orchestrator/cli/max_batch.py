@@ -47,11 +47,14 @@ def max_batch(
     optim.batch_size.
     """
     from orchestrator.planning.data_fit import check_data
-    from orchestrator.planning.plan import make_train_plan, parse_overrides
+    from orchestrator.planning.plan import make_plan
+    from orchestrator.planning.request import PlanRequest, parse_overrides
     from orchestrator.planning.sweep_plan import trial_config
 
     _check_device(device, limit_gib)
-    planned = make_train_plan(space, method=method, overrides=parse_overrides(settings or []), recipe=recipe)
+    planned = make_plan(
+        PlanRequest(space, kind="train", method=method, overrides=parse_overrides(settings or []), recipe=recipe)
+    )
     check_data(planned)
     config = trial_config(planned, {})
     print_note(f"taking steps of {planned.method} at {config.data.image_size} px ...")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.output import print_note
 from orchestrator.errors import UserError
 
 EXIT_FAILURE = 1
@@ -36,6 +37,25 @@ def check_address(address: str | None) -> str | None:
     if address.startswith(("http://", "https://")):
         raise SubmitInstead
     return address
+
+
+def check_places(storage: str | None, backup: str | None, mirror: str | None = None) -> str | None:
+    """Refuse places with credentials, and return the backup's place as every machine would name it.
+
+    Args:
+        storage, backup: As given.
+        mirror: The backup under the flag's former name.
+    """
+    from orchestrator.uris import absolute_uri, require_no_credentials
+
+    if mirror is not None:
+        print_note("note: --mirror is deprecated. Use --backup.")
+        if backup not in (None, mirror):
+            raise UserError("--mirror is the former name of --backup. Give only --backup.")
+        backup = mirror
+    require_no_credentials("--storage", storage)
+    require_no_credentials("--backup", backup)
+    return None if backup is None else absolute_uri(backup)
 
 
 SpaceArgument = Annotated[

@@ -136,7 +136,7 @@ def _ask_nodes(address: str, space: str | None, storage: str | None, settings: l
     from dataclasses import asdict
 
     from orchestrator.cluster.doctor import diagnose_nodes
-    from orchestrator.planning.plan import parse_overrides
+    from orchestrator.planning.request import parse_overrides
 
     reports, machines = diagnose_nodes(address, space, storage, parse_overrides(settings))
     if json:

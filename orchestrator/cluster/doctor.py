@@ -31,6 +31,7 @@ from orchestrator.datasets.listing import list_prepared
 from orchestrator.datasets.prepared import EMBEDDED, IMAGE_DATASETS, list_stores, prepare_command
 from orchestrator.home import HOME_VARIABLE, data_dir, home
 from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.provenance import read_build
 from orchestrator.redaction import redact
 from orchestrator.uris import require_no_credentials
@@ -95,7 +96,7 @@ def diagnose_nodes(
     require_no_credentials("--storage", storage)
     stores, model, problems = list_stores(), None, {}
     if space is not None:
-        base = make_plan(space, overrides=overrides, num_cpus=1, num_gpus=0).base
+        base = make_plan(PlanRequest(space, overrides=overrides or {}, num_cpus=1, num_gpus=0)).base
         problems = _find_missing_store(base)
         stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}
         # Weights that are made beside the scenes are made on the node.

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home, list_sweeps, sweep_dir, sweeps_dir
-from orchestrator.planning.plan import make_promotion_plan
+from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.run_config import render_config
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
 from orchestrator.promotion.model_card import render_card

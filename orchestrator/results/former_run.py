@@ -7,7 +7,8 @@ from pathlib import Path
 
 from orchestrator.errors import UserError
 from orchestrator.home import find_sweep, home, sweep_dir
-from orchestrator.planning.plan import make_rerun_plan
+from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
@@ -16,37 +17,24 @@ from training.config.run import Scalar
 _SUFFIXES = (".yaml", ".yml")
 
 
-def plan_rerun(
-    source: str,
-    *,
-    epochs: int | None = None,
-    overrides: Mapping[str, Scalar] | None = None,
-    name: str | None = None,
-    storage: str | None = None,
-) -> SweepPlan:
-    """Plan one training with the settings of a YAML file, an MLflow run or a trial.
+def plan_rerun(request: PlanRequest) -> SweepPlan:
+    """Plan one training with the settings of ``request.source``: a YAML file, an MLflow run or a trial.
 
-    Args:
-        source: A file, from the current folder or else from the home (as a promoted winner's is named), an MLflow run
-            id, or ``SWEEP/TRIAL``.
-        epochs, overrides, name, storage: As for :func:`orchestrator.planning.plan.make_plan`.
+    A file is looked for in the current folder, then in the home, as the file of a promoted winner is named.
 
     Raises:
-        UserError: There is no such file or run, or a flag is at fault.
-        SpaceError: The file is at fault.
+        UserError: The file or run does not exist, or a flag has a mistake.
+        SpaceError: The file has a mistake.
     """
+    source = request.source
+    assert source is not None
     file = _find_file(source)
     if source.endswith(_SUFFIXES) or file.is_file():
-        return make_rerun_plan(
-            read_config(file), source=source, epochs=epochs, overrides=overrides, name=name, storage=storage
-        )
+        return make_rerun_plan(request, FormerRun(read_config(file), source))
     sweep_id, trial = find_trial(source)
     plan = load_plan(sweep_id)
-    run = f"{sweep_id}/{trial}"
     config = trial_config(plan, _trial_params(sweep_id, trial)).flatten()
-    return make_rerun_plan(
-        config, source=run, like=plan, parent=run, epochs=epochs, overrides=overrides, name=name, storage=storage
-    )
+    return make_rerun_plan(request, FormerRun(config, f"{sweep_id}/{trial}", plan))
 
 
 def _find_file(source: str) -> Path:

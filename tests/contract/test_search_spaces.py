@@ -9,7 +9,9 @@ from functools import lru_cache
 
 import pytest
 
-from orchestrator.planning.plan import make_plan, make_promotion_plan, make_train_plan
+from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, count_points, trial_config
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 
@@ -79,12 +81,12 @@ def load(space: str) -> SearchSpace:
 
 @lru_cache
 def plan(space: str, method: str) -> SweepPlan:
-    return make_plan(load(space), method=method, num_cpus=8, num_gpus=1)
+    return make_plan(PlanRequest(load(space), method=method, num_cpus=8, num_gpus=1))
 
 
 @lru_cache
 def published(space: str, method: str) -> SweepPlan:
-    return make_plan(load(space), method=method, recipe="published", num_cpus=8, num_gpus=1)
+    return make_plan(PlanRequest(load(space), method=method, recipe="published", num_cpus=8, num_gpus=1))
 
 
 def methods_of(space: str) -> list[str]:
@@ -135,7 +137,7 @@ def test_every_start_point_is_a_run_within_its_ranges(space: str, method: str) -
 
 @pytest.mark.parametrize(("space", "method"), EACH)
 def test_every_method_trains_and_is_promoted(space: str, method: str) -> None:
-    trained = make_train_plan(load(space), method=method)
+    trained = make_plan(PlanRequest(load(space), kind="train", method=method))
     assert trained.base == {**plan(space, method).base, **plan(space, method).start_from[0]}
     promoted = make_promotion_plan(plan(space, method), plan(space, method).start_from[0], seeds=2)
     assert len({trial_config(promoted, point).loop.seed for point in promoted.start_from}) == 2

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from benchmarks.faults.cluster import FaultCluster
-from orchestrator.planning.plan import make_promotion_plan
+from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.writable import find_obstacle, require_writable
@@ -59,5 +60,7 @@ def test_sweep_that_cannot_write_leaves_nothing(
 ) -> None:
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(UserError, match=variable):
-        run_sweep(make_plan("digits", trials=1), show_progress=False, hooks=Hooks(make_tracker=make_no_tracker))
+        run_sweep(
+            make_plan(PlanRequest("digits", trials=1)), show_progress=False, hooks=Hooks(make_tracker=make_no_tracker)
+        )
     assert list(home.iterdir()) == []

@@ -255,7 +255,7 @@ def test_a_promotion_is_not_backed_up(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_the_former_name_of_backup_is_accepted_with_a_note(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan = make_sweep("promotion-00000001", kind="promote")
     code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "backup"))
-    assert (code, "note: --mirror is deprecated, use --backup." in err, "Leave --backup out" in err) == (2, True, True)
+    assert (code, "note: --mirror is deprecated. Use --backup." in err, "Leave --backup out" in err) == (2, True, True)
     code, _, err = run(capsys, "resume", plan.id, "--mirror", "/a", "--backup", "/b")
     assert (code, "give only --backup" in err) == (2, True)
     _, out, _ = run(capsys, "resume", "--help")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.page import render_plan
-from orchestrator.planning.plan import make_plan, make_promotion_plan, make_train_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.schema import load_space
 
@@ -15,7 +17,7 @@ DIGITS = load_space("digits")
 
 
 def plan(**changes: Any) -> SweepPlan:
-    return make_plan(DIGITS, num_cpus=2, num_gpus=0, **changes)
+    return make_plan(PlanRequest(DIGITS, num_cpus=2, num_gpus=0, **changes))
 
 
 def row(made: SweepPlan, name: str) -> str | None:
@@ -57,7 +59,7 @@ def test_every_setting_is_on_the_page_once() -> None:
     for made in (
         plan(),
         plan(overrides={"method.cam_threshold": 0.5}),
-        make_train_plan(DIGITS),
+        make_plan(PlanRequest(DIGITS, kind="train")),
         make_promotion_plan(plan(), plan().start_from[0], seeds=1),
     ):
         text = "\n".join(render_plan(made))
@@ -83,7 +85,7 @@ def test_promotion_shows_where_it_comes_from_and_each_run() -> None:
 
 
 def test_gpus_are_named_where_there_are_any() -> None:
-    assert row(make_plan("voc", num_cpus=8, num_gpus=2), "a trial takes") == "1 worker x 4 CPU + 1 GPU"
+    assert row(make_plan(PlanRequest("voc", num_cpus=8, num_gpus=2)), "a trial takes") == "1 worker x 4 CPU + 1 GPU"
 
 
 def test_lines_fit_a_screen() -> None:

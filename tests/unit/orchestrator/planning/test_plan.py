@@ -12,16 +12,11 @@ import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import create_sweep, list_sweeps
-from orchestrator.planning.plan import (
-    make_ablation_plan,
-    make_plan,
-    make_promotion_plan,
-    make_rerun_plan,
-    make_train_plan,
-    parse_overrides,
-)
+from orchestrator.planning.follow_up import FormerRun, make_promotion_plan, make_rerun_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest, parse_overrides
 from orchestrator.planning.run_config import read_config
-from orchestrator.planning.sweep_plan import Resources, SweepPlan, load_plan, trial_config
+from orchestrator.planning.sweep_plan import Kind, Resources, SweepPlan, load_plan, trial_config
 from search_spaces.ranges import Range
 from search_spaces.reader import SpaceError
 from search_spaces.schema import load_space
@@ -41,7 +36,7 @@ Make = Callable[..., SweepPlan]
 
 
 def plan(**changes: Any) -> SweepPlan:
-    return make_plan(DIGITS, **{"num_cpus": 2, "num_gpus": 0, **changes})
+    return make_plan(PlanRequest(DIGITS, **{"num_cpus": 2, "num_gpus": 0, **changes}))
 
 
 @pytest.fixture
@@ -52,7 +47,7 @@ def edited(tmp_path: Path) -> Make:
         assert old in DIGITS_TEXT
         path = tmp_path / "mine.yaml"
         path.write_text(DIGITS_TEXT.replace(old, new, 1), encoding="utf-8")
-        return make_plan(path, **{"num_cpus": 2, "num_gpus": 0, **changes})
+        return make_plan(PlanRequest(path, **{"num_cpus": 2, "num_gpus": 0, **changes}))
 
     return make
 
@@ -121,23 +116,21 @@ class TestSweep:
             plan(storage="s3://key:secret@bucket/x")
         assert "secret" not in str(caught.value)
 
-    @pytest.mark.parametrize("make", [make_plan, make_train_plan, make_ablation_plan])
-    def test_space_with_credentials_is_refused_by_its_line(
-        self, make: Callable[[Path], SweepPlan], tmp_path: Path
-    ) -> None:
+    @pytest.mark.parametrize("kind", ["sweep", "train", "ablate"])
+    def test_space_with_credentials_is_refused_by_its_line(self, kind: Kind, tmp_path: Path) -> None:
         path = tmp_path / "mine.yaml"
         path.write_text(DIGITS_TEXT + "# data.store: s3://key:hunter2@bucket/x\n", encoding="utf-8")
         with pytest.raises(
             UserError, match=r"mine.yaml:\d+: a line must hold no credentials, but got # data.store: s3://key:\*\*\*@"
         ) as caught:
-            make(path)
+            make_plan(PlanRequest(path, kind=kind))
         assert "hunter2" not in str(caught.value)
 
     def test_store_that_was_remembered_with_credentials_is_refused(self, home: Path) -> None:
         (home / "data").mkdir()
         (home / "data" / "voc.json").write_text('{"uri": "s3://key:hunter2@bucket/voc"}')
         with pytest.raises(UserError, match="data.store must hold no credentials") as caught:
-            make_plan("voc")
+            make_plan(PlanRequest("voc"))
         assert "hunter2" not in str(caught.value)
 
     def test_folder_for_checkpoints_does_not_depend_on_where_one_stands(
@@ -150,7 +143,7 @@ class TestSweep:
     def test_sweep_of_a_file_is_called_after_it(self, tmp_path: Path) -> None:
         path = tmp_path / "my space.yaml"
         path.write_text(DIGITS_TEXT, encoding="utf-8")
-        made = make_plan(path)
+        made = make_plan(PlanRequest(path))
         assert (made.name, made.space) == ("my-space", str(path))
 
     def test_published_protocol_runs_the_first_point_once(self, edited: Make) -> None:
@@ -189,7 +182,8 @@ class TestGrace:
 
     def test_shorter_one_is_refused_with_its_reason(self, edited: Make) -> None:
         with pytest.raises(
-            SpaceError, match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*does not exist"
+            SpaceError,
+            match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*says nothing about",
         ):
             edited("grace_epochs: null", "grace_epochs: 9")
         assert edited("grace_epochs: null", "grace_epochs: 10").grace_epochs == 10
@@ -232,7 +226,9 @@ class TestGrace:
         ("method", "what"), [("em_apl", "pseudo-labelling"), ("crisp", "its own risk"), ("splc", "correction")]
     )
     def test_what_a_warmup_comes_before_is_named_as_the_method_has_it(self, method: str, what: str) -> None:
-        notes = make_train_plan(DIGITS, method=method, overrides={"method.warmup_epochs": 3}, epochs=3).notes
+        notes = make_plan(
+            PlanRequest(DIGITS, kind="train", method=method, overrides={"method.warmup_epochs": 3}, epochs=3)
+        ).notes
         assert notes[-1] == f"{what} never starts in this run, whose warm-up is 3 epochs or more"
 
     def test_rungs_grow_by_the_reduction_factor(self) -> None:
@@ -246,7 +242,7 @@ class TestConcurrency:
 
     @pytest.mark.parametrize(("gpus", "trials"), [(0, 1), (1, 1), (4, 4)])
     def test_it_is_what_the_gpus_carry(self, gpus: int, trials: int) -> None:
-        assert make_plan("voc", num_cpus=64, num_gpus=gpus).concurrency == trials
+        assert make_plan(PlanRequest("voc", num_cpus=64, num_gpus=gpus)).concurrency == trials
 
     def test_gpu_that_is_shared_carries_several(self, edited: Make) -> None:
         assert edited("gpus_per_worker: 0", "gpus_per_worker: 0.5", num_cpus=8, num_gpus=2).concurrency == 4
@@ -281,18 +277,18 @@ class TestNotes:
         assert not any("TPE" in note for note in plan(trials=3, epochs=12).notes)
 
     def test_training_that_is_cut_is_a_taste_and_speaks_of_no_search(self) -> None:
-        made = make_train_plan(DIGITS, epochs=3, overrides={"data.num_train": "400"})
+        made = make_plan(PlanRequest(DIGITS, kind="train", epochs=3, overrides={"data.num_train": "400"}))
         assert made.notes == (
             "a taste, not a result: 3 of 20 epochs, data.num_train 400 of 1500",
             "rejection never starts in this run, whose warm-up is 3 epochs or more",
         )
-        assert make_train_plan(DIGITS).notes == ()
+        assert make_plan(PlanRequest(DIGITS, kind="train")).notes == ()
 
     def test_former_configuration_that_is_cut_is_a_taste(self) -> None:
-        base = make_train_plan(DIGITS).base
-        cut = make_rerun_plan(base, source="f", epochs=12)
+        base = make_plan(PlanRequest(DIGITS, kind="train")).base
+        cut = make_rerun_plan(PlanRequest(epochs=12), FormerRun(base, "f"))
         assert cut.notes == ("a taste, not a result: 12 of 20 epochs",)
-        assert make_rerun_plan(base, source="f").notes == ()
+        assert make_rerun_plan(PlanRequest(), FormerRun(base, "f")).notes == ()
 
     def test_start_points_that_are_not_run_are_counted(self, edited: Make) -> None:
         second = "    start_from:\n      - {method.cam_threshold: 0.6}\n"
@@ -314,7 +310,7 @@ class TestTrialConfig:
 
 class TestTrain:
     def test_it_is_the_first_start_point(self) -> None:
-        made = make_train_plan(DIGITS)
+        made = make_plan(PlanRequest(DIGITS, kind="train"))
         assert (made.kind, made.name, made.num_trials, made.ranges, made.start_from) == (
             "train",
             "digits-train",
@@ -326,18 +322,20 @@ class TestTrain:
         assert (made.scheduler, made.num_points) == ("none", 1)
 
     def test_set_wins_over_the_start_point(self) -> None:
-        made = make_train_plan(DIGITS, overrides={"method.cam_threshold": ".7"}, epochs=3, method="ignore", name="mine")
+        made = make_plan(
+            PlanRequest(
+                DIGITS, kind="train", overrides={"method.cam_threshold": ".7"}, epochs=3, method="ignore", name="mine"
+            )
+        )
         assert (made.base["method.cam_threshold"], made.epochs, made.name) == (0.7, 3, "mine")
 
     def test_method_is_chosen(self) -> None:
-        assert make_train_plan(DIGITS, method="em").base["method.entropy_weight"] == 0.2
+        assert make_plan(PlanRequest(DIGITS, kind="train", method="em")).base["method.entropy_weight"] == 0.2
 
     def test_run_is_trained_again_as_it_was(self) -> None:
         sweep = plan(method="ignore_oracle")
         config = trial_config(sweep, sweep.start_from[0]).flatten()
-        made = make_rerun_plan(
-            config, source=f"{sweep.id}/0", like=sweep, parent=f"{sweep.id}/0", overrides={"loop.seed": "5"}
-        )
+        made = make_rerun_plan(PlanRequest(overrides={"loop.seed": "5"}), FormerRun(config, f"{sweep.id}/0", sweep))
         assert made.base == {**config, "loop.seed": 5}
         assert (made.kind, made.method, made.parent, made.protocol) == (
             "train",
@@ -348,19 +346,23 @@ class TestTrain:
         assert (made.name, made.dataset, made.start_from) == ("digits-train", "digits", ({},))
 
     def test_its_text_is_a_file_that_trains_the_same_again(self, tmp_path: Path) -> None:
-        first = make_rerun_plan(make_train_plan(DIGITS).base, source="x/0")
+        first = make_rerun_plan(PlanRequest(), FormerRun(make_plan(PlanRequest(DIGITS, kind="train")).base, "x/0"))
         path = tmp_path / "run.yaml"
         path.write_text(first.space_text, encoding="utf-8")
-        assert make_rerun_plan(read_config(path), source=str(path)).base == first.base
+        assert make_rerun_plan(PlanRequest(), FormerRun(read_config(path), str(path))).base == first.base
 
     def test_protocol_follows_the_epoch_that_the_file_asks_for(self) -> None:
-        base = make_train_plan(DIGITS).base
+        base = make_plan(PlanRequest(DIGITS, kind="train")).base
         assert (
-            str(make_rerun_plan({**base, "loop.select_epoch_by": "observed-val"}, source="f").protocol)
+            str(
+                make_rerun_plan(
+                    PlanRequest(), FormerRun({**base, "loop.select_epoch_by": "observed-val"}, "f")
+                ).protocol
+            )
             == "observed-val x observed-val"
         )
         assert (
-            str(make_rerun_plan(base, source="f", overrides={"loop.select_epoch_by": "last"}).protocol)
+            str(make_rerun_plan(PlanRequest(overrides={"loop.select_epoch_by": "last"}), FormerRun(base, "f")).protocol)
             == "clean-val x last"
         )
 
@@ -415,7 +417,7 @@ class TestFile:
             load_plan("a-00000001")
 
     def test_what_a_plan_leaves_out_has_its_default(self) -> None:
-        made = make_train_plan(DIGITS)
+        made = make_plan(PlanRequest(DIGITS, kind="train"))
         plain = json.loads(made.to_json())
         for key in ("epoch_s", "time_limit_s", "parent"):
             del plain[key]
@@ -440,7 +442,7 @@ class TestOverrides:
             parse_overrides([assignment])
 
     def test_key_given_twice_is_refused(self) -> None:
-        with pytest.raises(UserError, match=r"optim.lr=1 and optim.lr=2"):
+        with pytest.raises(UserError, match="--set gives optim.lr twice: 1 and 2"):
             parse_overrides(["optim.lr=1", "optim.lr=2"])
 
 
@@ -448,7 +450,7 @@ def test_planning_imports_nothing_heavy() -> None:
     heavy = "torch", "ray", "optuna", "mlflow", "numpy", "rich"
     code = (
         "import sys, orchestrator.planning.plan as p, orchestrator.planning.page as t; "
-        "t.render_plan(p.make_plan('digits')); "
+        "t.render_plan(p.make_plan(p.PlanRequest('digits'))); "
     )
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import UserError
+from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.page import render_plan
-from orchestrator.planning.plan import make_plan, make_promotion_plan, make_train_plan
+from orchestrator.planning.plan import make_plan
 from orchestrator.planning.recipe import FREE_KEYS
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import change_config
 from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.reader import SpaceError
@@ -65,7 +67,7 @@ def space(tmp_path: Path) -> Any:
 
 
 def published(loaded: Any, method: str = "em_apl", **flags: Any) -> SweepPlan:
-    return make_plan(loaded, method=method, recipe="published", num_cpus=4, num_gpus=0, **flags)
+    return make_plan(PlanRequest(loaded, method=method, recipe="published", num_cpus=4, num_gpus=0, **flags))
 
 
 def page(plan: SweepPlan) -> str:
@@ -74,7 +76,7 @@ def page(plan: SweepPlan) -> str:
 
 def test_without_the_flag_the_recipe_is_common_and_nothing_published_is_in_it(space: Any) -> None:
     for recipe in (None, "common"):
-        plan = make_plan(space(), method="em_apl", recipe=recipe, num_cpus=4, num_gpus=0)
+        plan = make_plan(PlanRequest(space(), method="em_apl", recipe=recipe, num_cpus=4, num_gpus=0))
         assert plan.base["loop.recipe"] == "common"
         assert (plan.epochs, plan.base["optim.head_lr_multiplier"], plan.base["loop.patience_epochs"]) == (25, 10, None)
         assert set(plan.ranges) == {"optim.lr", "optim.batch_size", "method.entropy_weight"}
@@ -119,15 +121,21 @@ def test_a_grid_cannot_be_trained_once(space: Any) -> None:
         UserError,
         match="--recipe published of an_ls must be swept: its authors chose optim.lr, optim.batch_size on valid",
     ):
-        make_train_plan(space(), method="an_ls", recipe="published")
-    fixed = make_train_plan(
-        space(), method="an_ls", recipe="published", overrides={"optim.lr": "1e-4", "optim.batch_size": "8"}
+        make_plan(PlanRequest(space(), kind="train", method="an_ls", recipe="published"))
+    fixed = make_plan(
+        PlanRequest(
+            space(),
+            kind="train",
+            method="an_ls",
+            recipe="published",
+            overrides={"optim.lr": "1e-4", "optim.batch_size": "8"},
+        )
     )
     assert (fixed.base["optim.lr"], fixed.base["loop.recipe"]) == (1e-4, "custom")
 
 
 def test_training_and_promotion_keep_the_recipe(space: Any) -> None:
-    trained = make_train_plan(space(), method="em_apl", recipe="published")
+    trained = make_plan(PlanRequest(space(), kind="train", method="em_apl", recipe="published"))
     assert (trained.base["loop.recipe"], trained.epochs) == ("published", 10)
     promoted = make_promotion_plan(published(space()), {}, seeds=2)
     assert promoted.base["loop.recipe"] == "published"
@@ -140,12 +148,12 @@ def test_a_method_without_published_settings_names_those_that_have_some(space: A
     assert "--recipe must be common for wan" in str(caught.value)
     assert str(caught.value).endswith("It has them of em_apl, an_ls.")
     with pytest.raises(UserError, match="It has them of no method"):
-        make_plan("digits", recipe="published")
+        make_plan(PlanRequest("digits", recipe="published"))
 
 
 def test_another_recipe_is_refused(space: Any) -> None:
     with pytest.raises(UserError, match="--recipe must be common or published, but got --recipe=paper"):
-        make_plan(space(), recipe="paper")
+        make_plan(PlanRequest(space(), recipe="paper"))
 
 
 class TestChanged:
@@ -175,7 +183,7 @@ class TestChanged:
 
     def test_the_name_cannot_be_set(self, space: Any) -> None:
         with pytest.raises(UserError, match=r"--set must not change loop\.recipe"):
-            make_plan(space(), method="wan", overrides={"loop.recipe": "published"})
+            make_plan(PlanRequest(space(), method="wan", overrides={"loop.recipe": "published"}))
         with pytest.raises(UserError, match=r"--set must not change loop\.recipe"):
             change_config(TrainConfig().flatten(), {"loop.recipe": "published"})
 
@@ -214,7 +222,7 @@ class TestFaultyFile:
 
     def test_keys_of_the_block_are_checked_whether_it_is_used_or_not(self, space: Any) -> None:
         with pytest.raises(SpaceError, match=r"mine\.yaml:19: loop\.patience .* Did you mean"):
-            make_plan(space("loop.patience_epochs: 0", "loop.patience: 0"), method="em_apl", num_cpus=1)
+            make_plan(PlanRequest(space("loop.patience_epochs: 0", "loop.patience: 0"), method="em_apl", num_cpus=1))
 
     def test_length_of_the_common_recipe_stays_in_the_budget(self, space: Any) -> None:
         message = self.fault(

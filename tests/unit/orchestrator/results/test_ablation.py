@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.planning.page import render_plan
-from orchestrator.planning.plan import make_ablation_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.promote import promote
 from orchestrator.results.ablation import tabulate_ablation
@@ -36,7 +37,7 @@ VARIANTS = (
 
 
 def make(**changes: Any) -> SweepPlan:
-    return make_ablation_plan("digits", num_cpus=2, num_gpus=0, **changes)
+    return make_plan(PlanRequest("digits", kind="ablate", num_cpus=2, num_gpus=0, **changes))
 
 
 def test_every_variant_is_run_with_every_seed_and_differs_in_what_it_leaves_out() -> None:
@@ -58,7 +59,7 @@ def test_every_variant_is_run_with_every_seed_and_differs_in_what_it_leaves_out(
 
 @pytest.mark.parametrize("space", ["voc", "coco_q2l", "folder"])
 def test_any_space_has_its_table(space: str) -> None:
-    plan = make_ablation_plan(space, num_cpus=8, num_gpus=1)
+    plan = make_plan(PlanRequest(space, kind="ablate", num_cpus=8, num_gpus=1))
     assert plan.variants == VARIANTS
     assert plan.num_trials == 21
     assert SweepPlan.from_json(plan.to_json()) == plan
@@ -72,7 +73,7 @@ def test_what_set_fixes_holds_for_all_variants() -> None:
 
 
 def test_a_method_without_variants_is_a_mistake() -> None:
-    with pytest.raises(UserError, match="--method must have variants in search_spaces/digits.yaml .*, but em has none"):
+    with pytest.raises(UserError, match="search_spaces/digits.yaml has no variants of em to compare it with"):
         make(method="em")
     with pytest.raises(UserError, match="--seeds must be at least 1"):
         make(seeds=0)

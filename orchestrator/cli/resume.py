@@ -1,0 +1,117 @@
+"""The verbs that continue a sweep: resume, extend."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.models import finish_promotion
+from orchestrator.cli.options import (
+    AddressOption,
+    AllowChangedOption,
+    FormerBackupOption,
+    JsonOption,
+    StealLeaseOption,
+    SweepArgument,
+    check_places,
+)
+from orchestrator.cli.outcome import finish_sweep
+from orchestrator.cli.output import print_note
+from orchestrator.errors import UserError
+
+
+def resume(
+    sweep: SweepArgument = None,
+    address: AddressOption = None,
+    allow_changed: AllowChangedOption = False,
+    steal_lease: StealLeaseOption = False,
+    backup: Annotated[
+        str | None,
+        typer.Option(
+            "--backup",
+            metavar="URI",
+            help="Copy the journal there from now on; by default where it was. Not a promotion's.",
+        ),
+    ] = None,
+    mirror: FormerBackupOption = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="URI", help="A backup: go on in a home that has nothing of the sweep.", show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Go on with what was stopped or killed.
+
+    A sweep, a training, an ablation or a promotion; finished epochs are not run again.
+    """
+    from orchestrator.home import find_sweep
+
+    started = time.monotonic()
+    backup = check_places(None, backup, mirror)
+    if source is None:
+        found = find_sweep(sweep)
+    else:
+        from orchestrator.sweep_folder.restore import restore_sweep
+        from orchestrator.uris import absolute_uri
+
+        found, copied = restore_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
+        backup = backup or copied
+    from orchestrator.planning.sweep_plan import load_plan
+    from orchestrator.sweep.driver import resume as resume_sweep
+
+    if load_plan(found).kind == "promote":
+        if backup is not None:
+            raise UserError(
+                f"--backup must be of a sweep, or of a training or an ablation that is resumed, but {found} is a "
+                f"promotion: what it "
+                f"decides and registers is not in its journal alone. Leave --backup out; a promotion that is lost is "
+                f"made again by "
+                f"`orchestrator promote`."
+            )
+        from orchestrator.promotion.promote import resume_promotion
+
+        resumed = resume_promotion(
+            found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, say=print_note
+        )
+        finish_promotion(resumed, started, json)
+        return
+    outcome = resume_sweep(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, backup=backup)
+    finish_sweep(outcome, started, json)
+
+
+def extend(
+    sweep: SweepArgument = None,
+    *,
+    trials: Annotated[str, typer.Option("--trials", metavar="+N", help="Trials to add.", show_default=False)],
+    address: AddressOption = None,
+    allow_changed: AllowChangedOption = False,
+    steal_lease: StealLeaseOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Add trials to a sweep.
+
+    What it has learnt so far is kept.
+    """
+    from orchestrator.home import find_sweep
+
+    started = time.monotonic()
+    found, increase = find_sweep(sweep, kinds={"sweep"}), _read_increase(trials)
+    from orchestrator.sweep.driver import extend as extend_sweep
+
+    finish_sweep(
+        extend_sweep(found, increase, address=address, allow_changed=allow_changed, steal_lease=steal_lease),
+        started,
+        json,
+    )
+
+
+def _read_increase(text: str) -> int:
+
+    digits = text.removeprefix("+")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise UserError(f"--trials must be how many to add, but got --trials={text}. For example: --trials +12")
+    return int(digits)

@@ -1,0 +1,102 @@
+"""Plans that continue former work: final runs of a sweep's winner, and one more training of given settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator.datasets.prepared import find_store
+from orchestrator.home import check_name
+from orchestrator.planning.page import make_rerun_notes
+from orchestrator.planning.plan import make_identity, require_settings_without_credentials
+from orchestrator.planning.request import PlanRequest
+from orchestrator.planning.run_config import change_config, render_config
+from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from training.config.run import Scalar
+from training.selection import Protocol, SelectBy
+
+# Far from the seeds of a sweep's trials, so that promoted runs never repeat one.
+_FIRST_FRESH_SEED = 1001
+# Leaves room for "-promote".
+_LONGEST_PROMOTED_NAME = 56
+
+
+@dataclass(frozen=True)
+class FormerRun:
+    """A run that is to be trained again.
+
+    Attributes:
+        config: Its complete settings under dotted keys.
+        source: Where they come from, for people: a file, or ``SWEEP/TRIAL``.
+        plan: The plan it was a trial of, if it was one; the new plan keeps its method label, protocol and resources.
+    """
+
+    config: Mapping[str, Scalar]
+    source: str
+    plan: SweepPlan | None = None
+
+
+def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
+    """Plan one training of given settings, as ``--set`` and ``--epochs`` change them.
+
+    Raises:
+        UserError: A flag has a mistake.
+    """
+    request.check_counts()
+    config, like = former.config, former.plan
+    # The former run may have read its data elsewhere, or on another machine; data that is prepared here comes first.
+    at_home = find_store(str(config["data.name"]))
+    config_here = config if at_home is None else {**config, "data.store": at_home}
+    base = require_settings_without_credentials(change_config(config_here, request.overrides, request.epochs))
+    dataset, select_epoch_by = str(base["data.name"]), SelectBy(str(base["loop.select_epoch_by"]))
+    select_config_by = SelectBy.CLEAN_VAL if select_epoch_by is SelectBy.LAST else select_epoch_by
+    plan = SweepPlan(
+        **make_identity("train", replace(request, kind="train").choose_name(dataset)),
+        space=former.source,
+        space_text=render_config(base),
+        dataset=dataset,
+        method=like.method if like else str(base["method.name"]),
+        base=base,
+        protocol=Protocol(like.protocol.select_config_by if like else select_config_by, select_epoch_by),
+        resources=replace(like.resources, workers=1) if like else Resources(),  # one trial runs in one actor
+        storage=request.storage_uri,
+        parent=former.source if like else None,
+    )
+    return replace(plan, notes=make_rerun_notes(plan, int(config["loop.epochs"] or 0)))
+
+
+def make_promotion_plan(
+    plan: SweepPlan, params: Mapping[str, Scalar], *, seeds: int = 3, workers: int = 1, storage: str | None = None
+) -> SweepPlan:
+    """Plan the final runs of a sweep's winner: at full length, one per fresh training seed, one after the other.
+
+    Args:
+        plan: The sweep.
+        params: The winner's.
+        seeds: Number of runs.
+        workers: Ray Train workers of a run; each takes what a worker of the sweep took.
+        storage: Folder or URI for checkpoints; None is the promotion's own folder.
+
+    Raises:
+        UserError: ``seeds`` or ``workers`` is less than 1.
+    """
+    request = PlanRequest(seeds=seeds, workers=workers, storage=storage)
+    request.check_counts()
+    first = int(plan.base["loop.seed"] or 0) + _FIRST_FRESH_SEED
+    gpus = plan.resources.gpus_per_worker
+    return replace(
+        plan,
+        **make_identity("promote", check_name(f"{plan.name[:_LONGEST_PROMOTED_NAME]}-promote")),
+        ranges={},
+        start_from=tuple({**params, "loop.seed": first + run} for run in range(seeds)),
+        num_trials=seeds,
+        concurrency=1,
+        scheduler="none",
+        # NCCL does not let two ranks share a GPU.
+        resources=replace(plan.resources, workers=workers, gpus_per_worker=gpus if workers == 1 else math.ceil(gpus)),
+        storage=request.storage_uri,
+        notes=(),
+        parent=plan.id,
+        time_limit_s=None,
+    )

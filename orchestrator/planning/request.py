@@ -1,0 +1,115 @@
+"""What a user asks of ``plan``, ``sweep``, ``train`` and ``ablate``, as one frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.errors import UserError
+from orchestrator.home import check_name, clean_name
+from orchestrator.planning.sweep_plan import Kind
+from orchestrator.uris import absolute_uri, require_no_credentials
+from search_spaces.schema import SearchSpace, load_space
+from training.config.run import Scalar
+
+# The least value of each flag that counts something.
+_LEAST = {"--trials": 1, "--concurrency": 1, "--seeds": 1, "--workers": 1, "--startup-trials": 0, "--seed": 0}
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a user asks for; a field that is None takes the search space's value.
+
+    Attributes:
+        space: A shipped name, a YAML file, or a loaded space; None for a training of ``source``.
+        kind: ``sweep``, ``train`` (one run, no search) or ``ablate`` (a method with and without each of its parts).
+        source: What ``train --from`` names: a YAML file of settings, an MLflow run id, or ``SWEEP/TRIAL``.
+        method: Label of a method block.
+        recipe: ``common`` (or None): the space's own settings; ``published``: the method's published settings, or the
+            whole grid from which its authors chose, at full length.
+        trials, epochs, startup_trials: In place of the space's budget.
+        concurrency: Trials at a time; None means as many as the CPUs and GPUs can hold.
+        seed: Seed of the search; the training seed is ``loop.seed``.
+        seeds: Training seeds of each variant of an ablation, or of a promotion.
+        workers: Ray Train workers of a final run.
+        overrides: ``--set``: dotted key -> value; text is read as YAML reads it. An overridden key is not searched.
+        name: In place of the space's name. :func:`orchestrator.home.require_free_name` checks that it is free.
+        storage: Folder or URI for checkpoints; None is the sweep's own folder.
+        num_cpus, num_gpus: What there is to run on; None means what this machine has.
+    """
+
+    space: str | Path | SearchSpace | None = None
+    kind: Kind = "sweep"
+    source: str | None = None
+    method: str | None = None
+    recipe: str | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    startup_trials: int | None = None
+    concurrency: int | None = None
+    seed: int | None = None
+    seeds: int = 3
+    workers: int = 1
+    overrides: Mapping[str, Scalar] = field(default_factory=dict)
+    name: str | None = None
+    storage: str | None = None
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+
+    def check_counts(self) -> None:
+        """Check every flag that counts something.
+
+        Raises:
+            UserError: A value is too small.
+        """
+        for flag, least in _LEAST.items():
+            value = getattr(self, flag.removeprefix("--").replace("-", "_"))
+            if value is not None and value < least:
+                raise UserError(f"{flag} must be at least {least}, but got {flag}={value}.")
+
+    def load_space(self) -> SearchSpace:
+        """Return the search space.
+
+        Raises:
+            SpaceError: The file does not exist or is not a search space.
+        """
+        assert self.space is not None
+        return self.space if isinstance(self.space, SearchSpace) else load_space(self.space)
+
+    def choose_name(self, default: str) -> str:
+        """Return the name of the sweep: the user's, else one made from the default, ``digits-train`` for a training.
+
+        Raises:
+            UserError: The user's name has characters that a path, a URL or ``SWEEP/TRIAL`` cannot hold.
+        """
+        suffix = "" if self.kind == "sweep" else f"-{self.kind}"
+        return check_name(f"{clean_name(default)}{suffix}" if self.name is None else self.name)
+
+    @property
+    def storage_uri(self) -> str | None:
+        """Where checkpoints go; a folder by its absolute path, because ``resume`` may start in another folder.
+
+        Raises:
+            UserError: It contains credentials.
+        """
+        require_no_credentials("--storage", self.storage)
+        return None if self.storage is None else absolute_uri(self.storage)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
+    """Parse ``--set key=value ...``; values stay text until their key is known.
+
+    Raises:
+        UserError: The ``=``, the key or the value is missing, a key occurs twice, or a URI contains credentials.
+    """
+    overrides: dict[str, Scalar] = {}
+    for assignment in assignments:
+        key, _, value = (part.strip() for part in assignment.partition("="))
+        if not key or not value:
+            raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
+        require_no_credentials(f"--set {key}", value)
+        if key in overrides:
+            raise UserError(f"--set gives {key} twice: {overrides[key]} and {value}. Leave one out.")
+        overrides[key] = value
+    return overrides
