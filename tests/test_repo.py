@@ -166,3 +166,20 @@ def test_no_module_has_grown_past_what_one_thing_needs() -> None:
         path for package in ("orchestrator", "training", "search_spaces") for path in (ROOT / package).rglob("*.py")
     ]
     assert [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
+
+
+PRIVATE_RAY = re.compile(
+    r"\bray\.[\w.]*\b_\w|\bfrom ray import _|\bray\._|\bray\.dashboard\.modules\b|\bprint_to_stdstream\b"
+)
+"""A module of Ray that starts with an underscore, anywhere in its path, or one that Ray does not document."""
+
+
+def test_only_ray_compat_touches_private_names_of_ray() -> None:
+    allowed = {"orchestrator/ray_compat.py", "tests/unit/orchestrator/test_ray_compat.py", "tests/test_repo.py"}
+    found = []
+    for folder in ("orchestrator", "training", "search_spaces", "benchmarks", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            found += [f"{name}:{number}" for number, line in lines if name not in allowed and PRIVATE_RAY.search(line)]
+    assert found == []

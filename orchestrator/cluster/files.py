@@ -4,7 +4,6 @@ here.
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from orchestrator import ray_compat
 from orchestrator.cluster.token import ensure_token
 from orchestrator.errors import OrchestratorError, UserError
 
@@ -70,19 +70,17 @@ def read_cluster(config: Path) -> dict[str, Any]:
 
 
 def check_schema(document: Mapping[str, Any], name: str) -> None:
-    """Check a cluster file as ``ray up`` does. The one place that knows Ray's private functions for it.
+    """Check a cluster file as ``ray up`` does.
 
     Raises:
         UserError: Ray refuses it.
     """
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     # It comments on files that are all right, on the terminal and by logging.
     said, level = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with redirect_stdout(said), redirect_stderr(said):
-            validate_config(prepare_config(copy.deepcopy(dict(document))))
+            ray_compat.check_cluster_schema(document)
     except Exception as error:  # of jsonschema, click, Ray and Python, as the fault may be
         where = ".".join(map(str, getattr(error, "absolute_path", ())))
         message = str(getattr(error, "message", error))

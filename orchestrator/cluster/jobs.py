@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import orchestrator
 import search_spaces
 import training
+from orchestrator import ray_compat
 from orchestrator.cluster.session import quieten
 from orchestrator.cluster.token import use_token
 from orchestrator.durable import write_whole
@@ -311,14 +311,10 @@ def _calling(address: str) -> Iterator[JobSubmissionClient]:
     quieten()
     use_token()
     import requests
-    from ray.dashboard.modules import dashboard_sdk
-    from ray.dashboard.modules.job import sdk
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in (dashboard_sdk, sdk):
-        module.logger.setLevel(logging.WARNING)  # they set their own, lower than that of their parent
-    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+    ray_compat.quieten_job_client()
     hidden = {name: os.environ.pop(name) for name in _OVERRIDES if name in os.environ}
     try:
         yield JobSubmissionClient(address)

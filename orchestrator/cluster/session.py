@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
 from orchestrator.cluster.token import protect_token, use_token
 from orchestrator.errors import OrchestratorError
@@ -107,12 +108,12 @@ def start_ray(
         warnings.simplefilter("ignore")
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
-        ray.init(**options)
+        context: Any = ray.init(**options)
         # Filters of warnings are the process's, not the thread's: left earlier, they would be back in the middle of an
         # import.
         importing.join()
     if address is None:
-        _note_session(folder)
+        _note_session(folder, context.address_info["session_dir"])
 
 
 @contextmanager
@@ -174,13 +175,9 @@ def stop_ray() -> None:
     _remove_session(Path(folder))
 
 
-def _note_session(folder: Path) -> None:
+def _note_session(folder: Path, session: str) -> None:
     """Write down which folder Ray has made; a driver that is killed leaves both."""
-    from ray._private import worker
-
-    node = worker.global_worker.node
-    assert node is not None, "Ray was started in this process"
-    (folder / _SESSION_FILE).write_text(node.get_session_dir_path(), encoding="utf-8")
+    (folder / _SESSION_FILE).write_text(session, encoding="utf-8")
 
 
 def _remove_session(folder: Path) -> None:
@@ -209,16 +206,4 @@ def _logging_to(log_file: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING)
-    _log_errors_of_raylets(logger)
-
-
-def _log_errors_of_raylets(logger: logging.Logger) -> None:
-    """Log what raylets tell the driver (a worker died), which Ray prints on stdout whatever it is
-    told about logging.
-    """
-    from ray._private import worker
-
-    def log(data: dict[str, Any], ignore_prefix: bool) -> None:
-        logger.warning("\n".join(data["lines"]))
-
-    worker.print_to_stdstream = log
+    ray_compat.redirect_raylet_messages(lambda lines: logger.warning("\n".join(lines)))

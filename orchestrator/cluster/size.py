@@ -12,6 +12,7 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from orchestrator import ray_compat
 from orchestrator.cluster.session import joined
 
 
@@ -36,9 +37,8 @@ def grown_resources() -> dict[str, int]:
     file that the autoscaler reads. That file is on the head, which is where submitted verbs run.
     """
     import ray
-    from ray._private.state import state
 
-    most = state.get_max_resources_from_cluster_config() or _most_of_autoscaler(ray.get_runtime_context().gcs_address)
+    most = ray_compat.read_operator_limits() or _most_of_autoscaler(ray.get_runtime_context().gcs_address)
     # Ray reports "no limit" as the largest integer, which is no size to plan with.
     return {name: count for name, count in most.items() if 0 < count < sys.maxsize}
 

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator import ray_compat
 from orchestrator.errors import UserError
 
 
@@ -20,10 +21,8 @@ def use_token() -> None:
     """Turn on token authentication in this process if there is a token and ``RAY_AUTH_MODE`` is not set."""
     if os.environ.get("RAY_AUTH_MODE") is None and (os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()):
         os.environ["RAY_AUTH_MODE"] = "token"
-        from ray import _raylet
-
         # Ray read the variable when it was imported, which may have been before this line.
-        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        ray_compat.reload_environment()
 
 
 def ensure_token() -> Path:

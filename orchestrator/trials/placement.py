@@ -11,19 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.tune import PlacementGroupFactory
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from orchestrator.home import trial_name
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import Handout
-
-if TYPE_CHECKING:
-    from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
 
 OVERSEER_BYTES = 512 * 1024**2
 """Memory that the actor asks for which watches over the workers of a trial. No CPU: that would cost a node the room of
@@ -98,40 +93,3 @@ class Undertaker:
         for name in self._until:
             self._remove(name)
         self._until = {name: until for name, until in self._until.items() if now < until}
-
-
-def make_named_trainer() -> Any:
-    """Return ``TorchTrainer`` with a further argument, ``group_name``, and without Ray Train's cleaner; torch is
-    imported here.
-    """
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-    from ray.train.v2._internal.execution.worker_group import worker_group
-
-    class Named(WorkerGroupCallback):
-        """In the controller's process, gives a name to the next reservation."""
-
-        def __init__(self, name: str) -> None:
-            self._name, self._count = name, 0
-
-        def before_worker_group_start(self, worker_group_context: WorkerGroupContext) -> None:
-            self._count += 1
-            vars(worker_group)["placement_group"] = partial(placement_group, name=f"{self._name}/{self._count}")
-
-    base: Any = TorchTrainer  # typed as the one of before V2
-
-    class NamedTrainer(base):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, group_name: str, **more: Any) -> None:
-            self._group_name = group_name
-            super().__init__(*arguments, **more)
-
-        def _create_default_callbacks(self) -> list[Any]:
-            kept = [
-                callback
-                for callback in super()._create_default_callbacks()
-                if not isinstance(callback, PlacementGroupCleanerCallback)
-            ]
-            return [*kept, Named(self._group_name)]
-
-    return NamedTrainer

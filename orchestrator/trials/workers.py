@@ -20,11 +20,12 @@ from ray.tune import PlacementGroupFactory
 
 from orchestrator.home import sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.ray_compat import make_named_trainer, worker_death_errors
 from orchestrator.sweep_folder.disk import checkpoint_uri
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT, MakeRun, describe_failure
 from orchestrator.trials.deaths import describe_death
-from orchestrator.trials.placement import group_name, make_named_trainer, remove_groups, request_resources
+from orchestrator.trials.placement import group_name, remove_groups, request_resources
 
 _POLL_S = 0.2
 _END_S = 20.0
@@ -233,10 +234,8 @@ def judge_end(failure: TrialReport | None, error: BaseException | None) -> Trial
 
 def _first_death(error: BaseException | None) -> BaseException | None:
     """Return what Ray says of the first worker whose process died; one that raised something says so itself."""
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
-
     failures = getattr(error, "worker_failures", {})
-    kinds = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+    kinds: tuple[type[Exception], ...] = (RayError, *worker_death_errors())
     return next((failures[rank] for rank in sorted(failures) if isinstance(failures[rank], kinds)), None)
 
 

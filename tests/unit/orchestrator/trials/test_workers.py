@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from orchestrator.ray_compat import worker_death_errors
 from orchestrator.sweep_folder.records import Cause, TrialReport
 from orchestrator.trials.workers import judge_end
 
 RAISED = WorkerGroupError("[Rank 0 Error Snippet]:\nValueError: said", {0: ValueError("said")})
 DIED = WorkerGroupError("[Rank 1 Error Snippet]:\nThe actor died.", {0: RuntimeError("gloo"), 1: ActorDiedError()})
-MEMORY = WorkerGroupError(
-    "", {1: WorkerHealthCheckFailedError("Task was killed due to the node running low on memory.", ValueError())}
-)
+FAILED_CHECK = worker_death_errors()[0]("Task was killed due to the node running low on memory.", ValueError())
+MEMORY = WorkerGroupError("", {1: FAILED_CHECK})
 
 
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.OOM, Cause.NAN])

@@ -1,0 +1,130 @@
+"""Gathers every private name of Ray that this project uses, so that a new Ray is checked in one place.
+
+Each was read in Ray 2.60, and says which public call is missing. The unit test of this module fails when one of them
+moves or changes its signature; a test of the repository fails when another module uses a private name.
+
+Ray is imported inside the functions: `orchestrator --help` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
+
+_PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
+
+
+def read_operator_limits() -> dict[str, int]:
+    """Return the resources that the joined cluster may grow to, as its operator reports them; empty if it does not.
+
+    ``ray.cluster_resources()`` knows only the nodes that are up. No public call returns what the autoscaler may add.
+    """
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config() or {}
+
+
+def reload_environment() -> None:
+    """Have Ray's core read its environment variables again.
+
+    It reads them once, at the import of ray. No public call sets the authentication mode after that.
+    """
+    from ray import _raylet
+
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]  # a Cython class without stubs
+
+
+def redirect_raylet_messages(take: Callable[[Sequence[str]], object]) -> None:
+    """Pass the lines that raylets send to the driver ("a worker died") to a function instead of printing them.
+
+    ``log_to_driver=False`` silences the workers' output, but not these lines, and they are printed rather than logged.
+    """
+    from ray._private import worker
+
+    def replacement(data: dict[str, Any], ignore_prefix: bool) -> None:
+        take(data["lines"])
+
+    worker.print_to_stdstream = replacement
+
+
+def check_cluster_schema(document: Mapping[str, Any]) -> None:
+    """Check a cluster file as ``ray up`` does before it starts anything.
+
+    The command line has no dry run, and the schema is not exported.
+
+    Raises:
+        Exception: Ray refuses the file; an error of jsonschema, click, Ray or Python, depending on the fault.
+    """
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(copy.deepcopy(dict(document))))
+
+
+def quieten_job_client() -> None:
+    """Limit the loggers of Ray's job client to warnings.
+
+    These modules set a level of their own, so the level of the logger "ray" does not reach them.
+    """
+    from ray.dashboard.modules import dashboard_sdk
+    from ray.dashboard.modules.job import sdk
+
+    for logger in (dashboard_sdk.logger, sdk.logger, logging.getLogger(_PACKAGING_LOGGER)):
+        logger.setLevel(logging.WARNING)
+
+
+def worker_death_errors() -> tuple[type[Exception], ...]:
+    """Return the errors with which Ray Train reports a worker whose process is gone or does not answer.
+
+    ``WorkerGroupError.worker_failures`` is public, but these classes in it are not exported.
+    """
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    return WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+
+def make_named_trainer() -> Any:
+    """Return a ``TorchTrainer`` that takes ``group_name``, the name of its placement groups; torch is imported here.
+
+    ``RunConfig`` and ``ScalingConfig`` cannot name the placement group of the workers, and without a name nobody can
+    give back the group of a controller that was killed. Ray Train's own cleaner is left out: it learns of a group only
+    once the workers run, and it needs the dashboard, which a local Ray does not start.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+    from ray.train.v2._internal.execution.worker_group import worker_group
+    from ray.util.placement_group import placement_group
+
+    class NameGroups(WorkerGroupCallback):
+        """Names the next placement group; runs in the controller's process."""
+
+        def __init__(self, name: str) -> None:
+            self._name, self._count = name, 0
+
+        def before_worker_group_start(self, worker_group_context: WorkerGroupContext) -> None:
+            self._count += 1
+            # WorkerGroup looks the function up in its module, and passes no name.
+            vars(worker_group)["placement_group"] = partial(placement_group, name=f"{self._name}/{self._count}")
+
+    base: Any = TorchTrainer  # its type is that of Ray Train V1
+
+    class NamedTrainer(base):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, group_name: str, **more: Any) -> None:
+            self._group_name = group_name
+            super().__init__(*arguments, **more)
+
+        def _create_default_callbacks(self) -> list[Any]:
+            kept = [
+                callback
+                for callback in super()._create_default_callbacks()
+                if not isinstance(callback, PlacementGroupCleanerCallback)
+            ]
+            return [*kept, NameGroups(self._group_name)]
+
+    return NamedTrainer

@@ -1,0 +1,117 @@
+"""Ray's private names are where Ray 2.60 has them, and do what we use them for."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.util.placement_group import placement_group
+
+from orchestrator import ray_compat
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_an_operators_limits_are_read_from_rays_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.state import state
+
+    assert parameters(state.get_max_resources_from_cluster_config) == []
+    for told, expected in (({"CPU": 8}, {"CPU": 8}), (None, {})):
+        monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda told=told: told)
+        assert ray_compat.read_operator_limits() == expected
+
+
+def test_the_environment_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
+
+    for word, mode in (("disabled", AuthenticationMode.DISABLED), ("token", AuthenticationMode.TOKEN)):
+        with monkeypatch.context() as environment:
+            environment.setenv("RAY_AUTH_MODE", word)
+            ray_compat.reload_environment()
+            assert get_authentication_mode() == mode
+    ray_compat.reload_environment()
+
+
+def test_messages_of_raylets_go_to_the_function_and_not_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import worker
+
+    assert parameters(worker.print_to_stdstream) == ["data", "ignore_prefix"]
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    taken: list[list[str]] = []
+    ray_compat.redirect_raylet_messages(lambda lines: taken.append(list(lines)))
+    worker.print_to_stdstream({"lines": ["a worker died"]}, ignore_prefix=False)
+    assert taken == [["a worker died"]]
+    assert capfd.readouterr() == ("", "")
+    # It is looked up in its module for every message: replacing it there is enough.
+    assert "print_to_stdstream(" in inspect.getsource(worker)
+
+
+def test_a_cluster_file_is_checked_by_rays_own_schema() -> None:
+    document: dict[str, Any] = {
+        "cluster_name": "a",
+        "provider": {"type": "local", "head_ip": "192.0.2.1", "worker_ips": ["192.0.2.2"]},
+        "auth": {"ssh_user": "someone"},
+    }
+    before = repr(document)
+    ray_compat.check_cluster_schema(document)
+    assert repr(document) == before, "Ray fills in its defaults in place"
+    with pytest.raises(Exception, match="'colour' was unexpected"):
+        ray_compat.check_cluster_schema({**document, "colour": "red"})
+
+
+def test_the_job_clients_loggers_are_limited_to_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.runtime_env import packaging
+    from ray.dashboard.modules import dashboard_sdk
+    from ray.dashboard.modules.job import sdk
+
+    # Ray gives the logger to packaging's functions; the module's own is the default.
+    assert packaging.default_logger.name == ray_compat._PACKAGING_LOGGER
+    loggers = [dashboard_sdk.logger, sdk.logger, packaging.default_logger]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.DEBUG)
+    ray_compat.quieten_job_client()
+    assert {logger.level for logger in loggers} == {logging.WARNING}
+
+
+def test_errors_of_dead_workers_are_exceptions_that_survive_pickling() -> None:
+    failed, timed_out = ray_compat.worker_death_errors()
+    assert issubclass(timed_out, Exception)
+    error = failed("the node ran low on memory", ValueError("inner"))
+    assert str(pickle.loads(pickle.dumps(error))).startswith("the node ran low on memory")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray Data sets its own old options
+def test_workers_reserve_under_the_name_and_rays_cleaner_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray import train
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.worker_group import worker_group
+
+    # What the patch rests on: the function is a global of this module, and is called there without a name.
+    module: Any = worker_group
+    assert module.placement_group is placement_group
+    assert "pg = placement_group(" in inspect.getsource(worker_group)
+    monkeypatch.setattr(worker_group, "placement_group", placement_group)
+    trainer = ray_compat.make_named_trainer()(
+        lambda: None,
+        scaling_config=train.ScalingConfig(num_workers=1),
+        run_config=train.RunConfig(name="a", storage_path=str(tmp_path)),
+        group_name="sweep/t0000/1",
+    )
+    callbacks = trainer._create_default_callbacks()
+    assert not any(isinstance(callback, PlacementGroupCleanerCallback) for callback in callbacks)
+    naming: Any = callbacks[-1]
+    for number in (1, 2):
+        naming.before_worker_group_start(None)
+        made = module.placement_group
+        assert made.func is placement_group
+        assert made.keywords == {"name": f"sweep/t0000/1/{number}"}
