@@ -1,4 +1,4 @@
-"""Which files of a folder are images, by their names. Light: looked at before a model is loaded."""
+"""Find the image files of a folder by their names; imports nothing heavy, so it can run before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def find_images(folder: Path) -> list[Path]:
     """Return every image below a folder, sorted.
 
     Raises:
-        ValueError: There is no folder, or no image in it.
+        ValueError: The folder does not exist, is a file, or holds no image.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -19,8 +19,6 @@ def find_images(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        others = f"{len(files)} file{'s' * (len(files) != 1)} of other kinds" if files else "nothing"
-        raise ValueError(
-            f"DIR must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), but got DIR={folder}, which holds {others}."
-        )
+        others = f"It holds {len(files)} other file{'s' * (len(files) != 1)}" if files else "It is empty"
+        raise ValueError(f"No images in DIR={folder}. {others}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return images

@@ -167,11 +167,18 @@ def predict(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .parquet or .csv file to write.")] = Path(
         "scores.parquet"
     ),
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option("--device", help="Where to compute; auto uses a GPU if there is one."),
+    ] = "auto",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Images to score at a time.")
+    ] = 64,
 ) -> None:
     """Score every image of a folder.
 
-    One row per image, one column of scores in 0-1 per class. Files that cannot be read are listed, and the exit code is
-    then 1.
+    Writes one row per image and one column of scores in 0-1 per class. Files that cannot be read are listed, and the
+    exit code is then 1.
     """
     from orchestrator.errors import UserError
     from training.image_files import find_images
@@ -181,11 +188,13 @@ def predict(
         find_images(folder)
     except ValueError as error:
         raise UserError(str(error)) from None
-    predictor = _load_predictor(model)
-    found = predictor.predict_folder(folder)
+    predictor = _load_predictor(model, device)
+    found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
         _write(found.table, out)
         print_line(f"{out}: {found.table.num_rows} images, {len(predictor.classes)} classes")
+        if found.file_column != "file":
+            print_note(f"A class is called file, so the file names are in the column {found.file_column}.")
     for broken in found.broken:
         print_note(f"{folder / broken.file}: {broken.reason}")
     if found.broken:
@@ -207,17 +216,17 @@ def _require_file(out: Path) -> None:
         raise UserError(f"--out must be a file that can be written, but got --out={out} ({obstacle}).")
 
 
-def _load_predictor(model: str) -> Predictor:
+def _load_predictor(model: str, device: Literal["auto", "cpu", "cuda"] = "cpu") -> Predictor:
     from orchestrator.errors import UserError
     from orchestrator.home import require_home
     from orchestrator.tracking.registry import find_model
-    from training.inference.predictor import Predictor
+    from training.inference.predictor import Predictor, choose_device
 
     require_home()
     folder = find_model(model)
     try:
-        return Predictor.load(folder)
-    except ValueError as error:  # no folder of a model
+        return Predictor.load(folder, choose_device(device))
+    except ValueError as error:  # not a model folder, or no GPU
         raise UserError(f"{error}.") from None
 
 

@@ -1,7 +1,7 @@
-"""A promoted model as files: safetensors + config + class names + a model card, and a small loader.
+"""Save a promoted model as plain files, load it again and score folders of images.
 
-Nothing is pickled. ``model.safetensors`` holds the weights, ``config.json`` the run's flat configuration and the pixel
-scale, ``classes.json`` the class names, ``README.md`` the card.
+A model folder holds ``model.safetensors`` (the weights), ``config.json`` (the run's flat configuration and the pixel
+scale), ``classes.json`` (the class names) and ``README.md`` (the model card). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -24,8 +24,11 @@ from training.data.transforms import to_pixels
 from training.data.views import PixelScale
 from training.image_files import find_images
 from training.inference.evaluation import restore_model
+from training.loop.arithmetic import set_arithmetic
 
-_BATCH = 64
+DeviceName = Literal["auto", "cpu", "cuda"]
+DEFAULT_BATCH_SIZE = 64
+FILE_COLUMN = "file"
 _UNREADABLE = (OSError, BadImageError)
 
 
@@ -39,26 +42,29 @@ class BrokenImage:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of a folder.
+    """The scores of a folder's images.
 
     Attributes:
-        table: ``file`` (relative to the folder) and one column of scores in 0-1 per class, sorted by file.
-        broken: The files that could not be read as images; the table lacks them.
+        table: One row per image, sorted by file: the column ``file_column`` holds its path relative to the folder, and
+            one column per class holds its score in 0-1.
+        broken: The files that could not be read as images; they have no row.
+        file_column: ``file``, or another name if a class is called ``file``; see :func:`choose_file_column`.
     """
 
     table: pa.Table
     broken: tuple[BrokenImage, ...]
+    file_column: str
 
 
 def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: PixelScale, card: str) -> None:
     """Write a model folder.
 
     Args:
-        folder: Made if absent.
-        config: Of the run.
-        state: What :meth:`training.loop.checkpoint.CheckpointStore.load_best` gives.
+        folder: Created if it does not exist.
+        config: Settings of the run.
+        state: The run's best weights, as returned by :meth:`training.loop.checkpoint.CheckpointStore.load_best`.
         scale: Normalisation of the run's dataset.
-        card: Markdown.
+        card: The model card, in Markdown.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in state["model"].items()}, folder / "model.safetensors")
@@ -73,61 +79,105 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
     (folder / "README.md").write_text(card)
 
 
+def choose_device(name: DeviceName) -> torch.device:
+    """Return the device to score on; ``auto`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: ``cuda`` was asked for and torch finds no GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("There is no CUDA GPU here that torch can use. Use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_file_column(classes: Sequence[str]) -> str:
+    """Return the name of the column that holds file names: ``file``, or ``image_file`` and so on if that is a class."""
+    name = FILE_COLUMN
+    while name in classes:
+        name = f"image_{name}"
+    return name
+
+
 class Predictor:
     """A loaded model.
 
     Attributes:
-        config: Of the run it comes from.
+        config: Settings of the run that trained it.
         classes: C names.
+        weights: The trained weights, on the CPU.
+        device: Where the model computes.
     """
 
     def __init__(
-        self, config: TrainConfig, classes: Sequence[str], weights: dict[str, Tensor], scale: PixelScale
+        self,
+        config: TrainConfig,
+        classes: Sequence[str],
+        weights: dict[str, Tensor],
+        scale: PixelScale,
+        device: torch.device | None = None,
     ) -> None:
         self.config, self.classes, self._scale = config, tuple(classes), scale
         self.weights = weights
-        self._model = restore_model(config, {"classes": list(classes), "model": weights}, torch.device("cpu"))
+        self.device = device or torch.device("cpu")
+        if self.device.type == "cuda":
+            # A GPU rounds convolutions to TF32 by default; score in the precision that the model was evaluated in.
+            set_arithmetic(config.loop)
+        self._model = restore_model(config, {"classes": list(classes), "model": weights}, self.device)
 
     @classmethod
-    def load(cls, folder: Path) -> Predictor:
+    def load(cls, folder: Path, device: torch.device | None = None) -> Predictor:
         """Load a folder that :func:`save_model` wrote.
 
+        Args:
+            folder: The model folder.
+            device: Where to compute; the CPU by default.
+
         Raises:
-            ValueError: It is no such folder.
+            ValueError: The folder lacks one of the files of a model.
         """
         missing = [
             name for name in ("model.safetensors", "config.json", "classes.json") if not (folder / name).is_file()
         ]
         if missing:
             raise ValueError(
-                f"model folder must hold model.safetensors, config.json and classes.json, but {folder} lacks "
-                f"{missing[0]}"
+                f"{folder} is not a model folder: it lacks {missing[0]}. A model folder holds model.safetensors, "
+                "config.json and classes.json"
             )
         described = json.loads((folder / "config.json").read_text())
         scale = PixelScale(torch.tensor(described["mean"]), torch.tensor(described["std"]))
         classes = json.loads((folder / "classes.json").read_text())
-        return cls(TrainConfig.from_flat(described["config"]), classes, load_file(folder / "model.safetensors"), scale)
+        config = TrainConfig.from_flat(described["config"])
+        return cls(config, classes, load_file(folder / "model.safetensors"), scale, device)
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """Return logits (N, C) of uint8 images (N, 3, H, W) at the model's image size."""
-        parts = [self._model(self._scale.normalise(part)).logits for part in images.split(_BATCH)]
+    def logits(self, images: Tensor, batch_size: int = DEFAULT_BATCH_SIZE) -> Tensor:
+        """Return logits (N, C), on the CPU, of uint8 images (N, 3, H, W) at the model's image size."""
+        parts = [
+            self._model(self._scale.normalise(part.to(self.device))).logits.float().cpu()
+            for part in images.split(batch_size)
+        ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
 
-    def predict_folder(self, folder: Path) -> Predictions:
+    def predict_folder(self, folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> Predictions:
         """Score every image below a folder.
 
+        Args:
+            folder: Searched with its sub-folders.
+            batch_size: Images that are read and scored at a time.
+
         Raises:
-            ValueError: There is no folder, or no image in it.
+            ValueError: The folder does not exist or holds no image.
         """
         files = find_images(folder)
         names: list[str] = []
         broken: list[BrokenImage] = []
         parts = [torch.zeros(0, len(self.classes))]
-        # A part at a time: a folder of originals need not fit into memory.
-        for start in range(0, len(files), _BATCH):
+        # Batch by batch, because a folder of originals need not fit into memory.
+        for start in range(0, len(files), batch_size):
             pixels = []
-            for path in files[start : start + _BATCH]:
+            for path in files[start : start + batch_size]:
                 name = str(path.relative_to(folder))
                 try:
                     pixels.append(self._read(path))
@@ -135,13 +185,16 @@ class Predictor:
                 except _UNREADABLE as error:
                     broken.append(BrokenImage(name, _describe(error)))
             if pixels:
-                parts.append(self.logits(torch.stack(pixels)).sigmoid())
-        scores = torch.cat(parts).numpy()
-        columns = {name: pa.array(scores[:, column], pa.float32()) for column, name in enumerate(self.classes)}
-        return Predictions(pa.table({"file": pa.array(names, pa.string())} | columns), tuple(broken))
+                parts.append(self.logits(torch.stack(pixels), batch_size).sigmoid())
+        return self._tabulate(names, torch.cat(parts), broken)
+
+    def _tabulate(self, names: list[str], scores: Tensor, broken: list[BrokenImage]) -> Predictions:
+        file_column = choose_file_column(self.classes)
+        columns = [pa.array(names, pa.string()), *(pa.array(column.numpy(), pa.float32()) for column in scores.T)]
+        return Predictions(pa.table(columns, names=[file_column, *self.classes]), tuple(broken), file_column)
 
     def _read(self, path: Path) -> Tensor:
-        # As a store reads what a model is trained on: upright, 16 bits scaled to 8.
+        # The same steps as for a store that a model is trained on: turned upright, 16 bits scaled to 8, resized.
         size = self.config.data.image_size
         return to_pixels(
             open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
@@ -33,7 +34,7 @@ from training import preparation
 from training.config.run import DataConfig, TrainConfig
 from training.data.views import PixelScale
 from training.inference import evaluation
-from training.inference.predictor import save_model
+from training.inference.predictor import Predictor, save_model
 from training.models.registry import build_model
 
 MODEL = "digits.resnet_cam.clean-val.clean-val.0b04361c"
@@ -80,15 +81,76 @@ def test_predict_writes_a_row_per_image_as_parquet_or_csv(
     assert [float(row["one"]) for row in rows] == pytest.approx(table["one"].to_pylist())
 
 
+def write_model(folder: Path, classes: list[str]) -> Path:
+    """Write the folder of an untrained model."""
+    flat = {"data.image_size": 40, "model.backbone": "digits/resnet12", "model.weights": "none"}
+    config = TrainConfig.from_flat(flat)
+    network, _ = build_model(config.model, len(classes), torch.device("cpu"))
+    state = {"model": network.state_dict(), "classes": classes, "epoch": 1}
+    save_model(folder, config, state, PixelScale(torch.zeros(3), torch.ones(3)), "a card")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_predict_keeps_the_file_names_of_a_class_called_file(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, suffix: str
+) -> None:
+    model = write_model(tmp_path / "model", ["file", "image_file", "other"])
+    out = tmp_path / f"scores.{suffix}"
+    code, _, err = run(capsys, "predict", str(model), str(images), "--out", str(out))
+    assert code == 0
+    assert "A class is called file, so the file names are in the column image_image_file." in err
+    table = pyarrow.csv.read_csv(out) if suffix == "csv" else pyarrow.parquet.read_table(out)
+    assert table.column_names == ["image_image_file", "file", "image_file", "other"]
+    assert table["image_image_file"].to_pylist() == ["blue.jpg", "red.png"]
+    assert all(0 < score < 1 for score in table["file"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("options", "has_gpu", "expected"),
+    [([], True, "cuda"), ([], False, "cpu"), (["--device", "cpu"], True, "cpu"), (["--device", "cuda"], True, "cuda")],
+)
+def test_predict_uses_a_gpu_if_there_is_one(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    options: list[str],
+    has_gpu: bool,
+    expected: str,
+) -> None:
+    chosen: list[str] = []
+    load = Predictor.load
+
+    def load_on_cpu(folder: Path, device: torch.device) -> Predictor:
+        chosen.append(device.type)
+        return load(folder)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(Predictor, "load", load_on_cpu)
+    code, _, _ = run(capsys, "predict", str(model), str(images), "--out", str(tmp_path / "scores.csv"), *options)
+    assert (code, chosen) == (0, [expected])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")
+def test_predict_without_the_gpu_that_was_asked_for_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path
+) -> None:
+    options = ("--out", str(tmp_path / "scores.csv"), "--device", "cuda")
+    code, _, err = run(capsys, "predict", str(model), str(images), *options)
+    assert (code, "There is no CUDA GPU here that torch can use. Use --device cpu." in err) == (2, True)
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a test fail that comes as far as a model."""
-    monkeypatch.setattr(cli_models, "_load_predictor", lambda model: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(cli_models, "_load_predictor", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
-    ("folder", "hint"), [("nowhere", "does not exist"), ("empty", "DIR must hold images"), ("red.png", "is a file")]
+    ("folder", "hint"), [("nowhere", "does not exist"), ("empty", "No images in DIR="), ("red.png", "is a file")]
 )
 def test_wrong_folder_is_told_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], images: Path, folder: str, hint: str

@@ -1,4 +1,4 @@
-"""A promoted model as files: the same logits, folders of images, files that are none."""
+"""Save, load and use a promoted model: the same logits, folders of images, broken files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.config.run import TrainConfig
 from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
 from training.inference.evaluation import restore_model
-from training.inference.predictor import Predictor, save_model
+from training.inference.predictor import Predictor, choose_device, choose_file_column, save_model
 from training.loop.run import TrainingRun, score_split
 
 pytestmark = pytest.mark.usefixtures("tiny_scenes")
@@ -144,6 +144,38 @@ def test_no_whole_image_gives_an_empty_table(folder: Path, tmp_path: Path) -> No
     assert (found.table.num_rows, len(found.table.column_names), len(found.broken)) == (0, 11, 1)
 
 
+def test_scores_do_not_depend_on_the_batch(folder: Path, run: TrainingRun, tmp_path: Path) -> None:
+    write_images(pixels_of(val(run))[:5], tmp_path / "images")
+    predictor = Predictor.load(folder)
+    one, all_at_once = (predictor.predict_folder(tmp_path / "images", batch_size).table for batch_size in (2, 64))
+    assert one["file"] == all_at_once["file"]
+    for name in predictor.classes:
+        np.testing.assert_allclose(one[name].to_numpy(), all_at_once[name].to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_classes_never_replace_the_file_names() -> None:
+    assert choose_file_column(["cat", "files"]) == "file"
+    assert choose_file_column(["cat", "file"]) == "image_file"
+    assert choose_file_column(["image_file", "file"]) == "image_image_file"
+
+
+def test_device_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_gpu, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert choose_device("auto").type == expected
+        assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="no CUDA GPU here"):
+        choose_device("cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_scores_as_the_cpu_does(folder: Path, run: TrainingRun) -> None:
+    images = pixels_of(val(run))
+    on_gpu = Predictor.load(folder, torch.device("cuda")).logits(images)
+    assert on_gpu.device.type == "cpu"
+    torch.testing.assert_close(on_gpu, Predictor.load(folder).logits(images), rtol=1e-3, atol=1e-3)
+
+
 def test_no_folder_and_no_image_are_said(folder: Path, tmp_path: Path) -> None:
     predictor = Predictor.load(folder)
     with pytest.raises(ValueError, match="DIR must be a folder of images, but got DIR=.*absent, which does not exist"):
@@ -151,10 +183,10 @@ def test_no_folder_and_no_image_are_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which is a file"):
         predictor.predict_folder(folder / "config.json")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="which holds nothing"):
+    with pytest.raises(ValueError, match="No images in DIR=.*It is empty"):
         predictor.predict_folder(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="which holds 1 file of other kinds"):
+    with pytest.raises(ValueError, match="It holds 1 other file; images end in"):
         predictor.predict_folder(tmp_path / "empty")
 
 
