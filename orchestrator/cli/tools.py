@@ -96,13 +96,12 @@ def doctor(
 ) -> None:
     """Check what a sweep needs, here or on every node of a cluster.
 
-    What is there, what is not, and the command that mends it. Exits with 1 if something keeps the embedded dataset from
-    running, or with
-    --address if anything is wrong on any node.
+    Prints what is there, what is missing, and how to fix it. Exits with 1 if a sweep on the embedded dataset could not
+    run, or, with --address, if anything is wrong on any node.
     """
     from dataclasses import asdict
 
-    from orchestrator.cluster.doctor import diagnose, is_healthy, list_mends
+    from orchestrator.cluster.doctor import diagnose, is_healthy, list_fixes
     from orchestrator.errors import UserError
 
     if address is not None:
@@ -126,8 +125,8 @@ def doctor(
             ["", "what", "found"], [(str(found.health), found.subject, found.detail) for found in findings], wrapped=[2]
         )
         # Below it, so that no command is broken to fit a column.
-        for command, subjects in list_mends(findings).items():
-            print_line(f"mend {subjects} with: {command}")
+        for fix, subjects in list_fixes(findings).items():
+            print_line(f"fix {subjects}: {fix}")
     if not is_healthy(findings):
         raise typer.Exit(1)
 

@@ -101,15 +101,12 @@ def _see(marker: str) -> None:
 
 
 def _ask_server(uri: str) -> None:
-    import urllib.request
-    from urllib.parse import urlsplit, urlunsplit
+    from orchestrator.health import ask_server
 
-    parts = urlsplit(uri)
-    plain = urlunsplit(
-        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "")
-    )  # health asks for no password
-    with urllib.request.urlopen(f"{plain}/health", timeout=_TIMEOUT_S):
-        pass
+    answer = ask_server(uri, timeout_s=_TIMEOUT_S)
+    # Only the driver logs to MLflow, so a node needs no password: a refusal shows that the server can be reached.
+    if not answer.is_well and not answer.is_refused:
+        raise ConnectionError(answer.reason)
 
 
 def _fetch_weights(backbone: str, weights: str) -> None:

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -20,12 +18,14 @@ from typing import IO
 import psutil
 
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.health import ask_server
 from orchestrator.home import artifacts_dir, home
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.25
+_ANSWER_S = 2.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -104,7 +104,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], base: str, stop: _StopReq
     deadline = time.monotonic() + START_TIMEOUT_S
     while not stop.made:
         _require_running(server, output)
-        if _answers(base):
+        if ask_server(base, timeout_s=_ANSWER_S).is_well:
             return True
         if time.monotonic() > deadline:
             raise OrchestratorError(
@@ -119,14 +119,6 @@ def _require_running(server: subprocess.Popen[bytes], output: IO[bytes]) -> None
         raise OrchestratorError(
             f"MLflow's UI must run until it is stopped, but it ended with code {server.returncode}.{_tail(output)}"
         )
-
-
-def _answers(base: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{base}/health", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import http.server
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from orchestrator.cluster import node_probe, nodes
 from orchestrator.cluster.nodes import Machines, NodeReport, compare_versions, find_obstacle_to_sharing
 from orchestrator.errors import UserError
+from tests.kit.http_service import basic, like_mlflow, serving
 from tests.kit.sweeps import make_sweep
 
 ONE = Machines(frozenset({"a"}), may_grow=False)
@@ -92,18 +91,8 @@ def test_networked_folder_is_told_by_its_nearest_mount(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    class Healthy(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else 404)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{listening.server_port}"
-        listening.shutdown()
+    with serving(like_mlflow()) as found:
+        yield found
 
 
 def probe(**wanted: object) -> dict[str, str]:
@@ -123,6 +112,12 @@ def test_probe_finds_nothing_wrong_where_nothing_is(tmp_path: Path, server: str)
     said = node_probe.probe({"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None})
     assert said["host"] == socket.gethostname()
     assert {"python", "torch", "ray", "mlflow", "spml-orchestrator"} <= set(said["versions"])
+
+
+@pytest.mark.parametrize("open_health", [True, False])
+def test_probe_needs_no_password_of_mlflow(open_health: bool) -> None:
+    with serving(like_mlflow(basic("me", "secret"), open_health=open_health)) as locked:
+        assert probe(tracking_uri=f"http://{locked}") == {}
 
 
 def test_probe_names_what_it_cannot_see_write_or_reach(tmp_path: Path) -> None:
