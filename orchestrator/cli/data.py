@@ -76,7 +76,14 @@ def prepare(
     was; run again when it is done, it does nothing.
     """
     from orchestrator.datasets.listing import describe_store
-    from orchestrator.datasets.prepared import absolute_uri, check_dataset, choose_name, remember_store, require_room
+    from orchestrator.datasets.prepared import (
+        absolute_uri,
+        check_dataset,
+        choose_name,
+        remember_store,
+        require_place,
+        require_room,
+    )
     from orchestrator.datasets.progress import showing_progress
     from orchestrator.durations import format_seconds
     from orchestrator.home import data_dir
@@ -91,6 +98,7 @@ def prepare(
         raise UserError(f"--encoding must be one of {', '.join(ENCODINGS)}, but got --encoding={encoding}.")
     name = choose_name(check_dataset(dataset), name)
     uri = str(data_dir(name)) if out is None else absolute_uri(out)
+    require_place(name, uri)
     started = time.monotonic()
     annotations = _read_source(dataset, source, images=True, called=name)
     num_images = sum(len(phase) for phase in annotations.phases.values())

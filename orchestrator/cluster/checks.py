@@ -19,13 +19,13 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.cluster.token import token_file
 from orchestrator.datasets.listing import list_prepared
-from orchestrator.datasets.prepared import IMAGE_DATASETS, prepare_command
 from orchestrator.health import TIMEOUT_S, ask_database, ask_mlflow
 from orchestrator.home import HOME_VARIABLE, data_dir, home
 from orchestrator.provenance import read_build
 from orchestrator.redaction import redact
 from orchestrator.writable import find_obstacle
 from training.cache import cache_dir
+from training.data.dataset_names import IMAGE_DATASETS, prepare_command
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 5.0

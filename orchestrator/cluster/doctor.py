@@ -15,12 +15,13 @@ from orchestrator.cluster.nodes import (
     look_at_machines,
 )
 from orchestrator.cluster.session import joined
-from orchestrator.datasets.prepared import EMBEDDED, list_stores, prepare_command
+from orchestrator.datasets.prepared import list_stores
 from orchestrator.health import ask_mlflow
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.uris import require_no_credentials
 from training.config.run import Scalar
+from training.data.dataset_names import EMBEDDED, prepare_command
 
 
 def diagnose() -> list[Finding]:

@@ -1,5 +1,7 @@
-"""Where prepared datasets lie: in ``<home>/data/<name>/``, or elsewhere, which a pointer ``<home>/data/<name>.json``
-remembers.
+"""Find prepared datasets by name: in ``<home>/data/<name>/``, or where a pointer ``<home>/data/<name>.json`` says.
+
+The home is the current folder by default, so ``data/`` often holds other people's files too. Stores and pointers are
+recognised by what is in them; everything else is ignored, and never overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -14,98 +16,115 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
 from orchestrator.home import HOME_VARIABLE, check_name, data_dir
+from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
+from training.data.store.file_names import MANIFEST, holds_store
 
 if TYPE_CHECKING:
     from training.config.run import Scalar
 
-EMBEDDED = "digits"
-IMAGE_DATASETS = ("voc", "coco", "nuswide", "cub")
-FOLDER = "folder"
-"""Images and labels of one's own; ``--name`` gives such a dataset another name."""
-_MANIFEST = "manifest.json"
-# Three colours; a JPEG of quality 95 was 0.089 MB at 448 px.
+# A pointer holds one URI. Without this limit, listing a folder would parse all of COCO's annotations.
+_LARGEST_POINTER_BYTES = 64 << 10
+# Three colours. Photos as JPEG of quality 95 took 0.089 MB at 448 px, as measured.
 _BYTES_PER_PX = {"raw": 3.0, "jpeg": 0.45}
 
 
 def find_store(name: str) -> str | None:
-    """Return the URI of the store of a dataset, or None if none was prepared from this home."""
-    pointer = _pointer(name)
-    if pointer.is_file():
-        return _read_pointer(pointer)
-    return str(data_dir(name)) if (data_dir(name) / _MANIFEST).is_file() else None
+    """Return the URI of a dataset's store, or None if none was prepared from this home."""
+    pointed = _read_pointer(_pointer(name))
+    if pointed is not None:
+        return pointed
+    folder = data_dir(name)
+    return str(folder) if holds_store(folder) and (folder / MANIFEST).is_file() else None
 
 
 def require_store(name: str) -> str:
-    """Return the URI of the store of a dataset.
+    """Return the URI of a dataset's store.
 
     Raises:
-        UserError: There is none; the message says which is nearest, or the command that prepares it.
+        UserError: It has none; the message names the nearest one, or the command that prepares it.
     """
     found = find_store(name)
     if found is not None:
         return found
     if name == EMBEDDED:
+        raise UserError("digits needs no store: it is made when a run first needs it. Try: orchestrator sweep digits")
+    stores = list_stores()
+    if name in stores:
         raise UserError(
-            "dataset must be one that is prepared from files, but digits is made when it is needed: orchestrator sweep "
-            "digits"
+            f"The store of {name} in {stores[name]} is not finished: `data prepare` was stopped or is still running. "
+            f"Run the same command again: it continues where it stopped."
         )
-    if name in list_stores():
-        raise UserError(
-            f"dataset {name} must be prepared, but its store under {data_dir('')} is not finished: its preparing was "
-            f"stopped or still goes "
-            f"on. Run the same `data prepare` again: it goes on where it stopped."
-        )
-    nearest = difflib.get_close_matches(name, [*list_stores(), *IMAGE_DATASETS, FOLDER], n=1)
+    nearest = difflib.get_close_matches(name, [*stores, *IMAGE_DATASETS, FOLDER], n=1)
     if nearest and name not in (*nearest, *IMAGE_DATASETS):
         raise UserError(
-            f"dataset must be a prepared one, but got {name!r}. Did you mean {nearest[0]}? `orchestrator data list` "
-            f"lists them."
+            f"No prepared dataset is called {name!r}. Did you mean {nearest[0]}? `orchestrator data list` lists them."
         )
     raise UserError(
-        f"dataset {name} must be prepared, but there is no store of it under {data_dir('')}. Prepare it: "
-        f"{prepare_command(name)}"
+        f"No store of {name} under {data_dir('')}{_describe_ignored(name)}. Prepare it: {prepare_command(name)}"
     )
 
 
 def list_stores() -> dict[str, str]:
-    """Return name -> URI of what was prepared from this home, or began to be."""
-    folder = data_dir("")
-    found = {path.name: str(path) for path in sorted(folder.glob("*")) if path.is_dir() and any(path.iterdir())}
-    return dict(sorted((found | {path.stem: _read_pointer(path) for path in sorted(folder.glob("*.json"))}).items()))
+    """Return name -> URI of everything that was prepared from this home, finished or not, by name.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    stores = {path.name: str(path) for path in _entries() if path.is_dir() and holds_store(path)}
+    # A pointer goes before a folder of the same name, as in find_store.
+    stores |= {
+        path.stem: uri for path in _entries() if path.suffix == ".json" and (uri := _read_pointer(path)) is not None
+    }
+    return dict(sorted(stores.items()))
+
+
+def require_place(name: str, uri: str) -> None:
+    """Check that a store may be written to a place and found by its name again, before hours of work go into it.
+
+    Raises:
+        UserError: Something that is not ours is in the way.
+    """
+    if "://" not in uri:
+        _require_free_folder(Path(uri))
+    if data_dir("").exists() and not data_dir("").is_dir():
+        raise UserError(
+            f"{data_dir('')} is a file, but datasets are kept in a folder of that name. Set {HOME_VARIABLE} to another "
+            f"folder."
+        )
+    pointer = _pointer(name)
+    if uri != str(data_dir(name)) and pointer.exists() and _read_pointer(pointer) is None:
+        raise UserError(
+            f"{pointer} is not ours, and the place of the store would be noted there. Leave --out away, or set "
+            f"{HOME_VARIABLE} to another folder{'' if name in IMAGE_DATASETS else ', or choose another --name'}."
+        )
 
 
 def remember_store(name: str, uri: str) -> None:
-    """Note where the store of a dataset lies, if not in its own folder of this home.
+    """Note where a dataset's store lies, unless it is in the folder of this home where it is looked for anyway.
 
     Raises:
-        UserError: The home cannot be written.
+        UserError: The home cannot be written, or something that is not ours is in the way.
     """
+    require_place(name, uri)
     pointer = _pointer(name)
     try:
         if uri == str(data_dir(name)):
-            pointer.unlink(missing_ok=True)
+            if _read_pointer(pointer) is not None:
+                pointer.unlink()
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into place, so that nobody reads half of it.
+        # Renamed into place, so that no reader sees half of it.
         draft = pointer.with_name(f".{pointer.name}.{os.getpid()}")
         draft.write_text(json.dumps({"uri": uri}) + "\n", encoding="utf-8")
         draft.replace(pointer)
     except OSError as error:
         raise UserError(
-            f"{pointer} must be a file that can be written, but it cannot ({error.strerror}). Set {HOME_VARIABLE} to a "
-            f"folder that can."
+            f"Cannot write {pointer} ({error.strerror}). Set {HOME_VARIABLE} to a folder that you may write to."
         ) from None
 
 
-def prepare_command(name: str) -> str:
-    """Return the command that prepares a dataset."""
-    if name in (*IMAGE_DATASETS, FOLDER):
-        return f"orchestrator data prepare {name} --source DIR"
-    return f"orchestrator data prepare {FOLDER} --source DIR --name {name}"
-
-
 def absolute_uri(uri: str) -> str:
-    """Return a URI, or the absolute path of a folder: what is noted must hold wherever it is read."""
+    """Return a URI as it is, and a folder as an absolute path: a pointer must hold from any current folder."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
@@ -113,61 +132,45 @@ def check_dataset(name: str) -> str:
     """Return the name of a dataset that can be prepared.
 
     Raises:
-        UserError: It is none; the message names the nearest.
+        UserError: There is no such dataset; the message names the nearest.
     """
     known = (*IMAGE_DATASETS, FOLDER)
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
-        hint = (
-            f"Did you mean {nearest[0]}?" if nearest else f"For images and labels of your own: {FOLDER} --name {name}"
-        )
-        raise UserError(f"dataset must be one of {', '.join(known)}, but got {name!r}. {hint}")
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"For your own images and labels: {FOLDER} --name {name}"
+        raise UserError(f"DATASET must be one of {', '.join(known)}, but got {name!r}. {hint}")
     return name
 
 
 def choose_name(dataset: str, name: str | None) -> str:
-    """Return what a store is called: its dataset, or the ``--name`` of one's own.
+    """Return the name of a store: that of its dataset, or the ``--name`` of your own data.
 
     Raises:
-        UserError: A name that another dataset has, or that no file can have.
+        UserError: The name belongs to another dataset, or cannot name a file.
     """
     if name is None or name == dataset:
         return dataset
     if dataset != FOLDER:
-        raise UserError(f"--name must go with {FOLDER}, but got --name={name} with {dataset}. Leave it out.")
+        raise UserError(f"--name goes with {FOLDER} only, but got --name={name} with {dataset}. Leave it away.")
     if name in (EMBEDDED, *IMAGE_DATASETS):
-        raise UserError(f"--name must be free, but got --name={name}, which is another dataset's. Choose another one.")
+        raise UserError(f"--name={name} is the name of another dataset. Choose another one.")
     return check_name(name)
 
 
 def with_store(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the settings of a run with ``data.store`` filled in, if it is left open and the dataset is prepared."""
+    """Return the settings of a run, with ``data.store`` filled in if it is open and the dataset is prepared."""
     name = str(settings["data.name"])
     if name == EMBEDDED or settings.get("data.store") is not None:
         return dict(settings)
     return {**settings, "data.store": find_store(name)}
 
 
-def _pointer(name: str) -> Path:
-    return data_dir("") / f"{name}.json"
-
-
-def _read_pointer(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["uri"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} must say where a store lies, but cannot be read. Delete it, and run `data prepare` again."
-        ) from None
-
-
 def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> None:
-    """Check that a store will fit on its disk before hours go into it; what lies there counts as room, other storages
-    are not asked.
+    """Check that a store will fit on its disk before hours of work go into it; remote storage is not checked.
 
     Args:
-        uri: Of the store.
-        num_images: All phases.
+        uri: Where the store will lie; files that are already there count as room.
+        num_images: Images of all phases.
         image_size: Side in px.
         encoding: ``raw`` or ``jpeg``; the size of a JPEG is that of photos, as measured.
 
@@ -183,7 +186,50 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     if needed > free:
         smaller = "--encoding jpeg takes a seventh of it. Or make room" if encoding == "raw" else "Make room"
         raise UserError(
-            f"the store must have room for about {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB. "
-            f"{smaller}, or name another "
-            "place with --out."
+            f"The store needs about {needed / 1e9:.1f} GB, but {folder} has room for {free / 1e9:.1f} GB. {smaller}, "
+            f"or name another place with --out."
+        )
+
+
+def _entries() -> list[Path]:
+    """Return what lies in the data folder; a data folder that is missing, or is a file of the user's, holds nothing."""
+    folder = data_dir("")
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(
+            f"Cannot read {folder} ({error.strerror}). Ask its owner, or set {HOME_VARIABLE} to another folder."
+        ) from None
+
+
+def _pointer(name: str) -> Path:
+    return data_dir("") / f"{name}.json"
+
+
+def _read_pointer(path: Path) -> str | None:
+    """Return the URI in a pointer; None if it is missing, unreadable or not exactly what remember_store writes."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_POINTER_BYTES:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_pointer = isinstance(content, dict) and content.keys() == {"uri"} and isinstance(content["uri"], str)
+    return content["uri"] if is_pointer else None
+
+
+def _describe_ignored(name: str) -> str:
+    """Return what stands under a dataset's name without being its store: the user may have thought that it is."""
+    ignored = [str(path) for path in (data_dir(name), _pointer(name)) if path.exists()]
+    return f" ({' and '.join(ignored)}: not ours, ignored)" if ignored else ""
+
+
+def _require_free_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out must be a folder, but {folder} is a file. Name another one with --out.")
+    if (folder / MANIFEST).exists() and not holds_store(folder):
+        raise UserError(
+            f"{folder / MANIFEST} is not ours, and a store needs a file of that name. Name another folder with --out."
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.datasets.prepared import EMBEDDED, require_store
+from orchestrator.datasets.prepared import require_store
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan
+from training.data.dataset_names import EMBEDDED
 from training.selection import SelectBy
 
 

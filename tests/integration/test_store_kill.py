@@ -64,7 +64,7 @@ def test_killed_again_and_again_it_ends_as_if_written_in_one_go(
         assert process.returncode == -signal.SIGKILL
         assert done < shards(out), "what was whole is kept, and the killed run added to it"
         done = shards(out)
-        with pytest.raises(StoreError, match="goes on where it stopped"):
+        with pytest.raises(StoreError, match="continues where it stopped"):
             open_store(str(out))
     process = start(tmp_path / "source", out)
     process.communicate(timeout=60)

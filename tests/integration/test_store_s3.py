@@ -104,7 +104,7 @@ def test_access_denied_keeps_what_is_whole_and_is_gone_on_from(
         write(source)
     assert {"train-00000.done.json", "train-00001.done.json"} <= names(server)
     assert "manifest.json" not in names(server)
-    with pytest.raises(StoreError, match="goes on where it stopped"):
+    with pytest.raises(StoreError, match="continues where it stopped"):
         open_store(URI)
     server.refuse = None
     told: list[int] = []

@@ -13,6 +13,7 @@ import torch
 
 from training.cache import cache_dir
 from training.config.run import DataConfig
+from training.data.dataset_names import EMBEDDED, prepare_command
 from training.data.digits import (
     CLASSES,
     DEFAULT_COUNTS,
@@ -27,8 +28,6 @@ from training.data.split import SplitData
 from training.data.store.reader import Store, open_store
 from training.data.views import IMAGENET_SCALE, UNIT_SCALE, PixelScale
 from training.errors import ConfigError, DatasetError
-
-EMBEDDED = "digits"
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ def open_dataset(config: DataConfig) -> Store:
     """
     if config.store is None:
         raise DatasetError(
-            f"dataset {config.name} must be prepared, but data.store names no store of it. "
-            f"Prepare it: orchestrator data prepare {_prepare_arguments(config.name)}"
+            f"{config.name} is not prepared: data.store is empty. Prepare it: {prepare_command(config.name)}"
         )
     store = open_store(config.store)
     manifest = store.manifest
@@ -107,14 +105,6 @@ def open_dataset(config: DataConfig) -> Store:
             "data.image_size",
         )
     return store
-
-
-def _prepare_arguments(name: str) -> str:
-    return (
-        f"{name} --source DIR"
-        if name in ("voc", "coco", "nuswide", "cub", "folder")
-        else f"folder --source DIR --name {name}"
-    )
 
 
 def digits_spec(config: DataConfig) -> DigitsSpec:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from training.config.run import DataConfig, TrainConfig
+from training.data.dataset_names import EMBEDDED
 from training.data.digits import read_split
-from training.data.registry import EMBEDDED, dataset_info, digits_place, load_split, open_dataset
+from training.data.registry import dataset_info, digits_place, load_split, open_dataset
 from training.data.split import SplitData
 from training.data.views import PixelScale
 from training.distributed import gather_rows, rank, world_size

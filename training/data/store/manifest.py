@@ -1,17 +1,16 @@
-"""The manifest of a store: written last, it is what makes the store open."""
+"""Read and write the manifest of a store. It is written last, and a store opens only once it has one."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from training.data.sources.annotations import Fault
+from training.data.store.file_names import MANIFEST, is_manifest, is_telling
 from training.data.store.images import Encoding, Preprocessing
-from training.data.store.storage import PARTIAL, Storage
-from training.data.store.writer_lock import LOCK
+from training.data.store.storage import Storage
 from training.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -19,13 +18,6 @@ DEFAULT_ENCODING: Encoding = "raw"
 """Trains on 1.6 times as many images per core-second as JPEG, for 7 times the space
 (benchmarks/results/input_pipeline.md), and its pixels are exactly those of the literature's resize.
 """
-MANIFEST = "manifest.json"
-DONE = ".done.json"
-"""End of the name of the note beside a whole shard, while the store is not finished."""
-_PHASE = "(train|val|test)"
-_OURS = re.compile(
-    rf"(manifest\.json|{_PHASE}-labels\.parquet|{_PHASE}-\d{{5,}}(\.arrow|\.originals\.arrow|\.done\.json))(\.partial)?"
-)
 
 
 @dataclass(frozen=True)
@@ -38,26 +30,26 @@ class StoreFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a store without opening any other of its files.
+    """All that is known of a store without opening its other files.
 
     Attributes:
-        name: Of the dataset.
-        layout: Which layout of the source was found, in words.
+        name: Name of the dataset.
+        layout: The layout in which the source was found, in words.
         classes: C names, in the order of the label columns.
-        parts: Names of the parts that points count, if any.
+        parts: Names of the parts that points are numbered by, if any.
         image_size: Side of the images in px.
         encoding: ``jpeg`` or ``raw``.
-        keeps_originals: Whether the originals' files are kept too.
+        keeps_originals: Whether the original files are kept too.
         shard_images: Rows of a phase per shard; a left-out row has no image in its shard.
         counts: Official phase -> images, without those left out.
         has_true: Official phase -> whether all true labels are known.
         data_hash: sha256 of all that a run can see, the same on any machine; see
             :func:`training.data.store.label_table.compute_data_hash`.
-        source_hash: sha256 of the source's labels and the settings of preparing: what a second ``prepare`` compares.
-        preprocessing: All that decides a pixel.
+        source_hash: sha256 of the source's labels and the settings, which a second ``prepare`` compares.
+        preprocessing: Everything that decides a pixel.
         label_files: Path -> sha256 of every label file that was read.
-        left_out: What was wrong with the source and left out.
-        num_unlabelled: Official phase -> images that the protocol leaves out because nothing is annotated in them.
+        left_out: Faults of the source whose images were left out.
+        num_unlabelled: Official phase -> images without any annotation, which the protocol leaves out.
         files: Name -> size and hash of every other file of the store.
     """
 
@@ -82,7 +74,7 @@ class Manifest:
 
     @property
     def num_bytes(self) -> int:
-        """What all files of the store take."""
+        """Size of all files of the store."""
         return sum(file.bytes for file in self.files.values())
 
     def to_json(self) -> str:
@@ -94,21 +86,20 @@ class Manifest:
         """Parse the text of a ``manifest.json``.
 
         Raises:
-            StoreError: It is of another version, or none at all.
+            StoreError: It is damaged, or of another version.
         """
-        try:
-            raw = json.loads(text)
-            version = raw["schema_version"]
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{uri}/{MANIFEST} must be the manifest of a store, but is none. {again(uri)}") from None
-        if version != SCHEMA_VERSION:
+        if not is_manifest(text):
+            raise StoreError(f"{uri}/{MANIFEST} is damaged. {how_to_redo(uri)}")
+        raw = json.loads(text)
+        if raw["schema_version"] != SCHEMA_VERSION:
             raise StoreError(
-                f"a store must be of schema version {SCHEMA_VERSION}, but {uri} is of version {version}. {again(uri)}"
+                f"The store {uri} has schema version {raw['schema_version']}, and this program reads version "
+                f"{SCHEMA_VERSION}. {how_to_redo(uri)}"
             )
         try:
             return cls._parse(raw)
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{uri}/{MANIFEST} must be whole, but got {error!r}. {again(uri)}") from None
+            raise StoreError(f"{uri}/{MANIFEST} is damaged ({error!r}). {how_to_redo(uri)}") from None
 
     @classmethod
     def _parse(cls, raw: Mapping[str, Any]) -> Manifest:
@@ -120,46 +111,36 @@ class Manifest:
         return cls(**values)
 
 
-def labels_name(phase: str) -> str:
-    """Return the name of the label file of a phase."""
-    return f"{phase}-labels.parquet"
-
-
-def shard_name(phase: str, number: int, *, originals: bool = False) -> str:
-    """Return the name of a shard of images, or of the shard of their originals."""
-    return f"{phase}-{number:05d}{'.originals' if originals else ''}.arrow"
-
-
-def is_ours(name: str) -> bool:
-    """Return whether a file in the folder of a store is a store's, by its name: others may lie beside it, and are left
-    alone.
-    """
-    return _OURS.fullmatch(name) is not None
-
-
-def again(uri: str) -> str:
-    """Say how a store is made anew."""
-    return f"Delete it, and make it anew: orchestrator data prepare NAME --source DIR --out {uri}"
+def how_to_redo(uri: str) -> str:
+    """Return the sentence that says how to prepare a damaged store again."""
+    # Only the manifest: the folder may hold files that are not ours, and without it all shards are written again.
+    command = f"orchestrator data prepare NAME --source DIR --out {uri}"
+    return f"Delete {uri}/{MANIFEST} and prepare the dataset again: {command}"
 
 
 def read_manifest(uri: str) -> Manifest:
     """Read the manifest of a finished store.
 
     Raises:
-        StoreError: There is no finished store, it is of another version, or it cannot be read.
+        StoreError: No finished store is there, it is of another version, or it cannot be read.
     """
     try:
         storage = Storage(uri)
-        text = storage.read(MANIFEST)
+        text = storage.read(MANIFEST).decode("utf-8", "replace")
+        if not is_manifest(text) and not is_telling(storage.sizes()):
+            raise StoreError(
+                f"{uri} holds no store: its {MANIFEST} belongs to something else. "
+                f"Prepare the dataset into another folder: orchestrator data prepare NAME --source DIR --out OTHER"
+            )
     except FileNotFoundError:
-        raise StoreError(_absence(uri)) from None
+        raise StoreError(_describe_absence(uri)) from None
     except OSError as error:
-        raise StoreError(f"a store must be readable, but {uri} is not: {error}") from error
-    return Manifest.from_json(text.decode("utf-8", "replace"), uri)
+        raise StoreError(f"Cannot read the store {uri}: {error}") from error
+    return Manifest.from_json(text, uri)
 
 
 def require_files(uri: str, manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    """Check that all files of a store are there, by their sizes.
+    """Check by their sizes that all files of a store are there.
 
     Raises:
         StoreError: Files are missing or cut short.
@@ -167,22 +148,19 @@ def require_files(uri: str, manifest: Manifest, sizes: Mapping[str, int]) -> Non
     wrong = [name for name, file in manifest.files.items() if sizes.get(name) != file.bytes]
     if wrong:
         name = wrong[0]
-        found = f"{sizes[name]} bytes in place of {manifest.files[name].bytes}" if name in sizes else "missing"
-        more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
-        raise StoreError(f"a store must be as its manifest says, but {uri}/{name} is {found}{more}. {again(uri)}")
+        found = f"has {sizes[name]} bytes instead of {manifest.files[name].bytes}" if name in sizes else "is missing"
+        more = f" (and {len(wrong) - 1} more files are damaged)" if len(wrong) > 1 else ""
+        raise StoreError(f"The store is damaged: {uri}/{name} {found}{more}. {how_to_redo(uri)}")
 
 
-def _absence(uri: str) -> str:
+def _describe_absence(uri: str) -> str:
     try:
-        begun = any(name == LOCK or name.endswith((DONE, PARTIAL)) for name in Storage(uri).sizes())
+        begun = is_telling(Storage(uri).sizes())
     except OSError:
         begun = False
     if begun:
         return (
-            f"a store must be finished before it opens, but {uri} is not: its preparing was stopped or still goes on. "
-            f"Run the same `orchestrator data prepare` again: it goes on where it stopped"
+            f"The store {uri} is not finished: `orchestrator data prepare` was stopped or is still running. "
+            f"Run the same command again: it continues where it stopped"
         )
-    return (
-        f"a store must be prepared, but there is none at {uri}. Prepare it: orchestrator data prepare NAME --source "
-        f"DIR --out {uri}"
-    )
+    return f"No store at {uri}. Prepare it: orchestrator data prepare NAME --source DIR --out {uri}"

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from training.cache import cache_dir
-from training.data.store.manifest import Manifest, StoreFile, again
-from training.data.store.storage import PARTIAL, Storage
+from training.data.store.file_names import PARTIAL
+from training.data.store.manifest import Manifest, StoreFile, how_to_redo
+from training.data.store.storage import Storage
 from training.errors import StoreError
 
 _PARALLEL = 8
@@ -90,7 +91,7 @@ def _copy(storage: Storage, name: str, expected: StoreFile, draft: Path) -> None
     if digest.hexdigest() != expected.sha256:
         partial.unlink()
         raise StoreError(
-            f"a store must be as its manifest says, but {storage.uri}/{name} has another content. {again(storage.uri)}"
+            f"The store is damaged: {storage.uri}/{name} has changed since it was written. {how_to_redo(storage.uri)}"
         )
     os.replace(partial, target)
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from training.cache import cache_dir
 from training.data.protocol import draw_single_positives, split_train_val
 from training.data.split import SplitData
+from training.data.store.file_names import labels_name, shard_name
 from training.data.store.images import Encoding, decode_image, open_upright
 from training.data.store.label_table import LabelTable, compute_data_hash, from_parquet, pad_boxes
-from training.data.store.manifest import Manifest, again, labels_name, read_manifest, require_files, shard_name
+from training.data.store.manifest import Manifest, how_to_redo, read_manifest, require_files
 from training.data.store.node_cache import local_copy
 from training.data.store.shards import ShardFile, read_row
 from training.data.store.storage import Storage
@@ -257,10 +258,10 @@ class Store:
         try:
             content = self._storage.read(name)
         except OSError as error:
-            raise StoreError(f"a store must be readable, but {self.uri}/{name} is not: {error}") from error
+            raise StoreError(f"Cannot read {self.uri}/{name} of the store: {error}") from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
             raise StoreError(
-                f"a store must be as its manifest says, but {self.uri}/{name} has another content. {again(self.uri)}"
+                f"The store is damaged: {self.uri}/{name} has changed since it was written. {how_to_redo(self.uri)}"
             )
         return content
 
@@ -282,7 +283,7 @@ def open_store(uri: str) -> Store:
     try:
         sizes = Storage(uri).sizes()
     except OSError as error:
-        raise StoreError(f"a store must be readable, but {uri} is not: {error}") from error
+        raise StoreError(f"Cannot read the store {uri}: {error}") from error
     require_files(uri, store.manifest, sizes)
     return store
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from training.data.sources.annotations import Annotations, Phase
+from training.data.store.file_names import DONE, shard_name
 from training.data.store.images import ImageFacts, Preprocessing
-from training.data.store.manifest import DONE, SCHEMA_VERSION, StoreFile, shard_name
+from training.data.store.manifest import SCHEMA_VERSION, StoreFile
 from training.data.store.shards import encode_shard
 from training.data.store.storage import Storage
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from training.data.store.file_names import PARTIAL
 from training.errors import ConfigError
 
-PARTIAL = ".partial"
 _CHUNK_BYTES = 8 << 20
 
 

@@ -16,22 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from training.data.sources.annotations import Annotations, Fault
+from training.data.store.file_names import MANIFEST, PARTIAL, is_ours, labels_name
 from training.data.store.images import BadImageError, Encoding, ImageFacts, Preprocessing, prepare_image
 from training.data.store.label_table import LabelTable, compute_data_hash, make_label_table, to_parquet
 from training.data.store.manifest import (
     DEFAULT_ENCODING,
-    MANIFEST,
     SCHEMA_VERSION,
     Manifest,
     StoreFile,
-    again,
-    is_ours,
-    labels_name,
     read_manifest,
     require_files,
 )
 from training.data.store.shard_notes import Note, PlannedShard, Row, plan_shards, read_note, source_hash, write_shard
-from training.data.store.storage import PARTIAL, Storage
+from training.data.store.storage import Storage
 from training.data.store.writer_lock import writer_lock
 from training.errors import StoreError
 
@@ -145,9 +142,8 @@ def write_store(
             return done or _write(job, workers or len(os.sched_getaffinity(0)), beat, progress)
     except OSError as error:
         raise StoreError(
-            f"a store must be writable, but {out_uri} is not ({error.strerror or error}); {progress.done} of "
-            f"{progress.total} images are "
-            f"done and kept. Make room or mend it, and run the same command again: it goes on where it stopped"
+            f"Cannot write the store {out_uri} ({error.strerror or error}). {progress.done} of {progress.total} "
+            f"images are done and kept. Fix it, then run the same command again: it continues where it stopped"
         ) from error
 
 
@@ -171,7 +167,7 @@ def find_finished(
             Storage(out_uri), source_hash(annotations, Preprocessing(image_size, encoding), keep_originals)
         )
     except OSError as error:
-        raise StoreError(f"a store must be readable, but {out_uri} is not: {error}") from error
+        raise StoreError(f"Cannot read the store {out_uri}: {error}") from error
 
 
 class _Meter:
@@ -201,9 +197,8 @@ def _finished(storage: Storage, expected: str) -> Manifest | None:
             f"{manifest.encoding}{' with originals' if manifest.keeps_originals else ''}"
         )
         raise StoreError(
-            f"a store must be of one source and one way of preparing, but {storage.uri} already holds {what}, made "
-            f"from other labels or "
-            f"other settings. Name another --out. Or: {again(storage.uri)}"
+            f"{storage.uri} already holds {what}, made from other labels or with other settings. Name another folder "
+            f"with --out, or replace it: delete {storage.uri}/{MANIFEST} and run the same command again"
         )
     require_files(storage.uri, manifest, sizes)
     return manifest

@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from training.data.store.file_names import LOCK
 from training.data.store.storage import Storage
 from training.errors import StoreError
 
-LOCK = "writer.lock"
 STALE_S = 600.0
 """A writer on another host that has not beaten for so long is taken for dead."""
 _BEAT_S = 30.0

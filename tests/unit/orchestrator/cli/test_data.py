@@ -169,7 +169,7 @@ def test_broken_image_fails_unless_it_may_be_left_out(capsys: pytest.CaptureFixt
     assert code == 1
     assert "2008_000004.jpg" in err
     assert "--skip-bad" in err
-    assert "must be finished before it opens" in run(capsys, "data", "list")[1]
+    assert "is not finished" in run(capsys, "data", "list")[1]
     code, out, _ = run(capsys, *words, "--skip-bad")
     assert code == 0
     assert "left out (1)" in out
@@ -183,10 +183,10 @@ def test_store_that_is_not_whole_is_not_called_ready(capsys: pytest.CaptureFixtu
     (folder / "train-00000.arrow").unlink()
     assert "train-00000.arrow is missing" in json.loads(run(capsys, "data", "list", "--json")[1])[0]["state"]
     code, _, err = run(capsys, *words)
-    assert (code, "train-00000.arrow is missing. Delete it, and make it anew" in err) == (1, True)
+    assert (code, f"train-00000.arrow is missing. Delete {folder}/manifest.json and prepare" in err) == (1, True)
     (folder / "manifest.json").unlink()
     code, _, err = run(capsys, "data", "show", "voc")
-    assert (code, "goes on where it stopped" in err) == (2, True)
+    assert (code, "continues where it stopped" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_store_that_is_not_whole_is_not_called_ready(capsys: pytest.CaptureFixtu
         (["prepare", "vco", "--source", "."], "Did you mean voc?"),
         (["prepare", "voc"], "--source"),
         (["prepare", "voc", "--source", "nowhere"], "which is not there"),
-        (["prepare", "voc", "--source", "{downloads}", "--name", "mine"], "--name must go with folder"),
+        (["prepare", "voc", "--source", "{downloads}", "--name", "mine"], "--name goes with folder only"),
         (["prepare", "voc", "--source", "{downloads}", "--encoding", "png"], "jpeg, raw"),
         (["prepare", "coco", "--source", "{downloads}"], "VOC 2012"),
         (["verify", "cub", "--source", "{downloads}"], "VOC 2012"),
@@ -254,6 +254,48 @@ def test_plan_refuses_what_needs_true_labels_where_there_are_none(
     assert (code, "observed ones only" in err) == (2, True)
     code, _, err = run(capsys, "plan", "folder", *sized, "--set", "loop.select_epoch_by=clean-val")
     assert (code, "observed-val" in err) == (2, True)
+
+
+def test_foreign_files_in_the_data_folder_are_left_alone(
+    capsys: pytest.CaptureFixture[str], voc: Path, home: Path, tmp_path: Path
+) -> None:
+    foreign = {
+        "data/settings.json": "[1, 2]",
+        "data/voc.json": '{"uri": "https://example.org", "title": "where I found it"}',
+        "data/notes/todo.txt": "write",
+        "data/voc/README.md": "downloads of mine",
+        "disk/holiday.jpg": "sun",
+    }
+    for name, text in foreign.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    code, out, _ = run(capsys, "data", "list")
+    assert (code, out.startswith("Nothing is prepared")) == (0, True)
+    code, _, err = run(capsys, "data", "show", "voc")
+    assert (code, "not ours, ignored" in err, "elete" in err) == (2, True, False)
+    words = ("data", "prepare", "voc", "--source", str(voc), *SIZE)
+    code, _, err = run(capsys, *words, "--out", str(home / "disk"))
+    assert (code, "data/voc.json is not ours" in err) == (2, True)
+    assert sorted(path.name for path in (home / "disk").iterdir()) == ["holiday.jpg"]  # refused before any work
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    assert [entry["name"] for entry in json.loads(run(capsys, "data", "list", "--json")[1])] == ["voc"]
+    assert {name: (home / name).read_text() for name in foreign} == foreign
+
+
+def test_pointer_to_a_store_that_is_gone_says_how_to_get_it_back(
+    capsys: pytest.CaptureFixture[str], voc: Path, tmp_path: Path
+) -> None:
+    words = ("data", "prepare", "voc", "--source", str(voc), *SIZE, "--out")
+    assert run(capsys, *words, str(tmp_path / "disk"))[0] == 0
+    (tmp_path / "disk").rename(tmp_path / "moved")
+    state = json.loads(run(capsys, "data", "list", "--json")[1])[0]["state"]
+    assert state.startswith(f"No store at {tmp_path / 'disk'}. Prepare it: ")
+    code, _, err = run(capsys, "data", "show", "voc")
+    assert (code, f"No store at {tmp_path / 'disk'}" in err) == (1, True)
+    code, _, err = run(capsys, *words, str(tmp_path / "moved"))
+    assert (code, "nothing was done" in err) == (0, True)
+    assert run(capsys, "data", "show", "voc")[0] == 0
 
 
 def test_list_of_a_home_that_is_a_file_says_so(

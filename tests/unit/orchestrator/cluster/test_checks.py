@@ -242,6 +242,8 @@ def test_prepared_data_is_told_from_what_is_not(home: Path, tmp_path: Path) -> N
 def test_store_that_does_not_open_is_a_warning(home: Path) -> None:
     (home / "data" / "voc").mkdir(parents=True)
     (home / "data" / "voc" / "manifest.json").write_text("{")
+    assert checks.check_prepared_data().health is Health.ABSENT  # some other program's, for all we know
+    (home / "data" / "voc" / "train-00000.arrow").touch()
     finding = checks.check_prepared_data()
     assert (finding.health, finding.fix) == (Health.WARN, "orchestrator data prepare voc --source DIR")
     assert "manifest.json" in finding.detail

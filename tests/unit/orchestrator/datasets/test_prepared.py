@@ -14,6 +14,7 @@ from orchestrator.datasets.prepared import (
     find_store,
     list_stores,
     remember_store,
+    require_place,
     require_room,
     require_store,
     with_store,
@@ -24,7 +25,7 @@ from orchestrator.errors import UserError
 def make_store(home: Path, name: str) -> Path:
     folder = home / "data" / name
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": 1, "data_hash": "ab"}))
     return folder
 
 
@@ -50,13 +51,132 @@ def test_pointer_remembers_a_store_elsewhere_until_one_is_made_at_home(home: Pat
     folder = make_store(home, "v1.5")
     remember_store("v1.5", str(folder))
     assert find_store("v1.5") == str(folder)
+    assert not (home / "data" / "v1.5.json").exists()
 
 
-def test_broken_pointer_says_what_to_do(home: Path) -> None:
+FOREIGN_JSON = [
+    "",
+    '{"ur',
+    "[]",
+    "null",
+    "3",
+    "{}",
+    '{"uri": 3}',
+    '{"url": "s3://bucket"}',
+    '{"uri": "s3://bucket", "title": "a link"}',
+    "[" * 100_000,
+    "\xe9",
+]
+
+
+@pytest.mark.parametrize("text", FOREIGN_JSON)
+def test_json_of_somebody_else_is_no_pointer_and_stays_as_it_is(home: Path, text: str) -> None:
+    make_store(home, "cub")
+    path = home / "data" / "voc.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert (find_store("voc"), list_stores()) == (None, {"cub": str(home / "data" / "cub")})
+    with pytest.raises(UserError, match=r"voc.json: not ours, ignored\). Prepare it: .*prepare voc") as told:
+        require_store("voc")
+    assert "elete" not in str(told.value)
+    with pytest.raises(UserError, match=r"voc\.json is not ours.*Leave --out away"):
+        remember_store("voc", "s3://bucket/voc")
+    remember_store("voc", str(make_store(home, "voc")))  # needs no pointer
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_huge_json_is_not_even_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "data").mkdir()
-    (home / "data" / "voc.json").write_text('{"ur')
-    with pytest.raises(UserError, match="Delete it, and run `data prepare` again"):
-        find_store("voc")
+    with (home / "data" / "instances_train2014.json").open("wb") as file:
+        file.truncate(1 << 30)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("read"))
+    assert list_stores() == {}
+
+
+def test_folder_of_somebody_else_is_no_store(home: Path) -> None:
+    for name, file in {
+        "images": "cat.jpg",
+        "extension": "manifest.json",
+        "hub": "train-00000-of-00005.arrow",
+        "shards": "data-00000.arrow",
+        "nested": "voc/manifest.json",
+    }.items():
+        path = home / "data" / name / file
+        path.parent.mkdir(parents=True)
+        path.write_text('{"manifest_version": 3, "name": "not a dataset"}')
+    (home / "data" / "voc").symlink_to(home / "gone")
+    (home / "data" / "gone.json").symlink_to(home / "gone.json")
+    assert list_stores() == {}
+    assert find_store("extension") is None
+    with pytest.raises(UserError, match=r"data/extension: not ours, ignored"):
+        require_store("extension")
+
+
+@pytest.mark.parametrize(
+    "file", ["writer.lock", "train-00000.done.json", "test-00012.arrow.partial", "val-labels.parquet"]
+)
+def test_begun_store_is_known_by_any_file_that_only_stores_have(home: Path, file: str) -> None:
+    (home / "data" / "coco").mkdir(parents=True)
+    (home / "data" / "coco" / file).touch()
+    assert list(list_stores()) == ["coco"]
+    with pytest.raises(UserError, match="store of coco in .* is not finished"):
+        require_store("coco")
+
+
+def test_damaged_manifest_next_to_shards_is_a_store_and_found(home: Path) -> None:
+    folder = make_store(home, "voc")
+    (folder / "manifest.json").write_text("{")
+    assert find_store("voc") is None
+    (folder / "train-00000.arrow").touch()
+    assert find_store("voc") == str(folder)
+
+
+def test_what_cannot_be_read_is_no_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "data" / "voc").mkdir(parents=True)
+    (home / "data" / "cub.json").write_text('{"uri": "s3://bucket"}')
+    iterdir = Path.iterdir
+
+    def deny(path: Path, *_: object, **__: object) -> object:
+        if path.name in ("voc", "cub.json"):
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    monkeypatch.setattr(Path, "read_text", deny)
+    assert list_stores() == {}
+    assert (find_store("voc"), find_store("cub")) == (None, None)
+
+
+def test_data_folder_that_cannot_be_read_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    with pytest.raises(UserError, match=r"Cannot read .*data \(Permission denied\).*ORCHESTRATOR_HOME"):
+        list_stores()
+
+
+def test_data_folder_that_is_a_file_holds_nothing_and_stays(home: Path) -> None:
+    (home / "data").write_text("notes")
+    assert (list_stores(), find_store("voc")) == ({}, None)
+    with pytest.raises(UserError, match="No store of voc"):
+        require_store("voc")
+    for uri in (str(home / "data" / "voc"), "s3://bucket/voc"):
+        with pytest.raises(UserError, match=r"data is a file, but datasets are kept in a folder.*ORCHESTRATOR_HOME"):
+            require_place("voc", uri)
+    assert (home / "data").read_text() == "notes"
+
+
+def test_store_is_not_begun_where_something_else_is_in_the_way(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file. Name another one with --out"):
+        require_place("voc", str(tmp_path / "file"))
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"app/manifest.json is not ours.*--out"):
+        require_place("voc", str(tmp_path / "app"))
+    (tmp_path / "app" / "manifest.json").rename(tmp_path / "app" / "readme.txt")
+    require_place("voc", str(tmp_path / "app"))  # other files do no harm
+    require_place("voc", str(tmp_path / "new" / "folder"))
 
 
 def test_home_that_cannot_be_written_is_told(home: Path) -> None:
@@ -73,7 +193,7 @@ def test_home_that_cannot_be_written_is_told(home: Path) -> None:
         ("vco", "Did you mean voc?"),
         ("brids", "Did you mean birds?"),
         ("teapots", "orchestrator data prepare folder --source DIR --name teapots"),
-        ("digits", "made when it is needed"),
+        ("digits", "made when a run first needs it"),
     ],
 )
 def test_missing_store_is_told_with_the_way_out(home: Path, name: str, hint: str) -> None:
@@ -121,11 +241,12 @@ def test_store_that_would_fill_the_disk_is_not_begun(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100e9, 90e9, 10e9))
     folder = tmp_path / "not" / "there" / "yet"
     with pytest.raises(
-        UserError, match=r"room for about 73.6 GB, but .*yet has 10.0 GB. --encoding jpeg takes a seventh"
+        UserError, match=r"needs about 73.6 GB, but .*yet has room for 10.0 GB. --encoding jpeg takes a seventh"
     ):
         require_room(str(folder), 122_218, 448, "raw")
     with pytest.raises(
-        UserError, match=r"room for about 11.0 GB, but .* has 10.0 GB. Make room, or name another place with --out"
+        UserError,
+        match=r"needs about 11.0 GB, but .* has room for 10.0 GB. Make room, or name another place",
     ):
         require_room(str(folder), 122_218, 448, "jpeg")
     require_room(str(folder), 16_000, 448, "raw")

@@ -59,9 +59,7 @@ def test_store_that_was_prepared_anew_is_read_anew(tmp_path: Path) -> None:
 def test_dataset_that_is_not_prepared_names_the_command(name: str, command: str) -> None:
     config = store_config("x").with_params({"data.name": name, "data.store": None})
     for ask in (lambda: dataset_info(config.data), lambda: load_split(config.data, "val")):
-        with pytest.raises(
-            DatasetError, match=f"dataset {name} must be prepared.*orchestrator data prepare {command}$"
-        ):
+        with pytest.raises(DatasetError, match=f"{name} is not prepared.*orchestrator data prepare {command}$"):
             ask()
 
 

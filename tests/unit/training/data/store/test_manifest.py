@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from training.data.sources.annotations import Fault
+from training.data.store.file_names import MANIFEST, labels_name, shard_name
 from training.data.store.manifest import (
-    MANIFEST,
     SCHEMA_VERSION,
     Manifest,
     StoreFile,
-    labels_name,
     read_manifest,
-    shard_name,
 )
 from training.errors import ConfigError, StoreError
 
@@ -55,7 +53,7 @@ def test_other_schema_version_names_both_and_the_command(tmp_path: Path) -> None
     uri = write(tmp_path, replace(WHOLE, schema_version=SCHEMA_VERSION + 1).to_json())
     with pytest.raises(
         StoreError,
-        match=rf"version {SCHEMA_VERSION}, but .* of version {SCHEMA_VERSION + 1}.*orchestrator data prepare",
+        match=rf"version {SCHEMA_VERSION + 1}, and this program reads version {SCHEMA_VERSION}.*data prepare",
     ):
         read_manifest(uri)
 
@@ -66,6 +64,16 @@ def test_half_a_manifest_is_none(tmp_path: Path, text: str) -> None:
         read_manifest(write(tmp_path, text))
 
 
+def test_manifest_of_something_else_is_never_to_be_deleted(tmp_path: Path) -> None:
+    uri = write(tmp_path, '{"manifest_version": 3, "name": "a browser extension"}')
+    with pytest.raises(StoreError, match=r"holds no store.*into another folder.*--out OTHER") as refused:
+        read_manifest(uri)
+    assert "elete" not in str(refused.value)
+    (tmp_path / "train-00000.arrow").touch()
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged. Delete .*manifest\.json and prepare"):
+        read_manifest(uri)
+
+
 def test_value_out_of_range_is_refused(tmp_path: Path) -> None:
     raw = json.loads(WHOLE.to_json()) | {"encoding": "png"}
     with pytest.raises(StoreError, match="encoding=png"):
@@ -73,10 +81,10 @@ def test_value_out_of_range_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_store_and_unfinished_store_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is none at .*orchestrator data prepare"):
+    with pytest.raises(StoreError, match="No store at .*orchestrator data prepare"):
         read_manifest(str(tmp_path / "nothing"))
     (tmp_path / "train-00000.done.json").write_text("{}")
-    with pytest.raises(StoreError, match="goes on where it stopped"):
+    with pytest.raises(StoreError, match="continues where it stopped"):
         read_manifest(str(tmp_path))
 
 

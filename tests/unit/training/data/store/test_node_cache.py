@@ -89,7 +89,7 @@ def test_other_content_is_refused(remote: Remote) -> None:
     manifest = manifest_of(remote)
     assert remote.folder is not None
     (remote.folder / "b").write_bytes(b"x" * 100)
-    with pytest.raises(StoreError, match="b has another content"):
+    with pytest.raises(StoreError, match="b has changed since"):
         local_copy(remote, manifest, "train", ["a", "b"])
     assert not (cache_dir() / "stores" / cache_key(manifest) / "train").exists()
 

@@ -171,7 +171,7 @@ def test_split_never_opens_the_test_set(source: Annotations, tmp_path: Path, mon
     for name in ("train", "val"):
         data = opened.split(name, SEED, SEED)
         data.images.read(range(len(data)))
-    with pytest.raises(StoreError, match="has another content"):
+    with pytest.raises(StoreError, match="has changed since"):
         opened.test_split(SEED)
     with pytest.raises(ValueError, match="train or val, but got split=test"):
         opened.split("test", SEED, SEED)  # type: ignore[arg-type]
@@ -219,7 +219,7 @@ def test_missing_or_short_file_is_said_on_opening(source: Annotations, tmp_path:
     prepared(source, tmp_path / "store")
     path = tmp_path / "store" / name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=rf"{name} is \d+ bytes in place of \d+.*orchestrator data prepare"):
+    with pytest.raises(StoreError, match=rf"{name} has \d+ bytes instead of \d+.*orchestrator data prepare"):
         open_store(str(tmp_path / "store"))
     path.unlink()
     with pytest.raises(StoreError, match=f"{name} is missing"):
@@ -232,7 +232,7 @@ def test_flipped_label_is_refused(source: Annotations, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"train-labels\.parquet has another content"):
+    with pytest.raises(StoreError, match=r"train-labels\.parquet has changed since"):
         opened.split("train", SEED, SEED)
 
 

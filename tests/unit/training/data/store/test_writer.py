@@ -17,9 +17,10 @@ from tests.kit.pictures import make_source, write_picture
 from training.data.sources.annotations import Annotations, Fault, Phase
 from training.data.store import shard_notes
 from training.data.store import writer as store_writer
+from training.data.store.file_names import MANIFEST
 from training.data.store.images import ImageFacts
 from training.data.store.label_table import LabelTable, compute_data_hash
-from training.data.store.manifest import MANIFEST, Manifest, read_manifest
+from training.data.store.manifest import Manifest, read_manifest
 from training.data.store.reader import open_store
 from training.data.store.storage import Storage
 from training.data.store.writer import BadSourceError, find_finished, write_store
@@ -121,7 +122,7 @@ def test_finished_store_of_other_settings_or_labels_is_not_overwritten(source: A
 def test_finished_store_that_lost_a_file_is_not_called_done(source: Annotations, tmp_path: Path) -> None:
     write(source, tmp_path / "store")
     (tmp_path / "store" / "train-00001.arrow").unlink()
-    with pytest.raises(StoreError, match=r"train-00001\.arrow is missing. Delete it, and make it anew"):
+    with pytest.raises(StoreError, match=r"train-00001\.arrow is missing. Delete .*/manifest.json and prepare"):
         write(source, tmp_path / "store")
 
 
@@ -237,7 +238,7 @@ def test_all_faults_are_listed_and_nothing_opens(source: Annotations, tmp_path: 
         "--skip-bad",
     ):
         assert word in str(caught.value)
-    with pytest.raises(StoreError, match="goes on where it stopped"):
+    with pytest.raises(StoreError, match="continues where it stopped"):
         open_store(str(tmp_path / "store"))
 
 
@@ -314,7 +315,7 @@ def test_no_space_says_how_far_it_got_and_is_gone_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(
-            StoreError, match=r"No space left on device\); 8 of 26 images are done and kept.*run the same command again"
+            StoreError, match=r"No space left on device\). 8 of 26 images are done and kept.*run the same command again"
         ):
             write(source, tmp_path / "store")
     assert not [path for path in (tmp_path / "store").iterdir() if path.name.endswith(".partial")]
@@ -328,13 +329,13 @@ def test_no_permission_is_said(source: Annotations, tmp_path: Path, monkeypatch:
 
     # Injected, since tests may run as root, who may write everywhere.
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(StoreError, match=r"must be writable, but .*store is not \(Permission denied\); 0 of 26 images"):
+    with pytest.raises(StoreError, match=r"Cannot write the store .*store \(Permission denied\). 0 of 26 images"):
         write(source, tmp_path / "store")
 
 
 def test_folder_that_is_a_file_is_said(source: Annotations, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="must be writable"):
+    with pytest.raises(StoreError, match="Cannot write the store"):
         write(source, tmp_path / "file" / "store")
 
 
