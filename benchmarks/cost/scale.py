@@ -81,6 +81,7 @@ class CpuClock:
 def run_ours(num_trials: int, num_reports: int) -> Figures:
     """Run a sweep of ours in this process."""
     from orchestrator.sweep.driver import run_sweep
+    from orchestrator.sweep.options import DriveOptions
     from orchestrator.sweep_folder.journal import follow
     from orchestrator.tracking.tracker import Tracker
     from tests.kit.trivial_run import TrivialRuns
@@ -100,7 +101,7 @@ def run_ours(num_trials: int, num_reports: int) -> Figures:
             SWEEP, trials=num_trials, epochs=num_reports, concurrency=overhead.NUM_SLOTS, sampler="random"
         )
         hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
-        run_sweep(plan, hooks=replace(hooks, make_tracker=make_tracker))
+        run_sweep(plan, DriveOptions(hooks=replace(hooks, make_tracker=make_tracker)))
     ends = [event["time_ms"] / 1000 for event in follow(journals[0])[0] if event["event"] == "trial_ended"]
     return {**_summarise(ends, clock), "writer_cpu_s": trackers[0].cpu_s, "catch_up_s": trackers[0].catch_up_s}
 
@@ -217,13 +218,15 @@ def time_resume(num_trials: int) -> Figures:
     """Time a resume up to its first hand-out: what is read and built, and all of it with Ray's start."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep.driver import resume
+    from orchestrator.sweep.options import DriveOptions
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
     from tests.kit.trivial_run import TrivialRuns
     from tests.kit.trivial_sweep import trivial_hooks
 
     figures, path = time_resume_reading(num_trials), sweep_dir(SWEEP) / JOURNAL_FILE
     size, called_s = path.stat().st_size, time.time()
-    resume(SWEEP, allow_changed=True, show_progress=False, hooks=trivial_hooks(TrivialRuns(keep=False), tracking=False))
+    hooks = trivial_hooks(TrivialRuns(keep=False), tracking=False)
+    resume(SWEEP, DriveOptions(allow_changed=True, progress=False, hooks=hooks))
     handed_out = next(event["time_ms"] for event in follow(path, size)[0] if event["event"] == "trial_started")
     return {**figures, "first_hand_out_s": handed_out / 1000 - called_s}
 

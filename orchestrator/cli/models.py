@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from orchestrator.promotion.promote import PromotionOutcome
     from orchestrator.promotion.verdict import Decision
+    from orchestrator.sweep.options import DriveOptions
     from training.inference.predictor import Predictor
 
 TEST_MAP = "test/mAP"
@@ -70,27 +71,20 @@ def promote(
     started = time.monotonic()
     found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})
     from orchestrator.promotion.promote import promote as promote_sweep
+    from orchestrator.sweep.options import DriveOptions
 
-    outcome = promote_sweep(
-        found,
-        seeds=seeds,
-        workers=workers,
-        address=address,
-        allow_changed=allow_changed,
-        steal_lease=steal_lease,
-        keep_weights=keep_weights,
-        say=print_note,
-    )
-    finish_promotion(outcome, started, json)
+    options = DriveOptions(address, allow_changed, steal_lease)
+    outcome = promote_sweep(found, options, seeds=seeds, workers=workers, keep_weights=keep_weights, say=print_note)
+    finish_promotion(outcome, options, started, json)
 
 
-def finish_promotion(outcome: PromotionOutcome, started: float, json: bool) -> None:
+def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: float, json: bool) -> None:
     """Print what came of a promotion and exit with its code."""
     plan, decision = outcome.plan, outcome.decision
     print_tracking_problem(plan.id, outcome.tracking_problem)
     if decision is None:
         print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
-        print_note(f"Resume with: {program()} resume {plan.id}")
+        print_note(f"Resume with: {program()} {_resume_command(outcome)}{options.repeated_flags()}")
         raise typer.Exit(EXIT_INTERRUPTED)
     if json:
         print_json(_describe(outcome, decision))
@@ -109,6 +103,14 @@ def finish_promotion(outcome: PromotionOutcome, started: float, json: bool) -> N
                 f"predict {outcome.model}@champion DIR": "score images",
             }
         )
+
+
+def _resume_command(outcome: PromotionOutcome) -> str:
+    plan = outcome.plan
+    if outcome.keep_weights == plan.keep_weights:
+        return f"resume {plan.id}"
+    # This call asked for more than the plan says: only the same call again keeps the weights.
+    return f"promote {plan.parent} --seeds {plan.num_trials} --workers {plan.resources.workers} --keep-weights"
 
 
 def evaluate(

@@ -15,11 +15,12 @@ from orchestrator.durations import format_seconds
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
     from orchestrator.sweep.driver import SweepOutcome
+    from orchestrator.sweep.options import DriveOptions
 
 MAX_ROWS = 20
 
 
-def finish_sweep(outcome: SweepOutcome, started: float, json: bool) -> None:
+def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, json: bool) -> None:
     """Print the leaderboard and what to type next; exit with 130 if interrupted, 1 if no trial was completed."""
     plan = outcome.plan
     # Read again, because what the driver saw running is interrupted now.
@@ -32,7 +33,7 @@ def finish_sweep(outcome: SweepOutcome, started: float, json: bool) -> None:
         )
     print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
     if outcome.state == "INTERRUPTED":
-        print_note(f"Resume with: {program()} resume {plan.id}")
+        print_note(f"Resume with: {program()} resume {plan.id}{options.repeated_flags()}")
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.best is None:
         print_note("No trial was completed.")

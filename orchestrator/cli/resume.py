@@ -62,7 +62,9 @@ def resume(
         backup = backup or copied
     from orchestrator.planning.sweep_plan import load_plan
     from orchestrator.sweep.driver import resume as resume_sweep
+    from orchestrator.sweep.options import DriveOptions
 
+    options = DriveOptions(address, allow_changed, steal_lease, backup)
     if load_plan(found).kind == "promote":
         if backup is not None:
             raise UserError(
@@ -74,13 +76,9 @@ def resume(
             )
         from orchestrator.promotion.promote import resume_promotion
 
-        resumed = resume_promotion(
-            found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, say=print_note
-        )
-        finish_promotion(resumed, started, json)
+        finish_promotion(resume_promotion(found, options, say=print_note), options, started, json)
         return
-    outcome = resume_sweep(found, address=address, allow_changed=allow_changed, steal_lease=steal_lease, backup=backup)
-    finish_sweep(outcome, started, json)
+    finish_sweep(resume_sweep(found, options), options, started, json)
 
 
 def extend(
@@ -101,12 +99,10 @@ def extend(
     started = time.monotonic()
     found, increase = find_sweep(sweep, kinds={"sweep"}), _read_increase(trials)
     from orchestrator.sweep.driver import extend as extend_sweep
+    from orchestrator.sweep.options import DriveOptions
 
-    finish_sweep(
-        extend_sweep(found, increase, address=address, allow_changed=allow_changed, steal_lease=steal_lease),
-        started,
-        json,
-    )
+    options = DriveOptions(address, allow_changed, steal_lease)
+    finish_sweep(extend_sweep(found, increase, options), options, started, json)
 
 
 def _read_increase(text: str) -> int:

@@ -262,10 +262,12 @@ def _show_plan(planned: SweepPlan, json: bool) -> None:
 def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
     from orchestrator.planning.data_fit import check_data
     from orchestrator.sweep.driver import run_sweep
+    from orchestrator.sweep.options import DriveOptions
 
     check_data(planned)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:
         print_note(wrap_words(f"note: {_NO_STORAGE}", sys.stderr))
-    finish_sweep(run_sweep(planned, address=address, backup=backup), started, json)
+    options = DriveOptions(address, backup=backup)
+    finish_sweep(run_sweep(planned, options), options, started, json)

@@ -99,4 +99,5 @@ def make_promotion_plan(
         notes=(),
         parent=plan.id,
         time_limit_s=None,
+        backup=None,
     )

@@ -55,6 +55,8 @@ class SweepPlan:
         epoch_s: Measured seconds of an epoch of these settings with one worker, if known.
         variants: Of an ablation: the method's label and those of the blocks that it is compared with, in the order of
             ``start_from``.
+        keep_weights: Of a promotion: keep the best weights of every final run, not of the first seed's alone.
+        backup: URI that the journal is copied to from the start; later drivers may choose another.
     """
 
     id: str
@@ -86,6 +88,8 @@ class SweepPlan:
     time_limit_s: float | None = None
     epoch_s: float | None = None
     variants: tuple[str, ...] = ()
+    keep_weights: bool = False
+    backup: str | None = None
 
     @property
     def epochs(self) -> int:

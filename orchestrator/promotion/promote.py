@@ -26,8 +26,8 @@ from orchestrator.promotion.model_card import render_card
 from orchestrator.promotion.verdict import SET_UP_KEYS, Decision, Result, Verdict, decide, registered_name
 from orchestrator.provenance import UNKNOWN
 from orchestrator.signals import terminable
-from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
-from orchestrator.sweep.hooks import REAL, Hooks
+from orchestrator.sweep.driver import DEFAULT, FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.disk import delete_checkpoints, trial_uri
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, SweepState, follow, replay
 from orchestrator.sweep_folder.lease import Lease
@@ -56,6 +56,7 @@ class PromotionOutcome:
         version: ``NAME/VERSION`` of the new champion, if it was promoted.
         config_file: The winner's settings, to be committed.
         reused: Whether all of it was there already.
+        keep_weights: Whether the weights of every final run are kept.
         tracking_problem: Why MLflow lacks something, if it does.
     """
 
@@ -69,20 +70,17 @@ class PromotionOutcome:
     version: str | None = None
     config_file: Path | None = None
     reused: bool = False
+    keep_weights: bool = False
     tracking_problem: str | None = None
 
 
 def promote(
     sweep_id: str,
+    options: DriveOptions = DEFAULT,
     *,
     seeds: int = 3,
     workers: int | None = None,
-    address: str | None = None,
-    allow_changed: bool = False,
-    steal_lease: bool = False,
     keep_weights: bool = False,
-    show_progress: bool = True,
-    hooks: Hooks = REAL,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
     """Train a sweep's winner to full length with fresh seeds, decide on it, open the test split, and register it if it
@@ -93,9 +91,9 @@ def promote(
 
     Args:
         sweep_id: A finished sweep or training.
+        options: How to run the final runs.
         seeds: Number of final runs.
         workers: Ray Train workers of each; None is 1, or as many as the GPUs carry where the sweep's trials use GPUs.
-        address, allow_changed, steal_lease, show_progress, hooks: As for :func:`orchestrator.sweep.driver.resume`.
         keep_weights: Keep the best weights of every final run, not of the first seed's alone, once the test figures are
             stored.
         say: Told what is done after the runs.
@@ -105,48 +103,23 @@ def promote(
             :func:`orchestrator.sweep.driver.resume`.
         OrchestratorError: Ray or MLflow's store cannot be reached. The promotion can be resumed.
     """
-    planned = _plan_promotion(sweep_id, seeds, workers, address)
+    planned = replace(_plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
     known = _find_same(planned)
     started = time.monotonic()
-    if known is None:
-        trained = run_sweep(planned, address=address, show_progress=show_progress, hooks=hooks)
-    else:
-        trained = resume(
-            known.id,
-            address=address,
-            allow_changed=allow_changed,
-            steal_lease=steal_lease,
-            show_progress=show_progress,
-            hooks=hooks,
-        )
-    return _conclude(trained, started, say, keep_weights)
+    trained = run_sweep(planned, options) if known is None else resume(known.id, options)
+    return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 
 def resume_promotion(
-    promotion_id: str,
-    *,
-    address: str | None = None,
-    allow_changed: bool = False,
-    steal_lease: bool = False,
-    keep_weights: bool = False,
-    show_progress: bool = True,
-    hooks: Hooks = REAL,
-    say: Callable[[str], None] = lambda text: None,
+    promotion_id: str, options: DriveOptions = DEFAULT, *, say: Callable[[str], None] = lambda text: None
 ) -> PromotionOutcome:
-    """Go on with a promotion; one that is over is only read.
+    """Continue a promotion; one that is finished is only read.
 
-    Args and raises: as :func:`promote`.
+    Raises: as :func:`promote`.
     """
     started = time.monotonic()
-    trained = resume(
-        promotion_id,
-        address=address,
-        allow_changed=allow_changed,
-        steal_lease=steal_lease,
-        show_progress=show_progress,
-        hooks=hooks,
-    )
-    return _conclude(trained, started, say, keep_weights)
+    trained = resume(promotion_id, options)
+    return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
 
 
 def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
@@ -240,7 +213,14 @@ def _conclude(
 ) -> PromotionOutcome:
     """Decide, open the test split, register: whatever of it the journal does not have yet."""
     plan = trained.plan
-    outcome = PromotionOutcome(plan, trained.records, trained.state, 0.0, tracking_problem=trained.tracking_problem)
+    outcome = PromotionOutcome(
+        plan,
+        trained.records,
+        trained.state,
+        0.0,
+        keep_weights=keep_weights,
+        tracking_problem=trained.tracking_problem,
+    )
     if trained.state == FINISHED:
         folder = sweep_dir(plan.id)
         try:
@@ -250,18 +230,18 @@ def _conclude(
                 _one_conclusion_at_a_time(),
                 Journal.open(folder / JOURNAL_FILE, lease) as journal,
             ):
-                outcome = _take_steps(_Steps(plan, journal, say), outcome, keep_weights)
+                outcome = _take_steps(_Steps(plan, journal, say), outcome)
         except KeyboardInterrupt:
             outcome = replace(outcome, state=INTERRUPTED)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _take_steps(steps: _Steps, outcome: PromotionOutcome, keep_weights: bool) -> PromotionOutcome:
+def _take_steps(steps: _Steps, outcome: PromotionOutcome) -> PromotionOutcome:
     decision = steps.decide()
     test = steps.open_test()
     version = steps.register(decision, test) if decision.verdict is Verdict.PROMOTE else None
     config_file = _write_config(outcome.plan, decision)
-    if steps.taken and not keep_weights:
+    if steps.taken and not outcome.keep_weights:
         steps.drop_weights()
     return replace(
         outcome,

@@ -13,7 +13,7 @@ import socket
 import time
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +25,8 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import create_sweep, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
 from orchestrator.signals import Interrupted, StopSignals
-from orchestrator.sweep.hooks import DRAIN_S, REAL, Hooks, NoTracker, TrackerLike
+from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
 from orchestrator.sweep_folder.disk import Janitor, spool_artifacts, write_error
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEFAULT = DriveOptions()
 FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
 
@@ -51,7 +53,7 @@ class SweepOutcome:
     Attributes:
         state: ``FINISHED``, or ``INTERRUPTED`` by Ctrl-C or SIGTERM.
         seconds: From the driver's start to its end.
-        tracking_problem, backup_problem: Why the tracking store, or the backup, lacks something, if it does.
+        tracking_problem, backup_problem: Why MLflow or the backup is incomplete, if it is.
     """
 
     plan: SweepPlan
@@ -67,86 +69,51 @@ class SweepOutcome:
         return best(self.records, self.plan.protocol)
 
 
-def run_sweep(
-    plan: SweepPlan,
-    *,
-    address: str | None = None,
-    backup: str | None = None,
-    show_progress: bool = True,
-    hooks: Hooks = REAL,
-) -> SweepOutcome:
+def run_sweep(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
     """Run a new sweep, a single training, or the final runs of a promotion, to its end.
 
     Args:
         plan: What to run.
-        address: Of a Ray cluster (``auto``); None starts Ray on this machine.
-        backup: URI under which the journal is copied, for :func:`orchestrator.sweep_folder.restore.restore_sweep`.
-        show_progress: Show on stderr where it is.
-        hooks: For tests and benchmarks.
+        options: How to run it.
 
     Raises:
-        UserError: Its folder or the cache cannot be written.
-        ConfigError, DatasetError, WeightsError: Its data or model cannot be had.
-        OrchestratorError: Ray cannot be started, or the disk is full. A sweep that had begun can be resumed; else
-            nothing is left of it.
+        UserError: The sweep folder or the cache cannot be written.
+        ConfigError, DatasetError, WeightsError: The data or the model cannot be loaded.
+        OrchestratorError: Ray cannot be started, or the disk is full. A sweep that had begun can be resumed; one that
+            had not leaves nothing behind.
     """
-    require_writable(address)
+    require_writable(options.address)
+    if options.backup is not None:
+        plan = replace(plan, backup=options.backup)
     folder = create_sweep(plan.id, plan.to_json())
     try:
-        return _drive(plan, address, show_progress, hooks, backup=backup)
+        return _drive(plan, options)
     except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError):
         if replay(folder / JOURNAL_FILE).driver_state is None:
             shutil.rmtree(folder, ignore_errors=True)  # it never began: its name stays free
         raise
 
 
-def resume(
-    sweep_id: str,
-    *,
-    address: str | None = None,
-    allow_changed: bool = False,
-    steal_lease: bool = False,
-    backup: str | None = None,
-    show_progress: bool = True,
-    hooks: Hooks = REAL,
-) -> SweepOutcome:
-    """Go on with what an interrupted or killed driver left; a finished sweep is left as it is.
-
-    Args:
-        sweep_id: Which.
-        allow_changed: Go on under another commit, lock or data hash than it was started with.
-        steal_lease: Take it from a driver on another host that may still live.
-        backup: As for :func:`run_sweep`; None is where the last driver copied its journal to, if it did.
-        address, show_progress, hooks: As for :func:`run_sweep`.
+def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
+    """Continue what an interrupted or killed driver left unfinished; a finished sweep stays as it is.
 
     Raises:
-        UserError: There is no such sweep, another driver is at work on it, or commit, lock or data have changed.
+        UserError: No such sweep exists, another driver is running it, or the commit, the lock or the data changed.
         OrchestratorError: As :func:`run_sweep`; or the journal is broken.
     """
-    plan = load_plan(sweep_id)
-    return _drive(
-        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, backup=backup
-    )
+    return _drive(load_plan(sweep_id), options)
 
 
-def extend(
-    sweep_id: str,
-    num_more: int,
-    *,
-    address: str | None = None,
-    allow_changed: bool = False,
-    steal_lease: bool = False,
-    show_progress: bool = True,
-    hooks: Hooks = REAL,
-) -> SweepOutcome:
+def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> SweepOutcome:
     """Add trials to a sweep, and run them and whatever it had not finished.
 
     Args:
-        num_more: How many.
-        sweep_id, address, allow_changed, steal_lease, show_progress, hooks: As for :func:`resume`.
+        sweep_id: The sweep.
+        num_more: How many trials to add.
+        options: How to run them.
 
     Raises:
-        UserError: ``num_more`` is not positive, or there is nothing more to try; or as :func:`resume`.
+        UserError: ``num_more`` is not positive, or every point has been tried; or as :func:`resume`.
         OrchestratorError: As :func:`resume`.
     """
     plan = load_plan(sweep_id)
@@ -158,46 +125,43 @@ def extend(
             f"--trials must leave the sweep within the {plan.num_points} points that it can try, but got +{num_more} "
             f"with {num_trials} trials there. Start a sweep over a larger space."
         )
-    return _drive(
-        plan, address, show_progress, hooks, allow_changed=allow_changed, steal_lease=steal_lease, num_more=num_more
-    )
+    return _drive(plan, options, num_more)
 
 
-def _drive(
-    plan: SweepPlan,
-    address: str | None,
-    show_progress: bool,
-    hooks: Hooks,
-    *,
-    allow_changed: bool = False,
-    steal_lease: bool = False,
-    backup: str | None = None,
-    num_more: int = 0,
-) -> SweepOutcome:
-    require_writable(address)
+def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOutcome:
+    require_writable(options.address)
     folder, started = sweep_dir(plan.id), time.monotonic()
     with ExitStack() as stack:
-        lease = stack.enter_context(Lease(folder, steal=steal_lease))
+        lease = stack.enter_context(Lease(folder, steal=options.steal_lease))
         signals = stack.enter_context(StopSignals())
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
         end_orphans(folder)
-        backup = backup or journal.state.backup
-        copier = stack.enter_context(JournalBackup(plan, journal, lease, backup, steal=steal_lease)) if backup else None
+        # The journal has the latest choice; the plan has that of a driver killed before its first event.
+        options = replace(options, backup=options.backup or journal.state.backup or plan.backup)
+        backup = _make_backup(plan, journal, lease, options)
+        if backup is not None:
+            stack.enter_context(backup)
         state, problem = FINISHED, None
         if num_more or not _is_done(plan, journal.state):
-            progress = Progress(plan, journal.state, shown=show_progress)
-            driver = _Driver(plan, journal, signals, hooks, progress, backup)
+            progress = Progress(plan, journal.state, shown=options.progress)
+            driver = _Driver(plan, journal, signals, progress, options)
             progress.watch("MLflow", lambda: driver.tracker.problem)
-            if copier:
-                progress.watch("the backup", lambda: copier.problem)
-            state = driver.run(address, allow_changed, num_more)
+            if backup:
+                progress.watch("the backup", lambda: backup.problem)
+            state = driver.run(num_more)
             problem = driver.tracking_problem
         else:
-            problem = _settle(plan, journal, hooks)
+            problem = _settle(plan, journal, options.hooks)
         records = tuple(record for _, record in sorted(journal.state.records.items()))
-        backup_problem = None if copier is None or copier.stop() else copier.problem
+        backup_problem = None if backup is None or backup.stop() else backup.problem
         return SweepOutcome(plan, records, state, time.monotonic() - started, problem, backup_problem)
+
+
+def _make_backup(plan: SweepPlan, journal: Journal, lease: Lease, options: DriveOptions) -> JournalBackup | None:
+    if options.backup is None:
+        return None
+    return JournalBackup(plan, journal, lease, options.backup, steal=options.steal_lease)
 
 
 def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
@@ -212,35 +176,37 @@ def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
 
 
 class _Driver:
-    """One driver's life."""
+    """Runs one driver from start to end."""
 
     def __init__(
-        self,
-        plan: SweepPlan,
-        journal: Journal,
-        signals: StopSignals,
-        hooks: Hooks,
-        progress: Progress,
-        backup: str | None,
+        self, plan: SweepPlan, journal: Journal, signals: StopSignals, progress: Progress, options: DriveOptions
     ) -> None:
         self.tracking_problem: str | None = None
-        self._plan, self._journal, self._signals, self._hooks, self._progress = plan, journal, signals, hooks, progress
-        self._folder, self._backup = sweep_dir(plan.id), backup
+        self._plan, self._journal, self._signals, self._progress = plan, journal, signals, progress
+        self._folder, self._options, self._hooks = sweep_dir(plan.id), options, options.hooks
         self.tracker: TrackerLike = NoTracker()
         self._janitor = Janitor(plan, journal.state)
 
-    def run(self, address: str | None, allow_changed: bool, num_more: int) -> str:
+    def run(self, num_more: int) -> str:
         """Run to the end, whatever it is, and leave nothing running; return how it ended."""
+        num_trials = _num_trials(self._plan, self._journal.state) + num_more
         with self._progress:
             try:
                 with ExitStack() as stack:
-                    self._start(stack, address, allow_changed, num_more)
+                    self._start(stack, num_trials)
                     self._run_trials()
             except KeyboardInterrupt:
+                if num_more and self._journal.state.num_trials != num_trials:
+                    self._keep_extension(num_trials)
                 return INTERRUPTED
         return FINISHED
 
-    def _start(self, stack: ExitStack, address: str | None, allow_changed: bool, num_more: int) -> None:
+    def _keep_extension(self, num_trials: int) -> None:
+        """Record the trials asked for by an `extend` that was stopped early, so that `resume` runs them."""
+        self._journal.append({"event": "sweep_extended", "num_trials": num_trials})
+        self._journal.append({"event": "driver_ended", "state": INTERRUPTED})
+
+    def _start(self, stack: ExitStack, num_trials: int) -> None:
         """Start all that works beside the trials; what takes long, side by side."""
         quieten()
         config = trial_config(self._plan, {})
@@ -249,18 +215,18 @@ class _Driver:
         self.tracker.start()
         identity = in_background(lambda: self._hooks.identify(config, self._progress.say))
         stack.callback(stop_ray)
-        self._start_ray(address)
+        self._start_ray()
         self._signals.arm()  # Ray takes SIGTERM when it starts
         current = provenance.collect(self._plan, self._wait(identity))
-        if not allow_changed:
+        if not self._options.allow_changed:
             self._refuse_changed(current)
-        self._announce(current, num_more)
+        self._announce(current, num_trials)
         stack.push(self._end)
         stack.callback(self._janitor.stop)
         self._janitor.start()
 
-    def _start_ray(self, address: str | None) -> None:
-        resources = self._plan.resources
+    def _start_ray(self) -> None:
+        address, resources = self._options.address, self._plan.resources
         slots = self._plan.concurrency * resources.workers
         try:
             start_ray(
@@ -283,9 +249,8 @@ class _Driver:
                 f"Go back to that, or allow it: orchestrator resume {self._plan.id} --allow-changed"
             )
 
-    def _announce(self, current: dict[str, str], num_more: int) -> None:
-        num_trials = _num_trials(self._plan, self._journal.state) + num_more
-        if num_more:
+    def _announce(self, current: dict[str, str], num_trials: int) -> None:
+        if num_trials != _num_trials(self._plan, self._journal.state):
             self._journal.append({"event": "sweep_extended", "num_trials": num_trials})
         self._journal.append(
             {
@@ -295,7 +260,7 @@ class _Driver:
                 "pid": os.getpid(),
                 "num_trials": num_trials,
                 "provenance": current,
-                **({"backup": self._backup} if self._backup else {}),
+                **({"backup": self._options.backup} if self._options.backup else {}),
             }
         )
 

@@ -16,6 +16,7 @@ from orchestrator.home import list_sweeps
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.disk import checkpoint_uri
 from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.tracking import store as mlflow_store
@@ -35,8 +36,10 @@ EPOCHS = 8
 PROMOTE = """
 import sys
 from orchestrator.promotion.promote import promote
+from orchestrator.sweep.options import DriveOptions
 # Somebody may commit to this checkout while a test runs.
-outcome = promote(sys.argv[1], seeds=2, workers=int(sys.argv[2]), allow_changed=True, show_progress=False)
+options = DriveOptions(allow_changed=True, progress=False)
+outcome = promote(sys.argv[1], options, seeds=2, workers=int(sys.argv[2]))
 print(outcome.state, outcome.decision.verdict)
 """
 
@@ -101,7 +104,7 @@ def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: S
     assert driver.communicate(timeout=500) == ("FINISHED PROMOTE\n", "")
 
     # Once more: all of it is there, so this reads.
-    outcome = promote(swept.id, seeds=2, workers=2, show_progress=False)
+    outcome = promote(swept.id, DriveOptions(progress=False), seeds=2, workers=2)
     assert outcome.reused
     assert outcome.decision is not None
     assert outcome.decision.verdict is Verdict.PROMOTE
@@ -134,7 +137,7 @@ def test_killed_worker_and_killed_driver_lose_and_double_nothing(swept: SweepPla
     driver.kill()
     assert driver.communicate() == ("", "")
     assert _start(swept, workers=1).communicate(timeout=400) == ("FINISHED PROMOTE\n", "")
-    outcome = resume_promotion(plan.id, show_progress=False)
+    outcome = resume_promotion(plan.id, DriveOptions(progress=False))
     assert outcome.reused
     assert _epochs(plan) == {trial: list(range(1, EPOCHS + 1)) for trial in (0, 1)}
     records = replay(sweeps.journal_path(plan)).records

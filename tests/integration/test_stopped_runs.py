@@ -17,6 +17,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import promote
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.disk import checkpoint_uri
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
@@ -30,10 +31,11 @@ from training.selection import Protocol, SelectBy
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS = 6
-UNTRACKED = Hooks(make_tracker=make_no_tracker)
+UNTRACKED = DriveOptions(hooks=Hooks(make_tracker=make_no_tracker), progress=False)
 DRIVE = (
-    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.driver import *; "
-    "resume(sys.argv[1], hooks=Hooks(make_tracker=make_no_tracker))"
+    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.options import *; "
+    "from orchestrator.sweep.driver import *; "
+    "resume(sys.argv[1], DriveOptions(hooks=Hooks(make_tracker=make_no_tracker)))"
 )
 # A rate at which no run gets better epoch after epoch.
 SETTINGS: dict[str, Any] = {
@@ -83,7 +85,7 @@ def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
 def test_what_stops_is_complete_resumable_and_promotable() -> None:
     scenes.prepare_tiny()
     plan, killed = make_plan("tiny-00000003"), make_plan("tiny-00000004")
-    outcome = resume(plan.id, hooks=UNTRACKED, show_progress=False)
+    outcome = resume(plan.id, UNTRACKED)
     assert outcome.state == "FINISHED"
     for record in outcome.records:
         assert record.state is TrialState.COMPLETE
@@ -100,10 +102,10 @@ def test_what_stops_is_complete_resumable_and_promotable() -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert 0 < len(epochs_of(killed)) < len(epochs_of(plan))
-    resume(killed.id, hooks=UNTRACKED, show_progress=False)
+    resume(killed.id, UNTRACKED)
     assert epochs_of(killed) == epochs_of(plan)
 
-    promoted = promote(plan.id, seeds=1, show_progress=False, allow_changed=True)
+    promoted = promote(plan.id, DriveOptions(progress=False, allow_changed=True), seeds=1)
     assert promoted.decision is not None
     last = max(epoch for _, epoch, _ in epochs_of(promoted.plan))
     assert last < EPOCHS

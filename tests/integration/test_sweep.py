@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
+from orchestrator.sweep.hooks import Hooks
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
 from orchestrator.sweep_folder.lease import Lease, find_processes
 from orchestrator.sweep_folder.records import Cause, TrialState
@@ -34,8 +37,12 @@ ROOT = Path(__file__).parents[2]
 ID = "trivial-00000001"
 
 
+def quietly(hooks: Hooks, **how: Any) -> DriveOptions:
+    return DriveOptions(hooks=hooks, progress=False, **how)
+
+
 def sweep(plan: SweepPlan, runs: TrivialRuns | None = None) -> SweepOutcome:
-    return run_sweep(plan, hooks=trivial_hooks(runs or TrivialRuns(), tracking=False), show_progress=False)
+    return run_sweep(plan, quietly(trivial_hooks(runs or TrivialRuns(), tracking=False)))
 
 
 def journal(sweep_id: str = ID) -> Path:
@@ -147,7 +154,7 @@ class DieWhenReused:
 def test_a_process_that_dies_between_two_trials_costs_neither() -> None:
     plan = trivial_plan(ID, trials=3, epochs=2, concurrency=1, scheduler="none")
     hooks = replace(trivial_hooks(TrivialRuns(), tracking=False), make_run=DieWhenReused())
-    outcome = run_sweep(plan, hooks=hooks, show_progress=False)
+    outcome = run_sweep(plan, quietly(hooks))
     assert [(record.state, record.attempts) for record in outcome.records] == [
         (TrialState.COMPLETE, attempts) for attempts in (1, 2, 2)
     ]
@@ -215,13 +222,13 @@ def test_extending_adds_trials_and_other_data_are_refused_unless_allowed() -> No
     hooks = trivial_hooks(TrivialRuns(), tracking=False)
     other = replace(hooks, identify=lambda config, say: {"data_hash": "other"})
     with pytest.raises(UserError, match=r"data_hash was trivial and is other.*--allow-changed"):
-        extend(ID, 3, hooks=other, show_progress=False)
+        extend(ID, 3, quietly(other))
     assert len(replay(journal()).records) == replay(journal()).num_trials == 2
-    outcome = extend(ID, 3, allow_changed=True, hooks=other, show_progress=False)
+    outcome = extend(ID, 3, quietly(other, allow_changed=True))
     assert outcome.records[:2] == before
     check_whole(ID, trials=5, epochs=2)
     size = journal().stat().st_size
-    assert resume(ID, hooks=hooks, show_progress=False).state == FINISHED  # nothing is left: Ray is not even started
+    assert resume(ID, quietly(hooks)).state == FINISHED  # nothing is left: Ray is not even started
     assert journal().stat().st_size == size
 
 

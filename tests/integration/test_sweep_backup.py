@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.home import sweep_dir
 from orchestrator.sweep.driver import FINISHED, resume
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.lease import end_orphans
 from orchestrator.sweep_folder.records import TrialState
@@ -57,7 +58,10 @@ def test_an_empty_head_goes_on_from_the_backup(tmp_path: Path, monkeypatch: pyte
     assert copied == before[: len(copied)]
     assert said == []
     outcome = resume(
-        ID, allow_changed=True, show_progress=False, hooks=trivial_hooks(TrivialRuns(epoch_s=0.05), tracking=False)
+        ID,
+        DriveOptions(
+            allow_changed=True, progress=False, hooks=trivial_hooks(TrivialRuns(epoch_s=0.05), tracking=False)
+        ),
     )
     assert outcome.state == FINISHED
     assert outcome.backup_problem is None

@@ -16,6 +16,7 @@ from orchestrator.home import create_sweep
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import follow
 from search_spaces.ranges import Range
 from tests.kit import scenes
@@ -25,10 +26,11 @@ from training.selection import Protocol
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EPOCHS = 3
-UNTRACKED = Hooks(make_tracker=make_no_tracker)
+UNTRACKED = DriveOptions(hooks=Hooks(make_tracker=make_no_tracker), progress=False)
 DRIVE = (
-    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.driver import *; "
-    "resume(sys.argv[1], hooks=Hooks(make_tracker=make_no_tracker))"
+    "import sys; from orchestrator.sweep.hooks import *; from orchestrator.sweep.options import *; "
+    "from orchestrator.sweep.driver import *; "
+    "resume(sys.argv[1], DriveOptions(hooks=Hooks(make_tracker=make_no_tracker)))"
 )
 TRAIN = """
 import json, sys
@@ -78,7 +80,7 @@ def _prepared() -> None:
 @pytest.mark.usefixtures("_prepared")
 def test_reused_actors_and_kills_change_no_number() -> None:
     plan, killed = make_plan("tiny-00000001"), make_plan("tiny-00000002")
-    outcome = resume(plan.id, hooks=UNTRACKED, show_progress=False)
+    outcome = resume(plan.id, UNTRACKED)
     undisturbed = epochs_of(plan)
     assert [(trial, epoch) for trial, epoch, _ in undisturbed] == [
         (trial, epoch) for trial in (0, 1) for epoch in (1, 2, 3)
@@ -102,6 +104,6 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert 2 <= len(epochs_of(killed)) < 6
-    again = resume(killed.id, hooks=UNTRACKED, show_progress=False)
+    again = resume(killed.id, UNTRACKED)
     assert [record.params for record in again.records] == [record.params for record in outcome.records]
     assert epochs_of(killed) == undisturbed

@@ -19,6 +19,7 @@ from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.trials.search import Pruner
@@ -68,7 +69,7 @@ def test_a_trial_of_two_workers_that_lost_one_equals_a_final_run_of_two() -> Non
     )
     killer = threading.Thread(target=_kill_a_worker_after_an_epoch, args=(trial,), daemon=True)
     killer.start()
-    (record,) = run_sweep(trial, hooks=HOOKS, show_progress=False).records
+    (record,) = run_sweep(trial, DriveOptions(hooks=HOOKS, progress=False)).records
     killer.join()
     assert (record.state, record.attempts, sorted(record.metrics)) == (
         TrialState.COMPLETE,
@@ -77,7 +78,7 @@ def test_a_trial_of_two_workers_that_lost_one_equals_a_final_run_of_two() -> Non
     )
 
     final = replace(make_promotion_plan(trial, {}, seeds=1, workers=2), start_from=({},))
-    run_sweep(final, hooks=HOOKS, show_progress=False)
+    run_sweep(final, DriveOptions(hooks=HOOKS, progress=False))
     assert _metrics(trial) == _metrics(final)
     assert len(_metrics(trial)) == EPOCHS
 
@@ -115,7 +116,10 @@ def test_trials_stopped_after_one_report_leave_no_placement_group(
                 f"trivial-{number:08x}", trials=2, epochs=50, concurrency=1, resources=Resources(workers=2)
             )
             outcome = run_sweep(
-                plan, address=cluster.address, hooks=trivial_hooks(TrivialRuns(), tracking=False), show_progress=False
+                plan,
+                DriveOptions(
+                    address=cluster.address, hooks=trivial_hooks(TrivialRuns(), tracking=False), progress=False
+                ),
             )
             assert [(record.state, record.last_epoch) for record in outcome.records] == [(TrialState.PRUNED, 1)] * 2
             assert cluster.wait_for_no_groups() == []

@@ -9,12 +9,14 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep.driver import INTERRUPTED, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks, make_mlflow_tracker, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRuns
 from training.config.run import TrainConfig
@@ -77,8 +79,9 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = TrivialRuns(**{"epoch_s": arguments.epoch_s, **json.loads(arguments.runs)})
     hooks = trivial_hooks(runs, tracking=not arguments.no_tracking)
+    options = DriveOptions(address=arguments.address, hooks=hooks)
     if (sweep_dir(arguments.id) / "plan.json").exists():
-        outcome = resume(arguments.id, address=arguments.address, allow_changed=True, hooks=hooks)
+        outcome = resume(arguments.id, replace(options, allow_changed=True))
     else:
         changes = {
             "storage": arguments.storage,
@@ -88,7 +91,7 @@ def main() -> int:
         if "ranges" in changes:
             changes["ranges"] = {key: Range.model_validate(found) for key, found in changes["ranges"].items()}
         plan = trivial_plan(arguments.id, trials=arguments.trials, epochs=arguments.epochs, **changes)
-        outcome = run_sweep(plan, address=arguments.address, backup=arguments.backup, hooks=hooks)
+        outcome = run_sweep(plan, replace(options, backup=arguments.backup))
     return 130 if outcome.state == INTERRUPTED else 0
 
 

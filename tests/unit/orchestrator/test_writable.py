@@ -9,6 +9,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.writable import find_obstacle, require_writable
 
 
@@ -61,6 +62,7 @@ def test_sweep_that_cannot_write_leaves_nothing(
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(UserError, match=variable):
         run_sweep(
-            make_plan(PlanRequest("digits", trials=1)), show_progress=False, hooks=Hooks(make_tracker=make_no_tracker)
+            make_plan(PlanRequest("digits", trials=1)),
+            DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker)),
         )
     assert list(home.iterdir()) == []

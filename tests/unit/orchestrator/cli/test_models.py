@@ -18,6 +18,7 @@ from orchestrator.cli import models as cli_models
 from orchestrator.promotion import promote as promotion_module
 from orchestrator.promotion.promote import PromotionOutcome
 from orchestrator.promotion.verdict import Decision, Verdict
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, run
 from tests.kit.sweeps import (
@@ -257,8 +258,8 @@ def promote(monkeypatch: pytest.MonkeyPatch, promotion: PromotionOutcome) -> Cal
     def put(**changes: Any) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
-        def promoted(sweep_id: str, **how: Any) -> PromotionOutcome:
-            calls.append({"id": sweep_id, **how})
+        def promoted(sweep_id: str, options: DriveOptions, **how: Any) -> PromotionOutcome:
+            calls.append({"id": sweep_id, **vars(options), **how})
             return replace(promotion, **changes)
 
         monkeypatch.setattr(promotion_module, "promote", promoted)

@@ -12,6 +12,7 @@ from orchestrator.planning.run_config import render_config
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan
 from orchestrator.sweep import driver as sweep_module
 from orchestrator.sweep.driver import SweepOutcome
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, pretend_terminal, run
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
@@ -23,20 +24,22 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Put a driver without Ray in place of the real one; return what it was called with."""
     calls: list[dict[str, Any]] = []
 
-    def drive(plan: SweepPlan, **how: Any) -> SweepOutcome:
+    def drive(plan: SweepPlan, options: DriveOptions, **how: Any) -> SweepOutcome:
         write_events(plan, whole_sweep(plan))
-        calls.append({"plan": plan, **how})
+        calls.append({"plan": plan, **vars(options), **how})
         records = tuple(replay(journal_path(plan)).records.values())
         return SweepOutcome(plan, records, "FINISHED", 1.0, None)
 
-    def run_sweep(plan: SweepPlan, **how: Any) -> SweepOutcome:
+    def run_sweep(plan: SweepPlan, options: DriveOptions) -> SweepOutcome:
         create_sweep(plan.id, plan.to_json())
-        return drive(plan, **how)
+        return drive(plan, options)
 
     monkeypatch.setattr(sweep_module, "run_sweep", run_sweep)
-    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: drive(load_plan(sweep_id), **how))
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, options: drive(load_plan(sweep_id), options))
     monkeypatch.setattr(
-        sweep_module, "extend", lambda sweep_id, num_more, **how: drive(load_plan(sweep_id), num_more=num_more, **how)
+        sweep_module,
+        "extend",
+        lambda sweep_id, num_more, options: drive(load_plan(sweep_id), options, num_more=num_more),
     )
     return calls
 
@@ -171,11 +174,13 @@ def test_interrupted_sweep_exits_with_130(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, driver: list[dict[str, Any]]
 ) -> None:
     outcome = SweepOutcome(load_plan(finished), (), "INTERRUPTED", 1.0, None)
-    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: outcome)
-    code, out, err = run(capsys, "resume")
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, options: outcome)
+    code, out, err = run(capsys, "resume", "--address", "auto", "--backup", "s3://bucket/backup")
     assert code == 130
     assert "next:" not in out
     assert "interrupted" in err
+    # What a resume would not know by itself is in the command that it is told to run.
+    assert f"orchestrator resume {finished} --address auto --backup s3://bucket/backup" in err
 
 
 def test_sweep_without_a_completed_trial_is_a_failure(
@@ -185,7 +190,7 @@ def test_sweep_without_a_completed_trial_is_a_failure(
     outcome = SweepOutcome(
         load_plan(finished), (state.records[2],), "FINISHED", 1.0, "OperationalError: disk I/O error"
     )
-    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, **how: outcome)
+    monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, options: outcome)
     code, out, err = run(capsys, "resume")
     assert code == 1
     assert "NAN: loss must be finite" in out

@@ -17,7 +17,8 @@ from orchestrator.promotion import promote as promotion
 from orchestrator.promotion.model_card import render_card
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import COMPARED_KEYS, Decision, Result, Verdict, decide, registered_name
-from orchestrator.sweep.driver import SweepOutcome
+from orchestrator.sweep.driver import DEFAULT, SweepOutcome
+from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.disk import checkpoint_uri, trial_uri
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking import registry
@@ -140,7 +141,7 @@ class Store:
         ):
             monkeypatch.setattr(module, name, fake)
         monkeypatch.setattr(promotion, "run_sweep", self.train)
-        monkeypatch.setattr(promotion, "resume", lambda sweep_id, **options: self.train(load_plan(sweep_id)))
+        monkeypatch.setattr(promotion, "resume", lambda sweep_id, options: self.train(load_plan(sweep_id), options))
         monkeypatch.setattr(
             "training.loop.checkpoint.CheckpointStore.load_best",
             lambda store, epoch: {"epoch": epoch, "classes": ["a", "b"]},
@@ -155,7 +156,7 @@ class Store:
         scale = PixelScale(torch.zeros(3), torch.ones(3))
         return DatasetInfo(self.data_hash, ("a", "b"), scale, None)
 
-    def train(self, plan: SweepPlan, **options: Any) -> SweepOutcome:
+    def train(self, plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
         """Stand in for the final runs: their journal, written once."""
         state = replay(sweeps.journal_path(plan))
         if not state.records:

@@ -1,0 +1,37 @@
+"""How a driver runs a plan, as opposed to what the plan runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.sweep.hooks import REAL, Hooks
+
+
+@dataclass(frozen=True)
+class DriveOptions:
+    """How a driver runs a plan.
+
+    Nothing in here changes a result. What a later resume must know is in the plan or in the journal instead.
+
+    Attributes:
+        address: Address of a Ray cluster (``auto``); None starts Ray on this machine.
+        allow_changed: Continue even if the commit, the lock or the data differ from those at the start.
+        steal_lease: Take the lease from a driver on another host, even though that driver may still be running.
+        backup: URI to copy the journal to, for :func:`orchestrator.sweep_folder.restore.restore_sweep`. None keeps
+            copying to wherever the last driver did, if it did.
+        progress: Show on stderr how far the sweep is.
+        hooks: Stand-ins for the real training, tracking and data, for tests and benchmarks.
+    """
+
+    address: str | None = None
+    allow_changed: bool = False
+    steal_lease: bool = False
+    backup: str | None = None
+    progress: bool = True
+    hooks: Hooks = REAL
+
+    def repeated_flags(self) -> str:
+        """Return the flags that the next command needs again, as text that follows its arguments."""
+        # A resume without them would run on this machine and, if it was stopped early, without its backup.
+        flags = {"--address": self.address, "--backup": self.backup}
+        return "".join(f" {flag} {value}" for flag, value in flags.items() if value is not None)
