@@ -219,7 +219,7 @@ class _Driver:
         self._signals.arm()  # Ray takes SIGTERM when it starts
         current = provenance.collect(self._plan, self._wait(identity))
         if not self._options.allow_changed:
-            self._refuse_changed(current)
+            self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
         self._announce(current, num_trials)
         stack.push(self._end)
         stack.callback(self._janitor.stop)
@@ -241,12 +241,14 @@ class _Driver:
         if address is not None:
             require_shared(self._plan)
 
-    def _refuse_changed(self, current: dict[str, str]) -> None:
+    def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
         changed = provenance.differences(self._journal.state.provenance, current)
         if changed:
+            verb = f"extend {self._plan.id} --trials +{num_more}" if num_more else f"resume {self._plan.id}"
             raise UserError(
-                f"sweep must go on with what it was started with, but {provenance.describe_differences(changed)}. "
-                f"Go back to that, or allow it: orchestrator resume {self._plan.id} --allow-changed"
+                f"{self._plan.id} was started with something else: {provenance.describe_differences(changed)}. Go back "
+                f"to that, or continue with what is here now: "
+                f"orchestrator {verb} --allow-changed{self._options.repeated_flags()}"
             )
 
     def _announce(self, current: dict[str, str], num_trials: int) -> None:

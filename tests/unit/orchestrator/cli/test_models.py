@@ -314,6 +314,14 @@ def test_promotion_is_resumed_by_its_id_and_exits_with_130_when_stopped(
     assert f"orchestrator resume {promotion.plan.id}" in err
 
 
+def test_stopped_promotion_repeats_the_flag_that_its_plan_does_not_have(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], finished: str
+) -> None:
+    promote(state="INTERRUPTED", decision=None, keep_weights=True)
+    _, _, err = run(capsys, "promote", finished, "--keep-weights")
+    assert f"orchestrator promote {finished} --seeds 2 --workers 1 --keep-weights" in err
+
+
 def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(
     capsys: pytest.CaptureFixture[str], promotion: PromotionOutcome
 ) -> None:

@@ -387,3 +387,31 @@ def test_weights_stay_until_the_test_split_was_opened(swept: SweepPlan, store: S
     stopped = promote(swept.id, seeds=2)
     assert stopped.state == "INTERRUPTED"
     assert len(list(Path(checkpoint_uri(stopped.plan)).iterdir())) == 2
+
+
+@pytest.mark.parametrize("at", ["evaluate", "register", "after"])
+def test_weights_asked_for_are_kept_by_the_resume_of_an_interrupted_promotion(
+    swept: SweepPlan, store: Store, at: str
+) -> None:
+    store.fail_at = at
+    stopped = promote(swept.id, seeds=2, keep_weights=True)
+    assert stopped.state == "INTERRUPTED"
+    store.fail_at = None
+    resumed = resume_promotion(stopped.plan.id)
+    assert resumed.decision is not None
+    assert sorted(path.name for path in Path(checkpoint_uri(stopped.plan)).iterdir()) == ["t0000", "t0001"]
+
+
+def test_weights_are_kept_if_only_a_later_call_asks_for_them(swept: SweepPlan, store: Store) -> None:
+    store.fail_at = "evaluate"
+    assert not promote(swept.id, seeds=2).keep_weights
+    store.fail_at = None
+    outcome = promote(swept.id, seeds=2, keep_weights=True)
+    assert outcome.keep_weights
+    assert len(list(Path(checkpoint_uri(outcome.plan)).iterdir())) == 2
+
+
+def test_a_promotion_has_no_backup_although_its_sweep_has(store: Store, tmp_path: Path) -> None:
+    plan = sweeps.make_sweep(num_trials=4, backup=str(tmp_path))
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    assert _promote(plan).plan.backup is None

@@ -1,0 +1,88 @@
+"""What a driver keeps for the next one, whenever it is stopped; Ray is not started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.signals import Interrupted
+from orchestrator.sweep import driver as driver_module
+from orchestrator.sweep.driver import INTERRUPTED, extend, resume, run_sweep
+from orchestrator.sweep.hooks import Hooks, make_no_tracker
+from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.journal import replay
+from search_spaces.ranges import Range
+from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
+from training.config.run import TrainConfig
+
+
+def stop_early(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
+    """Stand in for Ctrl-C while Ray starts and the data are prepared."""
+    raise Interrupted
+
+
+RANGES = {"method.cam_threshold": Range(type="float", low=0, high=1)}
+OPTIONS = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, identify=stop_early))
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("start_ray", "stop_ray"):
+        monkeypatch.setattr(driver_module, name, lambda *args, **options: None)
+
+
+def make_finished() -> SweepPlan:
+    plan = make_sweep(num_trials=4, ranges=RANGES)
+    write_events(plan, whole_sweep(plan))
+    return plan
+
+
+def test_extension_that_was_stopped_while_it_started_is_run_by_resume() -> None:
+    plan = make_finished()
+    assert extend(plan.id, 3, OPTIONS).state == INTERRUPTED
+    assert replay(journal_path(plan)).num_trials == 7
+    assert replay(journal_path(plan)).driver_state == INTERRUPTED
+    # It is the resume that the program prints which must run them: it finds the sweep unfinished.
+    assert resume(plan.id, OPTIONS).state == INTERRUPTED
+    assert replay(journal_path(plan)).num_trials == 7
+
+
+@pytest.mark.parametrize(
+    ("num_more", "command"),
+    [(0, "resume digits-00000001"), (3, "extend digits-00000001 --trials +3")],
+)
+def test_refusal_names_the_whole_command_that_allows_it(num_more: int, command: str) -> None:
+    plan = make_sweep(num_trials=5, ranges=RANGES)
+    write_events(plan, whole_sweep(plan))
+    hooks = Hooks(make_tracker=make_no_tracker, identify=lambda config, say: {"data_hash": "other"})
+    options = DriveOptions(progress=False, hooks=hooks)
+    with pytest.raises(UserError, match=re.escape(f"orchestrator {command} --allow-changed")):
+        extend(plan.id, num_more, options) if num_more else resume(plan.id, options)
+    assert replay(journal_path(plan)).num_trials == 5
+
+
+def test_backup_of_a_sweep_that_was_stopped_while_it_started_is_known_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_sweep("other-00000001", num_trials=4)
+    new = replace(plan, id="digits-00000002")
+    assert run_sweep(new, replace(OPTIONS, backup=str(tmp_path / "backup"))).state == INTERRUPTED
+    asked: list[str | None] = []
+    real = driver_module._make_backup
+
+    def make_backup(plan, journal, lease, options):  # type: ignore[no-untyped-def]
+        asked.append(options.backup)
+        return real(plan, journal, lease, options)
+
+    monkeypatch.setattr(driver_module, "_make_backup", make_backup)
+    resume(new.id, OPTIONS)
+    assert asked == [str(tmp_path / "backup")]
+    assert load_plan(new.id).backup == str(tmp_path / "backup")
+    assert sweep_dir(new.id).is_dir()
