@@ -1,8 +1,8 @@
-"""Ends a process of Ray whose raylet is dead, on every machine of a cluster.
+"""Ends a process of Ray, on any machine of a cluster, once its raylet is dead.
 
-Ray's workers are to end with their raylet, but those of an actor that waits (all of Ray Train's, by measurement) stay
-on for 20 s and more when it was killed with -9: with a GPU's memory, and able to write a checkpoint beside the trial's
-next attempt.
+Ray's workers should end with their raylet. When it is killed with -9, however, workers whose actor is waiting (all of
+Ray Train's, as measured) live on for 20 s and more. They keep the GPU's memory, and could write a checkpoint next to
+that of the trial's next attempt.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _LOOK_S = 1.0
 def watch_parent(
     end: Callable[[int], object] = os._exit, parent: Callable[[], int] = os.getppid, look_s: float = _LOOK_S
 ) -> None:
-    """End this process, at once, when its parent is dead.
+    """Watch this process's parent from a thread, and end the process as soon as the parent is dead.
 
     Args:
-        end: Takes the exit code.
-        parent: Returns the pid of the parent; another one once it is dead.
-        look_s: Between two looks.
+        end: Ends the process with an exit code.
+        parent: Returns the pid of the parent; the system changes it once the parent is dead.
+        look_s: Seconds between two looks.
     """
     first = parent()
 

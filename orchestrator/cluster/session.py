@@ -1,4 +1,4 @@
-"""Starts and ends Ray for one driver, without a word from it on the terminal; what it has to say goes to a file."""
+"""Starts, joins and stops Ray for one driver, and sends what Ray prints to a file instead of the terminal."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ import psutil
 
 from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
-from orchestrator.cluster.token import protect_token, use_token
+from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
+from orchestrator.redaction import redact
 from orchestrator.sweep_folder.lease import SWEEP_VARIABLE
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
-"""Names the folder that a local Ray makes for itself among the temporary files of the system, and leaves there."""
+"""Names the folder that a local Ray creates among the system's temporary files, and leaves behind."""
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-"""Of the environment below, what processes on other nodes must have as well: there they are not this driver's children.
-"""
-_OBJECT_STORE_BYTES = 100 * 1024**2  # reports and a handful of pictures
+"""The part of ``_ENVIRONMENT`` that must be sent to other nodes: processes there do not inherit it from this driver."""
+_OBJECT_STORE_BYTES = 100 * 1024**2  # holds only reports and a handful of pictures
 _STOP_S = 15.0
 _KILLED_S = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Some of Ray's processes write their title over their environment, by which orphans are found; this has them leave
-    # it alone.
+    # Some of Ray's processes write their title over their environment. Orphans are found by their environment, so this
+    # variable keeps it readable.
     "SPT_NOENV": "1",
-    # A trial's folders are absolute; where the user stands is where relative paths mean something.
+    # Relative paths in a search space mean the user's current folder, not a trial's.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # The journal is what is resumed from: no snapshots of the experiment, no result files per trial.
+    # Sweeps resume from the journal, so Tune need not write snapshots of the experiment or result files per trial.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
-    # A trial that asked for no GPU sees none; else all of them would share the first.
+    # Without it, trials that asked for no GPU would all see the first one, and share it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Signals are ours, see sweep.py.
+    # The driver handles signals itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
 def quieten() -> None:
-    """Set what Ray reads when it is imported and started; call it before anything imports ray, and before the first
-    thread starts.
+    """Set the environment that keeps Ray quiet.
+
+    Call it before ray is imported, which is when Ray reads it, and before the first thread starts.
     """
     os.environ.update(_ENVIRONMENT)
-    # Torch hides this warning while it is imported; another thread that leaves its own filters just then brings it out
-    # again.
+    # Torch filters this warning during its import. The filters are global, so a thread that restores its own at that
+    # moment would let the warning through.
     warnings.filterwarnings("ignore", message="Warning only once for all operators", category=UserWarning)
 
 
@@ -72,15 +73,15 @@ def start_ray(
     """Start a local Ray, or join the one at an address.
 
     Args:
-        folder: Of the sweep; Ray's warnings go to a file there. Every process of a local Ray carries it in its
-            environment, so that orphans can be told.
-        address: ``auto`` or an address; None starts one on this machine.
+        folder: The sweep's. Ray's warnings go to a file in it, and every process of a local Ray has its path in the
+            environment, by which orphans are recognised.
+        address: ``auto`` or an address; None starts Ray on this machine.
         num_cpus, num_gpus: What a local Ray may use.
-        dashboard: Train inside Tune needs it (loopback only).
-        driver_modules: Imported here while Ray's processes start, which takes seconds.
+        dashboard: Whether a local Ray starts its dashboard, on loopback only; Train inside Tune needs it.
+        driver_modules: Modules to import while Ray's processes start: both take seconds.
 
     Raises:
-        ConnectionError: There is no Ray at that address.
+        ConnectionError: No Ray answers at that address.
     """
     quieten()
     import ray
@@ -93,10 +94,10 @@ def start_ray(
         "configure_logging": False,
     }
     if address is None:
-        # Not a bare init: a stale file of a dead cluster would have it join that one.
+        # "local", because a bare init would try to join a dead cluster that left its address file behind.
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus}
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
-        _remove_session(folder)  # of a driver that was killed
+        _remove_session(folder)  # one that a killed driver left behind
     else:
         options["runtime_env"] = {
             "env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES},
@@ -109,8 +110,8 @@ def start_ray(
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
         context: Any = ray.init(**options)
-        # Filters of warnings are the process's, not the thread's: left earlier, they would be back in the middle of an
-        # import.
+        # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
+        # import in the other thread.
         importing.join()
     if address is None:
         _note_session(folder, context.address_info["session_dir"])
@@ -118,10 +119,10 @@ def start_ray(
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Be in the cluster at an address for a while, without a word from Ray.
+    """Join the cluster at an address for the duration of a ``with`` block.
 
     Raises:
-        OrchestratorError: There is no Ray at that address, or it does not let us in.
+        OrchestratorError: No Ray answers at that address, or it refuses our token.
     """
     quieten()
     import ray
@@ -141,12 +142,23 @@ def joined(address: str) -> Iterator[None]:
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
-    """Return what to tell the user of a Ray that does not start, or is not reached."""
-    where = "on this machine" if address is None else f"at {address}"
-    return OrchestratorError(
-        f"Ray must start or be reached {where}, but it said: {(str(error).splitlines() or [type(error).__name__])[0]} "
-        "`orchestrator doctor` says what is there and what is not."
-    )
+    """Return the error to show when Ray does not start (no address) or cannot be joined."""
+    reason = (redact(str(error)).splitlines() or [type(error).__name__])[0].rstrip(".")
+    if address is None:
+        message = f"Ray does not start on this machine: {reason}. See what is missing: orchestrator doctor"
+    elif type(error).__name__ == "AuthenticationError":  # not imported: this module must load without ray
+        message = (
+            f"The Ray cluster at {address} refuses our token ({token_file()}). "
+            f"Copy ~/.ray/auth_token from the head of the cluster to it."
+        )
+    else:
+        # A RuntimeError comes from a cluster that answers: it runs another version of Ray or Python, say.
+        problem = "No Ray cluster answers" if isinstance(error, OSError) else "Cannot join the Ray cluster"
+        message = (
+            f"{problem} at {address}: {reason}. "
+            "Start one with `orchestrator cluster up`, or leave --address out to run on this machine."
+        )
+    return OrchestratorError(message)
 
 
 def _import_all(modules: Sequence[str]) -> None:
@@ -155,10 +167,10 @@ def _import_all(modules: Sequence[str]) -> None:
 
 
 def stop_ray() -> None:
-    """End the local Ray, or leave the cluster; the actors of this driver end with it."""
+    """Stop the local Ray, or leave the cluster; this driver's actors end with it."""
     import ray
 
-    # With its servers gone, a shutdown may wait for them for long.
+    # If Ray's servers are already gone, its shutdown may wait for them for minutes.
     shutdown = threading.Thread(target=ray.shutdown, daemon=True)
     shutdown.start()
     shutdown.join(_STOP_S)
@@ -176,17 +188,18 @@ def stop_ray() -> None:
 
 
 def _note_session(folder: Path, session: str) -> None:
-    """Write down which folder Ray has made; a driver that is killed leaves both."""
+    """Write down which folder Ray created, so that the next driver can remove it if this one is killed."""
     (folder / _SESSION_FILE).write_text(session, encoding="utf-8")
 
 
 def _remove_session(folder: Path) -> None:
-    """Remove the folder that Ray made for this sweep, and no other."""
+    """Remove the folder that Ray created for this sweep, and no other."""
     note = folder / _SESSION_FILE
     try:
         session = Path(note.read_text(encoding="utf-8"))
     except OSError:
         return
+    # The file might be damaged: never remove anything that is not a session of Ray's.
     if session.name.startswith("session_"):
         shutil.rmtree(session, ignore_errors=True)
         with suppress(OSError):
@@ -197,7 +210,7 @@ def _remove_session(folder: Path) -> None:
 
 @contextmanager
 def _logging_to(log_file: Path) -> Iterator[None]:
-    """Keep Ray's loggers off the terminal; they clear their handlers on start, so ours comes afterwards."""
+    """Send Ray's log to a file. Ray clears the handlers of its loggers when it starts, so ours is added afterwards."""
     logger = logging.getLogger("ray")
     logger.propagate = False
     logger.setLevel(logging.CRITICAL)

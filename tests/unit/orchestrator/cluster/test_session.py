@@ -8,6 +8,10 @@ from orchestrator.cluster import session as ray_session
 from orchestrator.sweep_folder.lease import SWEEP_VARIABLE
 
 
+class AuthenticationError(Exception):
+    """Named as Ray's is."""
+
+
 @pytest.fixture
 def session(tmp_path: Path, home: Path) -> Path:
     """Return the folder that a Ray has made for the sweep whose folder is the home, beside one of another Ray."""
@@ -34,6 +38,21 @@ def test_what_is_no_session_of_ray_is_never_removed(session: Path, home: Path, t
     ray_session._remove_session(home)
     assert other.is_dir()
     assert session.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        (None, RuntimeError("no memory.\nmore"), "Ray does not start on this machine: no memory. See what is missing"),
+        ("auto", ConnectionError("Could not find any running Ray instance."), "No Ray cluster answers at auto: Could"),
+        ("auto", RuntimeError("Version mismatch"), "Cannot join the Ray cluster at auto: Version mismatch. Start one"),
+        ("h:6379", AuthenticationError(), "The Ray cluster at h:6379 refuses our token"),
+    ],
+)
+def test_a_ray_that_does_not_start_says_why_and_what_to_do(address: str | None, error: Exception, message: str) -> None:
+    said = str(ray_session.cannot_start(address, error))
+    assert said.startswith(message)
+    assert "\n" not in said
 
 
 def test_nothing_noted_is_nothing_to_remove(home: Path) -> None:
