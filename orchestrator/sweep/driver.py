@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -44,6 +44,7 @@ T = TypeVar("T")
 DEFAULT = DriveOptions()
 FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -314,14 +315,12 @@ class _Driver:
         self._janitor.trial_ended(record)
 
     def _wait(self, future: Future[T]) -> T:
-        while True:
-            try:
-                return future.result(timeout=0.2)
-            except TimeoutError:
-                if future.done():
-                    raise  # its own
-                if self._signals.received:
-                    raise Interrupted from None
+        """Return a future's result, or stop waiting once a signal arrives."""
+        # Not `result(timeout=...)`: its time-out looks like one that the work itself raised.
+        while not wait([future], timeout=_LOOK_S).done:
+            if self._signals.received:
+                raise Interrupted
+        return future.result()
 
     def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

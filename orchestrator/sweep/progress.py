@@ -134,7 +134,7 @@ class _Watched:
         if problem is None:
             back, self._since, self._told = self._told, None, False
             return f"{self._name} is back" if back else None
-        self._since = self._since or now
+        self._since = now if self._since is None else self._since
         if self._told or now - self._since < _AWAY_S:
             return None
         self._told = True
@@ -217,7 +217,7 @@ def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | N
     scored = [
         (value, -record.trial, record)
         for record in records
-        if record.state in contenders and (value := record.value(plan.protocol))
+        if record.state in contenders and (value := record.value(plan.protocol)) is not None
     ]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 

@@ -16,8 +16,7 @@ import json
 import re
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -131,14 +130,16 @@ class JournalBackup:
             UserError: Another driver goes on from it, or it holds what this journal lacks.
         """
         self._first = connected = in_background(self._connect)
-        try:
-            connected.result(timeout=CONNECT_S)
-        except UserError:
-            raise
-        except FutureTimeoutError:
+        # Not `result(timeout=...)`: it would take a storage's own time-out, or a late answer, for silence.
+        if not wait([connected], timeout=CONNECT_S).done:
             self._miss(OrchestratorError(f"{self._uri} did not answer within {CONNECT_S:.0f} s"))
-        except Exception as error:  # whatever a storage says
-            self._miss(error)
+        else:
+            try:
+                connected.result()
+            except UserError:
+                raise
+            except Exception as error:  # whatever a storage says
+                self._miss(error)
         self._thread.start()
 
     def stop(self, drain_s: float = _DRAIN_S) -> bool:

@@ -67,7 +67,8 @@ class Tracker:
         """
         asked = time.monotonic()
         # A store that has been away for long is not worth as much waiting again.
-        self._deadline = max(asked + _LAST_TRY_S, (self._away_since or asked) + drain_s)
+        away_since = asked if self._away_since is None else self._away_since
+        self._deadline = max(asked + _LAST_TRY_S, away_since + drain_s)
         self._stopping.set()
         # A call into the store may hang for longer than we are ready to wait.
         self._thread.join(self._deadline - asked + _POLL_S)
@@ -83,7 +84,7 @@ class Tracker:
             except Exception as error:  # whatever it was, the sweep must not hear of it
                 retry_s = _POLL_S if self.problem is None else min(2 * retry_s, _MAX_RETRY_S)
                 self.problem = describe_problem(error)
-                self._away_since = self._away_since or time.monotonic()
+                self._away_since = time.monotonic() if self._away_since is None else self._away_since
                 if self._stopping.wait(retry_s):
                     time.sleep(_POLL_S)
             self.cpu_s = time.thread_time()

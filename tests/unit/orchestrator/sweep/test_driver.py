@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
+from typing import TypeVar
 
 import pytest
 
@@ -14,13 +17,15 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan, load_plan
 from orchestrator.signals import Interrupted
 from orchestrator.sweep import driver as driver_module
-from orchestrator.sweep.driver import INTERRUPTED, extend, resume, run_sweep
+from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import replay
 from search_spaces.ranges import Range
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
 from training.config.run import TrainConfig
+
+T = TypeVar("T")
 
 
 def stop_early(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
@@ -30,6 +35,16 @@ def stop_early(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str
 
 RANGES = {"method.cam_threshold": Range(type="float", low=0, high=1)}
 OPTIONS = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, identify=stop_early))
+
+
+class LateFuture(Future[T]):
+    """Finishes at the very end of a wait: the wait has expired when the result is there."""
+
+    def result(self, timeout: float | None = None) -> T:
+        found = super().result()
+        if timeout is not None:
+            raise TimeoutError
+        return found
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +101,28 @@ def test_backup_of_a_sweep_that_was_stopped_while_it_started_is_known_to_resume(
     assert asked == [str(tmp_path / "backup")]
     assert load_plan(new.id).backup == str(tmp_path / "backup")
     assert sweep_dir(new.id).is_dir()
+
+
+def test_what_finishes_as_its_wait_expires_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_background(function: Callable[[], T]) -> Future[T]:
+        future: LateFuture[T] = LateFuture()
+        Timer(0.05, lambda: future.set_result(function())).start()
+        return future
+
+    monkeypatch.setattr(driver_module, "in_background", in_background)
+    monkeypatch.setattr(driver_module._Driver, "_run_trials", lambda driver: None)
+    plan = replace(make_sweep("other-00000001"), id="digits-00000002")
+    hooks = Hooks(make_tracker=make_no_tracker, identify=lambda config, say: {"data_hash": "da7a"})
+    assert run_sweep(plan, DriveOptions(progress=False, hooks=hooks)).state == FINISHED
+    assert replay(journal_path(plan)).provenance["data_hash"] == "da7a"
+
+
+def test_time_out_of_the_work_itself_is_raised_and_leaves_no_new_folder() -> None:
+    def identify(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
+        raise TimeoutError("the photos did not come")
+
+    plan = replace(make_sweep("other-00000001"), id="digits-00000002")
+    options = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, identify=identify))
+    with pytest.raises(TimeoutError, match="the photos did not come"):
+        run_sweep(plan, options)
+    assert not sweep_dir(plan.id).exists()

@@ -51,6 +51,22 @@ def test_one_line_says_where_a_sweep_is(plan: SweepPlan, state: SweepState) -> N
     )
 
 
+def test_a_score_of_zero_leads_and_is_shown(plan: SweepPlan) -> None:
+    state = SweepState()
+    for event in [driver_started(plan, 0), trial_started(0, 0), epoch_reported(0, 1, 3, 0.0)]:
+        state.apply(event)
+    assert "best 0.00 (trial 0, epoch 1)" in describe_progress(plan, state, START_MS + 4_000)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_progress(plan, state, START_MS + 4_000))
+    assert "0.00 at 1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_is_away_since_time_zero_is_said_after_some_seconds() -> None:
+    watched = progress_module._Watched("MLflow", lambda: "refused")
+    assert watched.look(0.0) is None
+    assert "refused" in (watched.look(progress_module._AWAY_S + 1) or "")
+
+
 def test_time_left_is_what_epochs_and_trials_have_taken_so_far(plan: SweepPlan, state: SweepState) -> None:
     # 15 s of trials made 5 epochs; ended trials had 2 on average; one epoch and one trial are to come, on two slots.
     assert estimate_left_s(plan, state, START_MS + 6_000) == pytest.approx(3 * (1 + 2) / 2)

@@ -103,6 +103,20 @@ def test_the_latest_or_the_named_sweep_is_taken(backup: Path, monkeypatch: pytes
         restore_sweep(str(backup), "other")
 
 
+def test_time_out_of_the_storage_itself_is_quoted(backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: JournalBackup) -> Storage:
+        raise TimeoutError("the bucket took too long")
+
+    monkeypatch.setattr(JournalBackup, "_connect", connect)
+    plan = make_sweep(num_trials=4)
+    folder = sweep_dir(plan.id)
+    with Lease(folder) as lease, Journal.open(folder / JOURNAL_FILE, lease) as journal:
+        copier = JournalBackup(plan, journal, lease, str(backup))
+        copier.start()
+        assert "the bucket took too long" in str(copier.problem)
+        copier.stop(0.1)
+
+
 def test_it_goes_to_object_storage_as_well(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plan = make_sweep(num_trials=4)
     write_events(plan, whole_sweep(plan))
