@@ -28,10 +28,11 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.cluster.processes import find_processes
 from orchestrator.home import HOME_VARIABLE, sweep_dir
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, SweepState, follow, replay
-from orchestrator.sweep_folder.lease import find_processes
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialState
+from orchestrator.sweep_folder.state import Event, SweepState
 from orchestrator.tracking.runs import TRIAL_TAG
 from orchestrator.tracking.store import make_client
 from training.metric_names import EPOCH, VAL_MAP

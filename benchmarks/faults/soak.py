@@ -26,8 +26,8 @@ from pathlib import Path
 
 from benchmarks.faults.cluster import FaultCluster
 from benchmarks.faults.sweep import FaultSweep
+from orchestrator.cluster.processes import find_processes
 from orchestrator.home import HOME_VARIABLE, sweep_dir
-from orchestrator.sweep_folder.lease import find_processes
 from orchestrator.sweep_folder.records import TrialState
 
 RESULTS = Path(__file__).parents[1] / "results" / "soak.md"

@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.faults.cluster import FaultCluster
 from orchestrator.home import sweep_dir, trial_name
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.sweep_folder.state import Event
 from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
 from orchestrator.tracking.store import make_client
 from tests.kit.trivial_run import RESUMED_FROM

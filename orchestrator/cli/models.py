@@ -66,7 +66,7 @@ def promote(
     KEEP, or REFUSE (exit code 1) where they cannot be compared. Then the test split is opened, once; it decides
     nothing.
     """
-    from orchestrator.home import find_sweep
+    from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
     found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})

@@ -28,10 +28,10 @@ from orchestrator.durations import format_seconds
 
 if TYPE_CHECKING:
     from orchestrator.errors import UserError
-    from orchestrator.home import SweepEntry
     from orchestrator.planning.sweep_plan import SweepPlan
-    from orchestrator.sweep_folder.journal import SweepState
+    from orchestrator.sweep_folder.index import SweepEntry
     from orchestrator.sweep_folder.records import TrialRecord
+    from orchestrator.sweep_folder.state import SweepState
     from orchestrator.tracking.recall import RecalledSweep
 
 BROKEN = "BROKEN"
@@ -50,7 +50,7 @@ def status(
 
     Its trials, the best so far, and what to type next. One that is not in this home is looked for in MLflow.
     """
-    from orchestrator.home import list_sweeps
+    from orchestrator.sweep_folder.index import list_sweeps
 
     if every:
         summaries = [_summarise_or_tell(entry) for entry in list_sweeps()]
@@ -147,7 +147,7 @@ def _identify(plan: SweepPlan) -> dict[str, str]:
 def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
     """Return a sweep's plan and what its journal comes to."""
     from orchestrator.home import sweep_dir
-    from orchestrator.planning.sweep_plan import load_plan
+    from orchestrator.sweep_folder.index import load_plan
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 
     return load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
@@ -160,7 +160,8 @@ def _true_labels(state: SweepState) -> str | None:
 def _find(sweep: str | None) -> str | RecalledSweep:
     """Return the id of a sweep of this home, else what MLflow knows of one."""
     from orchestrator.errors import UserError
-    from orchestrator.home import find_sweep, require_home
+    from orchestrator.home import require_home
+    from orchestrator.sweep_folder.index import find_sweep
 
     require_home()
     try:

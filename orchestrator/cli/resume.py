@@ -48,7 +48,7 @@ def resume(
 
     A sweep, a training, an ablation or a promotion; finished epochs are not run again.
     """
-    from orchestrator.home import find_sweep
+    from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
     backup = check_places(None, backup, mirror)
@@ -60,9 +60,9 @@ def resume(
 
         found, copied = restore_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
         backup = backup or copied
-    from orchestrator.planning.sweep_plan import load_plan
     from orchestrator.sweep.driver import resume as resume_sweep
     from orchestrator.sweep.options import DriveOptions
+    from orchestrator.sweep_folder.index import load_plan
 
     options = DriveOptions(address, allow_changed, steal_lease, backup)
     if load_plan(found).kind == "promote":
@@ -94,7 +94,7 @@ def extend(
 
     What it has learnt so far is kept.
     """
-    from orchestrator.home import find_sweep
+    from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
     found, increase = find_sweep(sweep, kinds={"sweep"}), _read_increase(trials)

@@ -235,7 +235,7 @@ def _parse_settings(settings: list[str] | None) -> dict[str, Scalar]:
 
 
 def _require_free_name(name: str | None) -> str | None:
-    from orchestrator.home import require_free_name
+    from orchestrator.sweep_folder.index import require_free_name
 
     return None if name is None else require_free_name(name)
 

@@ -38,8 +38,7 @@ def browse(
     if sweep is not None and (sweep.endswith(SUFFIX) or Path(sweep).is_file()):
         _browse_bundle(Path(sweep), port)
         return
-    from orchestrator.home import find_sweep
-    from orchestrator.planning.sweep_plan import load_plan
+    from orchestrator.sweep_folder.index import find_sweep, load_plan
     from orchestrator.tracking.store import tracking_uri
     from orchestrator.tracking.ui import require_free_port, serve
 
@@ -67,8 +66,9 @@ def bundle(
 
     Journal, runs, metrics, configurations, pictures and per-class tables, without credentials; weights are not in it.
     """
-    from orchestrator.home import find_sweep, home
+    from orchestrator.home import home
     from orchestrator.results.bundle import SUFFIX, write_bundle
+    from orchestrator.sweep_folder.index import find_sweep
 
     found = find_sweep(sweep)
     out = out or home() / f"{found}{SUFFIX}"
@@ -163,8 +163,8 @@ def _ask_nodes(address: str, space: str | None, storage: str | None, settings: l
 def _browse_bundle(file: Path, port: int) -> None:
     """Show a bundle from a home and a store that are made for it, and go with it."""
     from orchestrator.home import HOME_VARIABLE
-    from orchestrator.planning.sweep_plan import load_plan
     from orchestrator.results.bundle import unpack_bundle
+    from orchestrator.sweep_folder.index import load_plan
     from orchestrator.tracking.store import tracking_uri
     from orchestrator.tracking.tracker import sync
     from orchestrator.tracking.ui import require_free_port, serve

@@ -17,10 +17,10 @@ import psutil
 
 from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
+from orchestrator.cluster.processes import SWEEP_VARIABLE
 from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.lease import SWEEP_VARIABLE
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"

@@ -34,7 +34,7 @@ class PlanRequest:
         seeds: Training seeds of each variant of an ablation, or of a promotion.
         workers: Ray Train workers of a final run.
         overrides: ``--set``: dotted key -> value; text is read as YAML reads it. An overridden key is not searched.
-        name: In place of the space's name. :func:`orchestrator.home.require_free_name` checks that it is free.
+        name: In place of the space's name. the caller to check checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: What there is to run on; None means what this machine has.
     """

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from orchestrator.errors import OrchestratorError
-from orchestrator.home import read_plan
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.selection import Protocol, SelectBy
@@ -145,20 +143,6 @@ def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:
     if not ranges or sampler == "grid":
         return math.prod(len(found.grid()) for found in ranges.values())
     return None
-
-
-def load_plan(sweep_id: str) -> SweepPlan:
-    """Return the plan of a sweep, a training or a promotion.
-
-    Raises:
-        UserError: There is no such sweep.
-        OrchestratorError: Its plan cannot be read.
-    """
-    text = read_plan(sweep_id)
-    try:
-        return SweepPlan.from_json(text)
-    except ValueError as error:
-        raise OrchestratorError(f"plan.json of {sweep_id} must be whole, but it cannot be read: {error}") from None
 
 
 def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:

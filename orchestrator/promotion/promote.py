@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import home, list_sweeps, sweep_dir, sweeps_dir
+from orchestrator.home import home, sweep_dir, sweeps_dir
 from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.run_config import render_config
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.model_card import render_card
 from orchestrator.promotion.verdict import SET_UP_KEYS, Decision, Result, Verdict, decide, registered_name
 from orchestrator.provenance import UNKNOWN
 from orchestrator.signals import terminable
 from orchestrator.sweep.driver import DEFAULT, FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.disk import delete_checkpoints, trial_uri
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, SweepState, follow, replay
+from orchestrator.sweep_folder.checkpoints import delete_checkpoints, trial_uri
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.runs import SWEEP_TAG
 from training.config.run import PLACE_KEYS, TrainConfig
 

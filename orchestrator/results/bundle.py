@@ -29,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import ERRORS_DIR, PLAN_FILE, SPOOL_DIR, create_sweep, read_plan, sweep_dir, trial_name
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.home import ERRORS_DIR, PLAN_FILE, SPOOL_DIR, sweep_dir, trial_name
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.redaction import describe_error, redact
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, SweepState, follow, replay
+from orchestrator.sweep_folder.index import create_sweep, load_plan, read_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
+from orchestrator.sweep_folder.state import SweepState
 
 SUFFIX = ".bundle.zip"
 MAX_BYTES = 2 << 30

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import UserError
-from orchestrator.home import find_sweep, home, sweep_dir
+from orchestrator.home import home, sweep_dir
 from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import read_config
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep_folder.index import find_sweep, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from training.config.run import Scalar
 

@@ -20,19 +20,23 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestrator import provenance
 from orchestrator.background import in_background, quick_handover
 from orchestrator.cluster.nodes import require_shared
+from orchestrator.cluster.processes import end_orphans
 from orchestrator.cluster.session import cannot_start, quieten, start_ray, stop_ray
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import create_sweep, sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan, trial_config
+from orchestrator.home import sweep_dir
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.signals import Interrupted, StopSignals
+from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
-from orchestrator.sweep_folder.disk import Janitor, spool_artifacts, write_error
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, SweepState, replay
-from orchestrator.sweep_folder.lease import Lease, end_orphans
+from orchestrator.sweep_folder.index import create_sweep, load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
+from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, best
+from orchestrator.sweep_folder.spool import spool_artifacts, write_error
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.writable import require_writable
 from training.errors import DatasetError, WeightsError
 
@@ -186,7 +190,7 @@ class _Driver:
         self._plan, self._journal, self._signals, self._progress = plan, journal, signals, progress
         self._folder, self._options, self._hooks = sweep_dir(plan.id), options, options.hooks
         self.tracker: TrackerLike = NoTracker()
-        self._janitor = Janitor(plan, journal.state)
+        self._cleaner = CheckpointCleaner(plan, journal.state)
 
     def run(self, num_more: int) -> str:
         """Run to the end, whatever it is, and leave nothing running; return how it ended."""
@@ -223,8 +227,8 @@ class _Driver:
             self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
         self._announce(current, num_trials)
         stack.push(self._end)
-        stack.callback(self._janitor.stop)
-        self._janitor.start()
+        stack.callback(self._cleaner.stop)
+        self._cleaner.start()
 
     def _start_ray(self) -> None:
         address, resources = self._options.address, self._plan.resources
@@ -302,7 +306,7 @@ class _Driver:
             else make_trainable(self._plan, make_run or make_training_run),
             director,
             scratch=self._folder / _SCRATCH_DIR,
-            has_room=self._janitor.has_room,
+            has_room=self._cleaner.has_room,
             interrupted=lambda: self._signals.received,
         )
 
@@ -312,7 +316,7 @@ class _Driver:
     def _after_trial(self, record: TrialRecord, details: str) -> None:
         if details:
             write_error(self._plan.id, record.trial, details)
-        self._janitor.trial_ended(record)
+        self._cleaner.trial_ended(record)
 
     def _wait(self, future: Future[T]) -> T:
         """Return a future's result, or stop waiting once a signal arrives."""

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from orchestrator.durations import format_seconds
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.journal import SweepState
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.sweep_folder.state import SweepState
 
 _PLAIN_S = 10.0
 _LOOK_S = 1.0

@@ -25,11 +25,8 @@ import psutil
 from orchestrator.errors import OrchestratorError, UserError
 
 LEASE_FILE = "lease.json"
-SWEEP_VARIABLE = "ORCHESTRATOR_SWEEP"
-"""In the environment of every process that works for a driver; the value is the sweep's folder."""
 RENEW_S = 10.0
 EXPIRES_S = 60.0
-_KILL_WAIT_S = 10.0
 _WIDTH = 512  # a renewal writes over the one before, in one call: a reader sees a whole one, and a full disk takes it
 Clock = Callable[[], float]
 
@@ -58,7 +55,7 @@ class Holder:
             return now - self.renewed < EXPIRES_S
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.pid_started) < 1.0 and _runs(process)
+            return abs(process.create_time() - self.pid_started) < 1.0 and is_running(process)
         except psutil.Error:
             return False
 
@@ -183,50 +180,10 @@ def read_holder(text: str | bytes) -> Holder | None:
         return None
 
 
-def find_processes(folder: Path) -> list[psutil.Process]:
-    """Return the living processes on this host that work, or worked, for a driver of the sweep in this folder, but not
-    our own.
-    """
-    ours = psutil.Process()
-    return [process for process in psutil.process_iter() if _works_for(process, folder) and not _related(process, ours)]
-
-
-def end_orphans(folder: Path) -> int:
-    """Kill what a dead driver of the sweep in this folder left running on this host, and wait until it is gone.
-
-    Call it while holding the lease: whatever else carries the sweep's folder is then nobody's.
-
-    Returns:
-        How many processes there were.
-    """
-    orphans = find_processes(folder)
-    for process in orphans:
-        with suppress(psutil.Error):  # it went by itself
-            process.kill()
-    deadline = time.monotonic() + _KILL_WAIT_S
-    while any(_runs(process) for process in orphans) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return len(orphans)
-
-
-def _runs(process: psutil.Process) -> bool:
+def is_running(process: psutil.Process) -> bool:
     try:
         # A zombie does nothing any more, and in a container there may be nobody to bury it.
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-def _works_for(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return process.environ().get(SWEEP_VARIABLE) == str(folder) and _runs(process)
-    except psutil.Error:
-        return False  # of another user, or gone
-
-
-def _related(process: psutil.Process, ours: psutil.Process) -> bool:
-    try:
-        return process.pid == ours.pid or process in ours.parents() or ours in process.parents()
     except psutil.Error:
         return False
 

@@ -15,8 +15,9 @@ from orchestrator.home import PLAN_FILE, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.backup import Segment, find_backup_holder, held, list_segments
-from orchestrator.sweep_folder.disk import has_checkpoints
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, SweepState, replay
+from orchestrator.sweep_folder.checkpoints import has_checkpoints
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.uris import join_uri, require_no_credentials, split_uri
 from training.data.store.storage import Storage
 from training.errors import ConfigError

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.journal import SweepState
 from orchestrator.sweep_folder.records import Cause, TrialRecord
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.runs import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS, StoredRun
 from orchestrator.tracking.store import find_logged_sweep, tracking_uri
 from training.metric_names import EPOCH

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 from orchestrator.home import SPOOL_DIR, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.sweep_folder.journal import SweepState, follow
+from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState, best
+from orchestrator.sweep_folder.state import SweepState
 from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
 from training.selection import epoch_metric
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE
 from orchestrator.tracking.runs import Mirror
 from orchestrator.tracking.store import SCHEMA_WAIT_S, MlflowStore, describe_problem

@@ -23,7 +23,7 @@ from ray.tune import PlacementGroupFactory
 
 from orchestrator.home import trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.placement import request_resources
 from training.config.run import TrainConfig

@@ -21,7 +21,7 @@ from ray.tune import PlacementGroupFactory
 from orchestrator.home import sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.ray_compat import make_named_trainer, worker_death_errors
-from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT, MakeRun, describe_failure
 from orchestrator.trials.deaths import describe_death

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.state import Event
 from tests.kit import scenes
 from tests.kit.program import run
 from tests.kit.ray_cluster import RayCluster

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import load_plan
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
-from orchestrator.sweep_folder.lease import end_orphans
 from orchestrator.tracking.store import find_sweep_run, make_client
 from tests.kit.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 

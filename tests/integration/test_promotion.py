@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
-from orchestrator.home import list_sweeps
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking.registry import find_model

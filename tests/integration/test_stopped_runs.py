@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.home import create_sweep
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import promote
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri
+from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
 from search_spaces.ranges import Range

@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.processes import find_processes
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event, follow, replay
-from orchestrator.sweep_folder.lease import Lease, find_processes
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
+from orchestrator.sweep_folder.state import Event
 from orchestrator.trials.director import MAX_LOSSES
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRun, TrivialRuns

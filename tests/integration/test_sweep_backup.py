@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
 from orchestrator.sweep.driver import FINISHED, resume
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
-from orchestrator.sweep_folder.lease import end_orphans
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.trivial_run import TrivialRuns

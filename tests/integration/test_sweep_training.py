@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.home import create_sweep
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import follow
 from search_spaces.ranges import Range
 from tests.kit import scenes

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 FOLLOW = """
 import sys
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import load_plan
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.tracking.tracker import Tracker
 tracker = Tracker(load_plan(sys.argv[1]), sweep_dir(sys.argv[1]) / "journal.jsonl")
 tracker.start()

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.home import create_sweep, sweep_dir
+from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
 from training.config.run import TrainConfig
 from training.selection import Protocol

@@ -7,9 +7,11 @@ import random
 import time
 from collections.abc import Iterator
 
-from orchestrator.home import create_sweep, sweep_dir
+from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Event
+from orchestrator.sweep_folder.index import create_sweep
+from orchestrator.sweep_folder.journal import JOURNAL_FILE
+from orchestrator.sweep_folder.state import Event
 from tests.kit.trivial_sweep import trivial_plan
 
 NUM_EPOCHS = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.home import create_sweep
+from orchestrator.sweep_folder.index import create_sweep
 
 
 def test_a_plan_is_on_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.faults.sweep import FaultSweep, Start, check_starts, find_starts, find_uncopied
 from orchestrator.home import HOME_VARIABLE
-from orchestrator.sweep_folder.journal import Event
+from orchestrator.sweep_folder.state import Event
 from tests.kit import sweeps
 from tests.kit.sweeps import trial_ended, trial_started
 from tests.kit.trivial_run import RESUMED_FROM

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.home import create_sweep
 from orchestrator.planning.run_config import render_config
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep import driver as sweep_module
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.index import create_sweep, load_plan
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, pretend_terminal, run
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
@@ -119,7 +119,7 @@ def test_two_sweeps_of_a_space_do_not_collide_but_names_must_be_free(
     assert len({call["plan"].id for call in driver}) == 2
     assert run(capsys, "sweep", "digits", "--name", "mine")[0] == 0
     code, _, err = run(capsys, "sweep", "digits", "--name", "mine")
-    assert (code, "name must be free" in err) == (2, True)
+    assert (code, "already has the name" in err) == (2, True)
     assert len(driver) == 3
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster import session as ray_session
-from orchestrator.sweep_folder.lease import SWEEP_VARIABLE
+from orchestrator.cluster.processes import SWEEP_VARIABLE
 
 
 class AuthenticationError(Exception):

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import create_sweep, list_sweeps
 from orchestrator.planning.follow_up import FormerRun, make_promotion_plan, make_rerun_plan
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest, parse_overrides
 from orchestrator.planning.run_config import read_config
-from orchestrator.planning.sweep_plan import Kind, Resources, SweepPlan, load_plan, trial_config
+from orchestrator.planning.sweep_plan import Kind, Resources, SweepPlan, trial_config
+from orchestrator.sweep_folder.index import create_sweep, list_sweeps, load_plan
 from search_spaces.ranges import Range
 from search_spaces.reader import SpaceError
 from search_spaces.schema import load_space
@@ -413,7 +413,7 @@ class TestFile:
     )
     def test_broken_one_is_told(self, text: str) -> None:
         create_sweep("a-00000001", text)
-        with pytest.raises(OrchestratorError, match=r"plan.json of a-00000001 must be whole"):
+        with pytest.raises(OrchestratorError, match=r"Cannot read the plan of a-00000001"):
             load_plan("a-00000001")
 
     def test_what_a_plan_leaves_out_has_its_default(self) -> None:

@@ -12,14 +12,15 @@ import torch
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.run_config import read_config
-from orchestrator.planning.sweep_plan import Resources, SweepPlan, load_plan, trial_config
+from orchestrator.planning.sweep_plan import Resources, SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
 from orchestrator.promotion.model_card import render_card
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import COMPARED_KEYS, Decision, Result, Verdict, decide, registered_name
 from orchestrator.sweep.driver import DEFAULT, SweepOutcome
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.disk import checkpoint_uri, trial_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking import registry
 from orchestrator.tracking import store as mlflow_store

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import list_sweeps, sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.home import sweep_dir
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.bundle import unpack_bundle, write_bundle
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.tracking import artifacts as run_artifacts

@@ -14,12 +14,13 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.signals import Interrupted
 from orchestrator.sweep import driver as driver_module
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import replay
 from search_spaces.ranges import Range
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events

@@ -10,7 +10,7 @@ from rich.console import Console
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep import progress as progress_module
 from orchestrator.sweep.progress import Progress, describe_progress, estimate_left_s, render_progress
-from orchestrator.sweep_folder.journal import SweepState
+from orchestrator.sweep_folder.state import SweepState
 from tests.kit.sweeps import START_MS, driver_started, epoch_reported, make_sweep, trial_ended, trial_started
 
 

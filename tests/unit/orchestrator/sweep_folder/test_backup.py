@@ -16,9 +16,10 @@ import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, load_plan
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder import backup as journal_copy
 from orchestrator.sweep_folder.backup import HOLDER_FILE, JournalBackup, list_segments
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.restore import restore_sweep
@@ -296,7 +297,7 @@ from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
 from orchestrator.sweep_folder.backup import JournalBackup
 from orchestrator.sweep_folder.lease import Lease
-from orchestrator.planning.sweep_plan import load_plan
+from orchestrator.sweep_folder.index import load_plan
 from tests.kit.sweeps import epoch_reported
 plan = load_plan(sys.argv[1]); folder = sweep_dir(plan.id)
 with (

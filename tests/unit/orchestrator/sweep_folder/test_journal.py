@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.sweep_folder.journal import Event, Journal, follow, replay
+from orchestrator.sweep_folder.journal import Journal, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
+from orchestrator.sweep_folder.state import Event
 
 DRIVER: Event = {
     "event": "driver_started",

@@ -14,14 +14,12 @@ import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
-from orchestrator.sweep_folder.lease import LEASE_FILE, SWEEP_VARIABLE, Lease, end_orphans, find_holder
+from orchestrator.sweep_folder.lease import LEASE_FILE, Lease, find_holder
 
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-1"}
-    )
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     yield process
     process.kill()
     process.wait()
@@ -151,25 +149,3 @@ def wait_for_renewals(path: Path, num: int) -> list[float]:
 def test_a_lease_cut_short_by_a_kill_holds_nothing(tmp_path: Path, torn: str) -> None:
     (tmp_path / LEASE_FILE).write_text(torn)
     Lease(tmp_path)
-
-
-def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes]) -> None:
-    # The sleeper is a child of ours, so ours to keep; what a dead child of ours started is not.
-    code = (
-        "from subprocess import *; import sys; quiet = dict(stdout=DEVNULL, stderr=DEVNULL); "
-        "print(Popen(sys.argv[1:], **quiet).pid)"
-    )
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    parent = subprocess.run(
-        [sys.executable, "-c", code, *sleep],
-        env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2"},
-        capture_output=True,
-        check=True,
-    )
-    orphan = int(parent.stdout)
-    assert end_orphans(Path("/sweeps/digits-1")) == 0
-    assert end_orphans(Path("/sweeps/digits-3")) == 0
-    assert psutil.pid_exists(orphan)
-    assert end_orphans(Path("/sweeps/digits-2")) == 1
-    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
-    assert sleeper.poll() is None

@@ -16,8 +16,9 @@ import pytest
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.journal import SweepState, replay
+from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.recall import RecalledSweep, rebuild_record, rebuild_state, recall_sweep
@@ -131,8 +132,8 @@ def test_a_sweep_that_is_nowhere_is_the_users_mistake(
     log()
     code, _, err = run(capsys, "status", "dogits")
     assert code == 2
-    assert f"there is none under {home}/sweeps" in err
-    assert "shared.db, but neither has 'dogits': sweep must exist" in err
+    assert f"No sweeps in {home}/sweeps" in err
+    assert "shared.db, but neither has 'dogits': No sweeps in " in err
 
 
 def test_a_file_of_this_machine_is_not_searched_for_the_latest_of_all_nor_made(
@@ -151,7 +152,7 @@ def test_a_server_that_is_away_is_no_mistake_and_its_password_is_not_repeated(
     for words in (("status",), ("leaderboard", "digits")):
         code, _, err = run(capsys, *words)
         assert code == 1
-        assert f"there is none under {home}/sweeps" in err
+        assert f"No sweeps in {home}/sweeps" in err
         assert "from http://me:***@127.0.0.1:9" in err
         assert "hunter2" not in err
 

@@ -13,7 +13,7 @@ import torch
 from ray import tune
 
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.disk import checkpoint_uri
+from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT, MakeRun, describe_failure, make_trainable
 from orchestrator.trials.deaths import find_address

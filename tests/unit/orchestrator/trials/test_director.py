@@ -13,8 +13,9 @@ import pytest
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
-from orchestrator.sweep_folder.journal import Event, Journal, follow
+from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState
+from orchestrator.sweep_folder.state import Event
 from orchestrator.trials.actor import describe_failure
 from orchestrator.trials.director import MAX_LOSSES, Director
 from orchestrator.trials.search import Pruner

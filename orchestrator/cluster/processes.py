@@ -1,0 +1,55 @@
+"""Find and end the processes that work for the driver of a sweep, or outlived it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from orchestrator.sweep_folder.lease import is_running
+
+SWEEP_VARIABLE = "ORCHESTRATOR_SWEEP"
+"""Set in the environment of every process that works for a driver, to the sweep's folder."""
+_KILL_WAIT_S = 10.0
+
+
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return the living processes on this host that work, or worked, for a driver of the sweep in this folder, but not
+    our own.
+    """
+    ours = psutil.Process()
+    return [process for process in psutil.process_iter() if _works_for(process, folder) and not _related(process, ours)]
+
+
+def end_orphans(folder: Path) -> int:
+    """Kill what a dead driver of the sweep in this folder left running on this host, and wait until it is gone.
+
+    Call it while holding the lease: whatever else carries the sweep's folder is then nobody's.
+
+    Returns:
+        How many processes there were.
+    """
+    orphans = find_processes(folder)
+    for process in orphans:
+        with suppress(psutil.Error):  # it went by itself
+            process.kill()
+    deadline = time.monotonic() + _KILL_WAIT_S
+    while any(is_running(process) for process in orphans) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(orphans)
+
+
+def _works_for(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get(SWEEP_VARIABLE) == str(folder) and is_running(process)
+    except psutil.Error:
+        return False  # of another user, or gone
+
+
+def _related(process: psutil.Process, ours: psutil.Process) -> bool:
+    try:
+        return process.pid == ours.pid or process in ours.parents() or ours in process.parents()
+    except psutil.Error:
+        return False

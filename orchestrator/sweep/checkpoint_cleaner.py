@@ -1,0 +1,120 @@
+"""Delete the checkpoints that are no longer needed while a sweep runs, and keep the rest under its cap."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.checkpoints import delete_checkpoints, delete_last_state, measure_checkpoints
+from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
+from orchestrator.sweep_folder.state import SweepState
+
+GIB = 1024**3
+_MEASURE_S = 5.0
+_SETTLE_S = 60.0
+
+
+class CheckpointCleaner:
+    """A thread that deletes checkpoints that are no longer needed, and measures the others.
+
+    Needed are those of unfinished trials and the best weights of the best COMPLETE trial. A promotion needs those of
+    all its trials until each was evaluated on the test split. Storage that does not answer never stops the sweep: what
+    could not be deleted is deleted at the next start.
+
+    Args:
+        plan: The sweep.
+        state: The journal's, which its writer updates.
+    """
+
+    def __init__(self, plan: SweepPlan, state: SweepState) -> None:
+        self._plan, self._state = plan, state
+        self._ended: queue.Queue[TrialRecord | None] = queue.Queue()
+        self._best: TrialRecord | None = None
+        self._kept: set[int] = set()
+        self._thread = threading.Thread(target=self._work, name="checkpoint-cleaner", daemon=True)
+        self.kept_bytes = 0
+        self.trial_bytes = 0
+
+    def start(self) -> None:
+        """Start with what an earlier driver left."""
+        for record in list(self._state.records.values()):
+            if record.ended:
+                self._ended.put(record)
+        self._thread.start()
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Queue a trial whose checkpoints are no longer written."""
+        self._ended.put(record)
+
+    def has_room(self) -> bool:
+        """Return whether one more trial fits under the cap, as far as is known.
+
+        An unfinished trial counts as much as the largest one so far, because it may still grow to that. Before the
+        answer is no, the checkpoints of the trials that ended are deleted.
+        """
+        if not self._fits():
+            with self._ended.all_tasks_done:
+                self._ended.all_tasks_done.wait_for(lambda: not self._ended.unfinished_tasks, timeout=_SETTLE_S)
+        return self._fits()
+
+    def stop(self) -> None:
+        """Delete what is still queued, and end."""
+        self._ended.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                record = self._ended.get(timeout=_MEASURE_S)
+            except queue.Empty:
+                self._try_to(self._measure)
+                continue
+            if record is not None:
+                self._try_to(partial(self._settle, record))
+                self._try_to(self._measure)
+            self._ended.task_done()
+            if record is None:
+                return
+
+    def _settle(self, record: TrialRecord) -> None:
+        """Keep the best weights of the better one of this trial and the best so far, and delete the other's."""
+        self.trial_bytes = max(self.trial_bytes, self._size(record.trial))
+        if record.state is not TrialState.COMPLETE:
+            self._delete(record.trial)
+            return
+        if self._plan.kind == "promote":
+            self._kept.add(record.trial)
+            delete_last_state(self._plan, record.trial)
+            return
+        leader = best([record, *([self._best] if self._best else [])], self._plan.protocol)
+        loser = record if leader is not record else self._best
+        self._best = leader
+        if loser is not None:
+            self._delete(loser.trial)
+        self._kept = {leader.trial} if leader else set()
+        if leader is record:
+            delete_last_state(self._plan, record.trial)
+
+    def _fits(self) -> bool:
+        # The state knows a trial from its hand-out on, before its first checkpoint can be measured.
+        num_open = sum(not record.ended for record in list(self._state.records.values()))
+        return self.kept_bytes + (num_open + 1) * self.trial_bytes <= self._plan.cap_gib * GIB
+
+    def _try_to(self, act: Callable[[], None]) -> None:
+        with suppress(Exception):  # file systems and remote storages raise all kinds of errors
+            act()
+
+    def _measure(self) -> None:
+        sizes = [self._size(record.trial) for record in list(self._state.records.values()) if not record.ended]
+        self.trial_bytes = max([self.trial_bytes, *sizes])
+        self.kept_bytes = sum(self._size(trial) for trial in self._kept)
+
+    def _size(self, trial: int) -> int:
+        return measure_checkpoints(self._plan, trial)
+
+    def _delete(self, trial: int) -> None:
+        delete_checkpoints(self._plan, trial)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.cluster.processes import SWEEP_VARIABLE, end_orphans
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-1"}
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes]) -> None:
+    # The sleeper is a child of ours, so ours to keep; what a dead child of ours started is not.
+    code = (
+        "from subprocess import *; import sys; quiet = dict(stdout=DEVNULL, stderr=DEVNULL); "
+        "print(Popen(sys.argv[1:], **quiet).pid)"
+    )
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    parent = subprocess.run(
+        [sys.executable, "-c", code, *sleep],
+        env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2"},
+        capture_output=True,
+        check=True,
+    )
+    orphan = int(parent.stdout)
+    assert end_orphans(Path("/sweeps/digits-1")) == 0
+    assert end_orphans(Path("/sweeps/digits-3")) == 0
+    assert psutil.pid_exists(orphan)
+    assert end_orphans(Path("/sweeps/digits-2")) == 1
+    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    assert sleeper.poll() is None

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.sweep_folder.index import (
+    create_sweep,
+    find_sweep,
+    list_sweeps,
+    read_plan,
+    require_free_name,
+)
+
+
+def make_folder(sweep_id: str, created: float, kind: str = "sweep") -> str:
+    name = sweep_id.rpartition("-")[0]
+    create_sweep(sweep_id, json.dumps({"id": sweep_id, "name": name, "kind": kind, "created": created}))
+    return sweep_id
+
+
+def test_plan_is_written_once_and_read_back() -> None:
+    folder = create_sweep("a-00000001", "{}")
+    assert folder == sweep_dir("a-00000001")
+    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    assert read_plan("a-00000001") == "{}"
+    with pytest.raises(UserError, match="Sweep a-00000001 already exists in "):
+        create_sweep("a-00000001", "other")
+    assert read_plan("a-00000001") == "{}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_read_only_home_is_the_users_mistake(home: Path) -> None:
+    home.chmod(0o500)
+    with pytest.raises(UserError, match="ORCHESTRATOR_HOME"):
+        create_sweep("a-00000001", "{}")
+
+
+def test_home_that_is_a_file_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="ORCHESTRATOR_HOME"):
+        create_sweep("a-00000001", "{}")
+
+
+def test_find_takes_an_id_a_name_or_nothing() -> None:
+    older = make_folder("a-00000002", created=1)
+    newer = make_folder("a-00000001", created=2)
+    other = make_folder("b-00000003", created=3, kind="train")
+    assert find_sweep(older) == older
+    assert find_sweep("a") == newer
+    assert find_sweep() == other
+    assert find_sweep(kinds={"sweep"}) == newer
+    assert find_sweep(other, kinds={"sweep"}) == other
+    assert [entry.id for entry in list_sweeps()] == [other, newer, older]
+
+
+def test_find_names_the_nearest_and_the_command_that_lists() -> None:
+    make_folder("digits-00000001", created=1)
+    with pytest.raises(
+        UserError, match=r"No sweep 'digts' in .*\. Did you mean digits\? List them: `orchestrator status --all`"
+    ):
+        find_sweep("digts")
+    with pytest.raises(UserError, match="The latest is digits-00000001"):
+        find_sweep("quite-different")
+
+
+def test_find_without_any_sweep_says_how_to_start_one() -> None:
+    with pytest.raises(UserError, match="orchestrator sweep digits"):
+        find_sweep()
+
+
+@pytest.mark.parametrize("name", ["..", "../sweeps/a-00000001", "a-00000001/", "*"])
+def test_find_does_not_leave_the_sweeps_folder(name: str) -> None:
+    make_folder("a-00000001", created=1)
+    with pytest.raises(UserError, match="No sweep "):
+        find_sweep(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"name": "x"}', '{"name": "x", "kind": "sweep", "created": "soon"}']
+)
+def test_folder_with_a_broken_plan_hides_no_other(text: str) -> None:
+    good = make_folder("a-00000001", created=1)
+    create_sweep("b-00000002", text)
+    (sweeps_dir() / "c-00000003").mkdir()  # as a kill before the plan leaves it
+    assert find_sweep() == good
+    # By its id it is found, so that reading it can say what is wrong with it.
+    assert find_sweep("b-00000002") == "b-00000002"
+
+
+def test_taken_name_is_refused_and_a_free_one_returned() -> None:
+    make_folder("mine-00000001", created=1)
+    with pytest.raises(UserError, match="orchestrator resume mine-00000001"):
+        require_free_name("mine")
+    assert require_free_name("mine-too") == "mine-too"
+
+
+def test_plan_of_no_sweep_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="No sweeps in "):
+        read_plan("a-00000001")
+
+
+def test_home_that_is_a_file_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "file"))
+    for look in (list_sweeps, find_sweep):
+        with pytest.raises(UserError, match="home must be a folder, but got .*which is a file. Set ORCHESTRATOR_HOME"):
+            look()
