@@ -93,20 +93,22 @@ def submit(
     nodes.
     """
     from orchestrator.cluster import jobs as job_store
+    from orchestrator.cluster.job_client import require_http
+    from orchestrator.cluster.job_package import packed, render_entrypoint
 
     verb, inner = job_store.split_address(words)
     if inner is not None and inner != "auto":
         address = inner
     if address is not None and address.startswith("ray://"):
         check_address(address)  # which says why not
-    server = job_store.require_http(address or job_store.default_address())
+    server = require_http(address or job_store.default_address())
     verb = _check_verb(context, verb)
-    with job_store.packed(verb) as package:
+    with packed(verb) as package:
         print_note(f"code to send to {server}: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
         if dry_run:
             for file in package.files:
                 print_line(file)
-            print_line(f"entry point: {job_store.render_entrypoint(package.words)}")
+            print_line(f"entry point: {render_entrypoint(package.words)}")
             return
         job = job_store.submit(package, server)
     print_line(f"submitted {job.id}: {' '.join(job.words)}")

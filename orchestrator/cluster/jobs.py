@@ -1,50 +1,27 @@
-"""Verbs as Ray jobs: what is sent, what the head is to call, what is remembered here, and how it stands."""
+"""Submits verbs as Ray jobs, remembers them in the home, and follows, reads and stops them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shlex
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orchestrator
-import search_spaces
-import training
-from orchestrator import ray_compat
-from orchestrator.cluster.session import quieten
-from orchestrator.cluster.token import use_token
+from orchestrator.cluster.job_client import DEFAULT_ADDRESS, calling
+from orchestrator.cluster.job_package import Package, render_entrypoint
 from orchestrator.durable import write_whole
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
-from orchestrator.provenance import BUILD_FILE, read_build
-from orchestrator.redaction import redact
-from orchestrator.uris import require_text_without_credentials
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-"""Where `ray dashboard cluster.yaml` puts the head's job server on this machine."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 UNREACHABLE, UNKNOWN = "unreachable", "unknown"
-MAX_PACKAGE_BYTES = 10 * 2**20
-_GIVEN = "given"
-_PACKAGES = (orchestrator, search_spaces, training)
-_SOURCES = (".py", ".yaml", ".json", ".txt")
-# Where the head keeps sweeps, unless its environment says so: not in the unpacked code, which Ray removes when the job
-# has ended.
-_HOME = 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
-# Ray's client lets them stand before the address that it is given.
-_OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _RESUME = re.compile(r"orchestrator resume ([A-Za-z0-9][A-Za-z0-9._-]*)")
 _POLL_S = 1.0
 _STOP_S = 60.0
@@ -54,14 +31,14 @@ _NO_AGENT = "No available agent"
 
 @dataclass(frozen=True)
 class Job:
-    """What is remembered of a job.
+    """A submitted verb, as it is remembered in the home.
 
     Attributes:
-        id: Ray's.
-        address: Of the job server.
-        words: The verb and what follows it.
+        id: Ray's id.
+        address: The job server's.
+        words: The verb and its arguments.
         submitted: Unix time in s.
-        num_bytes: Of the code that was sent.
+        num_bytes: The size of what was sent.
     """
 
     id: str
@@ -71,25 +48,8 @@ class Job:
     num_bytes: int
 
 
-@dataclass(frozen=True)
-class Package:
-    """What is sent to the cluster, in a folder of its own.
-
-    Attributes:
-        folder: Holds it.
-        words: The verb's words, as they read on the other side.
-        files: Of the folder, by name.
-        num_bytes: Of all files.
-    """
-
-    folder: Path
-    words: tuple[str, ...]
-    files: tuple[str, ...]
-    num_bytes: int
-
-
 def split_address(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return a verb's words without ``--address``, and what it says."""
+    """Return a verb's words without ``--address``, and its value."""
     rest, address, index = [], None, 0
     while index < len(words):
         word = words[index]
@@ -103,72 +63,14 @@ def split_address(words: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, address
 
 
-def require_http(address: str) -> str:
-    """Return the address of a job server without a slash at its end.
-
-    Raises:
-        UserError: It is none, or it holds a password.
-    """
-    if redact(address) != address:
-        raise UserError(
-            f"--address must hold no credentials, but got --address={redact(address)}. The token is read from its file."
-        )
-    if not address.startswith(("http://", "https://")):
-        raise UserError(
-            f"--address must be that of a job server, but got --address={address}. "
-            f"For example: --address {DEFAULT_ADDRESS}, after `ray dashboard cluster.yaml`"
-        )
-    return address.rstrip("/")
-
-
-@contextmanager
-def packed(words: Sequence[str]) -> Iterator[Package]:
-    """Gather the code and the YAML files that a verb's words name, while this is entered.
-
-    Raises:
-        UserError: A word or a file holds a password, which Ray would store and show.
-    """
-    for word in words:
-        if redact(word) != word:
-            raise UserError(
-                f"a submitted command must hold no credentials, but got {redact(word)}: Ray stores and shows it. "
-                "Put them into the environment of the nodes, ~/.orchestrator.env"
-            )
-    with tempfile.TemporaryDirectory(prefix="orchestrator-job-") as name:
-        folder = Path(name)
-        for package in _PACKAGES:
-            _copy_package(Path(str(package.__file__)).parent, folder)
-        # There is no history on the other side to ask for the commit.
-        (folder / "orchestrator" / BUILD_FILE).write_text(json.dumps(read_build(), indent=2) + "\n", encoding="utf-8")
-        sent = tuple(_send_file(word, folder) for word in words)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        num_bytes = sum(path.stat().st_size for path in files)
-        if num_bytes > MAX_PACKAGE_BYTES:
-            largest = max(files, key=lambda path: path.stat().st_size)
-            raise UserError(
-                f"what is submitted must be at most {MAX_PACKAGE_BYTES / 2**20:.0f} MiB, but got "
-                f"{num_bytes / 2**20:.1f} MiB; the largest "
-                f"file is {largest.relative_to(folder)}. Only code and settings are sent: keep data elsewhere."
-            )
-        yield Package(folder, sent, tuple(str(path.relative_to(folder)) for path in files), num_bytes)
-
-
-def render_entrypoint(words: Sequence[str]) -> str:
-    """Return the shell command that the head runs: the verb, by the code that was sent, with a home that outlives the
-    job.
-    """
-    # exec: one process, so that a signal is given once.
-    return f"{_HOME}; exec python -m orchestrator {shlex.join(words)}"
-
-
 def submit(package: Package, address: str) -> Job:
-    """Send the code, have the head run the verb, and remember the job in the home.
+    """Send a package, have the head run its verb, and remember the job in the home.
 
     Raises:
-        OrchestratorError: The cluster does not answer or refuses.
+        OrchestratorError: The cluster does not answer, or refuses.
     """
     deadline = time.monotonic() + _AGENT_S
-    with _calling(address) as client:
+    with calling(address) as client:
         while True:
             try:
                 job_id = client.submit_job(
@@ -176,7 +78,7 @@ def submit(package: Package, address: str) -> Job:
                 )
                 break
             except RuntimeError as error:
-                # The server of a head that has just started answers before what it hands the job to.
+                # On a head that has just started, the job server answers before the agent that runs jobs is ready.
                 if _NO_AGENT not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(_POLL_S)
@@ -193,48 +95,44 @@ def list_jobs() -> list[Job]:
 
 
 def find_job(job_id: str | None) -> Job:
-    """Return the job of an id, or the latest.
+    """Return the job with an id, or the latest if it is None.
 
     Raises:
-        UserError: None was submitted from here.
+        UserError: There is no such job in this home.
     """
     jobs = list_jobs()
     for job in jobs:
         if job_id in (None, job.id):
             return job
     if not jobs:
-        raise UserError(
-            f"job must exist, but none was submitted from {home()}. Submit one: orchestrator submit sweep digits"
-        )
+        raise UserError(f"No job was submitted from {home()} yet. Submit one: orchestrator submit sweep digits")
     raise UserError(
-        f"job must be one that was submitted from {home()}, but got {job_id}. The latest is {jobs[0].id}: orchestrator "
-        f"jobs"
+        f"No job {job_id} was submitted from {home()}. The latest is {jobs[0].id}; list them all: orchestrator jobs"
     )
 
 
 def default_address() -> str:
-    """Return the job server that was submitted to last from this home, else the one of `ray dashboard`."""
+    """Return the job server that this home used last, else the one that `ray dashboard` makes reachable."""
     jobs = list_jobs()
     return jobs[0].address if jobs else DEFAULT_ADDRESS
 
 
 def render_resume(job: Job) -> str:
-    """Return the verb that goes on with what a stopped job was doing: with its own sweep, where its words or its log
-    name it.
-    """
+    """Return the command that resumes what a stopped job was doing; it names the sweep if the job's words or log do."""
     named = job.words[1:2] if job.words[0] in ("resume", "extend") else _RESUME.findall(read_log(job))[-1:]
     sweep = next((word for word in named if not word.startswith("-")), "")
     return f"submit --address {job.address} resume {sweep}".rstrip()
 
 
 def read_states(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return job -> state; ``unreachable`` where no cluster answers, ``unknown`` where it has
-    never heard of the job.
+    """Return the state of each job by id.
+
+    It is ``unreachable`` if the job's cluster does not answer, and ``unknown`` if that cluster does not know the job.
     """
     states: dict[str, str] = {}
     for address in dict.fromkeys(job.address for job in jobs):
         try:
-            with _calling(address) as client:
+            with calling(address) as client:
                 known = {details.submission_id: str(details.status.value) for details in client.list_jobs()}
         except OrchestratorError:
             known = None
@@ -247,12 +145,12 @@ def read_states(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def read_state(job: Job) -> tuple[str, int | None]:
-    """Return the state of a job, and the exit code of its verb once there is one.
+    """Return the state of a job, and the exit code of its verb once it has ended.
 
     Raises:
-        OrchestratorError: The cluster does not answer or has never heard of it.
+        OrchestratorError: The cluster does not answer, or does not know the job.
     """
-    with _calling(job.address) as client:
+    with calling(job.address) as client:
         details = client.get_job_info(job.id)
     return str(details.status.value), details.driver_exit_code
 
@@ -263,12 +161,12 @@ def read_log(job: Job) -> str:
     Raises:
         OrchestratorError: As :func:`read_state`.
     """
-    with _calling(job.address) as client:
+    with calling(job.address) as client:
         return str(client.get_job_logs(job.id))
 
 
 def follow_log(job: Job, show: Callable[[str], None]) -> tuple[str, int | None]:
-    """Pass on what a job prints, as it does, until it ends; return what :func:`read_state` does.
+    """Show what a job prints, until it ends; return its state and exit code as :func:`read_state` does.
 
     Raises:
         OrchestratorError: As :func:`read_state`.
@@ -279,63 +177,31 @@ def follow_log(job: Job, show: Callable[[str], None]) -> tuple[str, int | None]:
             show(lines)
 
     while True:
-        with _calling(job.address) as client:
+        with calling(job.address) as client:
             asyncio.run(follow(client))
         state, code = read_state(job)
         if state in ENDED:
             return state, code
-        time.sleep(_POLL_S)  # what was followed has closed before the job's end is noted
+        time.sleep(_POLL_S)  # the log closes a moment before Ray notes that the job has ended
 
 
 def cancel(job: Job) -> str:
-    """Have Ray stop a job, and wait until it has; return the state it ended in.
+    """Stop a job, wait until it has ended, and return its state.
 
     Raises:
-        OrchestratorError: As :func:`read_state`; or it does not end.
+        OrchestratorError: As :func:`read_state`; or the job does not end.
     """
-    with _calling(job.address) as client:
+    with calling(job.address) as client:
         client.stop_job(job.id)
     deadline = time.monotonic() + _STOP_S
     while (state := read_state(job)[0]) not in ENDED:
         if time.monotonic() > deadline:
             raise OrchestratorError(
-                f"job must end within {_STOP_S:.0f} s, but {job.id} is {state}. Look: orchestrator logs {job.id}"
+                f"Job {job.id} is still {state} {_STOP_S:.0f} s after it was told to stop. "
+                f"See what it does: orchestrator logs {job.id}"
             )
         time.sleep(_POLL_S)
     return state
-
-
-@contextmanager
-def _calling(address: str) -> Iterator[JobSubmissionClient]:
-    """Turn whatever a client of the job server says into one message, with what to do."""
-    quieten()
-    use_token()
-    import requests
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    ray_compat.quieten_job_client()
-    hidden = {name: os.environ.pop(name) for name in _OVERRIDES if name in os.environ}
-    try:
-        yield JobSubmissionClient(address)
-    except AuthenticationError:
-        raise OrchestratorError(
-            f"the cluster at {address} must know this token, but it refused it. The token is the one in "
-            f"~/.ray/auth_token, "
-            "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN: take that of the head."
-        ) from None
-    except (ConnectionError, requests.exceptions.RequestException):
-        raise OrchestratorError(
-            f"a job server must answer at {address}, but none does. "
-            "Is the cluster up (orchestrator cluster status), and its port here (ray dashboard cluster.yaml)? Another "
-            "one: --address URL"
-        ) from None
-    except RuntimeError as error:
-        raise OrchestratorError(
-            f"the job server at {address} must do as asked, but it said: {redact(str(error))}"
-        ) from None
-    finally:
-        os.environ.update(hidden)
 
 
 def _jobs_dir() -> Path:
@@ -347,29 +213,4 @@ def _read_job(path: Path) -> Job | None:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Job(**{**raw, "words": tuple(raw["words"])})
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not a note of ours
-
-
-def _copy_package(source: Path, folder: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        if path.suffix in _SOURCES and path.is_file() and "__pycache__" not in path.parts:
-            target = folder / source.name / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-
-
-def _send_file(word: str, folder: Path) -> str:
-    """Copy the YAML file that a word names, if it does, and return the word as it reads on the other side."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    path = Path(value).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return word
-    require_text_without_credentials(str(path), path.read_text(encoding="utf-8", errors="replace"), "Ray")
-    target = folder / _GIVEN / path.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder / _GIVEN / f"{number}-{path.name}"
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(path, target)
-    return f"{option}{equals}{target.relative_to(folder)}"
+        return None  # not one of our files, or cut short

@@ -143,11 +143,11 @@ def test_doctor_asks_both_nodes_and_names_what_each_lacks(
     assert missing in out
 
 
-def test_stranger_is_refused_and_a_dead_port_is_told(
+def test_stranger_is_refused_and_a_dead_port_is_named(
     cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, "submit", "--address", "http://127.0.0.1:9", "doctor")
-    assert (code, "a job server must answer at http://127.0.0.1:9" in err) == (1, True)
+    assert (code, "No Ray cluster answers at http://127.0.0.1:9" in err) == (1, True)
     other = tmp_path / "token"
     other.write_text("another")
     other.chmod(0o600)
@@ -156,4 +156,4 @@ def test_stranger_is_refused_and_a_dead_port_is_told(
     words = [sys.executable, "-m", "orchestrator", "submit", "--address", cluster.url, "doctor"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     code, err = done.returncode, done.stderr
-    assert (code, "must know this token" in err) == (1, True), err
+    assert (code, "refuses our token" in err) == (1, True), err

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from orchestrator.cluster import jobs
-from orchestrator.cluster.jobs import Job, Package, packed, render_entrypoint, require_http, split_address
+from orchestrator.cluster import job_client, jobs
+from orchestrator.cluster.job_client import DEFAULT_ADDRESS
+from orchestrator.cluster.job_package import Package, packed
+from orchestrator.cluster.jobs import Job, split_address
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.health import Answer
 from tests.kit.program import run
 
 
@@ -26,117 +28,13 @@ def test_address_is_taken_out_of_a_verb_s_words(words: list[str], rest: list[str
     assert split_address(words) == (rest, address)
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "auto"])
-def test_jobs_are_submitted_over_http_only(address: str) -> None:
-    with pytest.raises(UserError, match="--address must be that of a job server"):
-        require_http(address)
-
-
-def test_address_without_credentials_loses_its_slash_and_one_with_them_is_refused() -> None:
-    assert require_http("http://head:8265/") == "http://head:8265"
-    with pytest.raises(UserError, match="must hold no credentials") as refused:
-        require_http("https://me:hunter2@head:8265")
-    assert "hunter2" not in str(refused.value)
-
-
-def test_code_is_sent_and_nothing_else(home: Path) -> None:
-    (home / "mlflow.db").write_text("")
-    with packed(["sweep", "digits"]) as package:
-        names = set(package.files)
-        assert {
-            "orchestrator/cli/app.py",
-            "orchestrator/__main__.py",
-            "training/loop/run.py",
-            "search_spaces/digits.yaml",
-        } <= names
-        assert {name.split("/")[0] for name in names} == {"orchestrator", "training", "search_spaces"}
-        assert {Path(name).suffix for name in names} <= {".py", ".yaml", ".json"}
-        build = json.loads((package.folder / "orchestrator" / "_build.json").read_text(encoding="utf-8"))
-        assert {"commit", "changes", "lock_hash"} <= set(build)
-        assert package.num_bytes == sum((package.folder / name).stat().st_size for name in names) < 3 * 2**20
-        folder = package.folder
-    assert not folder.exists()
-
-
-def test_yaml_files_that_the_verb_names_are_sent_along(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.yaml").write_text(f"# {folder}\n")
-    words = [
-        "train",
-        f"--from={tmp_path}/a/mine.yaml",
-        str(tmp_path / "b" / "mine.yaml"),
-        "--set",
-        "model.weights=x.yaml",
-        "gone.yaml",
-    ]
-    with packed(words) as package:
-        assert package.words == (
-            "train",
-            "--from=given/mine.yaml",
-            "given/2-mine.yaml",
-            "--set",
-            "model.weights=x.yaml",
-            "gone.yaml",
-        )
-        assert (package.folder / "given" / "mine.yaml").read_text() == "# a\n"
-        assert (package.folder / "given" / "2-mine.yaml").read_text() == "# b\n"
-
-
-def test_what_is_too_large_to_be_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    huge = tmp_path / "huge.yaml"
-    huge.write_text("#" * 5000)
-    monkeypatch.setattr(jobs, "MAX_PACKAGE_BYTES", 4000)
-    with pytest.raises(UserError, match="the largest file is"), packed(["sweep", str(huge)]):
-        pass
-
-
-def test_credentials_never_leave_in_an_entry_point() -> None:
-    with (
-        pytest.raises(UserError, match="must hold no credentials") as refused,
-        packed(["sweep", "--storage", "s3://key:hunter2@bucket/x"]),
-    ):
-        pass
-    assert "hunter2" not in str(refused.value)
-
-
-def test_credentials_never_leave_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("dataset: voc\nshared: {fixed: {data.store: s3://key:hunter2@bucket/voc}}\n")
-    with (
-        pytest.raises(
-            UserError, match=r"mine.yaml:2: a line must hold no credentials, .*: Ray would show them"
-        ) as refused,
-        packed(["sweep", str(path)]),
-    ):
-        pass
-    assert "hunter2" not in str(refused.value)
-
-
-def test_entry_point_quotes_its_words_and_has_a_home_that_outlives_the_job() -> None:
-    entry = render_entrypoint(["sweep", "digits", "--name", "a b; rm -rf /", "--address", "auto"])
-    home, _, command = entry.partition("; exec ")
-    assert home == 'export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"'
-    assert shlex.split(command) == [
-        "python",
-        "-m",
-        "orchestrator",
-        "sweep",
-        "digits",
-        "--name",
-        "a b; rm -rf /",
-        "--address",
-        "auto",
-    ]
-
-
 def note(job: Job, home: Path) -> None:
     (home / "jobs").mkdir(exist_ok=True)
     (home / "jobs" / f"{job.id}.json").write_text(json.dumps(vars(job)))
 
 
 def test_jobs_are_found_by_id_or_as_the_latest(home: Path) -> None:
-    with pytest.raises(UserError, match="none was submitted from"):
+    with pytest.raises(UserError, match="No job was submitted from"):
         jobs.find_job(None)
     old, new = (Job(name, "http://h:8265", ("sweep", "digits"), at, 1) for name, at in (("a", 1.0), ("b", 2.0)))
     note(old, home)
@@ -172,6 +70,7 @@ def test_a_head_that_has_just_started_is_waited_for_and_the_job_remembered(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", StartingCluster)
+    monkeypatch.setattr(job_client, "ask_server", lambda address, path, timeout_s: Answer(is_up=True))
     monkeypatch.setattr(StartingCluster, "refusals", 2, raising=False)
     monkeypatch.setattr(jobs, "_POLL_S", 0.0)
     with packed(["sweep", "digits"]) as package:
@@ -216,7 +115,7 @@ def test_submit_goes_to_the_forwarded_port_and_keeps_verbs_without_address_as_th
 ) -> None:
     assert run(capsys, "submit", "data", "list")[0] == 0
     assert run(capsys, "submit", "status", "--all")[0] == 0
-    assert server == [(jobs.DEFAULT_ADDRESS, "data", "list"), (jobs.DEFAULT_ADDRESS, "status", "--all")]
+    assert server == [(DEFAULT_ADDRESS, "data", "list"), (DEFAULT_ADDRESS, "status", "--all")]
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/checkpoints", "/shared/checkpoints", "~/checkpoints"])
@@ -224,7 +123,7 @@ def test_places_that_outlive_the_job_are_sent_as_they_are(
     place: str, capsys: pytest.CaptureFixture[str], server: list[tuple[str, ...]]
 ) -> None:
     assert run(capsys, "submit", "sweep", "digits", "--storage", place)[0] == 0
-    assert server == [(jobs.DEFAULT_ADDRESS, "sweep", "digits", "--storage", place, "--address", "auto")]
+    assert server == [(DEFAULT_ADDRESS, "sweep", "digits", "--storage", place, "--address", "auto")]
 
 
 def test_doctor_is_followed_and_exits_as_its_job_does(
@@ -301,7 +200,7 @@ def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(
     code, out, _ = run(capsys, "jobs", "--json")
     assert (code, json.loads(out)[0]["state"]) == (0, "unreachable")
     code, _, err = run(capsys, "logs")
-    assert (code, "a job server must answer at http://127.0.0.1:9" in err) == (1, True)
+    assert (code, "No Ray cluster answers at http://127.0.0.1:9 (Connection refused). Start one" in err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +235,7 @@ def test_cancel_names_the_sweep_and_the_cluster_that_it_stopped(
 
 
 def test_the_next_job_goes_where_the_last_one_went(home: Path) -> None:
-    assert jobs.default_address() == jobs.DEFAULT_ADDRESS
+    assert jobs.default_address() == DEFAULT_ADDRESS
     for name, address, at in (("a", "http://old:8265", 1.0), ("b", "http://new:8265", 2.0)):
         note(Job(name, address, ("doctor",), at, 1), home)
     assert jobs.default_address() == "http://new:8265"
