@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.kit.pictures import make_source
-from tests.kit.s3_server import BUCKET, S3Server, serve_s3
+from tests.kit.s3 import BUCKET, S3Server, serve_s3
 from training.cache import cache_dir
 from training.data.sources.annotations import Annotations
 from training.data.store import writer as store_writer

@@ -23,7 +23,7 @@ from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.restore import restore_sweep
-from tests.kit.s3_server import BUCKET, S3Server, serve_s3
+from tests.kit.s3 import BUCKET, S3Server, serve_s3
 from tests.kit.sweeps import (
     driver_started,
     epoch_reported,
