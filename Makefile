@@ -6,10 +6,10 @@ INSTALLED := .venv/.stamp-install
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench faults soak lock wheel clean
+.PHONY: help setup demo test test-all check format bench faults soak lock wheel clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED)  ## install the locked dependencies and this checkout into .venv
 
@@ -17,8 +17,12 @@ demo: $(INSTALLED)  ## a taste of the main job on the embedded dataset, a few mi
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
-test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run the tests (10 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: $(INSTALLED)  ## also in random order, and the suites that hunt for faults (hours)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -p randomly
+	$(MAKE) faults soak
 
 check: $(INSTALLED)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

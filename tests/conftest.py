@@ -1,5 +1,7 @@
-"""What every test gets: a home and a cache of its own, and a token for Ray, so that no test reads or leaves anything in
-the checkout or the user's HOME; but for matplotlib, which keeps a list of fonts there as soon as it is imported.
+"""Isolation: every test gets a home, a cache and a Ray token that are not the user's.
+
+Tests may run in two processes (pytest-xdist). What is slow to make is then made once and shared. Tests that start Ray
+stay in one process: two Rays on two cores would wait for each other, and race for ports.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Set in a developer's shell, each of these would send the tests to another store, cluster or library mode.
 LEAKY = (
@@ -23,14 +26,20 @@ LEAKY = (
 )
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of a run share; guard what is made in it with a lock."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # One cache for the session: what is prepared there (scenes, trunk) is the same for all tests and takes seconds to
-    # make.
+def _isolated_environment(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[None]:
+    # One cache for all: preparing scenes and trunk takes seconds and gives the same result for every test.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
         patch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("session_home")))
-        # One token for the session as well: a process reads it once, and Ray takes none from a file that is not there.
+        # One token per process: Ray reads it once, and takes none from a file that does not exist.
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(_make_token(tmp_path_factory.mktemp("ray_token"))))
         for name in LEAKY:
             patch.delenv(name, raising=False)
@@ -45,14 +54,17 @@ def _make_token(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(shared_folder: Path) -> Path:
     """A database with MLflow's schema, to be copied: making one takes seconds."""
     from orchestrator.tracking import store as mlflow_store
 
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCHESTRATOR_HOME", str(folder))
-        mlflow_store.connect()
+    folder = shared_folder / "store"
+    with FileLock(shared_folder / "store.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "done").exists():
+            folder.mkdir(exist_ok=True)
+            patch.setenv("ORCHESTRATOR_HOME", str(folder))
+            mlflow_store.connect()
+            (folder / "done").touch()
     return folder / "mlflow.db"
 
 
@@ -63,6 +75,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(folder))
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process all tests that start Ray, and those of a module that go on from each other."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

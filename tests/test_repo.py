@@ -54,9 +54,9 @@ def test_documents_name_commands_that_exist(document: Path) -> None:
     assert set(re.findall(r"\borchestrator data ([a-z]+)\b", code)) <= set(cli_data.VERBS)
     assert set(re.findall(r"\borchestrator cluster ([a-z]+)\b", code)) <= set(cli_cluster.VERBS)
     assert set(re.findall(r"\borchestrator submit (?:--[a-z-]+ )?([a-z]+)\b", code)) <= {*cli.VERBS, "data"}
-    targets = set(re.findall(r"^(?:[A-Z]+=\S+ )?make ([a-z]+)", code, re.MULTILINE))
+    targets = set(re.findall(r"^(?:[A-Z]+=\S+ )?make ([a-z-]+)", code, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
 def test_the_documents_name_every_command() -> None:
