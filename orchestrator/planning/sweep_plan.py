@@ -1,4 +1,4 @@
-"""The plan of a sweep, a training or a promotion: everything that is decided before it starts, as one frozen object.
+"""The plan of a sweep, a training, an ablation or a promotion: everything that is decided before it starts.
 
 It is written once as ``plan.json`` and never changed; what happens later (an extension, say) is in the journal.
 """
@@ -9,11 +9,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
-from training.selection import Protocol, SelectBy
+from training.selection import Protocol
 
 Kind = Literal["sweep", "train", "promote", "ablate"]
 Sampler = Literal["tpe", "random", "grid"]
@@ -22,40 +26,44 @@ Params = dict[str, Scalar]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes: so many workers, each with so many CPUs and GPUs (a GPU may be shared: 0.5)."""
+    """What one trial takes: a number of workers, each with its CPUs and GPUs (0.5 GPU is a shared one)."""
 
     workers: int = 1
     cpus_per_worker: int = 1
-    gpus_per_worker: float = 0
+    gpus_per_worker: float = 0.0
 
 
 @dataclass(frozen=True)
 class SweepPlan:
     """What will run.
 
+    A new field needs a default, because plans that earlier versions wrote do not have it.
+
     Attributes:
         kind: ``sweep``, ``train`` (one trial, no search), ``promote`` (K trials, one per fresh seed) or ``ablate`` (K
-            trials of each of its variants).
+            trials of each variant).
         created: Unix time in s.
-        space, space_text: The space as it was named, and its file.
+        space, space_text: The name of the search space as it was given, and the text of its file.
         method: The label of the method block.
         base: The complete settings of the trials under dotted keys, before a trial's params.
-        ranges: Searched key -> range; empty where nothing is searched.
-        start_from: Points tried first; what a point leaves out is drawn.
-        startup_trials: Trials, start points included, before TPE decides.
-        scheduler, grace_epochs, reduction_factor: ``none``, or ASHA with what every trial gets and one in how many goes
-            on.
-        storage: URI under which checkpoints go; None is the sweep's own folder.
-        cap_gib: What the checkpoints of all its trials may take.
-        notes: What must be said before it starts.
+        ranges: Searched key -> range; empty if nothing is searched.
+        start_from: Points that are tried first; keys that a point leaves out are drawn.
+        startup_trials: Random trials, start points included, before TPE decides.
+        scheduler, grace_epochs, reduction_factor: ``none``, or ASHA: every trial gets ``grace_epochs``, then one in
+            ``reduction_factor`` goes on at each rung.
+        storage: URI or folder for checkpoints; None is the sweep's own folder.
+        cap_gib: Disk space for the checkpoints of all trials.
+        notes: What the user should know before it starts.
         parent: The sweep that is promoted, or the run that is trained again.
-        time_limit_s: Seconds that a trial may take.
+        time_limit_s: Longest time that a trial may take.
         epoch_s: Measured seconds of an epoch of these settings with one worker, if known.
-        variants: Of an ablation: the method's label and those of the blocks that it is compared with, in the order of
-            ``start_from``.
-        keep_weights: Of a promotion: keep the best weights of every final run, not of the first seed's alone.
+        variants: Of an ablation: the labels of the method and its variants, in the order of ``start_from``.
+        keep_weights: Of a promotion: keep the best weights of every final run, not only of the first seed's.
         backup: URI that the journal is copied to from the start; later drivers may choose another.
     """
+
+    # A field that this version does not know may change what runs: refuse it rather than drop it.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     id: str
     name: str
@@ -67,7 +75,7 @@ class SweepPlan:
     method: str
     base: Params
     protocol: Protocol
-    # The defaults make one trial of the base.
+    # Without what follows, it is one trial of the base settings.
     ranges: dict[str, Range] = field(default_factory=dict)
     start_from: tuple[Params, ...] = ({},)
     num_trials: int = 1
@@ -77,10 +85,10 @@ class SweepPlan:
     startup_trials: int = 0
     scheduler: Literal["asha", "none"] = "none"
     grace_epochs: int = 1
-    reduction_factor: float = 3
+    reduction_factor: float = 3.0
     resources: Resources = Resources()
     storage: str | None = None
-    cap_gib: float = 20
+    cap_gib: float = 20.0
     notes: tuple[str, ...] = ()
     parent: str | None = None
     time_limit_s: float | None = None
@@ -98,11 +106,11 @@ class SweepPlan:
 
     @property
     def num_points(self) -> int | None:
-        """The number of different points there are to try, or None if there is no end to them."""
+        """The number of different points, or None if it is infinite."""
         return count_points(self.ranges, self.sampler) if self.ranges else len(self.start_from)
 
     def rungs(self) -> list[int]:
-        """Return the epochs at which ASHA may stop a trial."""
+        """Return the epochs at which ASHA may stop a trial; empty without pruning."""
         rungs: list[int] = []
         epoch = float(self.grace_epochs)
         while self.scheduler == "asha" and epoch < self.epochs:
@@ -119,37 +127,43 @@ class SweepPlan:
         return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> SweepPlan:
-        """Return the plan that :meth:`to_json` wrote.
+    def from_json(cls, text: str | bytes) -> SweepPlan:
+        """Return the plan that :meth:`to_json` of this or an earlier version wrote.
 
         Raises:
-            ValueError: It is no such text.
+            ValueError: It does not read as a plan; the message names every missing, unknown and bad field.
         """
         try:
-            plain: dict[str, Any] = json.loads(text)
-            plain["ranges"] = {key: Range.model_validate(found) for key, found in plain["ranges"].items()}
-            plain["protocol"] = Protocol(**{name: SelectBy(value) for name, value in plain["protocol"].items()})
-            plain["resources"] = Resources(**plain["resources"])
-            plain["start_from"] = tuple(plain["start_from"])
-            plain["notes"] = tuple(plain["notes"])
-            plain["variants"] = tuple(plain.get("variants", ()))
-            return cls(**plain)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"plan must be one that this version wrote, but {error}") from None
+            return _adapter().validate_json(text)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_describe_fault, error.errors()))) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[SweepPlan]:
+    return TypeAdapter(SweepPlan)
+
+
+def _describe_fault(fault: ErrorDetails) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"{name} is unknown to this version, which may be older than the one that wrote it"
+    return f"{name}: {fault['msg']}" if name else fault["msg"]
 
 
 def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:
-    """Return the number of different points there are to try: 1 without ranges, None if there is no end to them."""
+    """Return the number of different points: 1 without ranges, None if it is infinite."""
     if not ranges or sampler == "grid":
         return math.prod(len(found.grid()) for found in ranges.values())
     return None
 
 
 def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:
-    """Return the settings of one trial: the plan's own, changed by the trial's params. There is no other way from
-    params to settings.
+    """Return the settings of one trial: the plan's, changed by its params. All params pass through here.
 
     Raises:
-        ConfigError: A param is no setting of the run or out of range.
+        ConfigError: A param is not a setting of the run, or out of range.
     """
     return TrainConfig.from_flat({**plan.base, **params})

@@ -262,7 +262,7 @@ def test_the_former_name_of_backup_is_accepted_with_a_note(capsys: pytest.Captur
     code, _, err = run(capsys, "resume", plan.id, "--mirror", str(tmp_path / "backup"))
     assert (code, "note: --mirror is deprecated. Use --backup." in err, "Leave --backup out" in err) == (2, True, True)
     code, _, err = run(capsys, "resume", plan.id, "--mirror", "/a", "--backup", "/b")
-    assert (code, "give only --backup" in err) == (2, True)
+    assert (code, "Give only --backup" in err) == (2, True)
     _, out, _ = run(capsys, "resume", "--help")
     assert "--backup" in out
     assert "--mirror" not in out

@@ -32,6 +32,7 @@ ALL_BUT_WARMUP: dict[str, Scalar] = {
     "method.reg_weight": 0.1,
 }
 DIGITS_TEXT = DIGITS.text
+KINDS: tuple[Kind, ...] = ("sweep", "train", "ablate")
 Make = Callable[..., SweepPlan]
 
 
@@ -415,6 +416,23 @@ class TestFile:
         create_sweep("a-00000001", text)
         with pytest.raises(OrchestratorError, match=r"Cannot read the plan of a-00000001"):
             load_plan("a-00000001")
+
+    def test_missing_unknown_and_bad_fields_are_named_with_the_file(self) -> None:
+        plain = json.loads(plan().to_json()) | {"id": "a-00000001", "flavour": "mint", "created": "noon"}
+        plain["resources"]["tpus"] = 1
+        del plain["method"]
+        create_sweep("a-00000001", json.dumps(plain))
+        with pytest.raises(OrchestratorError, match=r"a-00000001/plan.json") as caught:
+            load_plan("a-00000001")
+        for words in ("method is missing", "flavour is unknown", "resources.tpus is unknown", "created: Input should"):
+            assert words in str(caught.value)
+
+    def test_plan_is_read_into_the_same_text(self) -> None:
+        for kind in KINDS:
+            made = make_plan(PlanRequest(DIGITS, kind=kind))
+            read = SweepPlan.from_json(made.to_json())
+            assert (read, read.to_json()) == (made, made.to_json())
+            assert [type(value) for value in read.base.values()] == [type(value) for value in made.base.values()]
 
     def test_what_a_plan_leaves_out_has_its_default(self) -> None:
         made = make_plan(PlanRequest(DIGITS, kind="train"))
