@@ -5,15 +5,16 @@ is.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from orchestrator.planning.follow_up import make_promotion_plan
-from orchestrator.planning.plan import make_plan
-from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, count_points, trial_config
-from search_spaces.schema import SearchSpace, load_space, shipped_spaces
+from search_spaces.schema import shipped_spaces
+from tests.kit import shipped_plans
+from tests.kit.shipped_plans import load, plan_sweep, plan_training
 
 SPACES = [
     "coco",
@@ -74,19 +75,32 @@ CLASSES = {
 }  # of a template nobody knows it: 0.05 will do
 
 
-@lru_cache
-def load(space: str) -> SearchSpace:
-    return load_space(space)
+def for_each(cases: Sequence[tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Make one test of a check and its cases: it runs them all and reports each that failed."""
+
+    def decorate(check: Callable[..., None]) -> Callable[[], None]:
+        def test() -> None:
+            failed = []
+            for case in cases:
+                try:
+                    check(*case)
+                except Exception as error:
+                    failed.append(f"{case}: {type(error).__name__}: {error}")
+            assert cases
+            assert not failed, f"{len(failed)} of {len(cases)}:\n" + "\n".join(failed)
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        return test
+
+    return decorate
 
 
-@lru_cache
 def plan(space: str, method: str) -> SweepPlan:
-    return make_plan(PlanRequest(load(space), method=method, num_cpus=8, num_gpus=1))
+    return plan_sweep(space, method, "common")
 
 
-@lru_cache
 def published(space: str, method: str) -> SweepPlan:
-    return make_plan(PlanRequest(load(space), method=method, recipe="published", num_cpus=8, num_gpus=1))
+    return plan_sweep(space, method, "published")
 
 
 def methods_of(space: str) -> list[str]:
@@ -98,14 +112,20 @@ def test_these_spaces_are_shipped() -> None:
     assert shipped_spaces() == SPACES
 
 
-@pytest.mark.parametrize("space", SPACES)
+def test_every_space_plans_what_it_planned_before() -> None:
+    golden = shipped_plans.read(shipped_plans.PATH.read_text(encoding="utf-8"))
+    changed = shipped_plans.differences(golden, shipped_plans.plan_all())
+    assert not changed, "\n".join([*changed, "Meant to be so? python -m tests.kit.shipped_plans"])
+
+
+@for_each([(space,) for space in SPACES])
 def test_methods_and_default_are_the_common_ones(space: str) -> None:
     loaded = load(space)
     assert list(loaded.methods) == methods_of(space)
     assert loaded.default_method == "ignore"
 
 
-@pytest.mark.parametrize("space", SPACES)
+@for_each([(space,) for space in SPACES])
 def test_header_states_paper_cost_expected_score_and_command(space: str) -> None:
     header = load(space).header
     stated = re.findall(r"^(\w+): +(\S.*)$", header, flags=re.MULTILINE)
@@ -115,7 +135,7 @@ def test_header_states_paper_cost_expected_score_and_command(space: str) -> None
     assert ("90.1" in header) == (space == "voc_q2l")
 
 
-@pytest.mark.parametrize(("space", "method"), EACH)
+@for_each(EACH)
 def test_every_range_end_is_a_run(space: str, method: str) -> None:
     made = plan(space, method)
     assert made.ranges
@@ -124,7 +144,7 @@ def test_every_range_end_is_a_run(space: str, method: str) -> None:
             assert trial_config(made, {key: value}).flatten()[key] == value
 
 
-@pytest.mark.parametrize(("space", "method"), EACH)
+@for_each(EACH)
 def test_every_start_point_is_a_run_within_its_ranges(space: str, method: str) -> None:
     made = plan(space, method)
     assert made.start_from
@@ -135,21 +155,21 @@ def test_every_start_point_is_a_run_within_its_ranges(space: str, method: str) -
         assert flat == {**made.base, **point}
 
 
-@pytest.mark.parametrize(("space", "method"), EACH)
+@for_each(EACH)
 def test_every_method_trains_and_is_promoted(space: str, method: str) -> None:
-    trained = make_plan(PlanRequest(load(space), kind="train", method=method))
+    trained = plan_training(space, method)
     assert trained.base == {**plan(space, method).base, **plan(space, method).start_from[0]}
     promoted = make_promotion_plan(plan(space, method), plan(space, method).start_from[0], seeds=2)
     assert len({trial_config(promoted, point).loop.seed for point in promoted.start_from}) == 2
 
 
-@pytest.mark.parametrize(("space", "method"), EACH)
+@for_each(EACH)
 def test_plan_survives_its_file(space: str, method: str) -> None:
     made = plan(space, method)
     assert SweepPlan.from_json(made.to_json()) == made
 
 
-@pytest.mark.parametrize(("space", "method"), EACH)
+@for_each(EACH)
 def test_as_shipped_there_is_nothing_to_warn_about(space: str, method: str) -> None:
     made = plan(space, method)
     assert made.notes == ()
@@ -157,7 +177,7 @@ def test_as_shipped_there_is_nothing_to_warn_about(space: str, method: str) -> N
     assert made.rungs()
 
 
-@pytest.mark.parametrize("space", SPACES)
+@for_each([(space,) for space in SPACES])
 def test_method_settings_agree_with_the_dataset(space: str) -> None:
     dataset = load(space).dataset
     assert plan(space, "wan").start_from[0]["method.negative_weight"] == pytest.approx(1 / (CLASSES[dataset] - 1))
@@ -178,7 +198,7 @@ def test_method_settings_agree_with_the_dataset(space: str) -> None:
     }
 
 
-@pytest.mark.parametrize("space", SPACES)
+@for_each([(space,) for space in SPACES])
 def test_every_method_searches_the_same_rates_decays_and_batches(space: str) -> None:
     keys = {"optim.lr", "optim.weight_decay", "optim.batch_size"}
     searched = [
@@ -189,8 +209,7 @@ def test_every_method_searches_the_same_rates_decays_and_batches(space: str) -> 
     assert searched[0].keys() == keys
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@for_each([(space, ablation) for space in SPACES for ablation in ABLATIONS])
 def test_an_ablation_differs_from_ignore_in_one_setting(space: str, ablation: str) -> None:
     whole, less = plan(space, "ignore"), plan(space, f"ignore_{ablation}")
     first, other = ({**made.base, **made.start_from[0]} for made in (whole, less))
@@ -210,8 +229,7 @@ def test_an_ablation_differs_from_ignore_in_one_setting(space: str, ablation: st
     assert ablation == "without_rejection" or first | {key: other[key]} == other
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize(("scheme", "percent"), [("r", 0.5), ("ct", 0.2), ("cp", 0.1)])
+@for_each([(space, *scheme) for space in SPACES for scheme in (("r", 0.5), ("ct", 0.2), ("cp", 0.1))])
 def test_large_loss_starts_from_boostlus_values(space: str, scheme: str, percent: float) -> None:
     for method in {f"large_loss_{scheme}", f"boostlu_{scheme}"} & set(methods_of(space)):
         made = plan(space, method)
@@ -220,7 +238,7 @@ def test_large_loss_starts_from_boostlus_values(space: str, scheme: str, percent
         assert made.base["model.cam_boost"] == (5.0 if method.startswith("boostlu") else 1.0)
 
 
-@pytest.mark.parametrize("space", SPACES)
+@for_each([(space,) for space in SPACES])
 def test_recipe_and_model_are_one_for_all_methods_of_a_space(space: str) -> None:
     keys = [key for key in plan(space, "ignore").base if key.startswith(("data.", "model."))] + [
         "loop.recipe",
@@ -276,12 +294,12 @@ def test_first_points_of_voc_are_the_released_commands() -> None:
     assert (query.base["optim.name"], query.base["optim.schedule"]) == ("adamw", "one_cycle")
 
 
-@pytest.mark.parametrize("space", SPACES)
+@for_each([(space,) for space in SPACES])
 def test_published_settings_are_there_where_somebody_published_some(space: str) -> None:
     assert {label for label, block in load(space).methods.items() if block.published} == set(PUBLISHED.get(space, []))
 
 
-@pytest.mark.parametrize(("space", "method"), EACH_PUBLISHED)
+@for_each(EACH_PUBLISHED)
 def test_every_published_recipe_is_a_run_or_a_grid_of_runs(space: str, method: str) -> None:
     made = published(space, method)
     assert made.base["loop.recipe"] == "published"
@@ -295,7 +313,7 @@ def test_every_published_recipe_is_a_run_or_a_grid_of_runs(space: str, method: s
     assert SweepPlan.from_json(made.to_json()) == made
 
 
-@pytest.mark.parametrize(("space", "method"), EACH_PUBLISHED)
+@for_each(EACH_PUBLISHED)
 def test_data_and_trunk_of_a_published_recipe_are_the_common_ones(space: str, method: str) -> None:
     ours, theirs = plan(space, method).base, published(space, method).base
     changed = {key for key in ours if key.startswith(("data.", "model.")) and ours[key] != theirs[key]}
@@ -306,7 +324,7 @@ def test_data_and_trunk_of_a_published_recipe_are_the_common_ones(space: str, me
     }.get(method, set())
 
 
-@pytest.mark.parametrize(("space", "method"), EACH_PUBLISHED)
+@for_each(EACH_PUBLISHED)
 def test_the_common_search_starts_from_the_published_point(space: str, method: str) -> None:
     ours, theirs = plan(space, method), published(space, method)
     points = [{key: value for key, value in point.items() if key not in theirs.ranges} for point in ours.start_from]
@@ -319,8 +337,7 @@ def test_the_common_search_starts_from_the_published_point(space: str, method: s
         assert any(found.contains(point[key]) for point in ours.start_from)
 
 
-@pytest.mark.parametrize(
-    ("space", "batch_size", "lr", "alpha", "beta", "warmup_epochs"),
+@for_each(
     [
         ("voc", 8, 1e-5, 0.2, 0.02, 5),
         ("coco", 16, 1e-5, 0.1, 0.9, 5),
@@ -342,7 +359,7 @@ def test_em_and_em_apl_are_published_with_the_values_of_their_release(
     )
 
 
-@pytest.mark.parametrize("space", ["voc", "coco", "nuswide", "cub"])
+@for_each([(space,) for space in ("voc", "coco", "nuswide", "cub")])
 def test_lengths_and_stopping_rules_are_the_published_ones(space: str) -> None:
     rules = {
         method: tuple(base[f"loop.{key}"] for key in ("epochs", "patience_epochs", "max_drop_percent"))
