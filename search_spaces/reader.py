@@ -40,11 +40,13 @@ class Document:
 
     Attributes:
         source: The file's name, for messages.
+        text: The file as it is.
         data: Mappings, lists and scalars.
         lines: Path of a key or a list item -> its line, from 1.
     """
 
     source: str
+    text: str = ""
     data: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ def read_document(text: str, source: str) -> Document:
     Raises:
         SpaceError: It is no YAML, or has a key twice, a tag, an alias of itself or a merge key.
     """
-    document = Document(source)
+    document = Document(source, text)
     try:
         node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:

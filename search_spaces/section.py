@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from search_spaces.reader import Document, KeyPath, Scalar
 
-AnySection = TypeVar("AnySection", bound="Section")
+Checked = TypeVar("Checked")
 
 _TYPES = {
     "int_type": "an integer",
@@ -53,19 +53,20 @@ def fault(message: str, *key: str) -> PydanticCustomError:
     return PydanticCustomError("fault", "{message}", {"message": message, "key": key})
 
 
-def check_section(section: type[AnySection], document: Document) -> AnySection:
-    """Return a document's data as a section.
+def check_section(section: type[Checked], document: Document) -> Checked:
+    """Return a document's data as a section, or as a dict of sections.
 
     Raises:
-        SpaceError: The data has another shape; of several faults, the first in the file is told.
+        SpaceError: The data has another shape; of several faults, the first in the file is reported.
     """
     if not isinstance(document.data, dict):
         got = "nothing" if document.data is None else f"a {type(document.data).__name__}"
         raise document.error(
-            (), f"the file must be a mapping (key: value), but got {got}. See search_spaces/digits.yaml for an example."
+            (),
+            f"the file must be a mapping (key: value), but got {got}. See `orchestrator spaces digits` for an example.",
         )
     try:
-        return section.model_validate(document.data)
+        return TypeAdapter(section).validate_python(document.data)
     except ValidationError as error:
         faults = [_located(details) for details in error.errors(include_url=False)]
     key, message = min(faults, key=lambda located: document.line(located[0]))

@@ -17,6 +17,7 @@ from orchestrator.cli import max_batch as cli_probe
 from orchestrator.cli import models as cli_models
 from orchestrator.cli import results as cli_results
 from orchestrator.cli import resume as cli_resume
+from orchestrator.cli import spaces as cli_spaces
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli import tools as cli_tools
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR, SubmitInstead
@@ -24,6 +25,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_E
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
 VERBS: dict[str, tuple[Callable[..., Any], str]] = {
+    "spaces": (cli_spaces.spaces, "orchestrator spaces digits > my.yaml"),
     "plan": (cli_sweep.plan, "orchestrator plan digits --trials 12 --epochs 8"),
     "sweep": (cli_sweep.sweep, "orchestrator sweep digits --trials 12 --set method.warmup_epochs=2"),
     "status": (cli_results.status, "orchestrator status"),

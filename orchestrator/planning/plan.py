@@ -115,7 +115,7 @@ def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings
     """Plan one trial of the base settings; the kinds that run more of them replace some fields."""
     name = request.choose_name(space.name)
     searched = {key for block in (space.shared, space.methods[settings.method]) for key in block.ranges}
-    require_text_without_credentials(space.source, space.text, "plans and journals")
+    require_text_without_credentials(space.source, space.file_text, "plans and journals")
     # The measured time holds for the space's own settings; an epoch costs the same at any length and seed.
     as_measured = settings.overridden <= searched | {"loop.epochs", "loop.seed"}
     return SweepPlan(

@@ -50,8 +50,8 @@ def test_wheel_holds_packages_and_yamls_but_neither_tests_nor_benchmarks(wheel: 
         names = archive.namelist()
     top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"orchestrator", "training", "search_spaces"}
-    shipped = {path.name for path in (ROOT / "search_spaces").glob("*.yaml")}
-    assert shipped == {name.rpartition("/")[2] for name in names if name.endswith(".yaml")}
+    shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "search_spaces").rglob("*.yaml")}
+    assert shipped == {name for name in names if name.endswith(".yaml")}
 
 
 def test_wheel_works_from_an_empty_folder_in_another_environment(wheel: Path, tmp_path: Path) -> None:

@@ -18,8 +18,21 @@ from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 PATH = Path(__file__).parents[1] / "contract" / "shipped_plans.json"
 
 Flat = dict[str, Any]
-# Ids and times differ from plan to plan; the text of a space may be reworded.
-_FREE = ("id", "created", "name", "space", "space_text", "storage")
+# What a space decides of a plan; ids, times and wording are free.
+_FIELDS = (
+    *(
+        "kind",
+        "dataset",
+        "method",
+        "start_from",
+        "num_trials",
+        "concurrency",
+        "sampler",
+        "search_seed",
+        "startup_trials",
+    ),
+    *("scheduler", "grace_epochs", "reduction_factor", "cap_gib", "time_limit_s", "epoch_s", "variants"),
+)
 
 
 def plan_all() -> dict[str, dict[str, Flat]]:
@@ -125,9 +138,10 @@ def _flatten(plan: SweepPlan) -> Flat:
     for name, value in json.loads(plan.to_json()).items():
         if name in ("base", "ranges", "protocol", "resources"):
             flat |= {f"{name}.{key}": single for key, single in value.items()}
-        elif name not in _FREE:
+        elif name in _FIELDS:
             flat[name] = value
     flat["order of ranges"] = list(plan.ranges)  # in which Optuna draws
+    flat["num_notes"] = len(plan.notes)
     return flat
 
 

@@ -31,7 +31,7 @@ ALL_BUT_WARMUP: dict[str, Scalar] = {
     "method.spbc_weight": 0.5,
     "method.reg_weight": 0.1,
 }
-DIGITS_TEXT = DIGITS.text
+DIGITS_TEXT = DIGITS.file_text
 KINDS: tuple[Kind, ...] = ("sweep", "train", "ablate")
 Make = Callable[..., SweepPlan]
 
@@ -61,7 +61,7 @@ class TestSweep:
         assert (made.sampler, made.search_seed, made.startup_trials) == ("tpe", 0, 8)
         assert (made.scheduler, made.grace_epochs, made.rungs()) == ("asha", 10, [10])
         assert (made.storage, made.parent, made.space) == (None, None, "digits")
-        assert made.space_text == DIGITS_TEXT
+        assert made.space_text == DIGITS.text
         assert len(made.ranges) == 8
 
     def test_nothing_is_written(self, home: Path) -> None:
@@ -292,8 +292,8 @@ class TestNotes:
         assert make_rerun_plan(PlanRequest(), FormerRun(base, "f")).notes == ()
 
     def test_start_points_that_are_not_run_are_counted(self, edited: Make) -> None:
-        second = "    start_from:\n      - {method.cam_threshold: 0.6}\n"
-        made = edited("    start_from:\n", second, trials=1, startup_trials=0)
+        two = "  ignore:\n    start_from: [{}, {method.cam_threshold: 0.6}]\n"
+        made = edited("  ignore:\n", two, trials=1, startup_trials=0)
         assert "only the first 1 of 2 start points are run" in made.notes
 
 

@@ -1,0 +1,59 @@
+"""The verb ``spaces``: list the shipped search spaces, or print one in full, to copy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.options import JsonOption
+from orchestrator.cli.output import print_json, print_line, print_table, program
+
+
+def spaces(
+    space: Annotated[
+        str | None,
+        typer.Argument(metavar="SPACE", help="Print this shipped space or YAML file in full.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the shipped search spaces, or print one in full.
+
+    A shipped space builds on search_spaces/methods/. Printed, it is one self-contained file: copy it, change it, and
+    give its path instead of a shipped name.
+    """
+    from search_spaces.schema import load_space, shipped_spaces
+
+    if space is not None:
+        loaded = load_space(space)
+        if json:
+            print_json(loaded.model_dump(mode="json"))
+        else:
+            print_line(loaded.text.rstrip("\n"))
+        return
+    entries = [_describe(name) for name in shipped_spaces()]
+    if json:
+        print_json(entries)
+        return
+    print_table(
+        ["space", "dataset", "methods", "trials", "epochs", "what it is"],
+        [tuple(entry.values()) for entry in entries],
+        right=(2, 3, 4),
+        wrapped=(5,),
+        hint=f"{program()} spaces --json",
+    )
+    print_line(f"Print one in full, to copy: {program()} spaces digits > my.yaml")
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from search_spaces.schema import load_space
+
+    space = load_space(name)
+    return {
+        "space": name,
+        "dataset": space.dataset,
+        "methods": len(space.methods),
+        "trials": space.budget.trials,
+        "epochs": space.budget.epochs,
+        "title": space.header.partition("\n")[0].rstrip("."),
+    }

@@ -1,0 +1,168 @@
+"""The parts of a search space: settings and ranges, budget, search, scheduler, resources."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from search_spaces.ranges import Range
+from search_spaces.section import ScalarValue, Section, fault
+
+
+def none_as(empty: Any) -> BeforeValidator:
+    """Take a key with nothing under it (``ranges:``) for an empty one."""
+    return BeforeValidator(lambda value: empty if value is None else value)
+
+
+Flat = Annotated[dict[str, ScalarValue], none_as({})]
+Ranges = Annotated[dict[str, Range], none_as({})]
+Points = Annotated[list[Flat], none_as([])]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Block(Section):
+    """Settings and ranges under dotted keys (``optim.lr``)."""
+
+    fixed: Flat = Field(default_factory=dict)
+    ranges: Ranges = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _refuse_both(self) -> Self:
+        for key in self.ranges:
+            if key in self.fixed:
+                raise fault("must be either fixed or searched, but is under both. Remove one of them", "ranges", key)
+        return self
+
+
+class MethodBlock(Block):
+    """What one method adds to the shared block; where both give a key, this one wins.
+
+    Attributes:
+        name: The method, where the label of the block is that of a variant; None means the label.
+        start_from: Points tried first, over the ranges of this block and the shared one. What a point leaves out is
+            drawn.
+        published: How the method's authors train it on this dataset, for ``--recipe published``: these settings on top
+            of what is fixed above, and none of the ranges above. Every key searched above must be given here. Its own
+            ranges are the grid from which the authors chose on validation data; all of it is run. None: unknown.
+        epoch_s: Measured seconds of an epoch with the space's own settings and one worker, for the estimate of
+            ``plan``.
+    """
+
+    name: str | None = None
+    start_from: Points = Field(default_factory=list)
+    published: Block | None = None
+    epoch_s: Seconds | None = None
+
+
+class WrittenShared(Block):
+    """The shared block as a file has it.
+
+    Attributes:
+        start: What every start point of every method has, unless the method or the point says otherwise.
+    """
+
+    start: Flat = Field(default_factory=dict)
+
+
+class WrittenBlock(Section):
+    """A method block as a file has it: complete, or what changes in the block that it builds on.
+
+    Attributes:
+        like: The block that this one starts from, its published settings excepted.
+        ranges: As in :class:`Block`; null for a key that is not searched any more.
+        start: What every start point of this block has, unless the point says otherwise.
+    """
+
+    name: str | None = None
+    like: str | None = None
+    fixed: Flat = Field(default_factory=dict)
+    ranges: Annotated[dict[str, Range | None], none_as({})] = Field(default_factory=dict)
+    start: Flat = Field(default_factory=dict)
+    start_from: Points = Field(default_factory=list)
+    published: Block | None = None
+    epoch_s: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _refuse_both(self) -> Self:
+        for key in self.ranges:
+            if key in self.fixed:
+                raise fault("must be either fixed or searched, but is under both. Remove one of them", "ranges", key)
+        return self
+
+
+class ShippedBlock(WrittenBlock):
+    """A method block in ``search_spaces/methods/``, whose published settings differ from dataset to dataset."""
+
+    published_on: dict[str, Block] = Field(default_factory=dict)
+
+
+class ProtocolBlock(Section):
+    """Which data choose the configuration, and which the epoch."""
+
+    select_config_by: Literal["published", "clean-val", "observed-val"] = "clean-val"
+    select_epoch_by: Literal["clean-val", "observed-val", "last"] = "clean-val"
+
+
+class Budget(Section):
+    """How much may be spent.
+
+    Attributes:
+        trials: Trials of a sweep.
+        epochs: Full length of a trial.
+        startup_trials: Trials, start points included, before TPE decides.
+        time_limit_s: Seconds that a trial may take; a longer one fails with TIMEOUT. None means no limit.
+        cap_gib: Disk space for the checkpoints of a sweep.
+    """
+
+    trials: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    startup_trials: Annotated[int, Field(ge=0)] = 10
+    time_limit_s: Seconds | None = None
+    cap_gib: Annotated[float, Field(gt=0)] = 20.0
+
+
+class Search(Section):
+    """What proposes the next point, and its seed."""
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Scheduler(Section):
+    """What stops trials early.
+
+    Attributes:
+        name: ``asha`` or ``none``.
+        reduction_factor: One in this many trials continues at each rung.
+        grace_epochs: Epochs that every trial gets; None means the largest warm-up of the space + 2.
+    """
+
+    name: Literal["asha", "none"] = "asha"
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    grace_epochs: Annotated[int, Field(ge=1)] | None = None
+
+
+class ResourcesBlock(Section):
+    """What one trial takes; trials with one worker may share a GPU (0.5)."""
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check_share(self) -> Self:
+        if self.gpus_per_worker % 1:
+            got = f"but got {self.gpus_per_worker:g}"
+            if self.workers > 1:
+                raise fault(
+                    f"must be whole with more than one worker, which cannot share a GPU, {got}. Use 1",
+                    "gpus_per_worker",
+                )
+            if self.gpus_per_worker > 1:
+                raise fault(
+                    f"must be a part of one GPU or whole ones, {got}. Use {math.ceil(self.gpus_per_worker)}",
+                    "gpus_per_worker",
+                )
+        return self

@@ -1,0 +1,217 @@
+"""Merge the method blocks of a space with the shipped methods that it builds on.
+
+One rule: blocks are laid over one another, key by key, and the later one wins. First comes the block named by ``like``,
+then the shipped method (``use_methods``), then the block in the space itself. Fixing a key ends its search, giving it a
+range ends its being fixed, and a range of null removes the range. A range, a list of points and published settings are
+replaced as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from search_spaces.blocks import Block, MethodBlock, ShippedBlock, WrittenBlock, WrittenShared
+from search_spaces.ranges import Range
+from search_spaces.reader import Document, KeyPath, Scalar, read_document, read_text
+from search_spaces.section import check_section, did_you_mean, listed, shown
+
+METHODS_FOLDER = Path(__file__).parent / "methods"
+
+Origin = tuple[Document, KeyPath]
+"""Where something stands: the file, and the path of the key in it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A method block of one file.
+
+    Attributes:
+        block: What the file says.
+        origin: Where it says so.
+        published: The published settings that hold here, and where they stand.
+    """
+
+    block: WrittenBlock
+    origin: Origin
+    published: tuple[Block, Origin] | None
+
+
+@dataclass
+class Merged:
+    """A method block while layers are laid over one another.
+
+    Attributes:
+        origins: Path of a key within the block -> where it really stands.
+        layers: Where the layers stand, first the one that the others change.
+    """
+
+    name: str
+    fixed: dict[str, Scalar] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
+    start: dict[str, Scalar] = field(default_factory=dict)
+    start_from: list[dict[str, Scalar]] = field(default_factory=list)
+    published: Block | None = None
+    epoch_s: float | None = None
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    layers: list[Origin] = field(default_factory=list)
+
+    def lay(self, layer: Layer) -> None:
+        """Lay a block over this one."""
+        block, (document, path) = layer.block, layer.origin
+        self.name = block.name or self.name
+        for key in (*block.fixed, *(key for key, found in block.ranges.items() if found is None)):
+            self._unsearch(key)
+        for key in block.ranges:
+            self.fixed.pop(key, None)
+        self.fixed |= block.fixed
+        self.ranges |= {key: found for key, found in block.ranges.items() if found is not None}
+        self.start |= block.start
+        self.start_from = block.start_from or self.start_from
+        self.epoch_s = block.epoch_s or self.epoch_s
+        self.layers.append(layer.origin)
+        keys: list[KeyPath] = [(part,) for part in block.model_fields_set]
+        keys += [(part, key) for part in ("fixed", "ranges", "start") for key in getattr(block, part)]
+        self.origins |= {key: (document, path + key) for key in keys}
+        if layer.published is not None:
+            self.published, self.origins[("published",)] = layer.published
+
+    def _unsearch(self, key: str) -> None:
+        self.ranges.pop(key, None)
+        self.start.pop(key, None)
+        self.start_from = [{name: value for name, value in point.items() if name != key} for point in self.start_from]
+
+    def finish(
+        self, label: str, shared: WrittenShared, document: Document
+    ) -> tuple[MethodBlock, dict[KeyPath, Origin]]:
+        """Return the block with its start points completed, and where its keys stand."""
+        start = {key: value for key, value in shared.start.items() if key not in self.fixed} | self.start
+        points = self.start_from or ([{}] if start else [])
+        completed: dict[KeyPath, Origin] = {
+            ("start_from", index, key): self.origins.get(("start", key), (document, ("shared", "start", key)))
+            for index, point in enumerate(points)
+            for key in start
+            if key not in point
+        }
+        block = MethodBlock(
+            name=None if self.name == label else self.name,
+            fixed=self.fixed,
+            ranges=self.ranges,
+            start_from=[{**start, **point} for point in points],
+            published=self.published,
+            epoch_s=self.epoch_s,
+        )
+        return block, self.origins | completed
+
+
+class Composer:
+    """Composes the method blocks of one space.
+
+    Args:
+        document: The file of the space.
+        methods: Its own method blocks.
+        use_methods: The shipped methods that it takes.
+        use_published: For which dataset and network it takes their published settings.
+    """
+
+    def __init__(
+        self, document: Document, methods: Mapping[str, WrittenBlock], use_methods: list[str], use_published: str | None
+    ) -> None:
+        self.document, self.methods = document, methods
+        self.use_methods, self.use_published = use_methods, use_published
+        self.merged: dict[str, Merged] = {}
+        self._check_uses()
+
+    def compose(self, shared: WrittenShared) -> tuple[dict[str, MethodBlock], dict[KeyPath, Origin]]:
+        """Return all method blocks, those of ``use_methods`` first, and where their keys really stand."""
+        blocks: dict[str, MethodBlock] = {}
+        origins: dict[KeyPath, Origin] = {}
+        for label in dict.fromkeys([*self.use_methods, *self.methods]):
+            merged = self._merge(label, ())
+            blocks[label], own = merged.finish(label, shared, self.document)
+            origins |= {("methods", label, *key): origin for key, origin in own.items()}
+            origins[("methods", label)] = merged.layers[0]
+        return blocks, origins
+
+    def _check_uses(self) -> None:
+        for index, label in enumerate(self.use_methods):
+            if label not in shipped_methods():
+                hint = did_you_mean(label, shipped_methods())
+                raise self.document.error(
+                    ("use_methods", index),
+                    f"use_methods must name shipped methods ({listed(shipped_methods())}), but got {shown(label)}. "
+                    f"{hint}".rstrip(),
+                )
+        known = sorted({key for block, _ in shipped_methods().values() for key in block.published_on})
+        if self.use_published not in (None, *known):
+            raise self.document.error(
+                ("use_published",),
+                f"use_published must be one of {listed(known)}, but got {shown(self.use_published)}. "
+                f"{did_you_mean(str(self.use_published), known)}".rstrip(),
+            )
+
+    def _merge(self, label: str, within: tuple[str, ...]) -> Merged:
+        if label in self.merged:
+            return self.merged[label]
+        layers = list(self._layers(label))
+        merged = Merged(label)
+        for layer in layers:
+            if layer.block.like is not None:
+                merged = self._copy(layer, (*within, label))
+        for layer in layers:
+            merged.lay(layer)
+        self.merged[label] = merged
+        return merged
+
+    def _copy(self, layer: Layer, within: tuple[str, ...]) -> Merged:
+        """Return a copy of the block that another one is like."""
+        label, (document, path) = str(layer.block.like), layer.origin
+        known = [*self.methods, *(name for name in shipped_methods() if name not in self.methods)]
+        if label in within or label not in known:
+            problem = "must not lead back to itself" if label in within else f"must be one of {listed(known)}"
+            raise document.error(
+                (*path, "like"), f"like {problem}, but got {shown(label)}. {did_you_mean(label, known)}".rstrip()
+            )
+        like = self._merge(label, within)
+        return Merged(
+            like.name, {**like.fixed}, {**like.ranges}, {**like.start}, [{**point} for point in like.start_from],
+            epoch_s=like.epoch_s, origins={**like.origins},
+        )  # fmt: skip
+
+    def _layers(self, label: str) -> Iterator[Layer]:
+        if label in self.use_methods or label not in self.methods:
+            block, document = shipped_methods()[label]
+            on, path = self.use_published, (label,)
+            published = None if on is None else block.published_on.get(on)
+            origin = (document, (*path, "published_on", on or ""))
+            yield Layer(block, (document, path), None if published is None else (published, origin))
+        if label in self.methods:
+            own, path = self.methods[label], ("methods", label)
+            published = own.published
+            origin = (self.document, (*path, "published"))
+            yield Layer(own, (self.document, path), None if published is None else (published, origin))
+
+
+@cache
+def shipped_methods() -> dict[str, tuple[ShippedBlock, Document]]:
+    """Return the blocks of ``search_spaces/methods/`` by label, each with its file."""
+    found: dict[str, tuple[ShippedBlock, Document]] = {}
+    for path in sorted(METHODS_FOLDER.glob("*.yaml")):
+        source = f"search_spaces/methods/{path.name}"
+        document = read_document(read_text(path, source), source)
+        for label, block in check_section(dict[str, ShippedBlock], document).items():
+            if label in found:
+                raise document.error((label,), f"{label} must be defined once, but is in {found[label][1].source} too.")
+            found[label] = (block, document)
+    return found
+
+
+def find_origin(origins: Mapping[KeyPath, Origin], document: Document, key: KeyPath) -> Origin:
+    """Return where a key of a space really stands: in the file of the space unless ``origins`` says otherwise."""
+    for end in range(len(key), 0, -1):
+        if key[:end] in origins:
+            found, path = origins[key[:end]]
+            return found, path + key[end:]
+    return document, key
