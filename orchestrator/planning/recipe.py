@@ -1,6 +1,4 @@
-"""The recipe's name, which every result carries: how the method was trained. Results of different recipes are never
-compared.
-"""
+"""Name the recipe by which a method is trained. Results of different recipes are never compared."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ COMMON = "common"
 PUBLISHED = "published"
 """Each method as its authors train it."""
 CUSTOM = "custom"
-"""Any other, a published one that was changed among them."""
+"""Any other recipe, for example a published one that was changed."""
 
 FREE_KEYS = PLACE_KEYS | {
     "data.scene_seed",
@@ -25,12 +23,10 @@ FREE_KEYS = PLACE_KEYS | {
     "loop.compile",
     "loop.select_epoch_by",
 }
-"""Settings that are no part of a recipe: where data lie, seeds, what a run computes with; and the protocol, which
-stands beside it.
-"""
+"""Settings that are not part of a recipe: where the data are, seeds, hardware; and the protocol."""
 
 
 def name_recipe(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> Scalar:
-    """Return the recipe's name after complete settings (dotted key -> value) were changed."""
+    """Return the name of the recipe after a change from some complete settings to others (dotted key -> value)."""
     changed = any(before[key] != after.get(key) for key in before if key not in FREE_KEYS)
     return CUSTOM if changed and before[RECIPE_KEY] == PUBLISHED else before[RECIPE_KEY]

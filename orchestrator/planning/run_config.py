@@ -1,9 +1,10 @@
-"""The settings of one run at the border: from flags and files, strictly checked, and back into a file."""
+"""Read the settings of one run from flags and files, check them strictly, and write them into a file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from orchestrator.errors import UserError
@@ -20,17 +21,21 @@ _KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a n
 
 
 def check_settings(flat: Mapping[str, Scalar]) -> TrainConfig:
-    """Return the run that dotted keys describe, without turning one kind of value into another (``true`` into 1,
-    ``5.0`` into 5).
+    """Return the run that dotted keys describe; no value is converted (``true`` into 1, ``5.0`` into 5).
 
     Raises:
         ConfigError: A key is unknown, a value of the wrong kind or out of range.
     """
-    defaults = TrainConfig.from_flat({"method.name": flat.get("method.name", "ignore")}).flatten()
-    _check_kinds(flat, defaults)
+    _check_kinds(flat, _defaults(str(flat.get("method.name", "ignore"))))
     config = TrainConfig.from_flat(flat)
-    _check_kinds(flat, config.flatten())  # of settings whose default is null, only this tells the kind
+    _check_kinds(flat, config.flatten())  # where the default is null, only the value of the run has a kind
     return config
+
+
+@cache
+def _defaults(method: str) -> Flat:
+    """Return the default of every setting of a run with this method."""
+    return TrainConfig.from_flat({"method.name": method}).flatten()
 
 
 def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
@@ -45,17 +50,16 @@ def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
 
 
 def read_overrides(overrides: Mapping[str, Scalar], epochs: int | None) -> Flat:
-    """Return ``--set`` and ``--epochs`` as one, text being read as YAML reads it.
+    """Return ``--set`` and ``--epochs`` as one mapping; text is read as YAML reads it.
 
     Raises:
-        UserError: They disagree, or there is no epoch.
+        UserError: They disagree, or ``--epochs`` is below 1.
     """
     read = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in overrides.items()}
     if epochs is not None:
         if read.setdefault("loop.epochs", epochs) != epochs:
             raise UserError(
-                f"--epochs must agree with --set loop.epochs, but got {epochs} and {shown(read['loop.epochs'])}. Leave "
-                f"one out."
+                f"--epochs is {epochs}, but --set loop.epochs is {shown(read['loop.epochs'])}. Leave one out."
             )
         if epochs < 1:
             raise UserError(f"--epochs must be at least 1, but got --epochs={epochs}.")
@@ -63,7 +67,7 @@ def read_overrides(overrides: Mapping[str, Scalar], epochs: int | None) -> Flat:
 
 
 def change_config(config: Mapping[str, Scalar], overrides: Mapping[str, Scalar], epochs: int | None = None) -> Flat:
-    """Return the complete settings of a run as ``--epochs`` and ``--set`` change them.
+    """Return the complete settings of a run after the changes of ``--epochs`` and ``--set``.
 
     Raises:
         UserError: A flag is at fault.
@@ -71,12 +75,11 @@ def change_config(config: Mapping[str, Scalar], overrides: Mapping[str, Scalar],
     changed = read_overrides(overrides, epochs)
     if RECIPE_KEY in changed:
         raise UserError(
-            f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Train a space instead, with "
-            f"--recipe."
+            f"--set cannot change {RECIPE_KEY}: every result says how it was trained. Train a space with --recipe."
         )
     if changed.get("method.name", config.get("method.name")) != config.get("method.name"):
         raise UserError(
-            "--set must not change method.name: the other settings would not fit. Train a space instead, with --method."
+            "--set cannot change method.name: the other settings would not fit. Train a space instead, with --method."
         )
     try:
         after = complete_settings({**config, **changed})
@@ -93,10 +96,10 @@ def read_config(path: str | Path) -> Flat:
     """
     document = read_document(read_text(Path(path).expanduser(), str(path)), str(path))
     if not isinstance(document.data, dict):
-        raise document.error((), "the file must be a mapping (key: value), one setting a line.")
+        raise document.error((), "the file must be a mapping (key: value) with one setting per line.")
     if "methods" in document.data:
         raise document.error(
-            ("methods",), f"the file must be the settings of one run, but is a search space. Give it so: train {path}"
+            ("methods",), f"this is a search space, not the settings of one run. Use it without --from: train {path}"
         )
     places: dict[str, KeyPath] = {}
     flat: Flat = {}

@@ -1,37 +1,40 @@
-"""From a search space and the flags of a command to the settings of its trials: merged, and every value checked.
+"""Merge a search space and the flags of a command into the settings of its trials, and check every value.
 
-What is said later wins: shared block, method block, its published settings where they are asked for, ``--set``. Whoever
-is at fault is named, with file and line or with the flag.
+The later wins: what the space's top says, the shared block, the method block, its published settings if they are asked
+for, ``--set``. Errors name the file and line, or the flag.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from orchestrator.errors import UserError
+from orchestrator.planning.layers import (
+    FileOrigin,
+    FlagOrigin,
+    Layer,
+    Origin,
+    Searched,
+    Setting,
+    layer_settings,
+    make_layer,
+)
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY, name_recipe
 from orchestrator.planning.run_config import Flat, check_settings, complete_settings, read_overrides
+from orchestrator.planning.space_keys import check_override_keys, check_space_keys
+from search_spaces.blocks import Block
 from search_spaces.ranges import Range
-from search_spaces.reader import KeyPath
-from search_spaces.schema import Block, MethodBlock, SearchSpace, load_space, shipped_spaces
+from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 from search_spaces.section import did_you_mean, listed, shown
-from training.config.methods import METHOD_CONFIGS
-from training.config.run import Scalar, check_keys
+from training.config.run import Scalar
 from training.errors import ConfigError
 from training.selection import Protocol, SelectBy
-
-# Settings that have a place of their own in the file.
-_PLACES = {
-    "method.name": "the label of the block, or name: under it",
-    "loop.epochs": "budget.epochs",
-    "loop.select_epoch_by": "protocol.select_epoch_by",
-}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a space and the flags come to for one method.
+    """The settings of one method that a space and the flags result in.
 
     Attributes:
         method: The label of the method block.
@@ -41,6 +44,7 @@ class Settings:
         protocol: The protocol of selection; its epoch half is ``loop.select_epoch_by`` of the base.
         overridden: The keys that ``--set`` named.
         published: Whether they are the published ones, whatever ``--set`` changed of them; their ranges are a grid.
+        origins: Where each setting of the base comes from; those that nobody names have their default.
     """
 
     method: str
@@ -50,6 +54,7 @@ class Settings:
     protocol: Protocol
     overridden: frozenset[str]
     published: bool = False
+    origins: Mapping[str, Origin] = field(default_factory=dict, repr=False)
 
     @property
     def epochs(self) -> int:
@@ -59,9 +64,7 @@ class Settings:
         return epochs
 
     def largest_warmup(self) -> int:
-        """Return the most epochs before the first rejection or pseudo-label; 0 for a method that
-        knows no such thing.
-        """
+        """Return the most epochs before the first rejection or pseudo-label; 0 for a method without either."""
         rejects_nothing = self.base.get("method.rejection") == "none" and "method.rejection" not in self.ranges
         if rejects_nothing or "method.warmup_epochs" not in self.base:
             return 0
@@ -73,13 +76,12 @@ class Settings:
         """Return the settings with the first start point in the base and nothing left to search.
 
         Raises:
-            UserError: They are published ones that leave something to a search.
+            UserError: They are published ones with something left to search.
         """
         if self.published and self.ranges:
             raise UserError(
                 f"--recipe {PUBLISHED} of {self.method} must be swept: its authors chose {listed(self.ranges)} on "
-                f"validation data. "
-                "Use orchestrator sweep, or fix them with --set, which makes another recipe of it."
+                "validation data. Use orchestrator sweep, or fix them with --set, which makes it another recipe."
             )
         first = self.start_from[0] if self.start_from else {}
         return replace(self, base={**self.base, **first}, ranges={}, start_from=({},))
@@ -96,10 +98,11 @@ def merge_settings(
 
     Args:
         space: The search space.
-        method: Label of a method block; None is the space's default.
-        epochs: ``--epochs``; None is the space's budget.
+        method: Label of a method block; None means the space's default.
+        epochs: ``--epochs``; None means the space's budget.
         overrides: ``--set``: dotted key -> value; text is read as YAML reads it. A searched key is fixed by it.
-        recipe: ``common`` (or None): the space's set-up, the same for all its methods; ``published``: the method's own.
+        recipe: ``common`` (or None): the space's set-up, the same for all its methods; ``published``: that of the
+            method's authors.
 
     Raises:
         SpaceError: The file is at fault.
@@ -107,7 +110,33 @@ def merge_settings(
     """
     label = _choose_label(space, method)
     published = _choose_published(space, label, recipe)
-    return _Merger(space, label, read_overrides(overrides or {}, epochs), published).merge()
+    flags = read_overrides(overrides or {}, epochs)
+    check_space_keys(space, label)
+    check_override_keys(space, space.methods[label].name or label, flags)
+    files = [_top_layer(space, label), *_block_layers(space, label, published)]
+    below = _lay_checked(files)
+    _check_base(space, label, below, published)
+    if published is not None:
+        below = layer_settings(below, Layer({RECIPE_KEY: Setting(PUBLISHED, FlagOrigin(f"--recipe {PUBLISHED}"))}))
+    before = _complete(space, below, flags) if published is not None else {}
+    merged = layer_settings(below, _flag_layer(below, flags))
+    base = _complete(space, merged, flags)
+    if published is not None:
+        chosen = flags.keys() & published.ranges.keys()
+        base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
+    for key, found in merged.ranges.items():
+        _check_range(base, key, found, grid=space.search.sampler == "grid" or published is not None)
+    settings = Settings(
+        method=label,
+        base=base,
+        ranges={key: found.range for key, found in merged.ranges.items()},
+        start_from=(),
+        protocol=_make_protocol(space, base),
+        overridden=frozenset(flags),
+        published=published is not None,
+        origins={key: setting.origin for key, setting in merged.fixed.items()},
+    )
+    return _start_published(settings) if published is not None else _start_common(settings, space)
 
 
 def _choose_label(space: SearchSpace, method: str | None) -> str:
@@ -134,235 +163,158 @@ def _choose_published(space: SearchSpace, label: str, recipe: str | None) -> Blo
         raise UserError(f"--recipe must be {COMMON} or {PUBLISHED}, but got --recipe={recipe}.")
     published = space.methods[label].published
     if published is None:
-        having = listed(name for name, block in space.methods.items() if block.published is not None) or "no method"
-        raise UserError(
-            f"--recipe must be {COMMON} for {label}, of which {space.source} has no published settings, but got "
-            f"--recipe={recipe}. "
-            f"It has them of {having}."
-        )
+        having = listed(name for name, block in space.methods.items() if block.published is not None)
+        having = f"It has some for {having}." if having else "It has none at all."
+        raise UserError(f"{space.source} has no published settings for {label}. {having} Use --recipe {COMMON}.")
     return published
 
 
-class _Merger:
-    """One merge; it remembers where each setting comes from, to blame the right line."""
-
-    def __init__(self, space: SearchSpace, label: str, overrides: Flat, published: Block | None) -> None:
-        self.space, self.label, self.overrides, self.published = space, label, overrides, published
-        self.block: MethodBlock = space.methods[label]
-        self.layers: list[tuple[KeyPath, Block]] = [(("shared",), space.shared), (("methods", label), self.block)]
-        self.method = self.block.name or label
-        self.places: dict[str, KeyPath] = {
-            "data.name": ("dataset",),
-            "loop.epochs": ("budget", "epochs"),
-            "loop.select_epoch_by": ("protocol", "select_epoch_by"),
+def _top_layer(space: SearchSpace, label: str) -> Layer:
+    """Return the settings that have a place of their own in the file."""
+    root = FileOrigin(space, ())
+    return Layer(
+        {
+            "data.name": Setting(space.dataset, root.under("dataset")),
+            "method.name": Setting(space.methods[label].name or label, root.under("methods", label, "name")),
+            "loop.epochs": Setting(space.budget.epochs, root.under("budget", "epochs")),
+            "loop.select_epoch_by": Setting(space.protocol.select_epoch_by, root.under("protocol", "select_epoch_by")),
+            RECIPE_KEY: Setting(COMMON, root),
         }
+    )
 
-    def merge(self) -> Settings:
-        self._check_method()
-        for place, key in self._keys_of_file():
-            self._check_key(place, key)
-        self._check_override_keys()
-        base = self._base()
-        ranges = self._ranges()
-        for key, found in ranges.items():
-            self._check_range(base, key, found)
-        if self.published is not None:
-            return self._merge_published(base, ranges)
-        points = [self._point(base, ranges, index) for index in range(len(self.block.start_from))]
-        return Settings(
-            method=self.label,
-            base=base,
-            ranges=ranges,
-            # --set may have made points alike.
-            start_from=tuple(point for index, point in enumerate(points) if point not in points[:index]),
-            protocol=self._protocol(base),
-            overridden=frozenset(self.overrides),
+
+def _block_layers(space: SearchSpace, label: str, published: Block | None) -> list[Layer]:
+    root = FileOrigin(space, ())
+    own = root.under("methods", label)
+    layers = [make_layer(space.shared, root.under("shared")), make_layer(space.methods[label], own)]
+    if published is None:
+        return layers
+    # Nothing that the common set-up searches is searched by a published one.
+    return [*(Layer(layer.fixed) for layer in layers), make_layer(published, own.under("published"))]
+
+
+def _flag_layer(below: Layer, flags: Flat) -> Layer:
+    """Return the settings of the flags, each checked as a change of what lies below."""
+    layer = Layer({key: Setting(value, FlagOrigin(f"--set {key}={shown(value)}")) for key, value in flags.items()})
+    given = below.values
+    for key, setting in layer.fixed.items():
+        _check(given, {key: setting}, setting.origin)
+        given[key] = setting.value
+    return layer
+
+
+def _lay_checked(layers: list[Layer]) -> Layer:
+    """Lay the layers of a file over one another and check the values of each, also those that a later one replaces."""
+    merged = Layer()
+    for layer in layers:
+        merged = layer_settings(merged, layer)
+        _check({}, merged.fixed)
+    return merged
+
+
+def _check(base: Flat, given: Mapping[str, Setting], origin: Origin | None = None) -> None:
+    """Check settings on top of others.
+
+    Args:
+        base: Values that are known to be right.
+        given: The settings to check.
+        origin: What to blame; None blames the setting that the fault is in.
+
+    Raises:
+        ValueError: A value is wrong (of the origin's kind).
+    """
+    try:
+        check_settings({**base, **{key: setting.value for key, setting in given.items()}})
+    except ConfigError as error:
+        named = given.get(error.key or "", next(iter(given.values())))
+        raise (origin or named.origin).error(str(error)) from None
+
+
+def _check_base(space: SearchSpace, label: str, below: Layer, published: Block | None) -> None:
+    recipe, dataset = below.fixed[RECIPE_KEY], below.fixed["data.name"]
+    if recipe.value == PUBLISHED:
+        raise recipe.origin.error(
+            f"{RECIPE_KEY} must not be {PUBLISHED} here. The place of that recipe is methods.{label}.published."
         )
+    if dataset.value != space.dataset:
+        raise dataset.origin.error(
+            f"data.name must be that of dataset: {space.dataset}, but got {shown(dataset.value)}. Change one of them."
+        )
+    if published is not None:
+        block = space.methods[label]
+        for key in {**space.shared.ranges, **block.ranges}:
+            if key not in block.fixed and key not in published.fixed and key not in published.ranges:
+                origin = FileOrigin(space, ("methods", label, "published"))
+                raise origin.error(f"published must give {key}, which is searched otherwise.")
 
-    def _merge_published(self, base: Flat, ranges: dict[str, Range]) -> Settings:
-        protocol = self._protocol(base)
-        if base[RECIPE_KEY] == PUBLISHED and not ranges:
-            protocol = replace(protocol, select_config_by=SelectBy.PUBLISHED)  # there is nothing to choose
-        points: tuple[Flat, ...] = () if ranges else ({},)
-        return Settings(self.label, base, ranges, points, protocol, frozenset(self.overrides), published=True)
 
-    def _check_method(self) -> None:
-        if self.method not in METHOD_CONFIGS:
-            place = ("methods", self.label, "name") if self.block.name else ("methods", self.label)
-            hint = did_you_mean(self.method, METHOD_CONFIGS)
-            known = listed(METHOD_CONFIGS)
-            what = "name" if self.block.name else "a method block without name: must be labelled with a method, and it"
-            raise self.space.error(
-                place, f"{what} must be one of {known}, but got {shown(self.method)}. {hint}".rstrip()
-            )
+def _complete(space: SearchSpace, merged: Layer, flags: Flat) -> Flat:
+    """Return all settings of the run, checked against each other; each value is right by itself."""
+    try:
+        return complete_settings(merged.values)
+    except ConfigError as error:
+        if flags.keys() & {error.key, "model.backbone"}:
+            raise UserError(f"--set: {error}") from None
+        setting = merged.fixed.get(error.key or "")
+        origin = setting.origin if setting else FileOrigin(space, ("dataset",))
+        raise origin.error(str(error)) from None
 
-    def _keys_of_file(self) -> Iterator[tuple[KeyPath, str]]:
-        blocks = list(self.layers)
-        if self.block.published is not None:
-            blocks.append((self._published_place, self.block.published))
-        for part, block in blocks:
-            for key in block.fixed:
-                yield (*part, "fixed", key), key
-            for key in block.ranges:
-                yield (*part, "ranges", key), key
-        for index, point in enumerate(self.block.start_from):
-            for key in point:
-                yield ("methods", self.label, "start_from", index, key), key
 
-    def _check_key(self, place: KeyPath, key: str) -> None:
-        if place[0] == "shared" and key.startswith("method."):
-            raise self.space.error(
-                place, f"{key} must not be shared: not every method has it. Put it under methods.{self.label}."
-            )
+def _check_range(base: Flat, key: str, found: Searched, *, grid: bool) -> None:
+    ends: list[tuple[FileOrigin, Scalar]]
+    if found.range.type == "categorical":
+        ends = [(found.origin.under("choices", index), value) for index, value in enumerate(found.range.bounds())]
+    else:
+        # As floats, so that whole ends do not hide that 2.37 epochs will be drawn.
+        convert = float if found.range.type == "float" else int
+        low, high = found.range.ends
+        ends = [(found.origin.under("low"), convert(low)), (found.origin.under("high"), convert(high))]
+    for origin, value in ends:
+        _check(base, {key: Setting(value, origin)}, origin)
+    if grid:
         try:
-            check_keys({key: None}, self.method)
-        except ConfigError as error:
-            raise self.space.error(place, str(error)) from None
-        if key in _PLACES and (key, place[2]) != ("loop.epochs", "published"):
-            raise self.space.error(place, f"{key} must not be given here. Its place is {_PLACES[key]}.")
-        if key == RECIPE_KEY and place[2] == "published":
-            raise self.space.error(place, f"{key} must not be given here: what is here is the recipe {PUBLISHED}.")
-        if "ranges" in place and key.startswith(("data.", "loop.")):
-            raise self.space.error(
-                place, f"{key} must be fixed: trials that differ in it cannot be compared. Put it under fixed."
-            )
+            found.range.grid()
+        except ValueError as error:
+            raise found.origin.error(f"{key}: {error}") from None
 
-    def _check_override_keys(self) -> None:
-        try:
-            check_keys(self.overrides, self.method)
-        except ConfigError as error:
-            raise UserError(f"--set {error.key}: {error}") from None
-        if self.overrides.get("method.name", self.method) != self.method:
-            raise UserError("--set must not change method.name: its ranges would not fit. Use --method.")
-        if RECIPE_KEY in self.overrides:
-            raise UserError(
-                f"--set must not change {RECIPE_KEY}: every result carries how it was trained. Use --recipe."
-            )
-        if self.overrides.get("data.name", self.space.dataset) != self.space.dataset:
-            raise UserError(
-                f"--set must not change data.name: {self.space.source} is for {self.space.dataset}. Use another space."
-            )
 
-    def _base(self) -> Flat:
-        given: Flat = {
-            "data.name": self.space.dataset,
-            "method.name": self.method,
-            "loop.epochs": self.space.budget.epochs,
-            "loop.select_epoch_by": self.space.protocol.select_epoch_by,
-            RECIPE_KEY: COMMON,
-        }
-        for part, block in self.layers:
-            self._fix(given, part, block)
-        if given[RECIPE_KEY] == PUBLISHED:
-            place = f"methods.{self.label}.published"
-            raise self.space.error(
-                self.places[RECIPE_KEY],
-                f"{RECIPE_KEY} must not be {PUBLISHED} here. The place of that recipe is {place}.",
-            )
-        if self.published is not None:
-            self._check_published(self.published)
-            self._fix(given, self._published_place, self.published)
-            given[RECIPE_KEY] = PUBLISHED
-        if given["data.name"] != self.space.dataset:
-            raise self.space.error(
-                self.places["data.name"],
-                f"data.name must be that of dataset: {self.space.dataset}, but got {shown(given['data.name'])}. Change "
-                f"one of them.",
-            )
-        before = self._complete(given) if self.published is not None else {}
-        for key, value in self.overrides.items():
-            self._check(given, key, value, flag=True)
-            given[key] = value
-        base = self._complete(given)
-        if self.published is not None:
-            chosen = self.overrides.keys() & self.published.ranges.keys()
-            base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
-        return base
+def _make_protocol(space: SearchSpace, base: Flat) -> Protocol:
+    try:
+        return Protocol(SelectBy(space.protocol.select_config_by), SelectBy(str(base["loop.select_epoch_by"])))
+    except ValueError as error:  # only --set gets here: the file's words are checked with its shape
+        raise UserError(f"--set loop.select_epoch_by: {error}") from None
 
-    @property
-    def _published_place(self) -> KeyPath:
-        return ("methods", self.label, "published")
 
-    def _check_published(self, published: Block) -> None:
-        searched = (key for _, block in self.layers for key in block.ranges if key not in self.block.fixed)
-        for key in searched:
-            if key not in published.fixed and key not in published.ranges:
-                raise self.space.error(
-                    self._published_place, f"published must give {key}, which is searched otherwise."
-                )
+def _start_published(settings: Settings) -> Settings:
+    """Return published settings with where their runs start: at each point of their grid, or at the only one."""
+    if settings.ranges:
+        return settings
+    is_published = settings.base[RECIPE_KEY] == PUBLISHED
+    protocol = replace(settings.protocol, select_config_by=SelectBy.PUBLISHED) if is_published else settings.protocol
+    return replace(settings, start_from=({},), protocol=protocol)  # there is nothing to choose
 
-    def _fix(self, given: Flat, part: KeyPath, block: Block) -> None:
-        for key, value in block.fixed.items():
-            self.places[key] = (*part, "fixed", key)
-            self._check(given, key, value)
-            given[key] = value
 
-    def _complete(self, given: Flat) -> Flat:
-        try:
-            return complete_settings(given)
-        except ConfigError as error:  # each value is fine by itself
-            if self.overrides.keys() & {error.key, "model.backbone"}:
-                raise UserError(f"--set: {error}") from None
-            raise self.space.error(self.places.get(error.key or "", ("dataset",)), str(error)) from None
+def _start_common(settings: Settings, space: SearchSpace) -> Settings:
+    points: list[Flat] = []
+    for index, point in enumerate(space.methods[settings.method].start_from):
+        origin = FileOrigin(space, ("methods", settings.method, "start_from", index))
+        kept = {key: value for key, value in point.items() if _is_searched(settings, key, value, origin.under(key))}
+        if kept not in points:  # --set may have made points alike
+            points.append(kept)
+    return replace(settings, start_from=tuple(points))
 
-    def _ranges(self) -> dict[str, Range]:
-        ranges: dict[str, Range] = {}
-        layers = self.layers if self.published is None else [(self._published_place, self.published)]
-        fixed = self.block.fixed if self.published is None else {}
-        for part, block in layers:
-            for key, found in block.ranges.items():
-                self.places[key] = (*part, "ranges", key)
-                ranges[key] = found
-        return {key: found for key, found in ranges.items() if key not in fixed and key not in self.overrides}
 
-    def _check_range(self, base: Flat, key: str, found: Range) -> None:
-        place = self.places[key]
-        if found.type == "categorical":
-            named: list[tuple[KeyPath, Scalar]] = [
-                ((*place, "choices", index), value) for index, value in enumerate(found.bounds())
-            ]
-        else:
-            # As floats, so that whole ends do not hide that 2.37 epochs will be drawn.
-            convert = float if found.type == "float" else int
-            named = [((*place, name), convert(end)) for name, end in zip(("low", "high"), found.ends, strict=True)]
-        for end_place, value in named:
-            self._check(base, key, value, place=end_place)
-        if self.space.search.sampler == "grid" or self.published is not None:
-            try:
-                found.grid()
-            except ValueError as error:
-                raise self.space.error(place, f"{key}: {error}") from None
-
-    def _protocol(self, base: Flat) -> Protocol:
-        try:
-            return Protocol(SelectBy(self.space.protocol.select_config_by), SelectBy(str(base["loop.select_epoch_by"])))
-        except ValueError as error:  # only --set gets here: the file's words are checked with its shape
-            raise UserError(f"--set loop.select_epoch_by: {error}") from None
-
-    def _point(self, base: Flat, ranges: Mapping[str, Range], index: int) -> Flat:
-        point: Flat = {}
-        for key, value in self.block.start_from[index].items():
-            place = ("methods", self.label, "start_from", index, key)
-            if key in ranges:
-                self._check(base, key, value, place=place)
-                if not ranges[key].contains(value):
-                    raise self.space.error(
-                        place,
-                        f"{key} must be within its range ({ranges[key]}), but got {shown(value)}. Widen the range.",
-                    )
-                point[key] = value
-            elif key not in self.overrides and base[key] != value:
-                raise self.space.error(
-                    place,
-                    f"{key} must be one of the searched keys ({listed(ranges)}), but is fixed at {shown(base[key])}. "
-                    f"Give it a range.",
-                )
-        return point
-
-    def _check(self, base: Flat, key: str, value: Scalar, place: KeyPath | None = None, *, flag: bool = False) -> None:
-        try:
-            check_settings({**base, key: value})
-        except ConfigError as error:
-            if flag:
-                raise UserError(f"--set {key}={shown(value)}: {error}") from None
-            raise self.space.error(place or self.places[error.key or key], str(error)) from None
+def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin) -> bool:
+    """Return whether a key of a start point is searched; what is fixed may only repeat its value."""
+    if key in settings.ranges:
+        found = settings.ranges[key]
+        _check(settings.base, {key: Setting(value, origin)}, origin)
+        if not found.contains(value):
+            raise origin.error(f"{key} must be within its range ({found}), but got {shown(value)}. Widen the range.")
+        return True
+    if key not in settings.overridden and settings.base[key] != value:
+        raise origin.error(
+            f"{key} must be one of the searched keys ({listed(settings.ranges)}), but is fixed at "
+            f"{shown(settings.base[key])}. Give it a range."
+        )
+    return False

@@ -182,9 +182,9 @@ class TestChanged:
         assert published(space(), overrides=overrides).base["loop.recipe"] == "published"
 
     def test_the_name_cannot_be_set(self, space: Any) -> None:
-        with pytest.raises(UserError, match=r"--set must not change loop\.recipe"):
+        with pytest.raises(UserError, match=r"--set cannot change loop\.recipe"):
             make_plan(PlanRequest(space(), method="wan", overrides={"loop.recipe": "published"}))
-        with pytest.raises(UserError, match=r"--set must not change loop\.recipe"):
+        with pytest.raises(UserError, match=r"--set cannot change loop\.recipe"):
             change_config(TrainConfig().flatten(), {"loop.recipe": "published"})
 
     def test_a_former_run_that_is_changed_is_published_no_longer(self, space: Any) -> None:

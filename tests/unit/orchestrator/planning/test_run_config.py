@@ -106,7 +106,7 @@ def test_flags_change_a_run() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"method.name": "em"}, "must not change method.name"),
+        ({"method.name": "em"}, "cannot change method.name"),
         ({"method.tau": ".5"}, "--set: method.tau .* Did you mean method.cam_threshold"),
         ({"optim.lr": "x"}, "--set: optim.lr must be a number"),
     ],

@@ -98,7 +98,7 @@ def test_set_takes_null_and_truth_values(merge: Merge) -> None:
 
 def test_epochs_and_set_epochs_are_one(merge: Merge) -> None:
     assert merge(epochs=3).epochs == merge(loop__epochs="3").epochs == merge(epochs=3, loop__epochs="3").epochs == 3
-    with pytest.raises(UserError, match=r"--epochs must agree with --set loop\.epochs, but got 3 and 4"):
+    with pytest.raises(UserError, match=r"--epochs is 3, but --set loop\.epochs is 4"):
         merge(epochs=3, loop__epochs="4")
 
 

@@ -1,0 +1,86 @@
+"""Check which settings a search space and the flags may name, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.errors import UserError
+from orchestrator.planning.layers import FileOrigin, list_keys, make_layer
+from orchestrator.planning.recipe import PUBLISHED, RECIPE_KEY
+from search_spaces.schema import SearchSpace
+from search_spaces.section import did_you_mean, listed, shown
+from training.config.methods import METHOD_CONFIGS
+from training.config.run import Scalar, check_keys
+from training.errors import ConfigError
+
+# Settings that have a place of their own in the file.
+_PLACES = {
+    "method.name": "the label of the block, or name: under it",
+    "loop.epochs": "budget.epochs",
+    "loop.select_epoch_by": "protocol.select_epoch_by",
+}
+
+
+def check_space_keys(space: SearchSpace, label: str) -> None:
+    """Check the keys that are in force for one method: of the shared block, its own block and its start points.
+
+    Raises:
+        SpaceError: A key does not exist, or must not stand where it does.
+    """
+    block, root = space.methods[label], FileOrigin(space, ())
+    method, own = block.name or label, root.under("methods", label)
+    _check_method(method, label, own)
+    for key, origin in list_keys(make_layer(space.shared, root.under("shared"))):
+        if key.startswith("method."):
+            raise origin.error(f"{key} must not be shared: not every method has it. Put it under methods.{label}.")
+        _check_key(key, method, origin)
+    for key, origin in list_keys(make_layer(block, own)):
+        _check_key(key, method, origin)
+    if block.published is not None:
+        for key, origin in list_keys(make_layer(block.published, own.under("published"))):
+            _check_key(key, method, origin, published=True)
+    for index, point in enumerate(block.start_from):
+        for key in point:
+            _check_key(key, method, own.under("start_from", index, key))
+
+
+def check_override_keys(space: SearchSpace, method: str, overrides: Mapping[str, Scalar]) -> None:
+    """Check the keys that ``--set`` names.
+
+    Raises:
+        UserError: A key does not exist, or must be changed in another way.
+    """
+    try:
+        check_keys(overrides, method)
+    except ConfigError as error:
+        raise UserError(f"--set {error.key}: {error}") from None
+    if overrides.get("method.name", method) != method:
+        raise UserError("--set cannot change method.name: its ranges would not fit. Use --method.")
+    if RECIPE_KEY in overrides:
+        raise UserError(f"--set cannot change {RECIPE_KEY}: every result says how it was trained. Use --recipe.")
+    if overrides.get("data.name", space.dataset) != space.dataset:
+        raise UserError(f"--set cannot change data.name: {space.source} is for {space.dataset}. Use another space.")
+
+
+def _check_method(method: str, label: str, origin: FileOrigin) -> None:
+    if method in METHOD_CONFIGS:
+        return
+    hint = did_you_mean(method, METHOD_CONFIGS)
+    if method == label:
+        what = "a method block without name: must be labelled with a method, and it"
+    else:
+        origin, what = origin.under("name"), "name"
+    raise origin.error(f"{what} must be one of {listed(METHOD_CONFIGS)}, but got {shown(method)}. {hint}".rstrip())
+
+
+def _check_key(key: str, method: str, origin: FileOrigin, *, published: bool = False) -> None:
+    try:
+        check_keys({key: None}, method)
+    except ConfigError as error:
+        raise origin.error(str(error)) from None
+    if key in _PLACES and not (published and key == "loop.epochs"):
+        raise origin.error(f"{key} must not be given here. Its place is {_PLACES[key]}.")
+    if published and key == RECIPE_KEY:
+        raise origin.error(f"{key} must not be given here: these settings are the recipe {PUBLISHED}.")
+    if "ranges" in origin.key and key.startswith(("data.", "loop.")):
+        raise origin.error(f"{key} must be fixed: trials that differ in it cannot be compared. Put it under fixed.")
