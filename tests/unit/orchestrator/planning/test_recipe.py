@@ -145,7 +145,7 @@ def test_training_and_promotion_keep_the_recipe(space: Any) -> None:
 def test_a_method_without_published_settings_names_those_that_have_some(space: Any) -> None:
     with pytest.raises(UserError) as caught:
         published(space(), "wan")
-    assert "--recipe must be common for wan" in str(caught.value)
+    assert "has no published settings for wan" in str(caught.value)
     assert str(caught.value).endswith("It has them of em_apl, an_ls.")
     with pytest.raises(UserError, match="It has them of no method"):
         make_plan(PlanRequest("digits", recipe="published"))
