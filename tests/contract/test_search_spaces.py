@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, count_points, trial_config
-from search_spaces.schema import shipped_spaces
+from search_spaces.schema import load_space, shipped_spaces
 from tests.kit import shipped_plans
 from tests.kit.shipped_plans import load, plan_sweep, plan_training
 
@@ -403,3 +406,19 @@ def test_asl_is_published_as_its_script_trains_it() -> None:
     assert (base["optim.name"], base["optim.schedule"], base["loop.epochs"]) == ("adam", "one_cycle", 40)
     # Of a mean over batch and classes what 1e-4 is of a sum.
     assert base["optim.weight_decay"] == pytest.approx(1e-4 / (128 * 80))
+
+
+def test_the_space_in_the_docs_plans_as_they_say(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "recipes.md"
+    found = re.search(r"```yaml\n(dataset: .*?)```", docs.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert found
+    path = tmp_path / "mine.yaml"
+    path.write_text(found[1], encoding="utf-8")
+    space = load_space(path)
+    assert list(space.methods) == ["ignore", "em", "wan", "ignore_low_tau"]
+    for method in space.methods:
+        made = make_plan(PlanRequest(space, method=method, num_cpus=8, num_gpus=1))
+        assert made.start_from[0]["optim.lr"] == 1e-5
+    low = make_plan(PlanRequest(space, method="ignore_low_tau", num_cpus=8, num_gpus=1))
+    assert (low.base["method.name"], low.base["method.cam_threshold"]) == ("ignore", 0.3)
+    assert make_plan(PlanRequest(space, method="em", recipe="published")).base["method.entropy_weight"] == 0.2
