@@ -23,13 +23,13 @@ _WRITER = f"""
 import sys, time
 from pathlib import Path
 from tests.kit.pictures import make_source
-from training.data import store_writer
+from training.data.store import writer as store_writer
 store_writer.SHARD_IMAGES = 8
 source = make_source(Path(sys.argv[1]), num_train={NUM_TRAIN}, write=False)
 print("ready", flush=True)
 # Slow enough to be killed in the middle, whatever the machine.
-options = {"image_size": 64, "encoding": "raw", "workers": 2, "on_progress": lambda done, total: time.sleep(0.01)}
-store_writer.write_store(source, sys.argv[2], **options)
+wait = lambda done, total: time.sleep(0.01)
+store_writer.write_store(source, sys.argv[2], image_size=64, encoding="raw", workers=2, on_progress=wait)
 """
 
 
