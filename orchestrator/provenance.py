@@ -1,8 +1,8 @@
-"""Where a result comes from: commit, lock hash, data and weights hash, seeds, protocol, versions, host.
+"""Say which code produced a result: commit, uncommitted changes, lock file and library versions.
 
-Commit and lock hash are those of the checkout that this package is installed from, or those written into the wheel when
-it was built; never those of the current folder, which may be anybody's repository. Imported by ``hatch_build.py`` too,
-hence the standard library only.
+They describe the checkout that this package is installed from, or were written into the wheel when it was built. The
+current folder is never asked: it may be any repository. ``hatch_build.py`` runs this file by its path, before anything
+is installed, so it imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -15,49 +15,21 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from orchestrator.planning.sweep_plan import SweepPlan
 
 UNKNOWN = "unknown"
 BUILD_FILE = "_build.json"
 LOCK_FILE = Path("requirements", "run.txt")
 CLEAN = "none"
 GUARDED_KEYS = ("commit", "changes", "lock_hash", "data_hash", "weights_hash")
-"""What must not change between a sweep's start and its resume, unless it is allowed."""
+"""What may not change between a sweep's start and its resume, unless the user allows it."""
 
 _WORDS = {"changes": "the hash of uncommitted changes"}
 _SOURCES = ("orchestrator", "training", "search_spaces", "requirements", "pyproject.toml")
 _LIBRARIES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow")
 
 
-def collect(plan: SweepPlan, identity: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what every run of a plan carries, as text.
-
-    Args:
-        plan: The sweep, training or promotion.
-        identity: ``data_hash``, ``weights_hash`` and the like, as the prepared data or a ``TrainingRun`` gives them.
-    """
-    return {
-        **read_build(),
-        "data_hash": UNKNOWN,
-        "weights_hash": UNKNOWN,
-        **(identity or {}),
-        **_seeds(plan),
-        "recipe": str(plan.base["loop.recipe"]),
-        "select_config_by": str(plan.protocol.select_config_by),
-        "select_epoch_by": str(plan.protocol.select_epoch_by),
-        "world_size": str(plan.resources.workers),
-        **library_versions(),
-        "host": platform.node(),
-    }
-
-
 def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
-    """Return what :func:`describe_checkout` says of an installed package; ``unknown`` where neither checkout nor build
-    does.
-    """
+    """Return :func:`describe_checkout` of an installed package, from its checkout or its build; else ``unknown``."""
     if (package.parent / ".git").exists():
         return describe_checkout(package.parent)
     try:
@@ -68,10 +40,11 @@ def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
 
 
 def describe_checkout(root: Path) -> dict[str, str]:
-    """Return of a checkout ``commit``, ``dirty`` (something that runs differs from it), ``changes`` (a hash of it) and
-    ``lock_hash``.
+    """Describe the code of a checkout.
 
-    Two dirty states are two codes: that both are dirty says as little as that both are of one commit.
+    Returns:
+        ``commit``; ``dirty``, whether any file that runs differs from it; ``changes``, a hash of those differences,
+        since two dirty states of one commit are two different programs; and ``lock_hash``.
     """
     changes = _hash_changes(root)
     return {
@@ -88,20 +61,18 @@ def library_versions() -> dict[str, str]:
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return those of ``GUARDED_KEYS`` that are known on both sides and differ, each with its two values."""
+    """Return the ``GUARDED_KEYS`` that are known on both sides and differ, each with its two values."""
     pairs = {key: (recorded.get(key, UNKNOWN), current.get(key, UNKNOWN)) for key in GUARDED_KEYS}
     return {key: pair for key, pair in pairs.items() if UNKNOWN not in pair and pair[0] != pair[1]}
 
 
 def describe_differences(changed: Mapping[str, tuple[str, str]]) -> str:
-    """Return what :func:`differences` found, in words."""
+    """Return what :func:`differences` found as a sentence part."""
     return ", ".join(f"{_WORDS.get(key, key)} was {before} and is {now}" for key, (before, now) in changed.items())
 
 
 def _hash_changes(root: Path) -> str:
-    """Return a hash of all that runs and is not committed, new files included; ``none`` where
-    there is nothing of it.
-    """
+    """Return a hash of all uncommitted code, new files included; ``none`` if everything is committed."""
     changed = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *_SOURCES)
     added = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_SOURCES)
     if changed is None or added is None:
@@ -114,15 +85,8 @@ def _hash_changes(root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _seeds(plan: SweepPlan) -> dict[str, str]:
-    # Scenes are made, other datasets are split; each from a seed of its own.
-    origin = "scene_seed" if plan.dataset == "digits" else "split_seed"
-    keys = {origin: f"data.{origin}", "draw_seed": "data.draw_seed", "training_seed": "loop.seed"}
-    return {name: str(plan.base[key]) for name, key in keys.items()}
-
-
 def _git(root: Path, *arguments: str) -> str | None:
-    # GIT_DIR and its like, set inside a hook, would point git at another repository.
+    # Inside a git hook, GIT_DIR and similar variables would point git at another repository.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(

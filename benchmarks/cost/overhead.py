@@ -95,7 +95,7 @@ def time_ours(num_trials: int, sampler: str) -> Timing:
     )
     hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
     called_s = time.time()
-    run_sweep(plan, DriveOptions(hooks=type(hooks)(hooks.make_run, make_tracker, hooks.identify)))
+    run_sweep(plan, DriveOptions(hooks=type(hooks)(hooks.make_run, make_tracker, hooks.prepare_inputs)))
     ends = [event["time_ms"] / 1000 - called_s for event in follow(journals[0])[0] if event["event"] == "trial_ended"]
     assert len(ends) == num_trials
     return Timing(ends, trackers[0].cpu_s, trackers[0].catch_up_s)

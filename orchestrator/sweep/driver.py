@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator import provenance
 from orchestrator.background import in_background, quick_handover
 from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.processes import end_orphans
@@ -25,10 +24,12 @@ from orchestrator.cluster.session import cannot_start, quieten, start_ray, stop_
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
 from orchestrator.sweep_folder.index import create_sweep, load_plan
@@ -218,11 +219,11 @@ class _Driver:
         self.tracker = self._hooks.make_tracker(self._plan, self._journal.path)
         stack.callback(self._stop_tracking)
         self.tracker.start()
-        identity = in_background(lambda: self._hooks.identify(config, self._progress.say))
+        inputs = in_background(lambda: self._hooks.prepare_inputs(config, self._progress.say))
         stack.callback(stop_ray)
         self._start_ray()
         self._signals.arm()  # Ray takes SIGTERM when it starts
-        current = provenance.collect(self._plan, self._wait(identity))
+        current = collect_provenance(self._plan, self._wait(inputs))
         if not self._options.allow_changed:
             self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
         self._announce(current, num_trials)
@@ -247,11 +248,11 @@ class _Driver:
             require_shared(self._plan)
 
     def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
-        changed = provenance.differences(self._journal.state.provenance, current)
+        changed = differences(self._journal.state.provenance, current)
         if changed:
             verb = f"extend {self._plan.id} --trials +{num_more}" if num_more else f"resume {self._plan.id}"
             raise UserError(
-                f"{self._plan.id} was started with something else: {provenance.describe_differences(changed)}. Go back "
+                f"{self._plan.id} was started with something else: {describe_differences(changed)}. Go back "
                 f"to that, or continue with what is here now: "
                 f"orchestrator {verb} --allow-changed{self._options.repeated_flags()}"
             )

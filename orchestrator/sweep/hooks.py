@@ -1,4 +1,4 @@
-"""What works beside a sweep and can be put in place of the real thing."""
+"""Stand-ins for the parts around a sweep, for tests and benchmarks: training, tracking and data."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep.identity import prepare_and_identify
+from orchestrator.sweep.origin import prepare_inputs
 from training.config.run import TrainConfig
 
 if TYPE_CHECKING:
     from orchestrator.trials.actor import MakeRun
 
 DRAIN_S = 60.0
-"""How long a store may be away, after the last trial, before it is given up."""
+"""How long MLflow may be unreachable after the last trial before the driver ends without it."""
 
 
 class TrackerLike(Protocol):
-    """What follows the journal beside the sweep; :class:`orchestrator.tracking.tracker.Tracker` is one."""
+    """Follows the journal while the sweep runs; :class:`orchestrator.tracking.tracker.Tracker` does."""
 
     problem: str | None
 
@@ -27,7 +27,7 @@ class TrackerLike(Protocol):
         """Start following; return at once."""
 
     def stop(self, drain_s: float = DRAIN_S) -> bool:
-        """Write what is left; return whether all was written."""
+        """Write what is missing; return whether everything was written."""
 
 
 class NoTracker:
@@ -50,23 +50,23 @@ def make_mlflow_tracker(plan: SweepPlan, journal: Path) -> TrackerLike:
 
 
 def make_no_tracker(plan: SweepPlan, journal: Path) -> TrackerLike:
-    """Return what writes nowhere."""
+    """Return a tracker that writes nothing."""
     return NoTracker()
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a test or a benchmark puts in place of the real thing.
+    """What a test or a benchmark replaces; the defaults are the real thing.
 
     Attributes:
-        make_run: Builds the run of a trial, in its actor; None is ``TrainingRun``.
-        make_tracker: Builds what follows the journal.
-        identify: Prepares a configuration's data, saying so if that takes long, and returns its hashes.
+        make_run: Builds the run of a trial, in its actor; None builds a ``TrainingRun``.
+        make_tracker: Builds the tracker that follows the journal.
+        prepare_inputs: Prepares the data and weights of a configuration, and returns their hashes.
     """
 
     make_run: MakeRun | None = None
     make_tracker: Callable[[SweepPlan, Path], TrackerLike] = make_mlflow_tracker
-    identify: Callable[[TrainConfig, Callable[[str], None]], dict[str, str]] = prepare_and_identify
+    prepare_inputs: Callable[[TrainConfig, Callable[[str], None]], dict[str, str]] = prepare_inputs
 
 
 REAL = Hooks()

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a sweep's trials beside numbers: pictures and tables, read back."""
+"""Read back the pictures and tables of a sweep's trials from MLflow."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def read_artifacts(plan: SweepPlan) -> Iterator[tuple[int, str, bytes]]:
     """Yield the trial, the path and the content of each picture and table of a sweep's runs.
 
     Raises:
-        OrchestratorError: MLflow's store does not answer.
-        Exception: Whatever MLflow and its storage raise.
+        OrchestratorError: MLflow does not answer.
+        Exception: Whatever MLflow and its artifact storage raise.
     """
     client = connect()
     with tempfile.TemporaryDirectory() as folder:

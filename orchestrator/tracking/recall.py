@@ -1,9 +1,8 @@
-"""A sweep as MLflow knows it, for who sees MLflow but not the home of its driver: from the runs of the mirror back to
-plan and state.
+"""Rebuild a sweep's plan and state from MLflow, for users who can reach MLflow but not the home of its driver.
 
-What is approximate: of a trial's epochs only the chosen one and the last are there, with the metrics of the protocol;
-its attempts are one span; messages and reasons are cut where tags are. MLflow is behind the journal by what its writer
-has not written yet, and a driver that was killed is RUNNING in it, as its trials are, until another goes on.
+The result is approximate. A trial has only its chosen and its last epoch, with the metrics of the protocol; its
+attempts are one span of time; messages and reasons are cut to the length of a tag. MLflow lags behind the journal by
+what has not been written yet, and a driver that was killed stays RUNNING there, with its trials, until the next resume.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _DRIVER_STATES = {status: state for state, status in DRIVER_STATUS.items()}
 
 @dataclass(frozen=True)
 class RecalledSweep:
-    """A sweep of another home.
+    """A sweep of another home, as MLflow has it.
 
     Attributes:
-        uri: Of the store that knows it, without a password.
-        reported_ms: When its last event happened that the store has; None before the first trial.
+        uri: MLflow's URI, without a password.
+        reported_ms: Time of the last event that MLflow has; None before the first trial.
     """
 
     plan: SweepPlan
@@ -43,11 +42,10 @@ class RecalledSweep:
 
 
 def recall_sweep(name: str | None) -> RecalledSweep | None:
-    """Return what MLflow knows of the sweep that an id, a name (its latest) or nothing (the latest of all) stands for,
-    or None.
+    """Return the sweep that MLflow has under an id, a name (its latest) or None (the latest of all); else None.
 
     Raises:
-        OrchestratorError: MLflow does not answer, or has no whole plan of it.
+        OrchestratorError: MLflow does not answer, or its copy of the plan is broken.
     """
     found = find_logged_sweep(name)
     if found is None:
@@ -57,19 +55,19 @@ def recall_sweep(name: str | None) -> RecalledSweep | None:
         plan = SweepPlan.from_json(found.plan_text)
     except ValueError as error:
         raise OrchestratorError(
-            f"plan.json of {found.own.tags[SWEEP_TAG]} in MLflow at {uri} must be whole, but {error}"
+            f"MLflow at {uri} has a broken plan.json of {found.own.tags[SWEEP_TAG]}: {error}"
         ) from None
     reported = [int(run.tags[f"{_OURS}reported_ms"]) for run in found.trials if f"{_OURS}reported_ms" in run.tags]
     return RecalledSweep(plan, rebuild_state(plan, found.own, found.trials), uri, max(reported, default=None))
 
 
 def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) -> SweepState:
-    """Return what a sweep's journal came to when its runs were written.
+    """Return the state of a sweep's journal at the time its runs were written.
 
     Args:
-        plan: The sweep's.
-        own: Its own run.
-        trials: Those of its trials, the oldest first; of two for one trial the oldest counts.
+        plan: The sweep's plan.
+        own: The sweep's own run.
+        trials: The runs of its trials, oldest first; of two runs of one trial the older counts.
     """
     records: dict[int, TrialRecord] = {}
     for run in trials:
@@ -92,7 +90,7 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
 
 
 def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
-    """Return what a journal said of a trial when its run was written."""
+    """Return the record of a trial at the time its run was written."""
     tags = _take(run.tags, _OURS)
     assert run.trial is not None
     return TrialRecord(

@@ -1,9 +1,9 @@
-"""What MLflow is to hold of a sweep: the journal as a parent run with one child run per trial.
+"""Write a sweep's journal to MLflow: a parent run for the sweep, and a child run for each trial.
 
-The mirror keeps no position of its own. It asks the store what is there, reads the journal from its beginning, and
-writes what is missing; after any failure it is thrown away and built anew. What makes a second writing harmless: runs
-are looked up by their tags before they are made, timestamps come from the journal (an identical point adds no row), all
-points of an epoch go in one transaction, and the metric ``epoch`` tells how far a run has got.
+The writer keeps no position of its own. It asks MLflow which runs exist, reads the journal from the beginning, and
+writes what is missing; after any failure it is thrown away and built again. Writing twice is harmless because runs are
+looked up by their tags before they are created, timestamps come from the journal (an identical point adds no row), all
+points of an epoch go in one transaction, and the metric ``epoch`` says how far a run has got.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ PARENT_TAG = "mlflow.parentRunId"
 SWEEP_TAG = "orchestrator.sweep"
 TRIAL_TAG = "orchestrator.trial"
 NUM_TRIALS_TAG = "orchestrator.num_trials"
-"""Only a sweep's own run has it."""
+"""Only a sweep's own run has this tag."""
 CHOSEN_TAG = "chosen."
-"""Begins the tags that say which epoch of a trial counts, and what its metrics of the protocol are there: MLflow lists
-only the last.
-"""
+"""Prefix of the tags with a trial's chosen epoch and its metrics there; MLflow itself lists only the last epoch's."""
 TRIAL_STATUS = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
     TrialState.PRUNED: "KILLED",
     TrialState.FAILED: "FAILED",
-    # It is neither at work nor over: `resume` goes on with it.
+    # Neither running nor ended: `resume` continues it.
     TrialState.INTERRUPTED: "SCHEDULED",
 }
 DRIVER_STATUS = {"RUNNING": "RUNNING", "INTERRUPTED": "SCHEDULED", "FINISHED": "FINISHED", "FAILED": "FAILED"}
@@ -49,7 +47,7 @@ _MAX_TEXT = 500
 
 
 class Point(NamedTuple):
-    """Metrics of one run at one step, with the time that the journal gives them."""
+    """Metrics of one run at one step, at the time that the journal says."""
 
     step: int
     time_ms: int
@@ -58,7 +56,7 @@ class Point(NamedTuple):
 
 @dataclass
 class StoredRun:
-    """What the store has of one run."""
+    """One run as MLflow has it."""
 
     run_id: str
     status: str
@@ -81,7 +79,7 @@ class StoredRun:
 
 
 class RunStore(Protocol):
-    """The little that the mirror needs of MLflow; anything may raise, and the mirror is then built anew."""
+    """The few MLflow calls that the writer needs. Any of them may raise; the writer is then built again."""
 
     def find_runs(self, sweep_id: str) -> list[StoredRun]:
         """Return the runs that carry the sweep's tag, the oldest first."""
@@ -102,11 +100,14 @@ class RunStore(Protocol):
         """Write the files of a folder as artifacts."""
 
 
-class Mirror:
-    """A sweep's journal on its way into a store.
+class RunsWriter:
+    """Writes one sweep's journal to MLflow.
 
     Args:
-        pace: Called after each run that was written, so that the writer can leave the processor to others.
+        plan: The sweep.
+        journal: Its journal file.
+        store: Where the runs go.
+        pace: Called after each run that was written; it may pause, to leave the processor to the sweep.
     """
 
     def __init__(
@@ -116,14 +117,14 @@ class Mirror:
         self._state = SweepState()
         self._offset = 0
         self._ended_ms: int | None = None
-        # Two runs with one tag are possible only if two writers were at work; the oldest is the one to go on with.
+        # Two runs can carry one tag only if two writers ran at once; the oldest of them counts.
         self._runs = {run.trial: run for run in reversed(store.find_runs(plan.id))}
         self._points: dict[int, list[Point]] = {}
         self._provenance: dict[int, Mapping[str, str]] = {}
-        self._waiting: dict[int | None, None] = {}  # an ordered set: trials to be written; None is the sweep itself
+        self._waiting: dict[int | None, None] = {}  # an ordered set of trials to write; None is the sweep itself
 
     def catch_up(self) -> bool:
-        """Write what the journal has gained; return whether it was anything."""
+        """Write what the journal has gained since the last call; return whether it gained anything."""
         events, self._offset = follow(self._journal, self._offset)
         for event in events:
             self._take(event)
@@ -131,7 +132,7 @@ class Mirror:
         if gained:
             self._write_runs(self._runs.get(None) or self._create_sweep_run())
         self._log_spool()
-        # Last, so that a finished sweep is a whole one.
+        # The sweep comes last, so that a sweep that MLflow shows as finished has all its trials.
         if None in self._waiting:
             self._write_sweep(self._runs[None])
             del self._waiting[None]
@@ -231,9 +232,9 @@ class Mirror:
 def wall_times(record: TrialRecord) -> dict[str, float]:
     """Return where a trial's wall time went, in seconds.
 
-    ``queue`` (hand-out to the actor's first line), ``start`` (from there to the first epoch), ``data``, ``train``,
-    ``eval`` and ``checkpoint`` as the epochs report them, and ``log``: what is left, that is, reporting and waiting for
-    the driver's answer.
+    ``queue`` (from the hand-out until the actor starts), ``start`` (from there to the first epoch), ``data``,
+    ``train``, ``eval`` and ``checkpoint`` as the epochs report them, and ``log``: the rest, which is reporting and
+    waiting for the driver's answer.
     """
     parts = {"queue": record.queue_s, "start": record.start_s}
     parts |= {
@@ -244,7 +245,7 @@ def wall_times(record: TrialRecord) -> dict[str, float]:
 
 
 def trial_params(plan: SweepPlan, record: TrialRecord) -> dict[str, str]:
-    """Return a trial's whole configuration, flattened."""
+    """Return a trial's complete configuration, flattened."""
     return {key: str(value) for key, value in trial_config(plan, record.params).flatten().items()}
 
 
@@ -264,7 +265,7 @@ def search_params(plan: SweepPlan) -> dict[str, str]:
 
 
 def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a trial's run, the link to its sweep's run excepted."""
+    """Return the tags of a trial's run, except the link to its sweep's run."""
     training_seed = trial_config(plan, record.params).loop.seed
     tags = {
         **_common_tags(plan, {**provenance, "training_seed": str(training_seed)}),
@@ -283,9 +284,9 @@ def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, st
 
 
 def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
-    """Return the tags of a sweep's own run: what it is, how far it got, what was best, and what a promotion decided.
+    """Return the tags of a sweep's own run: what it is, how far it got, its best trial, and a promotion's decision.
 
-    ``run_s`` is the time that drivers took, without that of one that is still at work.
+    ``run_s`` is the time that drivers took, without the driver that is still running.
     """
     at_work_since = state.driver_started_ms if state.driver_state == "RUNNING" else None
     tags = _common_tags(plan, state.provenance) | {
@@ -339,5 +340,5 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def _spooled(spool: Path) -> list[Path]:
-    # A folder is renamed to its trial's name (t0007) when it is whole.
+    # A folder gets its trial's name (t0007) only once it is complete.
     return [folder for folder in sorted(spool.glob("t[0-9]*")) if folder.is_dir() and folder.name[1:].isdigit()]

@@ -69,7 +69,7 @@ class LoggedSweep:
 
 
 class MlflowStore:
-    """One dataset's experiment, as the mirror writes it.
+    """One dataset's experiment, as the runs writer sees it.
 
     Args:
         experiment: Its name; it is made if there is none.
@@ -85,11 +85,11 @@ class MlflowStore:
             raise FileNotFoundError(f"{file} was taken away")
         self._client = make_client()
         self._experiment_id = _find_or_create_experiment(self._client, experiment)
-        self._file = _identify(_database_file())
+        self._file = _file_number(_database_file())
 
     def check(self) -> None:
         """Raise if the database file has been taken away or replaced since."""
-        if self._file is not None and _identify(_database_file()) != self._file:
+        if self._file is not None and _file_number(_database_file()) != self._file:
             raise FileNotFoundError(f"{_database_file()} was taken away or replaced")
 
     def find_runs(self, sweep_id: str) -> list[StoredRun]:
@@ -358,7 +358,7 @@ def _make_database() -> None:
             draft.unlink()
 
 
-def _identify(file: Path | None) -> tuple[int, int] | None:
+def _file_number(file: Path | None) -> tuple[int, int] | None:
     if file is None or not file.exists():
         return None
     status = file.stat()

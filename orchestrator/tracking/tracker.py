@@ -18,7 +18,7 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE
-from orchestrator.tracking.runs import Mirror
+from orchestrator.tracking.runs import RunsWriter
 from orchestrator.tracking.store import SCHEMA_WAIT_S, MlflowStore, describe_problem
 
 _POLL_S = 1.0
@@ -98,13 +98,13 @@ class Tracker:
         store = MlflowStore(self._plan.dataset, known=self._connected)
         self._connected = True
         self._away_since = None  # it answers, however long it then takes to write what it lacks
-        mirror = Mirror(self._plan, self._journal, store, self._pace)
+        writer = RunsWriter(self._plan, self._journal, store, self._pace)
         self._paced = time.thread_time()
         while True:
             stopping = self._stopping.is_set()
             started = time.monotonic()
             store.check()
-            mirror.catch_up()
+            writer.catch_up()
             self.problem = self._away_since = None
             self.cpu_s = time.thread_time()
             if stopping:

@@ -222,7 +222,7 @@ def test_ctrl_c_and_sigterm_stop_it_cleanly(driver: type[Driver], number: signal
 def test_extending_adds_trials_and_other_data_are_refused_unless_allowed() -> None:
     before = sweep(trivial_plan(ID, trials=2, epochs=2)).records
     hooks = trivial_hooks(TrivialRuns(), tracking=False)
-    other = replace(hooks, identify=lambda config, say: {"data_hash": "other"})
+    other = replace(hooks, prepare_inputs=lambda config, say: {"data_hash": "other"})
     with pytest.raises(UserError, match=r"data_hash was trivial and is other.*--allow-changed"):
         extend(ID, 3, quietly(other))
     assert len(replay(journal()).records) == replay(journal()).num_trials == 2

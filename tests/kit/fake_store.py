@@ -1,4 +1,4 @@
-"""MLflow's store as far as its rules matter to the mirror, in memory, with a death at any call."""
+"""An in-memory stand-in for MLflow with the rules that the runs writer relies on; it can die at any call."""
 
 from __future__ import annotations
 

@@ -58,7 +58,11 @@ def trivial_hooks(runs: TrivialRuns, *, tracking: bool) -> Hooks:
     return Hooks(
         make_run=runs,
         make_tracker=make_mlflow_tracker if tracking else make_no_tracker,
-        identify=lambda config, say: {"data_hash": "trivial", "weights_hash": "trivial", "true_labels": "available"},
+        prepare_inputs=lambda config, say: {
+            "data_hash": "trivial",
+            "weights_hash": "trivial",
+            "true_labels": "available",
+        },
     )
 
 

@@ -35,7 +35,7 @@ def stop_early(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str
 
 
 RANGES = {"method.cam_threshold": Range(type="float", low=0, high=1)}
-OPTIONS = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, identify=stop_early))
+OPTIONS = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, prepare_inputs=stop_early))
 
 
 class LateFuture(Future[T]):
@@ -77,7 +77,7 @@ def test_extension_that_was_stopped_while_it_started_is_run_by_resume() -> None:
 def test_refusal_names_the_whole_command_that_allows_it(num_more: int, command: str) -> None:
     plan = make_sweep(num_trials=5, ranges=RANGES)
     write_events(plan, whole_sweep(plan))
-    hooks = Hooks(make_tracker=make_no_tracker, identify=lambda config, say: {"data_hash": "other"})
+    hooks = Hooks(make_tracker=make_no_tracker, prepare_inputs=lambda config, say: {"data_hash": "other"})
     options = DriveOptions(progress=False, hooks=hooks)
     with pytest.raises(UserError, match=re.escape(f"orchestrator {command} --allow-changed")):
         extend(plan.id, num_more, options) if num_more else resume(plan.id, options)
@@ -113,17 +113,17 @@ def test_what_finishes_as_its_wait_expires_is_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(driver_module, "in_background", in_background)
     monkeypatch.setattr(driver_module._Driver, "_run_trials", lambda driver: None)
     plan = replace(make_sweep("other-00000001"), id="digits-00000002")
-    hooks = Hooks(make_tracker=make_no_tracker, identify=lambda config, say: {"data_hash": "da7a"})
+    hooks = Hooks(make_tracker=make_no_tracker, prepare_inputs=lambda config, say: {"data_hash": "da7a"})
     assert run_sweep(plan, DriveOptions(progress=False, hooks=hooks)).state == FINISHED
     assert replay(journal_path(plan)).provenance["data_hash"] == "da7a"
 
 
 def test_time_out_of_the_work_itself_is_raised_and_leaves_no_new_folder() -> None:
-    def identify(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
+    def prepare_inputs(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
         raise TimeoutError("the photos did not come")
 
     plan = replace(make_sweep("other-00000001"), id="digits-00000002")
-    options = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, identify=identify))
+    options = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, prepare_inputs=prepare_inputs))
     with pytest.raises(TimeoutError, match="the photos did not come"):
         run_sweep(plan, options)
     assert not sweep_dir(plan.id).exists()

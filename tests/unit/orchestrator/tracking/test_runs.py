@@ -1,4 +1,4 @@
-"""The mirror of a journal in a store: exactly once whatever call the writer dies at, and what the store is told."""
+"""A journal written to MLflow: exactly once whatever call the writer dies at, and what MLflow is told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord
-from orchestrator.tracking.runs import PARENT_TAG, TRIAL_TAG, Mirror, Point, wall_times
+from orchestrator.tracking.runs import PARENT_TAG, TRIAL_TAG, Point, RunsWriter, wall_times
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore, Killed
 
@@ -21,8 +21,8 @@ def plan(home: Path) -> SweepPlan:
     return sweeps.make_sweep()
 
 
-def _mirror(plan: SweepPlan, store: FakeStore) -> Mirror:
-    return Mirror(plan, sweeps.journal_path(plan), store)
+def _writer(plan: SweepPlan, store: FakeStore) -> RunsWriter:
+    return RunsWriter(plan, sweeps.journal_path(plan), store)
 
 
 def _contents(store: FakeStore) -> Any:
@@ -46,15 +46,15 @@ def _contents(store: FakeStore) -> Any:
 def test_each_epoch_once_whatever_call_the_writer_dies_at(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     undisturbed = FakeStore()
-    _mirror(plan, undisturbed).catch_up()
+    _writer(plan, undisturbed).catch_up()
     for call in range(1, undisturbed.calls + 1):
         for moment in ("die_before", "die_after"):
             store = FakeStore()
             setattr(store, moment, call)
             with pytest.raises(Killed):
-                _mirror(plan, store).catch_up()
+                _writer(plan, store).catch_up()
             setattr(store, moment, None)
-            _mirror(plan, store).catch_up()
+            _writer(plan, store).catch_up()
             assert _contents(store) == _contents(undisturbed), (moment, call)
 
 
@@ -64,29 +64,29 @@ def test_dying_again_and_again_while_the_journal_grows(plan: SweepPlan) -> None:
         sweeps.write_events(plan, [event])
         store.die_after = store.calls + 1 + number % 3
         with contextlib.suppress(Killed):
-            _mirror(plan, store).catch_up()
+            _writer(plan, store).catch_up()
         store.die_after = None
-    _mirror(plan, store).catch_up()
-    _mirror(plan, undisturbed).catch_up()
+    _writer(plan, store).catch_up()
+    _writer(plan, undisturbed).catch_up()
     assert _contents(store)[1] == _contents(undisturbed)[1]
     assert {trial: store.epochs(trial) for trial in range(4)} == {0: [1, 2, 3], 1: [1], 2: [], 3: [1, 2, 3]}
 
 
 def test_following_writes_the_same_as_reading_at_the_end(plan: SweepPlan) -> None:
     follower, late = FakeStore(), FakeStore()
-    mirror = _mirror(plan, follower)
+    writer = _writer(plan, follower)
     for event in sweeps.whole_sweep(plan):
         sweeps.write_events(plan, [event])
-        assert mirror.catch_up()
-    assert not mirror.catch_up()
-    _mirror(plan, late).catch_up()
+        assert writer.catch_up()
+    assert not writer.catch_up()
+    _writer(plan, late).catch_up()
     assert _contents(follower) == _contents(late)
 
 
 def test_statuses_and_ends_are_the_journals(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     assert [store.of_trial(trial).status for trial in (None, 0, 1, 2, 3)] == [
         "FINISHED",
         "FINISHED",
@@ -103,18 +103,18 @@ def test_interrupted_trial_waits_then_goes_on_in_its_own_run(plan: SweepPlan) ->
     events = sweeps.whole_sweep(plan)
     sweeps.write_events(plan, events[:14])
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     waiting = store.of_trial(3).run_id
     assert [store.of_trial(trial).status for trial in (None, 3)] == ["SCHEDULED", "SCHEDULED"]
     sweeps.write_events(plan, events[14:17])
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     assert (store.of_trial(3).run_id, store.of_trial(3).status, store.epochs(3)) == (waiting, "RUNNING", [1, 2])
 
 
 def test_nothing_but_trials_has_a_parent(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     parent = store.of_trial(None)
     assert PARENT_TAG not in parent.tags
     assert {run.tags[PARENT_TAG] for run in store.runs.values() if TRIAL_TAG in run.tags} == {parent.run_id}
@@ -125,7 +125,7 @@ def test_trial_carries_its_whole_configuration_and_the_provenance_of_the_driver_
     events[14] = sweeps.driver_started(plan, 20, sweeps.PROVENANCE | {"commit": "later"})
     sweeps.write_events(plan, events)
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     params = store.params[store.of_trial(0).run_id]
     assert params["method.cam_threshold"] == "0.5"
     assert set(params) == set(plan.base)
@@ -135,7 +135,7 @@ def test_trial_carries_its_whole_configuration_and_the_provenance_of_the_driver_
 def test_sweep_run_names_the_best_and_has_the_space(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     run = store.of_trial(None)
     assert (run.tags["orchestrator.best_trial"], run.tags["orchestrator.best_value"]) == ("3", "80.000")
     assert store.files[run.run_id] == {"space.yaml", "plan.json"}
@@ -149,8 +149,8 @@ def test_spooled_files_are_logged_and_taken_away(plan: SweepPlan) -> None:
         (spool / name).mkdir(parents=True)
         (spool / name / "per_class_ap.parquet").write_text("x")
     store = FakeStore()
-    mirror = _mirror(plan, store)
-    mirror.catch_up()
+    writer = _writer(plan, store)
+    writer.catch_up()
     assert store.files[store.of_trial(3).run_id] == {"per_class_ap.parquet"}
     assert sorted(path.name for path in spool.iterdir()) == ["t0003.tmp", "t0099"]
 
@@ -158,7 +158,7 @@ def test_spooled_files_are_logged_and_taken_away(plan: SweepPlan) -> None:
 def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     opened = {
         "event": "test_opened",
         "time_ms": sweeps.START_MS,
@@ -167,7 +167,7 @@ def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
     }
     sweeps.write_events(plan, [opened])
     for _ in range(2):
-        _mirror(plan, store).catch_up()
+        _writer(plan, store).catch_up()
     assert store.epochs(0, "test/mAP") == [2]
     assert store.of_trial(0).status == "FINISHED"
 
@@ -181,7 +181,7 @@ def test_no_batch_is_larger_than_mlflow_takes_nor_cuts_an_epoch(plan: SweepPlan)
     epochs = [sweeps.epoch_reported(0, epoch, 2 + epoch) for epoch in range(1, 151)]
     sweeps.write_events(plan, [sweeps.driver_started(plan), sweeps.trial_started(0, 1), *epochs])
     store = Limited()
-    _mirror(plan, store).catch_up()
+    _writer(plan, store).catch_up()
     assert store.epochs(0) == list(range(1, 151))
 
 

@@ -1,0 +1,74 @@
+"""Find out what the results of a sweep are made from: its data and initial weights, code, libraries and seeds."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.provenance import UNKNOWN, library_versions, read_build
+from training.cache import cache_dir
+from training.config.run import TrainConfig
+
+
+def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text: None) -> dict[str, str]:
+    """Make the data and initial weights that can be made (digit scenes and their trunk), once, and return the hashes.
+
+    Args:
+        config: The settings of any run of the sweep.
+        say: Called with what is being made, before it is.
+
+    Returns:
+        ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as in
+        ``TrainingRun.identity``.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError: The dataset, the model or the weights cannot be loaded.
+    """
+    # These import torch, which takes seconds; the driver calls this while Ray starts.
+    import torch
+
+    from training.data.registry import dataset_info, load_split
+    from training.models.registry import build_model
+    from training.preparation import is_prepared, prepare
+
+    if not is_prepared(config.data):
+        say(f"Making the {config.data.name} scenes and their trunk, once; they are cached in {cache_dir()}")
+    prepare(config.data)
+    info = dataset_info(config.data)
+    _, weights_hash = build_model(config.model, len(info.classes), torch.device("cpu"), pretext_file=info.pretext_file)
+    has_true_labels = load_split(config.data, "val").true is not None
+    return {
+        "data_hash": info.data_hash,
+        "weights_hash": weights_hash,
+        "true_labels": "available" if has_true_labels else "not available",
+    }
+
+
+def collect_provenance(plan: SweepPlan, inputs: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what every run of a plan records about where its result comes from, as text.
+
+    Args:
+        plan: The sweep, training or promotion.
+        inputs: What :func:`prepare_inputs` returned; None if the data are not prepared, which leaves hashes unknown.
+    """
+    return {
+        **read_build(),
+        "data_hash": UNKNOWN,
+        "weights_hash": UNKNOWN,
+        **(inputs or {}),
+        **_seeds(plan),
+        "recipe": str(plan.base["loop.recipe"]),
+        "select_config_by": str(plan.protocol.select_config_by),
+        "select_epoch_by": str(plan.protocol.select_epoch_by),
+        "world_size": str(plan.resources.workers),
+        **library_versions(),
+        "host": platform.node(),
+    }
+
+
+def _seeds(plan: SweepPlan) -> dict[str, str]:
+    # Digit scenes are drawn from a seed; every other dataset is split by one.
+    seed = "scene_seed" if plan.dataset == "digits" else "split_seed"
+    keys = {seed: f"data.{seed}", "draw_seed": "data.draw_seed", "training_seed": "loop.seed"}
+    return {name: str(plan.base[key]) for name, key in keys.items()}
