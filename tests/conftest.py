@@ -56,14 +56,14 @@ def _make_token(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(shared_folder: Path) -> Path:
     """A database with MLflow's schema, to be copied: making one takes seconds."""
-    from orchestrator.tracking import store as mlflow_store
+    from orchestrator.tracking.connection import connect
 
     folder = shared_folder / "store"
     with FileLock(shared_folder / "store.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
             patch.setenv("ORCHESTRATOR_HOME", str(folder))
-            mlflow_store.connect()
+            connect()
             (folder / "done").touch()
     return folder / "mlflow.db"
 

@@ -167,7 +167,7 @@ def time_catch_up(num_trials: int, store: str) -> Figures:
     """Time the writer to MLflow with all of a journal before it."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE
-    from orchestrator.tracking.store import connect
+    from orchestrator.tracking.connection import connect
     from orchestrator.tracking.tracker import Tracker
 
     with _store(store):

@@ -33,8 +33,8 @@ from orchestrator.home import HOME_VARIABLE, sweep_dir
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import Event, SweepState
+from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.runs import TRIAL_TAG
-from orchestrator.tracking.store import make_client
 from training.metric_names import EPOCH, VAL_MAP
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from orchestrator.home import sweep_dir, trial_name
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import Event
+from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
-from orchestrator.tracking.store import make_client
 from tests.kit.trivial_run import RESUMED_FROM
 from training.metric_names import VAL_MAP
 

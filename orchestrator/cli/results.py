@@ -173,8 +173,8 @@ def _find(sweep: str | None) -> str | RecalledSweep:
 def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
     from orchestrator.errors import OrchestratorError, UserError
     from orchestrator.redaction import redact
+    from orchestrator.tracking.connection import is_shared, tracking_uri
     from orchestrator.tracking.recall import recall_sweep
-    from orchestrator.tracking.store import is_shared, tracking_uri
 
     if sweep is None and not is_shared():
         raise not_here

@@ -39,7 +39,7 @@ def browse(
         _browse_bundle(Path(sweep), port)
         return
     from orchestrator.sweep_folder.index import find_sweep, load_plan
-    from orchestrator.tracking.store import tracking_uri
+    from orchestrator.tracking.connection import tracking_uri
     from orchestrator.tracking.ui import require_free_port, serve
 
     plan = load_plan(find_sweep(sweep))
@@ -165,7 +165,7 @@ def _browse_bundle(file: Path, port: int) -> None:
     from orchestrator.home import HOME_VARIABLE
     from orchestrator.results.bundle import unpack_bundle
     from orchestrator.sweep_folder.index import load_plan
-    from orchestrator.tracking.store import tracking_uri
+    from orchestrator.tracking.connection import tracking_uri
     from orchestrator.tracking.tracker import sync
     from orchestrator.tracking.ui import require_free_port, serve
 

@@ -169,7 +169,7 @@ def check_token() -> Finding:
 
 def check_store() -> Finding:
     """Check that MLflow's store can be reached, without creating it."""
-    from orchestrator.tracking.store import tracking_uri
+    from orchestrator.tracking.connection import tracking_uri
 
     uri = tracking_uri()
     scheme = urlsplit(uri).scheme.partition("+")[0]

@@ -49,7 +49,7 @@ def diagnose_nodes(
         UserError: A setting is wrong, or a place holds credentials.
         OrchestratorError: No Ray answers at that address.
     """
-    from orchestrator.tracking.store import tracking_uri
+    from orchestrator.tracking.connection import tracking_uri
 
     require_no_credentials("--storage", storage)
     stores, model, problems = list_stores(), None, {}

@@ -17,7 +17,7 @@ from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
-from orchestrator.tracking.store import tracking_uri
+from orchestrator.tracking.connection import tracking_uri
 
 _ANSWER_S = 120.0
 _NETWORK_FILE_SYSTEMS = {

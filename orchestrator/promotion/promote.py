@@ -25,6 +25,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.model_card import render_card
 from orchestrator.promotion.verdict import SET_UP_KEYS, Decision, Result, Verdict, decide, registered_name
 from orchestrator.provenance import UNKNOWN
+from orchestrator.redaction import redact
 from orchestrator.signals import terminable
 from orchestrator.sweep.driver import DEFAULT, FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DriveOptions
@@ -34,6 +35,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow, rep
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.connection import MlflowFailedError, tracking_uri
 from orchestrator.tracking.runs import SWEEP_TAG
 from training.config.run import PLACE_KEYS, TrainConfig
 
@@ -233,6 +235,9 @@ def _conclude(
                 Journal.open(folder / JOURNAL_FILE, lease) as journal,
             ):
                 outcome = _take_steps(_Steps(plan, journal, say), outcome)
+        except MlflowFailedError as error:
+            advice = f"Nothing is lost. Continue when MLflow is back: orchestrator resume {plan.id}"
+            raise MlflowFailedError(error.problem, advice) from error
         except KeyboardInterrupt:
             outcome = replace(outcome, state=INTERRUPTED)
     return replace(outcome, seconds=time.monotonic() - started)
@@ -325,8 +330,8 @@ class _Steps:
         run_id = find_trial_run(self._plan, REGISTERED_TRIAL) if self._sync() else None
         if run_id is None:
             raise OrchestratorError(
-                f"MLflow must have the final runs before one is registered, but it lacks some. Then: orchestrator "
-                f"resume {self._plan.id}"
+                f"MLflow at {redact(tracking_uri())} does not have all final runs yet, and a model is registered with "
+                f"its run. Nothing is lost. Continue when MLflow is back: orchestrator resume {self._plan.id}"
             )
         config, state = _final_config(self._plan, REGISTERED_TRIAL), self._load_best(REGISTERED_TRIAL)
         card = render_card(

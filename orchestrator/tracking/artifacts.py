@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.tracking.store import MlflowStore, connect
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.store import MlflowStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

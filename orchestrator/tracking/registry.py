@@ -1,6 +1,4 @@
-"""MLflow's model registry: one registered model per set of comparable results, its versions, and which of them is
-champion.
-"""
+"""Find, register and fetch models in MLflow's registry: one registered model per set of comparable results."""
 
 from __future__ import annotations
 
@@ -9,17 +7,24 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.tracking.store import connect, tracking_uri
+from orchestrator.redaction import redact
+from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
 from search_spaces.section import did_you_mean
 from training.cache import cache_dir
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import model_registry
 
 CHAMPION = "champion"
 MODEL_FOLDER = "model"
 WEIGHTS_FILE = "model.safetensors"
 DATASET_TAG = "orchestrator.dataset"
+_ADVICE = "A model's own folder can be used without it: orchestrator evaluate FOLDER"
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class ModelVersion:
     """One version of a registered model.
 
     Attributes:
-        tags: What promotion wrote: the keys that must agree, the scores per seed, and the like.
+        tags: What the promotion wrote: the keys that must agree, the scores per seed, and so on.
     """
 
     name: str
@@ -41,7 +46,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A registered model: its dataset, and the version that each alias stands for."""
+    """A registered model: its dataset, and the version behind each alias."""
 
     name: str
     dataset: str
@@ -49,101 +54,103 @@ class RegisteredModel:
 
 
 def find_champion(name: str) -> ModelVersion | None:
-    """Return the champion of a registered model, or None if there is none.
+    """Return the champion of a registered model, or None if it has none.
 
     Raises:
-        OrchestratorError: The store does not answer.
+        MlflowFailedError: MLflow does not answer.
     """
-    for model in _list_models():
-        if model.name == name and CHAMPION in model.aliases:
-            return _get_version(name, model.aliases[CHAMPION])
-    return None
+    with answering() as client:
+        return _find_aliased(client, name)
 
 
 def find_other_champions(dataset: str, name: str) -> list[ModelVersion]:
     """Return the champions of a dataset under other names: of other data, models, weights, recipes or protocols.
 
     Raises:
-        OrchestratorError: The store does not answer.
+        MlflowFailedError: MLflow does not answer.
     """
-    others = [
-        model
-        for model in _list_models()
-        if model.dataset == dataset and model.name != name and CHAMPION in model.aliases
-    ]
-    return [_get_version(model.name, model.aliases[CHAMPION]) for model in others]
+    with answering() as client:
+        others = [model for model in _list_models(client) if model.dataset == dataset and model.name != name]
+        found = [_find_aliased(client, model.name) for model in others if CHAMPION in model.aliases]
+        return [champion for champion in found if champion is not None]
 
 
 def register_version(name: str, dataset: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> ModelVersion:
     """Log a model folder with its run and register it; a run that is registered already keeps its version.
 
     Args:
-        name: Of the registered model, made if there is none.
-        dataset: By which the champion can be found.
+        name: Name of the registered model, which is created if it does not exist.
+        dataset: The dataset, by which the champion can be found.
         run_id: MLflow's id of the run that trained it.
         folder: What :func:`training.inference.predictor.save_model` wrote.
-        tags: To be kept with the version.
+        tags: Kept with the version.
 
     Raises:
-        OrchestratorError: The store does not answer.
+        MlflowFailedError: MLflow does not answer.
     """
-    client = connect()
-    if name not in {model.name for model in _list_models()}:
-        client.create_registered_model(name, tags={DATASET_TAG: dataset})
-    found = [known for known in client.search_model_versions(f"name = '{name}'") if known.run_id == run_id]
-    if found:
-        return _get_version(name, int(found[0].version))
-    client.log_artifacts(run_id, str(folder), MODEL_FOLDER)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
-    made = client.create_model_version(name, source, run_id, tags=dict(tags))
-    return ModelVersion(name, int(made.version), run_id, dict(tags))
+    with answering() as client:
+        if not any(model.name == name for model in _list_models(client)):
+            client.create_registered_model(name, tags={DATASET_TAG: dataset})
+        known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if known:
+            return _version(known[0])
+        client.log_artifacts(run_id, str(folder), MODEL_FOLDER)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
+        return _version(client.create_model_version(name, source, run_id, tags=dict(tags)))
 
 
 def set_champion(version: ModelVersion) -> None:
     """Make a version its model's champion.
 
     Raises:
-        OrchestratorError: The store does not answer.
+        MlflowFailedError: MLflow does not answer.
     """
-    connect().set_registered_model_alias(version.name, CHAMPION, str(version.version))
+    with answering() as client:
+        client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
 
 
 def find_model(text: str) -> Path:
-    """Return the folder of a model, fetched into the cache if it lies elsewhere.
+    """Return the folder of a model, which is fetched into the cache if it is elsewhere.
 
     Args:
         text: As for :func:`resolve_model`.
 
     Raises:
-        UserError: There is no such model.
-        OrchestratorError: The store does not answer, or has lost the model's files.
+        UserError: No such model exists.
+        OrchestratorError: MLflow does not answer, or has lost the model's files.
     """
     found = resolve_model(text)
     return found if isinstance(found, Path) else _fetch(found)
 
 
 def resolve_model(text: str) -> Path | ModelVersion:
-    """Return what a user's word for a model stands for.
+    """Return the model that a user's text names.
 
     Args:
         text: A folder, ``NAME@champion``, ``NAME/VERSION``, a registered model's name (its champion), or the name of a
             dataset that has just one champion.
 
     Raises:
-        UserError: There is no such model, or the dataset has several champions; the message lists them.
-        OrchestratorError: The store does not answer.
+        UserError: No such model exists, or the dataset has several champions; the message lists them.
+        MlflowFailedError: MLflow does not answer.
     """
     if (Path(text).expanduser() / WEIGHTS_FILE).is_file():
         return Path(text).expanduser()
-    name, version = choose_version(text, _list_models())
-    return _get_version(name, version)
+    with answering(_ADVICE) as client:
+        name, version = choose_version(text, _list_models(client))
+        try:
+            return _version(client.get_model_version(name, str(version)))
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            raise UserError(f"{name} has no version {version} in MLflow at {redact(tracking_uri())}.") from None
 
 
 def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, int]:
-    """Return the name and version that a text stands for among registered models.
+    """Return the name and version of the registered model that a text names.
 
     Raises:
-        UserError: None, or more than one.
+        UserError: No model has that name, or more than one could be meant.
     """
     by_name = {model.name: model for model in models}
     name, at, alias = text.partition("@")
@@ -156,75 +163,74 @@ def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, i
     if len(champions) == 1:
         return champions[0].name, champions[0].aliases[CHAMPION]
     if champions:
-        raise UserError(
-            f"model must be one, but got model={text!r}, a dataset with {len(champions)} champions: "
-            f"{_listed(champions)}."
-        )
+        raise UserError(f"{text} is a dataset with {len(champions)} champions: {_listed(champions)}. Name one of them.")
     raise UserError(_no_such_model(text, models))
 
 
 def _aliased(model: RegisteredModel, alias: str) -> int:
     if alias not in model.aliases:
         known = ", ".join(f"@{known}" for known in model.aliases) or "none"
-        raise UserError(
-            f"model must have the alias that is asked for, but got model={model.name}@{alias}. It has {known}."
-        )
+        raise UserError(f"{model.name} has no alias @{alias}. Its aliases: {known}.")
     return model.aliases[alias]
 
 
 def _no_such_model(text: str, models: Sequence[RegisteredModel]) -> str:
     champions = [model for model in models if CHAMPION in model.aliases]
     if not champions:
-        return (
-            f"model must be a folder with {WEIGHTS_FILE} or a registered one, but got model={text!r}, and there is no "
-            f"champion yet. "
-            "Make one: orchestrator promote SWEEP"
-        )
+        return f"{text!r} is no folder with {WEIGHTS_FILE}, and no model is registered yet: orchestrator promote SWEEP"
     words = {word: model for model in models for word in (model.name, model.dataset)}
     hint = f"{did_you_mean(text, words)} Champions: {_listed(champions)}.".lstrip()
-    return f"model must be a folder with {WEIGHTS_FILE} or a registered one, but got model={text!r}. {hint}"
+    return f"{text!r} is neither a folder with {WEIGHTS_FILE} nor a registered model. {hint}"
 
 
 def _listed(models: Iterable[RegisteredModel]) -> str:
     return ", ".join(f"{model.name}@{CHAMPION}" for model in models)
 
 
-def _list_models() -> list[RegisteredModel]:
-    client = connect()
-    models: list[RegisteredModel] = []
-    token: str | None = None
-    while True:
-        page = client.search_registered_models(max_results=100, page_token=token)
-        for model in page:
-            aliases = {alias: int(version) for alias, version in dict(model.aliases).items()}
-            models.append(RegisteredModel(model.name, dict(model.tags).get(DATASET_TAG, ""), aliases))
-        token = page.token
-        if not token:
-            return models
+def _list_models(client: MlflowClient) -> list[RegisteredModel]:
+    found = all_pages(lambda token: client.search_registered_models(max_results=100, page_token=token))
+    return [
+        RegisteredModel(
+            model.name,
+            dict(model.tags).get(DATASET_TAG, ""),
+            {alias: int(version) for alias, version in dict(model.aliases).items()},
+        )
+        for model in found
+    ]
 
 
-def _get_version(name: str, version: int) -> ModelVersion:
-    from mlflow.exceptions import MlflowException
-
+def _find_aliased(client: MlflowClient, name: str) -> ModelVersion | None:
     try:
-        found = connect().get_model_version(name, str(version))
-    except MlflowException:
-        raise UserError(f"model must have the version that is asked for, but got model={name}/{version}.") from None
-    return ModelVersion(name, int(found.version), str(found.run_id), dict(found.tags))
+        return _version(client.get_model_version_by_alias(name, CHAMPION))
+    except Exception as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def _version(found: model_registry.ModelVersion) -> ModelVersion:
+    return ModelVersion(found.name, int(found.version), str(found.run_id), dict(found.tags))
 
 
 def _fetch(version: ModelVersion) -> Path:
-    location = str(connect().get_run(version.run_id).info.artifact_uri)
-    if urlsplit(location).scheme in ("", "file"):
-        folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
-    else:
-        folder = cache_dir() / "models" / version.run_id
-        if not folder.exists():
-            _download(version.run_id, folder)
+    with answering(_ADVICE) as client:
+        try:
+            location = str(client.get_run(version.run_id).info.artifact_uri)
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            raise OrchestratorError(
+                f"The run that trained {version} is gone from MLflow at {redact(tracking_uri())}, and the weights with "
+                f"it. Promote its sweep again."
+            ) from error
+        if urlsplit(location).scheme in ("", "file"):
+            folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
+        else:
+            folder = cache_dir() / "models" / version.run_id
+            if not folder.exists():
+                _download(version.run_id, folder)
     if not (folder / WEIGHTS_FILE).is_file():
-        raise OrchestratorError(
-            f"model {version} must have its files, but {folder} lacks {WEIGHTS_FILE}. Promote its sweep again."
-        )
+        raise OrchestratorError(f"{folder} of {version} has no {WEIGHTS_FILE}. Promote its sweep again.")
     return folder
 
 
@@ -236,5 +242,5 @@ def _download(run_id: str, folder: Path) -> None:
         fetched = download_artifacts(
             artifact_uri=f"runs:/{run_id}/{MODEL_FOLDER}", dst_path=scratch, tracking_uri=tracking_uri()
         )
-        # Renamed into place: a folder that is there is whole.
+        # Moved into place at the end, so that a folder in the cache is always complete.
         shutil.move(fetched, folder)

@@ -18,8 +18,9 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE
+from orchestrator.tracking.connection import SCHEMA_WAIT_S, describe_problem
 from orchestrator.tracking.runs import RunsWriter
-from orchestrator.tracking.store import SCHEMA_WAIT_S, MlflowStore, describe_problem
+from orchestrator.tracking.store import MlflowStore
 
 _POLL_S = 1.0
 _MAX_RETRY_S = 10.0

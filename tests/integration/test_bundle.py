@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.home import sweep_dir
 from orchestrator.tracking import ui as browse
-from orchestrator.tracking.store import connect, find_trial_run
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.store import find_trial_run
 from orchestrator.tracking.tracker import sync
 from tests.kit.program import run
 from tests.kit.sweeps import make_sweep, whole_sweep, write_events

@@ -22,7 +22,8 @@ from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
-from orchestrator.tracking.store import find_sweep_run, make_client
+from orchestrator.tracking.connection import make_client
+from orchestrator.tracking.store import find_sweep_run
 from tests.kit.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

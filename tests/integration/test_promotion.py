@@ -20,6 +20,7 @@ from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking.connection import connect
 from orchestrator.tracking.registry import find_model
 from tests.kit import scenes, sweeps
 from training.data.registry import dataset_info
@@ -63,7 +64,7 @@ def _epochs(plan: SweepPlan) -> dict[int, list[int]]:
 
 
 def _assert_logged(outcome: PromotionOutcome) -> None:
-    client = mlflow_store.connect()
+    client = connect()
     for trial in range(2):
         run_id = mlflow_store.find_trial_run(outcome.plan, trial)
         assert run_id is not None

@@ -190,7 +190,7 @@ def test_runs_are_found_by_their_id(plan: SweepPlan, store: Path) -> None:
     found = mlflow_store.find_sweep_run(plan)
     assert found is not None
     assert found[1] == ids[plan.id]
-    with pytest.raises(UserError, match="run must be in MLflow's store"):
+    with pytest.raises(UserError, match="has no run '0000"):
         mlflow_store.find_run("0" * 32)
 
 

@@ -25,6 +25,7 @@ from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking import registry
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.connection import MlflowFailedError
 from orchestrator.tracking.registry import ModelVersion
 from tests.kit import sweeps
 from training.data.registry import DatasetInfo
@@ -416,3 +417,27 @@ def test_a_promotion_has_no_backup_although_its_sweep_has(store: Store, tmp_path
     plan = sweeps.make_sweep(num_trials=4, backup=str(tmp_path))
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     assert _promote(plan).plan.backup is None
+
+
+@pytest.mark.parametrize("asked", ["find_champion", "register_version", "set_champion"])
+def test_mlflow_that_does_not_answer_leaves_a_promotion_to_be_resumed(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise MlflowFailedError("ConnectionError: refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, asked, fail)
+        with pytest.raises(MlflowFailedError, match=r"failed: ConnectionError.*orchestrator resume digits-"):
+            _promote(swept)
+    outcome = _promote(swept)
+    assert (store.trained, outcome.version) == (1, f"{outcome.model}/1")
+
+
+def test_final_runs_that_mlflow_lacks_are_written_before_one_is_registered(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "sync", lambda sweep_id: False)
+    with pytest.raises(OrchestratorError, match="does not have all final runs yet.*orchestrator resume"):
+        _promote(swept)
+    assert not store.versions

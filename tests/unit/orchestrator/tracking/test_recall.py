@@ -19,6 +19,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking import connection
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.recall import RecalledSweep, rebuild_record, rebuild_state, recall_sweep
@@ -153,7 +154,7 @@ def test_a_server_that_is_away_is_no_mistake_and_its_password_is_not_repeated(
         code, _, err = run(capsys, *words)
         assert code == 1
         assert f"No sweeps in {home}/sweeps" in err
-        assert "from http://me:***@127.0.0.1:9" in err
+        assert "MLflow at http://me:***@127.0.0.1:9 failed" in err
         assert "hunter2" not in err
 
 
@@ -161,7 +162,7 @@ def test_a_plan_that_is_not_there_yet_is_told(log: Callable[..., SweepPlan], tmp
     plan = log()
     for path in (tmp_path / "elsewhere" / "artifacts").rglob("plan.json"):
         path.unlink()
-    with pytest.raises(OrchestratorError, match="It comes with the first trial"):
+    with pytest.raises(OrchestratorError, match="It is written with the first trial"):
         recall_sweep(plan.id)
 
 
@@ -169,7 +170,7 @@ def test_trials_take_no_request_each(log: Callable[..., SweepPlan], monkeypatch:
     log()
     calls: list[str] = []
     for name in ("search_runs", "search_experiments", "download_artifacts", "get_run", "get_metric_history"):
-        original = getattr(mlflow_store.make_client(), name).__func__
+        original = getattr(connection.make_client(), name).__func__
 
         def counted(*args: Any, _name: str = name, _original: Any = original, **named: Any) -> Any:
             calls.append(_name)

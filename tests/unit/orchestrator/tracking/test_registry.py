@@ -40,7 +40,7 @@ def test_dataset_with_two_champions_lists_them() -> None:
     ("text", "message"),
     [
         ("digit", "Did you mean digits?"),
-        (f"{NAME}@winner", "It has @champion, @before"),
+        (f"{NAME}@winner", "Its aliases: @champion, @before"),
         (f"{NAME}x@champion", "Did you mean"),
         ("somewhere/else", "Champions: "),
         (f"{NAME}/latest", "Did you mean"),
@@ -58,6 +58,6 @@ def test_no_champion_yet_names_the_command() -> None:
 
 
 def test_folder_needs_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_list_models", lambda: pytest.fail("the store was asked"))
+    monkeypatch.setattr(registry, "answering", lambda *advice: pytest.fail("MLflow was asked"))
     (tmp_path / registry.WEIGHTS_FILE).write_bytes(b"")
     assert registry.find_model(str(tmp_path)) == tmp_path

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking import connection
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
 from tests.kit import sweeps
@@ -107,10 +107,10 @@ def test_broken_journal_is_a_problem_of_tracking_only(plan: SweepPlan, monkeypat
 
 
 def test_store_is_sqlite_in_the_home_unless_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mlflow_store.tracking_uri() == f"sqlite:///{home}/mlflow.db"
+    assert connection.tracking_uri() == f"sqlite:///{home}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCHESTRATOR_HOME", str(home / "why?"))
-        with pytest.raises(UserError, match="without"):
-            mlflow_store.tracking_uri()
+        with pytest.raises(UserError, match="must not contain"):
+            connection.tracking_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert mlflow_store.tracking_uri() == "http://127.0.0.1:5000"
+    assert connection.tracking_uri() == "http://127.0.0.1:5000"

@@ -1,0 +1,210 @@
+"""Reach MLflow: its URI, a client that is known to answer, and errors that say why it does not.
+
+No answer is never an empty answer: whatever MLflow raises becomes an :class:`MlflowFailedError`, except where it says
+that something does not exist.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.home import home
+from orchestrator.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SCHEMA_WAIT_S = 60.0
+"""How long to wait for another process that creates the schema of a new database; it takes about 5 s on an idle CPU."""
+SERVER_WAIT_S = 10.0
+"""How long a server may be unreachable before a verb that needs it gives up."""
+ADVICE = "Sweeps do not need it: they go on, and what it lacks is written later. See what is wrong: orchestrator doctor"
+
+_POLL_S = 1.0
+_NOISY = r"(mlflow|sqlalchemy|alembic)(\.|$)"
+_ENVIRONMENT = {
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # We wait for an unreachable server ourselves, where a stop request is noticed.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # An old connection would go on writing into a database file that has been moved away.
+    "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "1",
+}
+
+
+# What MLflow answers if the thing asked for does not exist. An alias that is not set counts as an invalid parameter.
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}
+
+
+class MlflowFailedError(OrchestratorError):
+    """MLflow could not be asked.
+
+    Args:
+        problem: What it or the connection said, in one line.
+        advice: What still works, and the next command.
+    """
+
+    def __init__(self, problem: str, advice: str = ADVICE) -> None:
+        super().__init__(f"MLflow at {redact(tracking_uri())} failed: {problem}. {advice}")
+        self.problem = problem
+
+
+def tracking_uri() -> str:
+    """Return MLflow's URI: ``$MLFLOW_TRACKING_URI``, or sqlite in the home.
+
+    Raises:
+        UserError: The home's path cannot be part of a URI.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    if not chosen and set("?%") & set(str(home())):
+        raise UserError(
+            f"MLflow's sqlite cannot be in {home()}: the path of the home must not contain ? or %. Set "
+            f"ORCHESTRATOR_HOME to another folder."
+        )
+    return chosen or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def make_client() -> MlflowClient:
+    """Return a client of MLflow, which is kept from writing to the terminal.
+
+    The first client of a new sqlite database creates its schema, which takes some seconds.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=_NOISY)
+    from mlflow import MlflowClient
+
+    # Again, because MLflow may have been imported before us, with its own level.
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _make_database()
+    return MlflowClient(tracking_uri())
+
+
+def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
+    """Return a client of MLflow once it answers.
+
+    Args:
+        wait_s: How long to keep trying; None is 60 s for a database, whose schema may just be created, and 10 s for a
+            server.
+        advice: What the user can do without it, for the message.
+
+    Raises:
+        MlflowFailedError: It does not answer.
+    """
+    if wait_s is None:
+        wait_s = SCHEMA_WAIT_S if is_database() else SERVER_WAIT_S
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            client = make_client()
+            client.search_experiments(max_results=1)
+            return client
+        except UserError:
+            raise
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise MlflowFailedError(describe_problem(error), advice) from error
+            time.sleep(_POLL_S)
+
+
+@contextmanager
+def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[MlflowClient]:
+    """Yield a client of MLflow, and raise :class:`MlflowFailedError` for anything that MLflow raises meanwhile.
+
+    Args:
+        advice, wait_s: As for :func:`connect`.
+    """
+    client = connect(wait_s, advice)
+    try:
+        yield client
+    except (UserError, OrchestratorError):
+        raise
+    except Exception as error:
+        raise MlflowFailedError(describe_problem(error), advice) from error
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow answered that the thing asked for does not exist, as opposed to not answering."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code in _MISSING
+
+
+def is_shared() -> bool:
+    """Whether MLflow is more than a file on this machine, so that it may have sweeps of other homes."""
+    return database_file() is None
+
+
+def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield everything that a search of MLflow finds, asking for a page at a time.
+
+    Args:
+        search: Returns the page that a token stands for; None is the first.
+    """
+    token: str | None = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def is_database() -> bool:
+    return urlsplit(tracking_uri()).scheme.split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+
+
+def database_file() -> Path | None:
+    uri = tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _make_database() -> None:
+    """Create the sqlite database under another name and move it into place when it is complete.
+
+    A kill during MLflow's migrations leaves a database that nothing can repair.
+    """
+    from mlflow import MlflowClient
+
+    file = database_file()
+    if file is None or file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.draft")
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            draft.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{draft}")
+            # A link, not a rename: a rename would replace a database that someone put there meanwhile.
+            with suppress(FileExistsError):
+                os.link(draft, file)
+            draft.unlink()
+
+
+def file_number(file: Path | None) -> tuple[int, int] | None:
+    if file is None or not file.exists():
+        return None
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def describe_problem(error: Exception) -> str:
+    """Return in one line, without passwords, what a call to MLflow raised."""
+    lines = str(error).strip().splitlines() or [""]
+    ours = isinstance(error, UserError | OrchestratorError)
+    return redact(lines[0] if ours else f"{type(error).__name__}: {lines[0]}"[:300])

@@ -1,0 +1,115 @@
+"""No answer from MLflow is a failure (exit code 1), "not found" is the user's mistake (2), whichever verb asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from orchestrator.tracking import connection
+from orchestrator.tracking.connection import MlflowFailedError, all_pages, answering
+from orchestrator.tracking.registry import find_champion, find_other_champions
+from tests.kit.program import run
+
+URI = "http://me:hunter2@127.0.0.1:9"
+RUN = "0" * 32
+ASKING = {
+    ("evaluate", "digits"): "orchestrator evaluate FOLDER",
+    ("predict", "digits", "."): "orchestrator evaluate FOLDER",
+    ("train", "--from", RUN): "orchestrator train --from SWEEP/TRIAL",
+    ("leaderboard", "digits"): "orchestrator doctor",
+}
+
+
+class Client:
+    """Answers that it is there, and raises for everything else that it is asked."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def search_experiments(self, **how: Any) -> list[Any]:
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*args: Any, **how: Any) -> Any:
+            raise MlflowException(f"request to {URI} failed", getattr(connection_codes(), self._code))
+
+        return fail
+
+
+def connection_codes() -> Any:
+    from mlflow.protos import databricks_pb2
+
+    return databricks_pb2
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A server that nobody listens at, and a folder with a picture to score."""
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
+    monkeypatch.setattr(connection, "SERVER_WAIT_S", 0.0)
+    monkeypatch.setattr("orchestrator.tracking.store._LOOK_WAIT_S", 0.0)
+
+
+@pytest.mark.parametrize("words", ASKING)
+def test_server_that_is_away_is_a_failure(
+    capsys: pytest.CaptureFixture[str], away: None, words: tuple[str, ...]
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert "MLflow at http://me:***@127.0.0.1:9 failed" in err
+    assert ASKING[words] in " ".join(err.split())
+    assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("words", list(ASKING)[:3])
+def test_server_that_fails_amid_a_request_is_a_failure(
+    capsys: pytest.CaptureFixture[str], away: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(connection, "make_client", lambda: Client("TEMPORARILY_UNAVAILABLE"))
+    code, _, err = run(capsys, *words)
+    assert code == 1
+    assert "MLflow at http://me:***@127.0.0.1:9 failed: MlflowException" in err
+    assert "hunter2" not in err
+
+
+def test_run_that_does_not_exist_is_the_users_mistake(
+    capsys: pytest.CaptureFixture[str], away: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "make_client", lambda: Client("RESOURCE_DOES_NOT_EXIST"))
+    code, _, err = run(capsys, "train", "--from", RUN)
+    assert code == 2
+    assert f"has no run '{RUN}'" in err
+    assert find_champion("digits.x") is None
+
+
+def test_champion_is_not_missing_because_the_registry_does_not_answer(
+    away: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "make_client", lambda: Client("INTERNAL_ERROR"))
+    with pytest.raises(MlflowFailedError):
+        find_champion("digits.x")
+    with pytest.raises(MlflowFailedError):
+        find_other_champions("digits", "digits.x")
+
+
+def test_what_our_own_code_raises_keeps_its_kind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "make_client", lambda: Client("INTERNAL_ERROR"))
+    with pytest.raises(MlflowFailedError, match=r"failed: KeyError: 'x'\. Sweeps do not need it"), answering():
+        {}["x"]
+
+
+def test_all_pages_are_read() -> None:
+    class Page(list[int]):
+        token: str | None = None
+
+    def search(token: str | None) -> Page:
+        page = Page([1, 2] if token is None else [3])
+        page.token = "more" if token is None else None
+        return page
+
+    assert list(all_pages(search)) == [1, 2, 3]
