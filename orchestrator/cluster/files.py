@@ -1,6 +1,4 @@
-"""Ray's cluster files and commands: read, check, render, run. Ray starts and ends the machines; nothing of that is done
-here.
-"""
+"""Reads and checks Ray's cluster files, and runs Ray's own commands, which start and stop the machines."""
 
 from __future__ import annotations
 
@@ -25,44 +23,44 @@ from orchestrator.errors import OrchestratorError, UserError
 CONFIG_FILE = "cluster.yaml"
 _ENVIRONMENT_FILE = "~/.orchestrator.env"
 _TOKEN_FILE = "~/.ray/auth_token"
-# What the shipped files have in place of a value that is the user's.
+# What the shipped files have where users must fill in their own values.
 _PLACEHOLDERS = re.compile(r"sg-0{17}|192\.0\.2\.\d+")
 _RAY_START = re.compile(r"([^;&|]*?)\bray start\b")
 
 
 def render_up(config: Path, *, yes: bool = False) -> list[str]:
-    """Return the command that starts or updates the cluster of a file; without ``yes`` it asks before it does."""
+    """Return the command that starts or updates the cluster of a file; it asks for confirmation unless ``yes``."""
     return ["ray", "up", str(config), *(["--yes"] if yes else [])]
 
 
 def render_status(config: Path, document: Mapping[str, Any]) -> list[str]:
-    """Return the command that asks the head what there is, in the environment in which the file starts Ray there."""
+    """Return the command that runs ``ray status`` on the head, with the Ray that the file starts there."""
     return ["ray", "exec", str(config), f"{_prefix(document)}ray status"]
 
 
 def render_down(config: Path, *, yes: bool = False) -> list[str]:
-    """Return the command that ends the cluster of a file; without ``yes`` it asks before it does."""
+    """Return the command that stops the cluster of a file; it asks for confirmation unless ``yes``."""
     return ["ray", "down", str(config), *(["--yes"] if yes else [])]
 
 
 def read_cluster(config: Path) -> dict[str, Any]:
-    """Return what a cluster file says, checked by Ray's own schema.
+    """Return the content of a cluster file, checked against Ray's own schema.
 
     Raises:
-        UserError: There is no such file, it is no YAML, or Ray refuses it.
+        UserError: The file does not exist, is not YAML, or Ray refuses it.
     """
     if not config.is_file():
         raise UserError(
-            f"--config must be a cluster file, but got --config={config}, which is not there. "
-            f"Stand in the checkout, whose {CONFIG_FILE} is for AWS, or name another one: --config cluster/on-prem.yaml"
+            f"{config} does not exist. Run this in the checkout, which has {CONFIG_FILE} for AWS, or name another "
+            "file: --config cluster/on-prem.yaml"
         )
     try:
         document = YAML(typ="safe", pure=True).load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise UserError(f"{config} must be a YAML file that can be read, but: {' '.join(str(error).split())}") from None
+        raise UserError(f"{config} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UserError(
-            f"{config} must be a mapping (key: value), but it is none. {CONFIG_FILE} of the checkout is an example."
+            f"{config}: the file must be a mapping (key: value). See {CONFIG_FILE} in the checkout for an example."
         )
     plain: dict[str, Any] = document
     check_schema(plain, str(config))
@@ -75,26 +73,24 @@ def check_schema(document: Mapping[str, Any], name: str) -> None:
     Raises:
         UserError: Ray refuses it.
     """
-    # It comments on files that are all right, on the terminal and by logging.
+    # Ray prints and logs remarks even about files that are fine.
     said, level = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with redirect_stdout(said), redirect_stderr(said):
             ray_compat.check_cluster_schema(document)
-    except Exception as error:  # of jsonschema, click, Ray and Python, as the fault may be
+    except Exception as error:  # from jsonschema, click, Ray or Python, depending on what is wrong
         where = ".".join(map(str, getattr(error, "absolute_path", ())))
         message = str(getattr(error, "message", error))
-        raise UserError(
-            f"{name} must be a cluster file that Ray accepts, but{f' at {where}' if where else ''}: {message}"
-        ) from None
+        raise UserError(f"Ray refuses {name}{f', at {where}' if where else ''}: {message}") from None
     finally:
         logging.disable(level)
 
 
 def check_ready(document: Mapping[str, Any], name: str) -> None:
-    """Check that a cluster file can be started from here: its values filled in, all that it copies to the nodes there.
+    """Check that a cluster can be started: all values are filled in, and all files to copy to the nodes exist.
 
-    The token of Ray is made if it is copied and not there.
+    Creates Ray's token if it is among those files and does not exist.
 
     Raises:
         UserError: A value is still the example's, or a file is missing or readable by others.
@@ -102,7 +98,7 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
     left = sorted(set(_PLACEHOLDERS.findall(str(document))))
     if left:
         raise UserError(
-            f"{name} must name your own machines, but it still has {', '.join(left)}. Fill in the values marked <--."
+            f"{name} still has the example's {', '.join(left)}. Fill in your own values where it is marked <--."
         )
     mounts = [str(local) for local in dict(document.get("file_mounts") or {}).values()]
     if _TOKEN_FILE in mounts:
@@ -110,25 +106,23 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
     for local in mounts:
         path = Path(local).expanduser()
         if not path.exists():
-            raise UserError(
-                f"file_mounts of {name} must name what is there, but got {local}, which is not. {_mend_mount(local)}"
-            )
+            raise UserError(f"{local}, in file_mounts of {name}, does not exist. {_suggest_mount(local)}")
     private = Path(_ENVIRONMENT_FILE).expanduser()
     if _ENVIRONMENT_FILE in mounts and private.stat().st_mode & 0o077:
         raise UserError(
-            f"{_ENVIRONMENT_FILE} must be yours alone to read, but got mode {private.stat().st_mode & 0o777:o}. "
-            f"Mend it: chmod 600 {_ENVIRONMENT_FILE}"
+            f"Others can read {_ENVIRONMENT_FILE}, which holds passwords: it has mode "
+            f"{private.stat().st_mode & 0o777:o}. Fix it: chmod 600 {_ENVIRONMENT_FILE}"
         )
 
 
 def run_ray(command: Sequence[str]) -> None:
-    """Run one of Ray's own commands to its end, on this terminal, with the token.
+    """Run one of Ray's own commands on this terminal, with the token, and wait for its end.
 
     Raises:
-        OrchestratorError: It failed.
+        OrchestratorError: The command is missing or fails.
     """
     program, *words = command
-    # The one beside this Python: the user's shell may find another Ray, or none.
+    # Prefer the Ray of this environment: the shell might find another one, or none.
     beside = Path(sys.executable).with_name(program)
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
@@ -137,14 +131,14 @@ def run_ray(command: Sequence[str]) -> None:
         ).returncode
     except OSError as error:
         raise OrchestratorError(
-            f"{program} must be installed, but it cannot be run ({error.strerror}). Set it up: make setup"
+            f"Cannot run {program} ({error.strerror}). Install it in the checkout: make setup"
         ) from None
     if code:
-        raise OrchestratorError(f"`{' '.join(command)}` must end with 0, but got {code}. What it said stands above.")
+        raise OrchestratorError(f"`{' '.join(command)}` failed with exit code {code}. See its output above.")
 
 
 def _prefix(document: Mapping[str, Any]) -> str:
-    """Return what stands before ``ray start`` in the file: the way into the nodes' environment."""
+    """Return what comes before ``ray start`` in the file, which enters the nodes' environment."""
     for command in document.get("head_start_ray_commands") or []:
         found = _RAY_START.search(str(command))
         if found:
@@ -152,7 +146,7 @@ def _prefix(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def _mend_mount(local: str) -> str:
+def _suggest_mount(local: str) -> str:
     if local == _ENVIRONMENT_FILE:
-        return f"It holds the nodes' environment, and may be empty: touch {local} && chmod 600 {local}"
-    return "Stand in the checkout: its packages are what the nodes run."
+        return f"It holds the nodes' environment and may be empty. Create it: touch {local} && chmod 600 {local}"
+    return "Run this in the checkout: the nodes get their code from there."

@@ -1,7 +1,7 @@
-"""What a small task looks at on its own node. It is sent by value, so that it also runs where this package is missing
-or another.
+"""Checks one node of a cluster, in a small task that runs there.
 
-Hence the standard library only; everything else is imported where it is looked at, and what fails is told as text.
+The task is sent by value, so that it also runs where this package is missing or has another version. That is why this
+module imports only the standard library; each check imports what it needs, and reports a failure as text.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 OURS = "spml-orchestrator"
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "optuna", "mlflow")
 _TIMEOUT_S = 10.0
-_MAX_TEXT = 1000  # the command that mends it stands at the end
+_MAX_TEXT = 1000  # long enough for the command that fixes it, which comes last
 
 
 def probe(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Look at this node.
+    """Check this node.
 
     Args:
-        wanted: ``stores`` (name -> URI of prepared data), ``storage`` (a folder or URI, or None), ``tracking_uri`` (or
-            None), ``model`` (``[backbone, weights]``, or None), ``marker`` (a file that the driver has written, or
-            None).
+        wanted: What to check: ``stores`` (the URIs of prepared data, by name), ``storage`` (a folder or URI),
+            ``tracking_uri``, ``model`` (``[backbone, weights]``) and ``marker`` (a file that the driver has written);
+            all but the first may be None.
 
     Returns:
-        ``host``, ``versions`` (of Python and packages), ``problems`` (subject -> what is wrong).
+        ``host``, ``versions`` (of Python and packages), and ``problems`` (what is wrong, by subject).
     """
     checks: dict[str, Callable[[], None]] = {
         f"data: {name}": partial(_read_store, uri) for name, uri in wanted["stores"].items()
@@ -50,7 +50,7 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
 def _problem_of(check: Callable[[], None]) -> str | None:
     try:
         check()
-    except Exception as error:  # whatever it is, it is this node's, and is told
+    except Exception as error:  # whatever is wrong on this node is worth reporting
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:_MAX_TEXT]
     return None
 
@@ -82,13 +82,13 @@ def _read_store(uri: str) -> None:
 
 
 def _write(uri: str) -> None:
-    """Write a small file and remove it."""
+    """Write a small file and delete it."""
     from pyarrow import fs
 
     storage, root = fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
     name = f"{root.rstrip('/')}/.orchestrator-{socket.gethostname()}-{os.getpid()}"
     if isinstance(storage, fs.LocalFileSystem) and not Path(root).is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
+        raise FileNotFoundError(f"the folder {root} does not exist")
     with storage.open_output_stream(name) as stream:
         stream.write(b"x")
     storage.delete_file(name)
@@ -96,7 +96,7 @@ def _write(uri: str) -> None:
 
 def _see(marker: str) -> None:
     if not Path(marker).is_file():
-        raise FileNotFoundError(f"what was written into {Path(marker).parent} elsewhere is not seen here")
+        raise FileNotFoundError(f"{Path(marker).parent} is not the folder that the driver writes to")
     _write(str(Path(marker).parent))
 
 
@@ -110,7 +110,7 @@ def _ask_server(uri: str) -> None:
 
 
 def _fetch_weights(backbone: str, weights: str) -> None:
-    """Get the weights into this node's cache, or find them there."""
+    """Find the weights in this node's cache, or download them into it."""
     from training.config.run import ModelConfig
     from training.models.backbone import build_trunk
 

@@ -1,4 +1,4 @@
-"""What the nodes of a cluster see and have: asked by one small task each, before anything is spent on a sweep."""
+"""Asks every node of a cluster what it has and can reach, with one small task each, before a sweep is started."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Machines:
     """The machines of a cluster.
 
     Attributes:
-        hosts: Of the nodes that are up; several nodes may share one.
-        may_grow: Whether it starts more by itself.
+        hosts: The machines of the nodes that are up; several nodes may share one.
+        may_grow: Whether the cluster may start more machines by itself.
     """
 
     hosts: frozenset[str]
@@ -50,19 +50,19 @@ class Machines:
 
     @property
     def are_several(self) -> bool:
-        """Whether trials may run on another machine than the driver."""
+        """Whether trials may run on a machine other than the driver's."""
         return len(self.hosts) > 1 or self.may_grow
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one node said of itself.
+    """What one node reported.
 
     Attributes:
-        node: Its id, short.
+        node: The first characters of its id.
         host: Its machine.
-        versions: Of Python, packages and this code; ``missing`` where there is none.
-        problems: Subject -> what is wrong.
+        versions: The versions of Python, packages and this code; ``missing`` for what is not installed.
+        problems: What is wrong, by subject.
     """
 
     node: str
@@ -74,44 +74,42 @@ class NodeReport:
 def find_obstacle_to_sharing(
     tracking: str, storage: str, machines: Machines, blind: Iterable[str], *, is_networked: bool
 ) -> str | None:
-    """Return why a sweep must not run on these machines with this store and storage, and the remedy; None if it may.
+    """Return why a sweep cannot run on these machines with this store and storage, and what to do; None if it can.
 
     Args:
-        tracking: URI of MLflow's store.
-        storage: Folder or URI under which checkpoints go.
-        machines: Of the cluster.
-        blind: Hosts that do not see what the driver writes there.
-        is_networked: Whether a folder lies on a file system of the network; of machines that are not up yet, only this
-            tells.
+        tracking: The URI of MLflow's store.
+        storage: The folder or URI for checkpoints.
+        machines: The machines of the cluster.
+        blind: The hosts that do not see what the driver writes to the storage.
+        is_networked: Whether the storage folder is on a network file system. Machines that are not up yet cannot be
+            asked whether they see it.
     """
     if not machines.are_several:
         return None
     if tracking.startswith("sqlite:"):
         return (
-            f"MLflow's store must be a server when a cluster has several machines, but got {tracking}, a file of this "
-            f"one. "
-            "Start a server, and set MLFLOW_TRACKING_URI=http://HOST:5000 in the environment of the nodes."
+            f"A cluster of several machines needs an MLflow server, but MLflow's store is {tracking}, a file on this "
+            "machine. Start a server, and set MLFLOW_TRACKING_URI=http://HOST:5000 in the environment of the nodes."
         )
     blind = sorted(blind)
     if blind:
         return (
-            f"checkpoint storage must be seen by every node, but got {storage}, which {', '.join(blind)} cannot see. "
-            "Name one that all see: --storage s3://bucket/checkpoints, or a folder that all of them mount."
+            f"{', '.join(blind)} cannot write to the checkpoint storage {storage}, which every node must share. "
+            "Use --storage s3://bucket/checkpoints, or a folder that all of them mount."
         )
     if machines.may_grow and "://" not in storage and not is_networked:
         return (
-            f"checkpoint storage must be seen by nodes that are still to start, but got {storage}, a folder of this "
-            f"machine. "
-            "Name one that all see: --storage s3://bucket/checkpoints, or a folder that all of them mount."
+            f"Nodes that start later will not see the checkpoint storage {storage}, a folder on this machine. "
+            "Use --storage s3://bucket/checkpoints, or a folder that all nodes mount."
         )
     return None
 
 
 def require_shared(plan: SweepPlan) -> None:
-    """Check, in a cluster that was joined, that all its machines see what the trials of a plan need.
+    """Check that all machines of the joined cluster see what the trials of a plan need.
 
     Raises:
-        UserError: They do not; the message says what to do.
+        UserError: They do not.
     """
     machines = look_at_machines()
     if not machines.are_several:
@@ -126,17 +124,17 @@ def require_shared(plan: SweepPlan) -> None:
 
 
 def look_at_machines() -> Machines:
-    """Return the machines of the cluster that was joined."""
+    """Return the machines of the joined cluster."""
     import ray
 
     now: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    # GPUs and CPUs that are not there yet come with machines that are not there yet.
+    # If the cluster may get more GPUs or CPUs than it has now, they come with more machines.
     grows = any(count > now.get(name, 0) for name, count in grown_resources().items() if name in ("CPU", "GPU"))
     return Machines(frozenset(node["NodeManagerHostname"] for node in _living_nodes()), grows)
 
 
 def find_blind_hosts(folder: Path) -> list[str]:
-    """Return the hosts that do not see, or cannot write, what this process writes into a folder."""
+    """Return the hosts that do not see what this process writes into a folder, or cannot write there themselves."""
     return sorted({report.host for report in ask_nodes(storage=str(folder)) if report.problems})
 
 
@@ -147,14 +145,13 @@ def ask_nodes(
     tracking: str | None = None,
     model: tuple[str, str] | None = None,
 ) -> list[NodeReport]:
-    """Have one small task look at each living node of the cluster that was joined; return what they say, the driver's
-    node first.
+    """Run one small task on each living node of the joined cluster, and return the reports, the driver's node first.
 
     Args:
-        stores: Name -> URI of prepared data.
-        storage: Where checkpoints would go.
-        tracking: URI of MLflow's server.
-        model: Backbone and weights.
+        stores: The URIs of prepared data to open, by name.
+        storage: The place for checkpoints to write to.
+        tracking: The URI of the MLflow server to reach.
+        model: The backbone and the weights to get.
 
     Raises:
         UserError: The storage is a folder that cannot be written here.
@@ -163,6 +160,7 @@ def ask_nodes(
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # Sent by value, so that it also runs on a node that lacks this package: that is one of the faults it looks for.
     cloudpickle.register_pickle_by_value(node_probe)  # type: ignore[no-untyped-call]
     task: Any = ray.remote(num_cpus=0, max_retries=0)(node_probe.probe)
     here = ray.get_runtime_context().get_node_id()
@@ -186,10 +184,9 @@ def ask_nodes(
 
 
 def compare_versions(reports: Iterable[NodeReport]) -> list[NodeReport]:
-    """Return the reports with a further problem for every package that is missing on a node, or is not what most nodes
-    have.
+    """Return the reports with a problem added for each package that a node lacks, or has in an unusual version.
 
-    Of two that are equally frequent, that of the first report, the driver's node, is taken for right.
+    The usual version is the one that most nodes have; if two are equally common, the driver's, which comes first.
     """
     reports = list(reports)
     names = dict.fromkeys(name for report in reports for name in report.versions)
@@ -206,7 +203,7 @@ def compare_versions(reports: Iterable[NodeReport]) -> list[NodeReport]:
 
 
 def is_networked(folder: Path) -> bool:
-    """Return whether a folder lies on a file system that other machines may mount."""
+    """Return whether a folder is on a file system that other machines can mount."""
     import psutil
 
     path = str(folder.absolute())
@@ -220,7 +217,7 @@ def is_networked(folder: Path) -> bool:
 
 @contextmanager
 def _marked(storage: str | None) -> Iterator[str | None]:
-    """Have a file in a folder by which it is known elsewhere; of a URI there is no other one."""
+    """Put a file into a folder for the ``with`` block: nodes that see it share the folder. A URI needs no such file."""
     if storage is None or "://" in storage:
         yield None
         return
@@ -230,8 +227,7 @@ def _marked(storage: str | None) -> Iterator[str | None]:
             yield marker.name
     except OSError as error:
         raise UserError(
-            f"checkpoint storage must be a folder that can be written, but got {storage} ({error.strerror}). Name "
-            f"another: --storage URI"
+            f"Cannot write to the checkpoint storage {storage} ({error.strerror}). Name another: --storage URI"
         ) from None
 
 
@@ -247,9 +243,9 @@ def _read_answer(node: Mapping[str, Any], answer: Any) -> NodeReport:
     name, host = node["NodeID"][:8], node["NodeManagerHostname"]
     try:
         said = ray.get(answer, timeout=0)
-    except Exception as error:  # of Ray, in many kinds: the node went, the task could not start
+    except Exception as error:  # Ray has many: the node is gone, the task could not start, ...
         said = {"versions": {}, "problems": {"task": describe_error(error)}}
-    # Libraries repeat the URI that they were given.
+    # Error messages of libraries contain the URI that they were given, with its password.
     return NodeReport(
         name, host, said["versions"], {subject: redact(problem) for subject, problem in said["problems"].items()}
     )

@@ -95,7 +95,7 @@ def test_doctor_of_a_cluster_names_a_store_of_one_machine_and_refuses_credential
     monkeypatch.setattr(doctor, "look_at_machines", lambda: machines)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     first, second = doctor.diagnose_nodes("auto")[0]
-    assert "must be a server when a cluster has several machines" in first.problems["MLflow"]
+    assert "A cluster of several machines needs an MLflow server" in first.problems["MLflow"]
     assert second.problems == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setattr(doctor, "ask_mlflow", lambda uri: Answer(is_up=True))

@@ -93,7 +93,7 @@ def test_aws_file_opens_no_port() -> None:
         ({"max_workers": "four"}, "max_workers"),
     ],
 )
-def test_what_ray_would_refuse_is_told_before_anything_runs(
+def test_what_ray_would_refuse_is_reported_before_anything_runs(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.yaml"
@@ -104,11 +104,11 @@ def test_what_ray_would_refuse_is_told_before_anything_runs(
     assert str(path) in str(refused.value)
 
 
-def test_missing_and_broken_files_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="which is not there. Stand in the checkout"):
+def test_missing_and_broken_files_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none.yaml does not exist. Run this in the checkout"):
         cluster.read_cluster(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="must be a YAML file"):
+    with pytest.raises(UserError, match="broken.yaml cannot be read as YAML"):
         cluster.read_cluster(tmp_path / "broken.yaml")
 
 
@@ -125,13 +125,13 @@ def test_example_values_are_refused_and_so_are_missing_files(
     private = user_home / ".orchestrator.env"
     private.touch(mode=0o644)
     private.chmod(0o644)
-    with pytest.raises(UserError, match=r"mode 644. Mend it: chmod 600"):
+    with pytest.raises(UserError, match=r"mode 644. Fix it: chmod 600"):
         cluster.check_ready(document, path.name)
     private.chmod(0o600)
     cluster.check_ready(document, path.name)
     assert stat.S_IMODE((user_home / ".ray" / "auth_token").stat().st_mode) == 0o600
     monkeypatch.chdir(user_home)
-    with pytest.raises(UserError, match="Stand in the checkout"):
+    with pytest.raises(UserError, match="Run this in the checkout"):
         cluster.check_ready(document, path.name)
 
 
@@ -170,10 +170,10 @@ def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "notes"
 
 
-def test_ray_is_run_with_its_token_and_its_failure_is_told(fake_ray: Path) -> None:
+def test_ray_is_run_with_its_token_and_its_failure_is_reported(fake_ray: Path) -> None:
     cluster.run_ray(cluster.render_up(Path("cluster.yaml"), yes=True))
     assert fake_ray.read_text() == "token up cluster.yaml --yes\n"
-    with pytest.raises(OrchestratorError, match="`ray down cluster.yaml` must end with 0, but got 1"):
+    with pytest.raises(OrchestratorError, match="`ray down cluster.yaml` failed with exit code 1"):
         cluster.run_ray(cluster.render_down(Path("cluster.yaml")))
 
 

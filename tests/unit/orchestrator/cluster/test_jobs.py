@@ -190,7 +190,7 @@ def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(
     assert (code, out) == (0, "ray exec cluster/on-prem.yaml 'bash ~/spml/cluster/node.sh ray status'\n")
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "cluster", "up")
-    assert (code, "Stand in the checkout" in err) == (2, True)
+    assert (code, "Run this in the checkout" in err) == (2, True)
 
 
 def test_jobs_of_a_cluster_that_is_gone_are_listed_as_unreachable(

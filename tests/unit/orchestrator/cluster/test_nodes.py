@@ -29,11 +29,11 @@ SERVER, SQLITE, BUCKET, FOLDER = (
     [
         (SQLITE, FOLDER, ONE, [], False, None),
         (SQLITE, BUCKET, TWO, [], False, "MLFLOW_TRACKING_URI=http://HOST:5000"),
-        (SQLITE, BUCKET, GROWING, [], False, "must be a server"),
+        (SQLITE, BUCKET, GROWING, [], False, "needs an MLflow server"),
         (SERVER, BUCKET, TWO, [], False, None),
-        (SERVER, FOLDER, TWO, ["b"], False, "which b cannot see. Name one that all see: --storage s3://"),
-        (SERVER, FOLDER, TWO, [], False, None),  # they see it: it is mounted
-        (SERVER, FOLDER, GROWING, [], False, "nodes that are still to start"),
+        (SERVER, FOLDER, TWO, ["b"], False, "every node must share. Use --storage s3://"),
+        (SERVER, FOLDER, TWO, [], False, None),  # no node is blind, so all mount it
+        (SERVER, FOLDER, GROWING, [], False, "Nodes that start later will not see"),
         (SERVER, FOLDER, GROWING, [], True, None),
         (SERVER, BUCKET, GROWING, [], False, None),
     ],
@@ -128,14 +128,14 @@ def test_probe_names_what_it_cannot_see_write_or_reach(tmp_path: Path) -> None:
         model=["torchvision/resnet18", "none.safetensors"],
     )
     assert set(problems) == {"data: voc", "storage", "MLflow", "weights"}
-    assert "there is no folder" in problems["storage"]
+    assert "does not exist" in problems["storage"]
     assert "none.safetensors" in problems["weights"]
     assert "secret" not in str(problems)
 
 
 def test_marker_that_is_not_there_means_another_folder(tmp_path: Path) -> None:
     marker = tmp_path / ".seen"
-    assert "is not seen here" in probe(marker=str(marker))["storage"]
+    assert "is not the folder that the driver writes to" in probe(marker=str(marker))["storage"]
     marker.touch()
     assert probe(marker=str(marker)) == {}
 
@@ -158,7 +158,7 @@ def test_sweep_of_several_machines_is_refused_without_a_server_or_with_a_folder_
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
         nodes.require_shared(plan)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    with pytest.raises(UserError, match="which b cannot see"):
+    with pytest.raises(UserError, match="b cannot write to the checkpoint storage"):
         nodes.require_shared(plan)
     asked.clear()
     nodes.require_shared(replace(plan, storage="s3://bucket/checkpoints"))
