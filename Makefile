@@ -35,14 +35,14 @@ format: $(INSTALLED)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## measure what the claims rest on (an hour and more)
-	$(BIN)/python -m benchmarks.cost.overhead
-	$(BIN)/python -m benchmarks.cost.scale
-	$(BIN)/python -m benchmarks.digits.runs
-	$(BIN)/python -m benchmarks.pipeline.input_pipeline
-	$(BIN)/python -m benchmarks.cost.metrics
+	$(BIN)/python -m benchmarks.cost overhead
+	$(BIN)/python -m benchmarks.cost scale
+	$(BIN)/python -m benchmarks.digits
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.cost metrics
 
 faults: $(INSTALLED)  ## every kind of death on a cluster, and drivers killed twice, many times over (an hour and more)
-	$(BIN)/python -m benchmarks.faults.faults
+	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.faults.driver_kills
 	NUM_SWEEPS=20 $(BIN)/python -m pytest -q tests/integration/test_train_trials.py -k placement_group
 

@@ -1,6 +1,6 @@
 """What the metrics of a test split cost, ours beside scikit-learn's.
 
-    python -m benchmarks.cost.metrics [--repeats 7]
+    python -m benchmarks.cost metrics [--repeats 7]
 
 Rows: average precision of every class; mAP with the metrics at a threshold, on one set of labels; and the whole job of
 an evaluation, which only ours has: logits in batches of 32, all metrics on true and on observed labels. scikit-learn

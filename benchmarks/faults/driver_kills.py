@@ -1,13 +1,12 @@
-"""Kill the driver of a sweep with -9, twice in one sweep at random moments, twenty times over; check that nothing is
-lost or doubled.
+"""Kills the driver of a sweep with -9 at random moments, twice per sweep, and checks that nothing is lost or doubled.
 
     python -m benchmarks.faults.driver_kills [--rounds 20] [--seed 0]
 
-Each round is a sweep of trivial runs (TPE, ASHA, checkpoints) with the writer to MLflow on. The driver is killed a
-random time after a random number of lines in its journal, or while Ray still starts; it is resumed, killed again, and
-resumed to its end. Then every trial must have ended once, every epoch of it be there once and without a gap, in the
-journal and in MLflow with the same values; what was in the journal at a kill must be there still; and no process be
-left. The figures go to ``results/driver_kills.md``.
+Each round is a sweep of trivial runs (TPE, ASHA, checkpoints) that also logs to MLflow. The driver is killed a random
+time after a random number of lines in its journal, or while Ray is still starting; it is resumed, killed again, and
+resumed to the end. Then every trial must have ended once. Each of its epochs must be in the journal and in MLflow once,
+with the same values. What was in the journal at a kill must still be there, and no process may be left.
+The figures go to ``results/driver_kills.md``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 ID = "trivial-00000001"
 TRIALS, EPOCHS, EPOCH_S = 8, 6, 0.3
-# An undisturbed sweep has about 50 lines.
+# The journal of an undisturbed sweep has about 50 lines.
 MAX_LINES = 25
 MAX_DELAY_S = 0.5
 MAX_START_S = 10.0
@@ -56,11 +55,12 @@ class Round:
     """What one round did.
 
     Attributes:
-        killed_at: Lines in the journal at each kill.
+        killed_at: The number of lines in the journal at each kill.
+        seconds: How long the round took.
         epochs: Epochs in the journal at the end.
-        lost, doubled: Epochs that journal or MLflow lacks, or has more than once.
+        lost, doubled: Epochs that the journal or MLflow lacks, or has more than once.
         orphans: Processes left running.
-        faults: All that is wrong, in words.
+        faults: All that is wrong, one sentence each.
     """
 
     killed_at: tuple[int, ...]
@@ -73,7 +73,7 @@ class Round:
 
 
 def run_round(draws: random.Random) -> Round:
-    """Run one sweep under two kills in a home of its own, and check it."""
+    """Run one sweep in a home of its own, kill its driver twice, and check the result."""
     started = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="faults-"))
     os.environ[HOME_VARIABLE] = str(home)
@@ -109,7 +109,7 @@ def count_logged_epochs() -> Counter[tuple[int, int]]:
 
 
 def check_kept(kills: list[list[Event]], events: list[Event]) -> list[str]:
-    """Return what was in the journal at a kill and is not there any more."""
+    """Return the events that were in the journal at a kill and are no longer there."""
     return [f"{event} is gone" for events_then in kills for event in events_then if event not in events]
 
 
@@ -153,12 +153,12 @@ def check_mlflow(state: SweepState) -> list[str]:
 
 
 def check_processes() -> list[str]:
-    """Return the processes of the sweep that are still there."""
+    """Return the processes of the sweep that are still running."""
     return [f"process {process.pid} is left" for process in find_processes(sweep_dir(ID))]
 
 
 def main() -> int:
-    """Run the rounds, print a line each, and return 1 if any had a fault."""
+    """Run the rounds, print a line for each, and return 1 if any had a fault."""
     parser = argparse.ArgumentParser(description="Kill a sweep's driver twice at random moments, many times over.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -198,8 +198,8 @@ def render_report(rounds: list[Round], seed: int) -> str:
         "",
         f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python "
         f"{platform.python_version()}; "
-        f"{TRIALS} trials of {EPOCHS} epochs, two at a time; two kills a sweep at random moments (seed {seed}); "
-        f"{statistics.median(done.seconds for done in rounds):.0f} s a sweep, the median.",
+        f"{TRIALS} trials of {EPOCHS} epochs, two at a time; two kills per sweep at random moments (seed {seed}); "
+        f"median {statistics.median(done.seconds for done in rounds):.0f} s per sweep.",
         "",
         "| | |",
         "|---|---|",
@@ -215,7 +215,7 @@ def _trial_runs(client: MlflowClient) -> list[Run]:
 
 
 def _kill_one(home: Path, draws: random.Random) -> list[Event]:
-    """Start or resume a driver, kill it and return what the journal then had."""
+    """Start or resume a driver, kill it, and return the events in the journal at that moment."""
     before = _count_lines()
     driver = _start_driver(home)
     num_lines = draws.randint(0, MAX_LINES)

@@ -1,36 +1,24 @@
-"""Every kind of death on a real Ray cluster of several raylets, one after another: what was lost, and the time it cost.
+"""The faults themselves: each kills, fills or cuts something on a real Ray cluster, and waits until the sweep recovers.
 
-    python -m benchmarks.faults.faults [--rounds 3]
-
-Two sweeps run at once, one of a one-worker trial and one of a trial over two nodes, with different code, while actors,
-workers, nodes and drivers are killed under them, storage fills up and a checkpoint is cut short. After them trials hang
-and run out of memory, MLflow's server and its database go away under a sweep, and at last the head is lost, and a new
-cluster goes on from the backup, which had been out of reach for the last epochs. Lost is an epoch that was in the
-journal at a fault and is not there, once, in the end; every attempt must go on from the newest checkpoint, and what was
-trained once more because that one was of no use is counted. The time is that from the fault to the next epoch of what
-it hit. The figures go to ``results/faults.md``.
+Two sweeps with different code run at once, one of a one-worker trial and one of a trial over two nodes, while actors,
+workers, nodes and drivers are killed under them, storage fills up and a checkpoint is cut short. After that, trials
+hang and run out of memory, and MLflow's server and its database go away under a sweep. At last the head is lost, and a
+new cluster goes on from the backup, which was out of reach for the last epochs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import shutil
-import statistics
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.faults.cluster import FaultCluster
+from benchmarks.faults.report import NUM_UNCOPIED, Cost
 from benchmarks.faults.sweep import FaultSweep
 from orchestrator.home import HOME_VARIABLE
 from orchestrator.sweep_folder.records import Cause, TrialState
@@ -38,41 +26,20 @@ from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.mlflow_service import MlflowService
 from training.metric_names import VAL_MAP
 
-RESULTS = Path(__file__).parents[1] / "results" / "faults.md"
 _MANY_EPOCHS = 400
-_LONGER_EPOCHS = (
-    1200  # ten minutes, for what the most faults hit one after another; what is left of them is over in no time
-)
+# Ten minutes of training, because most faults hit this sweep. What is left at the end is trained without a pause.
+_LONGER_EPOCHS = 1200
 _OFFSET = 100.0
 _AWAY_S = 60.0
 _TIME_LIMIT_S = 20.0
-_NUM_UNCOPIED = 3
 _WIDE_TIME_LIMIT_S = 40.0  # two workers take some seconds to start
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one fault cost.
-
-    Attributes:
-        seconds: From the fault to the next epoch of what it hit.
-        lost: Epochs.
-        run_again: Epochs that were known, and trained once more.
-        uncopied: Epochs that are missing because no backup had them when the head was lost.
-    """
-
-    fault: str
-    seconds: float
-    lost: int
-    run_again: int = 0
-    uncopied: int = 0
-
-
 class Faults:
-    """One cluster and its sweeps; every method that is a fault returns when what it hit reports again.
+    """One cluster and its sweeps; a method that causes a fault returns once what it hit reports again.
 
     Args:
-        folder: A home of its own is made there.
+        folder: Becomes the home of the sweeps.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,8 +49,8 @@ class Faults:
         self.costs: list[Cost] = []
         self.sweeps: list[FaultSweep] = []
         self.cluster = FaultCluster()
-        # Every worker takes a whole node of two CPUs: smaller ones, handed out anew on all that is free, could leave no
-        # two nodes whole.
+        # Every worker takes a whole node of two CPUs. Smaller ones, placed again after each fault, could end up on all
+        # three nodes and leave no two of them free for the trial over two nodes.
         self.wide = self._make_sweep("wide-00000001", trials=1, epochs=_MANY_EPOCHS, workers=2, cpus=2)
         self.narrow = self._make_sweep(
             "narrow-00000001", trials=1, epochs=_LONGER_EPOCHS, cpus=2, runs={"offset": _OFFSET}
@@ -97,31 +64,31 @@ class Faults:
         self.narrow.wait_for_progress()
 
     def kill_trial_actor(self) -> None:
-        """A one-worker trial's actor, with -9."""
+        """Kill the actor of a one-worker trial with -9."""
         self._cost("trial actor killed with -9", self.narrow, self._one_of("trial_narrow", self.narrow).kill)
 
     def kill_train_worker(self) -> None:
-        """A Ray Train worker, with -9."""
+        """Kill a Ray Train worker with -9."""
         self._cost("Ray Train worker killed with -9", self.wide, self._one_of("RayTrainWorker", self.wide).kill)
 
     def kill_overseer(self) -> None:
-        """The actor that watches over the workers of a trial, with -9."""
+        """Kill the actor that supervises the workers of a trial with -9."""
         self._cost(
             "actor above Ray Train workers killed with -9", self.wide, self._one_of("train_trial", self.wide).kill
         )
 
     def kill_node_of_trials(self) -> None:
-        """A raylet with a one-worker trial on it."""
+        """Kill a raylet that a one-worker trial runs on."""
         node = self.cluster.node_of(self._one_of("trial_narrow", self.narrow))
         self._cost("raylet killed with a trial on it", self.narrow, lambda: self._replace(node))
 
     def kill_node_of_wide_trial(self) -> None:
-        """One of the two nodes of a trial."""
+        """Kill one of the two nodes of a trial."""
         node = self.cluster.node_of(self._one_of("RayTrainWorker", self.wide))
         self._cost("a node of a two-node trial killed", self.wide, lambda: self._replace(node))
 
     def kill_driver(self, times: int) -> None:
-        """The driver, with -9, so many times, and resume it; the time is that of the last."""
+        """Kill the driver with -9 several times, and resume each time; only the last time is measured."""
 
         def kill() -> None:
             self.narrow.kill_driver()
@@ -133,12 +100,12 @@ class Faults:
         self._cost(f"driver killed with -9 {'once' if times == 1 else 'twice'}, and resumed", self.narrow, kill)
 
     def fill_storage(self) -> None:
-        """No space on the checkpoint path: the sweep stops, says so, and goes on when there is."""
+        """Fill the checkpoint storage: the sweep must stop, say so, and go on once there is space again."""
 
         def fill() -> None:
             self.narrow.full_file.touch()
             code = self.narrow.wait_for_driver()
-            assert code != 0, "a sweep on a full disk must not pass for finished"
+            assert code != 0, "a sweep on a full disk must not count as finished"
             assert "storage must take the checkpoints" in self.narrow.log, self.narrow.log[-2000:]
             self.narrow.full_file.unlink()
             self.narrow.start()
@@ -146,7 +113,7 @@ class Faults:
         self._cost("no space on the checkpoint path (ENOSPC), and resumed", self.narrow, fill)
 
     def cut_checkpoint(self) -> None:
-        """The newest checkpoint of a killed sweep is cut short: the one before is used, and it is said."""
+        """Cut the newest checkpoint of a killed sweep short: the one before must be used, with a message."""
 
         def cut() -> None:
             self.narrow.kill_driver()
@@ -157,20 +124,20 @@ class Faults:
         assert "trial 0 goes on from epoch" in self.narrow.log, self.narrow.log[-2000:]
 
     def finish(self) -> list[str]:
-        """Let both sweeps come to their ends, and return what is wrong."""
+        """Let both sweeps finish, and return what is wrong."""
         faults = [f"{sweep.id}: exit code {code}" for sweep in (self.wide, self.narrow) if (code := sweep.finish())]
         faults += self.wide.check() + self.narrow.check()
         for sweep, offset in ((self.wide, 0.0), (self.narrow, _OFFSET)):
-            # All runs of a sweep have the same scores, by its own code.
+            # Each sweep's code gives scores in a range of its own, so a score shows whose code computed it.
             wrong = [event for event in sweep.reports() if not offset + 60 < event["metrics"][VAL_MAP] <= offset + 80]
-            faults += [f"{sweep.id}: {len(wrong)} epochs are of the other sweep's code"] * bool(wrong)
+            faults += [f"{sweep.id}: {len(wrong)} epochs were computed by the other sweep's code"] * bool(wrong)
         lost = self.wide.count_lost() + self.narrow.count_lost()
         run_again = self.wide.count_run_again() + self.narrow.count_run_again()
         self._note(Cost("all of the above on two sweeps at once, each by its own code", 0.0, lost, run_again))
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def hang_and_run_out_of_memory(self) -> list[str]:
-        """A trial that hangs is ended, one that is out of memory tried once more, and the others are none the worse."""
+        """Let trials hang and run out of memory: the first is stopped, the second tried again, the others unharmed."""
         return self._hang_and_run_out_of_memory() + self._hang_over_two_nodes()
 
     def _hang_and_run_out_of_memory(self) -> list[str]:
@@ -197,9 +164,7 @@ class Faults:
         return faults
 
     def _hang_over_two_nodes(self) -> list[str]:
-        """The same of a trial of two workers; three nodes have no room for the next one before its workers' nodes are
-        given back.
-        """
+        """Let a trial of two workers hang; on three nodes the next one only fits once both nodes are free again."""
         sweep = self._make_sweep(
             "stuck-00000001",
             trials=2,
@@ -228,12 +193,9 @@ class Faults:
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def lose_mlflow(self) -> list[str]:
-        """MLflow's server is killed and comes back, and then its PostgreSQL is restarted: what was reported meanwhile
-        is written after.
-        """
+        """Kill MLflow's server and restart its PostgreSQL: what is reported meanwhile must be written afterwards."""
         sweep = self._make_sweep("logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
-        # Not under this folder: started by root, PostgreSQL runs as somebody else, who must be able to enter all of its
-        # path.
+        # Not in this folder: if root starts PostgreSQL, it runs as another user, who cannot enter root's folders.
         with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:
             service = MlflowService(Path(folder))
             try:
@@ -263,17 +225,16 @@ class Faults:
             began = time.monotonic()
             act()
             known = len(sweep.known)
-            sweep.wait_for(lambda aim=known: sweep.count_logged().total() > aim, "epoch of afterwards in MLflow")  # type: ignore[misc]
+            sweep.wait_for(lambda aim=known: sweep.count_logged().total() > aim, "later epoch in MLflow")  # type: ignore[misc]
             self._note(Cost(fault, time.monotonic() - began, sweep.count_lost(), sweep.count_run_again()))
         faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
         return faults + sweep.check() + sweep.check_logged()
 
     def lose_head(self) -> list[str]:
-        """The driver and the head with everything on it are killed with -9: a new cluster, with an empty home, goes on
-        from the backup.
+        """Kill the driver and the head with -9; a new cluster with an empty home must go on from the backup.
 
-        The backup is out of reach for the last epochs. Of these the last is reported again, and those before it are
-        missing. What comes after finds another home in the environment.
+        The backup is out of reach for the last epochs: the last of them is reported again, those before are missing.
+        Changes the home in the environment, so cause this fault last.
         """
         self._end_sweeps()
         backup, segments = self.folder / "backup", self.folder / "segments"
@@ -297,18 +258,18 @@ class Faults:
         for _ in range(4):
             sweep.wait_for_progress()
         _point(backup, Path(os.devnull))
-        for _ in range(_NUM_UNCOPIED):
+        for _ in range(NUM_UNCOPIED):
             sweep.wait_for_progress()
         self._cost("head lost: a new cluster, and resumed from the backup", sweep, lose)
         faults = [f"{sweep.id}: exit code {code}"] if (code := sweep.finish()) else []
-        if sweep.count_uncopied() < (_NUM_UNCOPIED - 1) * sweep.trials:
+        if sweep.count_uncopied() < (NUM_UNCOPIED - 1) * sweep.trials:
             faults.append(
-                f"{sweep.id}: all but the last of {_NUM_UNCOPIED} epochs must be missing, but {sweep.starts()}"
+                f"{sweep.id}: all but the last of {NUM_UNCOPIED} epochs must be missing, but {sweep.starts()}"
             )
         return faults + sweep.check()
 
     def close(self) -> list[str]:
-        """End everything, and return what had to be killed."""
+        """Stop everything, and return what had to be killed."""
         self._end_sweeps()
         return [f"process {title} is left" for title in self.cluster.shutdown()]
 
@@ -334,7 +295,7 @@ class Faults:
         print(cost, flush=True)
 
     def _one_of(self, word: str, sweep: FaultSweep) -> psutil.Process:
-        # A node that died before may have hit this one too, and what is left of that must not be hit again.
+        # The fault before may have hit this sweep too: wait until it has recovered, so as not to kill a leftover.
         sweep.wait_for_progress()
         found = self.cluster.find(word)
         assert found, f"no process is called {word}"
@@ -346,99 +307,7 @@ class Faults:
 
 
 def _point(link: Path, target: Path) -> None:
-    """Have a link lead elsewhere, from one moment to the next."""
+    """Make a link point elsewhere, atomically."""
     draft = link.with_name(f"{link.name}.draft")
     draft.symlink_to(target)
     draft.replace(link)
-
-
-def run_round(folder: Path) -> tuple[list[Cost], list[str]]:
-    """Run every fault once, and return the costs and what is wrong, whatever goes wrong."""
-    try:
-        faults = Faults(folder)
-    except Exception as error:
-        return [], [_describe(error)]
-    wrong: list[str] = []
-    try:
-        faults.begin()
-        faults.kill_trial_actor()
-        faults.kill_train_worker()
-        faults.kill_overseer()
-        faults.kill_node_of_trials()
-        faults.kill_driver(1)
-        faults.kill_node_of_wide_trial()
-        faults.kill_driver(2)
-        faults.fill_storage()
-        faults.cut_checkpoint()
-        wrong += faults.finish()
-        wrong += faults.hang_and_run_out_of_memory()
-        wrong += faults.lose_mlflow()
-        wrong += faults.lose_head()
-    except Exception as error:
-        wrong.append(_describe(error))
-    try:
-        wrong += faults.close()
-    except Exception as error:
-        wrong.append(_describe(error))
-    return faults.costs, wrong
-
-
-def _describe(error: Exception) -> str:
-    """Return one line for the report; where it came from goes to the terminal."""
-    traceback.print_exception(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def render_report(rounds: list[list[Cost]], wrong: list[str]) -> str:
-    """Return the figures as Markdown."""
-    names = list(dict.fromkeys(cost.fault for costs in rounds for cost in costs))
-    lines = [
-        "# Faults on a cluster",
-        "",
-        f"{date.today()}; {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python "
-        f"{platform.python_version()}; a head "
-        "and three raylets of two CPUs each on this machine, token authentication on. Time: from the fault to the next "
-        "epoch of every "
-        "trial that it hit; an epoch takes 0.5 s. Run again: known epochs that were trained once more. Uncopied: "
-        "epochs that are missing "
-        f"because the backup was out of reach for the last {_NUM_UNCOPIED} of each trial and more; the last of them is "
-        f"reported again.",
-        "",
-        "| fault | times | epochs lost | run again | uncopied | median s | longest s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in names:
-        found = [cost for costs in rounds for cost in costs if cost.fault == name]
-        seconds = [cost.seconds for cost in found]
-        timed = f"{statistics.median(seconds):.1f} | {max(seconds):.1f}" if any(seconds) else "- | -"
-        counts = [
-            sum(numbers)
-            for numbers in zip(*((cost.lost, cost.run_again, cost.uncopied) for cost in found), strict=True)
-        ]
-        lines.append(f"| {name} | {len(found)} | " + " | ".join(map(str, counts)) + f" | {timed} |")
-    return "\n".join([*lines, *(["", *(f"- {fault}" for fault in wrong)] if wrong else [])]) + "\n"
-
-
-def main() -> int:
-    """Run the rounds, print the costs, and return 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description="Every kind of death on a Ray cluster of several raylets.")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    rounds: list[list[Cost]] = []
-    wrong: list[str] = []
-    for number in range(1, arguments.rounds + 1):
-        folder = Path(tempfile.mkdtemp(prefix="faults-"))
-        costs, found = run_round(folder)
-        rounds.append(costs)
-        wrong += [f"round {number}: {fault}" for fault in found]
-        print("\n".join(found), flush=True)
-        if not found:
-            shutil.rmtree(folder)
-    report = render_report(rounds, wrong)
-    print(report)
-    RESULTS.write_text(report, encoding="utf-8")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

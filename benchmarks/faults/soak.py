@@ -1,11 +1,11 @@
-"""Two sweeps on three nodes, and a death every 10 s from a seeded schedule, until all trials have finished.
+"""Runs two sweeps on three nodes and kills something every 10 s, by a seeded schedule, until all trials have finished.
 
     python -m benchmarks.faults.soak [--trials 46] [--wide-trials 4] [--minutes 30] [--seed 0]
 
-Trials of one worker and trials of two workers on two nodes each; actors, workers, nodes, drivers and the head with
-everything on it are killed with -9, at least one of each kind. The clock of the schedule stops while a killed driver,
-head or two-node trial does not yet report again. In the end every trial must have finished, every epoch be in MLflow
-once, no placement group and no process be left. The figures go to ``results/soak.md``.
+One sweep has trials of one worker, the other trials of two workers on two nodes. Actors, workers, nodes, drivers and
+the head with everything on it are killed with -9, each kind at least once. The clock of the schedule stops until a
+killed driver, head or two-node trial reports again. At the end every trial must have finished, every epoch must be in
+MLflow once, and no placement group and no process may be left. The figures go to ``results/soak.md``.
 """
 
 from __future__ import annotations
@@ -38,11 +38,16 @@ _STEP_S = 0.2
 
 @dataclass
 class Soak:
-    """One soak.
+    """One soak test.
 
     Attributes:
-        deaths: Kind -> how often.
-        waited_s: How long the clock of the schedule stood still.
+        cluster: Where both sweeps run.
+        narrow: The sweep of one-worker trials.
+        wide: The sweep of two-worker trials.
+        draws: Chooses what to kill.
+        deadline: When to give up, by the monotonic clock.
+        deaths: How often each kind was killed.
+        waited_s: How long the clock of the schedule was stopped.
     """
 
     cluster: FaultCluster
@@ -55,13 +60,12 @@ class Soak:
     _before: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Start both sweeps, and kill until both are over."""
+        """Start both sweeps, and go on killing until both are over."""
         self.wide.start()
         self.wide.wait_for(lambda: bool(self.wide.reports()), "first epoch")
         self.narrow.start()
         kinds = self._kinds()
-        # One of each first, so that none is left out when the trials end early; those that stop most come where most
-        # still runs.
+        # One of each kind first, so that none is left out if the trials end early.
         schedule = list(kinds)
         self.draws.shuffle(schedule)
         while self._sleep(PERIOD_S):
@@ -71,14 +75,14 @@ class Soak:
             self._remember()
             began = time.monotonic()
             if not kinds[kind]():
-                # There was nothing to kill: it stays due, after the others.
+                # There was nothing of this kind to kill: try again after the others.
                 schedule.append(schedule.pop(schedule.index(kind)))
                 continue
             self.deaths[kind] += 1
             print(f"{self._left()} epochs reported, {kind}: {time.monotonic() - began:.1f} s", flush=True)
 
     def check(self) -> list[str]:
-        """Return what is wrong in the end."""
+        """Return what is wrong at the end."""
         faults = []
         for sweep in (self.narrow, self.wide):
             assert sweep.driver is not None
@@ -137,15 +141,15 @@ class Soak:
         for sweep in running:
             sweep.kill_driver()
         self.cluster.restart()
-        # The trial of two nodes first, as at the beginning: on an empty cluster two trials of one worker would take two
-        # nodes between them, and it would wait for whole ones until their sweep is over.
+        # The two-node trial first, as at the beginning: on an empty cluster, two one-worker trials could take a node
+        # each, and the two-node trial would wait until their sweep is over.
         for sweep in running:
             sweep.start()
             self._wait_for(sweep)
         return True
 
     def _wait_for(self, sweep: FaultSweep | None) -> None:
-        """Wait until what was hit of a sweep reports again, or the sweep is over."""
+        """Wait until everything that was hit of a sweep reports again, or the sweep is over."""
         if sweep is None:
             return
         began = time.monotonic()
@@ -154,7 +158,7 @@ class Soak:
         self.waited_s += time.monotonic() - began
 
     def _sleep(self, seconds: float) -> bool:
-        """Sleep, and return whether anything still runs and there is time."""
+        """Sleep, and return whether a sweep still runs and there is time left."""
         until = time.monotonic() + seconds
         while (going := _runs(self.narrow) or _runs(self.wide)) and time.monotonic() < until:
             time.sleep(_STEP_S)
@@ -172,11 +176,11 @@ class Soak:
 def run_soak(
     folder: Path, *, trials: int, wide_trials: int, epochs: int, wide_epochs: int, minutes: float, seed: int
 ) -> tuple[Soak, list[str]]:
-    """Run one soak in a home of its own; return it and what is wrong."""
+    """Run one soak test in a home of its own; return it and what is wrong."""
     os.environ[HOME_VARIABLE] = str(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     cluster = FaultCluster()
-    # Two CPUs are a node: a trial of two workers is on two nodes, and the third one has room for two trials of one.
+    # A node has two CPUs: a two-worker trial fills two nodes, and the third has room for two one-worker trials.
     wide = FaultSweep(
         cluster,
         folder,
@@ -213,11 +217,11 @@ def render_report(soak: Soak, faults: list[str], seconds: float, seed: int) -> s
         "attempts": sum(record.attempts for record in records),
         "epochs reported": len(soak.narrow.reports()) + len(soak.wide.reports()),
         "epochs lost or doubled in the journals": soak.narrow.count_lost() + soak.wide.count_lost(),
-        "epochs run again although known": soak.narrow.count_run_again() + soak.wide.count_run_again(),
+        "epochs in the journal that were run again": soak.narrow.count_run_again() + soak.wide.count_run_again(),
         "deaths": sum(soak.deaths.values()),
         **{f"... {kind}": count for kind, count in sorted(soak.deaths.items())},
         "minutes": f"{seconds / 60:.1f}",
-        "... of them the schedule's clock stood still": f"{soak.waited_s / 60:.1f}",
+        "... of them with the schedule's clock stopped": f"{soak.waited_s / 60:.1f}",
         "faults": len(faults),
     }
     epochs = f"{soak.narrow.epochs} of a one-worker trial and {soak.wide.epochs} of a two-worker trial"
@@ -238,7 +242,7 @@ def render_report(soak: Soak, faults: list[str], seconds: float, seed: int) -> s
 
 def main() -> int:
     """Run the soak, print its report, and return 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description="Sweeps under a death every 10 s.")
+    parser = argparse.ArgumentParser(description="Run two sweeps and kill something every 10 s.")
     parser.add_argument("--trials", type=int, default=46)
     parser.add_argument("--wide-trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=EPOCHS)

@@ -1,6 +1,4 @@
-"""A sweep of trivial runs on a cluster, whose driver is a process that can be killed, and what must be true of it in
-the end.
-"""
+"""Runs a sweep of trivial runs whose driver can be killed, and checks what must be true of it at the end."""
 
 from __future__ import annotations
 
@@ -31,12 +29,13 @@ _STEP_S = 0.1
 
 @dataclass(frozen=True)
 class Start:
-    """Where an attempt that reported something went on from.
+    """Where an attempt started, if it reported anything.
 
     Attributes:
+        trial, attempt: Their numbers.
         journalled: The trial's last epoch in the journal before the attempt.
-        known: Its last one that any journal had: a lost home may have had more of them than its backup.
-        epoch: That of the attempt's checkpoint; 0 is the beginning.
+        known: Its last epoch in any journal: a lost home may have had more epochs than its backup.
+        epoch: The epoch of the checkpoint that the attempt loaded; 0 if it started from the beginning.
     """
 
     trial: int
@@ -51,8 +50,8 @@ class Loss:
     """A home that was lost.
 
     Attributes:
-        num_events: So many of its journal the backup had.
-        known: Trial -> the last epoch that was in its journal.
+        num_events: How many events of its journal the backup had.
+        known: The last epoch in its journal, by trial.
     """
 
     num_events: int
@@ -64,14 +63,20 @@ class FaultSweep:
     """One sweep.
 
     Attributes:
-        folder: For signs to its runs and the log of its driver.
-        workers: Of each trial, of ``cpus`` each.
+        cluster: Where it runs.
+        folder: For the files that control its runs, and for the log of its driver.
+        id: The sweep's.
+        trials, epochs: How many trials, of how many epochs each.
+        workers: Workers of each trial, with ``cpus`` each.
+        epoch_s: How long an epoch takes.
+        tracking: Whether it logs to MLflow.
         runs: Settings of its :class:`~tests.kit.trivial_run.TrivialRuns`.
-        changes: Of its plan.
-        words: Further ones of its program.
-        known: All epochs that its journal had at any fault.
-        cut: Trial -> how many attempts it had when its newest checkpoint was cut short.
-        loss: Of its first home.
+        changes: Changes to its plan.
+        words: Further arguments of its program.
+        known: All (trial, epoch) that its journal had at any fault.
+        cut: How many attempts a trial had had when its newest checkpoint was cut short, by trial.
+        loss: The loss of its first home.
+        driver: Its latest driver.
     """
 
     cluster: FaultCluster
@@ -93,21 +98,21 @@ class FaultSweep:
 
     @property
     def hurry_file(self) -> Path:
-        """Its runs take no time any more once this file is there."""
+        """The file that makes its runs finish at once."""
         return self.folder / f"{self.id}.hurry"
 
     @property
     def full_file(self) -> Path:
-        """Its checkpoints find no space while this file is there."""
+        """The file that makes its checkpoints fail for lack of space, as long as it exists."""
         return self.folder / f"{self.id}.full"
 
     @property
     def log(self) -> str:
-        """What its drivers wrote on the terminal."""
+        """What its drivers have printed."""
         return (self.folder / f"{self.id}.log").read_text()
 
     def start(self) -> None:
-        """Start a driver, or the next one."""
+        """Start a driver; it resumes the sweep if there is one."""
         runs = {
             "hurry_file": str(self.hurry_file),
             "full_file": str(self.full_file),
@@ -132,37 +137,37 @@ class FaultSweep:
         self.driver.wait()
 
     def end(self) -> None:
-        """Kill the driver if it lives."""
+        """Kill the driver if it is still running."""
         if self.driver is not None and self.driver.poll() is None:
             self.driver.kill()
             self.driver.wait()
 
     def wait_for_driver(self) -> int:
-        """Wait for the driver's end and return its exit code."""
+        """Wait until the driver ends, and return its exit code."""
         assert self.driver is not None
         return self.driver.wait(PATIENCE_S)
 
     def finish(self) -> int:
-        """Let the runs hurry, and wait for the end."""
+        """Let the runs finish at once, wait for the driver, and return its exit code."""
         self.hurry_file.touch()
         return self.wait_for_driver()
 
     def events(self) -> list[Event]:
-        """Return what is in the journal."""
+        """Return the events in the journal."""
         return follow(sweep_dir(self.id) / JOURNAL_FILE)[0]
 
     def reports(self, trial: int | None = None) -> list[Event]:
-        """Return the epochs of one trial or of all."""
+        """Return the reported epochs of one trial, or of all."""
         return [
             event for event in self.events() if event["event"] == "epoch_reported" and trial in (None, event["trial"])
         ]
 
     def remember(self) -> None:
-        """Note what must still be there in the end."""
+        """Note the epochs that must still be there at the end."""
         self.known |= {(event["trial"], event["epoch"]) for event in self.reports()}
 
     def records(self) -> dict[int, TrialRecord]:
-        """Return the journal's records."""
+        """Return the records of all trials."""
         return replay(sweep_dir(self.id) / JOURNAL_FILE).records
 
     def cut_checkpoint(self, trial: int) -> None:
@@ -172,14 +177,14 @@ class FaultSweep:
         self.cut[trial] = self.attempts()[trial]
 
     def note_loss(self) -> None:
-        """Take in that the home was lost with all that is known, and that the one of now has what the backup had."""
+        """Note that the home with all known epochs was lost, and that the current one has what the backup had."""
         known: dict[int, int] = {}
         for trial, epoch in self.known:
             known[trial] = max(epoch, known.get(trial, 0))
         self.loss = Loss(len(self.events()), known)
 
     def wait_for(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until something holds; a driver that ends meanwhile, or patience that does, is an error."""
+        """Wait until something is true; raise an error if the driver fails first, or the time is up."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if self.driver is not None and self.driver.poll() not in (None, 0):
@@ -200,15 +205,15 @@ class FaultSweep:
         )
 
     def wait_for_next_attempts(self, before: Mapping[int, int]) -> None:
-        """Wait until a trial was handed out once more than before, and every one that was has reported since."""
+        """Wait until some trial has been started again, and every trial that was has reported since."""
         self.wait_for(lambda: self.reported_since(before), "epoch of a further attempt")
 
     def attempts(self) -> dict[int, int]:
-        """Return how often each trial was handed out."""
+        """Return how often each trial was started."""
         return {trial: record.attempts for trial, record in self.records().items()}
 
     def reported_since(self, before: Mapping[int, int]) -> bool:
-        """Return whether a trial was handed out once more than before, and every one that was has reported since."""
+        """Return whether some trial has been started again, and every trial that was has reported since."""
         waiting, again = set[int](), set[int]()
         for event in self.events():
             if event["event"] == "trial_started" and event["attempt"] > before.get(event["trial"], 0):
@@ -219,26 +224,24 @@ class FaultSweep:
         return bool(again) and not waiting
 
     def starts(self) -> list[Start]:
-        """Return where every attempt that reported something went on from."""
+        """Return where every attempt started."""
         return find_starts(self.events(), self.loss)
 
     def count_lost(self) -> int:
-        """Return how many epochs that were reported at a fault are not in the journal though they must be, or in it
-        more than once.
-        """
+        """Return how many epochs the journal lacks although it had them at a fault, or has more than once."""
         counts = Counter((event["trial"], event["epoch"]) for event in self.reports())
         return sum(counts[key] != 1 for key in (self.known | set(counts)) - find_uncopied(self.starts()))
 
     def count_run_again(self) -> int:
-        """Return how many epochs were trained once more although they were known: what a checkpoint did not save."""
+        """Return how many known epochs were trained again because no checkpoint had saved them."""
         return sum(max(0, start.known - start.epoch) for start in self.starts())
 
     def count_uncopied(self) -> int:
-        """Return how many epochs are missing because no backup had them when the home was lost."""
+        """Return how many epochs are missing because the backup did not have them when the home was lost."""
         return len(find_uncopied(self.starts()))
 
     def check(self, *, failed: int = 0) -> list[str]:
-        """Return what is wrong with a sweep that is over."""
+        """Return what is wrong with the sweep, once it is over."""
         records, starts = self.records(), self.starts()
         faults, uncopied = [f"{self.id}: {fault}" for fault in check_starts(starts, self.cut)], find_uncopied(starts)
         if lost := self.count_lost():
@@ -275,7 +278,7 @@ class FaultSweep:
 
 
 def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start]:
-    """Return where every attempt that reported something went on from, in the order in which they began to report."""
+    """Return where every attempt started, in the order of their first reports."""
     journalled, known = Counter[int](), Counter[int]()
     at_work: dict[int, Start] = {}
     starts: dict[tuple[int, int], Start] = {}
@@ -288,7 +291,7 @@ def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start
         elif event["event"] == "epoch_reported":
             trial, epoch = event["trial"], event["epoch"]
             start = replace(at_work[trial], epoch=int(event["metrics"][RESUMED_FROM]))
-            # Were there two answers, the earlier epoch is the worse.
+            # All epochs of an attempt should name the same one; if they do not, take the earlier, which is worse.
             starts[trial, start.attempt] = min(
                 starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch
             )
@@ -298,21 +301,22 @@ def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start
 
 
 def find_uncopied(starts: Iterable[Start]) -> set[tuple[int, int]]:
-    """Return (trial, epoch) of what must be missing: no backup had it, and the checkpoint, whose epoch is said again,
-    is further ahead.
+    """Return the (trial, epoch) that must be missing: neither in the backup nor trained again.
+
+    They lie between the last epoch in the backup and that of the checkpoint, which is the first to be reported again.
     """
     return {(start.trial, epoch) for start in starts for epoch in range(start.journalled + 1, start.epoch)}
 
 
 def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
-    """Return which attempts did not go on where their trial was.
+    """Return the attempts that did not start where their trial had stopped.
 
-    That is the last known epoch, or the next, if a death came between a checkpoint and its report; of a trial whose
-    newest checkpoint was cut short, once, also the one before.
+    That is at the last known epoch, or at the next one if the trial was killed between a checkpoint and its report.
+    After its newest checkpoint was cut short, a trial may once start an epoch earlier.
 
     Args:
-        starts: In the order of the journal.
-        cut: Trial -> how many attempts it had when that was done.
+        starts: All starts, in the order of the journal.
+        cut: How many attempts a trial had had when its checkpoint was cut short, by trial.
     """
     faults, unused = [], dict(cut)
     for start in starts:
@@ -322,7 +326,7 @@ def check_starts(starts: Iterable[Start], cut: Mapping[int, int]) -> list[str]:
             del unused[start.trial]
         if not least <= start.epoch <= start.known + 1:
             faults.append(
-                f"attempt {start.attempt} of trial {start.trial} went on from epoch {start.epoch}, where {start.known} "
-                f"was known"
+                f"attempt {start.attempt} of trial {start.trial} started from epoch {start.epoch}, but "
+                f"{start.known} was known"
             )
     return faults

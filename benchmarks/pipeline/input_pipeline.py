@@ -1,6 +1,6 @@
 """What a training image costs the CPU, from its file to the weak and the strong view of a batch at 448 px.
 
-    python -m benchmarks.pipeline.input_pipeline [--images 192] [--repeats 7]
+    python -m benchmarks.pipeline [--images 192] [--repeats 7]
 
 Rows: the straightforward loader that the released code of IGNORE describes; images resized beforehand to 448 px JPEG,
 with torchvision v2 doing the same augmentations on uint8 tensors; the same on PIL images; ours, from either encoding of

@@ -48,7 +48,7 @@ def test_a_checkpoint_that_was_not_used_is_seen_although_the_journal_has_every_e
     sweep = make_sweep(*attempt(1, 0, 1, 2), *attempt(2, began, *range(next_, 6)), trial_ended(0, 9))
     sweep.known = {(0, 1), (0, 2)}
     assert sweep.count_lost() == 0
-    assert f"attempt 2 of trial 0 went on from epoch {began}, where 2 was known" in sweep.check()[0]
+    assert f"attempt 2 of trial 0 started from epoch {began}, but 2 was known" in sweep.check()[0]
     assert sweep.count_run_again() == max(0, 2 - began)
 
 
@@ -92,4 +92,4 @@ def test_of_what_no_backup_had_nothing_else_may_be_missing(monkeypatch: pytest.M
 def test_a_trial_that_began_anew_after_a_loss_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     sweep = lose_home(monkeypatch, tmp_path, attempt(2, 0, 3, 4, 5))
     assert (sweep.count_lost(), sweep.count_run_again()) == (0, 5)
-    assert "went on from epoch 0, where 5 was known" in sweep.check()[0]
+    assert "started from epoch 0, but 5 was known" in sweep.check()[0]

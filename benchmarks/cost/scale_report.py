@@ -1,0 +1,183 @@
+"""Renders the figures of :mod:`benchmarks.cost.scale` as Markdown, compared with their aims."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cost.overhead import NUM_SLOTS
+
+NUM_REPORTS, MANY_REPORTS = 3, 13
+MANY_TRIALS = 10_000
+MAX_TRIAL_MS, MAX_RESULT_MS, MAX_GROWTH_RATIO = 35.0, 5.0, 1.1
+MIN_RESULTS_PER_S, MAX_RESUME_S, MAX_VERB_S = 200.0, 5.0, 1.0
+Figures = dict[str, Any]
+
+
+@dataclass
+class Measured:
+    """All figures of one run.
+
+    Attributes:
+        plain, ours: The sweeps of plain Ray Tune and ours, by number of trials.
+        once, often: Our shortest sweep once more, and with more reports per trial.
+        tpe, journal, resumed: What each costs, by the number of trials before.
+        num_stored: The number of trials that MLflow catches up with.
+        catch_up: How fast it does, by store.
+        num_listed: The number of trials that the verbs read.
+        verbs: Their times, by verb.
+        load: The load average of the machine at the start.
+    """
+
+    plain: dict[int, Figures]
+    ours: dict[int, Figures]
+    once: Figures
+    often: Figures
+    tpe: dict[int, Figures]
+    journal: dict[int, Figures]
+    num_stored: int
+    catch_up: dict[str, Figures]
+    resumed: dict[int, Figures]
+    num_listed: int
+    verbs: dict[str, Figures]
+    load: float
+
+
+def render_report(found: Measured) -> str:
+    """Return the report: the tables, whether each aim is met, and the conclusions."""
+    sections = [
+        _render_driver(found),
+        render_rows(
+            "TPE, by the number of trials before",
+            ["ask_ms", "tell_ms"],
+            {f"{num:,} trials": row for num, row in found.tpe.items()},
+        ),
+        conclude_tpe(found.tpe),
+        render_rows(
+            "Journal",
+            ["results_per_s", "cpu_ms"],
+            {f"with {num:,} trials in it": row for num, row in found.journal.items()},
+            ("results_per_s", lambda rate: _against(rate, MIN_RESULTS_PER_S, least=True)),
+        ),
+        render_rows(
+            f"MLflow's catch-up, {found.num_stored} trials of {NUM_REPORTS} results; CPU of the writer per trial",
+            ["results_per_s", "cpu_ms"],
+            found.catch_up,
+        ),
+        conclude_mlflow(found.once, found.catch_up),
+        render_rows(
+            "Resume (s; only the last column includes Ray's own start)",
+            ["read_s", "read_cpu_s", "first_hand_out_s"],
+            {f"{num:,} trials": row for num, row in found.resumed.items()},
+            ("read_s", lambda seconds: _against(seconds, MAX_RESUME_S)),
+        ),
+        render_rows(
+            f"Verbs on {found.num_listed:,} trials (s)",
+            ["wall_s", "cpu_s"],
+            found.verbs,
+            ("wall_s", lambda seconds: _against(seconds, MAX_VERB_S)),
+        ),
+    ]
+    return f"# Sweeps of thousands of trials\n\n{_describe_machine(found)}\n\n" + "\n".join(sections)
+
+
+def _render_driver(found: Measured) -> str:
+    lines = [
+        f"## Driver: CPU per trial with its {NUM_REPORTS} results",
+        "",
+        "| trials | plain Tune, ms | ours, ms | ours, wall ms | last / first quarter, plain | ours | ours / plain | "
+        "writer, ms per trial |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for num, ours in found.ours.items():
+        plain = found.plain[num]
+        figures = [plain["trial_ms"], ours["trial_ms"], ours["wall_ms"]]
+        ratio = ours["growth"] / plain["growth"]
+        growth = f"{plain['growth']:.2f} | {ours['growth']:.2f} | {ratio:.2f} {_against(ratio, MAX_GROWTH_RATIO)}"
+        writer = f"{ours['writer_cpu_s'] / num * 1000:.0f}"
+        lines.append(f"| {num:,} | " + " | ".join(f"{figure:.1f}" for figure in figures) + f" | {growth} | {writer} |")
+    result_ms = (found.often["trial_ms"] - found.once["trial_ms"]) / (MANY_REPORTS - NUM_REPORTS)
+    trial_ms = found.once["trial_ms"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"A trial with its {NUM_REPORTS} results takes {trial_ms:.1f} ms {_against(trial_ms, MAX_TRIAL_MS)}, and "
+            f"every further result {result_ms:.2f} ms {_against(result_ms, MAX_RESULT_MS)}, measured on "
+            f"{next(iter(found.ours))} trials with {MANY_REPORTS} results.",
+            "",
+        ]
+    )
+
+
+def render_rows(
+    heading: str,
+    names: list[str],
+    rows: Mapping[str, Figures],
+    verdict: tuple[str, Callable[[float], str]] | None = None,
+) -> str:
+    """Return a table of figures as Markdown; one column may carry its verdict."""
+
+    def cell(name: str, value: float) -> str:
+        return f"{value:.3g} {verdict[1](value)}" if verdict is not None and verdict[0] == name else f"{value:.3g}"
+
+    lines = [f"## {heading}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [
+        f"| {label} | " + " | ".join(cell(name, row[name]) for name in names) + " |" for label, row in rows.items()
+    ]
+    return "\n".join([*lines, ""])
+
+
+def conclude_tpe(tpe: Mapping[int, Figures]) -> str:
+    """Return what TPE's look at all trials costs: at the end, and on average until then (trapezoidal rule)."""
+    behind, asks = sorted(tpe), [tpe[num]["ask_ms"] for num in sorted(tpe)]
+    mean = float(np.trapezoid([asks[0], *asks], [0, *behind])) / behind[-1]
+    return (
+        f"TPE looks at the whole history: an ask after {behind[-1]:,} trials takes {asks[-1]:.0f} ms of CPU, and about "
+        f"{mean:.0f} ms on average until then. The history is not capped, because real trials take minutes each. How a "
+        "cap would change the proposals was not measured.\n"
+    )
+
+
+def conclude_mlflow(ours: Figures, catch_up: Mapping[str, Figures]) -> str:
+    """Compare how fast trivial trials report with how fast the stores take their results."""
+    reported = NUM_REPORTS / ours["wall_ms"] * 1000
+    rates = {store: row["results_per_s"] for store, row in catch_up.items()}
+    slower = [store for store, rate in rates.items() if rate < reported]
+    taken = ", ".join(f"{store} takes {rate:.3g}" for store, rate in rates.items())
+    verdict = (
+        f"{' and '.join(slower)} fall{'s' * (len(slower) == 1)} behind such trials"
+        if slower
+        else "both keep up with such trials"
+    )
+    return (
+        f"Trivial trials report {reported:.3g} results/s, {taken}: {verdict}. The sweep does not wait for MLflow: the "
+        "journal on disk is the backlog, and `orchestrator browse` or the next `resume` writes what is missing at the "
+        "end.\n"
+    )
+
+
+def _against(value: float, aim: float, *, least: bool = False) -> str:
+    met = value >= aim if least else value <= aim
+    return f"(at {'least' if least else 'most'} {aim:g}: {'met' if met else 'missed'})"
+
+
+def _describe_machine(found: Measured) -> str:
+    cores = os.cpu_count() or 1
+    text = (
+        f"{cores} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
+        f"{NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start "
+        f"{found.load:.1f}. "
+        "Single runs; CPU is the processor time of the process."
+    )
+    if found.load > cores / 2:
+        text += "\n\n**The machine was busy with other work**: CPU times roughly hold, wall times and rates do not."
+    if (most := max(found.ours)) < MANY_TRIALS:
+        text += f"\n\nThe driver was not measured beyond {most:,} trials."
+    return text
