@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What every node of a cluster does, whoever starts it (cluster.yaml, on-prem.yaml, slurm.sh, the Dockerfile):
+# Sets up a node of a cluster and runs commands on it. Used by cluster.yaml, on-prem.yaml, slurm.sh and the Dockerfile.
 #
-#   node.sh setup          install the hashed lock into .venv beside this folder, and this checkout into it
-#   node.sh COMMAND ...    run a command from that .venv, in the environment that the nodes share: node.sh ray start --head
+#   node.sh setup          install the hashed lock and this checkout into .venv, next to this folder
+#   node.sh COMMAND ...    run a command from that .venv in the environment of the nodes: node.sh ray start --head
 #
-# PYTHON names the interpreter, python3 by default: 3.11 or newer, and the same on all nodes, or Ray refuses to join them.
-# Credentials and addresses come from ~/.orchestrator.env of the node (VARIABLE=value lines, taken to the letter, mode 600), from nowhere else.
+# PYTHON names the interpreter, by default python3. It must be 3.11 or newer and the same on all nodes: Ray joins no others.
+# Credentials and addresses come only from the node's ~/.orchestrator.env (lines VARIABLE=value, used literally; mode 600).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,13 +14,13 @@ venv=$root/.venv
 setup() {
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "Python must be 3.11 or newer, but got $("$python" --version 2>&1). Name another one: PYTHON=python3.12" >&2
+    echo "Python must be 3.11 or newer, but got $("$python" --version 2>&1). Choose another: PYTHON=python3.12" >&2
     exit 2
   }
-  # One that broke off half-way, for want of ensurepip, has a Python without pip.
+  # If an earlier attempt stopped half-way, because ensurepip was missing, .venv has no pip.
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$root/requirements/bootstrap.txt"
-  # Compiled once here, because every worker process would compile for itself.
+  # Compile to bytecode once here; otherwise every worker process would do it again.
   "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --compile-bytecode --require-hashes -r "$root/requirements/run.txt"
   "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable "$root"
 }
@@ -28,22 +28,22 @@ setup() {
 enter() {
   if [ -f ~/.orchestrator.env ]; then
     local line
-    # As kubectl reads it, to the letter: a shell would take a & or a $ in a value for its own.
+    # Read it as kubectl does, literally: a shell would interpret & and $ in a value.
     while IFS= read -r line || [ -n "$line" ]; do
       if [[ $line =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
         export "${line?}"
       elif [ -n "$line" ] && [[ $line != "#"* ]]; then
-        echo "$HOME/.orchestrator.env must have lines VARIABLE=value, but one has no = or no name before it." >&2
+        echo "$HOME/.orchestrator.env must have lines VARIABLE=value, but one has no name or no =." >&2
         exit 2
       fi
     done <~/.orchestrator.env
   fi
   [ ! -f ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
   export PATH="$venv/bin:$PATH"
-  # Ray listens on all interfaces whatever it is told: whoever reaches a node must have the token.
+  # Ray always listens on all interfaces, so everything that connects to a node must show the token.
   export RAY_AUTH_MODE=token
   export RAY_USAGE_STATS_ENABLED=0
-  # Ray kills a cancelled job 3 s after it asked it to stop; a sweep survives that, but with more time it also ends tidily.
+  # By default, Ray kills a cancelled job 3 s after asking it to stop. A sweep survives that, but needs longer to end tidily.
   export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-30}"
   export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"
   ulimit -n "$(ulimit -Hn)"
@@ -52,7 +52,7 @@ enter() {
 case "${1:-}" in
   setup) setup ;;
   "")
-    echo "node.sh must be given setup or a command, but got nothing. For example: node.sh ray status" >&2
+    echo "Name a command. For example: node.sh setup, or node.sh ray status" >&2
     exit 2
     ;;
   *)
