@@ -7,21 +7,17 @@ from pathlib import Path
 
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import Resources
+from training.machine import usable_cpus
 
 
 def count_slots(resources: Resources, request: PlanRequest) -> int:
     """Return how many trials run at a time, at least one, on what the request says there is, else on this machine."""
-    num_cpus = _count_cpus() if request.num_cpus is None else request.num_cpus
+    num_cpus = usable_cpus() if request.num_cpus is None else request.num_cpus
     slots = num_cpus // (resources.workers * resources.cpus_per_worker)
     if resources.gpus_per_worker:
         num_gpus = _count_gpus() if request.num_gpus is None else request.num_gpus
         slots = min(slots, int(num_gpus / (resources.workers * resources.gpus_per_worker)))
     return max(1, slots)
-
-
-def _count_cpus() -> int:
-    # Not os.cpu_count: a container or taskset may allow fewer.
-    return len(os.sched_getaffinity(0))
 
 
 def _count_gpus() -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +31,7 @@ from training.data.transforms import View, ViewDraw, augment, draw_view, to_pixe
 from training.data.views import PixelScale
 from training.distributed import rank, world_size
 from training.errors import ConfigError
+from training.machine import usable_cpus
 from training.seeding import named_generator
 
 EVAL_BATCH = 32
@@ -265,7 +265,7 @@ def _slots(
         The reader and, batch by batch, the slot in which it lies: until the next one is asked for.
     """
     # More workers than cores only wait for each other, and torch warns of them.
-    num_workers = min(num_workers, len(rows), len(os.sched_getaffinity(0)))
+    num_workers = min(num_workers, len(rows), usable_cpus())
     # DataLoader hands out a task only when a batch is asked for: the one in use and those under way never share a slot.
     num_slots = num_workers * _BATCHES_AHEAD + 1
     reader = make(num_slots, max(map(len, rows), default=0))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,6 +20,7 @@ from training.loop.epoch import EpochLoop
 from training.loop.guard import FiniteGuard
 from training.loop.memory import GIB, is_out_of_memory, peak_gib, total_gib
 from training.loop.weight_average import WeightAverage
+from training.machine import limit_memory
 from training.methods.base import Sizes
 from training.methods.registry import build_method
 from training.models.registry import build_model
@@ -159,8 +159,7 @@ def _try_on_cpu(
         result.send((False, started))  # the program alone is too large
         return
     # An attempt far too large is refused its memory here, before the machine is out of it.
-    allowed = round(2 * limit_gib * GIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    limit_memory(round(2 * limit_gib * GIB))
     fits = _steps_fit(TrainConfig.from_flat(flat), num_classes, batch_size, num_examples, device)
     result.send((fits, peak_gib(device)))
 

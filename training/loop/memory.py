@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from training.data.batches import Batch
 from training.errors import StepMemoryError
+from training.machine import peak_memory_bytes, total_memory_bytes
 
 GIB = 2**30
 
@@ -28,16 +27,14 @@ def peak_gib(device: torch.device) -> float:
     """Return what was allocated at most: by torch on a GPU, by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    # Not getrusage's figure: that one begins with what the process that started this one had.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+    return peak_memory_bytes() / GIB
 
 
 def total_gib(device: torch.device) -> float:
     """Return what the device has, or the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / GIB
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return total_memory_bytes() / GIB
 
 
 @contextmanager

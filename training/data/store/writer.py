@@ -31,6 +31,7 @@ from training.data.store.shard_notes import Note, PlannedShard, Row, plan_shards
 from training.data.store.storage import Storage
 from training.data.store.writer_lock import writer_lock
 from training.errors import StoreError
+from training.machine import usable_cpus
 
 SHARD_IMAGES = 512
 _SHARD_BYTES = 64 << 20
@@ -139,7 +140,7 @@ def write_store(
         with writer_lock(job.storage) as beat:
             # Somebody may have finished it while we were on our way to the lock.
             done = _finished(job.storage, job.source_hash)
-            return done or _write(job, workers or len(os.sched_getaffinity(0)), beat, progress)
+            return done or _write(job, workers or usable_cpus(), beat, progress)
     except OSError as error:
         raise StoreError(
             f"Cannot write the store {out_uri} ({error.strerror or error}). {progress.done} of {progress.total} "

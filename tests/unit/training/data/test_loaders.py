@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +25,7 @@ from training.data.split import InMemoryImages, OriginalImages, SplitData
 from training.data.transforms import augment, draw_view
 from training.data.views import IMAGENET_SCALE
 from training.errors import ConfigError, StoreError
+from training.machine import usable_cpus
 
 CPU = torch.device("cpu")
 NUM = 23
@@ -223,7 +223,7 @@ class TestWorkers:
         before = num_children()
         batches = make(data, 2, num_workers=2).epoch(1)
         next(batches)
-        assert num_children() == before + min(2, len(os.sched_getaffinity(0)))
+        assert num_children() == before + min(2, usable_cpus())
         list(batches)
         assert num_children() == before
 

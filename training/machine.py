@@ -1,0 +1,40 @@
+"""Ask this machine for its CPUs and memory, on Linux and on macOS."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use, at least one."""
+    # Not os.cpu_count where it can be avoided: a container or taskset may allow fewer. macOS has no affinity.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had resident."""
+    # getrusage is the fallback only: on Linux its figure starts with that of the process that started this one.
+    with suppress(OSError, IndexError, ValueError):
+        return int(_STATUS.read_text().partition("VmHWM:")[2].split()[0]) << 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10  # macOS counts bytes, the other systems KiB
+
+
+def total_memory_bytes() -> int:
+    """Return the memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Make allocations beyond a size fail, so that a process that is far too large does not drain the machine."""
+    # macOS may refuse the limit. The attempt is then stopped by the machine itself, later and less gently.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
