@@ -22,7 +22,7 @@ from training.data.digits import (
     DEFAULT_COUNTS,
     NUM_CLASSES,
     DigitsSpec,
-    Manifest,
+    ScenesManifest,
     digits_folder,
     make_pretext_images,
     make_scenes,
@@ -118,7 +118,7 @@ def _write(spec: DigitsSpec, folder: Path) -> None:
     scale = PixelScale.of(splits["train"]["images"])
     trunk = _save(pretrain_trunk(*make_pretext_images(spec), scale, spec.scene_seed), folder / "trunk.safetensors")
     data_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-    manifest = Manifest(hashes, data_hash, trunk, scale.mean.tolist(), scale.std.tolist())
+    manifest = ScenesManifest(hashes, data_hash, trunk, scale.mean.tolist(), scale.std.tolist())
     (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 

@@ -1,15 +1,14 @@
-"""What a training image costs the CPU, from its file to the weak and the strong view of a batch at 448 px.
+"""Measure the CPU time of a training image, from its file to the weak and strong views of a batch at 448 px.
 
     python -m benchmarks.pipeline [--images 192] [--repeats 7]
 
 Rows: the straightforward loader that the released code of IGNORE describes; images resized beforehand to 448 px JPEG,
-with torchvision v2 doing the same augmentations on uint8 tensors; the same on PIL images; ours, from either encoding of
-a store. All take one thread, batches of 16, their files in the page cache: what is measured is CPU, and disks are told
-apart by the bytes an image takes. Repeats are interleaved and CPU time of the process is counted, not wall time, so
-that a busy machine disturbs little. Results go to ``results/input_pipeline.md``.
+with the same augmentations by torchvision v2 on uint8 tensors; the same on PIL images; ours, from both encodings of a
+store. All use one thread, batches of 16 and files in the page cache: this measures CPU time, and the cost on a disk
+follows from the bytes per image. Repeats are interleaved and count CPU time, not wall time, so a busy machine disturbs
+little. Results go to ``results/input_pipeline.md``.
 
-The photos are the real ones of VOC 2012 where ``../shared/data`` beside the repository has them, else scikit-learn's
-two.
+The photos are three of VOC 2012 if ``../shared/data`` next to the repository has them, else the two of scikit-learn.
 """
 
 from __future__ import annotations
@@ -64,12 +63,12 @@ AIMS = {STRAIGHT: 5.0, TENSORS: 2.0}
 
 
 def ours(encoding: str, normalised: bool) -> str:
-    """Return what a row of ours is called."""
+    """Return the name of one of our rows."""
     return f"ours, {encoding} store, {'normalised on the CPU' if normalised else 'uint8 for a GPU to normalise'}"
 
 
 def find_photos(folder: Path) -> tuple[list[Path], str]:
-    """Return the photos' paths and what they are; scikit-learn's are copied into ``folder``."""
+    """Return the paths of the photos and a description; scikit-learn's are copied into ``folder``."""
     found = sorted((Path(__file__).parents[3] / "shared" / "data").glob("voc2012_mini/VOCdevkit/*/JPEGImages/*.jpg"))
     if found:
         return found, f"the {len(found)} photos of VOC 2012 at hand"
@@ -79,9 +78,7 @@ def find_photos(folder: Path) -> tuple[list[Path], str]:
 
 
 class StraightforwardImages(Dataset[tuple[Tensor, Tensor]]):
-    """Row -> both views, everything done anew for each sample: open, three ``convert``, two resizes, two conversions to
-    float.
-    """
+    """Row -> both views, all from the file: open, three ``convert``, two resizes, two conversions to float."""
 
     def __init__(self, files: Sequence[Path], num: int) -> None:
         self._files, self._num = files, num
@@ -98,7 +95,7 @@ class StraightforwardImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Row -> both views of a JPEG that was resized beforehand, by torchvision v2."""
+    """Row -> both views by torchvision v2, of a JPEG that was resized beforehand."""
 
     def __init__(self, files: Sequence[Path], num: int, tensors: bool) -> None:
         self._files, self._num, self._tensors = files, num, tensors
@@ -116,7 +113,7 @@ class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         with Image.open(self._files[row % len(self._files)]) as file:
             image: Any = file.convert("RGB")
-        if self._tensors:  # torchvision's own decoder, a little quicker, is deprecated
+        if self._tensors:  # torchvision's own decoder is a little faster, but deprecated
             image = v2.functional.pil_to_tensor(image)
         return self._weak(image), self._strong(image)
 
@@ -128,8 +125,8 @@ def load_all(dataset: Dataset[Any], num_workers: int) -> None:
 
 
 def load_ours(data: SplitData, normalised: bool, num_workers: int) -> None:
-    """Read an epoch of a store; ``normalised`` or as the bytes that would go to a GPU."""
-    # A meta tensor takes no memory and no time: what remains is what the CPU does where a GPU normalises.
+    """Read an epoch of a store, ``normalised`` or as the bytes that would go to a GPU."""
+    # A meta tensor takes no memory and no time: that leaves the CPU's work when a GPU normalises.
     device = torch.device("cpu" if normalised else "meta")
     with closing(
         StoreBatches(data, IMAGENET_SCALE, BATCH, 0, strong=True, num_workers=num_workers, device=device).epoch(1)
@@ -179,7 +176,7 @@ class Prepared:
 
 
 def prepare_store(files: Sequence[Path], num: int, folder: Path, encoding: Encoding) -> Prepared:
-    """Write a store in which each photo stands under many ids."""
+    """Write a store that holds each photo under many ids."""
     names = tuple(str(files[row % len(files)].name) for row in range(num))
     true = np.zeros((num, 2), np.bool_)
     true[np.arange(num), np.arange(num) % 2] = True
@@ -203,9 +200,7 @@ def write_resized(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def time_ops(photo: Path, repeats: int) -> dict[str, tuple[float, float, float]]:
-    """Return for each operation of RandAugment the CPU ms of ours, of torchvision v2 on PIL and on uint8 tensors, at
-    448 px.
-    """
+    """Return for each operation of RandAugment its CPU ms at 448 px: ours, torchvision v2 on PIL, and on tensors."""
     with Image.open(photo) as file:
         image = file.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     tensor = v2.functional.pil_to_tensor(image)
@@ -233,10 +228,10 @@ def _v2_operation(name: str) -> Callable[[Any], object]:
 
 
 def measure_epoch_memory(folder: Path, rows: int = COCO_ROWS) -> list[tuple[int, float, float]]:
-    """Run an epoch over a store with COCO's number of rows, two workers; return (images done, MiB of this process, MiB
-    of the workers).
+    """Run an epoch over a store with COCO's number of rows and two workers.
 
-    The workers' part is what they alone hold; they share the rest with this process.
+    Returns:
+        (images done, MiB of this process, MiB that only the workers hold; they share the rest with this process).
     """
     write_store(synthetic_source(folder / "source", rows), str(folder / "store"), image_size=32, encoding="raw")
     data = open_store(str(folder / "store")).split("train", 1200, 1200)
@@ -258,12 +253,12 @@ def _repeat(do: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was measured.
+    """All results.
 
     Attributes:
-        photos: What was read.
+        photos: Description of the photos.
         here, with_worker: Row -> CPU ms per image of each repeat, in one process and with one worker process.
-        stores: Encoding -> what preparing gave.
+        stores: Encoding -> its store.
         original_gb: Gigabytes per 1,000 of the originals.
         ops: Operation -> CPU ms of ours, torchvision on PIL, torchvision on tensors.
         memory: See :func:`measure_epoch_memory`.
@@ -324,7 +319,7 @@ def _pipelines(report: Report) -> str:
 
 
 def _aims(report: Report) -> str:
-    """Compare repeat with repeat: what disturbs one disturbs its neighbours as well."""
+    """Compare repeat with repeat, since a disturbance of one also disturbs its neighbours."""
     baselines = (STRAIGHT, TENSORS, PICTURES)
     lines = [
         f"| times as many images per core-second as | {' | '.join(baselines)} |",

@@ -1,7 +1,7 @@
-"""How much memory a process takes that reads a whole store, against the store's size.
+"""Measure the memory of a process that reads a whole store, compared with the store's size. Linux only (/proc).
 
-The store is synthetic: one small picture under as many ids as the dataset has rows. What is measured is that memory
-does not grow with the images; labels take about 1 KiB a row.
+The store is synthetic: one small image under as many ids as the dataset has rows. Memory must not grow with the images;
+labels take about 1 KiB per row.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ print(opened, mib("VmRSS"), mib("VmHWM"))
 
 @dataclass(frozen=True)
 class Memory:
-    """What reading a whole store took.
+    """Cost of reading a whole store.
 
     Attributes:
         rows: Images in the store.
         store_mib: Size of the store.
         prepare_s: Time it took to write.
-        read_s: Time it took to read every image once in random order, the start of Python and torch included.
+        read_s: Time it took to read every image once in random order, including the start of Python and torch.
         before_mib: Resident memory once labels and some images were read.
         after_mib: Resident memory after every image.
         peak_mib: Its peak.
@@ -81,7 +81,7 @@ def measure_memory(folder: Path, rows: int = COCO_ROWS, image_size: int = 32, en
 
 
 def synthetic_source(folder: Path, rows: int) -> Annotations:
-    """Say that one small picture is ``rows`` images with labels and boxes like COCO's: about three classes an image."""
+    """Return ``rows`` images that are all one small picture, with about three labels and boxes each, as in COCO."""
     stream = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(stream.integers(0, 256, (24, 32, 3), np.uint8)).save(folder / "picture.jpg")

@@ -1,4 +1,4 @@
-"""The verbs of ``data``: from a dataset's own folder to a store that trains, and what is in it."""
+"""The verbs of ``data``: prepare, verify, stats, show and list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.datasets.listing import PreparedDataset
-    from training.data.sources.annotations import Annotations
     from training.data.store.reader import Store
 
 DEFAULT_IMAGE_SIZE = 448
@@ -33,12 +32,14 @@ NameArgument = Annotated[
 ]
 PictureOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="The picture, a PNG; under the home by default.", show_default=False),
+    typer.Option(
+        "--out", metavar="FILE", help="PNG file to write; by default in data/ under the home.", show_default=False
+    ),
 ]
 DrawSeedOption = Annotated[
-    int, typer.Option("--draw-seed", metavar="S", min=0, max=2**32 - 1, help="Of the single positives.")
+    int, typer.Option("--draw-seed", metavar="S", min=0, max=2**32 - 1, help="Seed of the single positives.")
 ]
-_SOURCE_HELP = "What the dataset's own site gives, unpacked: the dataset's folder, or the one that holds it."
+_SOURCE_HELP = "The unpacked download: the dataset's own folder, or the folder that holds it."
 
 
 def prepare(
@@ -46,87 +47,53 @@ def prepare(
     source: Annotated[Path, typer.Option("--source", metavar="DIR", help=_SOURCE_HELP, show_default=False)],
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="URI", help="A folder, s3:// or gs://; data/NAME under the home by default."),
+        typer.Option(
+            "--out", metavar="URI", help="Folder, s3:// or gs:// URI of the store; by default HOME/data/NAME."
+        ),
     ] = None,
     image_size: Annotated[
-        int, typer.Option("--image-size", metavar="PX", min=8, max=4096, help="Side.")
+        int, typer.Option("--image-size", metavar="PX", min=8, max=4096, help="Side of the stored square images.")
     ] = DEFAULT_IMAGE_SIZE,
     keep_originals: Annotated[
-        bool, typer.Option("--keep-originals", help="Keep the files too: data.augment_order=original.")
+        bool,
+        typer.Option("--keep-originals", help="Keep original files too, for data.augment_order=original."),
     ] = False,
     encoding: Annotated[
         str | None,
         typer.Option(
-            "--encoding", metavar="raw|jpeg", help="raw by default: 0.6 MB an image; jpeg: 0.09, but decoded each time."
+            "--encoding",
+            metavar="raw|jpeg",
+            help="raw (default): 0.6 MB per image. jpeg: 0.09 MB, decoded at each read.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Threads; one per CPU by default.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of threads; by default one per CPU.")
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out what is corrupt or missing, and record it in the store.")
+        bool, typer.Option("--skip-bad", help="Leave out corrupt or missing images, and record them in the store.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of your own data, in place of folder.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name for your own data, instead of folder.")
     ] = None,
 ) -> None:
-    """Make a store that trains from a dataset's own folder.
+    """Prepare a dataset for training.
 
-    Labels are read and every image is decoded and resized once. Stopped or killed, the same command goes on where it
-    was; run again when it is done, it does nothing.
+    Reads the labels, and decodes and resizes every image once. If it is stopped or killed, run the same command again
+    to continue; on a finished store it does nothing.
     """
     from orchestrator.datasets.listing import describe_store
-    from orchestrator.datasets.prepared import (
-        absolute_uri,
-        check_dataset,
-        choose_name,
-        remember_store,
-        require_place,
-        require_room,
-    )
-    from orchestrator.datasets.progress import showing_progress
+    from orchestrator.datasets.preparing import PrepareRequest, prepare_dataset
     from orchestrator.durations import format_seconds
-    from orchestrator.home import data_dir
-    from orchestrator.uris import require_no_credentials
-    from training.data.store.images import ENCODINGS
-    from training.data.store.manifest import DEFAULT_ENCODING
-    from training.data.store.writer import find_finished, write_store
 
-    require_no_credentials("--out", out)
-    encoding = encoding or DEFAULT_ENCODING
-    if encoding not in ENCODINGS:
-        raise UserError(f"--encoding must be one of {', '.join(ENCODINGS)}, but got --encoding={encoding}.")
-    name = choose_name(check_dataset(dataset), name)
-    uri = str(data_dir(name)) if out is None else absolute_uri(out)
-    require_place(name, uri)
     started = time.monotonic()
-    annotations = _read_source(dataset, source, images=True, called=name)
-    num_images = sum(len(phase) for phase in annotations.phases.values())
-    print_note(f"{name}: {annotations.layout}, {num_images:,} images, {len(annotations.classes)} classes")
-    for note in annotations.notes:
-        print_note(f"note: {note}")
-    settings: dict[str, Any] = {"image_size": image_size, "keep_originals": keep_originals, "encoding": encoding}
-    manifest = find_finished(annotations, uri, **settings)
-    is_new = manifest is None
-    if manifest is None:
-        require_room(uri, num_images, image_size, encoding)
-        try:
-            with showing_progress(name) as show_progress:
-                manifest = write_store(
-                    annotations, uri, **settings, workers=workers, skip_bad=skip_bad, on_progress=show_progress
-                )
-        except KeyboardInterrupt:
-            print_note("stopped: the same command goes on where it was")
-            raise
-    remember_store(name, uri)
-    for line in describe_store(name, uri, manifest):
-        print_line(line)
-    print_note(
-        f"prepared in {format_seconds(time.monotonic() - started)}"
-        if is_new
-        else "it was prepared already; nothing was done"
+    prepared = prepare_dataset(
+        PrepareRequest(dataset, source, out, name, image_size, encoding, keep_originals, workers, skip_bad), print_note
     )
-    print_next(_next_steps(dataset, name))
+    for line in describe_store(prepared.name, prepared.uri, prepared.manifest):
+        print_line(line)
+    took = format_seconds(time.monotonic() - started)
+    print_note(f"prepared in {took}" if prepared.is_new else "already prepared; nothing was done")
+    print_next(_next_steps(dataset, prepared.name))
 
 
 def verify(
@@ -134,30 +101,31 @@ def verify(
     source: Annotated[
         Path | None,
         typer.Option(
-            "--source", metavar="DIR", help=f"{_SOURCE_HELP} Without it: what was prepared.", show_default=False
+            "--source", metavar="DIR", help=f"{_SOURCE_HELP} Default: the prepared store.", show_default=False
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare a dataset's labels with the paper's Table 1.
 
-    Needs the label files alone: of VOC ImageSets/Main, of COCO the two JSONs, no image. Exits with 1 if any figure
-    differs or the files disagree with each other.
+    Needs label files only, no images: ImageSets/Main of VOC, the two JSONs of COCO. Exits with 1 if any figure differs
+    or the files contradict each other.
     """
     from orchestrator.datasets.prepared import check_dataset
-    from orchestrator.datasets.report import make_report, read_prepared, render_report
+    from orchestrator.datasets.verification import read_prepared, render_verification, verify_labels
+    from training.data.sources.registry import read_source
 
     if source is None:
         store = _open(dataset)
-        report = make_report(read_prepared(store), store.uri)
+        verification = verify_labels(read_prepared(store), store.uri)
     else:
-        report = make_report(_read_source(check_dataset(dataset), source, images=False))
+        verification = verify_labels(read_source(check_dataset(dataset), source.expanduser(), images=False))
     if json:
-        print_json(report.to_json())
+        print_json(verification.to_json())
     else:
-        for line in render_report(report):
+        for line in render_verification(verification):
             print_line(_printable(line))
-    if not report.is_equal:
+    if not verification.is_equal:
         raise typer.Exit(EXIT_FAILURE)
 
 
@@ -166,8 +134,8 @@ def stats(
 ) -> None:
     """Count the labels of a prepared dataset.
 
-    Positives per class, which classes occur together, images per split; and a picture, in which classes that have no
-    learnable positive are marked (Fig. 1 of the IGNORE supplement).
+    Prints positives per class, classes that occur together and images per split, and draws them as in Fig. 1 of the
+    IGNORE supplement; classes without a learnable positive are marked.
     """
     from orchestrator.datasets.stats import count_labels, render_stats, table_of_classes
 
@@ -197,19 +165,21 @@ def show(
     index: Annotated[
         list[str] | None,
         typer.Option(
-            "--index", metavar="I", help="Rows of the split: 7, or 3,8,20-25. Repeatable.", show_default=False
+            "--index",
+            metavar="I",
+            help="Rows such as 7 or 3,8,20-25; repeatable. By default a dozen.",
+            show_default=False,
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="train|val", help="Test images stay closed: promote opens them.")
+        str, typer.Option("--split", metavar="train|val", help="Only promote opens test images.")
     ] = "train",
     out: PictureOption = None,
     draw_seed: DrawSeedOption = LITERATURE_SEED,
 ) -> None:
-    """Draw images of a prepared dataset with what is known of them.
+    """Draw images of a prepared dataset with their labels.
 
-    A sheet with observed, true and unknown labels, and boxes or parts where the source has them. Without --index: a
-    dozen, spread evenly.
+    Draws a sheet with observed, true and unknown labels, and with boxes or parts if the source has them.
     """
     from orchestrator.datasets.sheet import make_pictures, read_rows, spread_rows
 
@@ -217,7 +187,7 @@ def show(
     store = _open(name)
     data = store.split(which, LITERATURE_SEED, draw_seed)
     if not len(data):
-        raise UserError(f"--split must hold images, but {split} of {name} has none. Try the other one.")
+        raise UserError(f"The {split} split of {name} has no images. Try the other one with --split.")
     rows = read_rows(index, len(data)) if index else spread_rows(len(data), NUM_SHOWN)
     pictures = make_pictures(store, data, *store.rows(which, LITERATURE_SEED), rows)
     path = _picture_path(name, split, out)
@@ -231,17 +201,20 @@ def show(
 
 
 def list_(json: JsonOption = False) -> None:
-    """List what is prepared: where, how large, which hash."""
+    """List prepared datasets with place, size and hash."""
     from dataclasses import asdict
 
     from orchestrator.datasets.listing import list_prepared
+    from orchestrator.home import data_dir
 
     found = list_prepared()
     if json:
         print_json([asdict(entry) for entry in found])
         return
     if not found:
-        print_line("Nothing is prepared yet. For example: orchestrator data prepare voc --source DIR")
+        print_line(
+            f"No prepared datasets under {data_dir('')}. Prepare one: orchestrator data prepare voc --source DIR"
+        )
         return
     headers = ["name", "images", "classes", "px", "encoding", "size", "data hash", "where", "state"]
     print_table(
@@ -263,16 +236,10 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-def _read_source(dataset: str, source: Path, *, images: bool, called: str | None = None) -> Annotations:
-    from training.data.sources.registry import read_source
-
-    return read_source(dataset, source.expanduser(), images=images, called=called)
-
-
 def _next_steps(dataset: str, name: str) -> dict[str, str]:
-    # A template knows a folder by this name alone; any other is named in a copy of it.
+    # The shipped space folder.yaml works under this name only; for another name it is copied and changed.
     search = {f"sweep {name}": "search"} if name == dataset else {}
-    check = {f"data verify {name}": "its labels beside the paper's Table 1"} if dataset != "folder" else {}
+    check = {f"data verify {name}": "compare its labels with the paper's Table 1"} if dataset != "folder" else {}
     return {
         **check,
         f"data show {name}": "look at images and their labels",
@@ -282,7 +249,7 @@ def _next_steps(dataset: str, name: str) -> dict[str, str]:
 
 
 def _printable(line: str) -> str:
-    """Return a line in characters that the output has: a tick is more than a terminal of another century can show."""
+    """Return a line in characters that the output's encoding has: not every terminal can show a tick."""
     try:
         line.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
@@ -298,9 +265,7 @@ def _printable(line: str) -> str:
 def _check_split(split: str) -> Literal["train", "val"]:
     splits: dict[str, Literal["train", "val"]] = {"train": "train", "val": "val"}
     if split not in splits:
-        raise UserError(
-            f"--split must be train or val, but got --split={split}. Test images stay closed: promote opens them."
-        )
+        raise UserError(f"--split must be train or val, but got --split={split}. Only promote opens test images.")
     return splits[split]
 
 
@@ -326,9 +291,7 @@ def _writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(
-            f"--out must be a file that can be written, but got --out={path} ({error.strerror}). Name another one."
-        ) from None
+        raise UserError(f"Cannot write {path} ({error.strerror}). Name another file with --out.") from None
 
 
 def _cells(entry: PreparedDataset) -> list[object]:

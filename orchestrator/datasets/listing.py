@@ -1,4 +1,4 @@
-"""What is prepared from this home: where it lies, how large it is, which hash it has."""
+"""List the datasets that were prepared from this home, with place, size, hash and state."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """One line of the list.
+    """One prepared dataset.
 
     Attributes:
-        name: What it is called here.
-        uri: Where it lies.
-        state: ``ready``, or why it does not open.
-        num_bytes: What it takes.
+        name: Its name here.
+        uri: Place of its store.
+        state: ``ready``, or why the store does not open.
+        num_bytes: Size of the store.
         counts: Official phase -> images.
-        num_classes, image_size, encoding, data_hash, keeps_originals: Of the store; None where it does not open.
-        num_left_out: Faults of the source that were left out.
+        num_classes, image_size, encoding, data_hash, keeps_originals: As in the manifest; None if it does not open.
+        num_left_out: Faults of the source whose images were left out.
     """
 
     name: str
@@ -45,22 +45,22 @@ class PreparedDataset:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it opens."""
+        """Whether the store opens."""
         return self.state == READY
 
 
 def list_prepared() -> list[PreparedDataset]:
-    """Return all that was prepared from this home, or began to be, by name.
+    """Return all datasets that were prepared from this home, finished or not, by name.
 
     Raises:
-        UserError: The home is no folder.
+        UserError: The home is not a folder, or cannot be read.
     """
     require_home()
     return [_look_into(name, uri) for name, uri in list_stores().items()]
 
 
 def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
-    """Return in lines what a finished store is."""
+    """Return a summary of a finished store, in lines."""
     counts = " + ".join(f"{count:,} {phase}" for phase, count in manifest.counts.items())
     originals = " with originals" if manifest.keeps_originals else ""
     lines = [
@@ -70,12 +70,9 @@ def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
     ]
     unlabelled = sum(manifest.num_unlabelled.values())
     if unlabelled:
-        lines.append(f"  not in it: {unlabelled:,} images that nothing is annotated in, as the protocol has it")
+        lines.append(f"  without {unlabelled:,} images that have no annotation, which the protocol leaves out")
     if manifest.left_out:
-        lines.append(
-            f"  left out ({len(manifest.left_out)}), which changes the split and every figure that is compared with "
-            f"the paper's:"
-        )
+        lines.append(f"  left out ({len(manifest.left_out)}); the split and all results now differ from the paper's:")
         lines += [f"    {fault}" for fault in manifest.left_out]
     return lines
 
@@ -86,7 +83,7 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def _look_into(name: str, uri: str) -> PreparedDataset:
-    # It comes with pyarrow.
+    # Imported here because it loads pyarrow, which an empty list does not need.
     from training.data.store.manifest import read_manifest, require_files
     from training.data.store.storage import Storage
 

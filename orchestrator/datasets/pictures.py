@@ -1,4 +1,4 @@
-"""Pictures of a dataset as PNG: positives per class, and sheets of images with what is known of them."""
+"""Draw a dataset as PNG: positives per class, and sheets of images with their labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIDDEN_COLOUR = "#bc4c00"
 _GREY = "#57606a"
 _BLUE = "#0969da"
 _MOST_NAMED = 100
-"""Classes on an axis that names them."""
+"""Most classes that an axis names."""
 _COLUMNS = 4
 _SIDE_IN = 3.6
 _LINE_PT = 11.5
@@ -32,10 +32,10 @@ _MOST_LISTED = 7
 
 
 def draw_sheet(path: Path, heading: str, pictures: Sequence[Picture]) -> None:
-    """Draw images with their labels below, and their boxes or parts where they are known."""
+    """Draw images with their labels below, and with their boxes or parts if known."""
     num_columns = min(_COLUMNS, len(pictures))
     num_rows = -(-len(pictures) // num_columns)
-    # What stands below the tallest text of all decides, so that no picture of a sheet is smaller than another.
+    # The longest text of all decides the height, so that all images of a sheet have the same size.
     below_pt = max(
         sum(_LINE_PT * len(textwrap.wrap(text, _WIDTH_CHARS)) + _GAP_PT for text, _ in _lines(each))
         for each in pictures
@@ -107,7 +107,7 @@ def _draw_together(figure: Figure, place: Axes, stats: LabelStats) -> None:
     _name_classes(place, stats.classes)
     if len(stats.classes) <= _MOST_NAMED:
         place.set_yticks(range(len(stats.classes)), stats.classes, fontsize=_font_size(len(stats.classes)))
-    # Inside the axes' own frame, so that it stays beside the square.
+    # Inside the axes' own frame, so that it stays next to the square.
     figure.colorbar(shown, cax=place.inset_axes((1.02, 0, 0.025, 1)), label="images")
 
 
@@ -127,7 +127,7 @@ def _draw_picture(place: Axes, picture: Picture) -> None:
     place.set_title(picture.title, fontsize=9)
     for name, left, top, right, bottom in picture.boxes:
         colour = OBSERVED_COLOUR if name in picture.observed else HIDDEN_COLOUR
-        # imshow puts the middle of pixel 0 at 0, boxes its left edge.
+        # imshow puts the centre of pixel 0 at 0, boxes its left edge.
         place.add_patch(
             Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, linewidth=1.8, edgecolor=colour)
         )
@@ -146,7 +146,7 @@ def _draw_picture(place: Axes, picture: Picture) -> None:
 
 
 def _lines(picture: Picture) -> list[tuple[str, str]]:
-    """Return what stands below an image, each text with its colour."""
+    """Return the texts below an image, each with its colour."""
     lines = [("observed: " + _listed(picture.observed), OBSERVED_COLOUR)]
     if picture.hidden:
         lines.append((f"true, not observed ({len(picture.hidden)}): " + _listed(picture.hidden), HIDDEN_COLOUR))
@@ -200,7 +200,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _legend(pictures: Sequence[Picture]) -> str:
     if any(picture.boxes for picture in pictures):
-        return "boxes: green of an observed class, orange of one that is true and not observed"
+        return "boxes: green for an observed class, orange for a true class that is not observed"
     return "dots: visible parts" if any(picture.points for picture in pictures) else ""
 
 

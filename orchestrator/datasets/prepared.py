@@ -6,7 +6,6 @@ recognised by what is in them; everything else is ignored, and never overwritten
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
 from orchestrator.home import HOME_VARIABLE, check_name, data_dir
+from training.config.spelling import nearest_word
 from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
 from training.data.store.file_names import MANIFEST, holds_store
 
@@ -54,10 +54,10 @@ def require_store(name: str) -> str:
             f"The store of {name} in {stores[name]} is not finished: `data prepare` was stopped or is still running. "
             f"Run the same command again: it continues where it stopped."
         )
-    nearest = difflib.get_close_matches(name, [*stores, *IMAGE_DATASETS, FOLDER], n=1)
-    if nearest and name not in (*nearest, *IMAGE_DATASETS):
+    nearest = nearest_word(name, [*stores, *IMAGE_DATASETS, FOLDER])
+    if nearest and name not in (nearest, *IMAGE_DATASETS):
         raise UserError(
-            f"No prepared dataset is called {name!r}. Did you mean {nearest[0]}? `orchestrator data list` lists them."
+            f"No prepared dataset is called {name!r}. Did you mean {nearest}? `orchestrator data list` lists them."
         )
     raise UserError(
         f"No store of {name} under {data_dir('')}{_describe_ignored(name)}. Prepare it: {prepare_command(name)}"
@@ -136,8 +136,8 @@ def check_dataset(name: str) -> str:
     """
     known = (*IMAGE_DATASETS, FOLDER)
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else f"For your own images and labels: {FOLDER} --name {name}"
+        nearest = nearest_word(name, known)
+        hint = f"Did you mean {nearest}?" if nearest else f"For your own images and labels: {FOLDER} --name {name}"
         raise UserError(f"DATASET must be one of {', '.join(known)}, but got {name!r}. {hint}")
     return name
 

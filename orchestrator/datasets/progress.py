@@ -1,4 +1,4 @@
-"""How far `data prepare` is: a bar with the rate and the time left, from what this very run has done."""
+"""Show the progress of `data prepare`: a bar with the rate and the time left."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from contextlib import contextmanager
 from orchestrator.durations import format_seconds
 
 _SETTLED_S = 3.0
-"""Before that the first shard decides the rate, and any time left is a guess."""
+"""Until then the rate rests on the first shard alone, and any time left would be a guess."""
 
 
 class Pace:
-    """The rate of a run that may have found some of its images done already.
+    """Measures the rate of this run alone: images that an earlier run finished cost no time now.
 
     Args:
-        clock: Tells the time in s.
+        clock: Returns the time in s.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: tuple[int, float] | None = None
 
-    def tell(self, done: int, total: int) -> tuple[str, str]:
+    def measure(self, done: int, total: int) -> tuple[str, str]:
         """Return the rate and the time left in words, both empty until they are known.
 
         Args:
-            done: Images done, those of earlier runs included; the first call says how many these are.
+            done: Images done, including those of earlier runs, which the first call counts.
             total: All images.
         """
         now = self._clock()
@@ -40,10 +40,10 @@ class Pace:
 
 @contextmanager
 def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal, and nothing elsewhere.
+    """Show a progress bar on a terminal, and nothing elsewhere.
 
     Yields:
-        A function to call with the images done and all images.
+        A function to call with (images done, all images).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -51,7 +51,7 @@ def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     console, pace = Console(stderr=True), Pace()
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),  # so that all of it fits 80 columns
+        BarColumn(bar_width=16),  # narrow, so that the line fits 80 columns
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -61,7 +61,7 @@ def showing_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         task = progress.add_task(what, total=None, rate="", left="")
 
         def show(done: int, total: int) -> None:
-            rate, left = pace.tell(done, total)
+            rate, left = pace.measure(done, total)
             progress.update(task, completed=done, total=total, rate=rate, left=left)
 
         yield show

@@ -1,4 +1,4 @@
-"""Which images of a split a sheet shows, and what is known of each."""
+"""Choose images of a split for a sheet, and collect what is known about each."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Picture:
     """One image of a sheet.
 
     Attributes:
-        title: Says which image it is.
+        title: Its row and id.
         pixels: uint8 (H, W, 3).
         observed: Names of the observed positives.
-        hidden: Names of the true positives that are not observed, or None where true labels are not available.
+        hidden: Names of the true positives that are not observed, or None if true labels are not available.
         num_unknown: Number of labels that are not observed.
         boxes: (name, left, top, right, bottom) in px of ``pixels``.
         points: (name, x, y) in px of ``pixels``.
@@ -42,7 +42,7 @@ class Picture:
     points: tuple[Point, ...] = ()
 
     def caption(self) -> str:
-        """Return in a line what is known of its labels."""
+        """Return what is known about its labels, in one line."""
         observed = f"observed {', '.join(self.observed) or 'none'}"
         if self.hidden is None:
             return f"{observed}; {self.num_unknown} unknown, true labels not available"
@@ -53,28 +53,26 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
     """Return the rows that ``--index`` names: ``7``, or ``3,8,20-25``.
 
     Raises:
-        UserError: It is no list of rows, or the split has no such row.
+        UserError: It is not a list of rows, or the split has no such row.
     """
     rows: list[int] = []
     for text in ",".join(texts).split(","):
         span = _SPAN.fullmatch(text.strip())
         if span is None:
-            raise UserError(f"--index must be rows, as in 3,8,20-25, but got --index={text.strip()!r}.")
+            raise UserError(f"--index must be rows such as 3,8,20-25, but got --index={text.strip()!r}.")
         first, last = int(span[1]), int(span[2] or span[1])
         if not first <= last < num_images:
             raise UserError(
-                f"--index must be within 0 to {num_images - 1}, the rows of the split, but got --index={text.strip()}."
+                f"--index must be within 0 and {num_images - 1}, the rows of the split, but got --index={text.strip()}."
             )
         if len(rows) + last - first >= MOST_IMAGES:
-            raise UserError(
-                f"--index must name at most {MOST_IMAGES} images, which is what a sheet carries. Draw several sheets."
-            )
+            raise UserError(f"A sheet holds at most {MOST_IMAGES} images, but --index names more. Draw several sheets.")
         rows += [row for row in range(first, last + 1) if row not in rows]
     return rows
 
 
 def spread_rows(num_images: int, num_shown: int) -> list[int]:
-    """Return so many rows, spread evenly over a split."""
+    """Return ``num_shown`` rows, spread evenly over a split."""
     num_shown = min(num_images, num_shown)
     return [row * num_images // num_shown for row in range(num_shown)]
 
@@ -82,13 +80,13 @@ def spread_rows(num_images: int, num_shown: int) -> list[int]:
 def make_pictures(
     store: Store, data: SplitData, phase: str, official: NDArray[np.int64], rows: Sequence[int]
 ) -> list[Picture]:
-    """Return images of a split and what is known of them.
+    """Return images of a split and what is known about them.
 
     Args:
-        store: Where they lie.
+        store: The store.
         data: One of its splits.
-        phase, official: The official phase that the split is made of, and its rows there: ``store.rows``.
-        rows: Of the split.
+        phase, official: The official phase of the split and its rows there, from ``store.rows``.
+        rows: Rows of the split.
     """
     table = store.labels(phase)
     pictures = []

@@ -1,4 +1,4 @@
-"""Counts of labels: positives per class, classes that nothing can be learnt of, labels that occur together."""
+"""Count labels: positives per class, classes without any observed positive, labels that occur together."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ LEARNING = ("train", "val")
 
 @dataclass(frozen=True)
 class LabelStats:
-    """What is counted of a dataset.
+    """Label counts of a dataset.
 
     Attributes:
-        name: Of the dataset.
+        name: Name of the dataset.
         classes: C names.
         images: Split -> number of images.
         observed: Split -> observed positives per class, (C,).
-        true: Split -> true positives per class, (C,), or None where only observed labels exist. Test labels are not
-            opened.
-        together: (C, C), images of train in which both classes are truly present (the diagonal: the class itself), or
-            None.
+        true: Split -> true positives per class, (C,), or None if only observed labels exist. Test is not opened.
+        together: (C, C), train images in which both classes are truly present (on the diagonal: the class), or None.
     """
 
     name: str
@@ -38,7 +36,7 @@ class LabelStats:
 
     @property
     def unlearnable(self) -> list[int]:
-        """The classes that have no observed positive in train."""
+        """Classes without an observed positive in train."""
         return [int(index) for index in np.nonzero(self.observed["train"] == 0)[0]]
 
     def to_json(self, num_pairs: int) -> dict[str, Any]:
@@ -64,7 +62,7 @@ class LabelStats:
         }
 
     def pairs(self, num: int) -> list[tuple[int, int, int]]:
-        """Return (class, class, images) of the pairs that occur together most often, each pair once."""
+        """Return (class, class, images) of the pairs that occur together most often; each pair once."""
         if self.together is None:
             return []
         first, second = np.triu_indices(len(self.classes), k=1)
@@ -77,9 +75,9 @@ def count_labels(name: str, train: SplitData, val: SplitData, num_test: int) -> 
     """Count the labels of train and val.
 
     Args:
-        name: Of the dataset.
+        name: Name of the dataset.
         train, val: Its splits.
-        num_test: Number of test images; their labels stay closed.
+        num_test: Number of test images; their labels are not opened.
     """
     splits = {"train": train, "val": val}
     true = {split: None if data.true is None else data.true.numpy().astype(bool) for split, data in splits.items()}
@@ -95,7 +93,7 @@ def count_labels(name: str, train: SplitData, val: SplitData, num_test: int) -> 
 
 
 def table_of_classes(stats: LabelStats) -> tuple[list[str], list[list[object]]]:
-    """Return the headers and rows of a table with a line per class."""
+    """Return the headers and rows of a table with one line per class."""
     columns = {f"{split} observed": stats.observed[split] for split in LEARNING}
     columns |= {f"{split} true": counts for split in LEARNING if (counts := stats.true[split]) is not None}
     rows: list[list[object]] = [
@@ -105,7 +103,7 @@ def table_of_classes(stats: LabelStats) -> tuple[list[str], list[list[object]]]:
 
 
 def render_stats(stats: LabelStats, num_pairs: int) -> list[str]:
-    """Return the lines below the table: images per split, classes that cannot be learnt, pairs that occur together."""
+    """Return the lines below the table: images per split, classes without positives, pairs that occur together."""
     lines = ["images: " + ", ".join(f"{count:,} {split}" for split, count in stats.images.items())]
     missing = [split for split in LEARNING if stats.true[split] is None]
     if missing:
@@ -127,6 +125,6 @@ def _pair(stats: LabelStats, first: int, second: int) -> str:
 
 
 def _count_together(labels: NDArray[np.bool_]) -> Counts:
-    # In floats, which the matrix product is fast in; exact up to 16 million images.
+    # Matrix products are fast in floats, and exact up to 16 million images.
     floats = labels.astype(np.float32)
     return np.asarray((floats.T @ floats).round(), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What every dataset gives a run, whatever it is made of."""
+"""Test what every dataset must give a run, however it is stored."""
 
 from __future__ import annotations
 

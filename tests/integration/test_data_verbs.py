@@ -1,4 +1,4 @@
-"""The data verbs on what the dataset's own site gives, and a user's own data from the folder to the leaderboard."""
+"""Test the data verbs on real lists and photos, and your own data from the folder to the leaderboard."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from tests.kit.program import run
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LISTS = SHARED / "voc2012_ImageSets_Main.tar.xz"
 PHOTOS = SHARED / "voc2012_mini"
-needs_lists = pytest.mark.skipif(not LISTS.is_file(), reason="the real lists of VOC 2012 are not beside the repository")
+needs_lists = pytest.mark.skipif(
+    not LISTS.is_file(), reason="the real lists of VOC 2012 are not next to the repository"
+)
 needs_photos = pytest.mark.skipif(
-    not PHOTOS.is_dir(), reason="the three real photos of VOC 2012 are not beside the repository"
+    not PHOTOS.is_dir(), reason="the three real photos of VOC 2012 are not next to the repository"
 )
 NO_GPU = {
     "gpus_per_worker: 1": "gpus_per_worker: 0",
@@ -33,7 +35,7 @@ TINY = {"torchvision/resnet50": "torchvision/resnet18", "IMAGENET1K_V1": "none",
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
-    """Unpack the real lists, which anybody can have before the images."""
+    """Unpack the real lists, which can be downloaded without the images."""
     with tarfile.open(LISTS) as archive:
         archive.extractall(tmp_path / "lists", filter="data")
     return tmp_path / "lists"
@@ -134,7 +136,7 @@ def test_data_with_observed_labels_alone_are_searched_to_the_end(
     state = replay(sweep_dir(board["sweep"]) / JOURNAL_FILE)
     metrics = [found for record in state.records.values() for found in record.metrics.values()]
     assert len(metrics) == 4
-    # Not there at all, rather than 0 or 100: nobody knows them.
+    # Absent rather than 0 or 100: their values are not known.
     assert not any(
         key in found for found in metrics for key in ("val/mAP", "train/rejection_precision", "train/rejection_recall")
     )

@@ -1,4 +1,4 @@
-"""`prepare` killed without a word, again and again: nothing opens before all is there, and the end is the same."""
+"""Kill `prepare` again and again: nothing opens before all is there, and the result is always the same."""
 
 from __future__ import annotations
 

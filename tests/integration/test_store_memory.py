@@ -1,4 +1,4 @@
-"""Reading a store takes no more memory the larger it is."""
+"""Test that reading a store takes no more memory when the store is larger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store on object storage: written, gone on with, guarded against a second writer, read through the node's cache."""
+"""Test a store on object storage: write, continue, refuse a second writer, read through the node's cache."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_access_denied_keeps_what_is_whole_and_is_gone_on_from(
 ) -> None:
     write(source, str(tmp_path / "store"))
     server.refuse = "train-00002.arrow"
-    with pytest.raises(StoreError, match="must be writable, but s3://.*16 of 26 images are done and kept"):
+    with pytest.raises(StoreError, match="Cannot write the store s3://.*16 of 26 images are done and kept"):
         write(source)
     assert {"train-00000.done.json", "train-00001.done.json"} <= names(server)
     assert "manifest.json" not in names(server)

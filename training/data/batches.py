@@ -1,4 +1,4 @@
-"""Batches of a split: the order and the views of an epoch are functions of (seed, epoch) alone."""
+"""Make batches of a split in memory; order and views of an epoch depend on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Batch:
     Attributes:
         index: long (B,), the examples' positions in the split.
         weak: float (B, 3, H, W), the weak view after normalisation (0 is the mean colour).
-        strong: float (B, 3, H, W), the strong view, or None where the method needs none.
+        strong: float (B, 3, H, W), the strong view, or None if the method needs none.
         observed: float (B, C), 1 for the one observed positive, 0 for unknown.
-        true: float (B, C), or None where only observed labels exist.
+        true: float (B, C), or None if only observed labels exist.
     """
 
     index: Tensor
@@ -33,7 +33,7 @@ class Batch:
     true: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """Move to a device."""
+        """Return the batch on a device."""
         if device.type == "cpu":
             return self
         return Batch(
@@ -54,7 +54,7 @@ class TrainBatches:
         batch_size: The global batch, over all ranks.
         seed: Training seed.
         strong_strength: Strength of the strong view, or None to make none.
-        drop_last: Leave out the last batch of an epoch where it is smaller than the others.
+        drop_last: Leave out the last batch of an epoch if it is smaller than the others.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class TrainBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be
-        empty.
+        """Yield this rank's part of every global batch; the last batch is smaller, and its part may be empty.
 
         Args:
             epoch: Counted from 1.
-            first_step: Steps of the epoch that were done before.
+            first_step: Steps of the epoch that are already done.
         """
         num = len(self._data)
+        # Drawn for the whole epoch, whatever was done before: so an epoch can be entered at any step.
         order = torch.randperm(num, generator=named_generator(self._seed, "order", epoch))
         shifts = draw_shifts(num, named_generator(self._seed, "weak", epoch))
         strong = None
@@ -104,7 +104,7 @@ class TrainBatches:
 
 
 def count_batches(num_examples: int, batch_size: int, *, drop_last: bool) -> int:
-    """Return the number of batches of an epoch, the last smaller one among them or not; at least one."""
+    """Return the number of batches of an epoch, at least one; a smaller last one counts unless it is dropped."""
     return max(1, num_examples // batch_size) if drop_last else -(-num_examples // batch_size)
 
 

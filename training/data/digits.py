@@ -1,11 +1,10 @@
-"""Digit scenes: the embedded dataset, made from what ships inside scikit-learn.
+"""Make digit scenes, the embedded dataset, from data that ship inside scikit-learn; nothing is downloaded.
 
-A scene is a 40 x 40 RGB picture of one to four handwritten digits (8 x 8 pixels at the source) on a dimmed crop of a
-photo, with its true labels and boxes. Source digits and photo strips are disjoint between the splits. Nothing is
-downloaded.
+A scene is a 40 x 40 RGB image of one to four handwritten digits (8 x 8 pixels originally) on a dimmed crop of a photo,
+with its true labels and boxes. Digits and photo strips are disjoint between the splits.
 
-Scenes are remade from (recipe version, scene seed, counts) and cached; each split lies in a file of its own, so that a
-process which is given train and val has no handle on test.
+Scenes are a function of (recipe version, scene seed, counts), and cached. Each split has a file of its own, so a
+process that is given train and val cannot reach test.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ Box = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True)
 class DigitsSpec:
-    """What a set of digit scenes is made from; its JSON is the cache key.
+    """Everything that digit scenes depend on; its JSON is the cache key.
 
     Attributes:
-        scene_seed: Seed of everything drawn.
+        scene_seed: Seed of everything that is drawn.
         num_train, num_val, num_test: Scenes per split.
     """
 
@@ -71,15 +70,15 @@ class DigitsSpec:
 
 
 @dataclass(frozen=True)
-class _Sources:
-    """Raw material of one split: digits by class, each at every size in [0, 1], and a strip of each photo."""
+class _RawMaterial:
+    """Raw material of one split: digits by class, each at every size and in [0, 1], and a strip of each photo."""
 
     digits: dict[int, list[dict[int, Pixels]]]
     strips: list[Pixels]
 
 
 def digits_folder(spec: DigitsSpec, cache: Path) -> Path:
-    """Return where the scenes of ``spec`` lie in the cache."""
+    """Return the folder of the scenes of ``spec`` in the cache."""
     return cache / "digits" / spec.key
 
 
@@ -91,36 +90,36 @@ def make_scenes(spec: DigitsSpec, split: str) -> dict[str, Tensor]:
         bottom) in px, padded with -1.
     """
     stream = np.random.default_rng(derive_seed("digits", spec.scene_seed, split))
-    sources = _load_sources(spec.scene_seed, split)
+    material = _load_raw_material(spec.scene_seed, split)
     count = int(getattr(spec, f"num_{split}"))
     images = np.empty((count, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     true = np.zeros((count, NUM_CLASSES), bool)
     boxes = np.full((count, _MAX_BOXES, 5), -1, np.int16)
     for row in range(count):
         classes = _draw_classes(stream)
-        images[row], placed = _compose(classes, sources, stream)
+        images[row], placed = _compose(classes, material, stream)
         true[row, [box[0] for box in placed]] = True
         boxes[row, : len(placed)] = placed
     return {"images": torch.from_numpy(images), "true": torch.from_numpy(true), "boxes": torch.from_numpy(boxes)}
 
 
 def make_pretext_images(spec: DigitsSpec) -> tuple[Tensor, Tensor]:
-    """Make single digits turned by 90 degrees, of the train split's source digits only: the pretext task of the trunk.
+    """Make single digits turned by 90 degrees, from the digits of train only: the pretext task of the trunk.
 
-    A turned 0 is still a 0, so this leaks a little of that class.
+    A turned 0 is still a 0, so the task leaks a little of that class.
 
     Returns:
         Images uint8 (N, 3, 40, 40) and classes long (N,).
     """
     stream = np.random.default_rng(derive_seed("digits-pretext", spec.scene_seed))
-    sources = _load_sources(spec.scene_seed, "train")
+    material = _load_raw_material(spec.scene_seed, "train")
     turned = {
         label: [{size: np.rot90(digit).copy() for size, digit in sizes.items()} for sizes in digits]
-        for label, digits in sources.digits.items()
+        for label, digits in material.digits.items()
     }
-    sources = _Sources(turned, sources.strips)
+    material = _RawMaterial(turned, material.strips)
     classes = stream.integers(0, NUM_CLASSES, PRETEXT_IMAGES)
-    images = np.stack([_compose([int(label)], sources, stream)[0] for label in classes])
+    images = np.stack([_compose([int(label)], material, stream)[0] for label in classes])
     return torch.from_numpy(images), torch.from_numpy(classes)
 
 
@@ -128,9 +127,9 @@ def read_split(folder: Path, split: str, draw_seed: int) -> SplitData:
     """Read one split of prepared scenes and draw its single positives.
 
     Raises:
-        DatasetError: The scenes are not there or not what their manifest says.
+        DatasetError: The scenes are missing or damaged.
     """
-    tensors = load_file(checked_file(folder, f"{split}.safetensors", read_manifest(folder).splits[split]))
+    tensors = load_file(checked_file(folder, f"{split}.safetensors", read_scenes_manifest(folder).splits[split]))
     observed = draw_single_positives(tensors["true"].numpy(), derive_seed(draw_seed, split) % 2**32)
     return SplitData(
         name=split,
@@ -146,19 +145,20 @@ def checked_file(folder: Path, name: str, sha256: str) -> Path:
     """Return the path of a file of prepared scenes.
 
     Raises:
-        DatasetError: It is not there, or is not what the manifest says.
+        DatasetError: It is missing or damaged.
     """
     path = folder / name
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise DatasetError(
-            f"digit scenes must fit their manifest, but {path} does not. Delete {folder} and start again"
+            f"The digit scenes are damaged: {path} does not fit their manifest. Delete {folder}: "
+            f"the next run makes it again"
         )
     return path
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` says of prepared scenes.
+class ScenesManifest:
+    """Content of the ``manifest.json`` of prepared scenes.
 
     Attributes:
         splits: Split -> sha256 of its file.
@@ -174,27 +174,24 @@ class Manifest:
     std: list[float]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_scenes_manifest(folder: Path) -> ScenesManifest:
     """Read the manifest of prepared scenes.
 
     Raises:
-        DatasetError: There is none.
+        DatasetError: It is missing or damaged.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         raise DatasetError(
-            f"digit scenes must be prepared before they are read, but there is no {path}. Any verb that trains "
-            f"prepares them"
+            f"The digit scenes are not prepared: {path} does not exist. Any verb that trains prepares them"
         )
     try:
-        return Manifest(**json.loads(path.read_text()))
+        return ScenesManifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise DatasetError(
-            f"digit scenes must have a whole manifest, but {path} is not: {error}. Delete {folder} and start again"
-        ) from error
+        raise DatasetError(f"{path} is damaged: {error}. Delete {folder}: the next run makes it again") from error
 
 
-def _load_sources(scene_seed: int, split: str) -> _Sources:
+def _load_raw_material(scene_seed: int, split: str) -> _RawMaterial:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -207,7 +204,7 @@ def _load_sources(scene_seed: int, split: str) -> _Sources:
         rows = stream.permutation(np.nonzero(raw.target == label)[0])
         chosen = rows[round(low * len(rows)) : round(high * len(rows))]
         digits[label] = [{size: sized[size][row] for size in _SIZES_PX} for row in chosen]
-    return _Sources(
+    return _RawMaterial(
         digits, [photo[:, :, round(low * photo.shape[2]) : round(high * photo.shape[2])] for photo in _load_photos()]
     )
 
@@ -221,7 +218,7 @@ def _load_photos() -> list[Pixels]:
 
 
 def _draw_classes(stream: np.random.Generator) -> list[int]:
-    """Draw the classes of a scene: partners (c + 1, c + 5 mod 10) of a class that is there are four times likelier."""
+    """Draw the classes of a scene; partners (c + 1 and c + 5, mod 10) of a drawn class are four times as likely."""
     classes: list[int] = []
     for _ in range(1 + stream.choice(len(_NUM_DIGITS_PROBS), p=_NUM_DIGITS_PROBS)):
         weights = np.ones(NUM_CLASSES)
@@ -232,14 +229,16 @@ def _draw_classes(stream: np.random.Generator) -> list[int]:
     return classes
 
 
-def _compose(classes: list[int], sources: _Sources, stream: np.random.Generator) -> tuple[NDArray[np.uint8], list[Box]]:
+def _compose(
+    classes: list[int], material: _RawMaterial, stream: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[Box]]:
     """Paint one scene: its pixels (3, H, W) and its boxes (class, left, top, right, bottom)."""
-    canvas = _draw_background(sources.strips, stream)
-    digits, places, taken = _lay_out(classes, sources, stream)
+    canvas = _draw_background(material.strips, stream)
+    digits, places, taken = _lay_out(classes, material, stream)
     for digit, place in zip(digits, places, strict=True):
         _paint(canvas, digit, place, stream)
     if stream.random() < 0.5:
-        _add_distractor(canvas, taken, sources, stream)
+        _add_distractor(canvas, taken, material, stream)
     canvas += stream.normal(0, _NOISE, canvas.shape).astype(np.float32)
     boxes: list[Box] = [
         (label, left, top, left + len(digit), top + len(digit))
@@ -249,12 +248,12 @@ def _compose(classes: list[int], sources: _Sources, stream: np.random.Generator)
 
 
 def _lay_out(
-    classes: list[int], sources: _Sources, stream: np.random.Generator
+    classes: list[int], material: _RawMaterial, stream: np.random.Generator
 ) -> tuple[list[Pixels], list[tuple[int, int]], NDArray[np.bool_]]:
-    """Draw a digit and a free place for every class, from scratch until all fit."""
+    """Draw a digit and a free place for every class; start again until all fit."""
     while True:
         taken = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
-        digits = [_draw_digit(sources.digits[label], stream) for label in classes]
+        digits = [_draw_digit(material.digits[label], stream) for label in classes]
         places = [_free_place(taken, len(digit), stream) for digit in digits]
         found = [place for place in places if place is not None]
         if len(found) == len(classes):
@@ -273,7 +272,7 @@ def _draw_digit(digits: list[dict[int, Pixels]], stream: np.random.Generator) ->
 
 
 def _free_place(taken: NDArray[np.bool_], size: int, stream: np.random.Generator) -> tuple[int, int] | None:
-    """Find a place that no object covers, and mark it taken."""
+    """Draw a place that no object covers, and mark it as taken; None if none was found."""
     for _ in range(60):
         top, left = (int(value) for value in stream.integers(0, IMAGE_SIZE - size + 1, 2))
         window = taken[top : top + size, left : left + size]
@@ -291,9 +290,11 @@ def _paint(canvas: Pixels, digit: Pixels, place: tuple[int, int], stream: np.ran
     window += alpha * (colour[:, None, None] - window)
 
 
-def _add_distractor(canvas: Pixels, taken: NDArray[np.bool_], sources: _Sources, stream: np.random.Generator) -> None:
-    """Paint a digit cut into 2 x 2 blocks in another order: strokes without a class."""
-    digit = _draw_digit(sources.digits[int(stream.integers(NUM_CLASSES))], stream)
+def _add_distractor(
+    canvas: Pixels, taken: NDArray[np.bool_], material: _RawMaterial, stream: np.random.Generator
+) -> None:
+    """Paint a digit whose 2 x 2 blocks are shuffled: strokes without a class."""
+    digit = _draw_digit(material.digits[int(stream.integers(NUM_CLASSES))], stream)
     place = _free_place(taken, len(digit), stream)
     if place is None:
         return

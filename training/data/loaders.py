@@ -1,13 +1,12 @@
-"""Batches of a prepared store through torch's DataLoader, and the one place that chooses between it and batches made in
-memory.
+"""Load batches of a store through torch's DataLoader, and choose between that and batches made in memory.
 
 Workers hand over uint8 with channels last, through memory that both sides share: a quarter of the bytes of floats,
-nothing is transposed or copied in between, and normalisation is the device's.
-Order, flips and operations are functions of (seed, epoch, row) alone, so that number of workers, batch size and ranks
+nothing is transposed or copied in between, and the device normalises.
+Order, flips and operations depend on (seed, epoch, row) alone, so the number of workers, the batch size and the ranks
 never change what an image becomes, and an epoch can be entered at any step.
 
-Worker processes live as long as one pass over a split: nothing is left behind when a run ends, fails or is dropped
-half-way, and forking them anew costs milliseconds.
+Worker processes live for one pass over a split: nothing is left behind when a run ends, fails or is abandoned half-way,
+and forking them again costs milliseconds.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.config.run import TrainConfig
 from training.data.batches import Batch, TrainBatches, count_batches, eval_batches
+from training.data.dataset_names import prepare_command
 from training.data.split import Images, InMemoryImages, OriginalImages, SplitData
 from training.data.transforms import View, ViewDraw, augment, draw_view, to_pixels
 from training.data.views import PixelScale
@@ -48,22 +48,21 @@ class Batches(Protocol):
         ...
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch of an epoch, after the first ``first_step`` of them."""
+        """Yield this rank's part of every global batch of an epoch, without the first ``first_step`` batches."""
         ...
 
 
 def make_train_batches(
     data: SplitData, scale: PixelScale, config: TrainConfig, strong: bool, device: torch.device
 ) -> Batches:
-    """Return what a run trains on.
+    """Return the batches that a run trains on.
 
     Args:
         data: The train split.
         scale: Normalisation.
-        config: Of the run.
+        config: The run's settings.
         strong: Whether batches carry the strong view.
-        device: Where batches of a store are normalised and handed over; batches made in memory are handed over on the
-            CPU.
+        device: Device on which batches of a store are normalised and yielded; batches made in memory stay on the CPU.
 
     Raises:
         ConfigError: ``data.augment_order=original`` without originals.
@@ -71,9 +70,8 @@ def make_train_batches(
     originals = config.data.augment_order == "original"
     if originals and not isinstance(data.images, OriginalImages):
         raise ConfigError(
-            f"data.augment_order=original must have the original images, but {config.data.name} was prepared without "
-            f"them. "
-            f"Prepare it again: orchestrator data prepare {config.data.name} --source DIR --keep-originals",
+            f"data.augment_order=original needs the original images, but {config.data.name} was prepared without them. "
+            f"Prepare it again into another folder: {prepare_command(config.data.name)} --keep-originals --out URI",
             "data.augment_order",
         )
     batch_size, seed, drop_last = config.optim.batch_size, config.loop.seed, config.optim.drop_last
@@ -102,11 +100,11 @@ class StoreBatches:
         batch_size: The global batch, over all ranks.
         seed: Training seed.
         strong: Whether to make the strong view too, from the same decoded image.
-        originals: Make both views from the original, RandAugment before the resize, as released; else from the resized
-            image.
-        num_workers: Processes that make views; 0 makes them here.
-        device: Where batches are normalised and handed over.
-        drop_last: Leave out the last batch of an epoch where it is smaller than the others.
+        originals: Make both views from the original, with RandAugment before the resize, as in the released code; else
+            from the resized image.
+        num_workers: Processes that make views; 0 makes them in this process.
+        device: Device on which batches are normalised and yielded.
+        drop_last: Leave out the last batch of an epoch if it is smaller than the others.
     """
 
     def __init__(
@@ -131,16 +129,15 @@ class StoreBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and a rank's part of it may be
-        empty.
+        """Yield this rank's part of every global batch; the last batch is smaller, and its part may be empty.
 
-        Close the iterator when it is left before its end (:func:`contextlib.closing`): that ends its workers.
+        Close the iterator if you leave it before its end (:func:`contextlib.closing`): that ends its workers.
 
         Args:
             epoch: Counted from 1.
-            first_step: Steps of the epoch that were done before; their images are not read.
+            first_step: Steps of the epoch that are already done; their images are not read.
         """
-        # The same split of the global batch as TrainBatches makes.
+        # The global batch is divided among the ranks exactly as in TrainBatches.
         order = torch.randperm(len(self._data), generator=named_generator(self._seed, "order", epoch))
         rows = [part.tensor_split(world_size())[rank()] for part in order.split(self._batch_size)][
             first_step : len(self)
@@ -168,9 +165,7 @@ class StoreBatches:
 def load_eval_batches(
     data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
 ) -> Generator[Tensor, None, None]:
-    """Yield this rank's share of a split on a device, in order, unpadded and without views: normalised images (B, 3, H,
-    W).
-    """
+    """Yield this rank's share of a split as normalised images (B, 3, H, W) on a device, in order and unpadded."""
     if isinstance(data.images, InMemoryImages):
         yield from (images.to(device) for _, images in eval_batches(data, scale))
         return
@@ -181,9 +176,7 @@ def load_eval_batches(
 
 
 class _Reader(Dataset[int]):
-    """Puts what it makes of some rows into a slot of memory that it shares with the process that asked, and returns the
-    slot.
-    """
+    """Reads rows into a slot of the memory that it shares with the main process, and returns the slot's number."""
 
     def __init__(self, images: Images, num_slots: int, num_rows: int) -> None:
         self._images, self._num_slots, self._num_rows = images, num_slots, num_rows
@@ -204,9 +197,9 @@ class _Reader(Dataset[int]):
     def _share(self) -> Tensor:
         """Return uint8 (slots, rows, H, W, 3).
 
-        Anonymous and inherited by forking: unlike torch's own way it meets no limit of /dev/shm, which containers set
-        to 64 MB, and as it is used again and again, it costs neither a file nor a page fault a batch (0.7 ms of CPU an
-        image at 448 px).
+        The memory is anonymous and inherited by forking. Unlike torch's shared memory it is not limited by /dev/shm,
+        which containers set to 64 MB. It is reused, so it costs neither a file nor page faults per batch (0.7 ms of CPU
+        per image at 448 px).
         """
         shape = (self._num_slots, self._num_rows, *self._images.read([]).shape[-2:], 3)
         num_bytes = math.prod(shape)
@@ -214,7 +207,7 @@ class _Reader(Dataset[int]):
 
 
 class _ViewsReader(_Reader):
-    """Puts weak and strong views into slots; ``strong`` is None where it is not asked for."""
+    """Puts weak and strong views into slots; ``strong`` is None if it is not wanted."""
 
     def __init__(
         self, images: Images, num_slots: int, num_rows: int, *, seed: int, epoch: int, strong: bool, originals: bool
@@ -254,19 +247,20 @@ class _ViewsReader(_Reader):
 def _slots(
     make: Callable[[int, int], _ReaderT], rows: Sequence[Tensor], num_workers: int
 ) -> Iterator[tuple[_ReaderT, Iterator[int]]]:
-    """Read batches of rows in order; end the workers afterwards.
+    """Read batches of rows in order, and end the workers afterwards.
 
     Args:
         make: (number of slots, rows in the largest batch) -> reader.
-        rows: Of each batch.
-        num_workers: Processes that read; 0 reads here.
+        rows: Rows of each batch.
+        num_workers: Processes that read; 0 reads in this process.
 
     Yields:
-        The reader and, batch by batch, the slot in which it lies: until the next one is asked for.
+        The reader and an iterator over the slots of the batches. A slot is valid until the next one is requested.
     """
-    # More workers than cores only wait for each other, and torch warns of them.
+    # More workers than CPUs would only wait for each other, and torch warns about them.
     num_workers = min(num_workers, len(rows), usable_cpus())
-    # DataLoader hands out a task only when a batch is asked for: the one in use and those under way never share a slot.
+    # DataLoader starts a task only when a batch is requested, so this many slots are enough: the batch in use and
+    # those being read never share one.
     num_slots = num_workers * _BATCHES_AHEAD + 1
     reader = make(num_slots, max(map(len, rows), default=0))
     loader = DataLoader(
@@ -275,24 +269,23 @@ def _slots(
         sampler=[(step % num_slots, part.tolist()) for step, part in enumerate(rows)],
         num_workers=num_workers,
         prefetch_factor=_BATCHES_AHEAD if num_workers > 0 else None,
-        multiprocessing_context="fork"
-        if num_workers > 0
-        else None,  # shares the slots, and leaves no server process behind
-        generator=torch.Generator(),  # else it draws from the global stream, which dropout uses
+        # Forked workers inherit the slots, and there is no server process to leave behind.
+        multiprocessing_context="fork" if num_workers > 0 else None,
+        generator=torch.Generator(),  # without it, DataLoader draws from the global stream, which dropout uses
     )
     iterator = iter(loader)
     try:
         yield reader, iterator
     finally:
-        # torch ends workers when the iterator is collected, but a traceback may hold it for long, and it has no public
-        # name for this.
+        # torch ends workers when the iterator is collected, but a traceback may hold it for long. There is no public
+        # name for this; without the private one they end later.
         shutdown = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
 
 
 def _normalised(pixels: Tensor, scale: PixelScale, device: torch.device) -> Tensor:
-    """Return a slot's uint8 (B, H, W, 3) as normalised (B, 3, H, W) on a device, in memory of its own."""
+    """Return a slot's uint8 (B, H, W, 3) as normalised (B, 3, H, W) on a device, copied out of the slot."""
     if device.type == "cuda":
-        pixels = pixels.pin_memory()  # a copy: the slot is free again while it is on its way
+        pixels = pixels.pin_memory()  # a copy, so the slot is free while the transfer is under way
     return scale.normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))

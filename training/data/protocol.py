@@ -1,4 +1,4 @@
-"""The split and the draw of single positives, as the SPML literature makes them.
+"""Split the training images and draw single positives exactly as the SPML literature does.
 
 Both come from the preprocessing that Cole et al. (CVPR 2021) released and that the later papers share. NumPy's legacy
 ``RandomState`` stream is stable across versions, so the same seeds give the same labels everywhere.
@@ -18,7 +18,7 @@ def split_train_val(
     Args:
         num_images: Number of official training images.
         seed: Seed of the permutation; 1200 in the literature.
-        val_frac: Share of validation images.
+        val_frac: Fraction of validation images.
 
     Returns:
         Sorted indices of train and of val.
@@ -32,8 +32,8 @@ def split_train_val(
 def draw_single_positives(true: NDArray[np.bool_], seed: int = 1200) -> NDArray[np.bool_]:
     """Draw one observed positive for each image that has any.
 
-    The generator is made anew for each official phase and shuffles each row's negatives too, although none is kept:
-    that second shuffle consumes random numbers and must be made to get the literature's labels.
+    Each official phase gets a fresh generator. Each row's negatives are shuffled too, although none is kept: that
+    shuffle consumes random numbers, and without it the labels would not be the literature's.
 
     Args:
         true: (N, C), all true labels of one official phase (before the train / val split).

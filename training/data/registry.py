@@ -1,6 +1,4 @@
-"""Datasets by name: what a run asks of its data. The test split is not to be had here; its door is
-:mod:`training.inference.evaluation`.
-"""
+"""Load the dataset that a run's settings name; only :mod:`training.inference.evaluation` opens the test split."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from training.data.digits import (
     DigitsSpec,
     checked_file,
     digits_folder,
-    read_manifest,
+    read_scenes_manifest,
     read_split,
 )
 from training.data.split import SplitData
@@ -32,13 +30,13 @@ from training.errors import ConfigError, DatasetError
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a prepared dataset without opening a split.
+    """Facts about a prepared dataset that are known without opening a split.
 
     Attributes:
-        data_hash: sha256 over all that a run can see of it.
+        data_hash: sha256 of everything that a run can see.
         classes: C names.
-        scale: Normalisation: of digits their own, of photos ImageNet's, as their trunks were trained; or none.
-        pretext_file: Weights of the trunk trained beside it, if any.
+        scale: Normalisation: that of the digits, ImageNet's for photos (as their trunks were trained), or none.
+        pretext_file: Weights of the trunk that was trained along with the dataset, if any.
     """
 
     data_hash: str
@@ -48,32 +46,30 @@ class DatasetInfo:
 
 
 def dataset_info(config: DataConfig) -> DatasetInfo:
-    """Return what is known of the dataset that ``config`` names.
+    """Return the facts about the dataset that ``config`` names.
 
     Raises:
         ConfigError: The settings do not fit the dataset.
-        DatasetError: It is not prepared, or is not what its manifest says.
+        DatasetError: It is not prepared, or is damaged.
     """
     unscaled = config.normalisation == "none"
     if config.name != EMBEDDED:
         manifest = open_dataset(config).manifest
         return DatasetInfo(manifest.data_hash, manifest.classes, UNIT_SCALE if unscaled else IMAGENET_SCALE, None)
     folder = digits_place(config)
-    digits = read_manifest(folder)
+    digits = read_scenes_manifest(folder)
     scale = UNIT_SCALE if unscaled else PixelScale(torch.tensor(digits.mean), torch.tensor(digits.std))
     return DatasetInfo(digits.data_hash, CLASSES, scale, checked_file(folder, "trunk.safetensors", digits.trunk))
 
 
 def load_split(config: DataConfig, split: Literal["train", "val"]) -> SplitData:
-    """Load a split for training or selection; the test split is not to be had here.
+    """Load a split for training or selection, never the test split.
 
     Raises:
         ConfigError, DatasetError: As :func:`dataset_info`.
     """
     if split not in ("train", "val"):
-        raise ValueError(
-            f"split must be train or val, but got split={split}. The test split is opened by promotion alone"
-        )
+        raise ValueError(f"split must be train or val, but got split={split}. Only promotion opens the test split")
     if config.name == EMBEDDED:
         return _read_digits(str(digits_place(config)), split, config.draw_seed)
     store = open_dataset(config)
@@ -84,8 +80,8 @@ def open_dataset(config: DataConfig) -> Store:
     """Open the store that ``config`` names.
 
     Raises:
-        ConfigError: It is another dataset's, or its images have another size.
-        DatasetError: There is none, or it is not what its manifest says.
+        ConfigError: It is the store of another dataset, or its images have another size.
+        DatasetError: It does not exist, or is damaged.
     """
     if config.store is None:
         raise DatasetError(
@@ -95,23 +91,24 @@ def open_dataset(config: DataConfig) -> Store:
     manifest = store.manifest
     if manifest.name != config.name:
         raise ConfigError(
-            f"data.store must be a store of {config.name}, but {config.store} is one of {manifest.name}", "data.store"
+            f"data.store must be a store of {config.name}, but {config.store} is a store of {manifest.name}",
+            "data.store",
         )
     if manifest.image_size != config.image_size:
         raise ConfigError(
-            f"data.image_size must be {manifest.image_size}, that of the store {config.store}, "
-            f"but got data.image_size={config.image_size}. "
-            f"Change it, or prepare the dataset again with --image-size {config.image_size}",
+            f"data.image_size must be {manifest.image_size}, the size in the store {config.store}, but got "
+            f"data.image_size={config.image_size}. Change it, or prepare the dataset again with --image-size "
+            f"{config.image_size}",
             "data.image_size",
         )
     return store
 
 
 def digits_spec(config: DataConfig) -> DigitsSpec:
-    """Return the scenes that ``config`` asks for.
+    """Return the spec of the scenes that ``config`` asks for.
 
     Raises:
-        ConfigError: An image size that the scenes do not have.
+        ConfigError: The image size is not that of the scenes.
     """
     if config.image_size != IMAGE_SIZE:
         raise ConfigError(
@@ -123,15 +120,15 @@ def digits_spec(config: DataConfig) -> DigitsSpec:
 
 
 def digits_place(config: DataConfig) -> Path:
-    """Return where the scenes that ``config`` asks for lie, or will.
+    """Return the folder of the scenes that ``config`` asks for; it may not exist yet.
 
     Raises:
-        ConfigError: An image size that the scenes do not have.
+        ConfigError: The image size is not that of the scenes.
     """
     return digits_folder(digits_spec(config), cache_dir())
 
 
-# A reused actor runs trial after trial on the same, immutable splits.
+# An actor is reused for trial after trial, and its splits are immutable.
 @lru_cache(maxsize=4)
 def _read_digits(folder: str, split: str, draw_seed: int) -> SplitData:
     return read_split(Path(folder), split, draw_seed)
@@ -139,7 +136,7 @@ def _read_digits(folder: str, split: str, draw_seed: int) -> SplitData:
 
 @dataclass(frozen=True)
 class _Key:
-    """A store at a place; one that was prepared anew there has another hash."""
+    """Cache key of a store: one that was prepared again at the same place has another hash."""
 
     uri: str
     data_hash: str

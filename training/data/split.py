@@ -1,4 +1,4 @@
-"""One split of a dataset: its labels in memory, its images wherever they lie."""
+"""Types of one split of a dataset: its labels in memory, its images in memory or in files."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from torch import Tensor
 
 
 class Images(Protocol):
-    """Images of one size that are read by row; may be pickled and read in another process."""
+    """Images of one size that are read by row; they can be pickled and read in another process."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         ...
 
     def read(self, rows: Sequence[int]) -> Tensor:
-        """Return uint8 (n, 3, H, W), best with channels last in memory: the loader then copies nothing; no rows give
-        (0, 3, H, W).
+        """Return uint8 (n, 3, H, W), or (0, 3, H, W) for no rows.
+
+        Channels should come last in memory: then the loader copies nothing.
         """
         ...
 
 
 @runtime_checkable
 class OriginalImages(Images, Protocol):
-    """Images whose originals were kept too."""
+    """Images whose original files were kept too."""
 
     def read_original(self, row: int) -> Image.Image:
-        """Return one original in RGB, turned as its EXIF says."""
+        """Return one original in RGB, turned as its EXIF data say."""
         ...
 
 
@@ -58,8 +59,8 @@ class SplitData:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         images: N images of one size.
-        observed: bool (N, C), at most one True per row where it was drawn; all else is unknown.
-        true: bool (N, C), or None where only observed labels exist.
+        observed: bool (N, C), at most one True per row if it was drawn; all other labels are unknown.
+        true: bool (N, C), or None if only observed labels exist.
         boxes: int16 (N, M, 5) of (class, left, top, right, bottom) in px of the images as read, padded with -1, or
             None.
         classes: C names.

@@ -1,4 +1,4 @@
-"""A dataset's row of Table 1 of the IGNORE supplement (ECCV 2024), computed from its labels, beside the paper's."""
+"""Compute a dataset's figures in Table 1 of the IGNORE supplement (ECCV 2024), and compare them with the paper's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUM_NAMED = 3
 
 @dataclass(frozen=True)
 class Counts:
-    """One column of Table 1; what needs true labels is None where only observed ones exist.
+    """The figures of one dataset in Table 1; those that need true labels are None if only observed ones exist.
 
     Attributes:
         classes: C.
@@ -22,8 +22,8 @@ class Counts:
         test: Test images.
         single_positives: Training images with an observed positive.
         false_negatives: True labels of training images that are not observed.
-        true_negatives: Assumed negatives that are negative.
-        assumed_negatives: What is not observed: ``train * classes - single_positives``.
+        true_negatives: Assumed negatives that are truly negative.
+        assumed_negatives: Labels that are not observed: ``train * classes - single_positives``.
     """
 
     classes: int
@@ -66,23 +66,23 @@ OWN_POSITIVES = {
     },
 }
 # fmt: on
-"""Dataset -> official phase -> positive images of each class in the dataset's own lists, where they were at hand.
+"""Dataset -> official phase -> positive images of each class in the dataset's own lists, where we had them.
 
-Table 1 does not see a wrong label of val or test; these do, and they name its class.
+Table 1 does not notice a wrong label of val or test; these counts do, and they name its class.
 """
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure beside the paper's.
+    """One figure and the paper's.
 
     Attributes:
         key: Field of ``Counts``.
         figure: Its name in words.
-        computed: Of this dataset, as text; "not available" where it needs true labels that there are not.
-        paper: As printed in the paper, or None for a dataset of which it says nothing.
-        equal: Whether they agree; None where there is nothing to compare with.
-        difference: Computed minus paper, with its sign; empty where they agree or one is missing.
+        computed: The figure of this dataset, as text; "not available" if it needs true labels and there are none.
+        paper: The figure as printed in the paper, or None for a dataset that is not in it.
+        equal: Whether they agree; None if there is nothing to compare with.
+        difference: Computed minus paper, with its sign; empty if they agree or one is missing.
     """
 
     key: str
@@ -94,13 +94,13 @@ class Line:
 
 
 def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
-    """Return a dataset's column of Table 1.
+    """Return a dataset's figures in Table 1.
 
     No count depends on the draw of single positives: each image that has a positive keeps exactly one.
 
     Args:
-        annotations: The dataset; a phase that could not be read counts no image.
-        split_seed: Seed of the split of the official training set, where the source gives no ``val``.
+        annotations: The dataset; a phase that could not be read counts as empty.
+        split_seed: Seed of the split of the official training set, if the source gives no ``val``.
     """
     phases, classes = annotations.phases, len(annotations.classes)
     num = {name: len(phases[name]) if name in phases else 0 for name in ("train", "val", "test")}
@@ -120,15 +120,13 @@ def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
 
 
 def compare(counts: Counts, paper: Counts | None) -> list[Line]:
-    """Return the lines of the table; positives per image are compared at the decimals that the paper prints."""
+    """Return the lines of the table; positives per image are compared to the decimals that the paper prints."""
     expected = asdict(paper) if paper else {}
     return [_line(key, computed, expected.get(key)) for key, computed in asdict(counts).items()]
 
 
 def name_class_differences(annotations: Annotations) -> list[str]:
-    """Return, in words, the classes that have more or fewer positive images than the dataset's own lists, where those
-    are known.
-    """
+    """Return in words the classes with more or fewer positive images than in the dataset's own lists, if known."""
     found = []
     for phase, own in OWN_POSITIVES.get(annotations.name, {}).items():
         true = annotations.phases[phase].true if phase in annotations.phases else None
@@ -136,7 +134,7 @@ def name_class_differences(annotations: Annotations) -> list[str]:
             continue
         counts = true.sum(0).tolist()
         differ = [
-            f"{name} {ours:,}, not {theirs:,}"
+            f"{name} {ours:,} instead of {theirs:,}"
             for name, ours, theirs in zip(annotations.classes, counts, own, strict=True)
             if ours != theirs
         ]
@@ -147,7 +145,7 @@ def name_class_differences(annotations: Annotations) -> list[str]:
 
 
 def _line(key: str, computed: float | None, paper: float | None) -> Line:
-    # 31.4 is printed with one decimal, 1.46 with two.
+    # The paper prints 31.4 with one decimal and 1.46 with two.
     decimals = 0 if key != "positives_per_image" else len(str(paper).partition(".")[2]) if paper is not None else 2
     ours, theirs = (None if value is None else f"{value:,.{decimals}f}" for value in (computed, paper))
     equal = None if theirs is None else ours == theirs

@@ -1,11 +1,10 @@
-"""Weak and strong views of photos: flips, and RandAugment(3, 5) with torchvision's operations and magnitudes.
+"""Make weak and strong views of photos: flips, and RandAugment(3, 5) with torchvision's operations and magnitudes.
 
-What an image becomes is a function of (seed, epoch, row, view) alone: not of its batch, its rank or the worker that
-made it.
+A view depends on (seed, epoch, row, view) alone, not on the batch, the rank or the worker.
 
 Every operation gives bit for bit what torchvision's RandAugment gives for PIL images (a test compares them). Photos
-stay PIL images in between, because PIL's kernels on uint8 are 2 to 30 times quicker than torchvision's on uint8 tensors
-(benchmarks/input_pipeline.py); three operations for which PIL does more than it needs to are done otherwise.
+stay PIL images in between, because PIL's kernels on uint8 are 2 to 30 times as fast as torchvision's on uint8 tensors
+(benchmarks/pipeline/input_pipeline.py). Three operations for which PIL does more work than needed have kernels here.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ NUM_OPS = 3
 MAGNITUDE = 5
 NUM_BINS = 31
 _FLIP_PROB = 0.5
-# Bands of this many rows stay in the processor's second-level cache.
+# Bands of this many rows fit into the processor's second-level cache.
 _BAND_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Op:
-    """One drawn operation of RandAugment; ``sign`` is 1 or -1, and 1 where the operation has no sign."""
+    """One drawn operation of RandAugment; ``sign`` is 1 or -1, and always 1 for operations without a sign."""
 
     name: str
     sign: int = 1
@@ -45,14 +44,14 @@ class Op:
 
 @dataclass(frozen=True)
 class ViewDraw:
-    """What was drawn for one view of one image: the operations in their order, and then whether it is mirrored."""
+    """The draw for one view of one image: the operations in their order, and whether it is mirrored afterwards."""
 
     ops: tuple[Op, ...]
     flip: bool
 
 
 def draw_view(seed: int, epoch: int, row: int, view: View) -> ViewDraw:
-    """Draw one view of one image; the weak one has no operations."""
+    """Draw one view of one image; the weak view has no operations."""
     generator = named_generator(seed, view, epoch, row)
     flip = bool(torch.rand(1, generator=generator) < _FLIP_PROB)
     if view == "weak":
@@ -83,9 +82,7 @@ def to_pixels(image: Image.Image, flip: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How an operation is done, how strong it is on an image of a width and a height, and whether
-    it goes either way.
-    """
+    """How to apply an operation, its magnitude for an image of (width, height), and whether its sign is drawn."""
 
     apply: Callable[[Image.Image, float], Image.Image]
     magnitude: Callable[[int, int], float]
@@ -94,7 +91,7 @@ class _Kind:
 
 @cache
 def _bin(end: float, start: float = 0.0) -> float:
-    # In float32, as torchvision has it: what is cut to an integer afterwards must not fall on the other side.
+    # In float32, as torchvision computes it: some magnitudes are truncated to integers, and must not round differently.
     return float(torch.linspace(start, end, NUM_BINS)[MAGNITUDE])
 
 
@@ -134,9 +131,7 @@ def _colour(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _blend_table(base: int, factor: float) -> list[int]:
-    """Return ``PIL.Image.blend`` of one grey and each value, for three channels: the blend of a whole image becomes one
-    look-up.
-    """
+    """Return ``PIL.Image.blend`` of a grey and every value, for three channels: blending becomes one table look-up."""
     values = np.arange(256, dtype=np.float32)
     blended = np.float32(base) + np.float32(factor) * (values - np.float32(base))
     table: list[int] = blended.clip(0, 255).astype(np.uint8).tolist()
@@ -148,10 +143,10 @@ def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def sharpen(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Blend with the smoothed image, as ``PIL.ImageEnhance.Sharpness`` does, in a third of its time.
+    """Blend with the smoothed image, as ``PIL.ImageEnhance.Sharpness`` does, in a third of the time.
 
-    Smoothing is (the eight neighbours + 5 x the pixel) / 13, rounded; PIL sums products in float, here the sums are
-    separable and integer. The outermost pixels stay as they are.
+    Smoothing is (the eight neighbours + 5 x the pixel) / 13, rounded. PIL sums float products; here the sums are
+    separable and in integers. The outermost pixels stay as they are.
 
     Args:
         pixels: (H, W, 3).
@@ -168,7 +163,7 @@ def sharpen(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
         smoothed = (
             columns[:, : -2 * channels] + columns[:, channels:-channels] + columns[:, 2 * channels :] + 4 * centre
         )
-        smoothed += 6  # half of 13
+        smoothed += 6  # half of 13, so that the division rounds
         smoothed //= 13
         blended = (centre.astype(np.int16) - smoothed.astype(np.int16)).astype(np.float32)
         blended *= np.float32(factor)
@@ -199,7 +194,7 @@ OPS: dict[str, _Kind] = {
     "AutoContrast": _Kind(lambda image, _: ImageOps.autocontrast(image), lambda *_: 0.0, signed=False),
     "Equalize": _Kind(lambda image, _: ImageOps.equalize(image), lambda *_: 0.0, signed=False),
 }
-"""RandAugment's operations in torchvision's order and under its names."""
+"""RandAugment's operations under torchvision's names and in its order, which the draws index."""
 
 
 def _names(indices: list[int]) -> list[str]:

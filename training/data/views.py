@@ -1,7 +1,7 @@
-"""Weak and strong views of digit scenes.
+"""Make weak and strong views of digit scenes.
 
-Parameters are drawn for the whole split at once, one row per example, from a generator named by (seed, epoch, view):
-what an image becomes depends neither on the batch it is in nor on the number of ranks.
+Parameters are drawn for the whole split at once, one row per example, from a generator named by (seed, epoch, view).
+So a view depends neither on the batch that it is in nor on the number of ranks.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class PixelScale:
 
     @classmethod
     def of(cls, images: Tensor) -> PixelScale:
-        """Measure uint8 images (N, 3, H, W)."""
+        """Return the scale of uint8 images (N, 3, H, W)."""
         pixels = images.float() / 255
         return cls(pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Scale uint8 or float images in [0, 255] to zero mean and unit deviation; 0 is the mean colour afterwards."""
+        """Scale uint8 or float images in [0, 255] to zero mean and unit deviation, so that 0 is the mean colour."""
         num, channels, height, width = images.shape
         scaled = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
-        # In place and a row of pixels at a time: at 448 px a further tensor, or a loop over three channels, costs more
-        # than the arithmetic.
+        # In place and over whole rows of pixels: at 448 px, another tensor or a loop over channels would cost more than
+        # the arithmetic.
         rows = scaled.permute(0, 2, 3, 1).view(num, height, width * channels)
         mean, std = (
             (255 * values).repeat(width).to(images.device, non_blocking=True) for values in (self.mean, self.std)
@@ -49,7 +49,7 @@ class PixelScale:
 
 
 IMAGENET_SCALE = PixelScale(torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))
-"""Of ImageNet's training images, as torchvision and timm give it."""
+"""The scale of ImageNet's training images, as in torchvision and timm."""
 
 UNIT_SCALE = PixelScale(torch.zeros(3), torch.ones(3))
 """Leaves pixels in [0, 1]."""
@@ -57,8 +57,12 @@ UNIT_SCALE = PixelScale(torch.zeros(3), torch.ones(3))
 
 @dataclass(frozen=True)
 class StrongParams:
-    """Parameters of the strong view, one row per example: affine (N, 2, 3), gain (N, 3), noise (N, 3, H, W) in [0, 255]
-    units.
+    """Parameters of the strong view, one row per example.
+
+    Attributes:
+        affine: (N, 2, 3).
+        gain: (N, 3).
+        noise: (N, 3, H, W), for pixels in [0, 255].
     """
 
     affine: Tensor
@@ -67,12 +71,12 @@ class StrongParams:
 
 
 def draw_shifts(num_images: int, generator: torch.Generator) -> Tensor:
-    """Draw shifts (N, 2) of 0..2 * MAX_SHIFT_PX, rows and columns into the padded image."""
+    """Draw shifts (N, 2) from 0 to 2 * MAX_SHIFT_PX: rows and columns of the padded image at which to crop."""
     return torch.randint(0, 2 * MAX_SHIFT_PX + 1, (num_images, 2), generator=generator)
 
 
 def shift(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift (n, 3, H, W) images by up to MAX_SHIFT_PX px, border pixels repeated: the weak view."""
+    """Make the weak view: shift images (n, 3, H, W) by up to MAX_SHIFT_PX px and repeat the border pixels."""
     height, width = images.shape[-2:]
     padded = pad(images.float(), (MAX_SHIFT_PX,) * 4, mode="replicate")
     places = zip(padded, shifts.tolist(), strict=True)
@@ -87,7 +91,7 @@ def draw_strong(num_images: int, size: int, strength: float, generator: torch.Ge
         num_images: N.
         size: Side of the images in px.
         strength: Factor on every range; 0 is the identity.
-        generator: Where the draws come from.
+        generator: Source of the random numbers.
     """
 
     def uniform(*shape: int) -> Tensor:
@@ -104,7 +108,7 @@ def draw_strong(num_images: int, size: int, strength: float, generator: torch.Ge
 
 def strengthen(images: Tensor, params: StrongParams, rows: Tensor) -> Tensor:
     """Apply the strong view of examples ``rows`` to their images (n, 3, H, W) in [0, 255]; n may be 0."""
-    if len(rows) == 0:  # affine_grid refuses it
+    if len(rows) == 0:  # affine_grid refuses empty batches
         return images.float()
     grid = affine_grid(params.affine[rows], list(images.shape), align_corners=False)
     warped = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

@@ -1,6 +1,4 @@
-"""What a dataset's own files say: which images there are, in the protocol's order, and what is in them. No pixel is
-read here.
-"""
+"""Types for what a dataset's own files say: its images in the protocol's order, their labels, and faults found."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ class Fault:
     """Something wrong with a source.
 
     Attributes:
-        path: The file at fault, relative to the dataset's root.
+        path: The file, relative to the dataset's root.
         why: What is wrong with it.
-        line: Line of a text file, counted from 1, if one is at fault.
-        id: The image that must be left out for it, if any.
-        is_fatal: Whether labels of other images cannot be trusted for it, so that leaving images out does not mend it.
+        line: The line of a text file, counted from 1, if one is wrong.
+        id: The image that must be left out because of it, if any.
+        is_fatal: Whether labels of other images cannot be trusted either, so that leaving images out does not help.
     """
 
     path: str
@@ -38,11 +36,10 @@ class Phase:
     """One official set of images, before any split or draw.
 
     Attributes:
-        ids: N names, in the order that split and draw count by.
+        ids: N names, in the order that split and draw rely on.
         files: N paths of the images, relative to the source's root.
         true: bool (N, C), or None where only observed labels exist.
-        observed: bool (N, C) where the source gives observed labels itself; None where they are drawn from the true
-            ones.
+        observed: bool (N, C) if the source gives observed labels itself; None if they are drawn from the true ones.
         boxes: For each image float32 (M, 5) of (class, left, top, right, bottom) in px of the original, counted from 0,
             right and bottom exclusive; or None.
         points: For each image float32 (M, 3) of (part, x, y) in px of the original, visible parts only; or None.
@@ -61,18 +58,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A dataset as its files describe it.
+    """A dataset as its own files describe it.
 
     Attributes:
-        name: ``voc``, ``coco``, ``nuswide``, ``cub``, or the name of a folder of one's own.
-        layout: Which layout in the wild was found, in words.
-        root: What the paths of the images are relative to.
+        name: ``voc``, ``coco``, ``nuswide``, ``cub``, or the name of your own data.
+        layout: The layout that was found, in words; some datasets circulate in several.
+        root: The folder that the paths of images are relative to.
         classes: C names, in the order of the label columns.
         phases: ``train`` (the official training set) and ``test``; ``val`` only where the source gives one.
         label_files: Path, relative to ``root`` -> sha256 of every label file that was read.
-        parts: Names of the parts that ``Phase.points`` counts, if any.
+        parts: Names of the parts that ``Phase.points`` is numbered by, if any.
         faults: What is wrong, in the order of the files.
-        num_unlabelled: Images that the protocol leaves out because nothing is annotated in them (COCO), per phase.
+        num_unlabelled: Per phase, images without any annotation, which the protocol leaves out (COCO).
         notes: What the user should know although nothing is wrong.
     """
 

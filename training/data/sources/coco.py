@@ -1,10 +1,8 @@
-"""MS COCO 2014 as its archives lie on disk: ``annotations/instances_{train,val}2014.json``, ``train2014/``,
-``val2014/``.
+"""Read MS COCO 2014 from its unpacked archives.
 
-Only images with at least one annotation (a crowd counts) are in the dataset, their ids sorted as strings, the label
-columns in the order of the JSON's category list; official val is the test set (Cole et al., CVPR 2021). The JSON is
-read by Arrow, which takes the few fields needed and leaves the outlines alone: a fifth of the time and a quarter of the
-memory of Python's reader.
+They hold ``annotations/instances_{train,val}2014.json``, ``train2014/`` and ``val2014/``. Only images with at least one
+annotation (a crowd counts) are in the dataset, with ids sorted as strings and label columns in the order of the JSON's
+category list; official val is the test set (Cole et al., CVPR 2021).
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class _Instances:
-    """The fields of one JSON that are needed: I images, A annotations, C categories."""
+    """The fields needed of one JSON: I images, A annotations, C categories."""
 
     path: Path
     image_ids: NDArray[np.int64]
@@ -54,10 +52,10 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``annotations/`` or one above it, or ``annotations/`` itself.
-        images: Whether images must be there, and boxes are read; else the two JSONs are all that is needed.
+        images: Whether to look for the images and read boxes; without, the two JSONs are enough.
 
     Raises:
-        NotThisDatasetError: It is another folder, or COCO of another year.
+        NotThisDatasetError: The folder holds something else, or COCO of another year.
     """
     files = LabelFiles(find_coco(source))
     read = {
@@ -71,7 +69,7 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
             phases[phase] = Phase((), (), np.zeros((0, len(categories)), bool))
             continue
         if list(instances.categories.items()) != list(categories.items()):
-            files.fault(instances.path, "its categories are not those of the training JSON, or in another order")
+            files.fault(instances.path, "has other categories than the training JSON, or in another order")
         phases[phase], num_unlabelled[phase] = _phase(files, instances, list(categories), _PHASES[phase], images)
         if images:
             files.check_images(phases[phase])
@@ -82,15 +80,15 @@ def find_coco(source: Path) -> Path:
     """Return the folder that holds ``annotations/``.
 
     Raises:
-        NotThisDatasetError: There is none, or its JSONs are of another year.
+        NotThisDatasetError: No such folder was found, or its JSONs are of another year.
     """
     source = source.resolve().parent if source.name == "annotations" else source
     wanted = f"annotations/{LAYOUT}"
     root = find_root(source, "COCO 2014", wanted, lambda folder: any((folder / "annotations").glob("instances_*.json")))
     if not any((root / "annotations" / f"instances_{name}.json").exists() for name in _PHASES.values()):
         raise NotThisDatasetError(
-            f"--source must be the folder of COCO 2014, but got --source={source}. Looked for {wanted}; "
-            f"its annotations/ holds {describe(root / 'annotations')}"
+            f"--source={source} is not COCO 2014: no {wanted} in it. Its annotations/ holds "
+            f"{describe(root / 'annotations')}"
         )
     return root
 
@@ -100,11 +98,12 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
     if content is None:
         return None
     try:
+        # Arrow reads just these fields and skips the outlines: a fifth of the time and a quarter of the memory of json.
         table = pyarrow.json.read_json(
             pa.BufferReader(content),
             read_options=pyarrow.json.ReadOptions(
                 block_size=len(content) + 1, use_threads=False
-            ),  # it is one value, so one block
+            ),  # a file is one JSON value, so one block
             parse_options=pyarrow.json.ParseOptions(
                 explicit_schema=_SCHEMA, newlines_in_values=True, unexpected_field_behavior="ignore"
             ),
@@ -123,21 +122,21 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
 
 
 def _explain(files: LabelFiles, path: Path, content: bytes, message: str) -> None:
-    """Note why Arrow would not read a JSON, with the position where it breaks off."""
+    """Note why Arrow cannot read a JSON, with the position where it breaks off."""
     try:
         json.loads(content)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (character {error.pos:,} of {len(content):,})"
         files.fault(
             path,
-            f"is not whole JSON: {error.msg.removesuffix(' starting at')} at {where}. Unpack or download it again",
+            f"is not complete JSON: {error.msg.removesuffix(' starting at')} at {where}. Unpack or download it again",
             error.lineno,
             fatal=True,
         )
     except (UnicodeDecodeError, RecursionError) as error:
         files.fault(path, f"is not JSON: {error}", fatal=True)
     else:
-        files.fault(path, f"is not a JSON of instances: {message}", fatal=True)
+        files.fault(path, f"does not hold COCO instances: {message}", fatal=True)
 
 
 def _instances(files: LabelFiles, path: Path, columns: dict[str, pa.StructArray]) -> _Instances:
@@ -162,7 +161,7 @@ def _instances(files: LabelFiles, path: Path, columns: dict[str, pa.StructArray]
 def _phase(
     files: LabelFiles, instances: _Instances, categories: list[int], folder: str, with_boxes: bool
 ) -> tuple[Phase, int]:
-    """Return a phase, and how many of its images have no annotation."""
+    """Return a phase, and the number of its images without annotations."""
     known = _known(files, instances, categories)
     annotated, labels = instances.annotated[known], instances.labels[known]
     ids = np.array(sorted(np.unique(annotated).tolist(), key=str), np.int64)
@@ -173,6 +172,7 @@ def _phase(
     true = np.zeros((len(ids), len(categories)), bool)
     true[rows, columns] = True
     boxes = _boxes(files, instances, known, rows, columns, ids) if with_boxes else None
+    # Some copies keep the image folders below images/.
     place = (
         folder
         if (files.root / folder).is_dir() or not (files.root / "images" / folder).is_dir()
@@ -184,7 +184,7 @@ def _phase(
 
 
 def _known(files: LabelFiles, instances: _Instances, categories: list[int]) -> NDArray[np.bool_]:
-    """Return which annotations are of a known image and a known category; the others are faults."""
+    """Return which annotations belong to a known image and a known category; note the others as faults."""
     of_image = np.isin(instances.annotated, instances.image_ids)
     of_category = np.isin(instances.labels, np.array(categories, np.int64))
     for id in np.unique(instances.annotated[~of_image]).tolist():
@@ -209,9 +209,7 @@ def _boxes(
     columns: NDArray[np.int64],
     ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return for each image (M, 5); COCO gives left, top, width and height from 0. A box without area says nothing and
-    is left out.
-    """
+    """Return (M, 5) for each image, from COCO's left, top, width and height; boxes without area are left out."""
     bbox = instances.bbox.filter(pa.array(known))
     whole = pc.list_value_length(bbox).fill_null(0).to_numpy(zero_copy_only=False) == 4
     for id in np.unique(ids[rows[~whole]]).tolist():

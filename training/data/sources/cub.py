@@ -1,9 +1,9 @@
-"""CUB-200-2011 as its archive lies on disk; its 312 binary attributes are the classes.
+"""Read CUB-200-2011 from its unpacked archive; its 312 binary attributes are the classes.
 
-``attributes/image_attribute_labels.txt`` says for each image and attribute whether it is present (how certain the
-annotator was is ignored, as in Cole et al., CVPR 2021); ``train_test_split.txt`` splits the images of ``images.txt``,
-which count in the order of their numbers. The parts of the bird are read, since attributes belong to parts.
-``bounding_boxes.txt`` is not: it has one box for the whole bird, and a box of a store says where one class is.
+``attributes/image_attribute_labels.txt`` says for each image and attribute whether it is present (the annotator's
+certainty is ignored, as in Cole et al., CVPR 2021); ``train_test_split.txt`` splits the images of ``images.txt``, which
+are ordered by their numbers. The locations of the bird's parts are read, since attributes belong to parts.
+``bounding_boxes.txt`` is not read: it has one box for the whole bird, and a store's box is that of one class.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ def read_cub(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``CUB_200_2011/``, or that itself.
-        images: Whether images must be there, and parts are read; else the attribute labels, the split and
-            ``images.txt`` are all that is needed (and ``attributes.txt``, inside the folder or above it, for the
-            names).
+        images: Whether to look for the images and read parts; without, the attribute labels, the split and
+            ``images.txt`` are enough (and ``attributes.txt``, in the folder or next to it, for the names).
 
     Raises:
-        NotThisDatasetError: It is another folder.
+        NotThisDatasetError: The folder holds something else.
     """
     files = LabelFiles(find_cub(source))
     names = files.numbered_lines(files.root / "images.txt")
@@ -62,18 +61,18 @@ def find_cub(source: Path) -> Path:
     """Return the folder that holds ``images.txt`` and ``attributes/``.
 
     Raises:
-        NotThisDatasetError: There is none.
+        NotThisDatasetError: No such folder was found.
     """
-    return find_root(source, "CUB-200-2011", f"images.txt beside {_LABELS.as_posix()}", _holds_labels)
+    return find_root(source, "CUB-200-2011", f"images.txt next to {_LABELS.as_posix()}", _holds_labels)
 
 
 def _holds_labels(folder: Path) -> bool:
     found = [(folder / name).exists() for name in ("images.txt", "train_test_split.txt", _LABELS)]
-    return sum(found) >= 2  # one may have been lost: that is a fault, and not another dataset
+    return sum(found) >= 2  # one may be missing: that is a fault of CUB, not another dataset
 
 
 def _attribute_names(files: LabelFiles) -> list[str]:
-    """Return the names of attributes.txt, which the archive holds beside its one folder."""
+    """Return the names in attributes.txt, which the archive holds next to its one folder."""
     for path in (
         files.root / "attributes.txt",
         files.root / "attributes" / "attributes.txt",
@@ -81,7 +80,7 @@ def _attribute_names(files: LabelFiles) -> list[str]:
     ):
         if path.exists():
             return _numbered_names(files.numbered_lines(path))
-    files.notes.append("there is no attributes.txt, in the folder or above it: the attributes are numbered here")
+    files.notes.append("no attributes.txt in the folder or next to it, so the attributes are numbered instead of named")
     return [f"attribute_{number:03d}" for number in range(1, NUM_ATTRIBUTES + 1)]
 
 
@@ -90,7 +89,7 @@ def _numbered_names(lines: dict[int, str]) -> list[str]:
 
 
 def _read_split(files: LabelFiles, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,), 1 for train, 0 for test and -1 for neither."""
+    """Return (N,): 1 for train, 0 for test and -1 for neither."""
     path = files.root / "train_test_split.txt"
     values = files.numbered_lines(path)
     known = set(order.tolist())
@@ -107,7 +106,7 @@ def _read_split(files: LabelFiles, order: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
-    """Return bool (N, C); what is listed twice, or not at all, is a fault."""
+    """Return bool (N, C); an attribute listed twice, or not at all, is a fault."""
     path = files.root / _LABELS
     true = np.zeros((len(order), width), bool)
     table = _read_columns(files, path)
@@ -119,8 +118,8 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
     for number, name, value in table[~fits][:_NUM_NAMED].tolist():
         files.fault(
             path,
-            f"image {number} of images.txt, attribute 1 to {width} and 0 or 1 expected, but a line says {number} "
-            f"{name} {value}",
+            f"a line says {number} {name} {value}, but must be an image of images.txt, an attribute from 1 to {width}, "
+            f"and 0 or 1",
         )
     flat = rows[fits] * width + attribute[fits] - 1
     true.reshape(-1)[flat[present[fits] == 1]] = True
@@ -128,14 +127,15 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
     for row in np.flatnonzero((times != 1).any(1)).tolist():
         missing, twice = int((times[row] == 0).sum()), int((times[row] > 1).sum())
         files.fault(path, f"image {order[row]} must have a line for each attribute, "
-            f"but {missing} are missing and {twice} are there twice",
+            f"but {missing} are missing and {twice} occur twice",
                     id=str(order[row]))  # fmt: skip
     return true
 
 
 def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
-    """Return (L, 3) of image, attribute and present. Some lines of the real file have more columns than the five: the
-    first three count.
+    """Return (L, 3) of image, attribute and present.
+
+    Some lines of the real file have more than five columns; the first three are right in those too.
     """
     content = files.read(path)
     if content is None:
@@ -153,7 +153,7 @@ def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
             io.BytesIO(content),
             read_options=pyarrow.csv.ReadOptions(
                 column_names=_COLUMNS, use_threads=False
-            ),  # in their order, so that an error has its line
+            ),  # one thread, so that an error names its line
             parse_options=pyarrow.csv.ParseOptions(delimiter=" ", quote_char=False, invalid_row_handler=keep_longer),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=_COLUMNS[:3], column_types=dict.fromkeys(_COLUMNS[:3], pa.int64()), null_values=[]
@@ -183,9 +183,9 @@ def _first_bad_line(content: bytes) -> tuple[int | None, str]:
 def _read_parts(
     files: LabelFiles, order: NDArray[np.int64]
 ) -> tuple[list[str], tuple[NDArray[np.float32], ...] | None]:
-    """Return the names of the parts, and where they are in each image."""
+    """Return the names of the parts, and their locations in each image."""
     if not (files.root / "parts").is_dir():
-        files.notes.append("there is no folder parts: where the parts of the birds are is unknown")
+        files.notes.append("no folder parts/, so the locations of the birds' parts are unknown")
         return [], None
     names = _numbered_names(files.numbered_lines(files.root / "parts" / "parts.txt"))
     return names, _read_points(files, order, len(names))

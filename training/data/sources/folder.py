@@ -1,28 +1,27 @@
-"""A user's own images: a folder with ``images/`` and tables that say what is in them.
+"""Read your own images: a folder with ``images/`` and tables of their labels.
 
 ::
 
     images/                          any depth of folders
     labels.csv    or .parquet        images whose labels are all known
-    observed.csv  or .parquet        images of which single positives are known, and nothing else
-    classes.txt                      optional: the classes, one a line, in the order wanted
-    train.txt  val.txt  test.txt     optional: images of each split, one a line
+    observed.csv  or .parquet        images of which only single positives are known
+    classes.txt                      optional: the classes in order, one per line
+    train.txt  val.txt  test.txt     optional: images of each split, one per line
 
-A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either a
-column per class, with 1 or 0 in it, or one column ``labels`` with names: between ``;``, ``|`` or ``,`` in a CSV, a list
-or such a text in Parquet. In ``observed`` 0 and an empty cell both mean "not known"; in ``labels`` every cell must be
-filled.
+A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either one
+column per class with 1 or 0 in it, or one column ``labels`` with class names: separated by ``;``, ``|`` or ``,`` in a
+CSV, a list or such a text in Parquet. In ``observed``, 0 and an empty cell both mean "not known"; in ``labels`` every
+cell must be filled.
 
-The file says what is known: a split whose images stand in ``labels`` has true labels; one whose images stand in
-``observed`` alone has none, and what needs them is then not available. Images that stand in both have true labels, and
-the observed one is theirs in place of a drawn one. A split must be of one kind throughout, so images of both kinds need
-given splits. Else a fifth of the images is drawn for test, always the same; without ``val``, a run draws it from train
-by ``data.split_seed``, as in the literature. Images count in the order of their names.
+A split whose images are in ``labels`` has true labels. One whose images are only in ``observed`` has none, and whatever
+needs them is not available. Images in both tables have true labels, and their observed label is the given one instead
+of a drawn one. All images of a split must be of one kind, so with images of both kinds the splits must be given.
+Without given splits, a fifth of the images is drawn for test, always the same ones; without ``val``, a run draws it
+from train by ``data.split_seed``, as in the literature. Images are ordered by name.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config.spelling import nearest_word
 from training.data.protocol import draw_single_positives, split_train_val
 from training.data.sources.annotations import Annotations, Phase
 from training.data.sources.folder_tables import EMPTY, Table, read_table
@@ -42,15 +42,15 @@ _SEED = 1200
 
 
 def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> Annotations:
-    """Read a folder of one's own; the module says how it must be laid out.
+    """Read your own images and labels from a folder; the docstring of this module describes its layout.
 
     Args:
         source: The folder with the tables.
-        images: Whether images must be there.
-        name: What the dataset is to be called.
+        images: Whether to look for the images.
+        name: The name to give the dataset.
 
     Raises:
-        NotThisDatasetError: There is no table.
+        NotThisDatasetError: No table was found.
     """
     files = LabelFiles(find_folder(source))
     tables = {kind: table for kind in TABLES if (table := _read_table(files, kind))}
@@ -65,7 +65,7 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
             if images:
                 files.check_images(phases[split])
     if not len(phases["test"]):
-        files.notes.append("there are no test images: a promotion has nothing to be scored on")
+        files.notes.append("there are no test images, so a promotion cannot be scored")
     if images:
         _note_unlisted(files, {file for phase in phases.values() for file in phase.files})
     kinds = ", ".join(f"{split} {'observed only' if phase.true is None else 'true'}" for split, phase in phases.items())
@@ -76,11 +76,11 @@ def find_folder(source: Path) -> Path:
     """Return the folder that holds the tables.
 
     Raises:
-        NotThisDatasetError: There is none.
+        NotThisDatasetError: No such folder was found.
     """
     wanted = (
-        "labels.csv or observed.csv (or .parquet) beside images/, with a column image and a column per class or "
-        "one column labels"
+        "labels.csv or observed.csv (or .parquet) next to images/, with a column image and either a column per class "
+        "or one column labels"
     )
     return find_root(source, "your own images", wanted, _holds_table)
 
@@ -92,7 +92,7 @@ def _holds_table(folder: Path) -> bool:
 def _read_table(files: LabelFiles, kind: str) -> Table | None:
     found = _table_paths(files, kind)
     if len(found) > 1:
-        files.fault(found[1], f"stands beside {found[0].name}: there must be one of them")
+        files.fault(found[1], f"is a second table next to {found[0].name}; keep one of them")
     return read_table(files, found[0]) if found else None
 
 
@@ -101,17 +101,17 @@ def _table_paths(files: LabelFiles, kind: str) -> list[Path]:
 
 
 def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
-    """Return classes.txt, or what the tables name: columns in their order, names of lists by the alphabet."""
+    """Return the classes of classes.txt, else those of the tables: columns in order, names from lists sorted."""
     path = files.root / "classes.txt"
     if path.exists():
         classes = list(files.unique_lines(path))
         for table in tables.values():
             for name in table.names:
                 if name not in classes:
-                    close = difflib.get_close_matches(name, classes, n=1)
+                    close = nearest_word(name, classes)
                     files.fault(
                         table.path,
-                        f"class {name!r} is not in classes.txt{f'; did you mean {close[0]!r}?' if close else ''}",
+                        f"class {name!r} is not in classes.txt{f'; did you mean {close!r}?' if close else ''}",
                     )
         return classes
     if any(table.is_list for table in tables.values()):
@@ -119,12 +119,12 @@ def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
     if len({frozenset(table.names) for table in tables.values()}) > 1:
         first, second = tables.values()
         differ = sorted(set(first.names) ^ set(second.names))
-        files.fault(second.path, f"must have the class columns of {first.path.name}, but they differ in {some(differ)}")
+        files.fault(second.path, f"must have the class columns of {first.path.name}, but differs in {some(differ)}")
     return list(dict.fromkeys(name for table in tables.values() for name in table.names))
 
 
 def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind: str) -> dict[str, NDArray[np.bool_]]:
-    """Return image -> bool (C,); in true labels an empty cell is a fault."""
+    """Return image -> bool (C,); an empty cell in true labels is a fault."""
     if table is None:
         return {}
     labels = np.zeros((len(table.images), len(classes)), bool)
@@ -134,21 +134,21 @@ def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind
     if kind == "labels":
         for row, column in np.argwhere(table.values == EMPTY).tolist():
             why = (
-                f"{table.names[column]} of {table.images[row]} must be 1 or 0, but is empty. Where labels are "
-                f"unknown, use observed"
+                f"{table.names[column]} of {table.images[row]} must be 1 or 0, but is empty. If its labels are not "
+                f"all known, list it in observed.csv"
             )
             files.fault(table.path, why, table.line(row), table.images[row])
     return dict(zip(table.images, labels, strict=True))
 
 
 def _splits(files: LabelFiles, tables: dict[str, Table], images: list[str]) -> tuple[dict[str, str], str]:
-    """Return image -> split, and how the splits were come by."""
+    """Return image -> split, and in words how the splits were made."""
     lists = {split: files.root / f"{split}.txt" for split in SPLITS if (files.root / f"{split}.txt").exists()}
     columns = [table for table in tables.values() if table.splits is not None]
     if lists and columns:
         files.fault(
             columns[0].path,
-            f"has a column split beside {', '.join(path.name for path in lists.values())}: splits must be given once",
+            f"has a column split, but {', '.join(path.name for path in lists.values())} gives the splits too; keep one",
         )
     if lists:
         return _listed_splits(files, lists, set(images)), "by " + ", ".join(path.name for path in lists.values())
@@ -169,31 +169,29 @@ def _listed_splits(files: LabelFiles, lists: dict[str, Path], images: set[str]) 
             if image not in images:
                 files.fault(path, f"{image} has no row in a table", line, image)
             elif split_of.setdefault(image, split) != split:
-                files.fault(path, f"{image} is in {split_of[image]}.txt too", line, image)
+                files.fault(path, f"{image} is also in {split_of[image]}.txt", line, image)
     if left := sorted(images - split_of.keys()):
-        files.notes.append(
-            f"{len(left):,} images of the tables are in no split and are left out, the first of them {left[0]}"
-        )
+        files.notes.append(f"{len(left):,} images of the tables are in no split and were left out: {some(left)}")
     return split_of
 
 
 def _column_splits(files: LabelFiles, tables: dict[str, Table]) -> dict[str, str]:
     split_of: dict[str, str] = {}
-    # A table without the column leaves the split to the other one.
+    # The table with the column comes first: one without it takes the split from the other.
     for table in sorted(tables.values(), key=lambda table: table.splits is None):
         for row, image in enumerate(table.images):
             split = table.splits[row] if table.splits else split_of.get(image, "")
             if split not in SPLITS:
                 files.fault(
                     table.path,
-                    f"split must be {', '.join(SPLITS)}, but {image} has {split or 'none'}",
+                    f"split must be one of {', '.join(SPLITS)}, but {image} has {split or 'none'}",
                     table.line(row),
                     image,
                 )
             elif split_of.setdefault(image, split) != split:
                 files.fault(
                     table.path,
-                    f"{image} is in {split_of[image]} by the other table, and in {split} here",
+                    f"{image} is in {split} here, but in {split_of[image]} in the other table",
                     table.line(row),
                     image,
                 )
@@ -208,20 +206,20 @@ def _phase(
     observed: dict[str, NDArray[np.bool_]],
     width: int,
 ) -> Phase:
-    """Return a split whose labels are of one kind."""
+    """Return one split; note a fault if its labels are not all of one kind."""
     known, seen = [id for id in ids if id in true], [id for id in ids if id in observed]
     has_true, has_observed = bool(known) or not ids, bool(seen)
     for has, those, kind in ((has_true, known, "labels"), (has_observed, seen, "observed")):
-        # What is whole in one table need not be in the other.
+        # A kind is given for a split as soon as one of its images has it, and then all must.
         if has and len(those) < len(ids):
             without = sorted(set(ids) - set(those))
             why = (
-                f"{split} must have rows for all of its images or for none, but {len(without):,} of {len(ids):,} "
+                f"must have rows for all images of {split} or for none of them, but {len(without):,} of {len(ids):,} "
                 f"have none: {some(without)}"
             )
             files.fault(
                 _table_paths(files, kind)[0],
-                f"{why}. Give splits that are of one kind each, as train.txt and test.txt",
+                f"{why}. Give splits of one kind each in train.txt and test.txt",
                 fatal=True,
             )
     blank = np.zeros(width, bool)
@@ -235,7 +233,7 @@ def _phase(
                 files.fault(path, f"{ids[row]} has an observed label that is not among its true ones", id=ids[row])
     if (several := int((marks.sum(1) > 1).sum())) > 0:
         files.notes.append(
-            f"{several:,} images of {split} have more than one observed label: one of each is drawn (seed {_SEED})"
+            f"{several:,} images of {split} have several observed labels; one of them was drawn (seed {_SEED})"
         )
         marks = draw_single_positives(marks, _SEED)
     paths = tuple(f"images/{id}" for id in ids)
@@ -246,4 +244,4 @@ def _note_unlisted(files: LabelFiles, listed: set[str]) -> None:
     found = (Path(folder, name) for folder, _, names in os.walk(files.root / "images") for name in names)
     pictures = {path.relative_to(files.root).as_posix() for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
     if left := sorted(pictures - listed):
-        files.notes.append(f"{len(left):,} images have no row in a table or no split and are left out: {some(left)}")
+        files.notes.append(f"{len(left):,} images have no row in a table or no split and were left out: {some(left)}")

@@ -1,4 +1,4 @@
-"""Tables of labels in CSV or Parquet: a column per class, or one column with the names of the classes."""
+"""Read tables of labels from CSV or Parquet: one column per class, or one column with class names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from training.data.parquet import read_parquet
 from training.data.sources.label_files import LabelFiles
-from training.data.store.label_table import read_parquet
 
 EMPTY = -1
 IMAGE, SPLIT, LABELS = "image", "split", "labels"
@@ -23,16 +23,16 @@ _WORDS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": EMPTY}
 
 @dataclass(frozen=True)
 class Table:
-    """What a table says.
+    """The content of one table.
 
     Attributes:
         path: The file.
         images: N paths inside ``images/``, each once.
-        splits: N names of splits, or None without that column.
+        splits: N names of splits, or None if the table has no such column.
         names: K classes: the columns, or the sorted names of the lists.
-        values: int8 (N, K): 1, 0, or ``EMPTY`` where a cell says nothing.
+        values: int8 (N, K): 1, 0, or ``EMPTY`` for an empty cell.
         is_list: Whether the labels came as lists.
-        rows: (N,), row of each image in the file, from 0.
+        rows: (N,), the row of each image in the file, from 0.
     """
 
     path: Path
@@ -44,12 +44,12 @@ class Table:
     rows: NDArray[np.int64]
 
     def line(self, row: int) -> int | None:
-        """Return the line of a CSV, from 1; Parquet has none."""
+        """Return the line of a CSV, counted from 1; Parquet has no lines."""
         return int(self.rows[row]) + 2 if self.path.suffix == ".csv" else None
 
 
 def read_table(files: LabelFiles, path: Path) -> Table | None:
-    """Read a table; None, and a fault, if it is none."""
+    """Read a table; note a fault and return None if it cannot be read."""
     content = files.read(path)
     if content is None:
         return None
@@ -65,7 +65,7 @@ def _parse(files: LabelFiles, path: Path, table: pa.Table) -> Table | None:
     if IMAGE not in table.column_names or len(set(table.column_names)) < table.num_columns:
         files.fault(
             path,
-            f"must have a column {IMAGE}, and no column twice, but has {', '.join(table.column_names)}",
+            f"must have a column {IMAGE} and no column twice, but has {', '.join(table.column_names)}",
             1,
             fatal=True,
         )
@@ -98,7 +98,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def _read_csv(content: bytes) -> pa.Table:
-    # Every cell as text: an image named 0001 is no number.
+    # Every cell as text: as a number, the image 0001 would become 1.
     header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
     return pyarrow.csv.read_csv(
@@ -137,7 +137,7 @@ def _read_columns(
 ) -> NDArray[np.int8]:
     values = np.full((len(images), len(classes)), EMPTY, np.int8)
     for place, name in enumerate(classes):
-        # Few different texts stand in a column: each is looked up once.
+        # A column holds few different texts, so each is looked up once.
         coded = columns[name].cast(pa.string()).fill_null("").dictionary_encode()
         meanings = [_WORDS.get(text.strip().lower()) for text in coded.dictionary.to_pylist()]
         codes = coded.indices.to_numpy()
@@ -147,8 +147,6 @@ def _read_columns(
         for row in np.flatnonzero(
             np.isin(codes, [code for code, meaning in enumerate(meanings) if meaning is None])
         ).tolist():
-            why = (
-                f"column {name!r} is a class, so its cells must be 1 or 0, but {images[row]} has {coded[row].as_py()!r}"
-            )
+            why = f"cells of the class column {name!r} must be 1 or 0, but {images[row]} has {coded[row].as_py()!r}"
             files.fault(path, why, row + 2 if path.suffix == ".csv" else None, images[row])
     return values

@@ -1,4 +1,4 @@
-"""The label files of a source: found, read, hashed; and what is wrong with them."""
+"""Find, read and hash the label files of a source, and collect their faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUM_NAMED = 6
 
 
 class LabelFiles:
-    """Reads the files of one source, remembers their hashes and collects faults in place of raising at the first."""
+    """Reads the files of one source, keeps their hashes, and collects faults instead of raising at the first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,19 +27,17 @@ class LabelFiles:
         self.notes: list[str] = []
 
     def name(self, path: Path) -> str:
-        """Return a path relative to the root, with forward slashes; a file above the root is named as beside it."""
+        """Return a path relative to the root, with forward slashes; a file outside the root becomes ``../name``."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else f"../{path.name}"
 
     def fault(
         self, path: Path, why: str, line: int | None = None, id: str | None = None, *, fatal: bool = False
     ) -> None:
-        """Note that something is wrong with a file; ``fatal`` if the labels of other images cannot
-        be trusted for it.
-        """
+        """Note a fault of a file; it is ``fatal`` if the labels of other images cannot be trusted either."""
         self.faults.append(Fault(self.name(path), why, line, id, fatal))
 
     def read(self, path: Path) -> bytes | None:
-        """Return a file's bytes; None, and a fatal fault, if it cannot be read."""
+        """Return a file's bytes; note a fatal fault and return None if it cannot be read."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -52,9 +50,7 @@ class LabelFiles:
         return content
 
     def lines(self, path: Path) -> list[str] | None:
-        """Return the lines of a text file, without blank ones at its end; None, and a fatal fault, if it cannot be
-        read.
-        """
+        """Return a text file's lines, without blank ones at its end; a fatal fault and None if it cannot be read."""
         content = self.read(path)
         if content is None:
             return None
@@ -62,13 +58,11 @@ class LabelFiles:
             return content.decode("utf-8-sig").rstrip().splitlines()
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            self.fault(
-                path, f"is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}", line, fatal=True
-            )
+            self.fault(path, f"is not UTF-8 text: byte {error.start} is {content[error.start]:#04x}", line, fatal=True)
             return None
 
     def unique_lines(self, path: Path) -> dict[str, int]:
-        """Return the ids that a list names, stripped -> line; an id that stands there twice is a fault."""
+        """Return id -> line for the ids in a list, stripped; an id that occurs twice is a fault."""
         found: dict[str, int] = {}
         for number, line in enumerate(self.lines(path) or (), 1):
             id = line.strip()
@@ -79,7 +73,7 @@ class LabelFiles:
         return found
 
     def numbered_lines(self, path: Path) -> dict[int, str]:
-        """Return number -> value of a list whose lines are a number, a blank and a value, as CUB has them."""
+        """Return number -> value of a list whose lines are a number, a space and a value, as in CUB."""
         found: dict[int, str] = {}
         for count, line in enumerate(self.lines(path) or (), 1):
             number, _, value = line.strip().partition(" ")
@@ -92,15 +86,13 @@ class LabelFiles:
         return found
 
     def check_images(self, phase: Phase) -> None:
-        """Note each listed image that has no file; a folder that is missing altogether is one fault, whatever is listed
-        below it.
-        """
+        """Note a fault for each listed image without a file, but only one for a folder that is missing entirely."""
         in_folder: dict[Path, set[str] | None] = {}
         absent: Counter[Path] = Counter()
         for id, file in zip(phase.ids, phase.files, strict=True):
             path = self.root / file
             if ".." in Path(file).parts or Path(file).is_absolute():
-                self.fault(path, "must lie inside the dataset's folder", id=id)
+                self.fault(path, "must be inside the dataset's folder", id=id)
                 continue
             if path.parent not in in_folder:
                 in_folder[path.parent] = _names_in(path.parent)
@@ -108,7 +100,7 @@ class LabelFiles:
             if names is None:
                 absent[_highest_absent(path.parent, self.root)] += 1
             elif path.name not in names:
-                self.fault(path, "is listed, but there is no such file", id=id)
+                self.fault(path, "is listed, but the file does not exist", id=id)
         for folder, count in absent.items():
             what = "cannot be read" if folder.is_dir() else "is missing"
             self.fault(folder, f"the folder {what}, and {count:,} listed image{'s' * (count != 1)} with it")
@@ -123,11 +115,11 @@ class LabelFiles:
         parts: Sequence[str] = (),
         num_unlabelled: dict[str, int] | None = None,
     ) -> Annotations:
-        """Return what was read, with hashes, faults and notes."""
+        """Return all that was read, with hashes, faults and notes."""
         train, test = (set(phases[phase].ids) if phase in phases else set() for phase in ("train", "test"))
         notes = list(self.notes)
         if both := sorted(train & test):
-            notes.append(f"{len(both):,} images are in the training and in the test set, the first of them {both[0]}")
+            notes.append(f"{len(both):,} images are both in the training and in the test set: {some(both)}")
         return Annotations(
             name,
             layout,
@@ -156,20 +148,20 @@ def _names_in(folder: Path) -> set[str] | None:
 
 
 def find_root(source: Path, title: str, wanted: str, holds: Callable[[Path], bool]) -> Path:
-    """Return the folder that holds a dataset: the source, or one that lies up to two levels below it.
+    """Return the folder that holds a dataset: the source, or a folder up to two levels below it.
 
     Args:
-        source: What the user gave.
-        title: The dataset, for the message.
-        wanted: What was looked for, for the message.
-        holds: Whether a folder is the one.
+        source: The folder that the user gave.
+        title: The dataset's title, for the message.
+        wanted: The files looked for, for the message.
+        holds: Returns whether a folder holds the dataset.
 
     Raises:
-        NotThisDatasetError: There is no such folder, or more than one.
+        NotThisDatasetError: No such folder was found, or several.
     """
     if not source.is_dir():
-        what = "a file; unpack it and give the folder" if source.exists() else "not there"
-        raise NotThisDatasetError(f"--source must be the folder of {title}, but got --source={source}, which is {what}")
+        what = "is a file. Unpack it and give the folder" if source.exists() else "does not exist"
+        raise NotThisDatasetError(f"--source must be the folder of {title}, but {source} {what}")
     level = [source]
     for _ in range(3):
         found = [folder for folder in level if holds(folder)]
@@ -177,14 +169,11 @@ def find_root(source: Path, title: str, wanted: str, holds: Callable[[Path], boo
             return found[0]
         if found:
             listed = ", ".join(str(folder) for folder in found)
-            raise NotThisDatasetError(
-                f"--source must hold {title} once, but got --source={source}, which holds {listed}. Give one of them"
-            )
+            raise NotThisDatasetError(f"--source={source} holds {title} more than once: {listed}. Give one of them")
         level = [child for folder in level for child in _folders_in(folder)]
     raise NotThisDatasetError(
-        f"--source must be the folder of {title}, but got --source={source}. Looked there, and up to two folders "
-        f"below, for {wanted}; "
-        f"it holds {describe(source)}"
+        f"Could not find {title} in --source={source}. Looked there, and up to two folders below, for {wanted}. "
+        f"The folder holds {describe(source)}"
     )
 
 
@@ -198,17 +187,17 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def describe(folder: Path) -> str:
-    """Return in words what a folder holds."""
+    """Return the content of a folder in words."""
     try:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
     except OSError as error:
-        return f"what cannot be read: {error.strerror}"
+        return f"nothing that can be read ({error.strerror})"
     more = f" and {len(entries) - _NUM_NAMED:,} more" if len(entries) > _NUM_NAMED else ""
     return ", ".join(entries[:_NUM_NAMED]) + more if entries else "nothing"
 
 
 def some(names: Iterable[str]) -> str:
-    """Return the first few of many names."""
+    """Return the first few of many names, and the number of the others."""
     listed = list(names)
     more = f" and {len(listed) - _NUM_NAMED:,} more" if len(listed) > _NUM_NAMED else ""
     return ", ".join(listed[:_NUM_NAMED]) + more
@@ -217,7 +206,7 @@ def some(names: Iterable[str]) -> str:
 def group_rows(
     rows: NDArray[np.integer], values: NDArray[np.float32], num_rows: int
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return for each of ``num_rows`` images the values that are its, in their order.
+    """Return for each of ``num_rows`` images its values, in their order.
 
     Args:
         rows: (M,), the image of each value.

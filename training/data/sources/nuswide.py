@@ -1,9 +1,8 @@
-"""NUS-WIDE in the two layouts that are in the wild; they are different sets of images, and every report names which it
-was.
+"""Read NUS-WIDE in either of its two layouts, which are different sets of images; every report names the one read.
 
-``formatted``: the four ``.npy`` lists of the SPML literature (Cole et al., CVPR 2021: 150,000 and 60,260 images crawled
-anew in 2020), official ``val`` being the test set. ``official``: ``ImageList/`` and ``Groundtruth/`` of the dataset's
-own site. Rows without any label, a fifth, are kept in both, and rows stay in the order of the lists.
+``formatted``: the four ``.npy`` lists of the SPML literature (Cole et al., CVPR 2021: 150,000 and 60,260 images from
+a crawl in 2020), whose ``val`` is the test set. ``official``: ``ImageList/`` and ``Groundtruth/`` of the dataset's own
+site. In both, rows without any label (a fifth) are kept, and rows stay in the order of the lists.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ _ONE, _ZERO, _NEWLINE = b"10\n"
 
 
 def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
-    """Read NUS-WIDE; where a folder holds both layouts, the lists of the literature are taken, and a note says so.
+    """Read NUS-WIDE; if a folder holds both layouts, read the lists of the literature and note that.
 
     Args:
         source: The folder that holds the lists or the label folders, or one above it.
-        images: Whether images must be there, in ``Flickr/`` or ``images/``, or beside the lists.
+        images: Whether to look for the images, in ``Flickr/``, ``images/`` or next to the lists.
 
     Raises:
-        NotThisDatasetError: It is another folder.
+        NotThisDatasetError: The folder holds something else.
     """
     files = LabelFiles(find_nuswide(source))
     formatted = _holds_formatted(files.root)
     if formatted and _holds_official(files.root):
         files.notes.append(
-            "the dataset's own Groundtruth/ is there too and was not read: move the formatted_*.npy away to read it"
+            "the dataset's own Groundtruth/ was not read: move the formatted_*.npy away to read it instead"
         )
     layout, classes, phases = _read_formatted(files) if formatted else _read_official(files)
     if images:
@@ -52,15 +51,14 @@ def find_nuswide(source: Path) -> Path:
     """Return the folder that holds the lists or the label folders.
 
     Raises:
-        NotThisDatasetError: There is none.
+        NotThisDatasetError: No such folder was found.
     """
     wanted = f"{FORMATTED}; or {OFFICIAL}"
     return find_root(source, "NUS-WIDE", wanted, lambda folder: _holds_formatted(folder) or _holds_official(folder))
 
 
 def _holds_formatted(folder: Path) -> bool:
-    # VOC, COCO and CUB are formatted under the same names by the same authors, but these lie beside their own label
-    # files.
+    # The same authors gave the lists of VOC, COCO and CUB the same names, but next to those datasets' own label files.
     others = ("VOCdevkit", "annotations", "CUB_200_2011")
     lists = [folder / f"formatted_{phase}_{what}.npy" for phase in ("train", "val") for what in ("images", "labels")]
     return any(path.exists() for path in lists) and not any((folder / other).exists() for other in others)
@@ -99,17 +97,15 @@ def _read_npy(files: LabelFiles, name: str) -> NDArray[np.generic] | None:
 
 
 def _class_names(files: LabelFiles, width: int) -> list[str]:
-    """Return the concepts' names; the lists carry none, and their order is not documented, so without a file they are
-    numbered.
-    """
+    """Return the names in Concepts81.txt, else numbers: the lists have no names, and their order is undocumented."""
     for path in (files.root / place for place in _CONCEPTS):
         if path.exists():
             names = list(files.unique_lines(path))
             if len(names) == width:
                 return names
-            files.fault(path, f"must name the {width} columns of the lists, but names {len(names)}")
+            files.fault(path, f"must have {width} names, one for each column of the lists, but has {len(names)}")
     files.notes.append(
-        "the lists do not name their columns: they are numbered here; put Concepts81.txt beside them to name them"
+        "the lists do not name their columns, so they are numbered; put Concepts81.txt next to them to name them"
     )
     return [f"concept_{number:02d}" for number in range(1, width + 1)]
 
@@ -120,8 +116,8 @@ def _formatted_phase(
     if names is None or labels is None:
         return _phase(files, path, [], np.zeros((0, width), bool))
     if names.ndim != 1 or names.dtype.kind != "U" or labels.ndim != 2 or labels.dtype.kind not in "biuf":
-        found = f"{labels.dtype} {labels.shape} beside {names.dtype} {names.shape}"
-        files.fault(path, f"must be numbers (N, C) beside N names, but is {found}", fatal=True)
+        found = f"{labels.dtype} {labels.shape} with {names.dtype} {names.shape}"
+        files.fault(path, f"must be numbers (N, C) with N names, but is {found}", fatal=True)
         return _phase(files, path, [], np.zeros((0, width), bool))
     if labels.shape != (len(names), width):
         expected = f"{len(names):,} rows of {width} columns as the other lists do"
@@ -132,9 +128,7 @@ def _formatted_phase(
     true[:, :shared] = labels[:count, :shared] == 1
     # Some copies write a negative as -1.
     if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
-        files.fault(
-            path, f"{len(bad):,} rows have values other than 1 and 0, the first of them row {bad[0]}", fatal=True
-        )
+        files.fault(path, f"{len(bad):,} rows have values other than 1 and 0; the first is row {bad[0]}", fatal=True)
     listed = path.with_name(path.name.replace("labels", "images"))
     return _phase(files, listed, [str(name).replace("\\", "/") for name in names[:count].tolist()], true)
 
@@ -192,7 +186,7 @@ def _columns(files: LabelFiles, folder: Path, classes: list[str], ending: str, c
         if values is not None and len(values) != count:
             files.fault(
                 path,
-                f"must have a line for each of the {count:,} images of the list, but has {len(values):,}",
+                f"must have {count:,} lines, one for each image of the list, but has {len(values):,}",
                 fatal=True,
             )
         elif values is not None:
@@ -201,7 +195,8 @@ def _columns(files: LabelFiles, folder: Path, classes: list[str], ending: str, c
 
 
 def _ones(files: LabelFiles, path: Path, content: bytes) -> NDArray[np.bool_] | None:
-    """Return bool (N,) of a file with a 0 or a 1 in each line."""
+    """Return bool (N,) of a file with a 0 or a 1 on each line."""
+    # 81 files of up to 161,789 lines: in the usual form every other byte is a digit, which NumPy compares at once.
     text = np.frombuffer(
         content.replace(b"\r", b"").replace(b" ", b"").rstrip(b"\n") + b"\n" if content.strip() else b"", np.uint8
     )
@@ -236,7 +231,7 @@ def _rows_of(
 
 
 def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.bool_]) -> Phase:
-    """Return a phase without the second row of an image that is listed twice."""
+    """Return a phase; of an image that is listed twice, the first row counts."""
     first: dict[str, int] = {}
     for row, name in enumerate(names):
         if first.setdefault(name, row) != row:
@@ -247,7 +242,7 @@ def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.boo
         (f"{folder}/" for folder in _IMAGE_FOLDERS if (files.root / folder).is_dir()),
         "" if beside else f"{_IMAGE_FOLDERS[0]}/",
     )
-    # Some lists start at the root, others inside the folder of images.
+    # Some lists name paths from the root, others from the folder of images.
     return Phase(
         tuple(first), tuple(name if base and name.startswith(base) else base + name for name in first), true[rows]
     )

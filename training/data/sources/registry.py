@@ -1,4 +1,4 @@
-"""The datasets that can be read from their own folders, by name."""
+"""Find the reader of a dataset by its name, and read the dataset from the folder that its own site gives."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset that can be read.
+class KnownDataset:
+    """A dataset that can be read from files.
 
     Attributes:
         title: Its name in words.
         read: Reads it.
-        find: Returns its folder at or below the one given; raises where it is not there.
-        shape: What the source folder holds.
-        label_files: What ``data verify`` needs of it.
+        find: Returns its folder at or below the given one; raises NotThisDatasetError if it is not found.
+        shape: Content of the source folder, for people.
+        label_files: The files that ``data verify`` needs, for people.
     """
 
     title: str
@@ -42,32 +42,32 @@ class Source:
     label_files: str
 
 
-SOURCES = {
-    "voc": Source(
+DATASETS = {
+    "voc": KnownDataset(
         "VOC 2012", read_voc, find_voc, "VOCdevkit/VOC2012/, or one of the two", "ImageSets/Main/*_{train,val}.txt"
     ),
-    "coco": Source(
+    "coco": KnownDataset(
         "COCO 2014",
         read_coco,
         find_coco,
         "annotations/, train2014/ and val2014/",
         "annotations/instances_{train,val}2014.json",
     ),
-    "nuswide": Source(
+    "nuswide": KnownDataset(
         "NUS-WIDE",
         read_nuswide,
         find_nuswide,
         "formatted_{train,val}_{images,labels}.npy, or Groundtruth/ and ImageList/; images in Flickr/",
         "formatted_{train,val}_{images,labels}.npy, or Groundtruth/ and ImageList/",
     ),
-    "cub": Source(
+    "cub": KnownDataset(
         "CUB-200-2011",
         read_cub,
         find_cub,
         "CUB_200_2011/, or that folder itself",
         "images.txt, train_test_split.txt, attributes/image_attribute_labels.txt, attributes.txt",
     ),
-    "folder": Source(
+    "folder": KnownDataset(
         "your own images",
         read_folder,
         find_folder,
@@ -75,47 +75,43 @@ SOURCES = {
         "the tables",
     ),
 }
-"""Name -> the dataset."""
+"""Name -> dataset."""
 
 
 def read_source(name: str, source: Path, *, images: bool, called: str | None = None) -> Annotations:
     """Read a dataset's labels from its folder.
 
     Args:
-        name: Key of ``SOURCES``.
-        source: The folder, one above it, or one below where that makes sense.
-        images: Whether images must be there and boxes or parts are read too; else the label files are all that is
-            needed.
-        called: What a ``folder`` is to be called.
+        name: Key of ``DATASETS``.
+        source: The dataset's folder, one above it, or one below it where that is unambiguous.
+        images: Whether to look for the images and read boxes or parts; without, the label files are enough.
+        called: The name to give a ``folder``.
 
     Raises:
         ConfigError: No such dataset.
-        NotThisDatasetError: The folder does not hold it; where it holds another, the message says which. Or it may not
-            be looked into.
+        NotThisDatasetError: The folder does not hold it (the message names another dataset that it holds), or cannot be
+            read.
     """
-    if name not in SOURCES:
-        close = nearest_key(name, SOURCES)
+    if name not in DATASETS:
+        close = nearest_key(name, DATASETS)
         hint = f". Did you mean {close}?" if close else ""
-        raise ConfigError(f"dataset must be one of {', '.join(SOURCES)}, but got dataset={name}{hint}")
+        raise ConfigError(f"dataset must be one of {', '.join(DATASETS)}, but got dataset={name}{hint}")
     try:
         if name == "folder" and called:
             return read_folder(source, images=images, name=called)
-        return SOURCES[name].read(source, images=images)
+        return DATASETS[name].read(source, images=images)
     except NotThisDatasetError as error:
         if other := _looks_like(source, name):
-            raise NotThisDatasetError(
-                f"{error}. It looks like {SOURCES[other].title}, which is called {other} here"
-            ) from error
+            raise NotThisDatasetError(f"{error}. It looks like {DATASETS[other].title}: use {other}") from error
         raise
     except PermissionError as error:
         raise NotThisDatasetError(
-            f"--source must be a folder that can be read, but got --source={source}, where {error.filename} is denied. "
-            "Ask its owner, or read a copy"
+            f"Cannot read --source={source}: {error.filename} is denied. Ask its owner, or use a copy"
         ) from error
 
 
 def _looks_like(source: Path, name: str) -> str | None:
-    for other, known in SOURCES.items():
+    for other, known in DATASETS.items():
         try:
             if other != name:
                 known.find(source)

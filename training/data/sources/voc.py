@@ -1,9 +1,9 @@
-"""PASCAL VOC 2012 as its devkit lies on disk.
+"""Read PASCAL VOC 2012 from its devkit.
 
-``ImageSets/Main/<class>_{train,val}.txt`` say 1, 0 (all objects of the class are difficult) or -1; 1 alone is a
-positive. Official train is what the split is drawn from, official val is the test set, and images are sorted by name,
-as the literature's preprocessing does (Cole et al., CVPR 2021). An image without any positive would be left out, as
-there; the real lists have none.
+``ImageSets/Main/<class>_{train,val}.txt`` say 1, 0 (all objects of the class are difficult) or -1; only 1 is positive.
+The split is drawn from official train, official val is the test set, and images are sorted by name, as in the
+literature's preprocessing (Cole et al., CVPR 2021). As there, images without any positive are left out; the real lists
+have none.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``VOCdevkit/``, the devkit itself, or ``VOC2012/``.
-        images: Whether images must be there, and boxes are read from ``Annotations/``; else ``ImageSets/Main`` is all
-            that is needed.
+        images: Whether to look for the images and read boxes from ``Annotations/``; without, ``ImageSets/Main`` is
+            enough.
 
     Raises:
-        NotThisDatasetError: It is another folder, or the devkit of another year.
+        NotThisDatasetError: The folder holds something else, or the devkit of another year.
     """
     files = LabelFiles(find_voc(source))
     lists = {phase: files.unique_lines(files.root / _LISTS / f"{official}.txt") for phase, official in _PHASES.items()}
@@ -65,10 +65,10 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
 
 
 def find_voc(source: Path) -> Path:
-    """Return the folder that holds ``ImageSets/Main``; beside other years, that of 2012.
+    """Return the folder that holds ``ImageSets/Main``; among several years, that of 2012.
 
     Raises:
-        NotThisDatasetError: There is none.
+        NotThisDatasetError: No such folder was found.
     """
     for folder in (source / "VOCdevkit" / "VOC2012", source / "VOC2012"):
         if _holds_lists(folder):
@@ -83,22 +83,20 @@ def _holds_lists(folder: Path) -> bool:
 def _check_year(root: Path, source: Path, ids: list[str]) -> None:
     by_name = re.fullmatch(r"VOC(20\d\d)", root.resolve().name)
     year = by_name[1] if by_name else "2012"
-    # 2007 numbers its images without a year, and is often moved to another folder.
+    # VOC 2007 numbers its images without a year, and is often found in a folder of another name.
     if year == "2012" and ids and all(re.fullmatch(r"\d{6}", id) for id in ids):
         year = "2007"
     if year != "2012":
         raise NotThisDatasetError(
-            f"--source must be the devkit of VOC 2012, but got --source={source}, whose {root.name} is VOC {year}. "
-            "Its 2012 images are in VOCtrainval_11-May-2012.tar"
+            f"--source must be the devkit of VOC 2012, but {root.name} in {source} is VOC {year}. "
+            "VOC 2012 is in VOCtrainval_11-May-2012.tar"
         )
 
 
 def _read_class(
     files: LabelFiles, path: Path, against: str, listed: dict[str, int], ids: list[str]
 ) -> NDArray[np.bool_]:
-    """Return bool (N,), True where a class's list says 1; what it and the phase's own list do not
-    agree on is a fault.
-    """
+    """Return bool (N,), True where a class's list says 1; it must list the same images as the phase's own list."""
     values: dict[str, str] = {}
     lines = files.lines(path)
     if lines is None:
@@ -117,12 +115,11 @@ def _read_class(
     for id in ids:
         if id not in values:
             files.fault(path, f"{id} of {against} has no line", id=id)
+    # Both lists without what the other lacks: then the first difference is a wrong order.
     ours, theirs = ([id for id in order if id in other] for order, other in ((values, listed), (listed, values)))
     for number, (id, expected) in enumerate(zip(ours, theirs, strict=True), 1):
         if id != expected:
-            files.fault(
-                path, f"its images are not in the order of {against}: {id} stands where {expected} should", number
-            )
+            files.fault(path, f"lists {id} where {against} lists {expected}: both must have the same order", number)
             break
     return np.array([values.get(id) == "1" for id in ids], bool)
 
@@ -130,7 +127,7 @@ def _read_class(
 def _with_boxes(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
     folder = files.root / "Annotations"
     if not folder.is_dir():
-        files.notes.append("there is no Annotations folder: the objects' boxes are unknown")
+        files.notes.append("no folder Annotations/, so the boxes of the objects are unknown")
         return phases
     return {
         name: Phase(
@@ -144,16 +141,15 @@ def _with_boxes(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]
 
 
 def _read_boxes(files: LabelFiles, folder: Path, phase: Phase, row: int) -> NDArray[np.float32]:
-    """Return (M, 5) of the image's objects, without difficult ones and those of a class that the lists do not call
-    positive.
-    """
+    """Return (M, 5) of an image's objects, except difficult ones and classes that are not positive in the lists."""
     assert phase.true is not None
     path, id = folder / f"{phase.ids[row]}.xml", phase.ids[row]
     boxes: list[tuple[float, ...]] = []
     try:
         content = path.read_bytes()
+        # Entities could read files or fill the memory, and ElementTree expands them.
         if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise ValueError("it declares entities, which no annotation of VOC does")
+            raise ValueError("declares entities, which no annotation of VOC does")
         for found in ElementTree.fromstring(content).iterfind("object"):
             name = (found.findtext("name") or "").strip()
             if (

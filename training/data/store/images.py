@@ -1,6 +1,4 @@
-"""Pictures on their way into a store and out of it: decoded whatever their mode, turned upright, resized once, encoded
-once.
-"""
+"""Decode, turn upright, resize and encode the images of a store, and decode them again when it is read."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ Encoding = Literal["jpeg", "raw"]
 ENCODINGS: tuple[Encoding, ...] = ("jpeg", "raw")
 JPEG_QUALITY = 95
 
-# What Pillow raises for a file that is cut short, damaged or no picture at all.
+# What Pillow raises for a file that is cut short, damaged or not an image at all.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,18 +26,18 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture upright."""
+"""EXIF orientation -> what makes the image upright."""
 
 
 class BadImageError(ValueError):
-    """A file is no whole picture; says why in one clause."""
+    """A file is not a complete image; the message says why in one clause."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every picture once, when the store is written.
+    """What happens to every image once, when the store is written.
 
-    The resize is bilinear to a square, aspect not kept, as in the SPML literature.
+    Images are resized bilinearly to a square and lose their aspect ratio, as in the SPML literature.
 
     Attributes:
         image_size: Side in px.
@@ -56,19 +54,19 @@ class Preprocessing:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, but got encoding={self.encoding}")
 
     def describe(self) -> dict[str, Any]:
-        """Return all that decides a pixel, for the content hash."""
+        """Return everything that decides a pixel, for the content hash."""
         quality = {"jpeg_quality": JPEG_QUALITY} if self.encoding == "jpeg" else {}
         return asdict(self) | quality | {"resize": "bilinear", "upright": True}
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of an original.
+    """Facts about an original image file.
 
     Attributes:
-        sha256: Of the file as it was found.
-        width, height: In px, upright.
-        orientation: How EXIF says that it was turned, 1..8; 1 is upright.
+        sha256: Hash of the file.
+        width, height: Size in px, after it was turned upright.
+        orientation: EXIF orientation, 1..8; 1 is upright.
     """
 
     sha256: str
@@ -78,17 +76,17 @@ class ImageFacts:
 
 
 def prepare_image(original: bytes, preprocessing: Preprocessing) -> tuple[bytes, ImageFacts]:
-    """Decode, turn upright, resize and encode one picture.
+    """Decode, turn upright, resize and encode one image.
 
     Args:
         original: The file's bytes.
         preprocessing: Size and encoding.
 
     Returns:
-        The encoded picture, and what is known of the original.
+        The encoded image, and the facts about its original.
 
     Raises:
-        BadImageError: It is cut short, damaged or no picture.
+        BadImageError: It is cut short, damaged or not an image.
     """
     image, orientation = _decode(original)
     facts = ImageFacts(hashlib.sha256(original).hexdigest(), image.width, image.height, orientation)
@@ -97,16 +95,16 @@ def prepare_image(original: bytes, preprocessing: Preprocessing) -> tuple[bytes,
 
 
 def open_upright(original: bytes) -> Image.Image:
-    """Decode a picture to RGB, turned as its EXIF says.
+    """Decode an image to RGB and turn it as its EXIF data say.
 
     Raises:
-        BadImageError: It is cut short, damaged or no picture.
+        BadImageError: It is cut short, damaged or not an image.
     """
     return _decode(original)[0]
 
 
 def encode_image(image: Image.Image, encoding: Encoding) -> bytes:
-    """Encode an RGB picture as a store keeps it; ``raw`` is uint8 (H, W, 3)."""
+    """Encode an RGB image for a store; ``raw`` is uint8 (H, W, 3)."""
     if encoding == "raw":
         return image.tobytes()
     buffer = io.BytesIO()
@@ -115,7 +113,7 @@ def encode_image(image: Image.Image, encoding: Encoding) -> bytes:
 
 
 def decode_image(encoded: bytes, encoding: Encoding, image_size: int) -> NDArray[np.uint8]:
-    """Decode what :func:`encode_image` made, to (H, W, 3)."""
+    """Decode the output of :func:`encode_image` to (H, W, 3)."""
     if encoding == "raw":
         return np.frombuffer(encoded, np.uint8).reshape(image_size, image_size, 3)
     with Image.open(io.BytesIO(encoded)) as image:
@@ -123,9 +121,9 @@ def decode_image(encoded: bytes, encoding: Encoding, image_size: int) -> NDArray
 
 
 def turn_points(points: NDArray[np.float32], facts: ImageFacts) -> NDArray[np.float32]:
-    """Move points (M, 2) of (x, y) in px of the file as it was found to where they lie once the picture is upright.
+    """Move points (M, 2) of (x, y) from px of the file to px of the upright image.
 
-    Annotations count pixels of the file; viewers and this store show it upright.
+    Annotations count the pixels of the file; viewers and this store show it upright.
     """
     x, y = points[:, 0], points[:, 1]
     width, height = facts.width, facts.height
@@ -143,9 +141,7 @@ def turn_points(points: NDArray[np.float32], facts: ImageFacts) -> NDArray[np.fl
 
 
 def scale_boxes(boxes: NDArray[np.float32], facts: ImageFacts, image_size: int) -> NDArray[np.int16]:
-    """Scale boxes (M, 5) of (class, left, top, right, bottom) from px of the original to px of the store, each at least
-    1 px wide.
-    """
+    """Scale boxes (M, 5) of (class, left, top, right, bottom) to px of the store, each at least 1 px wide."""
     corners = np.concatenate([turn_points(boxes[:, 1:3], facts), turn_points(boxes[:, 3:5], facts)], 1)
     factor = np.array([image_size / facts.width, image_size / facts.height], np.float64)
     low = np.rint(np.minimum(corners[:, :2], corners[:, 2:]) * factor).clip(0, image_size - 1)
@@ -154,7 +150,7 @@ def scale_boxes(boxes: NDArray[np.float32], facts: ImageFacts, image_size: int) 
 
 
 def scale_points(points: NDArray[np.float32], facts: ImageFacts, image_size: int) -> NDArray[np.float32]:
-    """Scale points (M, 3) of (part, x, y) from px of the original to px of the store."""
+    """Scale points (M, 3) of (part, x, y) from px of the file to px of the store."""
     factor = np.array([image_size / facts.width, image_size / facts.height], np.float64)
     return np.concatenate([points[:, :1], turn_points(points[:, 1:], facts) * factor], 1).astype(np.float32)
 
@@ -165,11 +161,11 @@ def _decode(original: bytes) -> tuple[Image.Image, int]:
     try:
         with Image.open(io.BytesIO(original)) as image:
             image.load()
-            # Asked after the pixels: Pillow turns some formats itself, and says so.
+            # Read after the pixels: Pillow turns some formats itself while loading, and then reports orientation 1.
             orientation = _orientation(image)
             rgb = _to_rgb(image)
     except UnidentifiedImageError:
-        raise BadImageError("is no picture that Pillow can read") from None
+        raise BadImageError("is not an image that Pillow can read") from None
     except _BROKEN as error:
         raise BadImageError(f"cannot be decoded: {error}") from None
     return (rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb), orientation
@@ -179,17 +175,17 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:
-        return 1  # EXIF that cannot be read turns nothing
+        return 1  # unreadable EXIF data must not cost an image that is whole
     return value if value in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise BadImageError("has floating-point pixels, whose range nobody knows")
+        raise BadImageError("has floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
-        # Pillow would clip everything above 255 to white.
+        # convert("RGB") would clip everything above 255 to white; 257 maps 65535 to 255.
         pixels = np.asarray(image).astype(np.int64)
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
-            raise BadImageError("has pixels beyond 16 bits, whose range nobody knows")
+            raise BadImageError("has pixels beyond 16 bits, whose range is not known")
         image = Image.fromarray((pixels // 257).astype(np.uint8))
     return image.convert("RGB")

@@ -1,6 +1,4 @@
-"""The labels of one official phase as a store keeps them: a Parquet file, a row per image of the source, left-out
-images included.
-"""
+"""Labels of one official phase in a store: a Parquet file with a row per image, left-out images included."""
 
 from __future__ import annotations
 
@@ -16,22 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from training.data.parquet import read_parquet
 from training.data.sources.annotations import Phase
 from training.data.store.images import ImageFacts, scale_boxes, scale_points
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a store knows of one official phase, in the protocol's order.
+    """Labels of one official phase, in the protocol's order.
 
-    Left-out images keep their row, so that split and draw are those of the whole phase.
+    Left-out images keep their row: split and draw count all rows, and must not change with what was left out.
 
     Attributes:
         ids: N names.
         files: N paths, relative to the source's root.
-        facts: Of each original; None where the image was left out.
+        facts: Facts about each original; None where the image was left out.
         true: bool (N, C), or None.
-        observed: bool (N, C) where the source gave them, else None.
+        observed: bool (N, C) if the source gave them, else None.
         boxes: For each image int16 (M, 5) of (class, left, top, right, bottom) in px of the store, or None.
         points: For each image float32 (M, 3) of (part, x, y) in px of the store, or None.
     """
@@ -49,14 +48,12 @@ class LabelTable:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which images were not left out, bool (N,)."""
+        """Bool (N,), True for the images that were not left out."""
         return np.array([facts is not None for facts in self.facts], bool)
 
 
 def make_label_table(phase: Phase, facts: Sequence[ImageFacts | None], image_size: int) -> LabelTable:
-    """Join what the source says of a phase with what its images turned out to be; boxes and points are scaled to the
-    store's pixels.
-    """
+    """Combine the labels of a phase with the facts about its images, and scale boxes and points to the store's px."""
     boxes = points = None
     if phase.boxes is not None:
         boxes = tuple(
@@ -72,7 +69,7 @@ def make_label_table(phase: Phase, facts: Sequence[ImageFacts | None], image_siz
 
 
 def to_parquet(table: LabelTable) -> pa.Buffer:
-    """Encode a table; labels are packed eight to a byte, first class in the highest bit."""
+    """Encode a table as Parquet; labels are packed eight to a byte, the first class in the highest bit."""
     columns: dict[str, Any] = {
         "id": pa.array(table.ids, pa.string()),
         "file": pa.array(table.files, pa.string()),
@@ -95,7 +92,7 @@ def to_parquet(table: LabelTable) -> pa.Buffer:
 
 
 def from_parquet(content: bytes, num_classes: int) -> LabelTable:
-    """Decode what :func:`to_parquet` made."""
+    """Decode the output of :func:`to_parquet`."""
     table = read_parquet(content)
     columns = set(table.column_names)
     known = zip(*(table[name].to_pylist() for name in ("sha256", "width", "height", "orientation")), strict=True)
@@ -110,17 +107,8 @@ def from_parquet(content: bytes, num_classes: int) -> LabelTable:
     )
 
 
-def read_parquet(content: bytes) -> pa.Table:
-    """Decode a Parquet file on the calling thread.
-
-    ``pq.read_table`` hands Python's bytes to Arrow's threads; one that lets go of them while the interpreter ends, as
-    after the short verbs of ``data``, aborts the process (apache/arrow#34314).
-    """
-    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
-
-
 def pad_boxes(boxes: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
-    """Pad N arrays (m, 5) with -1 to (N, M, 5), M the largest m and at least 1."""
+    """Pad N arrays (m, 5) with -1 to one array (N, M, 5), where M is the largest m and at least 1."""
     padded = np.full((len(boxes), max((len(some) for some in boxes), default=0) or 1, 5), -1, np.int16)
     for row, some in enumerate(boxes):
         padded[row, : len(some)] = some
@@ -134,10 +122,11 @@ def compute_data_hash(
     preprocessing: Mapping[str, Any],
     schema_version: int,
 ) -> str:
-    """Return the sha256 of all that a run can see of a dataset.
+    """Return the sha256 of everything about a dataset that a run can see.
 
-    These are classes, parts, preprocessing, and row by row ids, originals, labels, boxes, points and what was left out.
-    The encoded pixels are not part of it, since they depend on the codec's version; nor are names and paths.
+    That is: classes, parts, preprocessing, and for each row its id, its original's hash, labels, boxes and points, and
+    whether it was left out. Encoded pixels are not hashed because they depend on the codec's version, nor are names
+    and paths because they differ between machines.
     """
     digest = hashlib.sha256()
     _add_json(digest, [schema_version, list(classes), list(parts), dict(sorted(preprocessing.items()))])
@@ -157,7 +146,8 @@ def _add_json(digest: Any, value: Any) -> None:
 
 
 def _add_bytes(digest: Any, content: bytes) -> None:
-    digest.update(len(content).to_bytes(8, "little"))  # so that no two sequences of pieces are one
+    # The length first: otherwise ("ab", "c") and ("a", "bc") would have the same hash.
+    digest.update(len(content).to_bytes(8, "little"))
     digest.update(content)
 
 

@@ -1,4 +1,4 @@
-"""Copies of remote stores on a node's own disk: once per node, whole or not at all."""
+"""Copy remote stores to a node's own disk, once per node, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ _PARALLEL = 8
 
 
 def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[str]) -> Path:
-    """Return the folder with copies of some files of a store; of several processes on a node one copies and the others
-    wait for it.
+    """Return a folder with copies of some files of a store; one process of a node copies and the others wait for it.
 
-    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``; it can be deleted at any time when nothing
-    trains.
+    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``. It may be deleted whenever nothing trains.
 
     Args:
-        storage: Where the store lies.
-        manifest: What it says of its files; each copy is compared with it.
+        storage: The store's place.
+        manifest: Its manifest, whose hashes each copy is compared with.
         part: Name of this group of files.
-        names: The files.
+        names: Names of the files.
 
     Raises:
-        StoreError: The store cannot be read or is not as its manifest says, or the cache cannot be written.
+        StoreError: The store cannot be read or is damaged, or the cache cannot be written.
     """
     home = cache_dir() / "stores" / cache_key(manifest)
     target = home / part
@@ -47,9 +45,8 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
                 os.replace(home / f".{part}{PARTIAL}", target)
     except OSError as error:
         raise StoreError(
-            f"a remote store must be copied to this node, but {storage.uri} could not be copied to {target} "
-            f"({error.strerror or error}). "
-            f"Make room there, or set XDG_CACHE_HOME to a disk that has it"
+            f"Cannot copy the store {storage.uri} to this node's {target} ({error.strerror or error}). "
+            f"Make room there, or set XDG_CACHE_HOME to a disk that has room"
         ) from error
     return target
 
@@ -57,29 +54,29 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
 def cache_key(manifest: Manifest) -> str:
     """Return the name of a store's folder in the cache.
 
-    The data hash alone would not do: two stores of the same data may differ in their bytes, one with originals and one
-    without.
+    The data hash alone is not enough: two stores of the same data may differ in their files, say with and without
+    originals.
     """
     files = "".join(f"{name}{file.sha256}" for name, file in sorted(manifest.files.items()))
     return f"{manifest.data_hash[:16]}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 
 def _copy_all(storage: Storage, manifest: Manifest, names: Sequence[str], draft: Path) -> None:
-    """Copy into a draft folder; what an earlier attempt left whole there is kept."""
+    """Copy into a draft folder; files that an earlier attempt completed there are kept."""
     draft.mkdir(exist_ok=True)
     try:
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="copy") as pool:
             for copying in [pool.submit(_copy, storage, name, manifest.files[name], draft) for name in names]:
                 copying.result()
     except OSError:
-        shutil.rmtree(draft, ignore_errors=True)  # a full disk must not stay full for our sake
+        shutil.rmtree(draft, ignore_errors=True)  # do not keep a full disk full
         raise
 
 
 def _copy(storage: Storage, name: str, expected: StoreFile, draft: Path) -> None:
     target = draft / name
     if target.is_file() and target.stat().st_size == expected.bytes:
-        return  # renamed there after it was compared
+        return  # files get this name only after their hash was compared
     partial = draft / f"{name}{PARTIAL}"
     digest = hashlib.sha256()
     with open(partial, "wb") as file:

@@ -1,4 +1,4 @@
-"""Reads a store: labels at once, images row by row, the test set through a door of its own."""
+"""Read a store: labels at once, images row by row, and the test set by a method of its own."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _LEARNING = ("train", "val")
 
 @dataclass(frozen=True, eq=False)
 class StoreImages:
-    """Images of one split in a store. It can be pickled, and opens its files when they are first read in a process.
+    """Images of one split in a store. It can be pickled; each process opens the files when it first reads them.
 
     Attributes:
         shards: Files of encoded images.
         shard_of: int32 (N,), the shard of each row.
-        position: int32 (N,), where in its shard each row lies.
+        position: int32 (N,), the position of each row in its shard.
         image_size: Side in px.
-        encoding: How they are encoded.
+        encoding: ``jpeg`` or ``raw``.
     """
 
     shards: tuple[ShardFile, ...]
@@ -56,7 +56,7 @@ class StoreImages:
         """Return uint8 (n, 3, H, W), channels last in memory.
 
         Raises:
-            StoreError: The store is not as its manifest says.
+            StoreError: The store is damaged.
         """
         pixels = torch.empty((len(rows), self.image_size, self.image_size, 3), dtype=torch.uint8)
         target = pixels.numpy()
@@ -65,27 +65,25 @@ class StoreImages:
             try:
                 target[place] = decode_image(read_row(shard, int(self.position[row])), self.encoding, self.image_size)
             except (OSError, ValueError, SyntaxError) as error:
-                raise StoreError(
-                    f"every image of a store must decode, but row {row} in {shard.path} does not: {error}"
-                ) from None
+                raise StoreError(f"The store is damaged: row {row} in {shard.path} does not decode: {error}") from None
         return pixels.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class StoreImagesWithOriginals(StoreImages):
-    """Images whose originals were kept: :class:`training.data.split.OriginalImages`.
+    """Images whose original files were kept; see :class:`training.data.split.OriginalImages`.
 
     Attributes:
-        originals: Files of the originals, shard by shard as the images.
+        originals: Shards of the original files, one per shard of images.
     """
 
     originals: tuple[ShardFile, ...] = ()
 
     def read_original(self, row: int) -> Image.Image:
-        """Return one original in RGB, turned as its EXIF says.
+        """Return one original in RGB, turned as its EXIF data say.
 
         Raises:
-            StoreError: The store is not as its manifest says.
+            StoreError: The store is damaged.
         """
         return open_upright(read_row(self.originals[self.shard_of[row]], int(self.position[row])))
 
@@ -94,8 +92,8 @@ class Store:
     """A finished store.
 
     Args:
-        uri: Where it lies.
-        manifest: What it says of itself.
+        uri: Its place.
+        manifest: Its manifest.
     """
 
     def __init__(self, uri: str, manifest: Manifest) -> None:
@@ -108,19 +106,17 @@ class Store:
         return self.manifest.classes
 
     def split(self, name: Literal["train", "val"], split_seed: int, draw_seed: int) -> SplitData:
-        """Return one split for training or selection, its single positives drawn; no file of the test set is opened.
+        """Return a split for training or selection with its single positives; no file of the test set is opened.
 
         Draw and split are made on the whole official phase, as in the SPML literature; left-out images are dropped only
-        then. Where the source gives a ``val`` of its own, ``split_seed`` decides nothing; where it gives observed
-        labels, ``draw_seed`` does not.
+        afterwards. ``split_seed`` has no effect if the source gives a ``val`` of its own, ``draw_seed`` has none if it
+        gives observed labels.
 
         Raises:
-            StoreError: The store is not as its manifest says, or has no such set.
+            StoreError: The store is damaged, or has no such split.
         """
         if name not in _LEARNING:
-            raise ValueError(
-                f"split must be train or val, but got split={name}. The test split is opened by promotion alone"
-            )
+            raise ValueError(f"split must be train or val, but got split={name}. Only promotion opens the test split")
         phase, rows = self._rows(name, split_seed)
         return self._data(name, phase, rows, draw_seed)
 
@@ -128,57 +124,54 @@ class Store:
         """Return the official test set.
 
         Raises:
-            StoreError: The store is not as its manifest says, or has no test set.
+            StoreError: The store is damaged, or has no test set.
         """
         return self._data("test", "test", np.arange(len(self.labels("test"))), draw_seed)
 
     def labels(self, phase: str) -> LabelTable:
-        """Return the labels of an official phase (``train``, ``test``, or ``val`` where the source gives one); no image
-        is opened.
+        """Return the labels of an official phase (``train``, ``test``, or ``val`` if the source gives one).
 
         Raises:
-            StoreError: The store has no such phase, or is not as its manifest says.
+            StoreError: The store has no such phase, or is damaged.
         """
         if phase not in self._tables:
             self._tables[phase] = from_parquet(self._checked(self._label_file(phase)), len(self.classes))
         return self._tables[phase]
 
     def observed(self, phase: str, draw_seed: int) -> NDArray[np.bool_]:
-        """Return the observed labels (N, C) of a whole official phase: the source's own, or the draw of ``draw_seed``.
+        """Return the observed labels (N, C) of an official phase: the source's own, or those drawn by ``draw_seed``.
 
         Raises:
-            StoreError: The store has no such phase, or is not as its manifest says.
+            StoreError: The store has no such phase, or is damaged.
         """
         table = self.labels(phase)
         if table.observed is not None:
             return table.observed
-        assert table.true is not None  # a reader gives one or the other
+        assert table.true is not None  # a phase has true labels, observed ones or both
         return _cached_draw(
             cache_dir() / "draws" / self.manifest.data_hash / f"{phase}-{draw_seed}.npy", table.true, draw_seed
         )
 
     def rows(self, name: Literal["train", "val"], split_seed: int) -> tuple[str, NDArray[np.int64]]:
-        """Return the official phase that a split is made of, and its rows of :meth:`labels`, in the order of
-        :meth:`split`.
+        """Return the official phase of a split, and its rows in :meth:`labels`, in the order of :meth:`split`.
 
         Raises:
-            StoreError: The store has no such set, or is not as its manifest says.
+            StoreError: The store has no such split, or is damaged.
         """
         phase, rows = self._rows(name, split_seed)
         return phase, rows[self.labels(phase).kept[rows]]
 
     def points(self, phase: str) -> list[NDArray[np.float32]] | None:
-        """Return float32 (M, 3) of (part, x, y) in px of the store for each image of a phase that was not left out, or
-        None.
+        """Return for each image that was not left out float32 (M, 3) of (part, x, y) in px of the store, or None.
 
         Raises:
-            StoreError: The store has no such phase, or is not as its manifest says.
+            StoreError: The store has no such phase, or is damaged.
         """
         table = self.labels(phase)
         return None if table.points is None else [table.points[row] for row in np.nonzero(table.kept)[0]]
 
     def check(self) -> list[str]:
-        """Read every file and return what is not as the manifest says; nothing if all is.
+        """Read every file and return what is damaged, in words; nothing if all files are as written.
 
         Raises:
             OSError: The storage cannot be read.
@@ -187,13 +180,13 @@ class Store:
         problems = [f"{name} is missing" for name in self.manifest.files if name not in sizes]
         for name, file in self.manifest.files.items():
             if name in sizes and self._storage.sha256(name) != file.sha256:
-                problems.append(f"{name} is not what it was when it was written")
+                problems.append(f"{name} has changed since it was written")
         if not problems and self._data_hash() != self.manifest.data_hash:
-            problems.append("the manifest's data hash is not that of the labels")
+            problems.append("the manifest's data hash does not fit the labels")
         return problems
 
     def _rows(self, name: str, split_seed: int) -> tuple[str, NDArray[np.int64]]:
-        """Return the official phase that a split is made of, and the rows of it."""
+        """Return the official phase of a split and its rows, left-out ones included."""
         if labels_name("val") in self.manifest.files:
             return name, np.arange(len(self.labels(name)))
         train, val = split_train_val(len(self.labels("train")), split_seed)
@@ -215,7 +208,7 @@ class Store:
         folder = self._folder(phase)
         kept, size = self.labels(phase).kept, self.manifest.shard_images
         num_shards = -(-len(kept) // size)
-        # Left-out rows have no image, so those behind them in their shard have moved up.
+        # Left-out rows have no image in their shard, so the rows after them have moved up.
         position = np.concatenate(
             [np.cumsum(kept[first : first + size]) - 1 for first in range(0, len(kept), size)] or [rows]
         )
@@ -236,10 +229,10 @@ class Store:
         return StoreImages(files(False), shard_of, place, self.manifest.image_size, self.manifest.encoding)
 
     def _folder(self, phase: str) -> Path:
-        """Return where the images of a phase lie on this machine; a remote store is copied there first."""
+        """Return the local folder with the images of a phase; a remote store is copied there first."""
         if self._storage.folder is not None:
             return self._storage.folder
-        # Two copies, so that training never touches what belongs to the test set.
+        # Test images are copied separately: training must never touch them.
         group = ("test",) if phase == "test" else _LEARNING
         names = [
             name
@@ -251,7 +244,7 @@ class Store:
     def _label_file(self, phase: str) -> str:
         if labels_name(phase) not in self.manifest.files:
             phases = ", ".join(self.manifest.counts)
-            raise StoreError(f"set must be one of {phases} in the store {self.uri}, but got set={phase}")
+            raise StoreError(f"The store {self.uri} has {phases}, but no {phase} set")
         return labels_name(phase)
 
     def _checked(self, name: str) -> bytes:
@@ -274,10 +267,10 @@ class Store:
 
 
 def open_store(uri: str) -> Store:
-    """Open a finished store; of its files only the manifest is read, and the others' sizes compared.
+    """Open a finished store: read its manifest and compare the sizes of its other files.
 
     Raises:
-        StoreError: There is none, it is not finished, of another version, or files are missing or cut short.
+        StoreError: It does not exist, is not finished, is of another version, or files are missing or cut short.
     """
     store = Store(uri, read_manifest(uri))
     try:
@@ -289,14 +282,15 @@ def open_store(uri: str) -> Store:
 
 
 def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray[np.bool_]:
-    """Return the draw, from the cache if it is there: COCO's takes seconds, and each trial of a sweep asks for it."""
+    """Return the draw, from the cache if possible: COCO's takes seconds, and each trial of a sweep asks for it."""
     with suppress(OSError, ValueError, EOFError):
         packed = np.load(path, allow_pickle=False)
         drawn = np.unpackbits(packed, axis=1, count=true.shape[1]).astype(bool)
+        # A cached file may be damaged: use it only if it could be a draw from these labels.
         if drawn.shape == true.shape and bool((drawn.sum(1) == true.any(1)).all()) and not bool((drawn & ~true).any()):
             return drawn
     drawn = draw_single_positives(true, draw_seed)
-    with suppress(OSError):  # a cache that cannot be written costs those seconds again, no more
+    with suppress(OSError):  # without the cache, those seconds are spent again, no more
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         with open(draft, "wb") as file:

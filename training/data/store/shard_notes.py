@@ -1,4 +1,4 @@
-"""What is kept beside a whole shard until the store is finished: enough to know it again, and to go on without it."""
+"""Plan shards, and keep a note next to each complete one, so that an interrupted `data prepare` can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from training.data.sources.annotations import Annotations, Phase
 from training.data.store.file_names import DONE, shard_name
 from training.data.store.images import ImageFacts, Preprocessing
-from training.data.store.manifest import SCHEMA_VERSION, StoreFile
+from training.data.store.manifest import SCHEMA_VERSION, Manifest, StoreFile
 from training.data.store.shards import encode_shard
 from training.data.store.storage import Storage
 
@@ -27,8 +27,8 @@ class PlannedShard:
         phase: Official phase.
         number: Counted from 0 within the phase.
         ids, files: Of its rows.
-        wanted: Row by row whether it is to be read at all; the source's reader may have found it at fault.
-        key: sha256 of all that decides the shard's content, the files' content apart.
+        wanted: For each row whether to read it at all; the source's reader may have found a fault in it.
+        key: sha256 of everything that decides the shard's content except the content of the image files.
     """
 
     phase: str
@@ -45,15 +45,13 @@ class PlannedShard:
 
     @property
     def note_name(self) -> str:
-        """Name of the note that says it is whole."""
+        """Name of the note that says it is complete."""
         return self.name.removesuffix(".arrow") + DONE
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a shard: what is known of it, and by what its unchanged file is known again (bytes, and time of
-    change in ns).
-    """
+    """One image of a shard, with the size and time of change by which an unchanged file is recognised."""
 
     facts: ImageFacts
     num_bytes: int
@@ -62,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Note:
-    """What a note says: the shard's rows, None for those left out, and its files."""
+    """Content of a note: the shard's rows, None for those left out, and its files."""
 
     rows: tuple[Row | None, ...]
     files: dict[str, StoreFile]
@@ -75,7 +73,7 @@ def plan_shards(
     shard_images: int,
     bad_ids: Collection[str],
 ) -> list[PlannedShard]:
-    """Cut the phases into shards; the cut depends on the source's lists alone, not on which images turn out bad."""
+    """Cut the phases into shards, by the source's lists alone: images that turn out bad must not move the others."""
     settings = [SCHEMA_VERSION, preprocessing.describe(), keep_originals, shard_images]
     planned = []
     for name, phase in annotations.phases.items():
@@ -113,9 +111,9 @@ def write_shard(
 
 
 def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], root: Path) -> Note | None:
-    """Return what the note of a shard says, or None if the shard must be made (again).
+    """Return the note of a shard, or None if the shard must be made (again).
 
-    That is so if it is not whole, was made with other settings or from other rows, or if an original has changed or was
+    It must if it is incomplete, was made with other settings or from other rows, or if an original has changed or was
     left out.
 
     Raises:
@@ -137,7 +135,7 @@ def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], r
 
 
 def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_originals: bool) -> str:
-    """Return the sha256 of a source's labels and lists, and of the settings it is prepared with."""
+    """Return the sha256 of a source's labels and lists, and of the settings of `data prepare`."""
     digest = hashlib.sha256()
     header = [
         SCHEMA_VERSION,
@@ -147,7 +145,9 @@ def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_ori
         annotations.classes,
         annotations.parts,
     ]
-    digest.update(_hash_json([header, [str(fault) for fault in annotations.faults]]).encode())
+    # Without the wording of faults, which may change from version to version.
+    faults = [[fault.path, fault.line, fault.id, fault.is_fatal] for fault in annotations.faults]
+    digest.update(_hash_json([header, faults]).encode())
     for name, phase in sorted(annotations.phases.items()):
         digest.update(_hash_json([name, phase.ids, phase.files]).encode())
         for array in _arrays(phase):
@@ -155,6 +155,24 @@ def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_ori
                 b"-" if array is None else _hash_json([array.shape, str(array.dtype)]).encode() + array.tobytes()
             )
     return digest.hexdigest()
+
+
+def is_same_source(
+    manifest: Manifest, annotations: Annotations, preprocessing: Preprocessing, keep_originals: bool
+) -> bool:
+    """Return whether a store was made from these labels and lists with these settings."""
+    if manifest.source_hash == source_hash(annotations, preprocessing, keep_originals):
+        return True
+    # Earlier versions hashed the wording of faults too: compare what that hash was made of, without the wording.
+    known = [(fault.path, fault.line, fault.id) for fault in annotations.faults]
+    return (
+        bool(known)
+        and manifest.label_files == annotations.label_files
+        and [(fault.path, fault.line, fault.id) for fault in manifest.left_out[: len(known)]] == known
+        and (manifest.name, manifest.classes, manifest.parts)
+        == (annotations.name, annotations.classes, annotations.parts)
+        and (manifest.preprocessing, manifest.keeps_originals) == (preprocessing.describe(), keep_originals)
+    )
 
 
 def _arrays(phase: Phase) -> list[Any]:

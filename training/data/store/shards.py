@@ -1,6 +1,4 @@
-"""Shards of encoded images: Arrow IPC files that are written whole, and read row by row without
-being held in memory.
-"""
+"""Write shards of encoded images as Arrow IPC files, and read single rows without holding a shard in memory."""
 
 from __future__ import annotations
 
@@ -18,17 +16,17 @@ from training.errors import StoreError
 
 _COLUMN = "image"
 _OPEN_FILES = 256
-"""Shards that a process keeps open; far below the 1,024 that a process is commonly allowed."""
+"""Shards that a process keeps open, far below the 1,024 files that a process is commonly allowed."""
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard on a local disk; its hash tells it from another one of that name.
+    """A shard on a local disk.
 
     Attributes:
-        path: Where it lies.
-        sha256: What the manifest says of it.
-        num_images: Images in it.
+        path: The file.
+        sha256: Its hash in the manifest; a store that was prepared again has other shards under the same names.
+        num_images: Number of images in it.
     """
 
     path: Path
@@ -48,12 +46,11 @@ def encode_shard(images: Sequence[bytes]) -> pa.Buffer:
 def read_row(shard: ShardFile, position: int) -> bytes:
     """Read one image of a shard.
 
-    The bytes are read where the Arrow file's index says, and not through a memory map: pages of a map count as the
-    process's memory until the kernel takes them back, which a cluster's memory watch mistakes for growth. What was read
-    stays in the page cache.
+    The bytes are read with pread at the offsets in the Arrow file's index, not through a memory map: mapped pages count
+    as the process's memory until the kernel takes them back, and Ray's memory monitor would mistake them for a leak.
 
     Raises:
-        StoreError: The shard is not there, or is not what the manifest says.
+        StoreError: The shard is missing or damaged.
     """
     offsets = _offsets(shard)
     start, size = int(offsets[position]), int(offsets[position + 1] - offsets[position])
@@ -66,25 +63,24 @@ def read_row(shard: ShardFile, position: int) -> bytes:
 
 @cache
 def _offsets(shard: ShardFile) -> NDArray[np.int64]:
-    """Find where in the file each image begins and the last ends, int64 (n + 1,)."""
+    """Return the file offsets at which each image starts and the last one ends, int64 (n + 1,)."""
     try:
         with pa.memory_map(str(shard.path)) as source:
             column = pa.ipc.open_file(source).get_batch(0).column(_COLUMN)
             _, ends, values = column.buffers()
+            # Offsets in the column count from its buffer. Two addresses in the map give its place in the file.
             source.seek(0)
             begin = values.address - source.read_buffer(1).address if values is not None and values.size else 0
             offsets = np.frombuffer(ends, np.int64)[: len(column) + 1] + begin
     except (OSError, pa.ArrowInvalid, IndexError) as error:
         raise _damaged(shard.path, str(error)) from None
     if len(offsets) != shard.num_images + 1:
-        raise _damaged(shard.path, f"it holds {len(offsets) - 1} images in place of {shard.num_images}")
+        raise _damaged(shard.path, f"it holds {len(offsets) - 1} images instead of {shard.num_images}")
     return offsets
 
 
 class _OpenFile:
-    """A descriptor that is closed with the last reference to it: one thread may still read what another drops from the
-    cache.
-    """
+    """A descriptor that is closed with its last reference: one thread may still read what another evicts."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -104,6 +100,6 @@ def _open(shard: ShardFile) -> _OpenFile:
 
 def _damaged(path: Path, why: str) -> StoreError:
     return StoreError(
-        f"a store must be as its manifest says, but {path} is not: {why}. Delete {path.parent} and prepare or copy it "
-        f"again"
+        f"The store is damaged: {path} cannot be used: {why}. Delete the store or the copy of it in {path.parent}, and "
+        f"prepare it again"
     )

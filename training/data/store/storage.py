@@ -1,4 +1,4 @@
-"""A flat folder of files anywhere that ``pyarrow.fs`` reaches: a file is there whole or not at all."""
+"""Read and write a flat folder of files, local or remote; a file appears in it complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CHUNK_BYTES = 8 << 20
 
 
 class Storage:
-    """One folder.
+    """One flat folder.
 
     Args:
         uri: A local folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``, ``gs://bucket/path``, ``file:///path``).
 
     Raises:
-        ConfigError: No such kind of storage.
+        ConfigError: ``uri`` is of an unknown kind.
         OSError: The storage cannot be reached.
     """
 
@@ -42,20 +42,20 @@ class Storage:
         self.folder = Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def put(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Write a file; until it is whole, there is none of that name.
+        """Write a file, which appears under its name only once it is complete.
 
         Raises:
             OSError: It cannot be written.
         """
         if self.folder is None:
-            # The whole content is at hand, so an upload that fails half-way leaves nothing that looks whole.
+            # The content is sent in one piece, so an upload that fails half-way leaves no object behind.
             with self._fs.open_output_stream(self._path(name)) as stream:
                 stream.write(content)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{name}{PARTIAL}"
         try:
-            # pyarrow's local stream cannot be flushed to the disk.
+            # Not pyarrow's local stream, which cannot be synced to the disk.
             with open(partial, "wb") as file:
                 file.write(content)
                 file.flush()
@@ -69,7 +69,7 @@ class Storage:
         """Return a file's content.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: It does not exist.
             OSError: It cannot be read.
         """
         with self._fs.open_input_stream(self._path(name)) as stream:
@@ -77,7 +77,7 @@ class Storage:
         return content
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Yield a file's content in pieces of some MiB.
+        """Yield a file's content in pieces of a few MiB.
 
         Raises:
             OSError: It cannot be read.
@@ -98,7 +98,7 @@ class Storage:
         return digest.hexdigest()
 
     def sizes(self) -> dict[str, int]:
-        """Return name -> bytes of every file, none if there is no folder.
+        """Return name -> size in bytes of every file; nothing if the folder does not exist.
 
         Raises:
             OSError: The storage cannot be listed.
@@ -107,7 +107,7 @@ class Storage:
         return {info.base_name: info.size or 0 for info in found if info.type == fs.FileType.File}
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in it, sorted; none if there is no folder.
+        """Return the sorted names of the folders in it; nothing if it does not exist.
 
         Raises:
             OSError: The storage cannot be listed.
@@ -116,10 +116,10 @@ class Storage:
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def delete(self, name: str) -> None:
-        """Delete a file that may be there.
+        """Delete a file if it exists.
 
         Raises:
-            OSError: It is there and cannot be deleted.
+            OSError: It cannot be deleted.
         """
         try:
             self._fs.delete_file(self._path(name))

@@ -1,7 +1,7 @@
-"""Writes a store: every picture decoded, resized and encoded once, in shards that a stopped run finds again.
+"""Write a store: decode, resize and encode every image once, in shards that an interrupted run can reuse.
 
-A shard ``train-00003.arrow`` is whole when ``train-00003.done.json``, written after it, says so; the manifest comes
-last. So a process may die at any moment: what is whole is kept, and nothing opens before all is.
+A shard ``train-00003.arrow`` is complete once ``train-00003.done.json`` is written after it, and the manifest comes
+last. So the process may die at any moment: complete shards are kept, and the store opens only when all are there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from training.data.store.manifest import (
     read_manifest,
     require_files,
 )
-from training.data.store.shard_notes import Note, PlannedShard, Row, plan_shards, read_note, source_hash, write_shard
+from training.data.store.shard_notes import (
+    Note,
+    PlannedShard,
+    Row,
+    is_same_source,
+    plan_shards,
+    read_note,
+    source_hash,
+    write_shard,
+)
 from training.data.store.storage import Storage
 from training.data.store.writer_lock import writer_lock
 from training.errors import StoreError
@@ -35,32 +44,31 @@ from training.machine import usable_cpus
 
 SHARD_IMAGES = 512
 _SHARD_BYTES = 64 << 20
-"""Shards of raw pixels are kept to this size: one is held in memory while it is written."""
-_TELL_EVERY = 32
+"""Largest shard of raw pixels: a shard is held in memory while it is written."""
+_REPORT_EVERY = 32
 
 Progress = Callable[[int, int], None]
-"""Called with the images done, those of an earlier run included, and all images; first before any is touched."""
+"""Called with (images done, all images); the first call, before any work, counts those of earlier runs."""
 
 
 class BadSourceError(StoreError):
-    """A source has faults, and none may be left out.
+    """A source has faults, and no image may be left out for them.
 
     Attributes:
-        faults: All of them.
+        faults: All faults.
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         whole = any(fault.is_fatal for fault in faults)
         otherwise = (
-            "Labels cannot be trusted before: --skip-bad leaves out images alone"
+            "Until then the labels cannot be trusted, so --skip-bad does not help"
             if whole
-            else "Or leave them out with --skip-bad"
+            else "Or leave these images out with --skip-bad"
         )
         super().__init__(
-            f"every file of a source must be whole and have its labels, but got {len(faults)} "
-            f"{'fault' if len(faults) == 1 else 'faults'}:\n"
+            f"The source has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}:\n"
             + "\n".join(f"  {fault}" for fault in faults)
-            + f"\nMend them and run the same command again: what is done is kept. {otherwise}"
+            + f"\nFix them and run the same command again; finished images are kept. {otherwise}"
         )
         self.faults = tuple(faults)
 
@@ -81,10 +89,6 @@ class _Job:
     skip_bad: bool
 
     @property
-    def source_hash(self) -> str:
-        return source_hash(self.annotations, self.preprocessing, self.keep_originals)
-
-    @property
     def shard_images(self) -> int:
         if self.preprocessing.encoding == "jpeg":
             return SHARD_IMAGES
@@ -102,28 +106,26 @@ def write_store(
     skip_bad: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Write the store of a dataset, or finish one that was begun; a finished store of this source and these settings is
-    left alone.
+    """Write the store of a dataset, or finish one that was begun; a finished store of the same kind is left alone.
 
     Args:
-        annotations: What the source's files say.
+        annotations: The source's images and labels.
         out_uri: A folder, or any URI of ``pyarrow.fs``.
         image_size: Side of the stored squares in px.
-        keep_originals: Keep the originals' files as well.
+        keep_originals: Keep the original files as well.
         encoding: ``jpeg`` or ``raw``.
-        workers: Threads that decode, by default one per core; the store does not depend on it.
-        skip_bad: Leave out what is at fault, and record it.
+        workers: Threads that decode, by default one per CPU; the store does not depend on it.
+        skip_bad: Leave out images with faults, and record them.
         on_progress: Called as images are done.
 
     Returns:
         The manifest.
 
     Raises:
-        BadSourceError: The source has faults and ``skip_bad`` is not set, or cannot mend them; images are looked at
-            only where labels can be trusted.
-        StoreError: No training image is left, another process writes there, a store of another source or other settings
-            lies there, or it cannot be written.
-        ConfigError: ``out_uri`` is of no known kind.
+        BadSourceError: The source has faults, and ``skip_bad`` is not set or does not help.
+        StoreError: No training image is left, another process is writing there, the place holds a store of another
+            source or other settings, or it cannot be written.
+        ConfigError: ``out_uri`` is of an unknown kind.
         ValueError: Image size or encoding out of range.
     """
     preprocessing = Preprocessing(image_size, encoding)
@@ -138,8 +140,8 @@ def write_store(
     try:
         job = _Job(annotations, Storage(out_uri), preprocessing, keep_originals, skip_bad)
         with writer_lock(job.storage) as beat:
-            # Somebody may have finished it while we were on our way to the lock.
-            done = _finished(job.storage, job.source_hash)
+            # Another process may have finished it while we waited for the lock.
+            done = _finished(job.storage, annotations, preprocessing, keep_originals)
             return done or _write(job, workers or usable_cpus(), beat, progress)
     except OSError as error:
         raise StoreError(
@@ -156,43 +158,42 @@ def find_finished(
     keep_originals: bool = False,
     encoding: Encoding = DEFAULT_ENCODING,
 ) -> Manifest | None:
-    """Return the manifest if there is a finished store of this source and these settings, None if there is no finished
-    one.
+    """Return the manifest of a finished store of this source and these settings; None if the place has no store.
 
     Raises:
-        StoreError: There is a finished store of another source or other settings, or one whose files are missing or cut
-            short, or the storage cannot be read.
+        StoreError: The place holds a finished store of another source or other settings, or a damaged one, or it cannot
+            be read.
     """
     try:
-        return _finished(
-            Storage(out_uri), source_hash(annotations, Preprocessing(image_size, encoding), keep_originals)
-        )
+        return _finished(Storage(out_uri), annotations, Preprocessing(image_size, encoding), keep_originals)
     except OSError as error:
         raise StoreError(f"Cannot read the store {out_uri}: {error}") from error
 
 
 class _Meter:
-    """Counts images done and tells whoever listens."""
+    """Counts finished images and reports them."""
 
     def __init__(self, listener: Progress, total: int) -> None:
         self._listener, self.total, self.done = listener, total, 0
 
     def add(self, images: int) -> None:
-        """Count images that are done and kept."""
+        """Count images that are finished and kept."""
         self.done += images
         self._listener(self.done, self.total)
 
     def show(self, images: int) -> None:
-        """Tell of images that are done, but are kept only once their shard is."""
+        """Report images that are finished, but kept only once their shard is written."""
         self._listener(self.done + images, self.total)
 
 
-def _finished(storage: Storage, expected: str) -> Manifest | None:
+def _finished(
+    storage: Storage, annotations: Annotations, preprocessing: Preprocessing, keep_originals: bool
+) -> Manifest | None:
     sizes = storage.sizes()
     if MANIFEST not in sizes:
         return None
     manifest = read_manifest(storage.uri)
-    if manifest.source_hash != expected:
+    if not is_same_source(manifest, annotations, preprocessing, keep_originals):
         what = (
             f"{manifest.name} at {manifest.image_size} px as "
             f"{manifest.encoding}{' with originals' if manifest.keeps_originals else ''}"
@@ -222,7 +223,7 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
             beat()
             bad = [fault for fault in prepared if isinstance(fault, Fault)]
             faults += bad
-            # A shard with bad images is worth writing only if they may stay out of it.
+            # A shard with bad images is useful only if they may be left out.
             if job.skip_bad or not bad:
                 notes[shard.name] = _write_shard(job, shard, prepared)
             progress.add(len(shard.ids))
@@ -232,16 +233,18 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
     if train is not None and not any(
         row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])
     ):
-        listed = len(train)
-        first = f", the first fault being {faults[0]}" if faults else ""
-        raise StoreError(
-            f"a store must have a training image, but of {listed:,} listed none is left{first}. Mend the source"
+        what = (
+            f"None of the {len(train):,} training images can be used"
+            if len(train)
+            else "The source lists no training images"
         )
+        first = f"; the first fault: {faults[0]}" if faults else ""
+        raise StoreError(f"{what}{first}. Fix the source and run the same command again")
     return _finish(job, planned, notes, faults)
 
 
 def _bad_ids(annotations: Annotations) -> set[str]:
-    """Return the images that need not be looked for: those at fault, and all in a folder that is."""
+    """Return the images that need not be opened: those with a fault, and all in a folder with one."""
     bad = {fault.id for fault in annotations.faults if fault.id is not None}
     folders = tuple(f"{fault.path}/" for fault in annotations.faults)
     for phase in annotations.phases.values():
@@ -250,14 +253,14 @@ def _bad_ids(annotations: Annotations) -> set[str]:
 
 
 def _rows(note: Note | None) -> tuple[Row | None, ...]:
-    assert note is not None  # of every shard, once none is missing
+    assert note is not None  # by now every shard has one
     return note.rows
 
 
 def _prepare_in_order(
     job: _Job, shards: Sequence[PlannedShard], pool: ThreadPoolExecutor, progress: _Meter
 ) -> Iterator[tuple[PlannedShard, list[_Prepared | Fault | None]]]:
-    """Yield shard after shard with its images in order, while the next shard's images are already in the works."""
+    """Yield shard after shard with its images in order, while the next shard is already being prepared."""
     waiting: deque[tuple[PlannedShard, list[Future[_Prepared | Fault] | None]]] = deque()
     for shard in shards:
         futures = [
@@ -276,7 +279,7 @@ def _collect(
     results: list[_Prepared | Fault | None] = []
     for future in futures:
         results.append(None if future is None else future.result())
-        if len(results) % _TELL_EVERY == 0:
+        if len(results) % _REPORT_EVERY == 0:
             progress.show(len(results))
     return shard, results
 
@@ -348,7 +351,7 @@ def _make_manifest(
         counts={name: int(table.kept.sum()) for name, table in tables.items()},
         has_true={name: table.true is not None for name, table in tables.items()},
         data_hash=compute_data_hash(tables, source.classes, source.parts, preprocessing, SCHEMA_VERSION),
-        source_hash=job.source_hash,
+        source_hash=source_hash(source, job.preprocessing, job.keep_originals),
         preprocessing=preprocessing,
         label_files=dict(source.label_files),
         left_out=tuple(faults),
@@ -358,7 +361,7 @@ def _make_manifest(
 
 
 def _tidy(storage: Storage, manifest: Manifest) -> None:
-    """Delete the notes, and what an earlier attempt with other settings left."""
+    """Delete the notes, and shards of an earlier attempt with other settings."""
     for name in storage.sizes():
         if is_ours(name) and name != MANIFEST and name not in manifest.files:
             storage.delete(name)
@@ -366,10 +369,9 @@ def _tidy(storage: Storage, manifest: Manifest) -> None:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads: Pillow lets go of the interpreter but while it encodes, a fifth of the work, and two gave what two
-    processes gave.
+    """Run threads, not processes: when this process is killed, no orphan is left that holds the writer's lock.
 
-    When the process is killed, no orphan is left that holds its lock.
+    Pillow releases the interpreter lock for four fifths of the work; two threads were as fast as two processes.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     try:
@@ -380,7 +382,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow warns of odd EXIF data and large pictures; what is broken it raises."""
+    """Silence Pillow, which warns of odd EXIF data and large images, but raises for broken ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

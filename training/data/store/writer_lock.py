@@ -1,4 +1,4 @@
-"""One writer per store: a file lock where the kernel keeps one, a heartbeat where there are only objects."""
+"""Let only one process write a store: by a file lock on disks, by a heartbeat object on S3 and the like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.data.store.storage import Storage
 from training.errors import StoreError
 
 STALE_S = 600.0
-"""A writer on another host that has not beaten for so long is taken for dead."""
+"""A writer on another host whose heartbeat is older than this is considered dead."""
 _BEAT_S = 30.0
 _SETTLE_S = 1.0
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -30,7 +30,7 @@ def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
     """Be the only writer of a store.
 
     Yields:
-        A function to call every now and then: it keeps the lock, and raises StoreError if somebody else took it over.
+        A function to call every few seconds: it keeps the lock, and raises StoreError if another process took it.
 
     Raises:
         StoreError: Another process is writing; the message names it.
@@ -60,7 +60,7 @@ def _flocked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # Of the file that is open: the other one may be done and delete it just now.
+            # From the open file, not by its name: its owner may finish and delete it right now.
             owner = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
@@ -68,7 +68,7 @@ def _flocked(folder: Path) -> Iterator[None]:
             raise
         if _same_file(descriptor, path):
             break
-        os.close(descriptor)  # its owner was just deleting it
+        os.close(descriptor)  # its owner deleted it between our open and our lock
     try:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_myself()).encode(), 0)
@@ -80,13 +80,13 @@ def _flocked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _beating(storage: Storage) -> Iterator[Callable[[], None]]:
-    """Hold an object that says who writes and is written anew while it goes on."""
+    """Hold an object that names the writer and is rewritten every 30 s."""
     other = _read(storage)
     if other and _alive(other):
         raise _refusal(storage.uri, other)
     mine = {**_myself(), "token": secrets.token_hex(8)}
     storage.put(LOCK, json.dumps({**mine, "beat": time.time()}).encode())
-    time.sleep(_SETTLE_S)  # of two that start together the later one's object stays
+    time.sleep(_SETTLE_S)  # if two start together, the later object stays, and the other writer sees that
     last = time.monotonic()
 
     def beat(at_once: bool = False) -> None:
@@ -133,7 +133,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     try:
         owner = json.loads(content)
     except ValueError:
-        return {}  # its owner has not got to writing it
+        return {}  # its owner has not written it yet
     return owner if isinstance(owner, dict) else {}
 
 
@@ -146,6 +146,4 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 def _refusal(where: str, owner: dict[str, Any]) -> StoreError:
     who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if "pid" in owner else "another process"
-    return StoreError(
-        f"a store must have one writer, but {where} is being written by {who}. Wait until it is done, or stop it"
-    )
+    return StoreError(f"{where} is already being written by {who}. Wait until it is done, or stop it")

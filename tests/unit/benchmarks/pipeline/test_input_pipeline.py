@@ -1,4 +1,4 @@
-"""The benchmark of the input pipeline: its rows do what they say, and its report says whether the aims are met."""
+"""Test the benchmark of the input pipeline: its rows, and its verdicts on the aims."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from orchestrator.cli import app as cli
 from orchestrator.cli import data as cli_data
+from orchestrator.datasets import preparing
 from tests.kit.layouts import make_coco, make_cub, make_folder, make_nuswide, make_voc
 from tests.kit.program import run
-from training.data.store import writer as store_writer
 
 SIZE = ("--image-size", "32")
 
@@ -101,9 +101,9 @@ def test_stopped_it_says_how_it_goes_on(
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_writer, "write_store", stop)
+    monkeypatch.setattr(preparing, "write_store", stop)
     code, _, err = run(capsys, "data", "prepare", "voc", "--source", str(voc), *SIZE)
-    assert (code, "the same command goes on" in err) == (130, True)
+    assert (code, "run the same command again" in err) == (130, True)
 
 
 def test_piped_progress_is_quiet(capsys: pytest.CaptureFixture[str], voc: Path) -> None:
@@ -194,7 +194,7 @@ def test_store_that_is_not_whole_is_not_called_ready(capsys: pytest.CaptureFixtu
     [
         (["prepare", "vco", "--source", "."], "Did you mean voc?"),
         (["prepare", "voc"], "--source"),
-        (["prepare", "voc", "--source", "nowhere"], "which is not there"),
+        (["prepare", "voc", "--source", "nowhere"], "does not exist"),
         (["prepare", "voc", "--source", "{downloads}", "--name", "mine"], "--name goes with folder only"),
         (["prepare", "voc", "--source", "{downloads}", "--encoding", "png"], "jpeg, raw"),
         (["prepare", "coco", "--source", "{downloads}"], "VOC 2012"),
@@ -202,7 +202,7 @@ def test_store_that_is_not_whole_is_not_called_ready(capsys: pytest.CaptureFixtu
         (["verify", "voc"], "orchestrator data prepare voc --source DIR"),
         (["stats", "coco"], "orchestrator data prepare coco --source DIR"),
         (["show", "teapots"], "orchestrator data prepare folder --source DIR --name teapots"),
-        (["show", "voc", "--split", "test"], "promote opens them"),
+        (["show", "voc", "--split", "test"], "Only promote opens test images"),
         (["show", "voc", "--draw-seed", "4294967296"], "--draw-seed"),
     ],
 )
@@ -270,7 +270,7 @@ def test_foreign_files_in_the_data_folder_are_left_alone(
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(text)
     code, out, _ = run(capsys, "data", "list")
-    assert (code, out.startswith("Nothing is prepared")) == (0, True)
+    assert (code, out.startswith("No prepared datasets")) == (0, True)
     code, _, err = run(capsys, "data", "show", "voc")
     assert (code, "not ours, ignored" in err, "elete" in err) == (2, True, False)
     words = ("data", "prepare", "voc", "--source", str(voc), *SIZE)

@@ -1,4 +1,4 @@
-"""Batches: order and views are functions of (seed, epoch), each example comes once."""
+"""Test that batches depend on (seed, epoch) alone and hold each example once."""
 
 from __future__ import annotations
 

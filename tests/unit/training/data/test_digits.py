@@ -1,4 +1,4 @@
-"""Digit scenes: counts, boxes, disjoint sources, seeds, files."""
+"""Test digit scenes: counts, boxes, disjoint raw material, seeds and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 @pytest.fixture(scope="module")
 def spec() -> DigitsSpec:
-    """Return enough scenes to count."""
+    """Return the spec of enough scenes for counting."""
     return DigitsSpec(scene_seed=5, num_train=300, num_val=300, num_test=20)
 
 
@@ -89,14 +89,14 @@ def test_boxes_hold_the_bright_pixels(spec: DigitsSpec) -> None:
 def test_splits_share_no_digit_and_no_background() -> None:
     raw: list[set[bytes]] = []
     for split in SPLITS:
-        sources = digits._load_sources(5, split)
+        sources = digits._load_raw_material(5, split)
         raw.append({sized[16].tobytes() for several in sources.digits.values() for sized in several})
     assert sum(len(split) for split in raw) > 1700, "all but the few that scikit-learn has twice"
     assert not raw[0] & raw[1] or len(raw[0] & raw[1]) < 3
     assert not raw[0] & raw[2] or len(raw[0] & raw[2]) < 3
     photos = digits._load_photos()
     for place, photo in enumerate(photos):
-        strips = [digits._load_sources(5, split).strips[place] for split in SPLITS]
+        strips = [digits._load_raw_material(5, split).strips[place] for split in SPLITS]
         assert np.array_equal(np.concatenate(strips, axis=2), photo), "the strips tile the photo from left to right"
 
 
@@ -181,14 +181,14 @@ class TestPrepared:
             scenes = load_file(path)
             scenes["true"][0] = ~scenes["true"][0]
             save_file(scenes, path)
-        with pytest.raises(DatasetError, match=r"must fit their manifest, but .*val.safetensors does not"):
+        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*val.safetensors does not fit"):
             read_split(folder, "val", 1200)
         assert len(read_split(folder, "train", 1200)) == 64
 
     @pytest.mark.parametrize("damage", [b"", b"{}", b'{"splits": {}', b"null"])
     def test_manifest_that_is_not_whole(self, tmp_path: Path, damage: bytes) -> None:
         (tmp_path / "manifest.json").write_bytes(damage)
-        with pytest.raises(DatasetError, match=r"must have a whole manifest, but .*manifest.json is not"):
+        with pytest.raises(DatasetError, match=r"manifest.json is damaged"):
             read_split(tmp_path, "val", 1200)
 
     def test_trunk_that_is_not_what_the_manifest_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ class TestPrepared:
         trunk = dataset_info(tiny_config().data).pretext_file
         assert trunk is not None
         trunk.write_bytes(trunk.read_bytes()[:-1])
-        with pytest.raises(DatasetError, match=r"must fit their manifest, but .*trunk.safetensors does not"):
+        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*trunk.safetensors does not fit"):
             dataset_info(tiny_config().data)
 
     def test_data_hash_is_over_all_splits(self) -> None:
@@ -211,7 +211,7 @@ class TestPrepared:
 def test_scenes_that_are_not_prepared_say_what_prepares_them() -> None:
     config = tiny_config({"data.scene_seed": 987654}).data
     assert not is_prepared(config)
-    with pytest.raises(DatasetError, match="must be prepared before they are read"):
+    with pytest.raises(DatasetError, match="The digit scenes are not prepared"):
         load_split(config, "train")
 
 

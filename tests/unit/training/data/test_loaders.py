@@ -1,4 +1,4 @@
-"""Batches of a store: what an image becomes depends on nothing but seed, epoch and row; no worker outlives its pass."""
+"""Test batches of a store: views depend on seed, epoch and row alone, and no worker outlives its pass."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def image(data: SplitData, row: int) -> Image.Image:
 
 
 def normalised(image: Image.Image, flip: bool) -> Tensor:
-    """Do what the released code does after its resize, with torchvision's own functions."""
+    """Apply what the released code does after its resize, with torchvision's own functions."""
     mirrored = F.hflip(image) if flip else image
     result: Tensor = F.normalize(F.to_tensor(mirrored), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     return result
@@ -279,7 +279,7 @@ class TestChoice:
         assert any(original[row][1] != resized[row][1] for row in range(NUM))
         without = replace(data, images=InMemoryImages(data.images.read(range(NUM))))
         with pytest.raises(
-            ConfigError, match="augment_order=original must have the original images.*--keep-originals"
+            ConfigError, match="augment_order=original needs the original images.*--keep-originals"
         ) as error:
             make_train_batches(without, IMAGENET_SCALE, released, True, CPU)
         assert error.value.key == "data.augment_order"

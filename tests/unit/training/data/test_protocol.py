@@ -1,4 +1,4 @@
-"""The split and the draw; the literature's own figures are in tests/reference/test_protocol.py."""
+"""Test the split and the draw; tests/reference/test_protocol.py has the literature's own figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets by name: the store that is named, or an answer that says what to do."""
+"""Test that a run gets the dataset it names, or a message that says what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_splits_follow_their_seeds_and_are_read_once(uri: str) -> None:
     assert not torch.equal(split.images.read(range(16)), train.images.read(range(16)))
 
 
-def test_store_that_was_prepared_anew_is_read_anew(tmp_path: Path) -> None:
+def test_store_that_was_prepared_again_is_read_again(tmp_path: Path) -> None:
     first = make_store(tmp_path / "first")
     before = load_split(store_config(first).data, "train")
     second = make_store(tmp_path / "second", num_train=30)
@@ -69,11 +69,12 @@ def test_no_store_at_the_place(tmp_path: Path) -> None:
 
 
 def test_store_of_another_dataset_or_size_is_refused(uri: str) -> None:
-    with pytest.raises(ConfigError, match=f"data.store must be a store of voc, but .* is one of {NAME}") as error:
+    with pytest.raises(ConfigError, match=f"data.store must be a store of voc, but .* is a store of {NAME}") as error:
         dataset_info(store_config(uri, {"data.name": "voc"}).data)
     assert error.value.key == "data.store"
     with pytest.raises(
-        ConfigError, match=r"data.image_size must be 16, that of the store .*got data.image_size=448.*--image-size 448"
+        ConfigError,
+        match=r"data.image_size must be 16, the size in the store .*got data.image_size=448.*--image-size 448",
     ):
         dataset_info(store_config(uri, {"data.image_size": 448}).data)
 

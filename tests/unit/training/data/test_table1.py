@@ -1,4 +1,4 @@
-"""Table 1: what is counted, and how a difference shows."""
+"""Test the figures of Table 1, and how a difference is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of photos: torchvision's RandAugment bit for bit, drawn anew for each image, epoch, seed and view."""
+"""Test views of photos: torchvision's RandAugment bit for bit, drawn for each image, epoch, seed and view."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = ((64, 64), (97, 61))
 
 
 def photos(size: tuple[int, int]) -> list[Image.Image]:
-    """Return two photos and noise, cut from their middle where they are busy."""
+    """Return noise and the busy centres of two photos."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     crops = [pixels[100 : 100 + 2 * size[1], 200 : 200 + 2 * size[0]] for pixels in load_sample_images().images]
     return [

@@ -1,4 +1,4 @@
-"""Weak and strong views."""
+"""Test the weak and strong views of digit scenes."""
 
 from __future__ import annotations
 

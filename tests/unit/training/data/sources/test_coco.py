@@ -1,4 +1,4 @@
-"""COCO 2014: which images, in which order, with which labels and boxes; and broken JSONs."""
+"""Test COCO 2014: images, their order, labels and boxes, and broken JSONs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def faults(annotations: Annotations) -> list[str]:
 
 
 def plain_labels(content: dict[str, Any]) -> tuple[list[str], list[list[bool]]]:
-    """Return ids and labels by the words of the protocol, written plainly."""
+    """Return ids and labels as the protocol defines them, in the plainest code."""
     categories = [category["id"] for category in content["categories"]]
     of_image: dict[int, set[int]] = {}
     for annotation in content["annotations"]:
@@ -111,7 +111,7 @@ def test_names_and_boxes_are_not_checked_against_a_list(source: Path) -> None:
     edit(source, rename)
     coco = read_coco(source)
     assert coco.classes[0] == "person of my own"
-    assert "its categories are not those of the training JSON" in faults(coco)[0]
+    assert "has other categories than the training JSON" in faults(coco)[0]
 
 
 def test_images_may_lie_in_a_folder_images(source: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_json_cut_in_half_names_the_place(source: Path) -> None:
     coco = read_coco(source)
     (said,) = faults(coco)
     assert coco.faults[0].is_fatal
-    assert said.startswith("annotations/instances_train2014.json:1: is not whole JSON:")
+    assert said.startswith("annotations/instances_train2014.json:1: is not complete JSON:")
     assert f"of {len(content) // 2:,})" in said
     assert (len(coco.phases["train"]), len(coco.phases["test"])) == (0, 6)
 
@@ -137,10 +137,10 @@ def test_a_json_cut_in_half_names_the_place(source: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is not whole JSON: Expecting value at line 1"),
-        ("[1, 2]", "is not a JSON of instances"),
+        ("", "is not complete JSON: Expecting value at line 1"),
+        ("[1, 2]", "does not hold COCO instances"),
         ('{"images": [], "annotations": [], "categories": []}', "has no images, categories"),
-        ('{"images": [{"id": "a"}], "annotations": [], "categories": []}', "is not a JSON of instances"),
+        ('{"images": [{"id": "a"}], "annotations": [], "categories": []}', "does not hold COCO instances"),
         (
             '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
             "has entries without images.file_name",
@@ -165,7 +165,7 @@ def test_a_missing_json_is_a_fault_and_both_missing_another_dataset(source: Path
     train_json(source).rename(source / "annotations" / "instances_train2017.json")
     assert "annotations/instances_train2014.json: is missing" in faults(read_coco(source))
     (source / "annotations" / "instances_val2014.json").unlink()
-    with pytest.raises(NotThisDatasetError, match=r"its annotations/ holds instances_train2017\.json"):
+    with pytest.raises(NotThisDatasetError, match=r"Its annotations/ holds instances_train2017\.json"):
         read_coco(source)
 
 
@@ -197,4 +197,4 @@ def test_a_missing_image_is_a_fault_unless_nothing_is_annotated_in_it(source: Pa
 
 def test_a_path_that_leaves_the_folder_is_a_fault(source: Path) -> None:
     edit(source, lambda content: content["images"][0].update(file_name="../../secret.jpg"))
-    assert "must lie inside the dataset's folder" in faults(read_coco(source, images=True))[0]
+    assert "must be inside the dataset's folder" in faults(read_coco(source, images=True))[0]

@@ -1,4 +1,4 @@
-"""CUB-200-2011: attributes, official split, parts; lines that are too long, and files that are wrong."""
+"""Test CUB-200-2011: attributes, official split and parts, overlong lines, and wrong files."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def test_a_missing_and_a_second_line_are_faults_of_their_image(source: Path) -> 
     first, second = read_cub(source).faults
     assert (first.id, first.why) == (
         "1",
-        "image 1 must have a line for each attribute, but 1 are missing and 0 are there twice",
+        "image 1 must have a line for each attribute, but 1 are missing and 0 occur twice",
     )
     assert (second.id, second.why) == (
         "2",
-        "image 2 must have a line for each attribute, but 0 are missing and 1 are there twice",
+        "image 2 must have a line for each attribute, but 0 are missing and 1 occur twice",
     )
 
 
@@ -159,7 +159,7 @@ def test_missing_files_are_faults(source: Path) -> None:
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "CUB_200_2011.tgz").write_bytes(b"")
-    with pytest.raises(NotThisDatasetError, match=r"for images\.txt beside .*; it holds CUB_200_2011\.tgz"):
+    with pytest.raises(NotThisDatasetError, match=r"for images\.txt next to .*The folder holds CUB_200_2011\.tgz"):
         read_cub(tmp_path)
-    with pytest.raises(NotThisDatasetError, match="is a file; unpack it"):
+    with pytest.raises(NotThisDatasetError, match="is a file. Unpack it"):
         read_cub(tmp_path / "CUB_200_2011.tgz")

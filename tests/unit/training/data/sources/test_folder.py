@@ -1,4 +1,4 @@
-"""A folder of one's own: the forms of its tables, what is known of which split, and mistakes."""
+"""Test your own images: the forms of the tables, the kinds of labels, and mistakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def faults(annotations: Annotations) -> list[str]:
 
 
 def kinds(annotations: Annotations) -> dict[str, tuple[bool, bool]]:
-    """Return split -> whether it has true labels, and observed ones of its own."""
+    """Return split -> whether it has true labels, and whether it has given observed ones."""
     return {name: (phase.true is not None, phase.observed is not None) for name, phase in annotations.phases.items()}
 
 
@@ -146,7 +146,7 @@ def test_an_image_in_both_tables_has_true_labels_and_its_own_observed_one(tmp_pa
     assert both.phases["train"].observed is not None
     assert both.phases["train"].observed.tolist() == [[False, True], [False, True]]
     write(source, observed_csv="image,cat,dog\na,0,1\nb,0,1\nc,0,1\n")
-    assert faults(read_folder(source))[0] == "observed.csv:4: split must be train, val, test, but c has none"
+    assert faults(read_folder(source))[0] == "observed.csv:4: split must be one of train, val, test, but c has none"
 
 
 def test_an_observed_label_that_is_not_true_is_a_fault(tmp_path: Path) -> None:
@@ -162,16 +162,14 @@ def test_of_several_observed_labels_one_is_drawn_and_a_note_says_so(tmp_path: Pa
     observed = annotations.phases["train"].observed
     assert observed is not None
     assert observed.sum(1).tolist() == [1, 1]
-    assert (
-        annotations.notes[0] == "1 images of train have more than one observed label: one of each is drawn (seed 1200)"
-    )
+    assert annotations.notes[0] == "1 images of train have several observed labels; one of them was drawn (seed 1200)"
 
 
 def test_a_split_of_two_kinds_is_a_fault(tmp_path: Path) -> None:
     labels, observed = "image,split,cat,dog\na,train,1,0\n", "image,split,cat,dog\nb,train,0,1\n"
     said = faults(read_folder(write(tmp_path / "own", labels_csv=labels, observed_csv=observed)))
     assert said[0].startswith(
-        "labels.csv: train must have rows for all of its images or for none, but 1 of 2 have none: b. Give splits that"
+        "labels.csv: must have rows for all images of train or for none of them, but 1 of 2 have none: b. Give splits"
     )
 
 
@@ -193,18 +191,18 @@ def test_classes_txt_gives_the_order_and_catches_a_misspelt_name(tmp_path: Path)
     ("text", "said"),
     [
         ("", "labels.csv: cannot be read: Empty CSV file"),
-        ("file,cat\na,1\n", "labels.csv:1: must have a column image, and no column twice, but has file, cat"),
-        ("image,cat,cat\na,1,0\n", "labels.csv:1: must have a column image, and no column twice"),
+        ("file,cat\na,1\n", "labels.csv:1: must have a column image and no column twice, but has file, cat"),
+        ("image,cat,cat\na,1,0\n", "labels.csv:1: must have a column image and no column twice"),
         ("image\na\n", "labels.csv:1: must have either a column per class or one column labels, but has image"),
         ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either a column per class or one column labels"),
         ("image,cat\na,1\na,0\n", "labels.csv:3: a has two rows"),
         ("image,cat\n,1\n", "labels.csv:2: the column image is empty"),
         (
             "image,width\na,640\n",
-            "labels.csv:2: column 'width' is a class, so its cells must be 1 or 0, but a has '640'",
+            "labels.csv:2: cells of the class column 'width' must be 1 or 0, but a has '640'",
         ),
         ("image,cat\na,1,0\n", "labels.csv: cannot be read: CSV parse error"),
-        ("image,cat,split\na,1,training\n", "labels.csv:2: split must be train, val, test, but a has training"),
+        ("image,cat,split\na,1,training\n", "labels.csv:2: split must be one of train, val, test, but a has training"),
     ],
 )
 def test_a_wrong_table_is_a_fault_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -214,10 +212,10 @@ def test_a_wrong_table_is_a_fault_with_its_line(tmp_path: Path, text: str, said:
 def test_lists_of_splits_and_rows_must_fit(tmp_path: Path) -> None:
     source = write(tmp_path / "own", labels_csv="image,cat\na,1\nb,0\nc,1\n", train_txt="a\nlost\n", test_txt="a\nb\n")
     annotations = read_folder(source)
-    assert faults(annotations) == ["train.txt:2: lost has no row in a table", "test.txt:1: a is in train.txt too"]
-    assert "1 images of the tables are in no split and are left out, the first of them c" in annotations.notes[0]
+    assert faults(annotations) == ["train.txt:2: lost has no row in a table", "test.txt:1: a is also in train.txt"]
+    assert "1 images of the tables are in no split and were left out: c" in annotations.notes[0]
     (source / "labels.csv").write_text("image,cat,split\na,1,train\nb,0,test\nc,1,val\n")
-    assert "splits must be given once" in faults(read_folder(source))[0]
+    assert "gives the splits too; keep one" in faults(read_folder(source))[0]
 
 
 def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Path) -> None:
@@ -226,7 +224,7 @@ def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Pat
     annotations = read_folder(source, images=True)
     assert [fault.id for fault in annotations.faults] == ["train/003.jpg"]
     assert annotations.notes == (
-        "1 images have no row in a table or no split and are left out: images/train/other.jpg",
+        "1 images have no row in a table or no split and were left out: images/train/other.jpg",
     )
 
 
@@ -239,7 +237,7 @@ def test_a_file_that_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
 
 def test_a_folder_without_tables_is_refused_with_what_is_needed(tmp_path: Path) -> None:
     (tmp_path / "own" / "images").mkdir(parents=True)
-    with pytest.raises(NotThisDatasetError, match=r"for labels\.csv or observed\.csv .* it holds images/"):
+    with pytest.raises(NotThisDatasetError, match=r"for labels\.csv or observed\.csv .* The folder holds images/"):
         read_folder(tmp_path / "own")
 
 

@@ -1,4 +1,4 @@
-"""The small folders that other tests read are the same at every making."""
+"""Test that the small folders of tests.kit.layouts are the same each time they are made."""
 
 from __future__ import annotations
 

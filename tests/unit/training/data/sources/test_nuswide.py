@@ -1,4 +1,4 @@
-"""NUS-WIDE: its two layouts give the same, and each says which it is."""
+"""Test that both layouts of NUS-WIDE give the same dataset, and that each names itself."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def test_columns_of_the_lists_are_numbered_until_a_file_names_them(tmp_path: Pat
     named = read_nuswide(source)
     assert (named.classes, named.notes) == (NUS_CONCEPTS, ())
     (source / "Concepts81.txt").write_text("\n".join(NUS_CONCEPTS[:-1]))
-    assert "must name the 81 columns of the lists, but names 80" in faults(read_nuswide(source))[0]
+    assert "must have 81 names, one for each column of the lists, but has 80" in faults(read_nuswide(source))[0]
 
 
 def test_with_both_layouts_the_lists_are_read_and_a_note_says_so(tmp_path: Path) -> None:
     make_nuswide(tmp_path, layout="official", images=False)
     both = read_nuswide(make_nuswide(tmp_path))
     assert both.layout == FORMATTED
-    assert "Groundtruth/ is there too" in both.notes[0]
+    assert "Groundtruth/ was not read" in both.notes[0]
 
 
 class Pickled:
-    """Would make a file when unpickled."""
+    """Makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +105,7 @@ def test_lists_that_do_not_fit_are_faults(tmp_path: Path) -> None:
     np.save(source / "formatted_val_images.npy", names)
     said = faults(read_nuswide(source))
     assert "must have 20 rows of 81 columns as the other lists do, but has the shape (19, 81)" in said[0]
-    assert "1 rows have values other than 1 and 0, the first of them row 3" in said[1]
+    assert "1 rows have values other than 1 and 0; the first is row 3" in said[1]
     assert f"formatted_val_images.npy:3: {names[1]} is listed twice, in rows 2 and 3" in said[2]
 
 
@@ -133,12 +133,12 @@ def test_missing_label_files_and_images_are_faults(tmp_path: Path) -> None:
     (source / "Flickr" / "concept04" / "0004_train31676.jpg").unlink()
     said = faults(read_nuswide(source, images=True))
     assert "Groundtruth/TrainTestLabels/Labels_concept05_Train.txt: is missing" in said
-    assert "Flickr/concept04/0004_train31676.jpg: is listed, but there is no such file" in said
+    assert "Flickr/concept04/0004_train31676.jpg: is listed, but the file does not exist" in said
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NotThisDatasetError, match="it holds nothing"):
+    with pytest.raises(NotThisDatasetError, match="The folder holds nothing"):
         read_nuswide(tmp_path / "empty")
 
 

@@ -1,4 +1,4 @@
-"""Datasets by name."""
+"""Test reading datasets by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.layouts import make_coco, make_cub, make_folder, make_nuswide, make_voc
-from training.data.sources.registry import SOURCES, read_source
+from training.data.sources.registry import DATASETS, read_source
 from training.errors import ConfigError, NotThisDatasetError
 
 MAKERS: dict[str, Callable[..., Path]] = {
@@ -21,7 +21,7 @@ MAKERS: dict[str, Callable[..., Path]] = {
 
 
 def test_every_source_has_a_layout_to_test_it_with() -> None:
-    assert set(SOURCES) == set(MAKERS)
+    assert set(DATASETS) == set(MAKERS)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -37,7 +37,7 @@ def test_label_files_alone_give_the_same_labels(name: str, tmp_path: Path) -> No
         assert true.tolist() == other.tolist()
         assert (
             bare.phases[phase].files == full.phases[phase].files or name == "nuswide"
-        )  # its images may lie beside the lists
+        )  # its images may lie next to the lists
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -47,16 +47,14 @@ def test_another_datasets_folder_is_refused_and_recognised(name: str, other: str
     if name == other:
         read_source(name, source, images=False)
         return
-    with pytest.raises(
-        NotThisDatasetError, match=f"It looks like {SOURCES[other].title}, which is called {other} here"
-    ) as caught:
+    with pytest.raises(NotThisDatasetError, match=f"It looks like {DATASETS[other].title}: use {other}") as caught:
         read_source(name, source, images=False)
     assert caught.value.key == "--source"
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(NotThisDatasetError, match="which is not there"):
+    with pytest.raises(NotThisDatasetError, match="does not exist"):
         read_source(name, tmp_path / "nowhere", images=False)
 
 
@@ -66,7 +64,7 @@ def test_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
 def test_two_in_one_folder_are_not_guessed(name: str, tmp_path: Path) -> None:
     for part in ("first", "second"):
         MAKERS[name](tmp_path / "both" / part, images=False)
-    with pytest.raises(NotThisDatasetError, match="once, but got"):
+    with pytest.raises(NotThisDatasetError, match="more than once"):
         read_source(name, tmp_path / "both", images=False)
 
 
@@ -88,5 +86,5 @@ def test_source_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     # Injected, since tests may run as root, who may look everywhere.
     monkeypatch.setattr(Path, "exists", denied)
-    with pytest.raises(NotThisDatasetError, match=r"must be a folder that can be read, .* is denied"):
+    with pytest.raises(NotThisDatasetError, match=r"Cannot read --source=.* is denied"):
         read_source("voc", tmp_path, images=False)

@@ -1,4 +1,4 @@
-"""Pictures of every mode come out upright and RGB; what is broken says why."""
+"""Test that images of every mode come out upright and in RGB, and that broken ones say why."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pixels(original: bytes, preprocessing: Preprocessing = RAW) -> np.ndarray[An
 
 
 def marked(width: int = 8, height: int = 6) -> Image.Image:
-    """Black, with a white pixel at (1, 2)."""
+    """Return a black image with a white pixel at (1, 2)."""
     image = Image.new("RGB", (width, height))
     image.putpixel((1, 2), (255, 255, 255))
     return image
@@ -115,7 +115,7 @@ def photo(kind: str = "JPEG", share: float = 1.0) -> bytes:
     ("original", "why"),
     [
         (b"", "is empty"),
-        (b"<html>404</html>", "no picture"),
+        (b"<html>404</html>", "not an image"),
         (photo(share=0.5), "truncated"),
         (photo(share=0.98), "truncated"),
         (photo("PNG", share=0.5), "truncated"),

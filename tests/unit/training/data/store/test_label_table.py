@@ -1,4 +1,4 @@
-"""The labels of a store, read back on the thread that asks for them."""
+"""Test that the labels of a store are read on the calling thread."""
 
 from __future__ import annotations
 

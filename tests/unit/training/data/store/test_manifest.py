@@ -1,4 +1,4 @@
-"""A manifest survives its way through JSON; another version, half a file and no file at all say what to do."""
+"""Test that manifests round-trip through JSON, and the messages for other versions, damage and absence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A remote store is copied once per node, whole or not at all."""
+"""Test that a remote store is copied once per node, completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .test_manifest import WHOLE
 
 
 class Remote(Storage):
-    """A folder that counts what is read of it."""
+    """A folder that counts the reads of its files."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))

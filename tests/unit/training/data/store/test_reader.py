@@ -1,4 +1,4 @@
-"""A store gives the protocol's splits and draws, keeps the test set shut, and refuses what does not fit."""
+"""Test that a store gives the protocol's splits and draws, keeps the test set closed, and reports damage."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_observed_labels_of_the_source_are_taken_as_they_are(tmp_path: Path) -> 
 
 def test_store_without_a_test_set(tmp_path: Path) -> None:
     opened = prepared(make_source(tmp_path / "source", num_test=0), tmp_path / "store")
-    with pytest.raises(StoreError, match="one of train in the store .*, but got set=test"):
+    with pytest.raises(StoreError, match="The store .* has train, but no test set"):
         opened.test_split(SEED)
 
 
@@ -196,7 +196,7 @@ def test_originals_are_the_files_as_they_were(source: Annotations, tmp_path: Pat
         assert np.array_equal(np.asarray(images.read_original(3)), np.asarray(expected))
 
 
-def test_draw_is_cached_beside_the_data_hash_and_a_broken_cache_is_drawn_anew(
+def test_draw_is_cached_by_data_hash_and_a_broken_cache_is_drawn_again(
     source: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = prepared(source, tmp_path / "store")
@@ -244,18 +244,18 @@ def test_check_reads_every_file(source: Annotations, tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     (tmp_path / "store" / "train-00002.arrow").unlink()
-    assert opened.check() == ["train-00002.arrow is missing", "test-00000.arrow is not what it was when it was written"]
+    assert opened.check() == ["train-00002.arrow is missing", "test-00000.arrow has changed since it was written"]
     manifest = replace(
         opened.manifest, data_hash="0" * 64, files={k: v for k, v in opened.manifest.files.items() if "labels" in k}
     )
-    assert Store(opened.uri, manifest).check() == ["the manifest's data hash is not that of the labels"]
+    assert Store(opened.uri, manifest).check() == ["the manifest's data hash does not fit the labels"]
 
 
 def test_damaged_shard_is_said_when_it_is_read(source: Annotations, tmp_path: Path) -> None:
     images = prepared(source, tmp_path / "store").split("train", SEED, SEED).images
     path = tmp_path / "store" / "train-00000.arrow"
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(StoreError, match=r"train-00000\.arrow is not"):
+    with pytest.raises(StoreError, match=r"train-00000\.arrow cannot be used"):
         images.read(range(len(images)))
 
 
@@ -268,7 +268,7 @@ def test_many_shards_need_few_open_files(source: Annotations, tmp_path: Path) ->
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_store_that_was_made_anew_at_the_same_place_is_read_anew(source: Annotations, tmp_path: Path) -> None:
+def test_store_that_was_made_again_at_the_same_place_is_read_again(source: Annotations, tmp_path: Path) -> None:
     first = prepared(source, tmp_path / "store").split("train", SEED, SEED).images.read([0])
     for path in (tmp_path / "store").iterdir():
         path.unlink()

@@ -1,4 +1,4 @@
-"""A store is written once, whole or not at all, and the same however often the writing was stopped."""
+"""Test that a store is written once, completely or not at all, and is the same however often it was interrupted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from training.data.sources.annotations import Annotations, Fault, Phase
 from training.data.store import shard_notes
 from training.data.store import writer as store_writer
 from training.data.store.file_names import MANIFEST
-from training.data.store.images import ImageFacts
+from training.data.store.images import ImageFacts, Preprocessing
 from training.data.store.label_table import LabelTable, compute_data_hash
 from training.data.store.manifest import Manifest, read_manifest
 from training.data.store.reader import open_store
+from training.data.store.shard_notes import source_hash
 from training.data.store.storage import Storage
 from training.data.store.writer import BadSourceError, find_finished, write_store
 from training.errors import StoreError
@@ -127,7 +128,7 @@ def test_finished_store_that_lost_a_file_is_not_called_done(source: Annotations,
 
 
 class _Stopped(BaseException):
-    """What Ctrl-C is to the writer."""
+    """Stands for Ctrl-C, which no `except Exception` catches."""
 
 
 @pytest.mark.parametrize("puts", range(9))
@@ -242,7 +243,7 @@ def test_all_faults_are_listed_and_nothing_opens(source: Annotations, tmp_path: 
         open_store(str(tmp_path / "store"))
 
 
-def test_mended_source_is_finished_and_equals_one_that_was_always_whole(source: Annotations, tmp_path: Path) -> None:
+def test_fixed_source_is_finished_and_equals_one_that_was_always_whole(source: Annotations, tmp_path: Path) -> None:
     bad = source.root / source.phases["train"].files[2]
     good = bad.read_bytes()
     write(source, tmp_path / "whole")
@@ -252,6 +253,30 @@ def test_mended_source_is_finished_and_equals_one_that_was_always_whole(source: 
     bad.write_bytes(good)
     write(source, tmp_path / "store")
     assert content(tmp_path / "store") == content(tmp_path / "whole")
+
+
+def test_wording_of_faults_does_not_decide_whether_a_store_is_finished(source: Annotations, tmp_path: Path) -> None:
+    bad = Fault("labels.csv", "says nothing of it", line=9, id=source.phases["train"].ids[9])
+    first = write(replace(source, faults=(bad,)), tmp_path / "store", skip_bad=True)
+    reworded = replace(source, faults=(replace(bad, why="does not mention it"),))
+    assert find_finished(reworded, str(tmp_path / "store"), image_size=16) == first
+    # Stores of earlier versions, whose hash covered the wording.
+    path = tmp_path / "store" / MANIFEST
+    path.write_text(path.read_text().replace(first.source_hash, "0" * 64))
+    assert find_finished(reworded, str(tmp_path / "store"), image_size=16) is not None
+    for other in (
+        source,
+        replace(source, faults=(replace(bad, id=source.phases["train"].ids[8]),)),
+        replace(reworded, label_files={"labels.csv": "ab" * 32}),
+    ):
+        with pytest.raises(StoreError, match="already holds mine"):
+            find_finished(other, str(tmp_path / "store"), image_size=16)
+    with pytest.raises(StoreError, match="already holds mine"):
+        find_finished(reworded, str(tmp_path / "store"), image_size=32)
+
+
+def test_source_hash_of_a_source_without_faults_is_that_of_earlier_versions(source: Annotations) -> None:
+    assert source_hash(source, Preprocessing(16, "raw"), False).startswith("832fc82db2a4")
 
 
 def test_skip_bad_leaves_out_and_records(source: Annotations, tmp_path: Path) -> None:
@@ -284,18 +309,18 @@ def test_images_of_a_missing_folder_are_left_out_without_naming_each(source: Ann
 def test_store_without_a_training_image_is_refused(source: Annotations, tmp_path: Path) -> None:
     missing = Fault("images", "the folder is missing, and 26 listed images with it")
     with pytest.raises(
-        StoreError, match="of 20 listed none is left, the first fault being images: the folder is missing"
+        StoreError, match="None of the 20 training images can be used; the first fault: images: the folder is missing"
     ):
         write(replace(source, faults=(missing,)), tmp_path / "store", skip_bad=True)
     none = Phase((), (), np.zeros((0, 3), bool))
-    with pytest.raises(StoreError, match="of 0 listed none is left"):
+    with pytest.raises(StoreError, match="The source lists no training images"):
         write(replace(source, phases={**source.phases, "train": none}), tmp_path / "other")
     assert find_finished(source, str(tmp_path / "store"), image_size=16) is None
 
 
 def test_label_file_that_cannot_be_trusted_is_not_left_out(source: Annotations, tmp_path: Path) -> None:
     cut = Fault("labels.csv", "is cut in half", is_fatal=True)
-    with pytest.raises(BadSourceError, match="--skip-bad leaves out images alone"):
+    with pytest.raises(BadSourceError, match="--skip-bad does not help"):
         write(replace(source, faults=(cut,)), tmp_path / "store", skip_bad=True)
     assert not (tmp_path / "store").exists(), "nobody waits for images that cannot be used"
 

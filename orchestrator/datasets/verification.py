@@ -1,6 +1,4 @@
-"""What ``data verify`` says: a dataset's row of Table 1 beside the paper's, and whose draw of single positives its
-labels give.
-"""
+"""Verify a dataset: compare its figures with the paper's Table 1, and its single positives with the authors'."""
 
 from __future__ import annotations
 
@@ -18,16 +16,16 @@ from training.data.sources.annotations import Annotations, Phase
 from training.data.table1 import PAPER, Line, compare, compute_counts, name_class_differences
 
 if TYPE_CHECKING:
-    from training.data.store.reader import Store  # it comes with torch, which label files do not need
+    from training.data.store.reader import Store  # loads torch, which label files do not need
 
 SEED = 1200
-"""Of split and draw in the literature."""
+"""Seed of split and draw in the literature."""
 AUTHORS_DRAWS = {"voc": {"train": "6c3763a26035abe6", "test": "d8036dc7413eda64"}}
-"""Dataset -> official phase -> digest of what the authors' own script draws with seed 1200."""
+"""Dataset -> official phase -> digest of the draw of the authors' own script with seed 1200."""
 OFFICIAL_LABELS = {"voc": {"train": "cf9dde0cad39d6c7", "test": "b736870cf33c038a"}}
-"""Dataset -> official phase -> digest of the labels in the dataset's own files, where they were at hand.
+"""Dataset -> official phase -> digest of the labels in the dataset's own files, where we had them.
 
-The counts do not see a label of val or test that is wrong, nor does the draw see each.
+It notices every wrong label. The counts miss those of val and test, and the draw misses most.
 """
 _DIGITS = 16
 _TICK = "✓"
@@ -40,11 +38,11 @@ class Digest:
     """The hash of a label matrix of one official phase, before the split.
 
     Attributes:
-        of: ``labels``, all that are true, or ``draw``, the single positives.
-        phase: ``train``, ``test``, or ``val`` where the source gives one.
+        of: ``labels``, the true labels, or ``draw``, the single positives.
+        phase: ``train``, ``test``, or ``val`` if the source gives one.
         images, classes: Shape of the matrix.
         sha256: First 16 hex digits, of the matrix as int8 in C order.
-        known: What it should be; None where nobody has said.
+        known: The right digest; None if it is not known.
     """
 
     of: Literal["labels", "draw"]
@@ -56,22 +54,22 @@ class Digest:
 
     @property
     def is_known(self) -> bool | None:
-        """Whether it is what it should be; None where that is not known."""
+        """Whether the digest is right; None if the right one is not known."""
         return None if self.known is None else self.sha256 == self.known
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found.
+class Verification:
+    """The result of a verification.
 
     Attributes:
         dataset: Name of the dataset.
-        layout: Which layout was found, in words.
+        layout: The layout that was found, in words.
         root: The folder that was read.
         figures: The lines of Table 1.
-        digests: Of labels and draw of each official phase.
-        faults: What is wrong with the files.
-        notes: What is odd about them and no fault.
+        digests: Of the labels and the draw of each official phase.
+        faults: Faults of the files.
+        notes: Oddities that are not faults.
     """
 
     dataset: str
@@ -84,32 +82,30 @@ class Report:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs from paper, official labels and authors' draw, and the files
-        agree with each other.
-        """
+        """Whether the files have no faults and everything agrees with paper, official labels and authors' draw."""
         return not self.faults and self.num_different == 0
 
     @property
     def num_different(self) -> int:
-        """Return how many figures and hashes differ."""
+        """The number of figures and hashes that differ."""
         return sum(line.equal is False for line in self.figures) + sum(
             digest.is_known is False for digest in self.digests
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
+        """Return the verification as plain values."""
         return {**asdict(self), "seed": SEED, "equal": self.is_equal}
 
 
-def make_report(annotations: Annotations, where: str | None = None) -> Report:
-    """Compare a dataset with the paper, and its draw of single positives with the authors'.
+def verify_labels(annotations: Annotations, where: str | None = None) -> Verification:
+    """Compare a dataset with the paper, and its single positives with the authors' draw.
 
     Args:
-        annotations: What its label files say.
-        where: Where they were read, if it is no folder.
+        annotations: Its labels.
+        where: Where they were read, if not from their root folder.
     """
     counts = compute_counts(annotations, SEED)
-    return Report(
+    return Verification(
         annotations.name,
         annotations.layout,
         str(annotations.root) if where is None else where,
@@ -122,14 +118,14 @@ def make_report(annotations: Annotations, where: str | None = None) -> Report:
 
 def _unlabelled(annotations: Annotations) -> list[str]:
     return [
-        f"left out of {_OFFICIAL[phase]}, as the protocol has it: {_counted(count, 'image')} with no label"
+        f"left out of {_OFFICIAL[phase]}, as in the protocol: {_counted(count, 'image')} without any label"
         for phase, count in annotations.num_unlabelled.items()
         if count
     ]
 
 
 def read_prepared(store: Store) -> Annotations:
-    """Return the labels of a store as its source gave them, images that were left out included."""
+    """Return the labels of a store as its source gave them, including images that were left out."""
     manifest = store.manifest
     tables = {name: store.labels(name) for name in manifest.counts}
     return Annotations(
@@ -145,9 +141,7 @@ def read_prepared(store: Store) -> Annotations:
 
 
 def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
-    """Hash the true labels of an official phase, where there are any, and its single positives: drawn, or as the source
-    gives them.
-    """
+    """Hash the true labels of an official phase, if any, and its single positives, drawn or given by the source."""
     true, observed = annotations.phases[phase].true, annotations.phases[phase].observed
     digests = []
     if true is not None:
@@ -165,21 +159,21 @@ def _digest(
     return Digest(of, phase, len(matrix), matrix.shape[1], sha256[:_DIGITS], (known or {}).get(phase))
 
 
-def render_report(report: Report) -> list[str]:
-    """Return the report as lines, one per figure."""
-    has_paper = any(line.paper is not None for line in report.figures)
-    lines = [f"{report.dataset}: {report.layout}, in {report.root}", ""]
+def render_verification(verification: Verification) -> list[str]:
+    """Return the verification as lines, one per figure."""
+    has_paper = any(line.paper is not None for line in verification.figures)
+    lines = [f"{verification.dataset}: {verification.layout}, in {verification.root}", ""]
     lines.append(f"  {'Table 1':26}{'here':>14}" + (f"{'paper':>14}" if has_paper else ""))
-    lines += [_figure_line(line) for line in report.figures]
-    lines += ["", *(_digest_line(digest) for digest in report.digests)]
-    lines += [f"note: {note}" for note in report.notes]
-    if report.faults:
+    lines += [_figure_line(line) for line in verification.figures]
+    lines += ["", *(_digest_line(digest) for digest in verification.digests)]
+    lines += [f"note: {note}" for note in verification.notes]
+    if verification.faults:
         lines += [
             "",
-            f"{_counted(len(report.faults), 'fault')} in the files:",
-            *(f"  {fault}" for fault in report.faults),
+            f"{_counted(len(verification.faults), 'fault')} in the files:",
+            *(f"  {fault}" for fault in verification.faults),
         ]
-    return [*lines, "", _verdict(report, has_paper)]
+    return [*lines, "", _verdict(verification, has_paper)]
 
 
 def _figure_line(line: Line) -> str:
@@ -197,21 +191,21 @@ def _digest_line(digest: Digest) -> str:
     return f"  {what:16}  {_OFFICIAL[digest.phase]:14}  sha256 {digest.sha256}{verdict}"
 
 
-def _verdict(report: Report, has_paper: bool) -> str:
-    if report.is_equal:
-        found = "all figures are the paper's" if has_paper else "no fault; the paper has no row for these data"
+def _verdict(verification: Verification, has_paper: bool) -> str:
+    if verification.is_equal:
+        found = "all figures agree with the paper" if has_paper else "no faults; the paper has no figures for it"
         own = (
-            ", and the draw is the authors' own"
-            if any(digest.of == "draw" and digest.is_known for digest in report.digests)
+            ", and the draw with the authors' own"
+            if any(digest.of == "draw" and digest.is_known for digest in verification.digests)
             else ""
         )
-        return f"{report.dataset}: {found}{own}."
-    faults = _counted(len(report.faults), "fault") if report.faults else ""
-    compared = sum(line.equal is not None for line in report.figures) + sum(
-        digest.is_known is not None for digest in report.digests
+        return f"{verification.dataset}: {found}{own}."
+    faults = _counted(len(verification.faults), "fault") if verification.faults else ""
+    compared = sum(line.equal is not None for line in verification.figures) + sum(
+        digest.is_known is not None for digest in verification.digests
     )
-    differ = f"{report.num_different} of {compared} differ" if report.num_different else ""
-    return f"{report.dataset}: {' and '.join(filter(None, (differ, faults)))}."
+    differ = f"{verification.num_different} of {compared} differ" if verification.num_different else ""
+    return f"{verification.dataset}: {' and '.join(filter(None, (differ, faults)))}."
 
 
 def _counted(number: int, word: str) -> str:

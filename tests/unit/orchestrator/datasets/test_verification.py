@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.datasets import report as data_report
-from orchestrator.datasets.report import make_report, render_report
+from orchestrator.datasets import verification as verification_module
+from orchestrator.datasets.verification import render_verification, verify_labels
 from training.data import table1
 from training.data.protocol import split_train_val
 from training.data.sources.annotations import Annotations, Fault, Phase
@@ -36,12 +36,12 @@ def alike(monkeypatch: pytest.MonkeyPatch) -> Annotations:
     counts = compute_counts(annotations)
     assert counts.positives_per_image is not None
     monkeypatch.setitem(table1.PAPER, "voc", replace(counts, positives_per_image=round(counts.positives_per_image, 2)))
-    digests = make_report(annotations).digests
+    digests = verify_labels(annotations).digests
     monkeypatch.setitem(
-        data_report.AUTHORS_DRAWS, "voc", {each.phase: each.sha256 for each in digests if each.of == "draw"}
+        verification_module.AUTHORS_DRAWS, "voc", {each.phase: each.sha256 for each in digests if each.of == "draw"}
     )
     monkeypatch.setitem(
-        data_report.OFFICIAL_LABELS, "voc", {each.phase: each.sha256 for each in digests if each.of == "labels"}
+        verification_module.OFFICIAL_LABELS, "voc", {each.phase: each.sha256 for each in digests if each.of == "labels"}
     )
     return annotations
 
@@ -55,69 +55,73 @@ def flip(annotations: Annotations, phase: str, row: int, label: int) -> Annotati
 
 
 def test_every_figure_is_ticked_where_all_agree(alike: Annotations) -> None:
-    report = make_report(alike)
-    lines = render_report(report)
-    assert report.is_equal
+    verification = verify_labels(alike)
+    lines = render_verification(verification)
+    assert verification.is_equal
     assert sum(line.endswith("✓") for line in lines) == 9
     assert sum("✓ the authors' own" in line for line in lines) == 2
-    assert lines[-1] == "voc: all figures are the paper's, and the draw is the authors' own."
+    assert lines[-1] == "voc: all figures agree with the paper, and the draw with the authors' own."
 
 
 @pytest.mark.parametrize("phase", ["train", "test"])
 def test_each_single_flipped_label_is_a_difference(alike: Annotations, phase: str) -> None:
     for row in range(10):
-        report = make_report(flip(alike, phase, row, row % 4))
-        assert not report.is_equal
-        assert any("all labels" in line and "✗ the dataset's own is" in line for line in render_report(report))
+        verification = verify_labels(flip(alike, phase, row, row % 4))
+        assert not verification.is_equal
+        assert any(
+            "all labels" in line and "✗ the dataset's own is" in line for line in render_verification(verification)
+        )
 
 
 def test_figure_that_differs_shows_by_how_much(alike: Annotations) -> None:
     train, _ = split_train_val(50)
     true = alike.phases["train"].true
     assert true is not None
-    report = make_report(flip(alike, "train", int(train[0]), int(np.nonzero(~true[train[0]])[0][0])))
-    lines = {line.figure: line.difference for line in report.figures}
+    verification = verify_labels(flip(alike, "train", int(train[0]), int(np.nonzero(~true[train[0]])[0][0])))
+    lines = {line.figure: line.difference for line in verification.figures}
     assert (lines["false negatives"], lines["true negatives"], lines["single positives"]) == ("+1", "-1", "")
-    assert any(line.startswith("  false negatives") and line.endswith("✗ +1") for line in render_report(report))
-    assert "differ" in render_report(report)[-1]
+    assert any(
+        line.startswith("  false negatives") and line.endswith("✗ +1") for line in render_verification(verification)
+    )
+    assert "differ" in render_verification(verification)[-1]
 
 
 def test_fault_alone_is_a_difference(alike: Annotations) -> None:
     fault = Fault("Main/cow_train.txt", "names another image", line=7)
-    report = make_report(replace(alike, faults=(fault,)))
-    assert (report.is_equal, report.num_different) == (False, 0)
-    assert "  Main/cow_train.txt:7: names another image" in render_report(report)
-    assert render_report(report)[-1] == "voc: 1 fault."
+    verification = verify_labels(replace(alike, faults=(fault,)))
+    assert (verification.is_equal, verification.num_different) == (False, 0)
+    assert "  Main/cow_train.txt:7: names another image" in render_verification(verification)
+    assert render_verification(verification)[-1] == "voc: 1 fault."
 
 
 def test_data_without_a_row_in_the_paper_have_no_second_column() -> None:
-    report = make_report(make_annotations("birds"))
-    assert report.is_equal
-    assert not any("paper" in line or "✓" in line for line in render_report(report)[:-1])
-    assert "no row" in render_report(report)[-1]
+    verification = verify_labels(make_annotations("birds"))
+    assert verification.is_equal
+    assert not any("paper" in line or "✓" in line for line in render_verification(verification)[:-1])
+    assert "no figures for it" in render_verification(verification)[-1]
 
 
 def test_observed_labels_alone_are_hashed_as_they_are() -> None:
     annotations = make_annotations("birds", observed_only=True)
-    report = make_report(annotations)
-    assert [line.key for line in report.figures if line.computed == "not available"] == [
+    verification = verify_labels(annotations)
+    assert [line.key for line in verification.figures if line.computed == "not available"] == [
         "positives_per_image",
         "false_negatives",
         "true_negatives",
     ]
-    assert [(digest.of, digest.known) for digest in report.digests] == [("draw", None)] * 2
+    assert [(digest.of, digest.known) for digest in verification.digests] == [("draw", None)] * 2
 
 
 def test_report_is_plain_json(alike: Annotations) -> None:
-    said = json.loads(json.dumps(make_report(alike).to_json()))
+    said = json.loads(json.dumps(verify_labels(alike).to_json()))
     assert (said["equal"], said["seed"], len(said["figures"]), len(said["digests"])) == (True, 1200, 9, 4)
 
 
 def test_no_line_is_wider_than_a_terminal(alike: Annotations) -> None:
-    assert max(len(line) for line in render_report(make_report(alike))[2:]) <= 80
+    assert max(len(line) for line in render_verification(verify_labels(alike))[2:]) <= 80
 
 
 def test_place_and_images_without_a_label_are_named(alike: Annotations) -> None:
-    report = make_report(replace(alike, num_unlabelled={"train": 1, "test": 0}), "s3://bucket/voc")
-    assert render_report(report)[0] == "voc: made up, in s3://bucket/voc"
-    assert report.notes == ("left out of official train, as the protocol has it: 1 image with no label",)
+    verification = verify_labels(replace(alike, num_unlabelled={"train": 1, "test": 0}), "s3://bucket/voc")
+    assert render_verification(verification)[0] == "voc: made up, in s3://bucket/voc"
+    assert verification.notes == ("left out of official train, as in the protocol: 1 image without any label",)

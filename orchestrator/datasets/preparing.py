@@ -1,0 +1,130 @@
+"""Prepare a dataset: read its source, write its store, and remember where the store lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.datasets.prepared import (
+    absolute_uri,
+    check_dataset,
+    choose_name,
+    remember_store,
+    require_place,
+    require_room,
+)
+from orchestrator.datasets.progress import showing_progress
+from orchestrator.errors import UserError
+from orchestrator.home import data_dir
+from orchestrator.uris import require_no_credentials
+from training.data.sources.annotations import Annotations
+from training.data.sources.registry import read_source
+from training.data.store.images import ENCODINGS
+from training.data.store.manifest import DEFAULT_ENCODING, Manifest
+from training.data.store.writer import find_finished, write_store
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """What the user asked `data prepare` for.
+
+    Attributes:
+        dataset: voc, coco, nuswide, cub or folder.
+        source: The dataset's folder, or one above it.
+        out: A folder or URI for the store; None is ``<home>/data/<name>``.
+        name: A name for your own data; None is the dataset's.
+        image_size: Side of the stored images in px.
+        encoding: ``raw`` or ``jpeg``; None is the default.
+        keep_originals: Whether to keep the original files too.
+        workers: Threads; None is one per CPU.
+        skip_bad: Whether to leave out images with faults.
+    """
+
+    dataset: str
+    source: Path
+    out: str | None
+    name: str | None
+    image_size: int
+    encoding: str | None
+    keep_originals: bool
+    workers: int | None
+    skip_bad: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset.
+
+    Attributes:
+        name: Its name here.
+        uri: Place of its store.
+        manifest: Manifest of its store.
+        is_new: Whether anything had to be done.
+    """
+
+    name: str
+    uri: str
+    manifest: Manifest
+    is_new: bool
+
+
+def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Prepared:
+    """Prepare a dataset; a store that is finished already is left alone, one that was begun is finished.
+
+    Args:
+        request: What to prepare.
+        note: Called with each line that the user should see meanwhile.
+
+    Raises:
+        UserError, ConfigError: The request is wrong, or something is in the way of the store.
+        StoreError: The source has faults, or the store cannot be written.
+    """
+    require_no_credentials("--out", request.out)
+    settings = _settings(request)
+    name = choose_name(check_dataset(request.dataset), request.name)
+    uri = str(data_dir(name)) if request.out is None else absolute_uri(request.out)
+    require_place(name, uri)  # before the source is read: COCO's labels alone take half a minute
+    annotations = read_source(request.dataset, request.source.expanduser(), images=True, called=name)
+    num_images = sum(len(phase) for phase in annotations.phases.values())
+    note(f"{name}: {annotations.layout}, {num_images:,} images, {len(annotations.classes)} classes")
+    for text in annotations.notes:
+        note(f"note: {text}")
+    manifest = find_finished(annotations, uri, **settings)
+    is_new = manifest is None
+    if manifest is None:
+        require_room(uri, num_images, request.image_size, settings["encoding"])
+        manifest = _write(request, name, annotations, uri, settings, note)
+    remember_store(name, uri)
+    return Prepared(name, uri, manifest, is_new)
+
+
+def _settings(request: PrepareRequest) -> dict[str, Any]:
+    encoding = request.encoding or DEFAULT_ENCODING
+    if encoding not in ENCODINGS:
+        raise UserError(f"--encoding must be one of {', '.join(ENCODINGS)}, but got --encoding={encoding}.")
+    return {"image_size": request.image_size, "keep_originals": request.keep_originals, "encoding": encoding}
+
+
+def _write(
+    request: PrepareRequest,
+    name: str,
+    annotations: Annotations,
+    uri: str,
+    settings: dict[str, Any],
+    note: Callable[[str], None],
+) -> Manifest:
+    try:
+        with showing_progress(name) as show_progress:
+            return write_store(
+                annotations,
+                uri,
+                **settings,
+                workers=request.workers,
+                skip_bad=request.skip_bad,
+                on_progress=show_progress,
+            )
+    except KeyboardInterrupt:
+        note("stopped: run the same command again to continue")
+        raise
