@@ -1,11 +1,11 @@
-"""What the metrics of a test split cost, ours beside scikit-learn's.
+"""Measures what the metrics of a test split cost, compared with scikit-learn's.
 
     python -m benchmarks.cost metrics [--repeats 7]
 
-Rows: average precision of every class; mAP with the metrics at a threshold, on one set of labels; and the whole job of
-an evaluation, which only ours has: logits in batches of 32, all metrics on true and on observed labels. scikit-learn
-goes class by class in one thread; ours is timed with one thread and with as many as there are cores. Repeats alternate,
-one untimed round first. Memory is that of a process of its own. Results go to ``results/metrics.md``.
+Rows: the average precision of every class; mAP and the metrics at a threshold, on one set of labels; and a whole
+evaluation, which scikit-learn has no counterpart for: logits in batches of 32, all metrics on true and on observed
+labels. scikit-learn works class by class in one thread; ours is timed with one thread and with one per core. Repeats
+alternate, after one untimed round. Memory is measured in a separate process. Results go to ``results/metrics.md``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _POSITIVE_FRAC = 0.036
 AP, ONE_SET, WHOLE = (
     "average precision of every class",
     "all metrics on one set of labels",
-    f"the whole job, in batches of {BATCH}",
+    f"a whole evaluation, in batches of {BATCH}",
 )
 _MEMORY = """
 import sys
@@ -53,7 +53,7 @@ def mib(field):
 num, num_classes, batch = map(int, sys.argv[1:])
 def rows(size):
     return torch.randn(size, num_classes), torch.rand(size, num_classes) < 0.04, torch.rand(size, num_classes) < 0.01
-compute_metrics("test", *rows(100))  # what is imported and set up once
+compute_metrics("test", *rows(100))  # imports and sets up what is needed once
 before = mib("VmRSS")
 accumulator = MetricAccumulator(num_classes, has_true=True)
 for start in range(0, num, batch):
@@ -66,7 +66,7 @@ print(held - before, mib("VmHWM") - held)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each repeat on the clock, and of CPU."""
+    """The wall time and the CPU time of each repeat, in seconds."""
 
     wall_s: list[float]
     cpu_s: list[float]
@@ -77,10 +77,10 @@ class SizeReport:
     """What was measured at one size.
 
     Attributes:
-        shape: Images and classes.
-        timings: (row, who) -> seconds.
-        held_mib: What the accumulator of the whole job holds.
-        ranking_mib: What computing takes beside that, at its peak.
+        shape: The numbers of images and classes.
+        timings: The times, by row and implementation.
+        held_mib: The memory that the accumulator of a whole evaluation holds.
+        ranking_mib: The memory that computing takes in addition, at its peak.
     """
 
     shape: tuple[int, int]
@@ -90,9 +90,7 @@ class SizeReport:
 
 
 def make_split(num: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits that know something of the labels, true labels as dense as COCO's, and at most one of each image as
-    observed.
-    """
+    """Return logits that correlate with the labels, true labels as dense as COCO's, and one observed label an image."""
     generator = torch.Generator().manual_seed(seed)
     true = torch.rand(num, num_classes, generator=generator) < _POSITIVE_FRAC
     observed = torch.zeros_like(true)
@@ -102,12 +100,10 @@ def make_split(num: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tenso
 
 
 def largest_difference(num: int, num_classes: int) -> dict[str, float]:
-    """Return the largest difference of a class's average precision from scikit-learn's, by how
-    many scores are equal.
-    """
+    """Return how far any class's average precision is from scikit-learn's, by how many scores are tied."""
     logits, true, _ = make_split(num, num_classes)
     kinds = {
-        "no score equal": logits,
+        "no ties": logits,
         "rounded to tenths": (10 * logits).round() / 10,
         "bfloat16": logits.bfloat16().float(),
     }
@@ -125,7 +121,7 @@ def largest_difference(num: int, num_classes: int) -> dict[str, float]:
 
 
 def measure_size(num: int, num_classes: int, repeats: int) -> SizeReport:
-    """Time every row at one size and weigh the whole job."""
+    """Time every row at one size, and measure the memory of a whole evaluation."""
     logits, true, observed = make_split(num, num_classes)
     probs = logits.sigmoid()
 
@@ -153,7 +149,7 @@ def measure_size(num: int, num_classes: int, repeats: int) -> SizeReport:
 
 
 def alternate(rows: dict[tuple[str, str], Callable[[], object]], repeats: int) -> dict[tuple[str, str], Timing]:
-    """Time each row in turn, ``repeats`` times, after one round that does not count."""
+    """Time all rows in turn, ``repeats`` times, after one round that does not count."""
     timings = {name: Timing([], []) for name in rows}
     for turn in range(repeats + 1):
         for name, action in rows.items():
@@ -174,7 +170,7 @@ def render_report(sizes: dict[str, SizeReport], differences: dict[str, float], l
         f"{torch.__version__}, "
         f"scikit-learn {sklearn.__version__}.\nLoad average at the start {load:.1f}. Seconds, median of {repeats} "
         f"alternated repeats "
-        "(lowest - highest); CPU is that of the process."
+        "(lowest - highest); CPU is the CPU time of the process."
     )
     return (
         "\n\n".join([head, *(_size_table(name, report) for name, report in sizes.items()), _agreement(differences)])
@@ -186,7 +182,7 @@ def _size_table(name: str, report: SizeReport) -> str:
     lines = [
         f"## {name}: {report.shape[0]:,} x {report.shape[1]}",
         "",
-        "| | | clock, s | CPU, s |",
+        "| | | wall, s | CPU, s |",
         "|---|---|---|---|",
     ]
     for row in (AP, ONE_SET, WHOLE):
@@ -195,19 +191,20 @@ def _size_table(name: str, report: SizeReport) -> str:
                 lines.append(f"| {row} | {who} | {_spread(timing.wall_s)} | {statistics.median(timing.cpu_s):.3f} |")
     lines += [
         "",
-        f"The whole job, on true and on observed labels, holds {report.held_mib:.0f} MiB (6 bytes an entry) and takes",
+        f"A whole evaluation, on true and on observed labels, holds {report.held_mib:.0f} MiB (6 bytes per entry) and "
+        "takes",
     ]
-    lines += [f"{report.ranking_mib:.0f} MiB more while it computes, some classes at a time."]
+    lines += [f"{report.ranking_mib:.0f} MiB more while it computes, a few classes at a time."]
     if name == AIMED:
         whole = {who: statistics.median(timing.wall_s) for (of, who), timing in report.timings.items() if of == WHOLE}
         verdicts = ", ".join(f"{who} {seconds:.2f} s ({_verdict(seconds < AIM_S)})" for who, seconds in whole.items())
-        lines[-1] += f" Aim: under {AIM_S:g} s on the clock: {verdicts}."
+        lines[-1] += f" Aim: under {AIM_S:g} s of wall time: {verdicts}."
     return "\n".join(lines)
 
 
 def _agreement(differences: dict[str, float]) -> str:
     lines = [
-        "Largest difference of a class's average precision (0-1) from scikit-learn's:",
+        "Largest difference between our average precision of a class (0-1) and scikit-learn's:",
         "",
         "| scores | difference | |",
         "|---|---|---|",

@@ -1,18 +1,17 @@
-"""What a sweep costs beside its training: fixed and marginal cost of a trivial one-worker trial, beside plain Ray
-Tune's.
+"""Measures what a sweep costs besides its training: trivial one-worker trials, compared with plain Ray Tune.
 
     python -m benchmarks.cost overhead [--trials 8 32 128 300] [--repeats 3] [--samplers random tpe]
 
-Both run the same trial in the same number of actors: a class trainable with three reports, no checkpoints. Plain Tune
-has reused actors and its loggers off. Ours is the whole of it: ASHA (whose rungs are filled, but level scores cut
-nobody), the journal (fsync), and the writer to MLflow on a new sqlite store. Each sweep has a process of its own; ours
-and plain Tune's alternate. Like is compared with like: both draw at random, and then both by Optuna's TPE
-(multivariate, constant liar; in memory), whose own cost grows with the trials that it looks back on.
+Both run the same trial in the same number of actors: a class trainable with three reports and no checkpoints. Plain
+Tune reuses its actors and has its loggers off. Ours does everything that a sweep does: ASHA (with constant scores, so
+that it stops no trial), the journal (with fsync), and the MLflow writer on a new sqlite store. Each sweep has its own
+process, and the two kinds alternate. Both sample at random first, and then with Optuna's TPE (multivariate, constant
+liar, in memory), whose own cost grows with the number of trials.
 
-Time goes from the call to the end of the last trial, which is in the journal for ours. What the writer takes is inside
-it as far as it works meanwhile; its processor time and what it still has to write afterwards are printed apart. A
-least-squares line through the numbers of trials gives the fixed cost (starting Ray and all) and the marginal cost of a
-trial. Last against first quarter, by the ends of the trials, says whether a trial costs more the more there were.
+Time runs from the call to the end of the last trial, as the journal has it for ours. It includes the MLflow writer as
+far as that works at the same time; the writer's processor time, and what it still has to write afterwards, are printed
+separately. A least-squares line over the numbers of trials gives the fixed cost (such as starting Ray) and the marginal
+cost per trial. The ratio of the last to the first quarter shows whether trials become slower as their number grows.
 
 The table goes to ``results/overhead.md``.
 """
@@ -52,8 +51,8 @@ class Timing:
     """One sweep.
 
     Attributes:
-        ends_s: When each trial ended, in order, counted from the call.
-        writer_cpu_s, catch_up_s: Processor time of the writer to MLflow, and how long it went on after the last trial.
+        ends_s: When each trial ended, in seconds after the call, in order.
+        writer_cpu_s, catch_up_s: The MLflow writer's processor time, and how long it still wrote after the last trial.
     """
 
     ends_s: list[float]
@@ -73,7 +72,7 @@ class Timing:
 
 
 def time_ours(num_trials: int, sampler: str) -> Timing:
-    """Time a sweep of ours in this process."""
+    """Time one of our sweeps in this process."""
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.hooks import make_mlflow_tracker
     from orchestrator.sweep.options import DriveOptions
@@ -107,7 +106,7 @@ def time_plain_tune(num_trials: int, sampler: str) -> Timing:
     from orchestrator.cluster.session import quieten
 
     quieten()
-    os.environ.pop("TUNE_GLOBAL_CHECKPOINT_S")  # ours only
+    os.environ.pop("TUNE_GLOBAL_CHECKPOINT_S")  # plain Tune needs its snapshots; we have the journal instead
     import ray
     from ray import tune
 
@@ -168,7 +167,7 @@ SUBJECTS: dict[str, Callable[[int, str], Timing]] = {"plain": time_plain_tune, "
 
 
 def run_apart(subject: str, num_trials: int, sampler: str) -> Timing:
-    """Time a subject in a process, a home and a store of its own."""
+    """Time one subject in its own process, with its own home and store."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "timing.json"
         environment = os.environ | {"ORCHESTRATOR_HOME": folder}
@@ -177,20 +176,18 @@ def run_apart(subject: str, num_trials: int, sampler: str) -> Timing:
         command += ["--trials", str(num_trials), "--out", str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(
-                f"{subject} with {num_trials} trials must end well, but it said:\n{done.stdout}{done.stderr}"
-            )
+            raise RuntimeError(f"{subject} with {num_trials} trials failed:\n{done.stdout}{done.stderr}")
         return Timing(**json.loads(out.read_text()))
 
 
 def fit_line(timings: Sequence[tuple[int, Timing]]) -> tuple[float, float]:
-    """Return fixed cost in s and marginal cost per trial in ms: the least-squares line through the total times."""
+    """Return the fixed cost in s and the marginal cost per trial in ms: a least-squares line over the total times."""
     marginal, fixed = np.polyfit([num for num, _ in timings], [timing.total_s for _, timing in timings], 1)
     return float(fixed), float(marginal) * 1000
 
 
 def render_report(timings: dict[str, list[tuple[int, Timing]]]) -> str:
-    """Return the table and what it says, as Markdown."""
+    """Return the tables as Markdown, with the verdict on each aim."""
     numbers = sorted({num for num, _ in timings["ours"]})
     lines = ["| trials | plain Tune, s | ours, s | writer's CPU, s | writer's catch-up, s |", "|---|---|---|---|---|"]
     for num in numbers:
@@ -215,7 +212,7 @@ def render_report(timings: dict[str, list[tuple[int, Timing]]]) -> str:
             "| | plain Tune | ours | ours / plain | aim |",
             "|---|---|---|---|---|",
             f"| fixed cost, s | {fixed[0]:.1f} | {fixed[1]:.1f} | {fixed[1] / fixed[0]:.2f} | |",
-            f"| marginal cost of a trial, ms | {marginal[0]:.0f} | {marginal[1]:.0f} | {ratio:.2f} "
+            f"| marginal cost per trial, ms | {marginal[0]:.0f} | {marginal[1]:.0f} | {ratio:.2f} "
             f"| {_against(ratio, MAX_MARGINAL_RATIO)} |",
             f"| last / first quarter, {numbers[-1]} trials | {growth[0]:.2f} | {growth[1]:.2f} | {growth_ratio:.2f} "
             f"| {_against(growth_ratio, MAX_GROWTH_RATIO)} |",
@@ -225,7 +222,7 @@ def render_report(timings: dict[str, list[tuple[int, Timing]]]) -> str:
 
 
 def describe_machine(repeats: int) -> str:
-    """Return a line on what it was measured on."""
+    """Describe the machine and the settings in one line."""
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
@@ -236,7 +233,7 @@ def describe_machine(repeats: int) -> str:
 
 def main() -> None:
     """Time both, print the table and write it to results/."""
-    parser = argparse.ArgumentParser(description="What a sweep costs beside its training.")
+    parser = argparse.ArgumentParser(description="Measure what a sweep costs besides its training.")
     parser.add_argument("--trials", type=int, nargs="+", default=[8, 32, 128, 300])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)

@@ -173,9 +173,26 @@ class Soak:
         return len(self.narrow.reports()) + len(self.wide.reports())
 
 
-def run_soak(
-    folder: Path, *, trials: int, wide_trials: int, epochs: int, wide_epochs: int, minutes: float, seed: int
-) -> tuple[Soak, list[str]]:
+@dataclass(frozen=True)
+class SoakSettings:
+    """How large a soak test is.
+
+    Attributes:
+        trials, epochs: One-worker trials, and their epochs.
+        wide_trials, wide_epochs: Two-worker trials, and their epochs.
+        minutes: How long it may take.
+        seed: Of the schedule.
+    """
+
+    trials: int
+    wide_trials: int
+    epochs: int
+    wide_epochs: int
+    minutes: float
+    seed: int
+
+
+def run_soak(folder: Path, settings: SoakSettings) -> tuple[Soak, list[str]]:
     """Run one soak test in a home of its own; return it and what is wrong."""
     os.environ[HOME_VARIABLE] = str(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -185,8 +202,8 @@ def run_soak(
         cluster,
         folder,
         "wide-00000001",
-        trials=wide_trials,
-        epochs=wide_epochs,
+        trials=settings.wide_trials,
+        epochs=settings.wide_epochs,
         epoch_s=EPOCH_S,
         workers=2,
         cpus=2,
@@ -194,10 +211,16 @@ def run_soak(
     )
     wide.changes = {"concurrency": 1}
     narrow = FaultSweep(
-        cluster, folder, "narrow-00000001", trials=trials, epochs=epochs, epoch_s=EPOCH_S, tracking=True
+        cluster,
+        folder,
+        "narrow-00000001",
+        trials=settings.trials,
+        epochs=settings.epochs,
+        epoch_s=EPOCH_S,
+        tracking=True,
     )
     narrow.changes = {"concurrency": 2}
-    soak = Soak(cluster, narrow, wide, random.Random(seed), time.monotonic() + 60 * minutes)
+    soak = Soak(cluster, narrow, wide, random.Random(settings.seed), time.monotonic() + 60 * settings.minutes)
     try:
         soak.run()
         faults = soak.check()
@@ -252,8 +275,8 @@ def main() -> int:
     parser.add_argument("--no-results", action="store_true", help="leave results/soak.md as it is (a small run)")
     arguments = parser.parse_args()
     folder, began = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic()
-    settings = {name: value for name, value in vars(arguments).items() if name != "no_results"}
-    soak, faults = run_soak(folder, **settings)
+    settings = SoakSettings(**{name: value for name, value in vars(arguments).items() if name != "no_results"})
+    soak, faults = run_soak(folder, settings)
     report = render_report(soak, faults, time.monotonic() - began, arguments.seed)
     print(report)
     if not arguments.no_results:

@@ -1,4 +1,4 @@
-"""Find and end the processes that work for the driver of a sweep, or outlived it."""
+"""Finds and ends the processes that work for a sweep's driver, or have outlived it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ _KILL_WAIT_S = 10.0
 
 
 def find_processes(folder: Path) -> list[psutil.Process]:
-    """Return the living processes on this host that work, or worked, for a driver of the sweep in this folder, but not
-    our own.
+    """Return the processes on this host that work or worked for a driver of the sweep in this folder.
+
+    This process, its parents and its children are left out.
     """
     ours = psutil.Process()
     return [process for process in psutil.process_iter() if _works_for(process, folder) and not _related(process, ours)]
 
 
 def end_orphans(folder: Path) -> int:
-    """Kill what a dead driver of the sweep in this folder left running on this host, and wait until it is gone.
+    """Kill the processes that a dead driver of the sweep in this folder left on this host, and wait for their end.
 
-    Call it while holding the lease: whatever else carries the sweep's folder is then nobody's.
+    Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
 
     Returns:
-        How many processes there were.
+        The number of orphans.
     """
     orphans = find_processes(folder)
     for process in orphans:
-        with suppress(psutil.Error):  # it went by itself
+        with suppress(psutil.Error):  # it has ended by itself
             process.kill()
     deadline = time.monotonic() + _KILL_WAIT_S
     while any(is_running(process) for process in orphans) and time.monotonic() < deadline:
@@ -45,7 +46,7 @@ def _works_for(process: psutil.Process, folder: Path) -> bool:
     try:
         return process.environ().get(SWEEP_VARIABLE) == str(folder) and is_running(process)
     except psutil.Error:
-        return False  # of another user, or gone
+        return False  # it belongs to another user, or has ended
 
 
 def _related(process: psutil.Process, ours: psutil.Process) -> bool:

@@ -36,7 +36,7 @@ def test_every_row_is_timed_and_the_whole_job_weighed() -> None:
         len(timing.wall_s) == len(timing.cpu_s) == 2 and min(timing.wall_s) > 0 for timing in report.timings.values()
     )
     assert report.held_mib >= 0
-    text = render_report({"small": report}, {"no score equal": 1e-17}, 0.5)
+    text = render_report({"small": report}, {"no ties": 1e-17}, 0.5)
     assert "## small: 400 x 6" in text
     assert "at most 1e-06: met" in text
 
@@ -45,5 +45,5 @@ def test_report_says_what_is_missed() -> None:
     timing = Timing([1.0, 3.0, 1.5], [0.5, 0.5, 0.5])
     text = render_report({AIMED: SizeReport((9, 9), {(WHOLE, "ours"): timing}, 5.0, 7.0)}, {"ties": 1e-3}, 0.5)
     assert f"| {WHOLE} | ours | 1.500 (1.000 - 3.000) | 0.500 |" in text
-    assert "Aim: under 1 s on the clock: ours 1.50 s (missed)" in text
+    assert "Aim: under 1 s of wall time: ours 1.50 s (missed)" in text
     assert "| ties | 1e-03 | at most 1e-06: missed |" in text

@@ -26,7 +26,7 @@ def test_the_report_says_whether_the_aims_are_met() -> None:
         {"plain": plain, "ours": [steady(num, 8.0, 0.050, writer_cpu_s=2.0, catch_up_s=1.0) for num in (8, 100)]}
     )
     assert "| 100 | 9.0 | 13.0 | 2.0 | 1.0 |" in report
-    assert "| marginal cost of a trial, ms | 40 | 50 | 1.25 | at most 1.5: met |" in report
+    assert "| marginal cost per trial, ms | 40 | 50 | 1.25 | at most 1.5: met |" in report
     assert "| fixed cost, s | 5.0 | 8.0 | 1.60 | |" in report
     missed = render_report({"plain": plain, "ours": [steady(num, 8.0, 0.080) for num in (8, 100)]})
     assert "| 2.00 | at most 1.5: missed |" in missed
