@@ -13,7 +13,7 @@ help:  ## list the targets
 
 setup: $(INSTALLED)  ## install the locked dependencies and this checkout into .venv
 
-demo: $(INSTALLED)  ## a taste of the main job on the embedded dataset, a few minutes: sweep, leaderboard, next commands
+demo: $(INSTALLED)  ## the main job, reduced, on the embedded dataset, a few minutes: sweep, leaderboard, next commands
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 

@@ -1,4 +1,4 @@
-"""The verb that finds the largest batch: max-batch."""
+"""The verb that finds the largest batch that fits: max-batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, MethodOption, RecipeOption, SetOption, SpaceArgument
+from orchestrator.cli.options import EXIT_FAILURE, JsonOption, MethodOption, RecipeOption, SetOption, SpaceArgument
 from orchestrator.cli.output import print_json, print_line, print_note, print_table
 from orchestrator.errors import UserError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Device(StrEnum):
-    """Whose memory is asked for."""
+    """Whose memory is measured."""
 
     CUDA = "cuda"
     CPU = "cpu"
@@ -31,20 +31,24 @@ def max_batch(
     recipe: RecipeOption = None,
     settings: SetOption = None,
     device: Annotated[
-        Device, typer.Option("--device", help="Whose memory: the GPU's here, or this machine's.")
+        Device, typer.Option("--device", help="Measure the memory of this GPU or of this machine.")
     ] = Device.CUDA,
     limit_gib: Annotated[
         float | None,
         typer.Option(
-            "--limit-gib", metavar="N", min=0.1, help="With --device cpu: what a process may take.", show_default=False
+            "--limit-gib",
+            metavar="N",
+            min=0.1,
+            help="With --device cpu: memory that a process may use.",
+            show_default=False,
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the largest batch that fits one worker, and how many trials share its memory.
+    """Find the largest batch that fits one worker.
 
-    Takes real steps of the space's first start_from point on random images. Of several workers each has its part of
-    optim.batch_size.
+    Also finds how many trials can share the memory. Runs real steps of the space's first start_from point on random
+    images. With several workers, each gets its share of optim.batch_size.
     """
     from orchestrator.planning.data_fit import check_data
     from orchestrator.planning.plan import make_plan
@@ -57,7 +61,7 @@ def max_batch(
     )
     check_data(planned)
     config = trial_config(planned, {})
-    print_note(f"taking steps of {planned.method} at {config.data.image_size} px ...")
+    print_note(f"running steps of {planned.method} at {config.data.image_size} px ...")
     found = _probe(config, limit_gib)
     if json:
         print_json(asdict(found) | {"num_sharing": found.num_sharing})
@@ -66,23 +70,23 @@ def max_batch(
         if planned.resources.workers == 1 and found.num_sharing:
             _show_sharing(found, on_gpu=device is Device.CUDA)
     if found.batch_size == 0:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _check_device(device: Device, limit_gib: float | None) -> None:
     if device is Device.CPU and limit_gib is None:
         raise UserError(
-            "--device cpu must have --limit-gib, what a process may take. For example: --device cpu --limit-gib 8"
+            "--device cpu needs --limit-gib, the memory that a process may use. For example: --device cpu --limit-gib 8"
         )
     if device is Device.CUDA and limit_gib is not None:
         raise UserError(
-            f"--limit-gib must go with --device cpu: a GPU's memory is its limit. But got --limit-gib {limit_gib:g}"
+            f"--limit-gib {limit_gib:g} goes with --device cpu; the limit of a GPU is its own memory. Leave it out."
         )
     if device is Device.CUDA:
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError("max-batch must have a GPU, but there is none here. For a CPU: --device cpu --limit-gib N")
+            raise UserError("This machine has no GPU. To measure its CPU memory: --device cpu --limit-gib N")
 
 
 def _probe(config: TrainConfig, limit_gib: float | None) -> MaxBatch:
@@ -109,28 +113,23 @@ def _show(found: MaxBatch) -> None:
         for attempt in found.attempts
     ]
     print_table(["batch", "", "peak GiB"], rows)
+    limit = f"{found.limit_gib:.2f} GiB"
     if found.batch_size == 0:
-        print_line(
-            f"Not even one image fits into {found.limit_gib:.2f} GiB. Use a smaller --set data.image_size or "
-            f"model.backbone."
-        )
+        print_line(f"Not even one image fits into {limit}. Use a smaller --set data.image_size or model.backbone.")
     else:
         print_line(
-            f"The largest batch of a worker in {found.limit_gib:.2f} GiB: {found.batch_size}. Use --set "
-            f"optim.batch_size=N, N up to that."
+            f"Largest batch per worker in {limit}: {found.batch_size}. Use --set optim.batch_size=N with N up to that."
         )
 
 
 def _show_sharing(found: MaxBatch, *, on_gpu: bool) -> None:
     num = found.num_sharing
-    use = "--concurrency N, N up to that"
+    own = f"A trial with the space's batch of {found.own_batch_size} needs {found.own_gib:.2f} GiB"
+    if num <= 1:
+        print_line(f"{own}: a second one does not fit.")
+        return
+    use = "--concurrency N with N up to that"
     if on_gpu:
-        # Rounded down: so many must not come to more than one GPU.
-        use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources of a space of your own"
-    print_line(
-        f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: {num} at a time fit. "
-        f"Use {use}."
-        if num > 1
-        else f"A trial with the space's batch of {found.own_batch_size} takes {found.own_gib:.2f} GiB: no second one "
-        f"fits beside it."
-    )
+        # Rounded down: together they must not ask for more than one GPU.
+        use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources: in your own space"
+    print_line(f"{own}: {num} fit at a time. Use {use}.")

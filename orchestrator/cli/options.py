@@ -1,4 +1,4 @@
-"""The options and arguments and exit codes that several verbs share."""
+"""Options, arguments and exit codes that several verbs share."""
 
 from __future__ import annotations
 
@@ -14,29 +14,19 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-class SubmitInstead(Exception):  # noqa: N818 - no error: the program calls itself again
-    """The address is that of a job server: what was typed is to be submitted there."""
-
-
-def check_address(address: str | None) -> str | None:
-    """Return an address that this process can join.
+def is_job_server(address: str | None) -> bool:
+    """Return whether jobs are submitted to an address; if not, a Ray driver can join it.
 
     Raises:
-        SubmitInstead: It is one that jobs are submitted to.
-        UserError: It is Ray's client.
+        UserError: It is an address of Ray's client.
     """
-    if address is None:
-        return None
-    if address.startswith("ray://"):
+    if address is not None and address.startswith("ray://"):
         raise UserError(
-            f"--address must be auto, HOST:PORT or http://HOST:8265, but got --address={address}. Under Ray's client "
-            f"the Tuner would "
-            "run in a remote actor, away from the journal, and end with this connection. A job is not bound to it: "
-            "--address http://HOST:8265"
+            f"--address must be auto, HOST:PORT or http://HOST:8265, but got --address={address}. Through Ray's client "
+            f"the sweep would run far from its journal and end when the connection does. A submitted job does not: "
+            f"--address http://HOST:8265"
         )
-    if address.startswith(("http://", "https://")):
-        raise SubmitInstead
-    return address
+    return address is not None and address.startswith(("http://", "https://"))
 
 
 def check_places(storage: str | None, backup: str | None, mirror: str | None = None) -> str | None:
@@ -62,33 +52,33 @@ SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="A shipped search space or a YAML file.", show_default=False)
 ]
 SweepArgument = Annotated[
-    str | None, typer.Argument(metavar="SWEEP", help="An id or a name; the latest if left out.", show_default=False)
+    str | None, typer.Argument(metavar="SWEEP", help="An id or a name; by default the latest.", show_default=False)
 ]
-TrialsOption = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials, in place of the space's.")]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", metavar="N", help="Number of trials; by default the space's.")
+]
 EpochsOption = Annotated[
-    int | None, typer.Option("--epochs", metavar="E", help="Full length of a trial, in place of the space's.")
+    int | None, typer.Option("--epochs", metavar="E", help="Full length of a trial; by default the space's.")
 ]
 StartupOption = Annotated[
     int | None,
-    typer.Option(
-        "--startup-trials", metavar="N", help="Trials drawn at random, start points included, before TPE decides."
-    ),
+    typer.Option("--startup-trials", metavar="N", help="Random trials, start points included, before TPE decides."),
 ]
 ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", metavar="N", help="Trials at a time; as many as fit by default.")
+    int | None, typer.Option("--concurrency", metavar="N", help="Trials at a time; by default as many as fit.")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="S", help="Seed of the search. The training seed is --set loop.seed=S.")
+    int | None, typer.Option("--seed", metavar="S", help="Seed of the search. For the training seed: --set loop.seed=S")
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="A method of the space, in place of its default.")
+    str | None, typer.Option("--method", metavar="NAME", help="A method of the space; by default its default one.")
 ]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         metavar="common|published",
-        help="One set-up for all methods, or the method's published one. By default common.",
+        help="Train all methods the same way, or this one as its authors did. Default: common.",
         show_default=False,
     ),
 ]
@@ -97,40 +87,37 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Fix a setting; a searched one leaves the search. Repeatable.",
+        help="Fix a setting; it is then not searched. Repeatable.",
         show_default=False,
     ),
 ]
-NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Name it; called after its space by default.")
-]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name; by default the space's.")]
 StorageOption = Annotated[
     str | None,
-    typer.Option("--storage", metavar="URI", help="Where checkpoints go; the sweep's own folder by default."),
+    typer.Option("--storage", metavar="URI", help="Where checkpoints go; by default the sweep's own folder."),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="ADDRESS",
-        help="A Ray cluster to run on: auto (the one here), or http://HOST:8265 to submit it there; a local Ray by "
-        "default.",
-        callback=check_address,
+        help="Ray cluster to run on: auto (this machine's), or http://HOST:8265 to submit it there. By default a local "
+        "Ray is started.",
     ),
 ]
 AllowChangedOption = Annotated[
     bool,
     typer.Option(
-        "--allow-changed", help="Go on although commit, uncommitted changes, lock or data are not those of its start."
+        "--allow-changed", help="Continue although commit, uncommitted changes, lock or data differ from the start."
     ),
 ]
 StealLeaseOption = Annotated[
     bool,
-    typer.Option("--steal-lease", help="Take it from a driver on another host, which may still live."),
+    typer.Option("--steal-lease", help="Take the sweep from a driver on another host, which may still be running."),
 ]
 BackupOption = Annotated[
     str | None,
-    typer.Option("--backup", metavar="URI", help="Copy the journal there, so that another machine can go on from it."),
+    typer.Option("--backup", metavar="URI", help="Copy the journal there, so that another machine can continue."),
 ]
 FormerBackupOption = Annotated[str | None, typer.Option("--mirror", metavar="URI", hidden=True)]
 """The former name of --backup: still accepted, with a note."""

@@ -1,4 +1,4 @@
-"""How the verbs print: for eyes on a terminal, and whole, plain and unwrapped into a pipe."""
+"""Prints for the verbs: fitted to a terminal, or whole and plain into a pipe."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PROGRAM = "orchestrator"
+NO_TRUE_LABELS = (
+    "True labels are not available: val/mAP, rejection precision and recall, and false negatives are not measured."
+)
 _UNWRAPPED = 100_000
 Row = Mapping[str, Any]
 
@@ -28,17 +31,17 @@ def print_line(text: str = "") -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line that is not the result, so that a pipe takes the result alone."""
+    """Print a line to stderr, so that a pipe gets only the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON; what is not finite is null, because JSON has no word for it."""
+    """Print a value as JSON; NaN and infinity become null, because JSON has neither."""
     print(json.dumps(_finite(value), indent=2, default=str, allow_nan=False), flush=True)
 
 
 def print_csv(rows: Sequence[Row]) -> None:
-    """Print rows as CSV under the names of the first one; nested mappings become dotted columns."""
+    """Print rows as CSV; nested mappings become dotted columns, and a row may lack some."""
     flat = [_flatten(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
@@ -49,12 +52,12 @@ def print_csv(rows: Sequence[Row]) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a sentence: between words it is broken where a terminal ends, in a pipe it is one line."""
+    """Print a sentence, wrapped to the terminal; in a pipe it is one line."""
     print_line(wrap_words(text, sys.stdout))
 
 
 def wrap_words(text: str, stream: TextIO) -> str:
-    """Return a sentence broken between words where the terminal ends; whole where the stream is none."""
+    """Return a sentence wrapped to the terminal; unchanged if the stream is not one."""
     if not stream.isatty():
         return text
     return textwrap.fill(text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
@@ -69,16 +72,15 @@ def print_table(
     drop: Sequence[int] = (),
     hint: str = "",
 ) -> None:
-    """Print a table. In a pipe it is whole; on a terminal that it is too wide for, columns are left out and named below
-    it.
+    """Print a table, whole in a pipe; on a narrow terminal columns are left out and named below it.
 
     Args:
-        headers: Names of the columns; on a narrow terminal they are broken behind underscores.
+        headers: Names of the columns; on a narrow terminal they are broken after underscores.
         rows: Cells; None is shown as nothing.
-        right: Columns whose cells are set to the right, as numbers are.
+        right: Columns that are aligned to the right, as numbers are.
         wrapped: Columns whose cells may take several lines; all others are never broken.
-        drop: Columns that a narrow terminal may lack, the first to go first.
-        hint: The command that shows them.
+        drop: Columns that may be left out, in the order in which they go.
+        hint: The command that shows them all.
     """
     from orchestrator.cli.table import Column, fit_columns, render_plain, render_table
 
@@ -101,7 +103,7 @@ def print_table(
 
 
 def print_rich(renderable: RenderableType) -> None:
-    """Print a rich renderable: coloured and as wide as the terminal, or plain and as wide as it needs."""
+    """Print a rich renderable: in colour and as wide as the terminal, or plain and as wide as it needs."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -115,7 +117,7 @@ def print_rich(renderable: RenderableType) -> None:
 
 
 def print_next(steps: Mapping[str, str]) -> None:
-    """Print commands to type next: arguments of this program -> what they do."""
+    """Print commands to type next, given as arguments of this program -> what they do."""
     if not steps:
         return
     print_line("next:")
@@ -128,15 +130,18 @@ def print_next(steps: Mapping[str, str]) -> None:
 
 
 def print_tracking_problem(sweep_id: str, problem: str | None) -> None:
-    """Say what MLflow lacks of a sweep, if it lacks something, and how it gets it."""
+    """Say why MLflow is incomplete and how to complete it, if there is a problem."""
     if problem:
         print_note(
-            f"MLflow lacks some of it ({problem}); `{program()} browse {sweep_id}` writes it when the store is back."
+            f"MLflow is incomplete ({problem}). When its store is back, complete it: {program()} browse {sweep_id}"
         )
 
 
 def program() -> str:
-    """Return how to call this program: by its name where the shell finds it so, else as it was called."""
+    """Return how to call this program: `orchestrator` if the shell finds it so, else the path it was called by.
+
+    Every hint of the CLI starts with it. Called in another way (``python -m``), it goes by its name.
+    """
     called = Path(sys.argv[0])
     found = shutil.which(PROGRAM)
     if called.name != PROGRAM or (found and os.path.samefile(found, called)):
@@ -145,14 +150,14 @@ def program() -> str:
 
 
 def format_number(value: object, digits: int = 4) -> str:
-    """Return a value for a cell: floats with so many significant digits, nothing for None."""
+    """Format a value for a cell: floats with this many significant digits, nothing for None."""
     if value is None:
         return ""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def format_score(value: float | None) -> str:
-    """Return a score in percent with two decimals."""
+    """Format a score in percent with two decimals."""
     return "" if value is None else f"{value:.2f}"
 
 

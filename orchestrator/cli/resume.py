@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.models import finish_promotion
+from orchestrator.cli.jobs import submitted
 from orchestrator.cli.options import (
     AddressOption,
     AllowChangedOption,
@@ -18,11 +18,13 @@ from orchestrator.cli.options import (
     check_places,
 )
 from orchestrator.cli.outcome import finish_sweep
-from orchestrator.cli.output import print_note
+from orchestrator.cli.output import print_note, program
+from orchestrator.cli.promote import finish_promotion
 from orchestrator.errors import UserError
 
 
 def resume(
+    context: typer.Context,
     sweep: SweepArgument = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
@@ -32,22 +34,27 @@ def resume(
         typer.Option(
             "--backup",
             metavar="URI",
-            help="Copy the journal there from now on; by default where it was. Not a promotion's.",
+            help="Copy the journal there from now on; by default to where it was copied. Not for a promotion.",
         ),
     ] = None,
     mirror: FormerBackupOption = None,
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="URI", help="A backup: go on in a home that has nothing of the sweep.", show_default=False
+            "--from",
+            metavar="URI",
+            help="A backup to continue from, in a home that does not have the sweep.",
+            show_default=False,
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Go on with what was stopped or killed.
+    """Continue what was stopped or killed.
 
-    A sweep, a training, an ablation or a promotion; finished epochs are not run again.
+    A sweep, a training, an ablation or a promotion. Finished epochs are not run again.
     """
+    if submitted(context, address):
+        return
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
@@ -68,11 +75,8 @@ def resume(
     if load_plan(found).kind == "promote":
         if backup is not None:
             raise UserError(
-                f"--backup must be of a sweep, or of a training or an ablation that is resumed, but {found} is a "
-                f"promotion: what it "
-                f"decides and registers is not in its journal alone. Leave --backup out; a promotion that is lost is "
-                f"made again by "
-                f"`orchestrator promote`."
+                f"A promotion cannot be backed up, and {found} is one: what it decides and registers is not in its "
+                f"journal alone. Leave --backup out. If it is lost, promote again: {program()} promote"
             )
         from orchestrator.promotion.promote import resume_promotion
 
@@ -82,6 +86,7 @@ def resume(
 
 
 def extend(
+    context: typer.Context,
     sweep: SweepArgument = None,
     *,
     trials: Annotated[str, typer.Option("--trials", metavar="+N", help="Trials to add.", show_default=False)],
@@ -92,8 +97,10 @@ def extend(
 ) -> None:
     """Add trials to a sweep.
 
-    What it has learnt so far is kept.
+    The search keeps what it has learned so far.
     """
+    if submitted(context, address):
+        return
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
@@ -106,8 +113,9 @@ def extend(
 
 
 def _read_increase(text: str) -> int:
-
     digits = text.removeprefix("+")
     if not digits.isdecimal() or int(digits) < 1:
-        raise UserError(f"--trials must be how many to add, but got --trials={text}. For example: --trials +12")
+        raise UserError(
+            f"--trials must be the number of trials to add, but got --trials={text}. For example: --trials +12"
+        )
     return int(digits)

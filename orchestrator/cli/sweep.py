@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.jobs import submitted
 from orchestrator.cli.options import (
     AddressOption,
     BackupOption,
@@ -28,12 +29,12 @@ from orchestrator.cli.options import (
     check_places,
 )
 from orchestrator.cli.outcome import finish_sweep
-from orchestrator.cli.output import print_line, print_note, wrap_words
+from orchestrator.cli.output import print_line, print_note, program, wrap_words
 from orchestrator.errors import UserError
 
 _NO_STORAGE = (
-    "the backup has the journal, but checkpoints stay on this machine without --storage: were it lost, "
-    "running trials would begin anew."
+    "the backup holds the journal, but without --storage checkpoints stay on this machine. If it is lost, running "
+    "trials start over."
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     space: SpaceArgument,
     trials: TrialsOption = None,
     epochs: EpochsOption = None,
@@ -55,11 +57,12 @@ def plan(
     storage: StorageOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print what a sweep would run.
+    """Show what a sweep would run.
 
-    And for how long, and why so. Nothing is started or written.
+    Shows how many trials, for how long, with which settings, and why. Starts and writes nothing.
     """
     sweep(
+        context,
         space,
         trials=trials,
         epochs=epochs,
@@ -77,6 +80,7 @@ def plan(
 
 
 def sweep(
+    context: typer.Context,
     space: SpaceArgument,
     trials: TrialsOption = None,
     epochs: EpochsOption = None,
@@ -96,8 +100,10 @@ def sweep(
 ) -> None:
     """Search a space and rank its trials.
 
-    They run on Ray and are logged to MLflow. Stopped by Ctrl-C, it says how to resume.
+    Trials run on Ray and are logged to MLflow. Ctrl-C stops the sweep; `resume` continues it.
     """
+    if submitted(context, address):
+        return
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
 
@@ -122,16 +128,17 @@ def sweep(
         )
     )
     if dry_run:
-        _show_plan(planned, json)
+        _show_plan(planned, address, json)
     else:
         _run(planned, address, started, json, backup)
 
 
 def train(
+    context: typer.Context,
     space: Annotated[
         str | None,
         typer.Argument(
-            metavar="SPACE", help="Its first start_from point is run, or what is published.", show_default=False
+            metavar="SPACE", help="Trains its first start_from point, or its published settings.", show_default=False
         ),
     ] = None,
     source: Annotated[
@@ -139,7 +146,7 @@ def train(
         typer.Option(
             "--from",
             metavar="FILE|RUN",
-            help="A YAML of settings, an MLflow run id, or SWEEP/TRIAL.",
+            help="A YAML file of settings, an MLflow run id, or SWEEP/TRIAL.",
             show_default=False,
         ),
     ] = None,
@@ -154,6 +161,8 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train once, without a search."""
+    if submitted(context, address):
+        return
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
     from orchestrator.results.former_run import plan_rerun
@@ -161,10 +170,10 @@ def train(
     started = time.monotonic()
     check_places(storage, None)
     if (space is None) == (source is None):
-        raise UserError("train must have SPACE or --from, one of them. For example: orchestrator train digits")
+        raise UserError(f"train needs either SPACE or --from. For example: {program()} train digits")
     for flag, value, what in (("--method", method, "method"), ("--recipe", recipe, "recipe")):
         if source is not None and value is not None:
-            raise UserError(f"{flag} must go with SPACE: what --from names has its {what}. Leave {flag} out.")
+            raise UserError(f"{flag} goes with SPACE: what --from names has its own {what}. Leave {flag} out.")
     request = PlanRequest(
         space,
         kind="train",
@@ -178,15 +187,16 @@ def train(
     )
     planned = make_plan(request) if source is None else plan_rerun(request)
     if dry_run:
-        _show_plan(planned, json)
+        _show_plan(planned, address, json)
     else:
         _run(planned, address, started, json)
 
 
 def ablate(
+    context: typer.Context,
     space: SpaceArgument,
     method: MethodOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Training seeds of each variant.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Training seeds per variant.")] = 3,
     epochs: EpochsOption = None,
     concurrency: ConcurrencyOption = None,
     settings: SetOption = None,
@@ -196,11 +206,13 @@ def ablate(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Tell what each part of a method is worth.
+    """Measure what each part of a method contributes.
 
-    It is trained at its first start_from point, whole and with what each of its variants (ignore_without_reg, say)
-    leaves out, with K seeds each. The table is of validation data.
+    Trains the method at its first start_from point, whole and once for each variant that leaves a part out
+    (ignore_without_reg, say), with K seeds each. Scores are of validation data.
     """
+    if submitted(context, address):
+        return
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
 
@@ -223,7 +235,7 @@ def ablate(
         )
     )
     if dry_run:
-        _show_plan(planned, json)
+        _show_plan(planned, address, json)
     else:
         _run(planned, address, started, json)
 
@@ -247,7 +259,7 @@ def _count_machine(address: str | None) -> dict[str, int]:
     return {} if address is None else count_cluster(address)
 
 
-def _show_plan(planned: SweepPlan, json: bool) -> None:
+def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
     from orchestrator.planning.data_fit import check_data
     from orchestrator.planning.page import render_plan
 
@@ -256,7 +268,8 @@ def _show_plan(planned: SweepPlan, json: bool) -> None:
     else:
         for line in render_plan(planned):
             print_line(line)
-    check_data(planned)  # after it: what would run is of use before the data are there
+    # Last, because a plan is useful before the data is prepared.
+    check_data(planned, address)
 
 
 def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
@@ -264,7 +277,7 @@ def _run(planned: SweepPlan, address: str | None, started: float, json: bool, ba
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
-    check_data(planned)
+    check_data(planned, address)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal: a number or a word of state is never broken; columns that find no room are left out."""
+"""Fits tables to a terminal: numbers and states are never broken; columns without room are left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 _GAP = 2
 _LEAST_WRAPPED = 24
-"""Narrower than that, a column of sentences is not read any more."""
+"""Sentences in a narrower column are hard to read."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Column:
 
     Attributes:
         name: Its header; may be shown over several lines.
-        wrapped: Whether its cells may be.
+        wrapped: Whether its cells may.
     """
 
     name: str
@@ -28,11 +28,11 @@ class Column:
     right: bool = False
     wrapped: bool = False
     header: str | None = None
-    """How the name is shown, if not as it is."""
+    """The name as it is shown, if that differs."""
 
     @property
     def width(self) -> int:
-        """Terminal columns that it needs at least."""
+        """The least number of terminal columns that it needs."""
         lines = (self.header or self.name).split("\n")
         cells = max(map(len, self.cells), default=0)
         return max(*map(len, lines), min(cells, _LEAST_WRAPPED) if self.wrapped else cells)
@@ -43,11 +43,12 @@ def fit_columns(columns: Sequence[Column], drop: Sequence[int], width: int) -> l
 
     Args:
         columns: All there are.
-        drop: Indices of those that may be left out, the first to go first.
+        drop: Indices of those that may be left out, in the order in which they go.
         width: Of the terminal.
 
     Returns:
-        As they are; else with their headers broken behind underscores; else without as many of ``drop`` as it takes.
+        All of them; if they do not fit, with headers broken after underscores; if that is not enough, without as many
+        of ``drop`` as necessary.
     """
     if _total(columns) <= width:
         return list(columns)
@@ -60,7 +61,7 @@ def fit_columns(columns: Sequence[Column], drop: Sequence[int], width: int) -> l
 
 
 def render_plain(columns: Sequence[Column]) -> list[str]:
-    """Return the table as lines for a pipe, whole. Without rich, which takes half a second for a thousand rows."""
+    """Return the whole table as lines. Not by rich, which needs half a second for a thousand rows."""
     widths = [max(len(column.name), max(map(len, column.cells), default=0)) for column in columns]
     rows = [tuple(column.name for column in columns), *zip(*(column.cells for column in columns), strict=True)]
     fills = [str.rjust if column.right else str.ljust for column in columns]
@@ -72,8 +73,8 @@ def render_plain(columns: Sequence[Column]) -> list[str]:
 
 
 def render_table(columns: Sequence[Column]) -> Table:
-    """Return the table for rich, with a line under its headers."""
-    # The box puts a blank of its own between columns.
+    """Return the table for rich, its headers underlined."""
+    # The box adds one blank of its own between columns.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
     for column in columns:
         table.add_column(

@@ -1,4 +1,4 @@
-"""What is said about a plan before it starts: its notes, and the page that ``plan`` and ``--dry-run`` print."""
+"""Describes a plan before it starts: its notes, and the page that ``plan`` and ``--dry-run`` print."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ _RECIPES: dict[Scalar, str] = {
     CUSTOM: "the published one, changed",
 }
 _AFTER_WARMUP: dict[Scalar, str] = {"em_apl": "pseudo-labelling", "crisp": "its own risk", "splc": "correction"}
-"""Method -> what its warm-up comes before; of any other it is rejection."""
+"""Method -> what starts after its warm-up; for all others that is rejection."""
+_REDUCED = "reduced run: do not report these numbers"
 _CUT_KEYS = ("data.num_train", "data.num_val", "data.num_test")
 
 
 def make_notes(plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: int) -> tuple[str, ...]:
-    """Return what a user must hear before a sweep starts.
+    """Return what the user should know before a sweep starts.
 
     Args:
         plan: The sweep.
-        space: The space it comes from.
-        slots: Trials that the machine carries at a time.
+        space: The search space that it was made from.
+        slots: Trials that the machine can run at a time.
         largest_warmup: Most epochs before the first rejection in any trial.
     """
     notes = [
         _recipe_note(plan),
-        _taste_note(plan, space),
+        _reduced_note(plan, space),
         _search_note(plan, space) if plan.kind == "sweep" else None,
         _start_note(plan, space),
         _pruning_note(plan, space),
         _warmup_note(plan, largest_warmup),
-        f"{plan.concurrency} trials at a time share what carries {slots}" if plan.concurrency > slots else None,
+        f"{plan.concurrency} trials at a time share resources for {slots}" if plan.concurrency > slots else None,
     ]
     return tuple(note for note in notes if note)
 
 
 def make_rerun_notes(plan: SweepPlan, full_epochs: int) -> tuple[str, ...]:
-    """Return what a user must hear before a former configuration is trained again, at its full length or less."""
-    cut = f"a taste, not a result: {plan.epochs} of {full_epochs} epochs" if plan.epochs < full_epochs else None
+    """Return what the user should know before a former configuration is trained again."""
+    cut = f"{_REDUCED}: {plan.epochs} of {full_epochs} epochs" if plan.epochs < full_epochs else None
     return tuple(note for note in (cut, _warmup_note(plan, int(plan.base.get("method.warmup_epochs") or 0))) if note)
 
 
 def render_plan(plan: SweepPlan) -> list[str]:
-    """Return the lines that tell what would run, for how long and why so."""
+    """Return the lines that say what would run, for how long, and why."""
     lines = [f"{plan.kind} {plan.name}: {plan.method} on {plan.dataset}, from {plan.space}"]
     lines += _table(_budget_rows(plan), indent=2)
     if plan.ranges:
@@ -72,16 +73,18 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     if plan.ranges:
         rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
         if plan.sampler == "tpe":
-            rows["search"] += f"; {min(plan.startup_trials, plan.num_trials)} start-up trials, start points among them"
+            rows["search"] += (
+                f"; {min(plan.startup_trials, plan.num_trials)} random start-up trials, start points included"
+            )
     recipe = plan.base[RECIPE_KEY]
     rows["recipe"] = f"{recipe}, {_RECIPES[recipe]}" if recipe in _RECIPES else str(recipe)
     if rules := _stopping_rules(plan):
         rows["stops early"] = rules
     rungs = ", ".join(map(str, plan.rungs()))
-    rows["pruning"] = f"ASHA; at epoch {rungs} one in {plan.reduction_factor:g} goes on" if rungs else "none"
+    rows["pruning"] = f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
     rows["selection"] = f"{plan.protocol} ({plan.protocol.metric})"
-    rows["a trial takes"] = _resources_text(plan)
-    rows["epochs in all"], estimate = _estimate(plan)
+    rows["per trial"] = _resources_text(plan)
+    rows["total epochs"], estimate = _estimate(plan)
     if estimate:
         rows["time"] = estimate
     rows["checkpoints"] = f"{plan.storage or 'in its own folder'}, at most {plan.cap_gib:g} GiB"
@@ -95,12 +98,12 @@ def _stopping_rules(plan: SweepPlan) -> str:
     rules = []
     if isinstance(patience, int):
         rules.append(
-            "at the first epoch without a gain"
+            "at the first epoch without improvement"
             if patience == 0
-            else f"after {patience} epochs without a gain, at the next"
+            else f"after more than {patience} epochs without improvement"
         )
     if isinstance(drop, float):
-        rules.append(f"more than {drop:g} points below the best")
+        rules.append(f"at more than {drop:g} points below the best")
     return " or ".join(rules)
 
 
@@ -112,14 +115,17 @@ def _resources_text(plan: SweepPlan) -> str:
 
 def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
     most = plan.num_trials * plan.epochs
-    # All but one cut at the first rung.
+    # At least: all trials but one are stopped at the first rung.
     least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs if plan.rungs() else most
     least = plan.num_trials if _stopping_rules(plan) else least
     epochs = f"{least} to {most}" if least < most else str(most)
     if plan.epoch_s is None:
         return epochs, None
     times = [format_estimate(found * plan.epoch_s / plan.concurrency) for found in sorted({least, most})]
-    return epochs, f"about {' to '.join(times)}, at {plan.epoch_s:g} s an epoch as measured where the space was made"
+    return (
+        epochs,
+        f"about {' to '.join(times)}, at {plan.epoch_s:g} s per epoch, as measured when the space was written",
+    )
 
 
 def _table(rows: Mapping[str, str], indent: int) -> list[str]:
@@ -138,13 +144,13 @@ def _wrapped(title: str, settings: Mapping[str, Scalar]) -> list[str]:
 def _recipe_note(plan: SweepPlan) -> str | None:
     if plan.base[RECIPE_KEY] != CUSTOM:
         return None
-    return "not the published recipe any more: --set or --epochs changed it, and the results are marked custom"
+    return "no longer the published recipe: --set or --epochs changed it, so results are marked custom"
 
 
-def _taste_note(plan: SweepPlan, space: SearchSpace) -> str | None:
-    """Return the warning that a sweep cut to fit is no result, if its epochs or its data are cut."""
+def _reduced_note(plan: SweepPlan, space: SearchSpace) -> str | None:
+    """Return a warning if epochs or data are reduced from what the space says."""
     if plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
-        return None  # a budget of its own; what was changed of it is told
+        return None  # it has its own budget, and another note for changes
     cuts = []
     if plan.epochs < space.budget.epochs:
         cuts.append(f"{plan.epochs} of {space.budget.epochs} epochs")
@@ -156,22 +162,22 @@ def _taste_note(plan: SweepPlan, space: SearchSpace) -> str | None:
         return None
     if plan.kind == "sweep" and plan.num_trials < space.budget.trials:
         cuts.insert(0, f"{plan.num_trials} of {space.budget.trials} trials")
-    return f"a taste, not a result: {', '.join(cuts)}"
+    return f"{_REDUCED}: {', '.join(cuts)}"
 
 
 def _search_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if plan.base[RECIPE_KEY] == PUBLISHED and not plan.ranges:
-        return "published: nothing is searched; the published settings are run once"
+        return "published: nothing is searched; the published settings run once"
     if not plan.ranges:
         if plan.protocol.select_config_by is SelectBy.PUBLISHED:
-            return "published: nothing is searched; the first start point is run once"
-        return "nothing is left to search: one trial is run"
+            return "published: nothing is searched; the first start point runs once"
+        return "nothing is left to search: one trial runs"
     points = count_points(plan.ranges, plan.sampler)
     if points is not None and points > plan.num_trials:
-        return f"the grid has {points} points; only the first {plan.num_trials} are run"
-    # A taste is told to be none already.
-    if plan.sampler == "tpe" and plan.startup_trials >= plan.num_trials and _taste_note(plan, space) is None:
-        return f"TPE decides nothing: all {plan.num_trials} trials are start-up trials. Lower --startup-trials"
+        return f"the grid has {points} points; only the first {plan.num_trials} run"
+    # A reduced run already has its warning.
+    if plan.sampler == "tpe" and plan.startup_trials >= plan.num_trials and _reduced_note(plan, space) is None:
+        return f"TPE never decides: all {plan.num_trials} trials are random start-up trials. Lower --startup-trials"
     return None
 
 
@@ -179,9 +185,9 @@ def _start_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
         return None
     if plan.sampler == "grid" and plan.ranges and space.methods[plan.method].start_from:
-        return "a grid has no use for start_from"
+        return "start_from is ignored: a grid runs every point anyway"
     if plan.ranges and len(plan.start_from) > plan.num_trials:
-        return f"only the first {plan.num_trials} of {len(plan.start_from)} start points are run"
+        return f"only the first {plan.num_trials} of {len(plan.start_from)} start points run"
     return None
 
 
@@ -191,8 +197,8 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if plan.num_trials == 1:
         return None
     return (
-        f"pruning is off: no trial may be cut before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
-        f"have {plan.epochs}"
+        f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
+        f"have {plan.epochs} epochs"
     )
 
 

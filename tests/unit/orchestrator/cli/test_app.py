@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from orchestrator.cli import app as cli
-from orchestrator.cli import results as cli_results
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.results import summary
 from search_spaces.reader import SpaceError
 from tests.kit.program import parse, run
 from tests.kit.sweeps import make_sweep
@@ -103,15 +103,54 @@ def test_our_errors_are_their_message(
     def fail(sweep_id: str) -> None:
         raise error
 
-    monkeypatch.setattr(cli_results, "_summarise", fail)
+    monkeypatch.setattr(summary, "summarise", fail)
     make_sweep()
     assert run(capsys, "status") == (code, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "no_such_space.yaml"],
+        ["sweep", "voc", "--set", "data.store=/nonexistent"],
+        ["sweep", "digits", "--set", "model.weights=/nonexistent/trunk.pt"],
+        ["train", "--from", "nonexistent.yaml"],
+        ["train", "--from", "nonexistent-00000001/0"],
+        ["max-batch", "voc", "--device", "cpu", "--limit-gib", "1", "--set", "data.store=/nonexistent"],
+        ["resume", "nonexistent"],
+        ["resume", "--from", "/nonexistent"],
+        ["promote", "nonexistent"],
+        ["leaderboard", "nonexistent"],
+        ["evaluate", "nonexistent"],
+        ["predict", "nonexistent", "/nonexistent"],
+        ["browse", "/nonexistent.bundle.zip"],
+        ["data", "prepare", "voc", "--source", "/nonexistent"],
+        ["data", "show", "nonexistent"],
+        ["cluster", "up", "--config", "/nonexistent.yaml"],
+        ["logs", "nonexistent"],
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_exist_is_the_users_mistake(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, _, err = run(capsys, *words)
+    assert (code, err.startswith("error: "), "Traceback" in err) == (2, True, False), err
+
+
+@pytest.mark.parametrize("verb", ["status", "leaderboard", "browse", "promote", "evaluate"])
+def test_an_mlflow_that_does_not_answer_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    words = ["evaluate", "nonexistent@champion"] if verb == "evaluate" else [verb, "nonexistent"]
+    code, _, err = run(capsys, *words)
+    expected = 2 if verb in ("browse", "promote") else 1  # these two look in this home only
+    assert (code, "Traceback" in err) == (expected, False), err
 
 
 def test_other_errors_say_how_to_learn_more(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_results, "_summarise", lambda sweep_id: 1 / 0)
+    monkeypatch.setattr(summary, "summarise", lambda sweep_id: 1 / 0)
     make_sweep()
     code, _, err = run(capsys, "status")
     assert code == 1
@@ -127,7 +166,7 @@ def test_interrupt_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     def interrupt(sweep_id: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_results, "_summarise", interrupt)
+    monkeypatch.setattr(summary, "summarise", interrupt)
     make_sweep()
     assert run(capsys, "status")[0] == 130
 
@@ -143,10 +182,10 @@ def test_interrupt_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         (["plan", "digits", "--method", "ignroe"], "Did you mean ignore?"),
         (["train"], "SPACE or --from"),
         (["train", "digits", "--from", "digits-0/1"], "SPACE or --from"),
-        (["train", "--from", "digits-0/1", "--method", "em"], "--method must go with SPACE"),
+        (["train", "--from", "digits-0/1", "--method", "em"], "--method goes with SPACE"),
         (["evaluate", "digits", "--split", "test"], "orchestrator promote"),
         (["predict", "digits", ".", "--out", "scores.xlsx"], "must end in .parquet or .csv"),
-        (["leaderboard", "--json", "--csv"], "must be printed one way"),
+        (["leaderboard", "--json", "--csv"], "prints JSON or CSV, not both"),
         (["status"], "orchestrator sweep digits"),
     ],
 )

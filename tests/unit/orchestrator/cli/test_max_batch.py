@@ -44,7 +44,7 @@ def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsy
     assert code == 0, err
     [(config, limit_gib)] = asked
     assert (config.method.name, config.model.weights, limit_gib) == ("wan", "none", 1.0)
-    assert "taking steps of wan at 40 px" in err
+    assert "running steps of wan at 40 px" in err
     assert [line.split() for line in out.splitlines()[1:3]] == [["1", "fits", "0.75"], ["2", "does", "not", "fit", "?"]]
     assert "The largest batch of a worker in 1.00 GiB: 1. Use --set optim.batch_size=N" in out
     assert "A trial with the space's batch of 1 takes 0.30 GiB: 3 at a time fit. Use --concurrency N" in out
@@ -57,7 +57,7 @@ def test_says_what_part_of_a_gpu_a_trial_needs(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     code, out, err = run(capsys, "max-batch", "digits")
     assert code == 0, err
-    assert "3 at a time fit. Use gpus_per_worker: 0.33 under resources" in out
+    assert "3 fit at a time. Use gpus_per_worker: 0.33 under resources" in out
 
 
 @pytest.mark.parametrize(("own_gib", "num"), [(None, 0), (0.3, 3), (0.316, 3), (0.32, 2), (0.6, 1), (0.99, 0)])
@@ -83,9 +83,9 @@ def test_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--device", "cpu"], "--device cpu must have --limit-gib"),
-        (["--limit-gib", "4"], "--limit-gib must go with --device cpu"),
-        ([], "max-batch must have a GPU, but there is none here. For a CPU: --device cpu --limit-gib N"),
+        (["--device", "cpu"], "--device cpu needs --limit-gib"),
+        (["--limit-gib", "4"], "--limit-gib 4 goes with --device cpu"),
+        ([], "This machine has no GPU. To measure its CPU memory: --device cpu --limit-gib N"),
         (["--device", "cpu", "--limit-gib", "1", "--set", "optim.batch=4"], "Did you mean optim.batch_size?"),
     ],
 )

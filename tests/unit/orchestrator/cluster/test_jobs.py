@@ -144,7 +144,7 @@ def test_doctor_is_followed_and_exits_as_its_job_does(
             "--storage of a submitted verb must be a URI or an absolute path",
         ),
         (("sweep", "digits", "--backup=./backup"), "--backup of a submitted verb must be"),
-        (("browse",), "submit must be given a verb that runs by itself, but got browse"),
+        (("browse",), "browse cannot be submitted"),
         (("cluster", "up"), "but got cluster"),
     ],
 )

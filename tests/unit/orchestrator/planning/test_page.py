@@ -30,11 +30,11 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     made = plan()
     assert render_plan(made)[0] == "sweep digits: ignore on digits, from digits"
     assert row(made, "trials") == "24 of 20 epochs, 2 at a time"
-    assert row(made, "search") == "tpe, seed 0; 8 start-up trials, start points among them"
-    assert row(made, "pruning") == "ASHA; at epoch 10 one in 3 goes on"
+    assert row(made, "search") == "tpe, seed 0; 8 random start-up trials, start points included"
+    assert row(made, "pruning") == "ASHA; the best 1 in 3 continue after epoch 10"
     assert row(made, "selection") == "clean-val x clean-val (val/mAP)"
-    assert row(made, "epochs in all") == "250 to 480"  # 23 x 10 + 20, or 24 x 20
-    assert str(row(made, "time")).startswith("about 4 min to 8 min, at 2 s an epoch")
+    assert row(made, "total epochs") == "250 to 480"  # 23 x 10 + 20, or 24 x 20
+    assert str(row(made, "time")).startswith("about 4 min to 8 min, at 2 s per epoch")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_notes_end_the_page() -> None:
 def test_promotion_shows_where_it_comes_from_and_each_run() -> None:
     made = make_promotion_plan(plan(), {"method.cam_threshold": 0.4}, seeds=2, workers=2)
     assert row(made, "from") == made.parent
-    assert row(made, "a trial takes") == "2 workers x 1 CPU"
+    assert row(made, "per trial") == "2 workers x 1 CPU"
     text = "\n".join(render_plan(made))
     assert "loop.seed=1001" in text
     assert "loop.seed=1002" in text
@@ -85,7 +85,7 @@ def test_promotion_shows_where_it_comes_from_and_each_run() -> None:
 
 
 def test_gpus_are_named_where_there_are_any() -> None:
-    assert row(make_plan(PlanRequest("voc", num_cpus=8, num_gpus=2)), "a trial takes") == "1 worker x 4 CPU + 1 GPU"
+    assert row(make_plan(PlanRequest("voc", num_cpus=8, num_gpus=2)), "per trial") == "1 worker x 4 CPU + 1 GPU"
 
 
 def test_lines_fit_a_screen() -> None:

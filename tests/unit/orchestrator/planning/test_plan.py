@@ -170,7 +170,7 @@ class TestSweep:
     def test_grid_cut_short_says_so(self, edited: Make) -> None:
         made = edited("sampler: tpe", "sampler: grid", method="ignore_oracle", trials=3, overrides=ALL_BUT_WARMUP)
         assert made.num_trials == 3
-        assert "the grid has 7 points; only the first 3 are run" in made.notes
+        assert "the grid has 7 points; only the first 3 run" in made.notes
 
 
 class TestGrace:
@@ -198,8 +198,8 @@ class TestGrace:
         made = plan(epochs=epochs)
         assert (made.scheduler, made.rungs()) == ("none", [])
         assert (
-            f"pruning is off: no trial may be cut before epoch 10 (largest warm-up + 2), and trials have {epochs}"
-            in made.notes
+            f"pruning is off: it cannot stop a trial before epoch 10 (largest warm-up + 2), and trials have {epochs} "
+            "epochs" in made.notes
         )
 
     def test_with_more_epochs_it_is_on(self) -> None:
@@ -255,16 +255,16 @@ class TestConcurrency:
     def test_more_than_fit_is_done_and_said(self) -> None:
         made = plan(concurrency=5)
         assert made.concurrency == 5
-        assert "5 trials at a time share what carries 2" in made.notes
+        assert "5 trials at a time share resources for 2" in made.notes
         assert plan(concurrency=2).notes == ()
 
 
 class TestNotes:
-    def test_cut_sweep_is_a_taste(self) -> None:
+    def test_cut_sweep_is_a_reduced_run(self) -> None:
         made = plan(trials=12, epochs=12, overrides={"data.num_train": "400", "data.num_val": 200})
         assert made.notes == (
-            "a taste, not a result: 12 of 24 trials, 12 of 20 epochs, data.num_train 400 of 1500, data.num_val 200 of "
-            "500",
+            "reduced run: do not report these numbers: 12 of 24 trials, 12 of 20 epochs, data.num_train 400 of 1500, "
+            "data.num_val 200 of 500",
         )
 
     def test_fewer_trials_alone_or_more_of_anything_is_none(self) -> None:
@@ -272,29 +272,29 @@ class TestNotes:
         assert plan(trials=48, epochs=30, overrides={"data.num_train": 3000}).notes == ()
 
     def test_search_that_never_leaves_its_startup_says_so(self) -> None:
-        assert any("TPE decides nothing" in note for note in plan(trials=8).notes)
+        assert any("TPE never decides" in note for note in plan(trials=8).notes)
         assert not any("TPE" in note for note in plan(trials=9).notes)
-        # Of a taste nobody expects a search.
+        # Nobody expects a search of a reduced run.
         assert not any("TPE" in note for note in plan(trials=3, epochs=12).notes)
 
-    def test_training_that_is_cut_is_a_taste_and_speaks_of_no_search(self) -> None:
+    def test_training_that_is_cut_is_a_reduced_run_and_says_nothing_of_a_search(self) -> None:
         made = make_plan(PlanRequest(DIGITS, kind="train", epochs=3, overrides={"data.num_train": "400"}))
         assert made.notes == (
-            "a taste, not a result: 3 of 20 epochs, data.num_train 400 of 1500",
+            "reduced run: do not report these numbers: 3 of 20 epochs, data.num_train 400 of 1500",
             "rejection never starts in this run, whose warm-up is 3 epochs or more",
         )
         assert make_plan(PlanRequest(DIGITS, kind="train")).notes == ()
 
-    def test_former_configuration_that_is_cut_is_a_taste(self) -> None:
+    def test_former_configuration_that_is_cut_is_a_reduced_run(self) -> None:
         base = make_plan(PlanRequest(DIGITS, kind="train")).base
         cut = make_rerun_plan(PlanRequest(epochs=12), FormerRun(base, "f"))
-        assert cut.notes == ("a taste, not a result: 12 of 20 epochs",)
+        assert cut.notes == ("reduced run: do not report these numbers: 12 of 20 epochs",)
         assert make_rerun_plan(PlanRequest(), FormerRun(base, "f")).notes == ()
 
     def test_start_points_that_are_not_run_are_counted(self, edited: Make) -> None:
         two = "  ignore:\n    start_from: [{}, {method.cam_threshold: 0.6}]\n"
         made = edited("  ignore:\n", two, trials=1, startup_trials=0)
-        assert "only the first 1 of 2 start points are run" in made.notes
+        assert "only the first 1 of 2 start points run" in made.notes
 
 
 class TestTrialConfig:

@@ -80,7 +80,7 @@ def test_without_the_flag_the_recipe_is_common_and_nothing_published_is_in_it(sp
         assert plan.base["loop.recipe"] == "common"
         assert (plan.epochs, plan.base["optim.head_lr_multiplier"], plan.base["loop.patience_epochs"]) == (25, 10, None)
         assert set(plan.ranges) == {"optim.lr", "optim.batch_size", "method.entropy_weight"}
-        assert "recipe         common, one set-up for all methods of the space" in page(plan)
+        assert "recipe        common, one set-up for all methods of the space" in page(plan)
 
 
 def test_published_settings_are_run_once_to_their_own_length(space: Any) -> None:
@@ -97,14 +97,14 @@ def test_published_settings_are_run_once_to_their_own_length(space: Any) -> None
     assert {key: plan.base[key] for key in expected} == expected
     assert plan.base["method.warmup_epochs"] == 5, "what the block fixes holds in both"
     assert str(plan.protocol) == "published x clean-val"
-    assert plan.notes == ("published: nothing is searched; the published settings are run once",)
+    assert plan.notes == ("published: nothing is searched; the published settings run once",)
 
 
 def test_the_page_names_recipe_and_stopping_rule(space: Any) -> None:
     text = page(published(space()))
-    assert "recipe         published, as the method's authors train it" in text
-    assert "stops early    at the first epoch without a gain" in text
-    assert "epochs in all  1 to 10" in text
+    assert "recipe        published, as the method's authors train it" in text
+    assert "stops early   at the first epoch without improvement" in text
+    assert "total epochs  1 to 10" in text
 
 
 def test_a_grid_from_which_authors_chose_is_run_whole_and_to_full_length(space: Any) -> None:
@@ -163,8 +163,8 @@ class TestChanged:
     def test_what_is_changed_is_published_no_longer(self, space: Any, overrides: dict[str, str]) -> None:
         plan = published(space(), overrides=overrides)
         assert plan.base["loop.recipe"] == "custom"
-        assert plan.notes[0].startswith("not the published recipe any more")
-        assert "recipe         custom" in page(plan)
+        assert plan.notes[0].startswith("no longer the published recipe")
+        assert "recipe        custom" in page(plan)
         assert str(plan.protocol) == "clean-val x clean-val"
 
     def test_another_length_is_a_change(self, space: Any) -> None:

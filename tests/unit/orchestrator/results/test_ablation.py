@@ -132,4 +132,4 @@ def test_the_verb_plans_it(capsys: pytest.CaptureFixture[str], home: Path) -> No
     code, out, _ = run(capsys, "ablate", "digits", "--seeds", "1", "--epochs", "8", "--dry-run")
     assert code == 0
     assert "trials         7 of 8 epochs" in out
-    assert "a taste, not a result: 8 of 20 epochs" in out
+    assert "reduced run: do not report these numbers: 8 of 20 epochs" in out

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from orchestrator.cluster import doctor
-from orchestrator.cluster.checks import Finding, Health
 from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.tracking import store as mlflow_store
@@ -67,19 +64,3 @@ def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
         taken.listen()
         code, _, err = run(capsys, "browse", "--port", str(taken.getsockname()[1]))
     assert (code, "--port" in err, store) == (2, True, [])
-
-
-def test_doctor_exits_with_1_where_something_must_be_fixed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    findings = [
-        Finding("disk", Health.WARN, "1 GiB free"),
-        Finding("Ray token", Health.FAIL, "mode 644", "chmod 600 token"),
-    ]
-    monkeypatch.setattr(doctor, "diagnose", lambda: findings)
-    code, out, _ = run(capsys, "doctor")
-    assert (code, "chmod 600 token" in out) == (1, True)
-    code, out, _ = run(capsys, "doctor", "--json")
-    assert (code, json.loads(out)[1]["fix"]) == (1, "chmod 600 token")
-    del findings[1]
-    assert run(capsys, "doctor")[0] == 0

@@ -1,0 +1,103 @@
+"""The verb that shows a sweep in MLflow: browse."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.output import print_line, print_note
+
+if TYPE_CHECKING:
+    from orchestrator.planning.sweep_plan import SweepPlan
+
+DEFAULT_PORT = 5000
+CATCH_UP_S = 60.0
+UNPACK_S = 1800.0
+
+
+def browse(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SWEEP|FILE", help="An id, a name or a bundle; by default the latest.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = DEFAULT_PORT,
+) -> None:
+    """Open MLflow's UI at a sweep.
+
+    Serves on 127.0.0.1 until Ctrl-C. A bundle is shown without the home and the MLflow that it came from.
+    """
+    from orchestrator.results.bundle import SUFFIX
+
+    if sweep is not None and (sweep.endswith(SUFFIX) or Path(sweep).is_file()):
+        _browse_bundle(Path(sweep), port)
+        return
+    from orchestrator.sweep_folder.index import find_sweep, load_plan
+    from orchestrator.tracking.connection import tracking_uri
+    from orchestrator.tracking.ui import require_free_port, serve
+
+    plan = load_plan(find_sweep(sweep))
+    uri = tracking_uri()
+    is_server = uri.startswith(("http://", "https://"))
+    if not is_server:
+        require_free_port(port)
+    print_note("bringing MLflow up to date and starting its UI; this takes some seconds ...")
+    _catch_up(plan)
+    if is_server:
+        _print_link(plan, uri)
+    else:
+        serve(uri, port, lambda base: _print_ready(plan, base))
+
+
+def _browse_bundle(file: Path, port: int) -> None:
+    """Show a bundle from a temporary home and MLflow store."""
+    from orchestrator.home import HOME_VARIABLE
+    from orchestrator.results.bundle import unpack_bundle
+    from orchestrator.sweep_folder.index import load_plan
+    from orchestrator.tracking.connection import tracking_uri
+    from orchestrator.tracking.tracker import sync
+    from orchestrator.tracking.ui import require_free_port, serve
+
+    require_free_port(port)
+    with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+        os.environ[HOME_VARIABLE] = folder
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            os.environ.pop(name, None)
+        plan = load_plan(unpack_bundle(file))
+        print_note("unpacking the bundle into a temporary MLflow and starting its UI; this takes some seconds ...")
+        if not sync(plan.id, UNPACK_S):
+            print_note(f"MLflow is incomplete: {plan.id} could not be written within {UNPACK_S / 60:.0f} min.")
+        serve(tracking_uri(), port, lambda base: _print_ready(plan, base))
+
+
+def _catch_up(plan: SweepPlan) -> None:
+    """Write to MLflow what a driver could not, unless a driver is running."""
+    from orchestrator.home import sweep_dir
+    from orchestrator.sweep_folder.lease import find_holder
+    from orchestrator.tracking.tracker import sync
+
+    if find_holder(sweep_dir(plan.id)) is None and not sync(plan.id, CATCH_UP_S):
+        print_note(f"MLflow is still incomplete: its store did not take all of {plan.id} in time. Try again later.")
+
+
+def _print_ready(plan: SweepPlan, base: str) -> None:
+    _print_link(plan, base)
+    print_note("Ctrl-C stops it.")
+
+
+def _print_link(plan: SweepPlan, base: str) -> None:
+    from orchestrator.redaction import redact
+    from orchestrator.tracking.store import find_sweep_run
+    from orchestrator.tracking.ui import run_url
+
+    base = redact(base).rstrip("/")
+    found = find_sweep_run(plan)
+    if found is None:
+        print_line(f"{base}/ has no run of {plan.id} yet. It appears with the first trial.")
+        return
+    print_line(f"{plan.kind} {plan.id}: {run_url(base, *found)}")

@@ -1,0 +1,179 @@
+"""The verb that ranks a sweep's trials: leaderboard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.lookup import find_or_recall, print_source
+from orchestrator.cli.options import JsonOption, SweepArgument
+from orchestrator.cli.output import (
+    NO_TRUE_LABELS,
+    format_number,
+    format_score,
+    print_csv,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    print_text,
+    program,
+)
+from orchestrator.durations import format_seconds
+
+if TYPE_CHECKING:
+    from orchestrator.planning.sweep_plan import SweepPlan
+    from orchestrator.results.summary import Source
+    from orchestrator.sweep_folder.state import SweepState
+
+# Nobody reads more on a screen, and drawing thousands of rows takes seconds.
+MAX_SCREEN_ROWS = 300
+
+
+def leaderboard(
+    sweep: SweepArgument = None,
+    json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Rank a sweep's trials.
+
+    The sweep's protocol decides the order; scores are in percent. Asks MLflow about a sweep that is not in this home.
+    """
+    from orchestrator.errors import UserError
+    from orchestrator.results.summary import make_source, read_sweep
+
+    if json and csv:
+        raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")
+    found = find_or_recall(sweep)
+    if isinstance(found, str):
+        (plan, state), source = read_sweep(found), None
+    else:
+        print_source(found)
+        plan, state, source = found.plan, found.state, make_source(found)
+    if json:
+        print_leaderboard_json(plan, state, source)
+    elif csv:
+        _print_csv(plan, state)
+    else:
+        num_rows = MAX_SCREEN_ROWS if sys.stdout.isatty() else None
+        print_leaderboard(plan, state, num_rows, is_here=source is None)
+
+
+def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None = None, *, is_here: bool = True) -> None:
+    """Print a leaderboard under a heading that says what its scores stand for.
+
+    Args:
+        plan: The sweep.
+        state: What its journal adds up to.
+        num_rows: Print at most so many rows; None prints all.
+        is_here: Whether the sweep is in this home, where the tracebacks of failed trials are.
+    """
+    from orchestrator.results.ablation import tabulate_ablation
+    from orchestrator.results.summary import NO_LABELS, make_heading
+    from orchestrator.sweep_folder import records
+
+    rows = records.leaderboard(state.records.values(), plan.protocol)
+    heading = make_heading(plan)
+    print_text(
+        f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
+        f"by {plan.protocol}"
+    )
+    if rows:
+        _print_rows(plan, rows, num_rows, is_here=is_here)
+    else:
+        print_note("No trial has started yet.")
+    if plan.kind == "ablate":
+        _print_ablation(plan, tabulate_ablation(plan, state.records.values()))
+    if state.provenance.get("true_labels") == NO_LABELS:
+        print_text(NO_TRUE_LABELS)
+
+
+def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | None = None) -> None:
+    """Print a leaderboard as JSON; the source says where that of another home's sweep comes from."""
+    from orchestrator.results.ablation import tabulate_ablation
+    from orchestrator.results.summary import make_heading
+    from orchestrator.sweep_folder import records
+
+    printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
+    printed["true_labels"] = state.provenance.get("true_labels")
+    printed["rows"] = records.leaderboard(state.records.values(), plan.protocol)
+    if plan.kind == "ablate" and (ablation := tabulate_ablation(plan, state.records.values())):
+        printed["ablation"] = ablation
+    print_json(printed)
+
+
+def _print_csv(plan: SweepPlan, state: SweepState) -> None:
+    from orchestrator.results.summary import make_heading
+    from orchestrator.sweep_folder import records
+
+    # Every row says what it stands for, because rows of several files end up in one table.
+    heading = asdict(make_heading(plan))
+    print_csv([{**row, **heading} for row in records.leaderboard(state.records.values(), plan.protocol)])
+
+
+def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, *, is_here: bool) -> None:
+    from orchestrator.home import ERRORS_DIR, sweep_dir
+
+    keys = list(dict.fromkeys(key for row in rows for key in row["params"]))
+    failed = any(row["cause"] for row in rows)
+    names = [key.rsplit(".", 1)[-1] for key in keys]
+    headers = ["#", "trial", "state", "score", "epoch", *names, "time", *(["failure"] if failed else [])]
+    shown = rows[:num_rows]
+    params = range(5, 5 + len(keys))
+    time_s, failure = params.stop, params.stop + 1
+    command = f"{program()} leaderboard {plan.id}"
+    print_table(
+        headers,
+        [_cells(row, keys)[: len(headers)] for row in shown],
+        right=[0, 1, 3, 4, *params, time_s],
+        wrapped=[failure],
+        # On a narrow terminal the last parameter of the space goes first; score, state and failure stay.
+        drop=[time_s, *reversed(params), 4],
+        hint=f"{command} --csv",
+    )
+    if failed:
+        folder = sweep_dir(plan.id) if is_here else f"in the home of its driver, sweeps/{plan.id}"
+        print_note(f"Tracebacks of failed trials: {folder}/{ERRORS_DIR}")
+    if len(shown) < len(rows):
+        whole = " --csv" if len(shown) >= MAX_SCREEN_ROWS else ""
+        print_line(f"  and {len(rows) - len(shown)} more: {command}{whole}")
+
+
+def _print_ablation(plan: SweepPlan, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    print_text(
+        f"\n{plan.protocol.metric} on validation data, mean and deviation over training seeds; difference from "
+        f"{plan.method} seed by seed"
+    )
+    cells = [
+        (
+            row["variant"],
+            row["num_seeds"],
+            _plus_minus(row["mean"], row["deviation"]),
+            _plus_minus(row["difference"], row["difference_deviation"]),
+        )
+        for row in rows
+    ]
+    print_table(["variant", "seeds", "score", "difference"], cells, right=[1, 2, 3])
+
+
+def _plus_minus(mean: float | None, deviation: float | None) -> str:
+    return "" if mean is None else format_score(mean) + ("" if deviation is None else f" +- {format_score(deviation)}")
+
+
+def _cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
+    return [
+        format_number(row["rank"]),
+        str(row["trial"]),
+        row["state"],
+        format_score(row["value"]),
+        "" if row["epoch"] is None else f"{row['epoch']}/{row['last_epoch']}",
+        *(format_number(row["params"].get(key)) for key in keys),
+        format_seconds(row["run_s"]),
+        f"{row['cause']}: {row['message']}" if row["cause"] else "",
+    ]

@@ -1,0 +1,168 @@
+"""The verb that trains a sweep's winner and decides on it: promote."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.jobs import submitted
+from orchestrator.cli.options import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    AddressOption,
+    AllowChangedOption,
+    JsonOption,
+    StealLeaseOption,
+    SweepArgument,
+)
+from orchestrator.cli.output import (
+    format_score,
+    print_json,
+    print_line,
+    print_next,
+    print_note,
+    print_table,
+    print_tracking_problem,
+    program,
+)
+from orchestrator.durations import format_seconds
+
+if TYPE_CHECKING:
+    from orchestrator.promotion.promote import PromotionOutcome
+    from orchestrator.promotion.verdict import Decision
+    from orchestrator.sweep.options import DriveOptions
+
+TEST_MAP = "test/mAP"
+
+
+def promote(
+    context: typer.Context,
+    sweep: SweepArgument = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="K", help="Final runs, each with a fresh training seed.")
+    ] = 3,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="W", help="Ray Train workers per run; by default one per GPU, or 1 on CPU."),
+    ] = None,
+    address: AddressOption = None,
+    allow_changed: AllowChangedOption = False,
+    steal_lease: StealLeaseOption = False,
+    keep_weights: Annotated[
+        bool,
+        typer.Option("--keep-weights", help="Keep the weights of all K runs on disk, not only the first seed's."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a sweep's winner at full length, and compare it with the champion.
+
+    Runs it K times with fresh seeds. The mean selection metric decides: PROMOTE, KEEP, or REFUSE (exit code 1) if the
+    two cannot be compared. Then the test split is opened, once; it has no influence on the decision.
+    """
+    if submitted(context, address):
+        return
+    from orchestrator.sweep_folder.index import find_sweep
+
+    started = time.monotonic()
+    found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})
+    from orchestrator.promotion.promote import promote as promote_sweep
+    from orchestrator.sweep.options import DriveOptions
+
+    options = DriveOptions(address, allow_changed, steal_lease)
+    outcome = promote_sweep(found, options, seeds=seeds, workers=workers, keep_weights=keep_weights, say=print_note)
+    finish_promotion(outcome, options, started, json)
+
+
+def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: float, json: bool) -> None:
+    """Print the outcome of a promotion and exit with its code."""
+    plan, decision = outcome.plan, outcome.decision
+    print_tracking_problem(plan.id, outcome.tracking_problem)
+    if decision is None:
+        print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
+        print_note(f"Resume with: {program()} {_resume_command(outcome)}{options.repeated_flags()}")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if json:
+        print_json(_describe(outcome, decision))
+    else:
+        _print_promotion(outcome, decision)
+    print_note(
+        f"{'finished earlier, nothing to do' if outcome.reused else 'finished'}, "
+        f"{format_seconds(time.monotonic() - started)}"
+    )
+    if decision.verdict == "REFUSE":
+        raise typer.Exit(EXIT_FAILURE)
+    if outcome.version and not json:
+        print_next(
+            {
+                f"evaluate {outcome.model}@champion": "on validation data",
+                f"predict {outcome.model}@champion DIR": "score images",
+            }
+        )
+
+
+def _resume_command(outcome: PromotionOutcome) -> str:
+    plan = outcome.plan
+    if outcome.keep_weights == plan.keep_weights:
+        return f"resume {plan.id}"
+    # This call asked for more than the plan says: only the same call again keeps the weights.
+    return f"promote {plan.parent} --seeds {plan.num_trials} --workers {plan.resources.workers} --keep-weights"
+
+
+def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
+    plan = outcome.plan
+    return {
+        "promotion": plan.id,
+        "sweep": plan.parent,
+        "metric": plan.protocol.metric,
+        "select_config_by": str(plan.protocol.select_config_by),
+        "select_epoch_by": str(plan.protocol.select_epoch_by),
+        "verdict": str(decision.verdict),
+        "reason": decision.reason,
+        "marks": list(decision.marks),
+        "model": outcome.model,
+        "version": outcome.version,
+        "config_file": str(outcome.config_file),
+        "runs": [
+            {
+                "run": record.trial,
+                "seed": record.params["loop.seed"],
+                "state": str(record.state),
+                "value": record.value(plan.protocol),
+                "epoch": record.chosen_epoch(plan.protocol),
+                "test": dict(outcome.test.get(record.trial, {})),
+            }
+            for record in outcome.records
+        ],
+    }
+
+
+def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
+    plan, described = outcome.plan, _describe(outcome, decision)
+    print_line(f"{plan.id}: final runs of the winner of {plan.parent}, in percent, selected by {plan.protocol}")
+    rows = [
+        (
+            run["run"],
+            run["seed"],
+            run["state"],
+            format_score(run["value"]),
+            run["epoch"],
+            format_score(run["test"].get(TEST_MAP)),
+        )
+        for run in described["runs"]
+    ]
+    print_table(["run", "seed", "state", plan.protocol.metric, "epoch", TEST_MAP], rows, right=[0, 1, 3, 4, 5])
+    print_line(f"{decision.verdict}: {decision.reason}")
+    for mark in decision.marks:
+        print_line(f"  compared although {mark}")
+    scores = [figures[TEST_MAP] for figures in outcome.test.values() if TEST_MAP in figures]
+    if len(scores) > 1:
+        spread = f"{statistics.fmean(scores):.2f} +- {statistics.stdev(scores):.2f}"
+        print_line(
+            f"{TEST_MAP}: {spread} over {len(scores)} seeds; opened after the decision, which it did not influence"
+        )
+    if outcome.version:
+        print_line(f"registered: {outcome.version}, the run of the first seed, now {outcome.model}@champion")
+    print_line(f"settings of the winner, worth committing: {outcome.config_file}")

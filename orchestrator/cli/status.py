@@ -1,0 +1,127 @@
+"""The verb that shows how a sweep is doing: status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.lookup import find_or_recall, print_source
+from orchestrator.cli.options import EXIT_FAILURE, JsonOption, SweepArgument
+from orchestrator.cli.output import (
+    NO_TRUE_LABELS,
+    format_score,
+    print_json,
+    print_line,
+    print_next,
+    print_note,
+    print_table,
+    print_text,
+    program,
+)
+from orchestrator.durations import format_seconds
+
+if TYPE_CHECKING:
+    from orchestrator.results.summary import BrokenSweep, SweepSummary
+
+
+def status(
+    sweep: SweepArgument = None,
+    every: Annotated[bool, typer.Option("--all", help="List all sweeps, trainings, ablations and promotions.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show how a sweep is doing.
+
+    Shows its trials, the best so far, and what to type next. Asks MLflow about a sweep that is not in this home.
+    """
+    from orchestrator.results import summary
+
+    if every:
+        _show_all(json)
+        return
+    found = find_or_recall(sweep)
+    if isinstance(found, str):
+        summed = summary.summarise(found)
+    else:
+        print_source(found)
+        summed = summary.summarise_recalled(found)
+    if json:
+        print_json(summed.to_json())
+    else:
+        _print_status(summed)
+
+
+def _show_all(json: bool) -> None:
+    from orchestrator.results.summary import BrokenSweep, summarise_entry
+    from orchestrator.sweep_folder.index import list_sweeps
+
+    summaries = [summarise_entry(entry) for entry in list_sweeps()]
+    broken = [found for found in summaries if isinstance(found, BrokenSweep)]
+    if json:
+        print_json([found.to_json() for found in summaries])
+    elif summaries:
+        _print_all(summaries)
+        for found in broken:
+            print_note(f"{found.sweep}: {found.error}")
+    else:
+        print_note(f"No sweeps yet. Start one: {program()} sweep digits")
+    if broken:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _print_all(summaries: Sequence[SweepSummary | BrokenSweep]) -> None:
+    headers = ["id", "kind", "method", "state", "trials", "best", "created"]
+    hint = f"{program()} status --all --json"
+    print_table(headers, [_cells(found) for found in summaries], right=[4, 5], drop=[6, 2, 1], hint=hint)
+
+
+def _cells(found: SweepSummary | BrokenSweep) -> tuple[str, ...]:
+    from orchestrator.results.summary import BrokenSweep
+
+    if isinstance(found, BrokenSweep):
+        return found.sweep, found.kind, "", found.state, "", "", found.created
+    best = format_score(found.best.value) if found.best else ""
+    heading = found.heading
+    return heading.sweep, found.kind, heading.method, found.state, _progress(found), best, found.created
+
+
+def _print_status(found: SweepSummary) -> None:
+    from orchestrator.results.summary import NO_LABELS
+
+    heading, best = found.heading, found.best
+    unit = "run" if found.kind == "promote" else "trial"
+    print_line(f"{heading.sweep}: {found.kind} of {heading.method} on {heading.dataset}, {found.state}")
+    counts = ", ".join(f"{count} {state.lower()}" for state, count in found.trials.items() if count)
+    print_line(f"  {unit + 's':6}  {_progress(found)} ended" + (f" ({counts})" if counts else ""))
+    if best:
+        score = f"{format_score(best.value)} {heading.metric} in percent"
+        print_line(f"  best    {score}: {unit} {best.trial} at epoch {best.epoch}")
+    if found.decision:
+        print_line(f"  {found.decision.verdict}: {found.decision.reason}")
+    print_line(f"  time    {format_seconds(found.run_s)}")
+    if found.true_labels == NO_LABELS:
+        print_text(NO_TRUE_LABELS)
+    if found.open:
+        rows = [
+            (trial.trial, trial.state, f"{trial.last_epoch}/{found.epochs}", format_score(trial.value))
+            for trial in found.open
+        ]
+        print_table([unit, "state", "epoch", heading.metric], rows, right=[0, 2, 3])
+    print_next(_next_steps(found))
+
+
+def _next_steps(found: SweepSummary) -> dict[str, str]:
+    sweep, state = found.heading.sweep, found.state
+    undecided = found.kind == "promote" and state == "FINISHED" and found.decision is None
+    if state in ("STARTING", "CONCLUDING"):
+        return {f"status {sweep}": "see how far it is"}
+    if undecided or state not in ("RUNNING", "FINISHED"):
+        if found.source is not None:
+            return {f"submit resume {sweep}": "continue it, on the cluster whose head has its folder"}
+        return {f"resume {sweep}": "continue where it stopped"}
+    return {f"leaderboard {sweep}": "its trials, ranked"}
+
+
+def _progress(found: SweepSummary) -> str:
+    return f"{found.num_ended}/{found.num_trials}"

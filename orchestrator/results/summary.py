@@ -1,0 +1,215 @@
+"""Sums up how a sweep is doing, for `status` and for the heading of a leaderboard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.recipe import RECIPE_KEY
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.index import SweepEntry, load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.lease import find_holder
+from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
+from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.recall import RecalledSweep
+from training.config.run import Scalar
+
+BROKEN = "BROKEN"
+NO_LABELS = "not available"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What scores stand for; results are comparable only if all of it but ``sweep`` is equal."""
+
+    sweep: str
+    dataset: str
+    method: str
+    recipe: str
+    metric: str
+    select_config_by: str
+    select_epoch_by: str
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """How one trial is doing; ``epoch`` and ``value`` are those that the protocol selects so far."""
+
+    trial: int
+    state: str
+    last_epoch: int
+    epoch: int | None
+    value: float | None
+    params: dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class DecisionSummary:
+    """What a promotion decided."""
+
+    verdict: str
+    reason: str
+    model: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where news of another home's sweep comes from: MLflow's URI, and the time of the last event."""
+
+    mlflow: str
+    last_event: str | None
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """How a sweep is doing.
+
+    Attributes:
+        state: What its driver is doing.
+        run_s: Time that its drivers have spent.
+        trials: State -> number of trials in it.
+        best: The leader of the leaderboard, if a trial was completed.
+        true_labels: ``not available`` if the dataset has observed labels only; None before the first trial.
+        open: The trials that have not ended.
+        decision: Of a promotion that has decided.
+        source: Of a sweep that is not in this home.
+    """
+
+    heading: Heading
+    name: str
+    kind: str
+    state: str
+    created: str
+    run_s: float
+    num_trials: int
+    epochs: int
+    trials: Mapping[str, int]
+    best: TrialSummary | None
+    true_labels: str | None
+    open: tuple[TrialSummary, ...]
+    decision: DecisionSummary | None
+    source: Source | None = None
+
+    @property
+    def num_ended(self) -> int:
+        """Number of trials that have ended, however they ended."""
+        return sum(self.trials[state] for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``status --json`` prints."""
+        plain = asdict(self)
+        heading, source = plain.pop("heading"), plain.pop("source")
+        return {**heading, **plain, **(source or {})}
+
+
+@dataclass(frozen=True)
+class BrokenSweep:
+    """A sweep whose files cannot be read."""
+
+    sweep: str
+    name: str
+    kind: str
+    state: str
+    created: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``status --all --json`` prints."""
+        return asdict(self)
+
+
+def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
+    """Return a sweep's plan and the state that its journal adds up to."""
+    return load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
+
+
+def make_heading(plan: SweepPlan) -> Heading:
+    """Return what the scores of a plan's trials stand for."""
+    return Heading(
+        sweep=plan.id,
+        dataset=plan.dataset,
+        method=plan.method,
+        recipe=str(plan.base[RECIPE_KEY]),
+        metric=plan.protocol.metric,
+        select_config_by=str(plan.protocol.select_config_by),
+        select_epoch_by=str(plan.protocol.select_epoch_by),
+    )
+
+
+def summarise(sweep_id: str) -> SweepSummary:
+    """Sum up a sweep of this home."""
+    plan, state = read_sweep(sweep_id)
+    is_driven = find_holder(sweep_dir(sweep_id)) is not None
+    return _summarise(plan, state, _describe_driver(state.driver_state, is_driven=is_driven))
+
+
+def summarise_recalled(found: RecalledSweep) -> SweepSummary:
+    """Sum up a sweep of another home, as far as MLflow knows it."""
+    return _summarise(found.plan, found.state, str(found.state.driver_state), make_source(found))
+
+
+def summarise_entry(entry: SweepEntry) -> SweepSummary | BrokenSweep:
+    """Sum up a sweep of a list: a broken file of one must not hide the others."""
+    try:
+        return summarise(entry.id)
+    except OrchestratorError as error:
+        return BrokenSweep(entry.id, entry.name, entry.kind, BROKEN, _format_time(entry.created), str(error))
+
+
+def make_source(found: RecalledSweep) -> Source:
+    """Return where a recalled sweep comes from."""
+    return Source(found.uri, None if found.reported_ms is None else _format_time(found.reported_ms / 1000))
+
+
+def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source | None = None) -> SweepSummary:
+    records = list(state.records.values())
+    counts = Counter(record.state for record in records)
+    winner, promotion = best(records, plan.protocol), state.promotion
+    return SweepSummary(
+        heading=make_heading(plan),
+        name=plan.name,
+        kind=plan.kind,
+        state=driver,
+        created=_format_time(plan.created),
+        run_s=state.driven_s(time.time() * 1000 if state.driver_state == "RUNNING" else None),
+        num_trials=state.num_trials or plan.num_trials,
+        epochs=plan.epochs,
+        trials={str(trial_state): counts[trial_state] for trial_state in TrialState},
+        best=None if winner is None else _summarise_trial(winner, plan),
+        true_labels=state.provenance.get("true_labels"),
+        open=tuple(_summarise_trial(record, plan) for record in state.open_trials()),
+        decision=None
+        if promotion is None
+        else DecisionSummary(promotion["verdict"], promotion["reason"], promotion["model"]),
+        source=source,
+    )
+
+
+def _summarise_trial(record: TrialRecord, plan: SweepPlan) -> TrialSummary:
+    return TrialSummary(
+        trial=record.trial,
+        state=str(record.state),
+        last_epoch=record.last_epoch,
+        epoch=record.chosen_epoch(plan.protocol),
+        value=record.value(plan.protocol),
+        params=dict(record.params),
+    )
+
+
+def _describe_driver(journalled: str | None, *, is_driven: bool) -> str:
+    # Before its first line and after its last, only the lease shows that a driver is at work.
+    if not is_driven or journalled == "RUNNING":
+        return journalled or "NOT STARTED"
+    # The trials are done, but the lease is still held: a promotion decides, opens the test split and registers.
+    return "CONCLUDING" if journalled == "FINISHED" else "STARTING"
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.promotion import promote as promotion_module
+from orchestrator.promotion.promote import PromotionOutcome
+from orchestrator.promotion.verdict import Decision, Verdict
+from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.journal import replay
+from tests.kit.program import parse, run
+from tests.kit.sweeps import (
+    driver_ended,
+    driver_started,
+    epoch_reported,
+    journal_path,
+    make_sweep,
+    trial_ended,
+    trial_started,
+    write_events,
+)
+from training.config.run import TrainConfig
+from training.data.views import PixelScale
+from training.inference.predictor import save_model
+from training.models.registry import build_model
+
+MODEL = "digits.resnet_cam.clean-val.clean-val.0b04361c"
+
+
+CLASSES = ["zero", "one", "two"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an untrained model."""
+    flat = {
+        "data.image_size": 40,
+        "model.backbone": "digits/resnet12",
+        "model.weights": "none",
+        "loop.recipe": "digits",
+    }
+    config = TrainConfig.from_flat(flat)
+    network, _ = build_model(config.model, len(CLASSES), torch.device("cpu"))
+    folder = tmp_path_factory.mktemp("model")
+    state = {"model": network.state_dict(), "classes": CLASSES, "epoch": 1}
+    save_model(folder, config, state, PixelScale(torch.zeros(3), torch.ones(3)), "a card")
+    return folder
+
+
+@pytest.fixture
+def promotion(finished: str) -> PromotionOutcome:
+    """Return what came of promoting a sweep with two seeds."""
+    plan = make_sweep("digits-promote-00000002", kind="promote", parent=finished, num_trials=2)
+    events = [driver_started(plan)]
+    for run_number, score in enumerate((70.0, 68.0)):
+        events += [
+            trial_started(run_number, 1, **{"loop.seed": 1001 + run_number}),
+            epoch_reported(run_number, 1, 2, score),
+            trial_ended(run_number, 3),
+        ]
+    write_events(plan, [*events, driver_ended(4)])
+    records = tuple(replay(journal_path(plan)).records.values())
+    decision = Decision(Verdict.PROMOTE, "69.00 is higher than 65.00", ("label-draw seed is 7 and not 1200",))
+    test = {0: {"test/mAP": 66.0}, 1: {"test/mAP": 64.0}}
+    return PromotionOutcome(
+        plan, records, "FINISHED", 9.0, decision, test, MODEL, f"{MODEL}/3", Path("promoted", "a.yaml")
+    )
+
+
+@pytest.fixture
+def promote(monkeypatch: pytest.MonkeyPatch, promotion: PromotionOutcome) -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that puts a promotion with changes in place of the real one, and returns what it is called
+    with.
+    """
+
+    def put(**changes: Any) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def promoted(sweep_id: str, options: DriveOptions, **how: Any) -> PromotionOutcome:
+            calls.append({"id": sweep_id, **vars(options), **how})
+            return replace(promotion, **changes)
+
+        monkeypatch.setattr(promotion_module, "promote", promoted)
+        monkeypatch.setattr(promotion_module, "resume_promotion", promoted)
+        return calls
+
+    return put
+
+
+def test_promote_prints_runs_decision_and_what_to_do_with_the_model(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], finished: str
+) -> None:
+    calls = promote()
+    code, out, _ = run(capsys, "promote", "--seeds", "2")
+    assert code == 0
+    assert (calls[0]["id"], calls[0]["seeds"], calls[0]["workers"]) == (finished, 2, None)
+    assert [line.split() for line in out.splitlines()[2:4]] == [
+        ["0", "1001", "COMPLETE", "70.00", "1", "66.00"],
+        ["1", "1002", "COMPLETE", "68.00", "1", "64.00"],
+    ]
+    assert "PROMOTE: 69.00 is higher than 65.00" in out
+    assert "label-draw seed is 7 and not 1200" in out
+    assert "test/mAP: 65.00 +- 1.41 over 2 seeds" in out
+    assert f"{MODEL}/3" in out
+    for command in out.partition("next:\n")[2].splitlines():
+        parse(command.partition("#")[0])
+    printed = json.loads(run(capsys, "promote", "--json")[1])
+    assert (printed["verdict"], printed["version"], printed["runs"][1]["test"]) == (
+        "PROMOTE",
+        f"{MODEL}/3",
+        {"test/mAP": 64.0},
+    )
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.KEEP, 0), (Verdict.REFUSE, 1)])
+def test_what_is_not_promoted_offers_no_model(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], verdict: Verdict, code: int
+) -> None:
+    promote(decision=Decision(verdict, "69.00 is not higher than 70.00"), version=None)
+    found, out, _ = run(capsys, "promote")
+    assert found == code
+    assert f"{verdict}: 69.00 is not higher than 70.00" in out
+    assert "@champion" not in out
+
+
+def test_promotion_is_resumed_by_its_id_and_exits_with_130_when_stopped(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], promotion: PromotionOutcome
+) -> None:
+    calls = promote(state="INTERRUPTED", decision=None)
+    code, out, err = run(capsys, "resume", promotion.plan.id)
+    assert (code, out, calls[0]["id"]) == (130, "", promotion.plan.id)
+    assert f"orchestrator resume {promotion.plan.id}" in err
+
+
+def test_stopped_promotion_repeats_the_flag_that_its_plan_does_not_have(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], finished: str
+) -> None:
+    promote(state="INTERRUPTED", decision=None, keep_weights=True)
+    _, _, err = run(capsys, "promote", finished, "--keep-weights")
+    assert f"orchestrator promote {finished} --seeds 2 --workers 1 --keep-weights" in err
+
+
+def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(
+    capsys: pytest.CaptureFixture[str], promotion: PromotionOutcome
+) -> None:
+    _, out, _ = run(capsys, "status", promotion.plan.id)
+    assert f"orchestrator resume {promotion.plan.id}" in out
+    decided: dict[str, Any] = {
+        "event": "promotion_decided",
+        "verdict": "KEEP",
+        "reason": "not higher",
+        "marks": [],
+        "model": MODEL,
+        "champion": None,
+    }
+    write_events(promotion.plan, [decided])
+    _, out, _ = run(capsys, "status", promotion.plan.id)
+    assert "KEEP: not higher" in out
+    assert "resume" not in out
