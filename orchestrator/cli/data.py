@@ -24,6 +24,7 @@ LITERATURE_SEED = 1200
 NUM_SHOWN = 12
 NUM_PAIRS = 10
 
+# Heavy modules are imported inside the verbs: `--help` must not wait for torch.
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="voc, coco, nuswide, cub or folder.", show_default=False)
 ]

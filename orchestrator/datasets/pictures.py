@@ -98,7 +98,7 @@ def _draw_bars(place: Axes, counts: Counts, colour: str, classes: Sequence[str])
 def _draw_together(figure: Figure, place: Axes, stats: LabelStats) -> None:
     assert stats.together is not None
     counts = stats.together.astype(float)
-    np.fill_diagonal(counts, 0)
+    np.fill_diagonal(counts, 0)  # the class with itself would outshine every pair
     most = max(counts.max(), 1)
     shown = place.imshow(
         np.ma.masked_equal(counts, 0), norm=LogNorm(1, max(most, 2)), cmap="viridis", interpolation="nearest"
@@ -205,6 +205,6 @@ def _legend(pictures: Sequence[Picture]) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # not pyplot, which keeps figures alive and may look for a display
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -67,6 +67,7 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
             )
         if len(rows) + last - first >= MOST_IMAGES:
             raise UserError(f"A sheet holds at most {MOST_IMAGES} images, but --index names more. Draw several sheets.")
+        # In the order given, each row once.
         rows += [row for row in range(first, last + 1) if row not in rows]
     return rows
 
@@ -74,6 +75,7 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
 def spread_rows(num_images: int, num_shown: int) -> list[int]:
     """Return ``num_shown`` rows, spread evenly over a split."""
     num_shown = min(num_images, num_shown)
+    # Not drawn: the same sheet again after a change shows the change alone.
     return [row * num_images // num_shown for row in range(num_shown)]
 
 

@@ -155,6 +155,7 @@ def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
 def _digest(
     of: Literal["labels", "draw"], phase: str, matrix: NDArray[np.bool_], known: Mapping[str, str] | None
 ) -> Digest:
+    # As int8 in C order: the form of the authors' own arrays, which the known digests were taken of.
     sha256 = hashlib.sha256(np.ascontiguousarray(matrix, dtype=np.int8).tobytes()).hexdigest()
     return Digest(of, phase, len(matrix), matrix.shape[1], sha256[:_DIGITS], (known or {}).get(phase))
 

@@ -89,9 +89,10 @@ class TrainBatches:
         shifts = draw_shifts(num, named_generator(self._seed, "weak", epoch))
         strong = None
         if self._strength is not None:
-            size = self._data.images.read([]).shape[-1]
+            size = self._data.images.read([]).shape[-1]  # reading no rows tells the size without touching a file
             strong = draw_strong(num, size, self._strength, named_generator(self._seed, "strong", epoch))
         for rows in order.split(self._batch_size)[first_step : len(self)]:
+            # Divided only here, so that global batches are the same for any number of ranks.
             rows = rows.tensor_split(world_size())[rank()]
             images = self._data.images.read(rows.tolist())
             yield Batch(
@@ -110,6 +111,7 @@ def count_batches(num_examples: int, batch_size: int, *, drop_last: bool) -> int
 
 def eval_batches(data: SplitData, scale: PixelScale, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this rank's share of a split, in order and unpadded: rows (B,) and normalised images (B, 3, H, W)."""
+    # Not padded to equal shares: every image must count exactly once in the metrics.
     mine = torch.arange(len(data)).tensor_split(world_size())[rank()]
     for rows in mine.split(batch_size):
         yield rows, scale.normalise(data.images.read(rows.tolist()))

@@ -35,8 +35,10 @@ CLASSES = tuple(str(digit) for digit in range(NUM_CLASSES))
 DEFAULT_COUNTS = {"train": 1500, "val": 500, "test": 1000}
 PRETEXT_IMAGES = 1280
 
+# Ranges of each class's digits and of each photo's width: no split sees raw material of another.
 _SOURCE_FRACS = {"train": (0.0, 0.60), "val": (0.60, 0.75), "test": (0.75, 1.0)}
 _NUM_DIGITS_PROBS = (0.15, 0.35, 0.30, 0.20)
+# Some classes occur together more often, as in photos: methods that use such correlations need something to find.
 _PARTNER_STEPS = (1, 5)
 _PARTNER_WEIGHT = 4.0
 _SIZES_PX = (12, 14, 16)
@@ -89,6 +91,7 @@ def make_scenes(spec: DigitsSpec, split: str) -> dict[str, Tensor]:
         ``images`` uint8 (N, 3, 40, 40), ``true`` bool (N, 10), ``boxes`` int16 (N, 4, 5) of (class, left, top, right,
         bottom) in px, padded with -1.
     """
+    # A stream of its own per split: more scenes of one split change nothing in the others.
     stream = np.random.default_rng(derive_seed("digits", spec.scene_seed, split))
     material = _load_raw_material(spec.scene_seed, split)
     count = int(getattr(spec, f"num_{split}"))
@@ -130,6 +133,7 @@ def read_split(folder: Path, split: str, draw_seed: int) -> SplitData:
         DatasetError: The scenes are missing or damaged.
     """
     tensors = load_file(checked_file(folder, f"{split}.safetensors", read_scenes_manifest(folder).splits[split]))
+    # RandomState takes seeds of 32 bits.
     observed = draw_single_positives(tensors["true"].numpy(), derive_seed(draw_seed, split) % 2**32)
     return SplitData(
         name=split,
@@ -192,12 +196,14 @@ def read_scenes_manifest(folder: Path) -> ScenesManifest:
 
 
 def _load_raw_material(scene_seed: int, split: str) -> _RawMaterial:
+    # Imported here: it takes a second, and cached scenes do not need it.
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     pixels = torch.from_numpy(raw.images.astype(np.float32) / 16.0)
     sized = {size: interpolate(pixels[:, None], size=size, mode="bilinear")[:, 0].numpy() for size in _SIZES_PX}
     low, high = _SOURCE_FRACS[split]
+    # The seed does not name the split: the shares are disjoint only if all splits permute alike.
     stream = np.random.default_rng(derive_seed("digits-sources", scene_seed))
     digits = {}
     for label in range(NUM_CLASSES):
@@ -224,7 +230,7 @@ def _draw_classes(stream: np.random.Generator) -> list[int]:
         weights = np.ones(NUM_CLASSES)
         for present in classes:
             weights[[(present + step) % NUM_CLASSES for step in _PARTNER_STEPS]] = _PARTNER_WEIGHT
-        weights[classes] = 0
+        weights[classes] = 0  # each class at most once
         classes.append(int(stream.choice(NUM_CLASSES, p=weights / weights.sum())))
     return classes
 
@@ -237,6 +243,7 @@ def _compose(
     digits, places, taken = _lay_out(classes, material, stream)
     for digit, place in zip(digits, places, strict=True):
         _paint(canvas, digit, place, stream)
+    # Strokes without a class, so that a map which lights up on any stroke is wrong.
     if stream.random() < 0.5:
         _add_distractor(canvas, taken, material, stream)
     canvas += stream.normal(0, _NOISE, canvas.shape).astype(np.float32)
@@ -251,6 +258,7 @@ def _lay_out(
     classes: list[int], material: _RawMaterial, stream: np.random.Generator
 ) -> tuple[list[Pixels], list[tuple[int, int]], NDArray[np.bool_]]:
     """Draw a digit and a free place for every class; start again until all fit."""
+    # The whole scene is drawn again: with the placed digits kept, there might never be room for the rest.
     while True:
         taken = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
         digits = [_draw_digit(material.digits[label], stream) for label in classes]
@@ -264,6 +272,7 @@ def _draw_background(strips: list[Pixels], stream: np.random.Generator) -> Pixel
     strip = strips[stream.integers(len(strips))]
     top = stream.integers(strip.shape[1] - IMAGE_SIZE + 1)
     left = stream.integers(strip.shape[2] - IMAGE_SIZE + 1)
+    # Dimmed to at most 0.42: the colours of digits start at 0.55.
     return np.float32(0.12) + np.float32(0.3) * strip[:, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
 
 
@@ -300,7 +309,7 @@ def _add_distractor(
         return
     half = len(digit) // 2
     blocks = [digit[:half, :half], digit[:half, half:], digit[half:, :half], digit[half:, half:]]
-    order = np.arange(4)
+    order = np.arange(4)  # unchanged it would be a digit without a label
     while (order == np.arange(4)).all():
         order = stream.permutation(4)
     a, b, c, d = (blocks[index] for index in order)

@@ -23,6 +23,7 @@ def split_train_val(
     Returns:
         Sorted indices of train and of val.
     """
+    # np.round as in the released code: it rounds halves to even, and one image more would change every later index.
     num_val = int(np.round(val_frac * num_images))
     order = np.random.RandomState(seed).permutation(num_images)
     cut = num_images - num_val
@@ -48,5 +49,5 @@ def draw_single_positives(true: NDArray[np.bool_], seed: int = 1200) -> NDArray[
         positives = np.nonzero(labels)[0]
         stream.shuffle(positives)
         observed[row, positives[:1]] = True
-        stream.shuffle(np.nonzero(~labels)[0])
+        stream.shuffle(np.nonzero(~labels)[0])  # the result is not used, see above
     return observed

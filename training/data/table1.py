@@ -110,6 +110,7 @@ def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
     source, rows = phases.get("train"), slice(None) if "val" in phases else train
     true = None if source is None or source.true is None else source.true[rows]
     seen = true if source is None or source.observed is None else source.observed[rows]
+    # Each image with a positive keeps exactly one, so no draw is needed to count them.
     single = 0 if seen is None else int(seen.any(1).sum())
     assumed = num["train"] * classes - single
     if true is None:

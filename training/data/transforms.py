@@ -53,6 +53,7 @@ class ViewDraw:
 def draw_view(seed: int, epoch: int, row: int, view: View) -> ViewDraw:
     """Draw one view of one image; the weak view has no operations."""
     generator = named_generator(seed, view, epoch, row)
+    # The flip is drawn first, so that it does not depend on how many numbers the operations take.
     flip = bool(torch.rand(1, generator=generator) < _FLIP_PROB)
     if view == "weak":
         return ViewDraw((), flip)
@@ -76,7 +77,7 @@ def augment(image: Image.Image, ops: tuple[Op, ...]) -> Image.Image:
 
 def to_pixels(image: Image.Image, flip: bool) -> Tensor:
     """Return an RGB image as uint8 (H, W, 3), mirrored if ``flip``."""
-    pixels = torch.from_numpy(np.array(image))
+    pixels = torch.from_numpy(np.array(image))  # np.asarray would be read-only memory of PIL
     return pixels.flip(1) if flip else pixels
 
 
@@ -98,6 +99,7 @@ def _bin(end: float, start: float = 0.0) -> float:
 def _affine(
     image: Image.Image, *, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
 ) -> Image.Image:
+    # torchvision shears about the top left corner, as the AutoAugment code does.
     center = None if translate != (0, 0) else [0.0, 0.0]
     moved: Image.Image = F.affine(
         image, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=center
@@ -122,6 +124,7 @@ def _brightness(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _contrast(image: Image.Image, magnitude: float) -> Image.Image:
+    # The grey that ImageEnhance.Contrast blends with, rounded as there.
     mean = int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5)
     return image.point(_blend_table(mean, 1 + magnitude))
 

@@ -141,6 +141,7 @@ def _explain(files: LabelFiles, path: Path, content: bytes, message: str) -> Non
 
 def _instances(files: LabelFiles, path: Path, columns: dict[str, pa.StructArray]) -> _Instances:
     images, annotations, categories = (columns[name] for name in _SCHEMA.names)
+    # Sorted by np.unique, so that searchsorted finds them below.
     ids, first, counts = np.unique(images.field("id").to_numpy(), return_index=True, return_counts=True)
     for id in ids[counts > 1].tolist():
         files.fault(path, f"image {id} is listed more than once", id=str(id))
@@ -164,8 +165,9 @@ def _phase(
     """Return a phase, and the number of its images without annotations."""
     known = _known(files, instances, categories)
     annotated, labels = instances.annotated[known], instances.labels[known]
+    # Sorted as text, as in the released preprocessing: 1000 comes before 9. Split and draw depend on this order.
     ids = np.array(sorted(np.unique(annotated).tolist(), key=str), np.int64)
-    by_id = np.argsort(ids)
+    by_id = np.argsort(ids)  # searchsorted needs them by number
     rows = by_id[np.searchsorted(ids, annotated, sorter=by_id)] if len(ids) else annotated
     column_of = {number: column for column, number in enumerate(categories)}
     columns = np.array([column_of[number] for number in labels.tolist()], np.int64)
@@ -211,6 +213,7 @@ def _boxes(
 ) -> tuple[NDArray[np.float32], ...]:
     """Return (M, 5) for each image, from COCO's left, top, width and height; boxes without area are left out."""
     bbox = instances.bbox.filter(pa.array(known))
+    # Checked before flatten, which would shift all later boxes by a short one.
     whole = pc.list_value_length(bbox).fill_null(0).to_numpy(zero_copy_only=False) == 4
     for id in np.unique(ids[rows[~whole]]).tolist():
         files.fault(instances.path, f"image {id} has a box that is not left, top, width and height", id=str(id))

@@ -113,6 +113,7 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
     if table is None or not len(order):
         return true
     image, attribute, present = table.T
+    # An unknown image gets a neighbour's row, or the last one; the comparison below rejects it.
     rows = np.searchsorted(order, image).clip(max=len(order) - 1)
     fits = (order[rows] == image) & (attribute >= 1) & (attribute <= width) & ((present == 0) | (present == 1))
     for number, name, value in table[~fits][:_NUM_NAMED].tolist():
@@ -123,6 +124,7 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
         )
     flat = rows[fits] * width + attribute[fits] - 1
     true.reshape(-1)[flat[present[fits] == 1]] = True
+    # How often each (image, attribute) occurs: exactly once in a sound file.
     times = np.bincount(flat, minlength=true.size).reshape(true.shape)
     for row in np.flatnonzero((times != 1).any(1)).tolist():
         missing, twice = int((times[row] == 0).sum()), int((times[row] > 1).sum())
@@ -140,7 +142,7 @@ def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
     content = files.read(path)
     if content is None:
         return None
-    longer: list[list[str]] = []
+    longer: list[list[str]] = []  # put aside, and appended: the order of the lines does not matter
 
     def keep_longer(row: pyarrow.csv.InvalidRow) -> str:
         if row.actual_columns < 3:
@@ -212,5 +214,6 @@ def _read_points(files: LabelFiles, order: NDArray[np.int64], num_parts: int) ->
         return None
     rows = np.searchsorted(order, table[:, 0].astype(np.int64)).clip(max=len(order) - 1)
     seen = (order[rows] == table[:, 0].astype(np.int64)) & (table[:, 4] == 1)
+    # Parts are numbered from 1.
     values = table[seen, 1:4] - np.array([1, 0, 0], np.float32)
     return group_rows(rows[seen], values, len(order))

@@ -154,6 +154,7 @@ def _splits(files: LabelFiles, tables: dict[str, Table], images: list[str]) -> t
         return _listed_splits(files, lists, set(images)), "by " + ", ".join(path.name for path in lists.values())
     if columns:
         return _column_splits(files, tables), "by the column split"
+    # By the function that splits off val elsewhere; images are sorted, so the order of the tables does not matter.
     rest, test = split_train_val(len(images), _SEED)
     return {
         **{images[row]: "train" for row in rest},
@@ -235,7 +236,7 @@ def _phase(
         files.notes.append(
             f"{several:,} images of {split} have several observed labels; one of them was drawn (seed {_SEED})"
         )
-        marks = draw_single_positives(marks, _SEED)
+        marks = draw_single_positives(marks, _SEED)  # images with a single mark keep it
     paths = tuple(f"images/{id}" for id in ids)
     return Phase(ids, paths, labels if has_true else None, marks if has_observed else None)
 

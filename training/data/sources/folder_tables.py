@@ -99,6 +99,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 def _read_csv(content: bytes) -> pa.Table:
     # Every cell as text: as a number, the image 0001 would become 1.
+    # The column names come first: types can be set by name only.
     header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
     return pyarrow.csv.read_csv(
@@ -121,6 +122,7 @@ def _read_lists(column: pa.Array) -> tuple[list[str], NDArray[np.int8]]:
     """Return the sorted names, and (N, K) of 1 and 0."""
     if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
         text = column.cast(pa.string()).fill_null("")
+        # One separator for the whole column, the first that occurs: names may contain the others.
         separator = next((mark for mark in _SEPARATORS if pc.any(pc.match_substring(text, mark)).as_py()), ";")
         column = pc.split_pattern(text, separator)
     lists = [[name.strip() for name in cell or () if name and name.strip()] for cell in column.to_pylist()]

@@ -135,6 +135,7 @@ def _formatted_phase(
 
 def _read_official(files: LabelFiles) -> tuple[str, list[str], dict[str, Phase]]:
     groundtruth = files.root / "Groundtruth"
+    # The site offers both; TrainTestLabels is already split as the lists of images are.
     by_phase, together = groundtruth / "TrainTestLabels", groundtruth / "AllLabels"
     lists = {phase: _image_list(files, f"{phase.title()}Imagelist.txt") for phase in ("train", "test")}
     if by_phase.is_dir() or not together.is_dir():

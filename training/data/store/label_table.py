@@ -94,7 +94,7 @@ def to_parquet(table: LabelTable) -> pa.Buffer:
 def from_parquet(content: bytes, num_classes: int) -> LabelTable:
     """Decode the output of :func:`to_parquet`."""
     table = read_parquet(content)
-    columns = set(table.column_names)
+    columns = set(table.column_names)  # what the source did not give has no column at all
     known = zip(*(table[name].to_pylist() for name in ("sha256", "width", "height", "orientation")), strict=True)
     return LabelTable(
         ids=tuple(table["id"].to_pylist()),
@@ -137,6 +137,7 @@ def compute_data_hash(
             _add_bytes(digest, b"" if matrix is None else np.packbits(matrix, axis=1).tobytes())
         for lists, kind in ((table.boxes, "<i2"), (table.points, "<f4")):
             _add_json(digest, None if lists is None else [len(some) for some in lists])
+            # With an explicit byte order: the hash must be the same on any machine.
             _add_bytes(digest, b"".join(some.astype(kind).tobytes() for some in lists or ()))
     return digest.hexdigest()
 
@@ -152,6 +153,7 @@ def _add_bytes(digest: Any, content: bytes) -> None:
 
 
 def _pack(matrix: NDArray[np.bool_]) -> pa.Array:
+    # Fixed-size values have no offsets, so the packed matrix is the column's buffer as it is.
     packed = np.packbits(matrix, axis=1)
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed.tobytes())]

@@ -107,7 +107,7 @@ class Manifest:
         values["classes"], values["parts"] = tuple(raw["classes"]), tuple(raw["parts"])
         values["left_out"] = tuple(Fault(**fault) for fault in raw["left_out"])
         values["files"] = {name: StoreFile(**file) for name, file in raw["files"].items()}
-        Preprocessing(raw["image_size"], raw["encoding"])
+        Preprocessing(raw["image_size"], raw["encoding"])  # checks their ranges
         return cls(**values)
 
 

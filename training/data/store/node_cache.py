@@ -36,11 +36,12 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
     """
     home = cache_dir() / "stores" / cache_key(manifest)
     target = home / part
+    # No lock is needed for this: the folder gets its name only once it is complete.
     if target.is_dir():
         return target
     try:
         with _only_copier(home / f".{part}.lock"):
-            if not target.is_dir():
+            if not target.is_dir():  # another process may have made it while we waited
                 _copy_all(storage, manifest, names, home / f".{part}{PARTIAL}")
                 os.replace(home / f".{part}{PARTIAL}", target)
     except OSError as error:

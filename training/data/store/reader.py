@@ -194,7 +194,7 @@ class Store:
 
     def _data(self, name: str, phase: str, rows: NDArray[np.int64], draw_seed: int) -> SplitData:
         table, observed = self.labels(phase), self.observed(phase, draw_seed)
-        rows = rows[table.kept[rows]]
+        rows = rows[table.kept[rows]]  # after draw and split, which count left-out rows too
         return SplitData(
             name=name,
             images=self._images(phase, rows),
@@ -292,6 +292,7 @@ def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray
     drawn = draw_single_positives(true, draw_seed)
     with suppress(OSError):  # without the cache, those seconds are spent again, no more
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Several trials may draw at the same time: each writes its own draft, and the last rename wins.
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         with open(draft, "wb") as file:
             np.save(file, np.packbits(drawn, axis=1))

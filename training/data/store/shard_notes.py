@@ -80,6 +80,7 @@ def plan_shards(
         for number, start in enumerate(range(0, len(phase), shard_images)):
             rows = slice(start, start + shard_images)
             ids, files = phase.ids[rows], phase.files[rows]
+            # Part of the key: when a fault is fixed, its shard is made again, now with the image.
             wanted = tuple(each not in bad_ids for each in ids)
             planned.append(
                 PlannedShard(name, number, ids, files, wanted, _hash_json([settings, name, number, ids, files, wanted]))
@@ -106,6 +107,7 @@ def write_shard(
         files[name] = _put(storage, name, originals)
     files[shard.name] = _put(storage, shard.name, images)
     note = Note(tuple(rows), files)
+    # After the shard: a note must never speak of a shard that is not there.
     storage.put(shard.note_name, json.dumps({"key": shard.key, **asdict(note)}).encode())
     return note
 
@@ -200,6 +202,7 @@ def _parse(raw: Mapping[str, Any]) -> Note:
 def _unchanged(root: Path, name: str, row: Row | None, wanted: bool) -> bool:
     if row is None:
         return not wanted
+    # By size and time, not by hash: hashing all of COCO would take a good part of the time that is to be saved.
     try:
         state = (root / name).stat()
     except OSError:

@@ -39,6 +39,7 @@ class Storage:
         else:
             self._fs, root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
         self._root = root.rstrip("/")
+        # Local folders are written by Python itself, which can sync and rename.
         self.folder = Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def put(self, name: str, content: bytes | pa.Buffer) -> None:

@@ -208,6 +208,7 @@ def _finished(
 
 def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) -> Manifest:
     sizes = job.storage.sizes()
+    # Left by a writer that was killed in the middle of a file.
     for name in sizes:
         if name.endswith(PARTIAL) and is_ours(name):
             job.storage.delete(name)
@@ -227,6 +228,7 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
             if job.skip_bad or not bad:
                 notes[shard.name] = _write_shard(job, shard, prepared)
             progress.add(len(shard.ids))
+    # Only now, so that the user learns of all faults at once.
     if faults and not job.skip_bad:
         raise BadSourceError(faults)
     train = job.annotations.phases.get("train")
@@ -267,6 +269,7 @@ def _prepare_in_order(
             pool.submit(_prepare, job, shard, row) if wanted else None for row, wanted in enumerate(shard.wanted)
         ]
         waiting.append((shard, futures))
+        # Two shards at a time: the workers stay busy while one is written, and memory holds no more.
         if len(waiting) > 1:
             yield _collect(*waiting.popleft(), progress)
     while waiting:
@@ -288,13 +291,14 @@ def _prepare(job: _Job, shard: PlannedShard, row: int) -> _Prepared | Fault:
     name = shard.files[row]
     try:
         with open(job.annotations.root / name, "rb") as file:
-            state = os.fstat(file.fileno())
+            state = os.fstat(file.fileno())  # of the open file: size and time must belong to the bytes read
             original = file.read()
         encoded, facts = prepare_image(original, job.preprocessing)
     except FileNotFoundError:
         return Fault(name, "is missing", id=shard.ids[row])
     except BadImageError as error:
         return Fault(name, str(error), id=shard.ids[row])
+    # A fault, not an error: one bad file must not hide the others.
     except OSError as error:
         return Fault(name, f"cannot be read: {error.strerror}", id=shard.ids[row])
     return _Prepared(encoded, original if job.keep_originals else b"", Row(facts, state.st_size, state.st_mtime_ns))
@@ -329,6 +333,7 @@ def _finish(
         content = to_parquet(tables[name])
         job.storage.put(labels_name(name), content)
         files[labels_name(name)] = StoreFile(content.size, hashlib.sha256(content).hexdigest())
+    # The manifest after all others, since a store opens as soon as it has one.
     manifest = _make_manifest(job, tables, files, faults)
     job.storage.put(MANIFEST, manifest.to_json().encode())
     _tidy(job.storage, manifest)
