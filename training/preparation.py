@@ -29,7 +29,7 @@ from training.data.digits import (
 )
 from training.data.registry import digits_spec
 from training.data.views import PixelScale, draw_shifts, shift
-from training.models.digits_trunk import WIDTHS, DigitsTrunk
+from training.models.backbone import WIDTHS, DigitsTrunk
 from training.seeding import named_generator, seed_everything
 
 PRETEXT_EPOCHS = 8

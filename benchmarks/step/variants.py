@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config.methods import IgnoreConfig
@@ -221,7 +220,9 @@ def count_floor(size: Size) -> Floor:
     model, _ = build_model(one.config(STRAIGHT).model, NUM_CLASSES, torch.device("cpu"))
     model = model.to("meta").train()
     images = torch.empty(1, 3, size.image_size, size.image_size, device="meta")
-    traffic = _Traffic()
+    # torch's counter adds up whatever a formula returns for an operation: here bytes.
+    operations = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
+    traffic = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operations, _conv_bytes))
     with FlopCounterMode(display=False) as flops, traffic:
         (model(images).logits.sum() + model(images).logits.sum()).backward()
         with torch.no_grad():
@@ -229,24 +230,16 @@ def count_floor(size: Size) -> Floor:
     num_parameter_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     # Weights are read once for a whole batch, in each of three forwards and two backwards, which also write their
     # gradients.
-    activations = traffic.num_bytes - 7 * num_parameter_bytes
+    num_bytes = sum(traffic.get_flop_counts()["Global"].get(operation, 0) for operation in operations)
+    activations = num_bytes - 7 * num_parameter_bytes
     return Floor(size.batch_size * flops.get_total_flops(), size.batch_size * activations + 14 * num_parameter_bytes)
 
 
-class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of what goes into convolutions and comes out of them."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.num_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if "convolution" in str(func):
-            outputs = result if isinstance(result, tuple) else (result,)
-            tensors = [value for value in (*args, *outputs) if isinstance(value, Tensor)]
-            self.num_bytes += sum(value.numel() * value.element_size() for value in tensors)
-        return result
+def _conv_bytes(*inputs: Any, out_shape: Any, **_: Any) -> int:
+    """Return the bytes of what goes into a convolution, or its backward pass, and comes out of it."""
+    shapes = [*inputs, *([out_shape] if isinstance(out_shape, torch.Size) else out_shape)]
+    # Strides and paddings are plain lists; only tensors arrive as a torch.Size.
+    return sum(4 * shape.numel() for shape in shapes if isinstance(shape, torch.Size))
 
 
 def measure_rates(device: torch.device, precision: Precision) -> tuple[float, float]:

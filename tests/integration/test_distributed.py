@@ -36,8 +36,8 @@ from training.losses import masked_mean_part, total_loss
 from training.methods.em_apl import UNKNOWN
 from training.methods.plc import EMPTY
 from training.methods.registry import METHODS
+from training.models.base import ModelOutput
 from training.models.batch_norm import convert_to_global
-from training.models.output import ModelOutput
 from training.models.registry import build_model
 
 # The first test waits for both processes to do all cases.

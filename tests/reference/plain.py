@@ -12,7 +12,7 @@ from tests.kit.scenes import random_batch
 from training.data.batches import Batch
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 
 class FixedLogits(nn.Module):

@@ -12,7 +12,7 @@ from training.config.methods import GrLossConfig
 from training.data.batches import Batch
 from training.methods.base import Sizes
 from training.methods.gr_loss import GrLoss
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 NUM, NUM_CLASSES = 7, 6
 SIZES = Sizes(NUM_CLASSES, NUM, num_epochs=8)

@@ -18,9 +18,9 @@ from training.data.batches import Batch
 from training.losses import total_loss
 from training.methods.base import Sizes, StepOutput
 from training.methods.ignore import Ignore
+from training.models.base import ModelOutput
 from training.models.batch_norm import GlobalBatchNorm2d, convert_to_global
 from training.models.cam import cam_mask, normalise_cam, observed_cam
-from training.models.output import ModelOutput
 
 NUM_CLASSES, SIZE, NUM_IMAGES = 5, 12, 8
 SIZES = Sizes(NUM_CLASSES, NUM_IMAGES, num_epochs=4)

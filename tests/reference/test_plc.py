@@ -16,7 +16,7 @@ from training.data.batches import Batch
 from training.losses import total_loss
 from training.methods.base import Sizes
 from training.methods.plc import EMPTY, Plc, PlcLac, pseudo_labels
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 NUM, NUM_CLASSES, DIM = 5, 4, 6
 

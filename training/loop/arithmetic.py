@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config.run import LoopConfig
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 
 def set_arithmetic(config: LoopConfig) -> None:

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from training.config.run import OptimConfig
+from training.torch_compat import step_unless
 
 
 class Estimating(Protocol):
@@ -78,11 +79,5 @@ class _Cycles(OneCycleLR):
 
 
 def guarded_step(optimizer: Optimizer, finite: Tensor) -> None:
-    """Step the optimiser, or leave parameters and moments alone where ``finite`` (bool scalar) is False, without asking
-    the host.
-
-    Fused optimisers take the skip flag that gradient scaling uses.
-    """
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.step()
+    """Step the optimiser, or leave parameters and moments alone where ``finite`` (bool scalar) is False."""
+    step_unless(optimizer, (~finite).float())

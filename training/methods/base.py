@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.data.batches import Batch
 from training.distributed import gather_rows
 from training.losses import LossPart
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 Forward = Callable[[Tensor], ModelOutput]
 

@@ -44,9 +44,9 @@ from training.metric_names import (
     TRAIN_GAP_THRESHOLD,
     TRAIN_MASK_KEPT_FRAC,
 )
+from training.models.base import ModelOutput
 from training.models.batch_norm import masked_pass
 from training.models.cam import cam_mask, normalise_cam, observed_cam
-from training.models.output import ModelOutput
 
 
 class Ignore(Method):

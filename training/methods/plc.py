@@ -37,7 +37,7 @@ from training.distributed import gather_rows, rank, world_size
 from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 EMPTY = -1
 _NEVER = -1e4

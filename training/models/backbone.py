@@ -1,5 +1,6 @@
-"""Trunks: any timm or torchvision CNN without its classifier, and the embedded one; with weights by name, from a file,
-or none.
+"""Build trunks: any CNN of timm or torchvision without its classifier, or the small one of the digit scenes.
+
+Their initial weights come by name, from a file, or are random; see :mod:`training.models.weights`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,53 @@ from torch import Tensor, nn
 from training.config.run import ModelConfig
 from training.config.spelling import nearest_word
 from training.errors import ConfigError, WeightsError
-from training.models.digits_trunk import DigitsTrunk
 from training.models.weights import read_weights
 
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "avgpool.")
-# Of the torchvision families whose forward pass is their children in order: ResNet, RegNet, ShuffleNet, MNASNet.
+# The torchvision families whose forward pass runs their children in order: ResNet, RegNet, ShuffleNet, MNASNet. Others
+# do something between their children, which a Sequential of them would lose.
 _LAST_STAGES = ("layer4", "trunk_output", "stage4", "layers")
+
+
+WIDTHS = (12, 24, 48)
+"""Channels of the digits trunk, stage by stage."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions plus a projected skip connection."""
+
+    def __init__(self, num_in: int, num_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_in, num_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(num_out)
+        self.conv2 = nn.Conv2d(num_out, num_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(num_out)
+        self.skip = nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride, bias=False), nn.BatchNorm2d(num_out))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, num_in, h, w) to (B, num_out, h / stride, w / stride)."""
+        # In place is safe, because BatchNorm's backward does not need its output, and faster on maps this small.
+        inner = torch.relu_(self.bn1(self.conv1(images)))
+        return torch.relu_(self.bn2(self.conv2(inner)).add_(self.skip(images)))
+
+
+class DigitsTrunk(nn.Sequential):
+    """Trunk of the digit scenes, a residual net of stride 4: (B, 3, 40, 40) -> (B, 48, 10, 10)."""
+
+    def __init__(self) -> None:
+        first, second, third = WIDTHS
+        stem = nn.Sequential(nn.Conv2d(3, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+        super().__init__(stem, ResidualBlock(first, second, 2), ResidualBlock(second, third, 1))
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """An image encoder (B, 3, H, W) -> (B, num_features, h, w), and the hash of its initial weights (``none`` if
-    random).
+    """An image encoder (B, 3, H, W) -> (B, num_features, h, w).
+
+    Attributes:
+        module: The encoder.
+        num_features: Its output channels.
+        weights_hash: Hash of its initial weights, ``none`` if they are random.
     """
 
     module: nn.Module
@@ -40,11 +76,11 @@ def build_trunk(config: ModelConfig, pretext_file: Path | None = None) -> Trunk:
 
     Args:
         config: Backbone and weights.
-        pretext_file: Where the digits trunk lies that was trained beside the scenes.
+        pretext_file: Weights of the digits trunk that was pretrained for the scenes.
 
     Raises:
-        ConfigError: No such backbone, or no CNN with a feature map.
-        WeightsError: The weights cannot be had here, or do not fit.
+        ConfigError: The backbone is unknown, or is not a CNN with a feature map.
+        WeightsError: The weights cannot be loaded here, or do not fit.
     """
     library, _, name = config.backbone.partition("/")
     module = _BUILDERS[library](name)
@@ -57,7 +93,7 @@ def build_trunk(config: ModelConfig, pretext_file: Path | None = None) -> Trunk:
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of a state dict's names and values, whatever file it came from."""
+    """Return the sha256 of a state dict's names and values, whichever file it came from."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -68,7 +104,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 def _build_digits(name: str) -> nn.Module:
     if name != "resnet12":
         raise ConfigError(
-            f"model.backbone must be digits/resnet12 in the digits family, but got digits/{name}", "model.backbone"
+            f"There is no backbone digits/{name}. The digits family has digits/resnet12 only", "model.backbone"
         )
     return DigitsTrunk()
 
@@ -81,9 +117,8 @@ def _build_torchvision(name: str) -> nn.Module:
         raise _unknown_backbone("torchvision", name, known)
     model = torchvision.models.get_model(name, weights=None)
     if isinstance(model, torchvision.models.DenseNet):
-        return nn.Sequential(
-            OrderedDict(features=model.features, relu=nn.ReLU())
-        )  # its forward has this ReLU between the two
+        # DenseNet's forward applies this ReLU between its features and its classifier.
+        return nn.Sequential(OrderedDict(features=model.features, relu=nn.ReLU()))
     if isinstance(getattr(model, "features", None), nn.Module):
         return nn.Sequential(OrderedDict(features=model.features))
     if any(hasattr(model, last) for last in _LAST_STAGES):
@@ -109,9 +144,7 @@ _BUILDERS = {"digits": _build_digits, "torchvision": _build_torchvision, "timm":
 def _unknown_backbone(library: str, name: str, known: list[str]) -> ConfigError:
     nearest = nearest_word(name, known)
     hint = f" Did you mean {library}/{nearest}?" if nearest else ""
-    return ConfigError(
-        f"model.backbone must be a model of {library}, but got {library}/{name}.{hint}", "model.backbone"
-    )
+    return ConfigError(f"{library} has no model {name} (model.backbone={library}/{name}).{hint}", "model.backbone")
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -> None:
@@ -121,15 +154,17 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -
     others = [key for key, value in kept.items() if key not in own or value.shape != own[key].shape]
     if missing or others:
         raise WeightsError(
-            f"model.weights must fit {config.backbone}, but {config.weights} lacks {len(missing)} of its tensors and "
-            f"has "
-            f"{len(others)} others (first: {(missing or others)[0]})"
+            f"model.weights={config.weights} does not fit {config.backbone}: {len(missing)} of its tensors are missing "
+            f"and {len(others)} are unknown or of another shape (first: {(missing or others)[0]})"
         )
     module.load_state_dict(kept, strict=False)
 
 
 def _count_features(module: nn.Module, backbone: str) -> int:
-    """Try the trunk on two sizes: a transformer takes one size only, or gives tokens, or has its channels last."""
+    """Return the trunk's output channels, or raise ConfigError if it is not a CNN.
+
+    Two image sizes tell: a transformer takes one size only, or returns tokens, or has its channels last.
+    """
     was_training = module.training
     module.eval()
     try:

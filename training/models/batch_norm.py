@@ -1,33 +1,43 @@
-"""BatchNorm over the global batch on any device, and the modes of the masked pass."""
+"""Make BatchNorm count the global batch on any device, freeze it, and set its mode for IGNORE's masked pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.distributed import differentiable_sum_over_ranks, world_size
 from training.errors import ConfigError
+from training.models.base import AnyBatchNorm, Network, find_norms
 
 MaskedPassBn = Literal["train", "batch_stats_no_update", "eval_both"]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics are those of the global batch, by a differentiable all-reduce.
+    """BatchNorm whose training statistics are those of the global batch, computed by a differentiable all-reduce.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one serves gloo. Sums and counts are reduced, not means, so that
-    ranks may hold different numbers of rows (none included).
+    It is needed because torch's SyncBatchNorm refuses CPU tensors; this one works with gloo. Sums and counts are
+    reduced, not means, so ranks may hold different numbers of rows, or none.
     """
 
+    @classmethod
+    def replacing(cls, norm: nn.BatchNorm2d) -> GlobalBatchNorm2d:
+        """Return a global BatchNorm that shares the parameters and statistics of a plain one."""
+        replacement = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        # Share the tensors instead of copying them: an optimiser may already hold the parameters.
+        replacement.weight, replacement.bias = norm.weight, norm.bias
+        replacement.running_mean, replacement.running_var = norm.running_mean, norm.running_var
+        replacement.num_batches_tracked = norm.num_batches_tracked
+        return replacement.train(norm.training)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise (n, C, h, w); statistics over the rows of all ranks when training."""
+        """Normalise (n, C, h, w); in train mode with the statistics of all ranks' rows."""
         if not self.training or world_size() == 1:
             return super().forward(images)
-        # In double precision: E[x^2] - E[x]^2 cancels, and two ranks must equal one process to 1e-5.
+        # In double precision, because E[x^2] - E[x]^2 cancels and two ranks must equal one process to 1e-5.
         rows = images.double()
         per_channel = torch.stack([rows.sum((0, 2, 3)), rows.square().sum((0, 2, 3))])
         count = rows.new_full((1,), float(images.numel() // max(images.shape[1], 1)))
@@ -48,6 +58,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
+        # Like torch: normalise with the biased variance, but track the unbiased one.
         unbiased = variance * count / (count - 1).clamp_min(1)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
@@ -57,55 +68,48 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def convert_to_global(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm of a model count the global batch: SyncBatchNorm on a GPU, :class:`GlobalBatchNorm2d` on
-    CPU.
+    """Make every BatchNorm of a model count the global batch.
+
+    Uses SyncBatchNorm on a GPU and :class:`GlobalBatchNorm2d` on the CPU.
 
     Raises:
-        ConfigError: On CPU, the trunk has a BatchNorm of its own kind (timm's with an activation inside).
+        ConfigError: The trunk has a kind of BatchNorm that has no replacement on the CPU (timm's with an activation).
     """
     if device.type == "cuda":
         import timm.layers
 
-        # torch's would drop the activation inside timm's BatchNorm.
+        # torch's own conversion would drop the activation inside timm's BatchNorm.
         converted: nn.Module = timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined, no-untyped-call]
         return converted
-    for module in model.modules():
+    replacements: dict[nn.Module, nn.Module] = {}
+    # With duplicates, because a module that is used in two places must be replaced in both by the same one.
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = GlobalBatchNorm2d
-        elif isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm2d):
+            model.set_submodule(name, replacements.setdefault(module, GlobalBatchNorm2d.replacing(module)))
+        elif isinstance(module, AnyBatchNorm) and not isinstance(module, GlobalBatchNorm2d):
             raise ConfigError(
-                f"model.backbone must have torch's BatchNorm2d to count the global batch on CPU, but has "
-                f"{type(module).__name__}. "
-                "Use one worker, or GPUs",
+                f"model.backbone has {type(module).__name__}, which cannot count the batch of several CPU workers. "
+                "Use one worker, GPUs, or a backbone with torch's BatchNorm2d",
                 "model.backbone",
             )
     return model
 
 
-class _Frozen(nn.Module):
-    """Stays in eval mode whatever the mode of the model."""
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)
-
-
-def freeze(model: nn.Module) -> None:
-    """Keep every BatchNorm of a model at its statistics and affine parameters, whatever the mode."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            kind = type(module)
-            module.__class__ = type(f"Frozen{kind.__name__}", (_Frozen, kind), {})
-            module.eval()
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
+def freeze(model: Network) -> None:
+    """Keep every BatchNorm of a model at its statistics and affine parameters, whatever the mode of the model."""
+    model.frozen_norms = True
+    for norm in find_norms(model):
+        norm.eval()
+        for parameter in norm.parameters():
+            parameter.requires_grad_(False)
 
 
 def masked_pass(model: nn.Module, mode: MaskedPassBn) -> Any:
-    """Return the context in which the masked pass runs.
+    """Return the context in which to run IGNORE's masked pass.
 
-    ``train`` (released code) leaves the model alone: batch statistics, and running statistics updated by the masked
-    images too. ``batch_stats_no_update`` keeps the batch statistics but not the update. ``eval_both`` puts the model in
-    eval mode.
+    ``train`` (as released) changes nothing: batch statistics are used, and the masked images update the running
+    statistics too. ``batch_stats_no_update`` uses batch statistics without updating the running ones. ``eval_both``
+    puts the model in eval mode.
     """
     if mode == "train":
         return nullcontext()
@@ -124,8 +128,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _without_update(model: nn.Module) -> Iterator[None]:
-    # A BatchNorm in training mode that does not track uses batch statistics and leaves its buffers alone.
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    # In train mode, a BatchNorm that does not track uses batch statistics and leaves its running ones alone.
+    norms = [norm for norm in find_norms(model) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

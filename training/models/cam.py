@@ -1,4 +1,9 @@
-"""Class activation maps: choose, normalise, threshold, mask. Pure functions."""
+"""Turn class activation maps (CAMs) into the masks of IGNORE: pick a map, normalise it, compare it with tau.
+
+**tau is applied in** :func:`cam_mask`, as its argument ``threshold``. The setting is ``method.cam_threshold``
+(:class:`training.config.methods.IgnoreConfig`); :mod:`training.methods.ignore` passes it on in every training step.
+Source: IGNORE (Song et al., ECCV 2024), supplement A. All functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +29,16 @@ def observed_cam(cams: Tensor, observed: Tensor) -> Tensor:
     Returns:
         (B, h, w); zeros for an image without an observed positive.
     """
+    # A sum over one-hot labels instead of an index: images without a positive need no special case.
     return torch.einsum("bchw,bc->bhw", cams, observed.to(cams.dtype))
 
 
 def normalise_cam(cam: Tensor, has_positive: Tensor, how: CamNormalisation) -> Tensor:
-    """Bring maps to about 0-1.
+    """Scale maps to about 0-1.
 
     ``per_image`` is min-max over each image's map (paper, supplement A). ``batch`` is what the released code does:
-    minimum and maximum over the images of the batch at each position, ``(cam - min) / max``; it is not bounded by 1 and
-    changes sign with a negative maximum. Only images with a positive take part, over the global batch.
+    minimum and maximum over the images of the batch at each position, ``(cam - min) / max``; it may exceed 1, and a
+    negative maximum flips its sign. Only images with a positive take part, over the global batch.
 
     Args:
         cam: (B, h, w).
@@ -44,13 +50,13 @@ def normalise_cam(cam: Tensor, has_positive: Tensor, how: CamNormalisation) -> T
     """
     if how == "per_image":
         low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)
-        return (cam - low) / (high - low).clamp_min(_EPS)
+        return (cam - low) / (high - low).clamp_min(_EPS)  # a flat map becomes 0, not NaN
     low, high = extremes_over_ranks(cam, has_positive)
     return (cam - low) / high
 
 
 def cam_mask(normalised: Tensor, has_positive: Tensor, threshold: float, size: tuple[int, int]) -> Tensor:
-    """Upsample maps to the image (bilinear) and keep the pixels above the threshold.
+    """Upsample maps to the image (bilinear) and keep the pixels where they exceed tau.
 
     Args:
         normalised: (B, h, w).
@@ -59,7 +65,7 @@ def cam_mask(normalised: Tensor, has_positive: Tensor, threshold: float, size: t
         size: (H, W) of the image in px.
 
     Returns:
-        bool (B, H, W).
+        bool (B, H, W): ``1[CAM > tau]``.
     """
     upsampled = interpolate(normalised[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return (upsampled > threshold) | ~has_positive[:, None, None]

@@ -1,18 +1,19 @@
-"""How well class activation maps find the objects, where boxes are known: the pointing game, and the mask at tau
-against the boxes.
+"""Measure how well class activation maps find the objects, where boxes are known.
+
+Two measures are computed: the pointing game, and the IoU of IGNORE's mask at tau with the boxes.
 
 Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016): for each image and each
-class it has boxes of, the class's map is a hit if its highest point lies in one of the class's boxes. The paper
-tolerates 15 px beside the box at a few hundred px; here a hit is inside. The baseline points at the middle of every
-image: a map has to beat it.
+class with boxes in it, the class's map scores a hit if its highest point lies in one of the class's boxes. The paper
+tolerates 15 px outside a box in images of a few hundred px; here only a point inside is a hit. The baseline points at
+the middle of every image, and a map has to beat it.
 
 The highest point of a map (h, w) that is upsampled bilinearly to (H, W) is the middle of its highest cell, ((i + 1/2)
-H/h, (j + 1/2) W/w), and the pixel there is the one at the rounded-down place: of two or four that meet there, the lower
-right one. Of equal cells the first counts, row by row; a flat map points to its first cell. Upsampled pixels are not
-compared: beside the middle of a cell, and from the border's cells outwards, several of them are equal but for rounding,
-which then decides, on another machine differently.
+H/h, (j + 1/2) W/w). The pixel there is found by rounding down: where two or four pixels meet, it is the lower right
+one. Of equal cells the first counts, row by row; a flat map points to its first cell. Upsampled pixels are not
+compared: near the middle of a cell, and between the border and the middle of a border cell, several of them are equal
+up to rounding, and rounding would decide differently on another machine.
 
-IoU is of the mask that IGNORE would keep for the class with the union of the class's boxes; an empty mask counts 0.
+IoU compares the mask that IGNORE would keep for the class with the union of the class's boxes; an empty mask counts 0.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from training.models.cam import CamNormalisation, cam_mask, normalise_cam
 def cam_metrics(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], threshold: float, normalisation: CamNormalisation
 ) -> dict[str, float]:
-    """Measure the maps of a model over every pair of an image and a class that it has boxes of.
+    """Measure the maps of a model over every pair of an image and a class with boxes in it.
 
     Args:
         model: In eval mode.
-        batches: Normalised images (B, 3, H, W) on the model's device, and their boxes (B, M, 5), see :func:`box_masks`.
+        batches: Normalised images (B, 3, H, W) on the model's device and their boxes (B, M, 5), see :func:`box_masks`.
         threshold: tau, in 0-1.
-        normalisation: How maps are brought to 0-1; ``batch`` is over the pairs given.
+        normalisation: How maps are scaled to 0-1; ``batch`` is over the given pairs.
 
     Returns:
-        ``val/pointing_hit_rate``, ``val/centre_hit_rate`` (of the image's middle) and ``val/cam_iou`` in percent;
-        nothing without boxes.
+        ``val/pointing_hit_rate``, ``val/centre_hit_rate`` (the baseline) and ``val/cam_iou`` in percent; empty without
+        boxes.
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for images, boxes in batches:
@@ -56,15 +57,15 @@ def cam_metrics(
 
 
 def box_masks(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Paint the union of each image's boxes of one class.
+    """Draw the union of each image's boxes of a class as a mask.
 
     Args:
-        boxes: Integer (B, M, 5) of (class, left, top, right, bottom) in px, right and bottom exclusive; -1 as class
-            pads.
+        boxes: Integer (B, M, 5) of (class, left, top, right, bottom) in px, right and bottom exclusive; class -1
+            is padding.
         size: (H, W) of the images in px.
 
     Returns:
-        For P pairs of an image and a class that it has boxes of, ordered: row (P,), class (P,) and bool (P, H, W).
+        For the P pairs of an image and a class with boxes in it, in order: row (P,), class (P,) and mask (P, H, W).
     """
     boxes = boxes.long()
     rows, places = (boxes[..., 0] >= 0).nonzero(as_tuple=True)
@@ -79,7 +80,7 @@ def box_masks(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Ten
 
 
 def highest_pixel(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixel at which each map points, see the module.
+    """Return the pixel that each map points to, as described in the module's docstring.
 
     Args:
         maps: (P, h, w).
@@ -89,7 +90,7 @@ def highest_pixel(maps: Tensor, size: tuple[int, int]) -> Tensor:
         (P,), row * W + column.
     """
     height, width = maps.shape[1:]
-    # argmax promises the first of equals, on every device.
+    # argmax returns the first of equal cells on every device.
     cell = maps.flatten(1).argmax(1)
     row, column = (2 * (cell // width) + 1) * size[0] // (2 * height), (2 * (cell % width) + 1) * size[1] // (2 * width)
     return row * size[1] + column
@@ -98,7 +99,7 @@ def highest_pixel(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def _sums(
     cams: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, normalisation: CamNormalisation
 ) -> Tensor:
-    """Sum hits, hits of the middle and IoU over the pairs, and count them."""
+    """Return the sums of hits, hits of the middle and IoU over the pairs, and the number of pairs."""
     rows, classes, objects = box_masks(boxes.to(cams.device), size)
     maps = cams[rows, classes]
     hits = objects.flatten(1).gather(1, highest_pixel(maps, size)[:, None])

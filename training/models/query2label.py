@@ -4,22 +4,23 @@
     F   = W F_0 + b, or F_0 where d_0 = d      (the tokens, HW x d)
     M   = encoder(F)                           (F itself without encoder layers)
     E   = decoder(queries; keys M + positions, values M)
-    z_c = w_c . E_c + b_c                      (group-wise linear: one vector a class)
+    z_c = w_c . E_c + b_c                      (group-wise linear: one vector per class)
 
-The class activation map is supplement A.1 of IGNORE, eq. (1)-(3):
+The class activation map is that of IGNORE's supplement A.1, eq. (1)-(3):
 
     Attn_c = softmax(Q_c K^T / sqrt(d_k)),    A_c = 1/d sum_i Attn_c * F_i = Attn_c * mean_i F_i    (on the grid: CAM_c)
 
-with Attn the mean over the heads of the last decoder layer. F is the CNN's map *after* the input projection and
+where Attn is the mean over the heads of the last decoder layer. F is the CNN's map *after* the input projection and
 *before* the encoder: eq. (2) sums over the d channels of "the feature from the CNN-based backbone", which the paragraph
-before defines as the projected one. With an encoder, keys and values are M, not F as the supplement's text has it; its
-maps stay those of the CNN, whose positions are still where they were seen, while self-attention may have moved anything
-anywhere. The release cannot settle it: its model file is missing. At the published size both are 2048 wide, there is no
-projection, and F is the trunk's own map: not negative behind a ReLU. A projection has no such sign, so that mean_i F_i
-may be negative where an object is; where maps matter, give the transformer the trunk's width.
+before it defines as the projected one. With an encoder, keys and values are M, not F as the supplement's text has it.
+The maps still come from the CNN, whose positions are where things were seen in the image; self-attention may have moved
+anything anywhere. The release cannot settle the question, because its model file is missing. At the published size both
+are 2048 wide, so there is no projection, and F is the trunk's own map, which is not negative behind a ReLU. A
+projection has no such sign: mean_i F_i may be negative where an object is. Where maps matter, give the transformer the
+trunk's width.
 
-As in the release: layers normalise after adding, the decoder starts from zeros with the queries added to what asks, and
-has no self-attention; attention's dropout reaches the map in train mode.
+As in the release, layers normalise after adding, the decoder starts from zeros with the queries added to its attention
+queries, and has no self-attention; in train mode the attention's dropout reaches the map.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from torch import Tensor, nn
 
 from training.config.run import ModelConfig
 from training.models.backbone import Trunk
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput, Network
 
 _TEMPERATURE = 10000.0
 
 
-class Query2Label(nn.Module):
-    """See the module. All that is new beside the trunk is the ``head``, which takes ``optim.head_lr_multiplier``
-    (release: 1).
+class Query2Label(Network):
+    """The model described in the module's docstring.
+
+    Everything but the trunk is the ``head``, which trains at ``optim.head_lr_multiplier`` (release: 1) times the rate.
 
     Args:
         trunk: Image encoder with ``num_features`` output channels.
@@ -59,15 +61,15 @@ class Query2Label(nn.Module):
 
 
 def sine_positions(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Compute the fixed encoding of a grid's positions, as DETR's (Carion et al., ECCV 2020).
+    """Compute the fixed encoding of a grid's positions, that of DETR (Carion et al., ECCV 2020).
 
     With p = 2 pi (row + 1) / height and n = dim / 2, channels 2i and 2i + 1 of the first half are sin and cos of p /
     10000^(2i / n); the second half is the same of the columns.
 
     Args:
-        height, width: Of the grid.
-        dim: A multiple of 4.
-        device: Where they are computed: copying them there would make every step wait for the device.
+        height, width: Size of the grid.
+        dim: Number of channels, a multiple of 4.
+        device: Where to compute them; copying them there would make every step wait for the device.
 
     Returns:
         float32 (height * width, dim), row by row.
@@ -92,7 +94,7 @@ class _Head(nn.Module):
         dim = config.hidden_dim
         self.projection = nn.Identity() if num_features == dim else nn.Conv2d(num_features, dim, 1)
         self.encoder = nn.ModuleList(_EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        # Before the first layer the embeddings are zeros: there is nothing yet that classes could tell each other.
+        # Before the first layer the embeddings are zeros, so self-attention would have nothing to exchange.
         attend = [config.decoder_self_attention and place > 0 for place in range(config.num_decoder_layers)]
         self.decoder = nn.ModuleList(_DecoderLayer(config, attend_self) for attend_self in attend)
         self.norm = nn.LayerNorm(dim)
@@ -136,9 +138,7 @@ def _feedforward(config: ModelConfig) -> nn.Sequential:
 
 
 class _EncoderLayer(nn.Module):
-    """Tokens look at each other, (B, HW, d) -> (B, HW, d); positions are added to what asks and what is asked, not to
-    the answers.
-    """
+    """Self-attention of tokens (B, HW, d) -> (B, HW, d); positions are added to queries and keys, not to values."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -154,8 +154,9 @@ class _EncoderLayer(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    """Classes look at the image: embeddings (B, C, d) -> the same and, if asked for, the attention (B, C, HW), mean
-    over its heads.
+    """Cross-attention of classes to the image.
+
+    Maps embeddings (B, C, d) to new ones and, if requested, the attention (B, C, HW), the mean over its heads.
     """
 
     def __init__(self, config: ModelConfig, attend_self: bool) -> None:

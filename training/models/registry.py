@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Build models by name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import nn
 
 from training.config.run import ModelConfig
 from training.models.backbone import Trunk, build_trunk
+from training.models.base import Network
 from training.models.batch_norm import convert_to_global, freeze
 from training.models.query2label import Query2Label
 from training.models.resnet_cam import ResnetCam
 
-MODELS: dict[str, Callable[[Trunk, int, ModelConfig], nn.Module]] = {
+MODELS: dict[str, Callable[[Trunk, int, ModelConfig], Network]] = {
     "resnet_cam": lambda trunk, num_classes, config: ResnetCam(trunk, num_classes, config.cam_boost),
     "query2label": Query2Label,
 }
-"""``model.name`` -> how it is built from a trunk, a number of classes and the settings."""
+"""``model.name`` -> function that builds the model from a trunk, the number of classes and the settings."""
 
 
 def build_model(
@@ -34,7 +35,7 @@ def build_model(
     Args:
         config: Which model.
         num_classes: C.
-        device: Where it goes.
+        device: Where to put it.
         pretext_file: Weights of the digits trunk.
         distributed: Whether BatchNorm counts the batch of all ranks.
 
@@ -43,12 +44,13 @@ def build_model(
 
     Raises:
         ConfigError: The backbone does not exist.
-        WeightsError: The weights cannot be had.
+        WeightsError: The weights cannot be loaded.
     """
     trunk = build_trunk(config, pretext_file)
-    model = MODELS[config.name](trunk, num_classes, config)
+    network = MODELS[config.name](trunk, num_classes, config)
+    model: nn.Module = network
     if config.frozen_bn:
-        freeze(model)
+        freeze(network)
     elif distributed:
         model = convert_to_global(model, device)
     return model.to(device, memory_format=torch.channels_last), trunk.weights_hash  # type: ignore[call-overload]

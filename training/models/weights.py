@@ -1,4 +1,4 @@
-"""Initial weights of a trunk: by name through torchvision's or timm's own mechanism and cache, from a file, or none."""
+"""Load a trunk's initial weights: from a file, or by name through torchvision's or timm's own download and cache."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from training.errors import ConfigError, WeightsError
 FILES = (".safetensors", ".pth", ".pt")
 _REACH_S = 5
 _WAYS_OUT = (
-    "Either run once on a machine with a network (the weights stay in the library's cache), or point to a "
-    "file: --set model.weights=FILE"
+    "Either run once on a machine with a network (the weights stay in the library's cache), or use a file: "
+    "--set model.weights=FILE"
 )
 
 
 def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mapping[str, Tensor] | None:
     """Return the state dict that ``model.weights`` names for ``model.backbone``; None for ``none``.
 
-    Named weights are fetched once per node: of several processes one fetches, and the others wait and find them in the
+    Named weights are downloaded once per node: one process downloads, and the others wait and find them in the
     library's cache.
 
     Args:
         config: Backbone and weights.
-        pretext_file: Where the digits trunk lies that was trained beside the scenes.
+        pretext_file: Weights of the digits trunk that was pretrained for the scenes.
 
     Raises:
-        ConfigError: No such weights.
-        WeightsError: They cannot be had here, or the file holds none.
+        ConfigError: The backbone has no weights of this name.
+        WeightsError: The weights cannot be loaded here, or the file holds no weights.
     """
     library, _, name = config.backbone.partition("/")
     if config.weights == "none":
@@ -50,7 +50,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     if config.weights == "pretext":
         if library != "digits" or pretext_file is None:
             raise ConfigError(
-                f"model.weights=pretext belongs to digits/resnet12, but got model.backbone={config.backbone}",
+                f"model.weights=pretext exists for digits/resnet12 only, but got model.backbone={config.backbone}",
                 "model.weights",
             )
         return load_file(pretext_file)
@@ -58,7 +58,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     if path.is_file():
         return _read_file(path)
     if path.suffix in FILES:
-        raise WeightsError(f"model.weights must be a file that exists, but got model.weights={config.weights}")
+        raise WeightsError(f"There is no file {config.weights} (model.weights)")
     find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
     if find_source is None:
         raise _unknown(config.weights, ["pretext"])
@@ -67,32 +67,32 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     try:
-        # weights_only: a pickle of anything else is refused, and runs no code.
+        # weights_only, so that a pickle of anything else is refused and cannot run code.
         state: Any = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # whatever a reader says of bytes that are no weights
+    except Exception as error:  # the readers raise many types for bytes that are not weights
         raise WeightsError(
-            f"model.weights must be a whole file of weights (.safetensors, or .pth with tensors alone), "
-            f"but {path} cannot be read as one: {_first_line(error)}"
+            f"model.weights={path} cannot be read: {_first_line(error)}. "
+            "Use a complete .safetensors file, or a .pth file that holds only tensors"
         ) from error
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, Mapping) else None
     if not isinstance(state, Mapping):
-        raise WeightsError(f"model.weights must be a file of named tensors, but {path} holds something else")
+        raise WeightsError(f"model.weights={path} does not hold named tensors (a state dict)")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where named weights come from.
+    """A place that named weights come from.
 
     Attributes:
-        url: On the host that gives them.
-        find: Returns the file in the library's cache, if it is there.
-        load: Returns the state dict, from that file if it is given, else by the library's own fetching.
+        url: Address on the host that serves them.
+        find: Return the file in the library's cache, if it is there.
+        load: Return the state dict, from that file if given, else through the library's own download.
     """
 
     url: str
@@ -103,7 +103,7 @@ class _Source:
 def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
     try:
         if source.find() is None:
-            with _only_fetcher(), redirect_stdout(sys.stderr):  # torchvision prints what it fetches
+            with _only_fetcher(), redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout
                 if source.find() is None:
                     _reach(source.url)
                 return source.load(source.find())
@@ -112,11 +112,10 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
         asked, cached = f"model.weights={config.weights} for {config.backbone}", source.find()
         if cached is not None:
             raise WeightsError(
-                f"{asked} must be whole in the cache, but {cached} cannot be read: {_first_line(error)}. Delete it. "
-                f"{_WAYS_OUT}"
+                f"The cached file of {asked} cannot be read: {cached}: {_first_line(error)}. Delete it. {_WAYS_OUT}"
             ) from error
         raise WeightsError(
-            f"{asked} must be in the cache or within reach, but fetching failed: {_first_line(error)}. {_WAYS_OUT}"
+            f"{asked} is not in the cache, and the download failed: {_first_line(error)}. {_WAYS_OUT}"
         ) from error
 
 
@@ -129,7 +128,7 @@ def _torchvision_source(name: str, weights: str) -> _Source:
     url = known[weights].url
 
     def load(cached: Path | None) -> Mapping[str, Tensor]:
-        # By way of the whole model: some of the files have other names for their tensors, which it translates.
+        # Through the whole model, because some files use other names for their tensors, which the model translates.
         state: Mapping[str, Tensor] = torchvision.models.get_model(name, weights=weights, progress=False).state_dict()
         return state
 
@@ -148,7 +147,7 @@ def _timm_source(name: str, weights: str) -> _Source:
     hub_id, url = source.hf_hub_id, str(source.url or constants.ENDPOINT)
 
     def load(cached: Path | None) -> Mapping[str, Tensor]:
-        # Given the file, because without a network the hub's client asks for most of a minute even for what it has.
+        # Pass the cached file: without a network, the hub's client retries for most of a minute even then.
         overlay = None if cached is None else {"file": str(cached)}
         return timm.create_model(
             tagged, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool=""
@@ -183,11 +182,11 @@ def _only_fetcher() -> Iterator[None]:
 
 
 def _reach(url: str) -> None:
-    """Raise OSError where nobody answers within seconds; the libraries themselves wait for minutes."""
+    """Raise OSError if the host does not answer within seconds; the libraries themselves wait for minutes."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_S).close()
     except urllib.error.HTTPError:
-        return
+        return  # an error status is an answer too: the host is up
 
 
 def _first_line(error: Exception) -> str:

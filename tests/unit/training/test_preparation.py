@@ -15,8 +15,7 @@ from training import preparation
 from training.data.digits import DigitsSpec, make_pretext_images
 from training.data.registry import dataset_info, digits_place
 from training.data.views import PixelScale
-from training.models.backbone import build_trunk, hash_weights
-from training.models.digits_trunk import DigitsTrunk
+from training.models.backbone import DigitsTrunk, build_trunk, hash_weights
 from training.preparation import is_prepared, prepare, pretrain_trunk
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.config.run import LoopConfig, ModelConfig
 from training.loop.arithmetic import set_arithmetic, training_network
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 from training.models.registry import build_model
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from training.data.split import InMemoryImages, SplitData
 from training.data.views import PixelScale
 from training.loop import localisation
 from training.loop.localisation import mask_settings, measure_localisation
-from training.models.output import ModelOutput
+from training.models.base import ModelOutput
 
 
 class Red(nn.Module):

@@ -1,5 +1,6 @@
-"""BatchNorm: frozen, global, and as the masked pass wants it. Two ranks are in
-tests/integration/test_distributed.py.
+"""Test BatchNorm: frozen, global, and in the modes of the masked pass.
+
+Two ranks are tested in tests/integration/test_distributed.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from timm.layers import BatchNormAct2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from training.errors import ConfigError
+from training.models.base import Network
 from training.models.batch_norm import GlobalBatchNorm2d, convert_to_global, freeze, masked_pass
 
 CPU = torch.device("cpu")
@@ -19,9 +21,13 @@ def images() -> Tensor:
     return 3 + 2 * torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0))
 
 
-def net() -> nn.Sequential:
+class Net(Network, nn.Sequential):
+    pass
+
+
+def net() -> Net:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), BatchNormAct2d(4))
+    return Net(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), BatchNormAct2d(4))
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -59,6 +65,23 @@ def test_global_norm_of_one_process_is_batch_norm() -> None:
     for mode in (True, False):
         assert torch.equal(plain.train(mode)(images()), ours.train(mode)(images()))
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+def test_global_norm_takes_over_tensors_settings_and_every_place_of_the_plain_one() -> None:
+    shared = nn.BatchNorm2d(4, eps=0.1, momentum=0.3).eval()
+    fixed = nn.BatchNorm2d(4, affine=False, track_running_stats=False)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1), shared), nn.ReLU(), nn.Sequential(shared, fixed))
+    optimised, keys = list(model.parameters()), list(model.state_dict())
+    converted = convert_to_global(model, CPU)
+    norms = [module for module in converted.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [type(norm) for norm in norms] == [GlobalBatchNorm2d] * 2
+    assert converted.get_submodule("0.1") is converted.get_submodule("2.0") is norms[0]
+    assert [id(parameter) for parameter in converted.parameters()] == [id(parameter) for parameter in optimised]
+    assert list(converted.state_dict()) == keys
+    assert (norms[0].eps, norms[0].momentum, norms[0].training) == (0.1, 0.3, False)
+    assert norms[0].running_mean is shared.running_mean
+    assert norms[1].weight is norms[1].running_mean is None
+    assert not norms[1].track_running_stats
 
 
 def test_global_norm_on_cpu_refuses_kinds_it_cannot_replace() -> None:

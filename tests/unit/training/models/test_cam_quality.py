@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from training.models.base import ModelOutput
 from training.models.cam_quality import box_masks, cam_metrics, highest_pixel
-from training.models.output import ModelOutput
 
 SIZE = 12
 C = 3
