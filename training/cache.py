@@ -1,4 +1,4 @@
-"""Where things lie that can be remade."""
+"""Find the folder for files that can be made again."""
 
 from __future__ import annotations
 

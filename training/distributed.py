@@ -1,4 +1,4 @@
-"""What the core asks of torch.distributed; without a process group every function is the one-process answer."""
+"""Wrap what the core needs of torch.distributed; without a process group each function answers for one process."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ class _DifferentiableSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every rank's loss depends on every rank's share of the sum.
+        # Every rank's loss depends on every rank's share of the sum, so a share's gradient is the sum over all losses.
         return sum_over_ranks(gradients[0].contiguous())
 
 
 def differentiable_sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over all ranks, same shape on each, with gradient; every rank must go backward
-    through it.
+    """Return the sum of ``values`` over all ranks, same shape on each, with gradient.
+
+    Every rank must run backward through it, or the others wait forever.
     """
     if world_size() == 1:
         return values
@@ -65,6 +66,7 @@ def gather_rows(rows: Tensor) -> Tensor:
         return rows
     counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    # all_gather needs equal shapes, so pad to the longest rank and cut the padding off afterwards.
     longest = int(max(count.item() for count in counts))
     padded = torch.zeros((longest, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
     padded[: len(rows)] = rows
@@ -74,16 +76,16 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def extremes_over_ranks(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return minimum and maximum over the chosen rows of all ranks.
+    """Return the minimum and the maximum over the chosen rows of all ranks.
 
     Args:
         values: (n, ...).
         rows: bool (n,).
 
     Returns:
-        Two tensors (...), infinite where no rank has a chosen row.
+        Two tensors (...), infinite if no rank has a chosen row.
     """
-    # No boolean indexing: how many rows there are is not asked of the device.
+    # No boolean indexing, which would make the host wait for the device to learn the number of rows.
     chosen = rows.view(-1, *[1] * (values.dim() - 1))
     empty = values.new_full((1, *values.shape[1:]), float("inf"))
     low = torch.cat([torch.where(chosen, values, torch.inf), empty]).amin(0)

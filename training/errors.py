@@ -1,15 +1,15 @@
-"""Exceptions of the training core that somebody catches.
+"""Exceptions of the training core that callers catch.
 
 ValueError
 └── ConfigError           a setting is unknown, of the wrong type or out of range
-    └── NotThisDatasetError  the source folder does not hold the dataset that was asked for
+    └── NotThisDatasetError  the source folder does not hold the requested dataset
 RuntimeError
 ├── NonFiniteLossError    a step's loss was NaN or infinite; the weights were left alone
-├── StepMemoryError       a step found no memory; with the figures
-├── CheckpointError       a checkpoint is missing, cut short or of another configuration
-├── DatasetError          a dataset is not prepared, or is not what its hash says
-│   └── StoreError        a store cannot be written, is not whole, or is of another version
-└── WeightsError          pretrained weights cannot be had
+├── StepMemoryError       a step ran out of memory; carries the figures
+├── CheckpointError       a checkpoint is missing, truncated or of another configuration
+├── DatasetError          a dataset is not prepared, or does not match its hash
+│   └── StoreError        a store cannot be written, is incomplete, or is of another version
+└── WeightsError          pretrained weights cannot be loaded
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range.
 
     Attributes:
-        key: The dotted key at fault (``method.cam_threshold``), or None if no single key is.
+        key: The dotted key at fault (``method.cam_threshold``), or None if there is no single one.
     """
 
     def __init__(self, message: str, key: str | None = None) -> None:
@@ -30,24 +30,24 @@ class ConfigError(ValueError):
 
 
 class NotThisDatasetError(ConfigError):
-    """The source folder does not hold the dataset that was asked for."""
+    """The source folder does not hold the requested dataset."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "--source")
 
 
 class NonFiniteLossError(RuntimeError):
-    """A step's loss was NaN or infinite; no weight and no method state took part in that step.
+    """A step's loss was NaN or infinite; the step changed neither weights nor method state.
 
     Attributes:
         epoch: Epoch of the first bad step, counted from 1.
         step: That step within the epoch, counted from 1.
-        parts: Loss part name -> its value at that step.
+        parts: Value of each loss part at that step, by name.
     """
 
     def __init__(self, epoch: int, step: int, parts: dict[str, float]) -> None:
         listed = ", ".join(f"{name}={value:g}" for name, value in parts.items())
-        super().__init__(f"loss must be finite, but at epoch {epoch}, step {step} its parts were {listed}")
+        super().__init__(f"The loss is not finite at epoch {epoch}, step {step}: {listed}")
         self.epoch, self.step, self.parts = epoch, step, parts
 
     def __reduce__(self) -> tuple[type, tuple[int, int, dict[str, float]]]:
@@ -55,19 +55,18 @@ class NonFiniteLossError(RuntimeError):
 
 
 class StepMemoryError(RuntimeError):
-    """A step found no memory on its device; torch's own error is its cause.
+    """A step ran out of memory; torch's own error is its cause.
 
     Attributes:
-        figures: device, epoch, step, batch_size (of this process), image_size, peak_gib (allocated at most), total_gib
-            (what there is).
+        figures: device, epoch, step, batch_size (of this process), image_size, peak_gib (the most that was allocated),
+            total_gib (all there is).
     """
 
     def __init__(self, figures: Mapping[str, str | float]) -> None:
         super().__init__(
-            "step must fit into the memory of the {device}, but got out of memory at epoch {epoch}, step {step} with "
-            "batch={batch_size}, "
-            "image_size={image_size}: {peak_gib} GiB allocated at most, {total_gib} GiB in all. "
-            "See which batch fits: orchestrator max-batch SPACE; change it with --set optim.batch_size=N".format(
+            "The {device} ran out of memory at epoch {epoch}, step {step} with batch={batch_size}, "
+            "image_size={image_size}: {peak_gib} of {total_gib} GiB were allocated. "
+            "Find out which batch fits: orchestrator max-batch SPACE. Set it with --set optim.batch_size=N".format(
                 **figures
             )
         )
@@ -78,16 +77,16 @@ class StepMemoryError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, cut short or belongs to another configuration."""
+    """A checkpoint is missing, truncated or belongs to another configuration."""
 
 
 class DatasetError(RuntimeError):
-    """A dataset is not prepared, or is not what its hash says."""
+    """A dataset is not prepared, or does not match its hash."""
 
 
 class StoreError(DatasetError):
-    """A store cannot be written, is not whole, or is of another version."""
+    """A store cannot be written, is incomplete, or is of another version."""
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights cannot be had here."""
+    """Pretrained weights cannot be loaded here."""

@@ -1,4 +1,4 @@
-"""Losses as numerator and count, so that a mean over a subset can be reduced over ranks."""
+"""Express losses as numerator and count, so that the mean over a subset can be reduced over ranks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from training.distributed import sum_over_ranks, world_size
 
 EPS = 1e-5
-"""Added inside every logarithm, as the released code of the field does."""
+"""Added inside every logarithm, as in the released code of SPML methods."""
 
 
 @dataclass(frozen=True)
 class LossPart:
-    """One term of a loss on this rank: ``weight * numerator / count``, both summed over all ranks first.
+    """One term of a loss: ``weight * numerator / count``, with numerator and count first summed over all ranks.
 
     Attributes:
         numerator: Scalar with gradient, the sum over this rank's entries.
-        count: Scalar without gradient, how many entries.
+        count: Scalar without gradient, the number of this rank's entries.
         weight: Factor of the term.
     """
 
@@ -35,24 +35,24 @@ def mean_part(values: Tensor, weight: float = 1.0) -> LossPart:
 
 
 def masked_mean_part(values: Tensor, mask: Tensor, weight: float = 1.0) -> LossPart:
-    """Return the mean over the entries of a boolean mask as a part; over no entry at all it is 0."""
+    """Return the mean over the entries of a boolean mask as a part; it is 0 if the mask is empty."""
     return LossPart(torch.where(mask, values, 0).sum(), mask.sum().to(values.dtype), weight)
 
 
 def total_loss(parts: Mapping[str, LossPart]) -> tuple[Tensor, dict[str, Tensor]]:
     """Add up the parts over all ranks.
 
-    The mean of rank means is wrong for a subset of unequal size: counts are summed over ranks first, and each rank's
-    share is scaled by the world size because DistributedDataParallel averages gradients.
+    The mean of the ranks' means would be wrong for subsets of unequal size, so counts are summed over ranks first. Each
+    rank's share is scaled by the world size, because DistributedDataParallel averages gradients.
 
     Returns:
-        The scalar to call ``backward`` on, and each weighted part's value over the global batch (detached, the same on
-        every rank).
+        The scalar to call ``backward`` on, and the value of each weighted part over the global batch (detached, the
+        same on every rank).
     """
     local = torch.stack(
         [*(part.numerator.detach() for part in parts.values()), *(part.count for part in parts.values())]
     )
-    totals = sum_over_ranks(local)
+    totals = sum_over_ranks(local)  # one all-reduce for all parts
     numerators, counts = totals[: len(parts)], totals[len(parts) :].clamp_min(1)
     loss = torch.stack(
         [
@@ -80,7 +80,7 @@ def assumed_negative_entries(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, C) of 0 and 1.
 
     Returns:
-        (B, C), not negative but for eps.
+        (B, C), not negative except for eps.
     """
     probs = logits.sigmoid()
     return torch.where(labels > 0, negative_log(probs), negative_log(1 - probs))

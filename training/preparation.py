@@ -1,4 +1,4 @@
-"""Prepares what can be prepared without a download: the digit scenes and the trunk trained beside them."""
+"""Prepare what needs no download: the digit scenes, and the trunk pretrained for them."""
 
 from __future__ import annotations
 
@@ -38,19 +38,18 @@ PRETEXT_BATCH = 32
 
 
 def is_prepared(config: DataConfig) -> bool:
-    """Tell whether :func:`prepare` would have nothing to do."""
+    """Return whether :func:`prepare` would have nothing to do."""
     return config.name != "digits" or (digits_folder(digits_spec(config), cache_dir()) / "manifest.json").is_file()
 
 
 def prepare(config: DataConfig) -> None:
-    """Make the digit scenes that ``config`` asks for and their trunk, unless they are cached; other datasets are left
-    alone.
+    """Make the digit scenes of ``config`` and their trunk, unless they are cached; do nothing for other datasets.
 
-    A folder appears in the cache whole or not at all. When two processes prepare the same scenes, the first to finish
+    A folder appears in the cache complete or not at all. If two processes prepare the same scenes, the first to finish
     wins.
 
     Raises:
-        ConfigError: An image size that the scenes do not have.
+        ConfigError: The scenes do not exist in this image size.
         OSError: The cache cannot be written.
     """
     if is_prepared(config):
@@ -60,8 +59,8 @@ def prepare(config: DataConfig) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
-        # The last bits of scale and trunk, and so the weights hash that results are compared by, depend on the number
-        # of threads.
+        # With one thread, because the last bits of scale and trunk depend on the number of threads, and the hash of the
+        # weights decides whether results may be compared.
         with _one_thread():
             _write(spec, scratch)
         _install(scratch, target)
@@ -70,13 +69,13 @@ def prepare(config: DataConfig) -> None:
 
 
 def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int) -> dict[str, Tensor]:
-    """Train the digits trunk to classify single turned digits: the stand-in for ImageNet weights.
+    """Train the digits trunk to classify single rotated digits, in place of pretraining on ImageNet.
 
     Args:
         images: uint8 (N, 3, 40, 40).
         classes: long (N,).
         scale: Mean and deviation of the training scenes.
-        seed: Seed of initialisation, order and shifts.
+        seed: Seed for initialisation, order and shifts.
 
     Returns:
         The trunk's state dict.
@@ -131,5 +130,6 @@ def _install(scratch: Path, target: Path) -> None:
     try:
         scratch.rename(target)
     except OSError:
+        # The target exists because another process finished first: use what it made.
         if not (target / "manifest.json").is_file():
             raise

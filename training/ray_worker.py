@@ -1,8 +1,7 @@
-"""One run over Ray Train workers: each rank steps the same ``TrainingRun``, rank 0 tells the driver of every epoch.
+"""Train one run over Ray Train workers: each rank steps the same ``TrainingRun``, and rank 0 reports to the driver.
 
-The only file of the core that imports ray. An epoch is not begun before the driver has taken in the one before, so that
-a driver that dies never finds a checkpoint further ahead than its journal by more than one epoch, whose metrics the
-checkpoint carries.
+This is the only file of the core that imports ray. An epoch starts only after the driver has recorded the one before,
+so that after the driver's death a checkpoint is at most one epoch ahead of the journal, and holds that epoch's metrics.
 """
 
 from __future__ import annotations
@@ -25,21 +24,24 @@ if TYPE_CHECKING:
     from training.config.run import TrainConfig
 
 Message = dict[str, Any]
-"""Of an epoch: ``epoch, metrics, artifacts``; the first one also ``host, pid, queue_s, start_s``, after a resume
-``passed_over``. ``epoch`` 0 alone says that the workers are there. Of a failure: ``error, details``.
+"""A message from rank 0 to the driver.
+
+After an epoch: ``epoch, metrics, artifacts``; the first one also has ``host, pid, queue_s, start_s``, and after a
+resume ``passed_over``. ``epoch`` 0 alone means that the workers have started. After a failure: ``error, details``.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to do.
+    """What a worker has to do.
 
     Attributes:
+        config: Settings of the run.
         storage: URI of the run's checkpoints.
         channel: Handle of a :class:`Channel` actor.
-        handed_ms: When the driver handed the run out.
-        title: Promotion and run, for its pictures.
-        make_run: In place of ``TrainingRun`` (tests).
+        handed_ms: Time at which the driver handed out the run.
+        title: Promotion and run, for the titles of pictures.
+        make_run: Builds the run in place of ``TrainingRun`` (for tests).
     """
 
     config: TrainConfig
@@ -51,38 +53,38 @@ class Job:
 
 
 class Channel:
-    """The actor between rank 0, which tells and waits, and the driver, which takes and answers."""
+    """The actor between rank 0, which sends messages and waits, and the driver, which takes and answers them."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[tuple[Message, asyncio.Future[bool]]] = asyncio.Queue()
         self._answer: asyncio.Future[bool] | None = None
 
     async def tell(self, message: Message) -> bool:
-        """Hand a message to the driver and return its answer: whether the run goes on."""
+        """Send a message to the driver and return its answer: whether the run continues."""
         answer = asyncio.get_running_loop().create_future()
         await self._messages.put((message, answer))
         return bool(await answer)
 
     async def take(self) -> Message:
-        """Return the next message, which must be answered before another is taken."""
+        """Return the next message; it must be answered before the next one is taken."""
         message, self._answer = await self._messages.get()
         return message
 
     async def answer(self, goes_on: bool) -> None:
-        """Let the one that told go on, or not."""
+        """Answer the message that was taken: whether the run continues."""
         assert self._answer is not None
         self._answer.set_result(goes_on)
 
 
 class _StoppedError(Exception):
-    """The driver wants no more of this run."""
+    """The driver has stopped this run."""
 
 
 def train_worker(job: Job) -> None:
     """Train one rank of a run from its newest checkpoint to its end; the function of a ``TorchTrainer``.
 
     Raises:
-        Exception: Whatever the run raises, after the driver was told.
+        Exception: Whatever the run raises, after reporting it to the driver.
     """
     began = time.time()
     try:
@@ -93,9 +95,8 @@ def train_worker(job: Job) -> None:
         first = {"host": socket.gethostname(), "pid": os.getpid(), "queue_s": max(0.0, began - job.handed_ms / 1000)}
         first["start_s"] = time.time() - began
         if resumed:
-            _report(
-                job, run, first | {"passed_over": run.passed_over}
-            )  # a kill may have swallowed the report of this epoch: say it again
+            # Report the resumed epoch again, because a kill may have swallowed its first report.
+            _report(job, run, first | {"passed_over": run.passed_over})
             first = {}
         while not run.finished:
             run.train_epoch()
@@ -119,7 +120,7 @@ def _build(job: Job) -> Run:
 
 
 def _report(job: Job, run: Run, first: Message) -> None:
-    # Every rank: evaluation is shared between them.
+    # On every rank, because the ranks share the evaluation that artifacts need.
     artifacts = collect_artifacts(run, job.title, forgiving=_world_size() == 1) if run.finished else {}
     if _rank() != 0:
         return
@@ -144,7 +145,7 @@ def _rank() -> int:
 
 
 def _wait_for_all_ranks() -> None:
-    # Only rank 0 writes checkpoints; the others must not read what it has not written yet.
+    # Only rank 0 writes checkpoints, and the others must not read them before they are written.
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -152,6 +153,7 @@ def _wait_for_all_ranks() -> None:
 
 
 def _portable(error: Exception) -> Exception:
+    """Return the error, or a plain one with its text if it cannot be pickled on its way to the driver."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Seeds: every random draw has a name, so that no draw depends on how many came before it."""
+"""Derive seeds from names, so that no random draw depends on how many came before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that is a function of the parts alone (``derive_seed(seed, "weak", epoch)``)."""
+    """Return a 63-bit seed that depends on the parts alone (``derive_seed(seed, "weak", epoch)``)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -23,7 +23,7 @@ def named_generator(*parts: int | str) -> torch.Generator:
 def seed_everything(*parts: int | str) -> None:
     """Seed the global generators of Python, NumPy and torch (all devices) with :func:`derive_seed`.
 
-    A reused actor must start its next trial as a fresh process would.
+    A reused actor starts its next trial with this, as a fresh process would.
     """
     seed = derive_seed(*parts)
     random.seed(seed)

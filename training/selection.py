@@ -1,8 +1,8 @@
-"""The protocol of model selection: which labels choose the configuration, and which the epoch.
+"""Define the protocol of model selection: which labels choose the configuration, and which choose the epoch.
 
 Every metric, run, leaderboard and champion carries its protocol, ``select_config_by`` x ``select_epoch_by``. The
-literature selects on fully labelled validation data (``clean-val``); a user who has only single positives cannot, and
-selects by ``observed-val``.
+literature selects on fully labelled validation data (``clean-val``). A user who has only single positives cannot do
+that, and selects by ``observed-val``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class SelectBy(StrEnum):
     """What chooses a configuration or an epoch."""
 
     PUBLISHED = "published"
-    """The published point is run; there is no search (configurations only)."""
+    """The published settings, without a search (configurations only)."""
     CLEAN_VAL = "clean-val"
     """mAP on the true validation labels."""
     OBSERVED_VAL = "observed-val"
@@ -32,7 +32,7 @@ class Protocol:
     """``select_config_by`` x ``select_epoch_by``.
 
     Raises:
-        ValueError: ``last`` for a configuration, or ``published`` for an epoch.
+        ValueError: ``last`` was given for the configuration, or ``published`` for the epoch.
     """
 
     select_config_by: SelectBy = SelectBy.CLEAN_VAL
@@ -46,7 +46,7 @@ class Protocol:
 
     @property
     def metric(self) -> str:
-        """The metric whose value ranks configurations, taken at the chosen epoch (and by ASHA at each epoch)."""
+        """The metric that ranks configurations at the chosen epoch, and that ASHA reads at every epoch."""
         if self.select_config_by is SelectBy.PUBLISHED:
             return epoch_metric(self.select_epoch_by)
         return epoch_metric(self.select_config_by)
@@ -56,9 +56,7 @@ class Protocol:
 
 
 def epoch_metric(select_by: SelectBy) -> str:
-    """Return the metric name that ``clean-val`` or ``observed-val`` stands for (``last``: that of clean-val, for
-    display).
-    """
+    """Return the metric that ``clean-val`` or ``observed-val`` stands for; ``last`` displays that of clean-val."""
     return VAL_OBSERVED_MAP if select_by is SelectBy.OBSERVED_VAL else VAL_MAP
 
 
@@ -66,11 +64,11 @@ def choose_epoch(metrics: Mapping[int, Mapping[str, float]], select_epoch_by: Se
     """Return the epoch whose weights count: the best by its metric (the earliest of equals), or the last.
 
     Args:
-        metrics: Epoch (from 1) -> metric name -> value.
+        metrics: For each epoch (from 1), the value of each metric by name.
         select_epoch_by: ``clean-val``, ``observed-val`` or ``last``.
 
     Returns:
-        The epoch, or None while there is none that has the metric.
+        The epoch, or None if no epoch has the metric.
     """
     if not metrics:
         return None
@@ -84,6 +82,6 @@ def choose_epoch(metrics: Mapping[int, Mapping[str, float]], select_epoch_by: Se
 
 
 def choose_value(metrics: Mapping[int, Mapping[str, float]], protocol: Protocol) -> float | None:
-    """Return the value by which a run is ranked: ``protocol.metric`` at the epoch that ``select_epoch_by`` chooses."""
+    """Return the value that ranks a run: ``protocol.metric`` at the epoch that ``select_epoch_by`` chooses."""
     epoch = choose_epoch(metrics, protocol.select_epoch_by)
     return None if epoch is None else metrics[epoch].get(protocol.metric)

@@ -1,22 +1,21 @@
-"""Every method on digit scenes: test mAP over training seeds and scene seeds, rejection, the pointing game, seconds.
+"""Compare all methods on digit scenes: test mAP over training and scene seeds, rejection, pointing game, seconds.
 
     python -m benchmarks.digits.runs [--groups main rivals ablations query2label] [--rows ...] [--seeds ...]
-    [--processes 2] [--fresh] python -m benchmarks.digits.runs --check 8    # repeats the 8 cheapest rows of an earlier
-    tree and compares to the last digit
+                                     [--processes 2] [--fresh]
+    python -m benchmarks.digits.runs --check 8    # repeat the 8 cheapest rows of an earlier tree, compare every digit
 
-Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``,
-chosen on scene seed 0 and never on the scenes here; scenes and trunk are redrawn with the scene seed, the draw of
-single positives with the training seed. The best epoch by clean validation mAP counts; the test split is opened once a
-run, and nothing is chosen by it.
+Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``, which
+was chosen on scene seed 0 and never on the scenes used here. The scene seed redraws scenes and trunk, the training seed
+redraws the single positives. The best epoch by clean validation mAP counts. The test split is opened once per run, and
+nothing is chosen by it.
 
-Raw results go to ``results/digits.jsonl``, a line a run as it ends. A run that the file holds with the same settings
-and the same git tree of ``training/`` is not run again: an interrupted benchmark goes on where it was, and parts of it
-may be run at different times. ``results/digits.md`` is written from all of them, with the explanations of
-``results/digits_explained.md`` at its end; one of fewer runs than the last only with ``--fresh``.
+Raw results go to ``results/digits.jsonl``, one line per run, as each run ends. A run whose settings and git tree of
+``training/`` are already in the file is not repeated, so an interrupted benchmark continues where it stopped, and its
+parts may run at different times. ``results/digits.md`` is written from all results, with the explanations of
+``results/digits_explained.md`` at its end. A report with fewer runs than the last one is written only with ``--fresh``.
 
-``--check N`` is for a tree that should change no result: where N runs of the earlier tree, one a row, come out the
-same, ``results/digits_checked.json`` says so, and the report takes the earlier tree's runs as this one's, and says so
-too.
+``--check N`` is for a tree that should change no result. If N runs of the earlier tree, one per row, come out the same,
+``results/digits_checked.json`` records it, and the report uses the earlier tree's runs for this one, and says so.
 """
 
 from __future__ import annotations
@@ -62,15 +61,15 @@ SCENE_SEEDS = [101, 102, 103]
 DIRTY = "-dirty"
 CHECKED = "digits_checked.json"
 COMPARED = ("test_mAP", "val_mAP", "best_epoch")
-"""What a repeated run must have to the last digit."""
+"""Figures that a repeated run must reproduce to the last digit."""
 Group = Literal["main", "rivals", "ablations", "query2label"]
 NUM_SEEDS: dict[Group, int] = {"main": 5, "rivals": 2, "ablations": 2, "query2label": 2}
-"""Training seeds of a group's rows, from 0, on each set of scenes."""
+"""Number of training seeds, counted from 0, for a group's rows on each set of scenes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a method of a space at its first start point, with these settings beside it."""
+    """A line of a table: a method at the first start point of its space, with these settings changed."""
 
     group: Group
     label: str
@@ -124,7 +123,7 @@ ROWS: dict[str, Row] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the tables' raw material."""
+    """One run: a row with its seeds."""
 
     row: str
     scene_seed: int
@@ -132,7 +131,7 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        """All settings."""
+        """All settings of the run."""
         row = ROWS[self.row]
         seeds: dict[str, Scalar] = {
             "data.scene_seed": self.scene_seed,
@@ -145,15 +144,16 @@ class Run:
 
     @property
     def settings_hash(self) -> str:
-        """Hash of everything that the result depends on beside the code."""
+        """Hash of all settings that the result depends on."""
         flat = {key: value for key, value in self.config.flatten().items() if key not in PLACE_KEYS}
         return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_one(run: Run) -> Result:
-    """Train one run and open its test split; seconds are CPU seconds of the one thread, evaluation on val included.
+    """Train one run and open its test split.
 
-    Rejection is of the last epoch, the pointing game of the best one.
+    Seconds are CPU seconds of its one thread, including evaluation on val. Rejection is measured in the last epoch, the
+    pointing game in the best one.
     """
     config = run.config
     prepare(config.data)
@@ -185,10 +185,11 @@ def run_one(run: Run) -> Result:
 
 
 def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
-    """Run what ``path`` does not hold yet, appending each result as it comes; return how many failed, with their
-    message on stderr.
+    """Run what ``path`` does not hold yet, and append each result as its run ends; return how many runs failed.
+
+    Their messages go to stderr.
     """
-    # What a changed tree gave says nothing of another change of it.
+    # The results of a working tree with changes say nothing about other changes, so they are never reused.
     known = (
         set()
         if code_hash().endswith(DIRTY)
@@ -211,8 +212,8 @@ def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
 
 
 def _run_each(runs: Sequence[Run], processes: int) -> Iterator[tuple[Run, Future[Result]]]:
-    """Run them, and yield each with its result or error as it ends."""
-    # Scenes are made once, before two processes would make them twice.
+    """Run them in parallel, and yield each with its result or error as it ends."""
+    # Make each set of scenes once, before two processes make it twice.
     for run in {run.scene_seed: run for run in runs}.values():
         prepare(run.config.data)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -226,16 +227,15 @@ def _name(run: Run) -> str:
 
 
 def choose_repeats(results: Sequence[Result], wanted: Sequence[Run], num: int) -> list[Result]:
-    """Choose the results of an earlier tree that ``--check`` repeats: the cheapest by CPU seconds, at most one of a
-    row.
+    """Choose the results of an earlier tree for ``--check`` to repeat: the cheapest, at most one per row.
 
     Args:
-        results: All that were measured.
+        results: All results.
         wanted: Runs to choose from.
-        num: At most so many.
+        num: How many results to choose at most.
 
     Returns:
-        Results of the one earlier tree that has the most of present settings; none if no tree has any.
+        Results of the earlier tree that has the most results with the present settings; empty if no tree has any.
     """
     theirs = [result for result in results if result["code"] != code_hash() and not result["code"].endswith(DIRTY)]
     theirs = [
@@ -253,10 +253,9 @@ def choose_repeats(results: Sequence[Result], wanted: Sequence[Run], num: int) -
 
 
 def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
-    """Repeat runs of one earlier tree at this one, say how each came out, and keep it in ``folder`` if all came out the
-    same.
+    """Repeat runs of one earlier tree at this one, print how each compares, and record in ``folder`` if all are equal.
 
-    A difference takes back what an earlier check said of these two trees.
+    A difference withdraws what an earlier check recorded about that tree.
     """
     expected, repeated, num_different = {_run_of(result): result for result in before}, [], 0
     for run, future in _run_each(list(expected), processes):
@@ -285,7 +284,7 @@ def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
 
 
 def read_checked(folder: Path) -> Checked | None:
-    """Return the newest check if it is of this tree."""
+    """Return the last check if it is about this tree."""
     file = folder / CHECKED
     checked: Checked | None = json.loads(file.read_text()) if file.is_file() else None
     return checked if checked is not None and checked["code"] == code_hash() else None
@@ -293,9 +292,7 @@ def read_checked(folder: Path) -> Checked | None:
 
 @cache
 def code_hash() -> str:
-    """Return the git tree of ``training/`` at HEAD, which other commits leave alone; marked where the working tree
-    differs from it.
-    """
+    """Return the git tree of ``training/`` at HEAD, which other commits do not change; marked if there are changes."""
     git = ["git", "-C", str(Path(__file__).parents[2])]
     tree = subprocess.run([*git, "rev-parse", "HEAD:training"], capture_output=True, text=True, check=True).stdout
     changed = subprocess.run(
@@ -305,7 +302,7 @@ def code_hash() -> str:
 
 
 def read_results(path: Path) -> list[Result]:
-    """Return the results a file holds, none if there is no file."""
+    """Return the results in a file; empty if it does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
@@ -315,7 +312,7 @@ def _load(space: str) -> SearchSpace:
 
 
 def _wanted(arguments: argparse.Namespace) -> list[Run]:
-    """Return the runs asked for, those of the first training seed first."""
+    """Return the requested runs, those with the lowest training seed first."""
     rows = [
         name
         for name, row in ROWS.items()
@@ -331,9 +328,9 @@ def _wanted(arguments: argparse.Namespace) -> list[Run]:
 
 
 def _of_these_settings(results: Sequence[Result], scene_seeds: Sequence[int], checked: Checked | None) -> list[Result]:
-    """Return the results of this code, or of one that was checked to be equal, and of the rows' present settings.
+    """Return the results that have the present settings and this code, or code that was checked to be equal.
 
-    Of a run that was repeated the last counts.
+    The last result of a repeated run counts.
     """
     trees = {code_hash()} if checked is None else {code_hash(), checked["of"]}
     kept = {}
@@ -357,23 +354,24 @@ def _has_its_settings(result: Result) -> bool:
 
 
 def _refuse_fewer(num_runs: int, report: Path, fresh: bool) -> None:
-    """Raise a ValueError if a report of so many runs would overwrite one of more."""
+    """Raise a ValueError if a report of this many runs would overwrite one of more."""
     before = count_runs(report.read_text()) if report.is_file() else 0
     if num_runs < before and not fresh:
         raise ValueError(
-            f"a new {report.name} must have at least the {before} runs of the last, but got runs={num_runs}. Measure "
-            f"the others at this "
-            "tree of training/ too, show by --check N that it gives what the last one gave, or overwrite it with "
-            "--fresh"
+            f"The new {report.name} would have {num_runs} runs, fewer than the {before} of the last one. Run the "
+            "others at this tree of training/ too, show with --check N that it reproduces the last one, or overwrite "
+            "the report with --fresh"
         )
 
 
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", nargs="+", choices=list(NUM_SEEDS), default=list(NUM_SEEDS), help="By default all.")
+    parser.add_argument("--groups", nargs="+", choices=list(NUM_SEEDS), default=list(NUM_SEEDS), help="All by default.")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="These rows instead of whole groups.")
-    parser.add_argument("--seeds", type=int, nargs="+", help=f"Training seeds; by default so many from 0: {NUM_SEEDS}.")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help=f"Training seeds; by default this many, from 0: {NUM_SEEDS}."
+    )
     parser.add_argument("--scene-seeds", type=int, nargs="+", default=SCENE_SEEDS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -394,9 +392,9 @@ def main() -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> bool:
-    """Run what is asked for and write the report; return whether every run ended well."""
+    """Run the requested runs and write the report; return whether every run succeeded."""
     path, wanted = arguments.out / "digits.jsonl", _wanted(arguments)
-    # Before hours of training, not after them.
+    # Refuse before hours of training, not after them.
     had = {_run_of(result) for result in _reported(arguments)}
     _refuse_fewer(len(had | set(wanted)), arguments.out / "digits.md", arguments.fresh)
     num_failed = run_all(wanted, path, arguments.processes)
@@ -404,20 +402,15 @@ def _measure(arguments: argparse.Namespace) -> bool:
 
 
 def _check(arguments: argparse.Namespace) -> bool:
-    """Repeat runs of an earlier tree and, if all came out the same, write the report; return whether they did."""
+    """Repeat runs of an earlier tree and, if all are equal, write the report; return whether they are."""
     if arguments.check < 1:
-        raise ValueError(f"--check must be at least 1, but got check={arguments.check}. Say how many runs to repeat")
+        raise ValueError(f"--check must be at least 1, the number of runs to repeat, but got --check={arguments.check}")
     if code_hash().endswith(DIRTY):
-        raise ValueError(
-            f"the tree of training/ must be committed for --check, but got code={code_hash()}. Commit it first"
-        )
+        raise ValueError(f"training/ has changes that are not committed ({code_hash()}). Commit them before --check")
     results = read_results(arguments.out / "digits.jsonl")
     before = choose_repeats(results, _wanted(arguments), arguments.check)
     if not before:
-        raise ValueError(
-            "--check must find runs of an earlier tree with the present settings, but got runs=0. Measure without "
-            "--check"
-        )
+        raise ValueError("No runs of an earlier tree have the present settings. Run the benchmark without --check")
     if_equal = _of_these_settings(results, arguments.scene_seeds, {"of": before[0]["code"]})
     _refuse_fewer(len(if_equal), arguments.out / "digits.md", arguments.fresh)
     return check_runs(before, arguments.out, arguments.processes) and _write_report(arguments)
@@ -430,7 +423,7 @@ def _reported(arguments: argparse.Namespace) -> list[Result]:
 
 
 def _write_report(arguments: argparse.Namespace) -> bool:
-    """Write the report; return whether it is written: runs that failed may leave fewer than the last has."""
+    """Write the report, unless failed runs leave it fewer runs than the last one; return whether it is written."""
     results, explained, path = _reported(arguments), RESULTS / "digits_explained.md", arguments.out / "digits.md"
     try:
         _refuse_fewer(len(results), path, arguments.fresh)

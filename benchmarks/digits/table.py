@@ -1,5 +1,6 @@
-"""The tables of ``benchmarks/digits.py`` and what their figures say: results -> Markdown, nothing
-run and nothing read.
+"""Render the tables of ``benchmarks.digits.runs`` and the conclusions from their figures as Markdown.
+
+Nothing here runs anything or reads a file.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Result = dict[str, Any]
-"""What ``benchmarks.digits.run_one`` returns: a line of ``digits.jsonl``."""
+"""The result of ``benchmarks.digits.runs.run_one``: a line of ``digits.jsonl``."""
 Checked = dict[str, Any]
-"""What ``digits_checked.json`` holds: that the repeated ``rows`` of tree ``of`` came out the same at tree ``code``."""
+"""The content of ``digits_checked.json``: at tree ``code``, the repeated ``rows`` of tree ``of`` are equal."""
 
 TITLES = {
     "main": "IGNORE, its bounds and the simplest baselines",
@@ -20,7 +21,7 @@ TITLES = {
     "ablations": "IGNORE without one of its parts",
     "query2label": "Query2Label",
 }
-# Title -> (method, what it is compared with); of pairs of runs that share scenes, draw and training seed.
+# Title -> (method, the method to compare it with), over pairs of runs that share scenes, draw and training seed.
 QUESTIONS = {
     "SPBC, the strong view and the regularisation": ("IGNORE without rejection", "assumed negative"),
     "Rejection itself": ("IGNORE", "IGNORE without rejection"),
@@ -47,7 +48,7 @@ QUESTIONS = {
     "IGNORE over PLC + LAC, Query2Label": ("Query2Label, IGNORE", "Query2Label, PLC + LAC"),
     "Query2Label over the CAM head, IGNORE": ("Query2Label, IGNORE", "IGNORE"),
 }
-# Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal one.
+# Two-sided 95 % points of Student's t by degrees of freedom; other degrees use 2.0.
 _T95 = {
     1: 12.71,
     2: 4.303,
@@ -71,10 +72,10 @@ def render_report(
     """Render the whole report.
 
     Args:
-        results: Of one code, or of two that are checked to be equal, and of each row's present settings; no run twice.
-        groups: Row name -> its table, a key of :data:`TITLES`; in the order of the tables where means are equal.
-        explanations: Markdown for its end, written by hand.
-        checked: That an earlier tree's results are this one's.
+        results: Results of one code, or of two that are checked to be equal, with the present settings; no run twice.
+        groups: The table of each row, a key of :data:`TITLES`; its order counts where means are equal.
+        explanations: Hand-written Markdown for the end of the report.
+        checked: The record that an earlier tree's results are valid for this one.
     """
     if not results:
         return "# Methods on digit scenes\n\nNo results of this code.\n"
@@ -91,17 +92,17 @@ def render_report(
 
 
 def count_runs(report: str) -> int:
-    """Return how many runs are in the tables of a report."""
+    """Return the number of runs in the tables of a report."""
     cells = [line.strip("| ").split("|") for line in report.splitlines() if line.startswith("| ")]
     return sum(int(of_row[-1]) for of_row in cells if of_row[-1].strip().isdecimal())
 
 
 def render_table(mine: Sequence[Result], results: Sequence[Result]) -> str:
-    """Render one table, rows by their mean: mean and sample deviation over all runs of a row.
+    """Render one table with mean and sample deviation over the runs of each row, sorted by the mean.
 
     Args:
         mine: Results of the table's rows.
-        results: All results; the lead needs those of IGNORE on the same model.
+        results: All results; the column of leads needs those of IGNORE on the same model.
     """
     lines = [
         "| method | test mAP | IGNORE's lead | rejection precision | recall | lift | pointing game | CPU s a run | "
@@ -126,7 +127,7 @@ def render_table(mine: Sequence[Result], results: Sequence[Result]) -> str:
 
 
 def conclude(results: Sequence[Result]) -> list[str]:
-    """Answer :data:`QUESTIONS`, each from the pairs of runs that share scenes, draw and training seed."""
+    """Answer each of :data:`QUESTIONS` from the pairs of runs that share scenes, draw and training seed."""
     answers = []
     for subject, (better, worse) in QUESTIONS.items():
         differences = _paired(results, better, worse)
@@ -142,7 +143,7 @@ def conclude(results: Sequence[Result]) -> list[str]:
 
 
 def conclude_maps(results: Sequence[Result]) -> list[str]:
-    """Say which rows' maps do not beat the middle of the image at the pointing game, and by how much the others do."""
+    """Return which rows' maps do not beat the image's middle at the pointing game, or by how much all beat it."""
     margins = {
         row: statistics.mean(
             result["pointing_hit_rate"] - result["centre_hit_rate"]
@@ -163,9 +164,7 @@ def conclude_maps(results: Sequence[Result]) -> list[str]:
 
 
 def conclude_rejection(results: Sequence[Result]) -> list[str]:
-    """Say whether what a method rejects or takes as positive is likelier a false negative than any
-    unobserved label is.
-    """
+    """Return whether rejected labels are more often false negatives than unobserved labels in general."""
     lifts = {
         row: [result["rejection_lift"] for result in _with(results, row, "rejection_lift")]
         for row in dict.fromkeys(result["row"] for result in results)
@@ -237,8 +236,9 @@ def _paired(results: Sequence[Result], better: str, worse: str) -> list[float]:
 
 
 def _half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of a mean. Runs that share scenes are not independent: it is a little too
-    narrow.
+    """Return half the width of the 95 % interval of a mean.
+
+    It is a little too narrow, because runs that share scenes are not independent.
     """
     return _T95.get(len(values) - 1, 2.0) * statistics.stdev(values) / math.sqrt(len(values))
 

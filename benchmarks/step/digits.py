@@ -1,8 +1,8 @@
-"""Where the CPU time of digits goes, on one thread: in an epoch of IGNORE's, evaluation included, and in a step beside
-a plain one.
+"""Show where the CPU time of digits goes, on one thread: in an epoch of IGNORE with evaluation, and in a single step.
 
-What brought nothing: a malloc that keeps its pages. With ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` at
-2e9 an epoch took 1,835 ms, without them 1,765 (single runs on 2026-11-26, not repeated since).
+The step is compared with a plain one. A malloc that keeps its pages gained nothing: with ``MALLOC_TRIM_THRESHOLD_`` and
+``MALLOC_MMAP_THRESHOLD_`` at 2e9 an epoch took 1,835 ms, without them 1,765 (single runs on 2026-11-26, not repeated
+since).
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ REST = "all else: dispatch, allocation, Python"
 
 
 def measure_digits(num_epochs: int = 3) -> Row:
-    """Profile epochs after the first for each group's milliseconds an epoch; then, without the profiler, evaluation's
-    share of as many.
+    """Profile epochs after the first for each group's milliseconds per epoch.
+
+    Then measure the share of evaluation in as many epochs without the profiler.
     """
     config = trial_config(make_plan(PlanRequest(load_space("digits"), kind="train", method="ignore", overrides={})), {})
     prepare(config.data)
@@ -77,8 +78,9 @@ def measure_digits(num_epochs: int = 3) -> Row:
 
 
 def measure_digit_steps(rounds: int = 5, num_steps: int = 20) -> list[Row]:
-    """Measure a step alone, the straightforward one and ours in turn, on random images of the digits' size: processor
-    time of a step, and each group's milliseconds under the profiler.
+    """Measure single steps, the straightforward one and ours in turn, on random images of the digits' size.
+
+    Each row has the processor time of a step, and each group's milliseconds under the profiler.
     """
     size = Size("digits/resnet12", image_size=40, batch_size=32)
     steps = {variant.name: build_step(variant, size, _CPU, 1) for variant in _STEP_VARIANTS}
@@ -93,7 +95,7 @@ def measure_digit_steps(rounds: int = 5, num_steps: int = 20) -> list[Row]:
             started = time.process_time()
             for batch in batches[name]:
                 step(batch, epoch)
-            if number:  # in the first round things are built and compiled
+            if number:  # the first round builds and compiles
                 found[name].append((time.process_time() - started) / num_steps * 1000)
     rows = []
     for name, step in steps.items():

@@ -1,20 +1,20 @@
-"""What a training step of IGNORE costs: ours beside a straightforward one, lever by lever, and the floor under both.
+"""Measure the cost of a training step of IGNORE: ours, a straightforward one, the levers between them, and the floor.
 
-    python -m benchmarks.step.measure                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where a
-    digits epoch goes python -m benchmarks.step.measure --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64,
-    fp32, TF32 and bf16
+    python -m benchmarks.step.measure                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where
+                                                       # the time of a digits epoch goes
+    python -m benchmarks.step.measure --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64, fp32, TF32 and bf16
 
-The straightforward step is written in ``step_variants.py`` as the release is described: three forwards with gradient,
-subsets by boolean indexing, PyTorch's default optimiser. Every variant starts from the same weights and takes the same
-random images, which lie on the device: what reading them costs is ``benchmarks.input_pipeline``'s matter. Rounds
-alternate between the variants; the figure is the median round.
+The straightforward step in ``variants.py`` follows the description of the release: three forward passes with gradient,
+subsets by boolean indexing, PyTorch's default optimiser. Every variant starts from the same weights and uses the same
+random images, which are already on the device; ``benchmarks.pipeline`` measures what reading them costs. Rounds
+alternate between the variants, and the figure is the median round.
 
-Peak memory is what torch allocated on a GPU; on a CPU each variant runs in processes of its own and it is their peak
-resident set. The floor is the time that the operations of three forwards and two backwards take at the rate of a large
-matrix product, or their bytes at the rate of a large copy, whichever is longer, both measured on the spot.
+Peak memory is what torch allocated on a GPU. On a CPU each variant runs in processes of its own, and it is their peak
+resident set. The floor is the time of the operations of three forwards and two backwards at the rate of a large matrix
+product, or of their bytes at the rate of a large copy, whichever is longer; both rates are measured on the spot.
 
-Each row is a line of ``results/step.jsonl``; a new measurement of the same thing replaces it, and ``results/step.md``
-is written from all.
+Each row is a line of ``results/step.jsonl``. A new measurement replaces an older one of the same thing, and
+``results/step.md`` is written from all rows.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _in_process(variant: Variant, size: Size, num_steps: int, threads: int) -> d
 
 
 def run_task(task: dict[str, Any]) -> dict[str, float]:
-    """Measure one variant in this process: its first step is not counted."""
+    """Measure one variant in this process, without counting its first step."""
     variant, size, num_steps = Variant(**task["variant"]), Size(**task["size"]), task["num_steps"]
     step = build_step(variant, size, CPU, task["threads"])
     batch = size.random_batch(CPU, channels_last=variant.channels_last)
@@ -115,7 +115,7 @@ def run_task(task: dict[str, Any]) -> dict[str, float]:
 
 
 class _Running:
-    """A variant that stays on the GPU between its rounds."""
+    """A variant that stays on the GPU between rounds."""
 
     def __init__(self, variant: Variant, size: Size, device: torch.device) -> None:
         self.variant, self.size, self._device = variant, size, device
@@ -144,7 +144,7 @@ class _Running:
 
 
 def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequence[Variant] = GPU_VARIANTS) -> list[Row]:
-    """Measure every variant on a GPU that is otherwise idle; one that does not fit is a row that says so."""
+    """Measure every variant on an otherwise idle GPU; a variant that does not fit becomes a row that says so."""
     running: list[_Running] = []
     rows: list[Row] = []
     for variant in variants:
@@ -156,7 +156,7 @@ def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequenc
             rows.append(
                 _row("step", size, device, variant=variant.name, error=f"does not fit: {str(error).splitlines()[0]}")
             )
-        except Exception as error:  # a compiler that is not there costs one row, not the others
+        except Exception as error:  # a missing compiler must cost only one row
             rows.append(
                 _row(
                     "step",
@@ -179,7 +179,7 @@ def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequenc
 
 
 def measure_floor(size: Size, device: torch.device, precisions: Sequence[Any]) -> Row:
-    """Count the floor, and measure the rates it is reached at."""
+    """Count the operations and bytes of the floor, and measure the rates that turn them into seconds."""
     floor = count_floor(size)
     seconds = {}
     for precision in precisions:
@@ -190,8 +190,9 @@ def measure_floor(size: Size, device: torch.device, precisions: Sequence[Any]) -
 
 
 def measure_curves(size: Size, num_steps: int) -> list[Row]:
-    """Compare loss curves with the straightforward step's, on one thread; in the second half of ``rejecting`` ones
-    labels are rejected.
+    """Compare loss curves with the straightforward step's, on one thread.
+
+    The second half of a ``rejecting`` curve rejects labels.
     """
     cases = [
         (UNREJECTED, CHANNELS_LAST, False, False),
@@ -229,16 +230,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="of a round on the CPU")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
-    parser.add_argument("--only", choices=["step", "curve", "digits"], help="of what is measured on the CPU")
+    parser.add_argument("--steps", type=int, default=3, help="Steps per round on the CPU.")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="Threads on the CPU.")
+    parser.add_argument("--only", choices=["step", "curve", "digits"], help="Measure only this part on the CPU.")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
         print(json.dumps(run_task(json.loads(options.task))))
         return
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("There is no GPU here: nothing was measured, and the results are as they were.")
+        print("There is no GPU here. Nothing was measured, and the results are unchanged.")
         sys.exit(1)
     rows = _measure_on_gpu(options.rounds) if options.device == "cuda" else _measure_on_cpu(options)
     print(f"{len(rows)} rows are in {RESULTS.with_suffix('.md')}")
@@ -250,7 +251,7 @@ def _measure_on_gpu(rounds: int) -> list[Row]:
     for batch_size in GPU_BATCHES:
         size = Size(batch_size=batch_size)
         rows = [measure_floor(size, device, ["fp32", "tf32", "bf16"]), *measure_gpu(size, rounds, device)]
-        write_rows(RESULTS, read_rows(RESULTS), rows)  # at once: whoever stops this has what was measured
+        write_rows(RESULTS, read_rows(RESULTS), rows)  # at once, so that an interruption loses nothing
         measured += rows
     return measured
 

@@ -1,4 +1,4 @@
-"""The rows of ``benchmarks.step`` as a file of lines, and as tables."""
+"""Store the rows of ``benchmarks.step`` as a file of JSON lines, and render them as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 CONVOLUTION, BATCH_NORM = "convolution", "BatchNorm"
 """Groups of operations in ``ms_groups`` of a digits step."""
 UNREJECTED = "ours, no label rejected yet"
-"""The loss curve that the aim is about."""
+"""The loss curve that the aim refers to."""
 AIM_SPEED, AIM_MEMORY, AIM_DISTANCE, AIM_REST = 1.08, 0.85, 1e-4, 0.5
 _KEY = ("kind", "device", "backbone", "image_size", "batch_size", "variant")
 _INTRODUCTION = """# A training step
@@ -30,19 +30,19 @@ _NO_GPU = "## GPU\n\nNot measured: there was no GPU. `python -m benchmarks.step.
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the device is, without a host's name."""
+    """Return the kind of device, without the name of the host."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU"
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what was measured before; nothing if there is no file."""
+    """Read earlier rows; empty if the file does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def write_rows(path: Path, before: Iterable[Row], new: Iterable[Row]) -> None:
-    """Write the lines, a newer row in the place of an older one of the same thing, and the tables beside them."""
+    """Write the rows, newer ones in place of older ones of the same thing, and the tables next to them."""
     kept = {tuple(row.get(key) for key in _KEY): row for row in [*before, *new]}
     path.write_text("".join(json.dumps(row) + "\n" for row in kept.values()))
     path.with_suffix(".md").write_text(render(list(kept.values())))
@@ -133,12 +133,12 @@ def _speed(row: Row) -> float:
 
 
 def _ratios(row: Row, base: Row) -> list[float]:
-    """Return one ratio a round: both its sides met the same moment."""
+    """Return one ratio per round, whose two sides ran at about the same time and load."""
     return [ours / first for ours, first in zip(row["images_s"], base["images_s"], strict=True)]
 
 
 def _cpu_verdicts(steps: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Say which aims our step meets on a CPU; empty where it or the straightforward one was not measured."""
+    """Return which aims our step meets on a CPU; empty if it or the straightforward one was not measured."""
     found = {row["variant"]: row for row in steps if "images_s" in row}
     if not {STRAIGHT.name, CHANNELS_LAST.name} <= found.keys():
         return ""
@@ -196,7 +196,7 @@ def _curve_section(rows: Sequence[Row]) -> str:
 
 
 def _digits_section(rows: Sequence[Row]) -> str:
-    """Return the table of where the time goes; empty if it was not measured."""
+    """Return the table of where an epoch's time goes; empty if it was not measured."""
     found = [row for row in rows if row["kind"] == "digits"]
     if not found:
         return ""
@@ -250,7 +250,7 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _digit_step_line(row: Row) -> str:
-    """Return a line of the table; a compiled step may have no BatchNorm of its own to show."""
+    """Return a line of the table; a compiled step may have no separate BatchNorm to show."""
     convolution, norm = row["ms_groups"][CONVOLUTION], row["ms_groups"].get(BATCH_NORM)
     rest = row["ms_step"] - convolution - (norm or 0)
     return (

@@ -1,6 +1,4 @@
-"""What ``benchmarks.step`` compares: a straightforward step of IGNORE, ours lever by lever, and
-the floor under both.
-"""
+"""Define what ``benchmarks.step`` compares: a straightforward step of IGNORE, ours lever by lever, and the floor."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from training.models.registry import build_model
 
 Precision = Literal["fp32", "tf32", "bf16"]
 Step = Callable[[Batch, int], Tensor]
-"""(batch, epoch) -> the step's loss, on the device."""
+"""Takes a step on (batch, epoch) and returns its loss, on the device."""
 
 NUM_CLASSES = 20
 WARMUP_EPOCHS = 1
@@ -39,9 +37,9 @@ class Variant:
     """A way to take a step.
 
     Attributes:
-        name: As the table says it.
-        ours: Our step, or the straightforward one.
-        masked_gradient: The straightforward step's masked pass builds a graph, as released.
+        name: Name in the table.
+        ours: Whether it is our step or the straightforward one.
+        masked_gradient: Whether the straightforward step's masked pass builds a graph, as released.
         channels_last: Memory format of weights and images.
         precision, compile: As in ``LoopConfig``.
     """
@@ -74,14 +72,14 @@ GPU_VARIANTS = (
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained: a trunk by name, on random images of a side in px."""
+    """The size of the problem: a trunk by name, the side of its random images in px, and the batch."""
 
     backbone: str = "torchvision/resnet50"
     image_size: int = 448
     batch_size: int = 16
 
     def config(self, variant: Variant, num_threads: int = 1) -> TrainConfig:
-        """Return the run that ours would be."""
+        """Return the settings of the run that takes our step."""
         return TrainConfig.from_flat(
             {
                 "data.image_size": self.image_size,
@@ -99,7 +97,7 @@ class Size:
     def random_batch(
         self, device: torch.device, seed: int = 0, *, channels_last: bool = False, double: bool = False
     ) -> Batch:
-        """Draw images, and one observed positive for each; ``double`` is the images' precision."""
+        """Draw random images with one observed positive each, in double precision if ``double``."""
         generator = torch.Generator().manual_seed(seed)
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -142,9 +140,7 @@ def _our_step(config: TrainConfig, model: nn.Module, device: torch.device) -> St
 
 
 class _StraightforwardStep:
-    """IGNORE as METHOD describes what was released: three forwards with gradient, subsets by boolean indexing,
-    PyTorch's defaults.
-    """
+    """IGNORE as its release is described: three forwards with gradient, boolean indexing, PyTorch's defaults."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, variant: Variant) -> None:
         assert isinstance(config.method, IgnoreConfig)
@@ -198,24 +194,24 @@ class _StraightforwardStep:
 
 @dataclass(frozen=True)
 class Floor:
-    """What three forwards and two backwards of a step cannot do without.
+    """The least that three forwards and two backwards of a step need.
 
     Attributes:
-        flops: Of convolutions and matrix products, a multiplication and an addition being two.
-        num_bytes: What these read and write at four bytes a value, were everything between them free; and Adam's seven
-            passes over the parameters.
+        flops: Operations of convolutions and matrix products; a multiplication and an addition are two.
+        num_bytes: Bytes that these read and write at four bytes a value, as if everything between them were free, plus
+            Adam's seven passes over the parameters.
     """
 
     flops: float
     num_bytes: float
 
     def seconds(self, flops_per_s: float, bytes_per_s: float, bytes_per_value: int = 4) -> float:
-        """Return the time on a machine that reaches these rates in a large matrix product and a large copy."""
+        """Return the time on a machine with these rates for a large matrix product and a large copy."""
         return max(self.flops / flops_per_s, self.num_bytes * bytes_per_value / 4 / bytes_per_s)
 
 
 def count_floor(size: Size) -> Floor:
-    """Count the floor of a step, on no device: shapes alone."""
+    """Count the floor of a step from shapes alone, without computing on a device."""
     one = Size(size.backbone, size.image_size, 1)
     model, _ = build_model(one.config(STRAIGHT).model, NUM_CLASSES, torch.device("cpu"))
     model = model.to("meta").train()
@@ -228,7 +224,7 @@ def count_floor(size: Size) -> Floor:
         with torch.no_grad():
             model(images)
     num_parameter_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
-    # Weights are read once for a whole batch, in each of three forwards and two backwards, which also write their
+    # The whole batch reads the weights once in each of three forwards and two backwards; the latter also write their
     # gradients.
     num_bytes = sum(traffic.get_flop_counts()["Global"].get(operation, 0) for operation in operations)
     activations = num_bytes - 7 * num_parameter_bytes
@@ -243,7 +239,7 @@ def _conv_bytes(*inputs: Any, out_shape: Any, **_: Any) -> int:
 
 
 def measure_rates(device: torch.device, precision: Precision) -> tuple[float, float]:
-    """Measure operations a second of a large matrix product, and bytes a second of a large copy."""
+    """Measure the operations per second of a large matrix product and the bytes per second of a large copy."""
     set_arithmetic(
         TrainConfig.from_flat({"loop.precision": precision, "loop.num_threads": torch.get_num_threads()}).loop
     )
@@ -269,6 +265,6 @@ def _best_time(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -109,8 +109,8 @@ def test_stopped_after_any_epoch_the_run_goes_on_bit_for_bit(tmp_path: Path) -> 
 def test_model_without_embeddings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.loop.run.build_method", Embedding)
     rule = (
-        "method assumed_negative must have a model with an embedding per class, but got model.name=resnet_cam. Use "
-        "model.name=query2label"
+        "Method assumed_negative needs a model with an embedding per class, which model.name=resnet_cam does not have. "
+        "Use model.name=query2label"
     )
     with pytest.raises(ConfigError, match=rule):
         TrainingRun(tiny_config(CONFIG))

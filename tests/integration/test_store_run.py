@@ -67,9 +67,9 @@ def test_observed_labels_alone(tmp_path: Path) -> None:
     assert not [name for name in run.metrics if "precision" in name or "recall" in name or "lift" in name]
     assert all(math.isfinite(value) for value in run.metrics.values())
     assert {name.split("_")[0] for name in evaluate_test(config, run.best_state())} == {"test/observed"}
-    with pytest.raises(ConfigError, match="clean-val must have true validation labels"):
+    with pytest.raises(ConfigError, match="clean-val needs true validation labels"):
         TrainingRun(store_config(uri))
-    with pytest.raises(ConfigError, match="full_labels must have true labels, but mine has observed ones only"):
+    with pytest.raises(ConfigError, match="full_labels needs true labels, but mine has only observed ones"):
         TrainingRun(store_config(uri, {"method.name": "full_labels", **OBSERVED}))
 
 

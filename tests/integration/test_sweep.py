@@ -134,7 +134,7 @@ def test_failing_trials_do_not_end_a_sweep() -> None:
     assert "exit" in died.message.lower()
     assert died.last_epoch == 1
     assert (diverged.state, diverged.cause, diverged.attempts) == (TrialState.FAILED, Cause.NAN, 1)
-    assert diverged.message == "loss must be finite, but at epoch 2, step 1 its parts were bce=nan"
+    assert diverged.message == "The loss is not finite at epoch 2, step 1: bce=nan"
     assert "Traceback" in (sweep_dir(ID) / "errors" / "t0001.txt").read_text()
     assert [record.state for record in others] == [TrialState.COMPLETE] * 3
     assert outcome.state == FINISHED

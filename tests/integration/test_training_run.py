@@ -129,9 +129,7 @@ class TestResume:
     )
     def test_checkpoint_of_another_configuration_is_refused(self, tmp_path: Path, key: str, value: float) -> None:
         train(tiny_config(), tmp_path, stop_after=1)
-        with pytest.raises(
-            CheckpointError, match=f"must be of this configuration, but its {key} is .* and not {value}"
-        ):
+        with pytest.raises(CheckpointError, match=f"belongs to another configuration: its {key} is .*, not {value}"):
             TrainingRun(tiny_config({key: value}), storage=tmp_path).resume()
 
     def test_a_state_in_memory_is_not_trained_along(self) -> None:
@@ -268,7 +266,7 @@ class TestMetrics:
         run = TrainingRun(tiny_config({"loop.epochs": 1}))
         run.train_epoch()
         run.save()
-        with pytest.raises(CheckpointError, match="must hold the weights of the best epoch, 1, but there are none"):
+        with pytest.raises(CheckpointError, match="hold no complete weights of the best epoch, 1"):
             run.load_best()
 
 
@@ -307,7 +305,7 @@ class TestNonFinite:
             return None
 
         handle = run._model.register_forward_pre_hook(poison)
-        with pytest.raises(NonFiniteLossError, match="at epoch 2, step 3 its parts were") as error:
+        with pytest.raises(NonFiniteLossError, match="at epoch 2, step 3: ") as error:
             run.train_epoch()
         handle.remove()
         assert (error.value.epoch, error.value.step) == (2, 3)
@@ -373,13 +371,13 @@ class TestLabels:
         self, change: Callable[..., None], changes: dict[str, Any]
     ) -> None:
         change(lambda split: replace(split, true=None))
-        with pytest.raises(ConfigError, match="must have true labels, but digits has observed ones only"):
+        with pytest.raises(ConfigError, match="needs true labels, but digits has only observed ones"):
             TrainingRun(tiny_config({"loop.select_epoch_by": "last"} | changes))
 
     def test_clean_validation_needs_true_labels(self, change: Callable[..., None]) -> None:
         change(lambda split: replace(split, true=None))
         with pytest.raises(
-            ConfigError, match="select_epoch_by=clean-val must have true validation labels.*Use observed-val"
+            ConfigError, match="select_epoch_by=clean-val needs true validation labels.*Use observed-val"
         ):
             TrainingRun(tiny_config())
 

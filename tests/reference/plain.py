@@ -1,4 +1,4 @@
-"""What the references of methods share: numbers one by one, and a network that answers with fixed logits."""
+"""Shared helpers of the methods' references: scalar formulas, and a network that returns fixed logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.models.base import ModelOutput
 
 
 class FixedLogits(nn.Module):
-    """Answers every image with logits that were fixed beforehand."""
+    """A network that returns the given logits for every batch."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class FixedLogits(nn.Module):
 def make_batch(
     num: int, num_classes: int, seed: int = 4, without_positive: int = 1, scale: float = 3.0
 ) -> tuple[Batch, FixedLogits]:
-    """Return examples, the first without a positive, and random logits for them."""
+    """Return examples, the first of them without a positive, and random logits for them."""
     batch = random_batch(num, num_classes, size=8, seed=seed, without_positive=without_positive)
     return batch, FixedLogits(scale * torch.randn(num, num_classes, generator=torch.Generator().manual_seed(seed + 1)))
 
@@ -42,7 +42,7 @@ def loss_of(output: StepOutput) -> float:
 
 
 def gradient_of(method: Method, model: FixedLogits, batch: Batch, epoch: int) -> Tensor:
-    """Return the loss's gradient by the logits."""
+    """Return the gradient of the loss with respect to the logits."""
     model.zero_grad()
     total_loss(method.step(model, batch, epoch).parts)[0].backward()
     assert model.logits.grad is not None

@@ -1,5 +1,6 @@
-"""IGNORE written plainly: NumPy, double precision and loops, from the equations as released. Shares nothing with
-``training``.
+"""Implement IGNORE plainly: NumPy, double precision and loops, from the equations as released.
+
+It shares no code with ``training``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def normalise(cams: Array, present: NDArray[np.bool_], how: str) -> Array:
 
 
 def make_mask(cams: Array, observed: Array, threshold: float, how: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which pixels of each image stay: all of one without an observed positive."""
+    """Return which pixels of each image are kept; an image without an observed positive is kept whole."""
     present = observed.sum(1) > 0
     mask = np.ones((len(cams), *size), bool)
     chosen = np.stack([cam[row.argmax()] for cam, row in zip(cams, observed, strict=True)])
@@ -61,7 +62,7 @@ def make_mask(cams: Array, observed: Array, threshold: float, how: str, size: tu
 
 @dataclass
 class PlainIgnore:
-    """The state of IGNORE and what a step does with it."""
+    """The state of IGNORE, and what a step does to it."""
 
     num_classes: int
     spbc_weight: float
@@ -83,7 +84,7 @@ class PlainIgnore:
         self.average_threshold = np.zeros(self.num_classes)
 
     def thresholds(self) -> tuple[float, Array]:
-        """Return what gaps and logits are compared with."""
+        """Return the thresholds of gaps and logits."""
         gap, average = self.gap_threshold, self.average_threshold
         if self.correct_gap_bias and self.gap_updates:
             gap = gap / (1 - self.gap_decay**self.gap_updates)
@@ -92,7 +93,7 @@ class PlainIgnore:
         return gap * self.gap_threshold_scale, average
 
     def reject(self, logits: Array, gap: Array, observed: Array, epoch: int) -> NDArray[np.bool_]:
-        """Update both thresholds with a batch, then say which entries leave its loss."""
+        """Update both thresholds with a batch, then return which entries its loss leaves out."""
         gaps = [gap[i, c] for i in range(len(gap)) for c in range(self.num_classes) if observed[i, c] == 1]
         if gaps:
             self.gap_threshold = self.gap_decay * self.gap_threshold + (1 - self.gap_decay) * sum(gaps) / len(gaps)
@@ -133,7 +134,7 @@ class PlainIgnore:
     def gradients(
         self, logits: Array, strong: Array, observed: Array, rejected: NDArray[np.bool_]
     ) -> tuple[Array, Array]:
-        """Return the loss's derivative by the weak logits and by the strong ones."""
+        """Return the derivative of the loss with respect to the weak logits and to the strong ones."""
         prob, viewed = sigmoid(logits), sigmoid(strong if self.view == "strong" else logits)
         pull = 2 * self.reg_weight * (logits - strong) / logits.size
         spbc = np.where(observed == 1, -prob * (1 - prob) / (prob + EPS), 0) * self.spbc_weight / max(observed.sum(), 1)

@@ -1,4 +1,4 @@
-"""Baselines and bounds against their formulas, written entry by entry from the literature's notation."""
+"""Compare baselines and bounds with their formulas, written entry by entry in the literature's notation."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_loss_is_the_mean_of_the_formula_over_all_entries(name: str) -> None:
         for logits, observed_row, true_row in zip(model.logits.detach(), batch.observed, batch.true, strict=True)
         for logit, observed, true in zip(logits, observed_row, true_row, strict=True)
     ]
-    # At a logit of 25, 1 - p is lost in single precision, as it is in the released codes; eps bounds what that does to
+    # At a logit of 25, single precision loses 1 - p, as in the released code of the methods; eps bounds the effect on
     # the loss.
     assert float(loss.detach()) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
     assert sum(float(value) for value in values.values()) == pytest.approx(float(loss.detach()))

@@ -1,4 +1,4 @@
-"""CRISP against its formulas: the prior by trying every threshold, the risk entry by entry."""
+"""Compare CRISP with its formulas: the prior by trying every threshold, the risk entry by entry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_prior_is_that_of_the_best_of_all_thresholds(seed: int) -> None:
 
 
 def test_prior_of_separable_scores_is_the_share_of_positives() -> None:
-    # 30 % are positive and score high, a third of them is observed.
+    # 30 % are positive and score high, and a third of them are observed.
     true = torch.arange(20000) % 10 < 3
     observed = true & (torch.arange(20000) % 30 < 10)
     probs = (

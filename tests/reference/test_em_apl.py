@@ -1,4 +1,4 @@
-"""EM + APL against its formula, entry by entry, and its rounds of labelling counted by hand."""
+"""Compare EM + APL with its formula, entry by entry, and its rounds of pseudo-labelling with counts by hand."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_rounds_follow_the_epochs_from_warm_up_to_the_last_but_one() -> None:
 
 
 def test_a_round_labels_the_lowest_scores_of_each_class_with_their_scores_for_good() -> None:
-    # Class 0 has 8 unknown of 10, 0.9 * 8 / 3 rounds = 2.4 -> 2 a round; class 1 has 10: 3.
+    # Class 0 has 8 unknown of 10: 0.9 * 8 / 3 rounds = 2.4 -> 2 per round. Class 1 has 10: 3.
     num = 10
     method = method_of(num_epochs=5, warmup_epochs=2, num=num)
     observed = torch.zeros(num, NUM_CLASSES, dtype=torch.bool)
@@ -86,7 +86,7 @@ def test_a_round_labels_the_lowest_scores_of_each_class_with_their_scores_for_go
     assert torch.allclose(method.pseudo_labels[2:4, 0], scores[2:4])
     assert metrics["train/pseudo_labelled_frac"] == pytest.approx((2 + 3 * 3) / 38)
     first = method.pseudo_labels.clone()
-    method.end_epoch(3, -logits, observed)  # the order is turned around; what has a label keeps it
+    method.end_epoch(3, -logits, observed)  # reverses the order; entries with a label keep it
     assert torch.equal(method.pseudo_labels[first != UNKNOWN], first[first != UNKNOWN])
     assert (method.pseudo_labels[:, 1] != UNKNOWN).nonzero().flatten().tolist() == [0, 1, 2, 7, 8, 9]
     method.end_epoch(4, logits, observed)
@@ -95,8 +95,8 @@ def test_a_round_labels_the_lowest_scores_of_each_class_with_their_scores_for_go
 
 @pytest.mark.parametrize(("warmup_epochs", "per_round"), [(5, 18), (4, 15), (3, 12)])
 def test_published_rounds_and_what_they_label_in_all(warmup_epochs: int, per_round: int) -> None:
-    # 101 images, 100 unknown entries a class: .9 x 100 / (10 - warm-up) = 18, 15 and 12.86 -> 12 a round, in 10 -
-    # warm-up rounds.
+    # 101 images, 100 unknown entries per class: .9 x 100 / (10 - warm-up) = 18, 15 and 12.86 -> 12 per round, in
+    # 10 - warm-up rounds.
     num, num_epochs = 101, 10
     method = method_of(num_epochs=num_epochs, warmup_epochs=warmup_epochs, num=num)
     observed = torch.zeros(num, NUM_CLASSES, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""EPR against its formula in NumPy."""
+"""Compare EPR with its formula in NumPy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Focal, ASL, Hill and SPLC against their formulas, entry by entry; gradients by differences, weights held where the
-release holds them.
+"""Compare focal, ASL, Hill and SPLC with their formulas, entry by entry.
+
+Gradients are compared with differences, holding the weights constant where the release does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Entry = Callable[[float, float, int], float]
 
 
 def asymmetric(gamma_pos: float, gamma_neg: float, clip: float) -> Entry:
-    """Return ASL's loss of an entry."""
+    """Return the ASL loss of an entry."""
 
     def entry(logit: float, held: float, label: int) -> float:
         prob, at = sigmoid(logit), sigmoid(held)
@@ -36,7 +37,7 @@ def asymmetric(gamma_pos: float, gamma_neg: float, clip: float) -> Entry:
 
 
 def hill(lamb: float, margin: float, gamma: float) -> Entry:
-    """Return Hill's loss of an entry."""
+    """Return the Hill loss of an entry."""
 
     def entry(logit: float, held: float, label: int) -> float:
         if label:
@@ -48,7 +49,7 @@ def hill(lamb: float, margin: float, gamma: float) -> Entry:
 
 
 def splc(tau: float, margin: float, gamma: float, corrects: bool) -> Entry:
-    """Return SPLC's loss of an entry."""
+    """Return the SPLC loss of an entry."""
 
     def entry(logit: float, held: float, label: int) -> float:
         moved, at = (logit - margin, held - margin) if label else (logit, held)

@@ -1,14 +1,14 @@
-"""Twenty steps of training whose losses are known: a refactoring must show the same curve, a change of a method shows a
-new one.
+"""Compare twenty training steps with known losses: a refactoring must reproduce the curve, a changed method must not.
 
-Tolerances. Instruction sets and libraries add in another order, which moves a loss by about 1e-7, and through ReLU
-gates that close elsewhere by up to 3e-6 in a few steps of SGD (Adam's first steps have the sign of gradients that are
-nearly 0, which makes it 2e-4). Before the first rejection 2e-5 is asked. After it IGNORE decides hard: where a pixel of
-a CAM lies that close to tau, or a gap to its threshold, another machine rejects another entry, and one of 320 entries
-moves the loss by about 2e-3. That was also the most seen with oneDNN and without, and with ATen and oneDNN held to SSE,
-AVX2 and AVX-512: 2.8e-3 in a step, 5e-4 in the mean of the steps, at four seeds. 8e-3 and 2e-3 are asked, which is
-shown to tell every option apart. The second curve, with Adam and one-cycle but without hard decisions, differed by
-1.5e-3 at most, at six seeds; 3e-3 is asked of a fall of 0.36.
+Tolerances. Instruction sets and libraries add numbers in different orders. That moves a loss by about 1e-7 and, through
+ReLU gates that close elsewhere, by up to 3e-6 within a few steps of SGD (2e-4 with Adam, whose first steps follow the
+sign of gradients that are nearly 0). Before the first rejection the tolerance is 2e-5. After it IGNORE makes hard
+decisions: where a pixel of a CAM lies that close to tau, or a gap to its threshold, another machine rejects another
+entry, and one of 320 entries moves the loss by about 2e-3. The largest differences seen were 2.8e-3 in a step and 5e-4
+in the mean of the steps, at four seeds, with oneDNN and without, and with ATen and oneDNN limited to SSE, AVX2 and
+AVX-512. The tolerances are 8e-3 and 2e-3, which are shown to tell every option apart. The second curve, with Adam and
+one-cycle but without hard decisions, differed by at most 1.5e-3, at six seeds; its tolerance is 3e-3, for a fall of
+0.36.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def test_ignore() -> None:
 
 
 def mean_distance(losses: list[float]) -> float:
-    """Return how far a curve is from the known one after the first rejection."""
+    """Return the mean distance of a curve from the known one after the first rejection."""
     pairs = zip(losses[NUM_WARMUP_STEPS:], IGNORE_LOSSES[NUM_WARMUP_STEPS:], strict=True)
     return sum(abs(ours - known) for ours, known in pairs) / (NUM_STEPS - NUM_WARMUP_STEPS)
 

@@ -1,4 +1,4 @@
-"""GR Loss against its formula, entry by entry, and its schedule against the released arithmetic, worked out by hand."""
+"""Compare GR Loss with its formula, entry by entry, and its schedule with the release's, worked out by hand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from training.models.base import ModelOutput
 
 NUM, NUM_CLASSES = 7, 6
 SIZES = Sizes(NUM_CLASSES, NUM, num_epochs=8)
-# Of 8 epochs with the released defaults: w = 2 (t - 1) / 8, b = -2, mu = .5 + .3 t / 8, sigma = 2 - 1.5 t / 8.
+# For 8 epochs with the released defaults: w = 2 (t - 1) / 8, b = -2, mu = .5 + .3 t / 8, sigma = 2 - 1.5 t / 8.
 SCHEDULE = {1: (0.0, -2.0, 0.5375, 1.8125), 2: (0.25, -2.0, 0.575, 1.625), 8: (1.75, -2.0, 0.8, 0.5)}
 
 
 def entry(logit: float, held: float, label: int, epoch: int, q_pos: float = 0.01, q_neg: float = 1.0) -> float:
-    """Return the loss of an entry; K and V are those of the held logit."""
+    """Return the loss of an entry, with K and V computed from a constant logit."""
     prob, at = sigmoid(logit), sigmoid(held)
     if label:
         return -log(prob + 1e-7)

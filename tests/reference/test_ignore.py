@@ -1,6 +1,4 @@
-"""IGNORE's loss, thresholds, mask and rejection against :mod:`tests.reference.plain_ignore`, and every option of its
-configuration.
-"""
+"""Compare IGNORE's loss, thresholds, mask and rejection with the plain reference, for every option of its settings."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ SIZES = Sizes(NUM_CLASSES, NUM_IMAGES, num_epochs=4)
 
 
 class PooledNet(nn.Module):
-    """The smallest network whose output map is its CAM: means over 4 x 4 px, a 1x1 convolution,
-    global average pooling.
-    """
+    """The smallest network whose output map is a CAM: means over 4 x 4 px, 1x1 convolution, global average pooling."""
 
     def __init__(self, with_norm: bool = False) -> None:
         super().__init__()
@@ -52,7 +48,7 @@ class PooledNet(nn.Module):
         return self.outputs[-1]
 
     def plain(self, images: Array) -> tuple[Array, Array]:
-        """Return logits and CAMs of (B, 3, 12, 12) in NumPy (without a norm)."""
+        """Return logits and CAMs of images (B, 3, 12, 12) in NumPy, without a norm."""
         weight = self.head.weight.detach().double().numpy()[:, :, 0, 0]
         assert self.head.bias is not None
         bias = self.head.bias.detach().double().numpy()
@@ -65,7 +61,7 @@ class PooledNet(nn.Module):
 
 
 def make_batch(seed: int, without_positive: int = 0) -> Batch:
-    """Return a batch of blotches: noise so coarse that means over 4 x 4 px differ."""
+    """Return a batch of noise so coarse that means over 4 x 4 px differ."""
     batch = random_batch(NUM_IMAGES, NUM_CLASSES, SIZE, seed, without_positive)
     assert batch.strong is not None
     weak, strong = (
@@ -93,7 +89,7 @@ def plain(config: IgnoreConfig) -> PlainIgnore:
 
 
 def assert_close(actual: object, expected: object, name: str = "") -> None:
-    """Compare single precision with double: sums of some hundred entries of size one differ by about 1e-6."""
+    """Compare single precision with double: sums of a few hundred entries of size 1 differ by about 1e-6."""
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=2e-5, atol=2e-6, err_msg=name)
 
 
@@ -103,13 +99,13 @@ def array(tensor: Tensor) -> Array:
 
 
 def take_step(method: Ignore, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
-    """Do a step as a run does, without moving the weights."""
+    """Take a step as a run does, without changing the weights."""
     output = method.step(model, batch, epoch)
     method.apply_updates(output, torch.tensor(True))
     return output
 
 
-# Batches of a run of three epochs: the third holds no positive at all, others some images without one.
+# Batches of a run of three epochs: the third has no positive at all, the others have some images without one.
 BATCHES = [(1, 0, 0), (1, 1, 2), (2, 2, NUM_IMAGES), (2, 3, 1), (2, 4, 0), (3, 5, 3), (3, 6, 0)]
 OPTIONS: list[dict[str, Any]] = [
     {},

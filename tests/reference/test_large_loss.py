@@ -1,4 +1,4 @@
-"""Large loss matters against its formula, entry by entry, over epochs, with ties and with LL-Cp's memory."""
+"""Compare large loss with its formula, entry by entry, over epochs, with ties and with LL-Cp's memory."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_gradient_of_what_is_chosen_is_none_or_turned_around(scheme: str) -> Non
     ],
 )
 def test_how_many_are_chosen(scheme: str, percent: float, epoch: int, number: int) -> None:
-    # Of 48 entries: .2 % are .096 -> 1, and 1 still after five epochs (.48); 2.5 % x 2 are 2.4 -> 3, x 9 10.8 -> 11;
-    # 6.25 % are 3 exactly.
+    # Of 48 entries, .2 % are .096 -> 1, and still 1 after five epochs (.48); 2.5 % x 2 are 2.4 -> 3, x 9 are 10.8 ->
+    # 11; 6.25 % are exactly 3.
     batch, model = make_batch(NUM, NUM_CLASSES)
     assert int(method_of(scheme, percent).step(model, batch, epoch).sums["rejected"]) == number
 
@@ -106,7 +106,7 @@ def test_ties_with_the_last_one_are_chosen_too(scheme: str) -> None:
     batch, _ = make_batch(NUM, NUM_CLASSES, without_positive=NUM)
     logits = torch.full((NUM, NUM_CLASSES), -1.0)
     logits[0, 0], logits[3, 2], logits[5, 5] = 4.0, 2.0, 2.0
-    # Two of 48 are asked for; the second and the third are equal.
+    # k is two of 48; the second and the third largest are equal.
     output = method_of(scheme, 100 * 2 / ENTRIES).step(FixedLogits(logits), batch, 2)
     assert int(output.sums["rejected"]) == 3
     if scheme == "LL-Cp":
@@ -130,7 +130,7 @@ def test_corrections_stay_with_their_example() -> None:
         (3, 4, (19, 0, 7, 3, 12, 11, 2, 10)),
     ]:
         batch, model = make_batch(NUM, NUM_CLASSES, seed=seed)
-        # An example has the same observed label whenever it comes.
+        # An example has the same observed label every time it appears.
         observed = torch.stack([_label_of(example) for example in index])
         batch = Batch(torch.tensor(list(index)), batch.weak, batch.strong, observed, None)
         before = [known.get(example, _label_of(example).bool().tolist()) for example in index]

@@ -1,6 +1,4 @@
-"""mAP and the thresholded metrics against scikit-learn, cases by hand, and the arithmetic of IGNORE's supplement, Table
-2.
-"""
+"""Compare the metrics with scikit-learn, with cases by hand, and with IGNORE's supplement, Table 2."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from training.metrics import MetricAccumulator, average_precision, compute_metri
 
 
 def labels_of(num: int, num_classes: int, seed: int, rate: float = 0.3) -> Tensor:
-    """Return labels whose class 0 has no positive and whose class 1 has nothing else."""
+    """Return labels whose class 0 has no positive and whose class 1 has only positives."""
     labels = torch.rand(num, num_classes, generator=torch.Generator().manual_seed(seed)) < rate
     labels[:, 0], labels[:, 1] = False, True
     return labels
@@ -53,7 +51,7 @@ def test_average_precision_by_hand() -> None:
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
     hits_first_and_third = torch.tensor([[True], [False], [True], [False]])
     assert float(average_precision(scores, hits_first_and_third)) == pytest.approx((1 / 1 + 2 / 3) / 2)
-    # A hit tied with a miss counts with the precision at the end of the tie: 1/2, whatever their order in the split.
+    # A hit tied with a miss gets the precision at the end of the tie, 1/2, whatever their order in the split.
     tied = torch.tensor([[0.5], [0.5]])
     for labels in ([[True], [False]], [[False], [True]]):
         assert float(average_precision(tied, torch.tensor(labels))) == pytest.approx(1 / 2)
@@ -204,13 +202,13 @@ TABLE_2 = {
 @pytest.mark.parametrize("method", TABLE_2)
 def test_our_definitions_are_those_of_the_supplements_table(method: str) -> None:
     precision, recall, f1, overall_precision, overall_recall, overall_f1 = TABLE_2[method]
-    # The table rounds to .05, and a harmonic mean moves by less than its arguments.
+    # The table is rounded to .05, and a harmonic mean moves by less than its arguments.
     probs, labels = _counts_with(overall_precision, overall_recall)
     ours = threshold_metrics(probs, labels)
     assert ours["OP"] == pytest.approx(overall_precision, abs=0.01)
     assert ours["OR"] == pytest.approx(overall_recall, abs=0.01)
     assert ours["OF1"] == pytest.approx(overall_f1, abs=0.1)
-    # CF1 is a mean of F1s: the harmonic mean of CP and CR is above it, in every row by more than rounding explains.
+    # CF1 is a mean of F1 scores: the harmonic mean of CP and CR exceeds it in every row by more than rounding errors.
     assert 2 * precision * recall / (precision + recall) > f1 + 0.1
 
 

@@ -1,4 +1,4 @@
-"""PLC and PLC + LAC against their formulas, entry by entry, and the queue against a plain list."""
+"""Compare PLC and PLC + LAC with their formulas, entry by entry, and the queue with a plain list."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM, NUM_CLASSES, DIM = 5, 4, 6
 
 
 class TwoViews(nn.Module):
-    """Answers the weak view, then the strong one, then the weak one again, with fixed logits and embeddings."""
+    """A network that returns fixed logits and embeddings for the weak view, the strong one, the weak one again, ..."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_gradient_of_each_part_goes_to_its_view_alone() -> None:
         "plc": torch.stack(
             [torch.zeros_like(probs[0]), 0.8 * torch.where(known, probs[1] - label.float(), 0) / known.sum()]
         ),
-        # But for the eps in its logarithms.
+        # Equal except for the eps in the logarithms.
         "assumed_negative": torch.stack([(probs[0] - batch.observed) / probs[0].numel(), torch.zeros_like(probs[0])]),
     }
     for name, gradient in expected.items():
@@ -110,7 +110,7 @@ def projected(method: PlcLac, model: TwoViews) -> Tensor:
 def plain_contrast(
     anchors: list[tuple[np.ndarray, int, int]], keys: list[tuple[np.ndarray, int, int]], temperature: float
 ) -> float:
-    """Anchors and keys are (vector, class, name); a key of the anchor's own name does not count."""
+    """Return the contrast of anchors and keys (vector, class, name); keys with the anchor's own name do not count."""
     losses = []
     for vector, label, name in anchors:
         others = [

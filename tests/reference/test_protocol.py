@@ -1,4 +1,4 @@
-"""The split and the draw of single positives against what the literature's own preprocessing gives."""
+"""Compare the split and the draw of single positives with the literature's own preprocessing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.data.protocol import draw_single_positives, split_train_val
 
-# Not part of the repository: VOC 2012's ImageSets/Main, laid beside the checkout.
+# Not part of the repository: VOC 2012's ImageSets/Main, in a folder next to the checkout.
 LISTS = Path(__file__).parents[3] / "shared" / "data" / "voc2012_ImageSets_Main.tar.xz"
 # fmt: off
 VOC_CLASSES = [
@@ -35,8 +35,9 @@ def test_split_sizes_are_those_of_the_supplements_table_1(dataset: str, num_trai
 
 @pytest.fixture(scope="module")
 def voc() -> dict[str, NDArray[np.bool_]]:
-    """Return the true labels of VOC 2012's train and val, images sorted by name; label 0 ("difficult" only) is a
-    negative.
+    """Return the true labels of VOC 2012's train and val, images sorted by name.
+
+    Label 0 (every object of the class is "difficult") counts as negative.
     """
     if not LISTS.is_file():
         pytest.skip(f"VOC's image lists are not at {LISTS}")

@@ -1,4 +1,4 @@
-"""ROLE against its formula, entry by entry, and where each gradient goes."""
+"""Compare ROLE with its formula, entry by entry, and check where each gradient goes."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_agreement_moves_each_side_towards_the_other_and_not_through_it() -> Non
     p, q = model.logits.detach().sigmoid(), method.estimates.detach().sigmoid()
     assert model.logits.grad is not None
     assert method.estimates.grad is not None
-    # Of 1/2 BCE(p, q) by p's logit: (p - q) / 2 over the number of entries, but for the eps in the logarithms; and the
-    # other way round.
+    # The derivative of 1/2 BCE(p, q) by p's logit is (p - q) / 2 over the number of entries, except for the eps in the
+    # logarithms; likewise with p and q exchanged.
     assert torch.allclose(model.logits.grad, (p - q) / (2 * p.numel()), atol=5e-4)
     assert torch.allclose(method.estimates.grad, (q - p) / (2 * p.numel()), atol=5e-4)
 

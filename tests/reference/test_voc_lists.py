@@ -1,4 +1,4 @@
-"""VOC 2012's own lists through our reader: Table 1, the authors' draw, and what one wrong label does."""
+"""Read VOC 2012's own lists: Table 1, the authors' draw, and the effect of one wrong label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.data.protocol import draw_single_positives, split_train_val
 from training.data.sources.voc import read_voc
 from training.data.table1 import PAPER, compare, compute_counts, name_class_differences
 
-# Not part of the repository: VOC 2012's ImageSets/Main, laid beside the checkout.
+# Not part of the repository: VOC 2012's ImageSets/Main, in a folder next to the checkout.
 LISTS = Path(__file__).parents[3] / "shared" / "data" / "voc2012_ImageSets_Main.tar.xz"
 MAIN = Path("VOCdevkit", "VOC2012", "ImageSets", "Main")
 OBSERVED = {"train": "6c3763a26035abe6", "test": "d8036dc7413eda64"}

@@ -1,5 +1,6 @@
-"""What settings of data and model ask of each other, as far as it shows without torch: looked at before anything is
-started.
+"""Check that settings of data and model fit each other, as far as that shows without torch.
+
+This runs before anything is started.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ def check_fit(config: TrainConfig) -> None:
     """Check that the settings of a run fit each other.
 
     Raises:
-        ConfigError: Digits with another image size, a backbone that the digits family lacks, or weights that its
-            backbone cannot have.
+        ConfigError: The image size does not fit digits, the digits family has no such backbone, or the backbone has
+            no such weights.
     """
     data, model = config.data, config.model
     if data.name == DIGITS and data.image_size != DIGITS_IMAGE_SIZE:
@@ -30,12 +31,12 @@ def check_fit(config: TrainConfig) -> None:
     of_digits = model.backbone.startswith("digits/")
     if of_digits and model.backbone != DIGITS_BACKBONE:
         raise ConfigError(
-            f"model.backbone must be {DIGITS_BACKBONE} in the digits family, but got {model.backbone}", "model.backbone"
+            f"There is no backbone {model.backbone}. The digits family has {DIGITS_BACKBONE} only", "model.backbone"
         )
     if model.weights == "pretext" and not (of_digits and data.name == DIGITS):
         raise ConfigError(
-            f"model.weights=pretext belongs to {DIGITS_BACKBONE} on digits, but got model.backbone={model.backbone} on "
-            f"{data.name}",
+            f"model.weights=pretext exists for {DIGITS_BACKBONE} on digits only, but got "
+            f"model.backbone={model.backbone} on {data.name}",
             "model.weights",
         )
     if of_digits and model.weights not in ("pretext", "none") and not Path(model.weights).suffix:

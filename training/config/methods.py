@@ -1,4 +1,8 @@
-"""The settings of every method: one class each, checked when built."""
+"""Define the settings of every method: one class each, validated when built.
+
+"Released" and "release" mean the authors' published code, "paper" their paper. The formulas are in the module of the
+same name in :mod:`training.methods`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
+    """Base of every section of a run's settings: frozen, and without unknown keys or non-finite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
@@ -31,7 +37,7 @@ class WanConfig(Section):
 
 
 class EntropyMaximisationConfig(Section):
-    """EM: unobserved labels take ``-entropy_weight * H`` (alpha of Zhou et al., ECCV 2022)."""
+    """EM: the loss of unobserved labels is ``-entropy_weight * H`` (alpha of Zhou et al., ECCV 2022)."""
 
     name: Literal["em"] = "em"
     entropy_weight: float = Field(0.1, ge=0, le=10)
@@ -41,7 +47,8 @@ class IgnoreConfig(Section):
     """IGNORE (ECCV 2024); :mod:`training.methods.ignore` has the formulas.
 
     Attributes:
-        cam_threshold: tau; a pixel is kept where the normalised CAM exceeds it. Paper and release: 0.8.
+        cam_threshold: tau; the masked image keeps the pixels where the normalised CAM exceeds it, see
+            :func:`training.models.cam.cam_mask`. Paper and release: 0.8.
         spbc_weight: Weight of the single-positive binary classification loss. Release: 0.1 (ResNet, VOC), 0.5 (Q2L,
             VOC).
         reg_weight: Weight of the consistency regularisation. Release: 0.5.
@@ -50,17 +57,17 @@ class IgnoreConfig(Section):
             Release: 0.999 for both. ``average_decay`` None means the same as ``gap_decay``.
         correct_gap_bias, correct_average_bias: Divide that EMA by ``1 - decay^t``. Paper and release: off. Both start
             at 0, so until they settle the gap test is too loose and the average-logit test too strict.
-        gap_threshold_scale: Factor on the gap threshold. Not in the paper (1).
+        gap_threshold_scale: Factor on the gap threshold. Not in the paper, where it is 1.
         cam_normalisation: ``per_image`` min-max (paper) or ``batch``: across the batch per position, as released.
         masked_pass_bn: BatchNorm in the masked pass: ``train`` (release: running statistics are updated by it),
-            ``batch_stats_no_update``, or ``eval_both`` (the gap from two extra passes in eval mode, four forwards in
-            all).
+            ``batch_stats_no_update``, or ``eval_both`` (the gap comes from two extra passes in eval mode, so that a
+            step has four forward passes).
         rejection: ``gap`` (the paper), ``none`` (ablation) or ``oracle`` (rejects exactly the false negatives: a
             bound).
-        use_average_test: Whether a rejected label's logit must also exceed its class's average (release: ``lat``). Off
-            is an ablation.
-        view: The view whose assumed-negative loss is taken: ``strong`` (paper and release) or ``weak`` (ablation; the
-            strong view then serves the regularisation alone, and is not made where ``reg_weight`` is 0).
+        use_average_test: Whether a rejected label's logit must also exceed its class's average (release: ``lat``).
+            False is an ablation.
+        view: The view whose assumed-negative loss is used: ``strong`` (paper and release) or ``weak`` (ablation; the
+            strong view is then used only for the regularisation, and is not made if ``reg_weight`` is 0).
     """
 
     name: Literal["ignore"] = "ignore"
@@ -84,7 +91,7 @@ class AnLsConfig(Section):
     """AN with label smoothing (AN-LS).
 
     Attributes:
-        smoothing: What every label, 0 and 1 alike, is moved towards the other by. Released: 0.1.
+        smoothing: How far every label, 0 and 1 alike, is moved towards the other. Released: 0.1.
     """
 
     name: Literal["an_ls"] = "an_ls"
@@ -96,7 +103,7 @@ class EprConfig(Section):
 
     Attributes:
         expected_positives: k, the mean number of true positives of an image: a figure of the dataset that single
-            positives do not tell. VOC 1.5, COCO 2.9, NUS-WIDE 1.9, CUB 31.4.
+            positives do not reveal. VOC 1.5, COCO 2.9, NUS-WIDE 1.9, CUB 31.4.
     """
 
     name: Literal["epr"] = "epr"
@@ -115,7 +122,7 @@ class AslConfig(Section):
 
     Attributes:
         gamma_pos, gamma_neg: Focusing of positives and negatives. Released training scripts: 0 and 4.
-        clip: m; negatives of a probability below it cost nothing. Released: 0.05.
+        clip: m; negatives with a probability below it cost nothing. Released: 0.05.
     """
 
     name: Literal["asl"] = "asl"
@@ -129,7 +136,7 @@ class HillConfig(Section):
 
     Attributes:
         hill_lambda: lambda; the negatives' weight is ``lambda - p``. Released: 1.5.
-        margin: What is taken off the logits of positives. Released: 1; its authors recommend 0.5-1.
+        margin: Subtracted from the logits of positives. Released: 1; the authors recommend 0.5-1.
         gamma: Focusing of positives. Released: 2.
     """
 
@@ -143,9 +150,9 @@ class SplcConfig(Section):
     """Self-paced loss correction (SPLC).
 
     Attributes:
-        positive_threshold: tau; an unobserved label of a higher probability is taken as positive. Released: 0.6.
+        positive_threshold: An unobserved label with a higher probability is treated as positive. Released: 0.6.
         warmup_epochs: Epochs before the first correction, counted from 1. Released: 1.
-        margin: What is taken off the logits of observed positives. Released: 1.
+        margin: Subtracted from the logits of observed positives. Released: 1.
         gamma: Focusing. Released: 2.
     """
 
@@ -182,14 +189,15 @@ class GrLossConfig(Section):
 
 
 class LargeLossConfig(Section):
-    """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas. BoostLU is this with
-    ``model.cam_boost`` 5.
+    """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas.
+
+    BoostLU is the same with ``model.cam_boost`` 5.
 
     Attributes:
-        scheme: What happens to the largest losses of unobserved labels: ``LL-R`` rejects them, ``LL-Ct`` takes the
-            label as positive for this step, ``LL-Cp`` for good.
-        delta_rel_percent: How many, in percent of the entries of a batch: so many more with each epoch (LL-R, LL-Ct) or
-            always as many (LL-Cp). The paper chose from 0.1-0.5; BoostLU has 0.5, 0.2 and 0.1.
+        scheme: What happens to the largest losses of unobserved labels: ``LL-R`` rejects them; ``LL-Ct`` treats the
+            label as positive for this step, ``LL-Cp`` permanently.
+        delta_rel_percent: How many labels, in percent of the entries of a batch: so many more with each epoch (LL-R,
+            LL-Ct), or the same number every time (LL-Cp). The paper chose from 0.1-0.5; BoostLU uses 0.5, 0.2 and 0.1.
     """
 
     name: Literal["large_loss"] = "large_loss"
@@ -205,7 +213,7 @@ class EmAplConfig(Section):
         pseudo_weight: beta, of pseudo-labelled entries. Released: 0.02 (VOC), 0.9 (COCO), 0.2 (NUS-WIDE), 0.4 (CUB).
         warmup_epochs: Epochs before the first round of labelling, counted from 1. Released: 5 (VOC, COCO), 4
             (NUS-WIDE), 3 (CUB).
-        negative_proportion: Share of the unobserved entries that has a pseudo-label in the end. Released: 0.9.
+        negative_proportion: Share of the unobserved entries that have a pseudo-label at the end. Released: 0.9.
     """
 
     name: Literal["em_apl"] = "em_apl"
@@ -258,10 +266,10 @@ class PlcLacConfig(Section):
     Attributes:
         plc_weight, lac_weight: lambda_plc and lambda_lac. Released: 1 and 1.
         first_threshold, second_threshold: thr of the pseudo-labels in the two stages. Released: 0.6 and 0.9.
-        first_stage_epochs: Epochs of the first stage. Released: 40, as many as the second has.
-        queue_size: Entries that the contrast's keys come from. Released: 512.
-        projection_dim: Width of what is contrasted. Released: 128.
-        temperature: Of the contrast. Released: 0.5.
+        first_stage_epochs: Epochs of the first stage. Released: 40, and 40 more for the second.
+        queue_size: Entries in the queue of the contrast's keys. Released: 512.
+        projection_dim: Width of the contrasted vectors. Released: 128.
+        temperature: Temperature of the contrast. Released: 0.5.
     """
 
     name: Literal["plc_lac"] = "plc_lac"

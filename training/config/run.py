@@ -1,7 +1,7 @@
-"""The one configuration object of a run: ``TrainConfig`` = data + model + method + optim + loop.
+"""Define ``TrainConfig``, the one configuration object of a run: data + model + method + optim + loop.
 
-It is frozen and checked when built. What a run takes, what MLflow gets as params (:meth:`TrainConfig.flatten`), what a
-checkpoint stores and what promotion compares is this object.
+It is frozen, and validated when built. A run is built from it, MLflow gets it as params (:meth:`TrainConfig.flatten`),
+a checkpoint stores it, and promotion compares it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ class DataConfig(Section):
     """Which images, which split and which single positives.
 
     Attributes:
-        name: Dataset name; ``digits`` is embedded, the others are read from a prepared store.
-        scene_seed: Seed from which digit scenes (and the trunk pretrained beside them) are made.
+        name: Dataset name; ``digits`` is built in, the others are read from a prepared store.
+        scene_seed: Seed of the digit scenes, and of the trunk pretrained for them.
         split_seed: Seed of the train / validation split of the official training images (1200 in the literature).
         draw_seed: Seed of the draw of one observed positive per image (1200 in the literature).
         num_train, num_val, num_test: Scenes per split (digits only).
         image_size: Side of the square input in px.
-        strong_view_strength: Strength of the strong view of digits; 1 is the full one, 0.5 was measured better.
+        strong_view_strength: Strength of the strong view of digits; 1 is full strength, 0.5 gave better results.
         store: URI or folder of the prepared store; every dataset but digits needs one.
-        num_workers: Processes that read a store and make its views, for each rank; 0 does it in the run's own process.
+        num_workers: Processes per rank that read a store and make its views; 0 does both in the run's own process.
             Digits need none.
-        augment_order: RandAugment after the resize (``resized``) or, as released, on the original image before it
-            (``original``), which needs a store that keeps the originals. Digits know ``resized`` only.
-        normalisation: What is done to pixels in [0, 1]: ``dataset`` subtracts a mean colour and divides by a deviation
-            (of digits their own, of photos ImageNet's, as their trunks were trained); ``none`` leaves them, as PLC +
-            LAC is released, and what IGNORE masks is then black and not the mean colour.
+        augment_order: Whether RandAugment runs after the resize (``resized``) or, as released, before it on the
+            original image (``original``), which needs a store that keeps the originals. Digits have ``resized`` only.
+        normalisation: How pixels in [0, 1] are normalised: ``dataset`` subtracts a mean colour and divides by a
+            deviation (their own for digits, ImageNet's for photos, as in their trunks' training); ``none`` leaves them,
+            as released for PLC + LAC, and makes the pixels that IGNORE masks black instead of the mean colour.
     """
 
     name: str = "digits"
@@ -56,13 +56,14 @@ class DataConfig(Section):
 
 
 PLACE_KEYS = frozenset({"data.store", "data.num_workers"})
-"""Where data lie and who reads them: settings on which no result depends. Neither stops a resume or makes another
-configuration.
+"""Settings that no result depends on: where the data are, and how many processes read them.
+
+A run may be resumed with other values, and two configurations that differ only here are the same.
 """
 
 
 class ModelConfig(Section):
-    """Which network.
+    """The network.
 
     Attributes:
         name: ``resnet_cam`` (trunk + 1x1 convolution + global average pooling, supplement A.2) or ``query2label``
@@ -70,19 +71,19 @@ class ModelConfig(Section):
         backbone: ``digits/resnet12``, ``torchvision/<name>`` or ``timm/<name>``.
         weights: Initial weights of the trunk: ``pretext`` (digits), the name of torchvision's or timm's weights
             (``IMAGENET1K_V1``), the path of a safetensors or ``.pth`` file, or ``none``.
-        frozen_bn: Keep BatchNorm at its pretrained statistics and affine parameters.
+        frozen_bn: Whether to keep BatchNorm at its pretrained statistics and affine parameters.
         cam_boost: Factor on the positive values of the CAM before they are averaged to logits (BoostLU's alpha,
-            published: 5), in training and evaluation; ``resnet_cam`` only. 1 is off.
-        hidden_dim: Query2Label: width d of the transformer; where the trunk has another, its map is projected. This
-            setting and those below are of Query2Label alone, their defaults those of its paper and of IGNORE's released
+            published: 5), in training and evaluation; ``resnet_cam`` only. 1 turns it off.
+        hidden_dim: Width d of Query2Label's transformer; the map of a trunk of another width is projected. This setting
+            and those below concern Query2Label only; their defaults are those of its paper and of IGNORE's released
             code.
-        feedforward_dim: Inner width of its feed-forward layers.
-        num_heads: Heads of its attention; they divide d.
-        num_encoder_layers, num_decoder_layers: Its depth.
-        decoder_self_attention: Let the classes attend to each other from the second layer on; the release leaves it
-            out.
-        dropout: In train mode, of attention weights (so of the CAM too), of what attention and feed-forward layers
-            give, and inside the latter.
+        feedforward_dim: Inner width of the feed-forward layers.
+        num_heads: Attention heads; their number must divide d.
+        num_encoder_layers, num_decoder_layers: Depth of encoder and decoder.
+        decoder_self_attention: Whether the classes attend to each other from the second layer on; the release leaves
+            this out.
+        dropout: Dropout in train mode: of attention weights (and so of the CAM), of the outputs of attention and
+            feed-forward layers, and inside the latter.
     """
 
     name: Literal["resnet_cam", "query2label"] = "resnet_cam"
@@ -90,9 +91,8 @@ class ModelConfig(Section):
     weights: str = "IMAGENET1K_V1"
     frozen_bn: bool = False
     cam_boost: float = Field(1.0, ge=1, le=100)
-    hidden_dim: int = Field(
-        2048, ge=4, multiple_of=4
-    )  # half of it is for rows, half for columns, each in pairs of sine and cosine
+    # A multiple of 4, because positions use half of it for rows and half for columns, each in pairs of sine and cosine.
+    hidden_dim: int = Field(2048, ge=4, multiple_of=4)
     feedforward_dim: int = Field(8192, ge=1)
     num_heads: int = Field(4, ge=1)
     num_encoder_layers: int = Field(1, ge=0)
@@ -121,16 +121,16 @@ class OptimConfig(Section):
     Attributes:
         batch_size: The global batch, over all ranks.
         head_lr_multiplier: Factor on ``lr`` for the classification head. Release (ResNet): 10.
-        schedule: ``constant`` or ``one_cycle`` (cosine, stepped per batch, over the full ``loop.epochs`` whatever a
-            scheduler cuts).
-        warm_frac: Share of the one-cycle schedule spent rising.
-        cycle_epochs: Length of one cycle; None is ``loop.epochs``. A longer one is cut by the end of the run (ASL: 80
-            epochs cut at 40), after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
-        drop_last: Leave out the last batch of an epoch where it is smaller than the others (PLC + LAC).
+        schedule: ``constant`` or ``one_cycle`` (cosine, stepped per batch, over the full ``loop.epochs`` even if a
+            scheduler ends the run earlier).
+        warm_frac: Share of the one-cycle schedule in which the rate rises.
+        cycle_epochs: Length of one cycle; None is ``loop.epochs``. The end of the run cuts a longer one (ASL: 80 epochs
+            cut at 40); after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
+        drop_last: Whether to leave out an epoch's last batch if it is smaller than the others (PLC + LAC).
         average_decay: EMA factor of a second set of weights, BatchNorm's statistics included, that follows the trained
-            ones from their initial values, step by step and without bias correction; 0.9997 for ASL and PLC + LAC. Both
-            sets are evaluated after every epoch, and the better one by ``loop.select_epoch_by`` is that epoch's
-            (``last``: the averaged one). None keeps no second set.
+            ones step by step from their initial values, without bias correction; 0.9997 for ASL and PLC + LAC. Both
+            sets are evaluated after every epoch, and the better one by ``loop.select_epoch_by`` counts for that epoch
+            (with ``last`` always the averaged one). None keeps no second set.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -156,23 +156,22 @@ class LoopConfig(Section):
     """Length, seed and bookkeeping of the training loop.
 
     Attributes:
-        epochs: Full length; the schedule's horizon whatever a scheduler cuts.
+        epochs: Full length; it sets the learning-rate schedule even if a scheduler ends the run earlier.
         seed: Training seed: head initialisation, order of the images, views.
         recipe: Name of the recipe that every result carries: ``published`` (as the method's authors train it),
-            ``common`` (one set-up for all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other, a
-            published one that was changed among them).
+            ``common`` (one set-up for all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other,
+            such as a published one with changes).
         select_epoch_by: What chooses the epoch whose weights count.
-        patience_epochs: Epochs in a row without a gain in the metric of ``select_epoch_by`` that are let pass; the next
-            one ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None: the run goes its full
-            length.
-        max_drop_percent: The run ends when that metric is by more than this, in percentage points, below its best so
-            far: 3 for large loss, 2 for GR loss. None: it never is.
-        num_threads: CPU threads of torch in a worker; part of what bit-identical results depend on.
+        patience_epochs: Number of epochs in a row that may pass without a gain in the metric of ``select_epoch_by``;
+            the next one ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None never ends it.
+        max_drop_percent: The run ends when that metric falls this many percentage points below its best so far: 3 for
+            large loss, 2 for GR loss. None never ends it.
+        num_threads: torch's CPU threads in a worker; bit-identical results need the same number.
         precision: Arithmetic of convolutions and matrix products: ``fp32``; ``tf32`` (a GPU rounds their factors to 10
             bits; a CPU does not); ``bf16`` (autocast in training, evaluation in TF32). Thresholds, CAM normalisation
-            and losses are float32 in any case.
-        compile: Compile the network of the training steps (``torch.compile``); a minute or so at the start of every
-            run.
+            and losses are always float32.
+        compile: Whether to compile the network of the training steps (``torch.compile``), which takes about a minute at
+            the start of every run.
     """
 
     epochs: int = Field(25, ge=1)
@@ -204,12 +203,13 @@ class TrainConfig(Section):
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> TrainConfig:
-        """Build from dotted keys (``{"optim.lr": 1e-3}``); what is not named keeps its default.
+        """Build a configuration from dotted keys (``{"optim.lr": 1e-3}``); all other settings keep their defaults.
 
         Raises:
-            ConfigError: A key is unknown (with the nearest valid one), a value has the wrong type or is out of range.
+            ConfigError: A key is unknown (the message names the nearest valid one), or a value has the wrong type or is
+                out of range.
         """
-        # As text: whatever somebody typed for a name is answered with the names there are.
+        # As text, so that any value for a name, even a number, is answered with the list of names.
         method = str(flat.get("method.name", "ignore"))
         check_keys(flat, method)
         _check_bools(flat, method)
@@ -243,7 +243,7 @@ def valid_keys(method: str) -> list[str]:
     """List the dotted keys of a TrainConfig with this method.
 
     Raises:
-        ConfigError: No such method.
+        ConfigError: The method is unknown.
     """
     if method not in METHOD_CONFIGS:
         nearest = nearest_key(method, METHOD_CONFIGS)
@@ -265,17 +265,17 @@ def _sections(method: str) -> dict[str, type[BaseModel]]:
 
 
 def check_keys(flat: Mapping[str, Any], method: str) -> None:
-    """Raise ConfigError for the first key that a TrainConfig with this method lacks, naming the nearest valid one."""
+    """Raise ConfigError, with the nearest valid key, for the first key that a run with this method does not have."""
     known = valid_keys(method)
     for key in flat:
         if key not in known:
             nearest = nearest_key(key, known)
             hint = f" Did you mean {nearest}?" if nearest else f" Valid keys: {', '.join(known)}."
-            raise ConfigError(f"{key} is no setting of a run with method {method}.{hint}", key)
+            raise ConfigError(f"{key} is not a setting of a run with method {method}.{hint}", key)
 
 
 def _check_bools(flat: Mapping[str, Any], method: str) -> None:
-    # pydantic would take True for 1.
+    # pydantic would accept True as the number 1.
     sections = _sections(method)
     for key, value in flat.items():
         section, _, leaf = key.partition(".")

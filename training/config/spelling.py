@@ -1,11 +1,11 @@
-"""What a misspelt word most likely meant."""
+"""Guess what a misspelt word was meant to be."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# What people type for settings whose names here say what they do.
+# Short names from papers and other code, for settings with longer names here.
 SYNONYMS = {
     "tau": "method.cam_threshold",
     "spbc": "method.spbc_weight",
@@ -24,12 +24,12 @@ SYNONYMS = {
 
 
 def nearest_word(word: str, valid: Iterable[str]) -> str | None:
-    """Return the valid word that a misspelt one most likely meant, or None."""
+    """Return the valid word closest to a misspelt one, or None."""
     return next(iter(difflib.get_close_matches(word, list(valid), n=1)), None)
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:
-    """Return the valid dotted key that a misspelt one most likely meant, or None.
+    """Return the valid dotted key closest to a misspelt one, or None.
 
     Synonyms (``tau``) are understood with or without their section (``method.tau``).
     """
@@ -37,7 +37,7 @@ def nearest_key(key: str, valid: Iterable[str]) -> str | None:
     leaf = key.rsplit(".", 1)[-1]
     if SYNONYMS.get(leaf) in valid:
         return SYNONYMS[leaf]
-    # The last part says most; the section only tells apart what shares it (model.name, data.name).
+    # The last part matters most; the section only decides between keys that share it (model.name, data.name).
     close = nearest_word(leaf, [known.rsplit(".", 1)[-1] for known in valid])
     same = [known for known in valid if known.rsplit(".", 1)[-1] == close]
     return max(same, key=lambda known: difflib.SequenceMatcher(None, key, known).ratio(), default=None)

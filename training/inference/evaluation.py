@@ -1,4 +1,4 @@
-"""Evaluates trained weights on a split. The test split is opened here and nowhere else."""
+"""Evaluate trained weights on a split. This is the only place that opens the test split."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def evaluate_split(
     """Evaluate on train or val.
 
     Args:
-        config: Of the run that the weights come from.
-        state: What :meth:`training.loop.checkpoint.CheckpointStore.load_best` gives.
-        split: ``train`` or ``val``; ``test`` is opened by promotion alone.
+        config: Settings of the run that trained the weights.
+        state: The run's best weights, as returned by :meth:`training.loop.checkpoint.CheckpointStore.load_best`.
+        split: ``train`` or ``val``; only promotion opens ``test``.
         threshold, absent_classes: See :meth:`training.metrics.MetricAccumulator.compute`.
 
     Returns:
-        ``split/name`` -> percent.
+        Metrics in percent, named ``split/name``.
     """
     return _evaluate(config, state, load_split(config.data, split)).compute(split, threshold, absent_classes)
 
 
 def evaluate_test(config: TrainConfig, state: dict[str, Any]) -> dict[str, float]:
-    """Evaluate on the test split: for promotion, once its decision stands.
+    """Evaluate on the test split; only for promotion, after its decision.
 
     Returns:
-        ``test/name`` -> percent.
+        Metrics in percent, named ``test/name``.
     """
     return _evaluate(config, state, _load_test_split(config.data)).compute("test")
 
 
 def restore_model(config: TrainConfig, state: dict[str, Any], device: torch.device) -> nn.Module:
-    """Build a run's model and load its trained weights; pretrained weights are not fetched."""
+    """Build a run's model and load its trained weights, without downloading pretrained ones."""
     bare = config.model.model_copy(update={"weights": "none"})
     model, _ = build_model(bare, len(state["classes"]), device)
     model.load_state_dict(state["model"])
@@ -74,11 +74,12 @@ def _evaluate(config: TrainConfig, state: dict[str, Any], data: SplitData) -> Me
 def accumulate(
     model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
 ) -> MetricAccumulator:
-    """Score a split batch by batch; ranks share the work, each example is counted once, and every rank has them all in
-    the end.
+    """Score a split batch by batch.
+
+    Ranks share the work, each example counts once, and in the end every rank has the scores of all.
     """
     accumulator = MetricAccumulator(len(data.classes), has_true=data.true is not None, device=device)
-    # The rows that score_batches gives this rank, in their order.
+    # The rows that score_batches scores on this rank, in its order.
     rows = torch.arange(len(data)).tensor_split(world_size())[rank()]
     for logits in score_batches(model, data, scale, device, num_workers):
         part, rows = rows[: len(logits)], rows[len(logits) :]

@@ -1,5 +1,6 @@
-"""In which precision a run computes, and with how many threads. What it returns, compares and sums up is float32 in any
-case.
+"""Set the precision and the number of threads that a run computes with.
+
+Whatever the precision, what a model returns is float32, and so is everything that compares or sums it.
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ from training.models.base import ModelOutput
 
 
 def set_arithmetic(config: LoopConfig) -> None:
-    """Set what holds for the whole process: CPU threads, and whether a GPU rounds float32 factors to TF32 (``fp32``:
-    no).
+    """Set the number of CPU threads, and whether a GPU rounds float32 factors to TF32 (``fp32``: no).
+
+    Both hold for the whole process.
     """
     torch.set_num_threads(config.num_threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
 
 
 def training_network(model: nn.Module, config: LoopConfig) -> nn.Module:
-    """Return the model as a training step calls it, over the same parameters: compiled and under bfloat16 autocast
-    where asked for.
+    """Return the model as training steps call it: compiled, and under bfloat16 autocast, if so configured.
 
-    Evaluation calls the model itself: its figures are of float32 (or TF32) arithmetic whatever the training was.
+    It shares the model's parameters. Evaluation calls the model itself, in float32 (or TF32), however it is trained.
     """
-    # Each shape on its own: an epoch has two, and one graph for any shape is slower.
+    # One graph per shape: an epoch has two shapes, its last batch being smaller, and a graph for any shape is slower.
     network: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     return _Bfloat16(network) if config.precision == "bf16" else network
 
 
 class _Bfloat16(nn.Module):
-    """Runs convolutions and matrix products of a model in bfloat16, and what loses by it (norms, softmax, logarithms)
-    in float32.
-    """
+    """Run a model under autocast: convolutions and matrix products in bfloat16, norms and softmax in float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run leaves beside its numbers: per-class average precision as Parquet, class activation maps as pictures."""
+"""Write the files that a run leaves in addition to its metrics: average precision per class, and pictures of CAMs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ _TITLE_WIDTH = 26
 def write_per_class_ap(
     path: Path, classes: Sequence[str], logits: Tensor, true: Tensor | None, observed: Tensor
 ) -> None:
-    """Write one row a class: ``class``, ``ap`` (null where true labels are not available) and ``observed_ap``, in
-    percent.
+    """Write a Parquet file with one row per class: ``class``, ``ap`` and ``observed_ap``, in percent.
+
+    ``ap`` is null where true labels are not available. Class names are values, not columns, so that none can collide
+    with a column of ours.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     ap = None if true is None else (100 * average_precision(logits, true)).tolist()
@@ -61,20 +63,20 @@ def write_cam_sheet(
     device: torch.device,
     heading: str,
 ) -> None:
-    """Draw a fixed handful of validation images: image, CAM of the observed class, what the mask at tau keeps, rejected
-    labels.
+    """Draw a few validation images with the CAM of their observed class and what the mask at tau keeps of them.
 
-    Rejection is what the method's thresholds say of these images now, gap and logits from the model in eval mode.
+    The images are the first with an observed positive. Titles name observed, true and rejected labels; rejection is
+    what the method's thresholds say now, for gap and logits from the model in eval mode.
 
     Args:
-        folder: Gets ``cam.png``, if any image has an observed positive.
+        folder: Where to write ``cam.png``; nothing is written if no image has an observed positive.
         model: In eval mode.
-        method: Its ``thresholds()``, where it has them, decide which labels are shown as rejected.
-        config: The method's settings, see :func:`training.loop.localisation.mask_settings`.
-        data: Where the images come from: its first ones with an observed positive.
+        method: Its ``thresholds()``, if it has any, decide which labels are shown as rejected.
+        config: The method's settings; see :func:`training.loop.localisation.mask_settings`.
+        data: The split that the images come from.
         scale: Normalisation.
         device: Where the model is.
-        heading: Whose pictures they are: sweep, trial, epoch.
+        heading: Identifies the run: sweep, trial, epoch.
     """
     rows = data.observed.any(1).nonzero()[:NUM_PICTURES, 0]
     if len(rows) == 0:
@@ -93,7 +95,7 @@ def write_cam_sheet(
     classes = [data.classes[int(labels.nonzero()[0, 0])] for labels in data.observed[rows]]
     parts = [heading, f"{data.name} images", f"threshold {threshold:g} of the CAM, normalised {how.replace('_', ' ')}"]
     if (thresholds := method.thresholds()) is not None:
-        # The second is one per class.
+        # The average-logit threshold is one number per class: too many for a heading.
         parts.append(f"rejected: gap over {float(thresholds[0]):.3g}, logit over its class's threshold")
     _draw(folder / "cam.png", pixels, heat.cpu(), mask.cpu(), _Captions(" | ".join(parts), titles, classes, threshold))
 
@@ -115,13 +117,13 @@ def _title(data: SplitData, row: int, rejected: Tensor | None) -> str:
         lines.append(f"true {names(data.true[row])}")
     if rejected is not None:
         lines.append(f"rejected {names(rejected.cpu())}")
-    # Of many classes with long names, a title must not run into the next one.
+    # Wrapped, because a list of long class names would run into the next picture's title.
     return "\n".join(textwrap.fill(line, _TITLE_WIDTH) for line in lines)
 
 
 def _draw(path: Path, images: Tensor, heat: Tensor, mask: Tensor, captions: _Captions) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Room for the heading, however few images there are.
+    # At least as wide as five images, to leave room for the heading.
     figure = Figure(figsize=(1.6 * max(5, len(captions.columns)) + 0.4, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(textwrap.fill(captions.heading, 22 * max(5, len(captions.columns))), fontsize=9)

@@ -1,10 +1,9 @@
-"""Checkpoints through ``pyarrow.fs``: the whole states of the last two epochs and the best epoch's weights, three files
-a run.
+"""Store a run's checkpoints through ``pyarrow.fs``: the full states of two epochs, and the best epoch's weights.
 
-A checkpoint ``last-0007.pt`` is whole when ``last-0007.pt.done``, written after it, holds its size and sha256. On a
-local disk each file is also written under another name, flushed and renamed into place. What is replaced is deleted
-only after its successor is whole, so a process may die at any moment; and if the storage cuts the last state short all
-the same, there is the one before.
+A checkpoint ``last-0007.pt`` is complete once ``last-0007.pt.done`` exists, which is written after it and holds its
+size and sha256. On a local disk each file is also written under another name, flushed and renamed into place. A file is
+deleted only once its successor is complete, so the process may die at any moment. If the storage truncates the last
+state all the same, the one before it is still there.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
-        uri: A folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``); made if absent.
+        uri: A folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``); created if it does not exist.
 
     Attributes:
-        passed_over: Names of the states that :meth:`load_last` found newer than what it gave back, but not whole.
+        passed_over: Names of the incomplete states that were newer than the one :meth:`load_last` returned.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -44,13 +43,12 @@ class CheckpointStore:
         self.passed_over: tuple[str, ...] = ()
 
     def save(self, state: State, epoch: int, best: State | None = None) -> None:
-        """Write the state after ``epoch``, and ``best`` if that epoch is the best so far; then delete what they
-        replace.
+        """Write the state after ``epoch``, and ``best`` if given; then delete what they replace.
 
         Args:
-            state: What :meth:`load_last` gives back: tensors, numbers, strings, and lists and dicts of them.
+            state: What :meth:`load_last` will return: tensors, numbers, strings, and lists and dicts of them.
             epoch: Counted from 1.
-            best: What :meth:`load_best` gives back.
+            best: What :meth:`load_best` will return, if this epoch is the best so far.
 
         Raises:
             OSError: The storage cannot be written.
@@ -64,20 +62,20 @@ class CheckpointStore:
             self._prune("best", epoch)
 
     def load_last(self) -> State | None:
-        """Return the newest whole state, or None; one that is cut short is passed over for the one before."""
+        """Return the newest complete state, or None; a truncated one is passed over for the one before it."""
         state, self.passed_over = self._load("last")
         return state
 
     def load_best(self, epoch: int | None = None) -> State | None:
-        """Return the whole best weights of ``epoch``, by default the newest, or None.
+        """Return the complete best weights of ``epoch``, by default the newest, or None.
 
-        After a kill between the two files of an epoch, the newest may be of an epoch that the run then repeats with
-        another outcome.
+        Pass the epoch if you know it: after a kill between the two files of an epoch, the newest best weights may
+        belong to an epoch that the run then repeats with another outcome.
         """
         return self._load("best", epoch)[0]
 
     def num_bytes(self) -> int:
-        """Return how much the run's checkpoints take."""
+        """Return the size of the run's checkpoints."""
         return sum(info.size or 0 for info in self._files())
 
     def drop(self, kind: Kind) -> None:
@@ -105,7 +103,7 @@ class CheckpointStore:
             with self._fs.open_output_stream(path) as stream:
                 stream.write(payload)
             return
-        # pyarrow's local stream cannot be flushed to the disk.
+        # Not through pyarrow, whose local stream has no fsync.
         partial = f"{path}.partial"
         with open(partial, "wb") as file:
             file.write(payload)
@@ -114,7 +112,7 @@ class CheckpointStore:
         os.replace(partial, path)
 
     def _load(self, kind: Kind, epoch: int | None = None) -> tuple[State | None, tuple[str, ...]]:
-        """Return the newest whole one, and the names of those newer than it."""
+        """Return the newest complete checkpoint of a kind, and the names of the incomplete ones newer than it."""
         done = [info for info in self._files() if re.fullmatch(rf"{kind}-\d+\.pt\.done", info.base_name)]
         done = [info for info in done if epoch is None or _epoch_of(info.base_name) == epoch]
         passed_over: list[str] = []
@@ -139,14 +137,13 @@ class CheckpointStore:
         return payload if whole else None
 
     def _prune(self, kind: Kind, epoch: int, num_before: int = 0) -> None:
-        """Delete a kind but this one and so many whole ones before it, ``.done`` first: half a deletion must not look
-        whole.
-        """
+        """Delete the checkpoints of a kind except this epoch's and ``num_before`` complete ones before it."""
         found = [info for info in self._files() if info.base_name.startswith(kind)]
         whole = [_epoch_of(info.base_name) for info in found if info.base_name.endswith(".done")]
         before = sorted(number for number in whole if number < epoch)
         kept = {epoch, *before[len(before) - num_before :]}
         old = [info for info in found if _epoch_of(info.base_name) not in kept]
+        # ``.done`` files first, so that an interrupted deletion leaves nothing that looks complete.
         for info in sorted(old, key=lambda info: not info.base_name.endswith(".done")):
             self._fs.delete_file(info.path)
 

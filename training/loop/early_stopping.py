@@ -1,7 +1,8 @@
-"""Stopping rules of published recipes: a run that is over before its full length, by what it measured itself.
+"""Stop a run before its full length by the rules of published recipes.
 
-They watch what chooses the epoch, which every rank measures alike, so that all ranks stop together. A run that was
-resumed decides as one that was not: the rules ask for nothing but the best epoch so far, which is part of its state.
+The rules watch the metric that chooses the epoch. Every rank measures it alike, so all ranks stop together. A resumed
+run decides as one that was never interrupted, because the rules need only the best epoch so far, which is part of the
+run's state.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from training.metric_names import TRAIN_STOPPED
 
 
 def is_over(config: LoopConfig, epoch: int, value: float | None, best_epoch: int | None, best_value: float) -> bool:
-    """Return whether a rule ends the run after ``epoch``, which has been compared with the best already.
+    """Return whether a rule ends the run after ``epoch``; call this once the best epoch is updated.
 
     Args:
         config: The rules: ``patience_epochs`` and ``max_drop_percent``.
         epoch: Counted from 1.
-        value: Of the epoch metric in percent, or None where it has none.
-        best_epoch, best_value: Of the best epoch so far, the earliest of equals; None while there is none.
+        value: The epoch's value of that metric in percent, or None if it has none.
+        best_epoch, best_value: The best epoch so far (the earliest of equals; None at first) and its value.
     """
     if config.patience_epochs is not None and epoch - (best_epoch or 0) > config.patience_epochs:
         return True
@@ -27,5 +28,5 @@ def is_over(config: LoopConfig, epoch: int, value: float | None, best_epoch: int
 
 
 def was_stopped(metrics: Mapping[str, float]) -> bool:
-    """Return whether the epoch with these metrics was the last one by a rule of its run."""
+    """Return whether a rule of its run made the epoch with these metrics the last one."""
     return TRAIN_STOPPED in metrics

@@ -1,5 +1,6 @@
-"""The steps of an epoch: forward, backward, optimiser, schedule, method state. Nothing here waits for a GPU but the
-guard.
+"""Train the steps of an epoch: forward, backward, optimiser, schedule, method state.
+
+Nothing here waits for a GPU except the guard, which looks for non-finite losses every few steps.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from training.metric_names import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_L
 
 
 class EpochLoop:
-    """Trains a model by a method, an epoch at a time.
+    """Train a model by a method, one epoch at a time.
 
     Inside a torch.distributed process group it is one rank of a loop whose losses and thresholds count the global
     batch.
 
     Args:
-        config: Of the run: optimiser, schedule, arithmetic.
-        model: On its device.
-        method: On the same device.
-        num_steps: Of one cycle of the schedule.
-        device: That device.
-        average: Weights that follow the model's; it has taken in every step that was taken.
+        config: Settings of the run: optimiser, schedule, arithmetic.
+        model: On ``device``.
+        method: On ``device``.
+        num_steps: Steps of one cycle of the schedule.
+        device: Where to train.
+        average: Averaged weights to update after every step, if the run keeps any.
     """
 
     def __init__(
@@ -54,25 +55,25 @@ class EpochLoop:
         self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
         self._forward: nn.Module = _Forward(training_network(model, config.loop), method)
         if world_size() > 1:
-            # Buffers are the same on every rank: thresholds and BatchNorm statistics are already global.
+            # Buffers need no broadcast: thresholds and BatchNorm statistics are global, so the same on every rank.
             self._forward = DistributedDataParallel(self._forward, forward_sync_buffers=False)
 
     def train_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
         """Take every step of an epoch (from 1), in train mode.
 
         Returns:
-            Mean loss and its parts, the method's own metrics, the last learning rate, seconds of training and of
-            waiting for data.
+            Mean loss and its parts, the method's own metrics, the last learning rate, and the seconds spent training
+            and waiting for data.
 
         Raises:
             NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
-            StepMemoryError: A step found no memory.
+            StepMemoryError: A step ran out of memory.
         """
         self._forward.train()
         guard = FiniteGuard(epoch, self._device)
         sums = _EpochSums()
         started, waited = time.perf_counter(), 0.0
-        # Closed on any way out: that ends the processes that read ahead.
+        # Close the batches however the epoch ends, which stops the processes that read ahead.
         with closing(batches.epoch(epoch)) as source:
             for step in range(1, len(batches) + 1):
                 fetching = time.perf_counter()
@@ -102,12 +103,12 @@ class EpochLoop:
             batch: On the device.
             epoch: Counted from 1.
             step: Within the epoch, counted from 1.
-            guard: Of the epoch.
+            guard: The epoch's guard against non-finite losses.
 
         Returns:
-            What the method gave, and the value of each part of the loss over the global batch.
+            The method's output, and the value of each part of the loss over the global batch.
         """
-        # First: the forward passes, whose graphs are the peak of memory, need no gradients of before.
+        # Before the forward passes, whose graphs are the peak of memory: the old gradients are not needed any more.
         self.optimizer.zero_grad()
         output: StepOutput = self._forward(batch, epoch)
         loss, values = total_loss(output.parts)
@@ -134,20 +135,20 @@ class _Forward(nn.Module):
 
 
 class _EpochSums:
-    """Adds up scalars over the steps of an epoch on the device, in double precision; read once."""
+    """Add up scalars over the steps of an epoch on the device, in double precision, to read them once at its end."""
 
     def __init__(self) -> None:
         self._global: dict[str, Tensor] = {}
         self._local: dict[str, Tensor] = {}
 
     def add(self, global_values: dict[str, Tensor], local_values: dict[str, Tensor]) -> None:
-        """Add values that are already over all ranks, and values of this rank."""
+        """Add values that are already summed over all ranks, and values of this rank alone."""
         for kept, values in ((self._global, global_values), (self._local, local_values)):
             for name, value in values.items():
                 kept[name] = kept[name] + value.detach().double() if name in kept else value.detach().double()
 
     def read(self, num_steps: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the means of the global values over the steps, and the sums of the local ones over the ranks."""
+        """Return the mean of each global value over the steps, and the sum of each local one over the ranks."""
         means = {name: float(value) / num_steps for name, value in self._global.items()}
         if not self._local:
             return means, {}
@@ -156,5 +157,5 @@ class _EpochSums:
 
 
 def _part_names(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name each part's own curve, if there is more than one."""
+    """Return the loss parts under their metric names; empty if there is only one, which is the loss itself."""
     return {f"{TRAIN_LOSS}_{name}": value for name, value in values.items()} if len(values) > 1 else {}

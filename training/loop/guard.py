@@ -1,4 +1,4 @@
-"""Watches for non-finite losses without making the device wait for the host."""
+"""Watch for non-finite losses without making the host wait for the device in every step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from training.errors import NonFiniteLossError
 
 CHECK_EVERY_STEPS = 50
-"""How often a GPU's buffer is read; on CPU it is read at every step."""
+"""How often a GPU's buffer is read; on the CPU it is read in every step."""
 
 
 class FiniteGuard:
-    """Keeps the first bad step of an epoch, and its loss parts, in a buffer on the device.
+    """Keep the first bad step of an epoch, and its loss parts, in a buffer on the device.
 
     Args:
         epoch: Counted from 1.
@@ -29,10 +29,10 @@ class FiniteGuard:
         self._names: list[str] = []
 
     def observe(self, step: int, values: Mapping[str, Tensor]) -> Tensor:
-        """Note a step's loss parts (scalars over the global batch).
+        """Record a step's loss parts (scalars over the global batch).
 
         Returns:
-            bool scalar on the device: whether weights and state may change. Once False it stays False for the epoch.
+            bool scalar on the device: whether weights and state may change. Once False, it stays False for the epoch.
         """
         parts = torch.stack(list(values.values()))
         finite = torch.isfinite(parts).all()
@@ -43,10 +43,10 @@ class FiniteGuard:
         return self._bad_step == 0
 
     def check(self, step: int | None = None) -> None:
-        """Read the buffer if this step is one to do so, or at the epoch's end (None).
+        """Read the buffer every few steps, and at the end of the epoch (``step`` None).
 
         Raises:
-            NonFiniteLossError: A step was bad; it names the first.
+            NonFiniteLossError: A step was bad; the error names the first.
         """
         if step is not None and step % self._every:
             return

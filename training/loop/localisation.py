@@ -1,4 +1,4 @@
-"""Measures, epoch by epoch, whether a model looks where the objects are: its maps on a fixed part of val."""
+"""Measure after each epoch whether a model looks where the objects are, by its CAMs on a fixed part of val."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.models.cam_quality import cam_metrics
 
 NUM_IMAGES = 256
 _BATCH = 32
-# Of methods that mask nothing.
+# For methods that mask nothing.
 _THRESHOLD = 0.5
 _HOW: CamNormalisation = "per_image"
 
@@ -23,26 +23,25 @@ _HOW: CamNormalisation = "per_image"
 def measure_localisation(
     model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, config: object
 ) -> dict[str, float]:
-    """Measure the maps on the first images with boxes, at most ``NUM_IMAGES``; every rank takes them all, so that all
-    get the same.
+    """Measure the maps on the first ``NUM_IMAGES`` images with boxes.
+
+    Every rank scores all of them: so few are not worth sharing, and all ranks get the same figures.
 
     Args:
         model: In eval mode.
-        data: Where the images come from: val.
+        data: The val split.
         scale: Normalisation.
         device: Where the model is.
-        config: The method's settings, see :func:`mask_settings`.
+        config: The method's settings; see :func:`mask_settings`.
 
     Returns:
-        See :func:`training.models.cam_quality.cam_metrics`; nothing where no boxes are known.
+        See :func:`training.models.cam_quality.cam_metrics`; empty if no boxes are known.
     """
     return cam_metrics(model, _boxed_images(data, scale, device), *mask_settings(config))
 
 
 def mask_settings(config: object) -> tuple[float, CamNormalisation]:
-    """Return tau and the normalisation by which a method masks: IGNORE's own; per image at a tau of 0.5 for those that
-    mask nothing.
-    """
+    """Return the tau and CAM normalisation to measure with: IGNORE's own, else 0.5 and per image."""
     return (config.cam_threshold, config.cam_normalisation) if isinstance(config, IgnoreConfig) else (_THRESHOLD, _HOW)
 
 

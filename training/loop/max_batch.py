@@ -1,5 +1,6 @@
-"""Finds the largest batch of a process that fits into its memory, and how many processes fit beside each other, by
-steps really taken.
+"""Find the largest batch that fits into the memory of a process, and how many processes fit at once.
+
+The answer comes from real training steps, not from an estimate.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from training.models.registry import build_model
 
 _SCHEDULE_STEPS = 1000
 _SHARED_FRAC = 0.95
-_STEPS = 2  # the optimiser's moments are made by the first
+_STEPS = 2  # the first step allocates the optimiser's moments, so only the second needs all the memory
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A batch that was tried.
+    """The result of trying a batch size.
 
     Attributes:
-        batch_size: Of one process.
-        fits: Whether its steps found memory.
-        peak_gib: What was allocated at most; where it did not fit, until then. None if nobody lived to tell.
+        batch_size: Batch of one process.
+        fits: Whether its steps had enough memory.
+        peak_gib: Peak of allocated memory, until the failure if it did not fit. None if the process was killed.
     """
 
     batch_size: int
@@ -47,14 +48,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class MaxBatch:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
         batch_size: The largest batch that fits; 0 if not even one image does.
-        limit_gib: The memory that it had to fit into.
-        attempts: All that was tried, in order.
-        own_batch_size: That of the run.
-        own_gib: What a process takes with it: on a GPU its context and torch's cache too. None if it does not fit.
+        limit_gib: The memory it had to fit into.
+        attempts: All attempts, in order.
+        own_batch_size: The batch size of the run's own settings.
+        own_gib: Memory of a process with that batch, on a GPU with its context and torch's cache. None if it does not
+            fit.
     """
 
     batch_size: int
@@ -65,12 +67,12 @@ class MaxBatch:
 
     @property
     def num_sharing(self) -> int:
-        """How many runs of the own batch fit beside each other, a twentieth of the memory being left for what moves."""
+        """How many runs of the own batch size fit at once; a twentieth of the memory stays free for fluctuations."""
         return 0 if self.own_gib is None else int(_SHARED_FRAC * self.limit_gib / self.own_gib)
 
 
 def find_max_batch(try_batch: Callable[[int], Attempt], largest: int) -> tuple[int, tuple[Attempt, ...]]:
-    """Double the batch from 1 until it does not fit or is ``largest``, then halve the interval that is left.
+    """Double the batch from 1 until it does not fit or is ``largest``, then bisect the rest.
 
     Returns:
         The largest batch that fits, 0 if none does; and every attempt.
@@ -87,13 +89,12 @@ def find_max_batch(try_batch: Callable[[int], Attempt], largest: int) -> tuple[i
 
 
 def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch.device) -> MaxBatch:
-    """Find the largest batch for one GPU, which nobody else should be using; its memory is free again after each
-    attempt.
+    """Find the largest batch for one GPU, which nothing else should be using.
 
     Args:
-        config: Of the run; its weights and compilation do not matter.
+        config: Settings of the run; its weights and compilation do not matter.
         num_classes: C.
-        largest: Images of the train split: no batch is larger, and of so many a method may keep something.
+        largest: Images of the train split. No batch is larger, and a method may keep state for so many.
         device: The GPU.
     """
 
@@ -114,15 +115,16 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
 
 
 def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: float) -> MaxBatch:
-    """Find the largest batch whose steps stay below a resident set of ``limit_gib``; each attempt is a process of its
-    own.
+    """Find the largest batch whose steps stay below a resident set of ``limit_gib``.
+
+    Each attempt runs in a process of its own.
 
     Args:
         config, num_classes, largest: As for :func:`probe_gpu`.
-        limit_gib: What a process may take, the program itself included.
+        limit_gib: Memory that a process may take, including the program itself.
 
     Raises:
-        RuntimeError: An attempt failed by something else than memory, which its process has printed.
+        RuntimeError: An attempt failed for another reason than memory, which its process has printed.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -138,10 +140,11 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
         except EOFError:
             fits, peak = False, None
         process.join()
-        if (
-            process.exitcode is not None and process.exitcode > 0
-        ):  # below 0 it was killed: the machine has less than the limit
-            raise RuntimeError(f"steps of batch {batch_size} must run but for memory, but failed as printed above")
+        # A negative exit code means that the process was killed: the machine has less memory than the limit.
+        if process.exitcode is not None and process.exitcode > 0:
+            raise RuntimeError(
+                f"A step with batch {batch_size} failed, and not for lack of memory; see the output above"
+            )
         return Attempt(batch_size, fits and peak is not None and peak <= limit_gib, peak)
 
     batch_size, attempts = find_max_batch(try_batch, largest)
@@ -158,7 +161,7 @@ def _try_on_cpu(
     if (started := peak_gib(device)) > limit_gib:
         result.send((False, started))  # the program alone is too large
         return
-    # An attempt far too large is refused its memory here, before the machine is out of it.
+    # Refuse memory to an attempt that is far too large before the whole machine runs out of it.
     limit_memory(round(2 * limit_gib * GIB))
     fits = _steps_fit(TrainConfig.from_flat(flat), num_classes, batch_size, num_examples, device)
     result.send((fits, peak_gib(device)))
@@ -170,15 +173,16 @@ def _steps_fit(config: TrainConfig, num_classes: int, batch_size: int, num_examp
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return False  # outside, the error is gone, and with it the frames that hold tensors
+        return False  # in a function of its own, so that the error's traceback no longer keeps the tensors alive
     return True
 
 
 def _take_steps(
     config: TrainConfig, num_classes: int, batch_size: int, num_examples: int, device: torch.device
 ) -> None:
-    """Build what a run builds, with random weights, and take steps on random images in its last epoch, where every loss
-    takes part.
+    """Build what a run builds, with random weights and images, and take steps of its last epoch.
+
+    By then every part of the loss is active.
     """
     changes = {"model.weights": "none", "loop.compile": False, "optim.batch_size": batch_size}
     config = config.with_params(changes)
@@ -187,7 +191,7 @@ def _take_steps(
     sizes = Sizes(num_classes, num_examples, config.loop.epochs, getattr(model, "embedding_dim", None))
     method = build_method(config.method, sizes).to(device)
     batch = _random_batch(batch_size, config.data.image_size, num_classes, device, strong=method.needs_strong_view)
-    # What a method keeps of every example is there, all of it.
+    # Start the method with the full number of examples, because it may keep state for each.
     method.start(one_hot(torch.arange(num_examples, device=device) % num_classes, num_classes) > 0)
     average = None if config.optim.average_decay is None else WeightAverage(model, config.optim.average_decay)
     loop = EpochLoop(config, model.train(), method, _SCHEDULE_STEPS, device, average)

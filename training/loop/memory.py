@@ -1,4 +1,4 @@
-"""What is said of a step that finds no memory: the figures, not only that it was too much."""
+"""Report the figures of a step that runs out of memory, not only the fact."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ GIB = 2**30
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory was what an error wanted: a GPU's by its own class, a CPU's by MemoryError or torch's plain
-    RuntimeError.
-    """
+    """Return whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    # torch has no error class for CPU memory: only the text tells.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def peak_gib(device: torch.device) -> float:
-    """Return what was allocated at most: by torch on a GPU, by this process on a CPU."""
+    """Return the peak of allocated memory: by torch on a GPU, by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return peak_memory_bytes() / GIB
 
 
 def total_gib(device: torch.device) -> float:
-    """Return what the device has, or the machine."""
+    """Return the memory of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / GIB
     return total_memory_bytes() / GIB
@@ -39,10 +38,10 @@ def total_gib(device: torch.device) -> float:
 
 @contextmanager
 def memory_figures(batch: Batch, epoch: int, step: int) -> Iterator[None]:
-    """Give an out-of-memory error of a step its figures.
+    """Turn an out-of-memory error of a step into one that carries the figures.
 
     Raises:
-        StepMemoryError: From the error of torch.
+        StepMemoryError: The step ran out of memory; torch's error is its cause.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Optimisers and schedules from configuration."""
+"""Build optimisers and learning-rate schedules from the ``optim`` settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.torch_compat import step_unless
 
 
 class Estimating(Protocol):
-    """A method, as far as it is trained."""
+    """The part of a method that the optimiser needs."""
 
     lr_multiplier: float
 
@@ -23,14 +23,15 @@ class Estimating(Protocol):
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | None = None) -> Optimizer:
-    """Build a fused optimiser over all trainable parameters; weight decay is on all of them, as the released codes have
-    it.
+    """Build a fused optimiser over all trainable parameters.
+
+    Weight decay applies to all of the model's parameters, as in the released code of the methods.
 
     Args:
-        config: The ``optim`` section; Adam's decay is L2, AdamW's decoupled, SGD has momentum 0.9.
-        model: Parameters whose name starts with ``head.`` take ``lr * head_lr_multiplier``.
-        method: Its own parameters, if it has any, take ``lr * lr_multiplier`` and no decay: they are estimates, not
-            weights.
+        config: The ``optim`` section; Adam's decay is L2, AdamW's is decoupled, SGD has momentum 0.9.
+        model: Parameters whose name starts with ``head.`` get ``lr * head_lr_multiplier``.
+        method: Its own parameters, if it has any, get ``lr * lr_multiplier`` and no decay, because they are estimates
+            and not weights.
     """
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     head = [parameter for name, parameter in trainable if name.startswith("head.")]
@@ -55,21 +56,22 @@ def build_schedule(config: OptimConfig, optimizer: Optimizer, num_steps: int) ->
 
     Args:
         config: The ``optim`` section.
-        optimizer: Whose rates it sets.
-        num_steps: Of one cycle; where the run goes on, the next begins.
+        optimizer: The optimiser to schedule.
+        num_steps: Steps of one cycle; a longer run starts the next one.
     """
     if config.schedule == "constant":
         return LambdaLR(optimizer, lambda step: 1.0)
     highest = [group["lr"] for group in optimizer.param_groups]
-    # torch divides by zero where the rise is exactly one step long.
+    # torch divides by zero if the rise is exactly one step long.
     rising = config.warm_frac * (1 + 1e-6) if config.warm_frac * num_steps == 1 else config.warm_frac
     return _Cycles(optimizer, max_lr=highest, total_steps=num_steps, pct_start=rising)
 
 
 class _Cycles(OneCycleLR):
-    """One cycle after the other; torch's raises after the first."""
+    """Repeat the cycle; torch's OneCycleLR raises after the first."""
 
     def get_lr(self) -> list[float | Tensor]:
+        # torch computes the rate from ``last_epoch``: show it the step within the cycle, then put the count back.
         step = self.last_epoch
         self.last_epoch %= self.total_steps
         try:

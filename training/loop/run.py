@@ -1,4 +1,4 @@
-"""``TrainingRun``: one configuration, stepped by the epoch, with complete state."""
+"""``TrainingRun``: one configuration, trained one epoch at a time, whose complete state can be saved and resumed."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from training.selection import SelectBy, epoch_metric
 
 
 class TrainingRun:
-    """Trains one configuration on its train split and evaluates it on val after every epoch; knows no test split.
+    """Train one configuration on its train split, and evaluate it on val after every epoch; it has no test split.
 
-    Stopped after any epoch and resumed, it gives bit-identical results to a run that was not (same machine, versions,
-    thread count). Inside a torch.distributed process group it is one rank of a run whose losses, thresholds and
-    BatchNorm count the global batch.
+    Interrupted after any epoch and resumed, it gives results that are bit-identical to an uninterrupted run's (on the
+    same machine, with the same versions and number of threads). Inside a torch.distributed process group it is one rank
+    of a run whose losses, thresholds and BatchNorm count the global batch.
 
     Args:
         config: All settings.
         storage: Folder or URI of this run's checkpoints; None keeps none.
-        device: By default CUDA if there is one, else CPU.
+        device: By default a GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: Dataset, model or method cannot be had in this version, or the method needs true labels that do not
-            exist.
+        ConfigError: Dataset, model or method are not available in this version, do not fit each other, or the method
+            needs true labels that do not exist.
         DatasetError: The dataset is not prepared.
-        WeightsError: Pretrained weights cannot be had here.
+        WeightsError: Pretrained weights cannot be loaded here.
     """
 
     def __init__(
@@ -99,26 +99,26 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or a rule of the recipe ended the run before."""
+        """Whether all epochs are done, or a stopping rule ended the run early."""
         return self.epoch >= self.config.loop.epochs or was_stopped(self.metrics)
 
     @property
     def is_best(self) -> bool:
-        """Whether the last finished epoch is the one whose weights count so far."""
+        """Whether the last finished epoch is the best one so far."""
         return self.best_epoch == self.epoch > 0
 
     def train_epoch(self) -> dict[str, float]:
-        """Train one epoch and evaluate on val.
+        """Train one epoch, then evaluate on val.
 
         Returns:
-            Metric name -> value; only finite values, ``epoch`` included. Also kept as ``metrics``.
+            Metrics by name, ``epoch`` included; all values are finite. They are also kept as ``metrics``.
 
         Raises:
             NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
         """
         started = time.perf_counter()
         epoch = self.epoch + 1
-        # Order and views have seeds of their own; what is left is dropout, which must differ between ranks and be the
+        # Order and views have seeds of their own. This one is for dropout, which must differ between ranks and be the
         # same after a resume.
         seed_everything("epoch", self.config.loop.seed, epoch, rank())
         trained = self._loop.train_epoch(self._batches, epoch)
@@ -156,27 +156,27 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
-            CheckpointError: It is of another configuration; the message names the first setting that differs.
+            CheckpointError: It belongs to another configuration; the message names the first setting that differs.
         """
         self._check_config(state["config"])
         self._model.load_state_dict(state["model"])
         if self._average is not None:
             self._average.model.load_state_dict(state["average"])
         self._method.load_state_dict(state["method"])
-        # torch keeps the moments it is given where they need no cast: a state that lives on would be trained along with
-        # this run.
+        # torch keeps the moments it is given without copying them, so a state that is used again would be trained along
+        # with this run.
         self._loop.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._loop.schedule.load_state_dict(state["schedule"])
         self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
         self.best_epoch, self._best_value = state["best"]["epoch"], state["best"]["value"]
 
     def save(self) -> None:
-        """Write the last checkpoint, and the best one if this epoch is it, into the storage; rank 0 writes.
+        """Write this epoch's checkpoint, and the best one too if this epoch is the best; only rank 0 writes.
 
-        The time it took is in the metrics as ``time/checkpoint_s`` afterwards; a checkpoint's own metrics lack it.
+        The time it takes is added to the metrics as ``time/checkpoint_s``; the checkpoint's own metrics lack it.
         """
         if self._store is None or rank() != 0:
             return
@@ -185,7 +185,7 @@ class TrainingRun:
         self.metrics[TIME_CHECKPOINT_S] = time.perf_counter() - started
 
     def resume(self) -> bool:
-        """Load the newest whole checkpoint of the storage; ``metrics`` are then that epoch's, to be reported again.
+        """Load the newest complete checkpoint of the storage, with its epoch's metrics, which may be reported again.
 
         Returns:
             Whether there was one.
@@ -198,8 +198,9 @@ class TrainingRun:
         return state is not None
 
     def best_state(self) -> dict[str, Any]:
-        """Return what pictures, evaluation, prediction and registration need of the current epoch: of two sets of
-        weights, the better.
+        """Return what pictures, evaluation, prediction and registration need of the current epoch.
+
+        The weights are the averaged ones if the run keeps them and they are better.
         """
         return {
             "config": self.config.flatten(),
@@ -211,27 +212,23 @@ class TrainingRun:
         }
 
     def load_best(self) -> None:
-        """Put the weights and thresholds of the best epoch into model and method, once the run is over; the optimiser
-        stays as it is.
+        """Load the weights and thresholds of the best epoch once the run is over; the optimiser stays as it is.
 
         Raises:
-            CheckpointError: The storage has none, or there is no storage.
+            CheckpointError: The storage has no complete best weights, or there is no storage.
         """
         state = None if self._store is None else self._store.load_best(self.best_epoch)
         if state is None:
-            raise CheckpointError(
-                f"storage must hold the weights of the best epoch, {self.best_epoch}, but there are none that are whole"
-            )
+            raise CheckpointError(f"The checkpoints hold no complete weights of the best epoch, {self.best_epoch}")
         self._check_config(state["config"])
         self._model.load_state_dict(state["model"])
         self._method.load_state_dict(state["method"])
         self._loaded_epoch = int(state["epoch"])
 
     def write_artifacts(self, folder: Path, title: str = "") -> None:
-        """Write ``per_class_ap.parquet`` and ``cam/*.png`` of the current weights into a folder; the title says whose
-        pictures they are.
+        """Write ``per_class_ap.parquet`` and ``cam/*.png`` of the current weights into a folder.
 
-        Every rank must call it, with a folder of its own: they share the evaluation.
+        Every rank must call this, with a folder of its own, because they share the evaluation.
         """
         from training.loop.artifacts import write_cam_sheet, write_per_class_ap
 
@@ -251,16 +248,14 @@ class TrainingRun:
             )
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
-        """Show the method the scores of the train split where it asks for them."""
+        """Pass the scores of the train split to the method, if it asks for them."""
         if not self._method.needs_train_scores(epoch):
             return {}
         logits = self._scores(self._train, self._model)
         return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
 
     def _evaluate(self) -> dict[str, float]:
-        """Measure the weights on val; of two sets, return the metrics of the better one, and how much the averaged one
-        is better.
-        """
+        """Evaluate on val; with averaged weights, return the better set's metrics and the gain of averaging."""
         trained = self._measure(self._model)
         if self._average is None:
             return trained
@@ -280,7 +275,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def _val_scores(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the val logits (N, C) on CPU, in order, each example once; and true and observed labels."""
+        """Return the val logits (N, C) on the CPU, in order, with true and observed labels."""
         return self._scores(self._val, self._model), self._val.true, self._val.observed
 
     def _scores(self, data: SplitData, model: nn.Module) -> Tensor:
@@ -301,22 +296,22 @@ class TrainingRun:
     def _check_embeddings(self, sizes: Sizes) -> None:
         if self._method.needs_embeddings and sizes.embedding_dim is None:
             raise ConfigError(
-                f"method {self.config.method.name} must have a model with an embedding per class, but got "
-                f"model.name={self.config.model.name}. Use model.name=query2label",
+                f"Method {self.config.method.name} needs a model with an embedding per class, which "
+                f"model.name={self.config.model.name} does not have. Use model.name=query2label",
                 "model.name",
             )
 
     def _check_labels(self) -> None:
         if self._method.needs_true_labels and self._train.true is None:
             raise ConfigError(
-                f"method {self.config.method.name} must have true labels, but {self.config.data.name} has observed "
-                f"ones only",
+                f"Method {self.config.method.name} needs true labels, but {self.config.data.name} has only observed "
+                "ones",
                 "method.name",
             )
         if self.config.loop.select_epoch_by is SelectBy.CLEAN_VAL and self._val.true is None:
             raise ConfigError(
-                "loop.select_epoch_by=clean-val must have true validation labels, but there are observed ones only. "
-                "Use observed-val",
+                f"loop.select_epoch_by=clean-val needs true validation labels, but {self.config.data.name} has only "
+                "observed ones. Use observed-val",
                 "loop.select_epoch_by",
             )
 
@@ -324,13 +319,13 @@ class TrainingRun:
         for key, value in self.config.flatten().items():
             if key not in PLACE_KEYS and saved.get(key) != value:
                 raise CheckpointError(
-                    f"checkpoint must be of this configuration, but its {key} is {saved.get(key)!r} and not {value!r}"
+                    f"The checkpoint belongs to another configuration: its {key} is {saved.get(key)!r}, not {value!r}"
                 )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode without gradient, and back."""
+    """Put a model in eval mode without gradient, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -343,7 +338,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def score_batches(
     model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
 ) -> Iterator[Tensor]:
-    """Yield the logits (b, C), float32 on the device, of this rank's part of a split, batch by batch in order."""
+    """Yield the logits (b, C) of this rank's part of a split, batch by batch in order, as float32 on the device."""
     with evaluating(model), closing(load_eval_batches(data, scale, device, num_workers)) as batches:
         for images in batches:
             yield model(images).logits.float()
@@ -352,7 +347,7 @@ def score_batches(
 def score_split(
     model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
 ) -> Tensor:
-    """Return a split's logits (N, C) on CPU in order; ranks share the work and none counts an example twice."""
+    """Return a split's logits (N, C) in order, on the CPU; ranks share the work, and each example counts once."""
     parts = list(score_batches(model, data, scale, device, num_workers))
     mine = torch.cat(parts) if parts else torch.zeros(0, len(data.classes), device=device)
     return gather_rows(mine).cpu()

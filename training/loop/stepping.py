@@ -1,4 +1,4 @@
-"""What whoever steps a run, an actor or a Ray Train worker, needs of it. Imports no torch."""
+"""Define what an actor or a Ray Train worker needs of a run that it steps; imports no torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Protocol
 
 
 class Run(Protocol):
-    """What is stepped by the epoch; :class:`training.loop.run.TrainingRun` is one."""
+    """A run that is stepped one epoch at a time, such as :class:`training.loop.run.TrainingRun`."""
 
     metrics: dict[str, float]
     passed_over: tuple[str, ...]
-    """Names of checkpoints that were newer than what was resumed from, but not whole."""
+    """Names of incomplete checkpoints that were newer than the one the run resumed from."""
 
     @property
     def epoch(self) -> int:
-        """The last epoch finished."""
+        """The last finished epoch."""
 
     @property
     def finished(self) -> bool:
-        """Whether that is the last one of all."""
+        """Whether that epoch is the last of the run."""
 
     def resume(self) -> bool:
-        """Load the newest whole checkpoint, if there is any."""
+        """Load the newest complete checkpoint, and return whether there is one."""
 
     def train_epoch(self) -> dict[str, float]:
         """Train and evaluate one epoch."""
@@ -36,17 +36,17 @@ class Run(Protocol):
         """Load the weights of the best epoch."""
 
     def write_artifacts(self, folder: Path, title: str) -> None:
-        """Write pictures and tables of the current weights; the title says whose they are."""
+        """Write pictures and tables of the current weights; the title identifies the run."""
 
 
 def collect_artifacts(run: Run, title: str, *, forgiving: bool = True) -> dict[str, bytes]:
-    """Return the files that a finished run writes of its best weights: relative path -> content.
+    """Return the files that a finished run writes about its best weights: relative path -> content.
 
     Args:
-        run: Finished.
-        title: Sweep and trial, for whoever meets a picture far from them.
-        forgiving: A picture that cannot be drawn does not cost the run that it is of: what was raised is then in
-            ``artifacts_error.txt``. Not for one rank of several: the others would wait for it.
+        run: A finished run.
+        title: Sweep and trial, to identify a picture that is seen on its own.
+        forgiving: Whether an error goes into ``artifacts_error.txt`` instead of being raised, so that a picture that
+            cannot be drawn does not fail the run. Pass False for one rank of several, because the others would wait.
     """
     with tempfile.TemporaryDirectory(prefix="artifacts-") as folder:
         try:

@@ -1,4 +1,4 @@
-"""What a method is: it turns a model and a batch into loss parts, and keeps its own state as buffers."""
+"""Define what a method is: it turns a model and a batch into loss parts, and keeps its own state as buffers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Forward = Callable[[Tensor], ModelOutput]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a method knows of the run it is part of.
+    """What a method knows about its run.
 
     Attributes:
         num_classes: C.
-        num_examples: N of the train split; per-example state is a buffer (N, C), keyed by ``batch.index``.
-        num_epochs: Full length of the run, whatever a scheduler cuts.
-        embedding_dim: d of ``ModelOutput.embeddings``, or None of a model that gives none.
+        num_examples: N of the train split; per-example state is a buffer (N, C), indexed by ``batch.index``.
+        num_epochs: Full length of the run, even if a scheduler ends it earlier.
+        embedding_dim: d of ``ModelOutput.embeddings``, or None if the model returns none.
     """
 
     num_classes: int
@@ -37,15 +37,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step of a method gives.
+    """The result of a method's step.
 
     Attributes:
-        parts: Loss part name -> part; their weighted sum is minimised.
-        updates: Buffer name -> its value after this step; written only if the loss is finite.
-        sums: Name -> scalar summed over the steps and ranks of an epoch, from which :meth:`Method.epoch_metrics`
-            computes.
-        row_updates: Name of a buffer (N, ...) -> the examples (long, B) whose rows change, as in ``batch.index``, and
-            their new rows (B, ...), of this rank; every rank gets those of all. Written only if the loss is finite.
+        parts: Loss parts by name; their weighted sum is minimised.
+        updates: New values of buffers by name; written only if the loss is finite.
+        sums: Scalars by name, summed over the steps and ranks of an epoch for :meth:`Method.epoch_metrics`.
+        row_updates: For buffers (N, ...) by name: the examples (long, B) whose rows change, as in ``batch.index``, and
+            their new rows (B, ...). Each rank gives its own and receives those of all; written only if the loss is
+            finite.
     """
 
     parts: dict[str, LossPart]
@@ -57,13 +57,13 @@ class StepOutput:
 class Method(nn.Module, ABC):
     """A way to learn from single positives, built as ``Class(config, sizes)``.
 
-    Its state are buffers, saved and restored with the run. Parameters it has are trained by the run's optimiser, beside
-    the model's.
+    Its state consists of buffers, which are saved and restored with the run. The run's optimiser trains its parameters,
+    if it has any, together with the model's.
 
     Attributes:
-        needs_strong_view: Whether batches carry the strong view.
+        needs_strong_view: Whether batches must hold the strong view.
         needs_true_labels: Whether it reads true labels (bounds and oracles only).
-        needs_embeddings: Whether it reads ``ModelOutput.embeddings``, a vector per class, which not every model gives.
+        needs_embeddings: Whether it reads ``ModelOutput.embeddings``, which not every model returns.
         lr_multiplier: Factor on ``optim.lr`` for the method's own parameters; they take no weight decay.
     """
 
@@ -73,25 +73,25 @@ class Method(nn.Module, ABC):
     lr_multiplier: float = 1.0
 
     def start(self, observed: Tensor) -> None:
-        """Take in the observed labels of the train split, bool (N, C), once, before anything is trained or loaded; most
-        need not.
+        """Receive the observed labels of the train split, bool (N, C), once, before anything is trained or loaded.
+
+        Most methods do not need them.
         """
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
-        """Compute the loss parts of this rank's part of a global batch; does not change the state.
+        """Compute the loss parts of this rank's part of a global batch, without changing the state.
 
         Args:
             model: Maps normalised images (B, 3, H, W) to a :class:`ModelOutput`; called with gradient.
-            batch: May hold no example on this rank, and no observed positive at all.
+            batch: May be empty on this rank, and may have no observed positive at all.
             epoch: Counted from 1.
         """
 
     @torch.no_grad()
     def apply_updates(self, output: StepOutput, finite: Tensor) -> None:
-        """Write the new state, or leave the old where ``finite`` (bool scalar) is False; one process never waits for
-        the device.
-        """
+        """Write the new state, or keep the old one where ``finite`` (bool scalar) is False."""
+        # torch.where instead of an if: the host need not wait for the device to learn whether the loss was finite.
         for name, value in output.updates.items():
             buffer = self.get_buffer(name)
             buffer.copy_(torch.where(finite, value, buffer))
@@ -101,31 +101,26 @@ class Method(nn.Module, ABC):
             buffer[everywhere] = torch.where(finite, gather_rows(rows), buffer[everywhere])
 
     def needs_train_scores(self, epoch: int) -> bool:
-        """Return whether :meth:`end_epoch` is to be called after this epoch (from 1) with the scores of the train
-        split.
-        """
+        """Return whether to call :meth:`end_epoch` after this epoch (from 1) with the scores of the train split."""
         return False
 
     def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
-        """Change the state after an epoch for which :meth:`needs_train_scores` is True; the same on every rank.
+        """Change the state after an epoch for which :meth:`needs_train_scores` is True, in the same way on every rank.
 
         Args:
             epoch: The epoch that ended, counted from 1.
-            logits: float (N, C) of the train split, in order, from one pass in eval mode over the images as they are
-                (no view).
+            logits: float (N, C) of the train split, in order, from one pass in eval mode over unaugmented images.
             observed: bool (N, C).
 
         Returns:
-            Metrics of the epoch, beside those of :meth:`epoch_metrics`.
+            Metrics of the epoch, in addition to those of :meth:`epoch_metrics`.
         """
-        raise NotImplementedError(f"{type(self).__name__} asks for train scores and does nothing with them")
+        raise NotImplementedError(f"{type(self).__name__} asks for train scores but does not implement end_epoch")
 
     def thresholds(self) -> tuple[Tensor, Tensor] | None:
-        """Return the gap threshold () and the average-logit thresholds (C,) of a method that rejects by them, else
-        None.
-        """
+        """Return the gap threshold () and average-logit thresholds (C,) of a method that rejects by them, else None."""
         return None
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Return the method's own metrics of an epoch from the sums over its steps and ranks; none by default."""
+        """Compute the method's own metrics of an epoch from the sums over its steps and ranks; none by default."""
         return {}

@@ -1,26 +1,26 @@
 """CRISP: class-priors induced single-positive learning (arXiv 2309.13886).
 
 Before each epoch after the warm-up, every class's prior is estimated from the scores p of the training images. With
-q(z) the share of all n images whose score is at least z and q+(z) the share of the n+ images that have the class as
+q(z) the share of all n images whose score is at least z, and q+(z) that share of the n+ images that have the class as
 their observed label,
 
-    z*   = argmin over z of  q(z)/q+(z) + (1 + tau)/q+(z) (sqrt(log(4/delta) / 2n) + sqrt(log(4/delta) / 2n+)),   tau =
-    delta = 0.01 pi   = q(z*) / q+(z*)
+    z*   = argmin over z of  q(z)/q+(z) + (1 + tau)/q+(z) (sqrt(log(4/delta) / 2n) + sqrt(log(4/delta) / 2n+))
+    pi   = q(z*) / q+(z*),    tau = delta = 0.01
 
 and the loss is the sum over classes of the risk under absolute loss
 
     2 pi_c mean{1 - p_ic : y_ic = 1} + |mean_i p_ic - pi_c|
 
-with both means over the global batch; a class without an observed positive in the batch has its second term alone. The
-first ``warmup_epochs`` epochs are AN's. A class without any observed positive has the prior 0.
+with both means over the global batch; a class without an observed positive in the batch has only the second term. The
+first ``warmup_epochs`` epochs are those of AN. A class without any observed positive has the prior 0.
 
-Where we differ from the paper:
-  * It has one more term, on the logits, with a weight lambda. All that we have of it is that it is there: neither its
-    formula nor lambda. It is left out rather than guessed; the paper's scores may rest on it.
-  * The risk is divided by C, so that a learning rate means about what it means for the other methods.
-  * Scores are of the images as they are, in eval mode; how the paper's are made we do not know.
-z is one of the scores of the images with the class observed: q+ changes nowhere else, and q only falls. A prior is at
-most 1.
+Differences from the paper:
+  * The paper adds a term on the logits, with a weight lambda, but gives neither its formula nor lambda. We leave it out
+    rather than guess; the paper's scores may depend on it.
+  * The risk is divided by C, so that a learning rate means about the same as for other methods.
+  * Scores come from unaugmented images in eval mode; the paper does not say how it computes them.
+z runs over the scores of the images with the class observed: q+ changes nowhere else, and q only falls. A prior is at
+most 1. (This tau has nothing to do with IGNORE's.)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TAU = DELTA = 0.01
 
 
 class Crisp(Method):
-    """See the module. State: the class priors (C,)."""
+    """CRISP as in the module's docstring. State: the class priors (C,)."""
 
     priors: Tensor
 
@@ -58,7 +58,7 @@ class Crisp(Method):
         return StepOutput({"risk": self._risk(logits.sigmoid(), batch.observed > 0)})
 
     def needs_train_scores(self, epoch: int) -> bool:
-        """Return whether an epoch follows that needs the priors."""
+        """Return whether the next epoch needs the priors."""
         return self._config.warmup_epochs <= epoch < self._num_epochs
 
     @torch.no_grad()
@@ -76,12 +76,12 @@ class Crisp(Method):
         miss_sums, prob_sums, num_positive, num_images = totals.split([len(misses), len(misses), len(misses), 1])
         missed = 2 * self.priors * miss_sums / num_positive.detach().clamp_min(1)
         risk = (missed + (prob_sums / num_images.detach().clamp_min(1) - self.priors).abs()).mean()
-        # The same value on every rank, each with the weight of its rows: their mean is it.
+        # The risk is the same on every rank. Weighted by each rank's rows, its mean over the ranks is the risk again.
         return LossPart(risk * num[0], num[0])
 
 
 def estimate_prior(probs: Tensor, observed: Tensor) -> Tensor:
-    """Estimate one class's prior from the scores of all images; see the module.
+    """Estimate one class's prior from the scores of all images, as in the module's docstring.
 
     Args:
         probs: float64 (n,) in 0-1.
@@ -95,6 +95,7 @@ def estimate_prior(probs: Tensor, observed: Tensor) -> Tensor:
     if num_positive == 0:
         return probs.new_zeros(())
     ascending = probs.sort().values
+    # searchsorted counts the scores below each candidate, so these are the shares at or above it.
     share = (num - torch.searchsorted(ascending, candidates)).to(probs.dtype) / num
     positive_share = (num_positive - torch.searchsorted(candidates, candidates)).to(probs.dtype) / num_positive
     slack = sqrt(log(4 / DELTA) / (2 * num)) + sqrt(log(4 / DELTA) / (2 * num_positive))

@@ -2,27 +2,27 @@
 
 With p = sigmoid(z), ``nl(x) = -log(x + 1e-5)`` and H the binary entropy, an entry costs
 
-    nl(p)                                  where the label was observed
-    -alpha H(p)                            where nothing is known
-    beta (t nl(p) + (1 - t) nl(1 - p))     where it has the pseudo-label t
+    nl(p)                                  if the label was observed
+    -alpha H(p)                            if nothing is known
+    beta (t nl(p) + (1 - t) nl(1 - p))     if it has the pseudo-label t
 
-and the loss is the mean over all B x C entries. After an epoch from the warm-up on, the entries of each class that are
-still unknown are ordered by p, and the lowest of them take t = p, for good. Positive pseudo-labels are never made: that
-is the asymmetry.
+and the loss is the mean over all B x C entries. After each epoch from the end of the warm-up on, the entries of each
+class that are still unknown are ordered by p, and the lowest of them get t = p, permanently. Positive pseudo-labels are
+never made: that is the asymmetry.
 
-How rounds are counted: epochs from 1, one round after each of the epochs ``warmup_epochs`` ... E - 1, so R = E -
-warmup_epochs rounds, and each labels ``floor(proportion U_c / R)`` entries of class c, of which U_c were unknown at
-first. In all that is ``proportion`` of them, but for less than one entry a round. Published: E = 10 and a warm-up of 5
-make R = 5 rounds, after the epochs 5 ... 9, of 0.18 U_c each. The released code labels in every epoch from the warm-up
-on, 11 - warmup_epochs rounds of that same share: the one after epoch 10 comes when there is nothing more to train, has
-no effect, and is left out here. (Counted in, the rounds would ask for 1.08 U_c, more than there are.)
+How rounds are counted: epochs count from 1. There is one round after each of the epochs ``warmup_epochs`` ... E - 1,
+so R = E - warmup_epochs rounds. Each labels ``floor(proportion U_c / R)`` entries of class c, of which U_c were unknown
+at first. Together they label ``proportion`` of them, up to less than one entry per round. Published: E = 10 and a
+warm-up of 5 make R = 5 rounds, after the epochs 5 ... 9, of 0.18 U_c each. The released code labels in every epoch from
+the warm-up on, in 11 - warmup_epochs rounds of that same share: the one after epoch 10 comes when there is nothing left
+to train, has no effect, and is left out here. (Counted in, the rounds would ask for 1.08 U_c, more than there are.)
 
-Where we differ from the released code:
-  * p comes from the images as they are; there it comes from one more pass over the augmented training batches.
-  * A run stops at the first epoch whose validation mAP is not a new best, as there, only with ``loop.patience_epochs``
-    0 (recipe ``published``); it may then stop before the warm-up is over. Rounds are those of the full length either
-    way.
-Its authors compute F1 at a threshold of 0.75, not 0.5.
+Differences from the released code:
+  * p comes from unaugmented images; there it comes from one more pass over the augmented training batches.
+  * There, a run stops at the first epoch whose validation mAP is not a new best. Here it does so only with
+    ``loop.patience_epochs`` 0 (recipe ``published``); it may then stop before the warm-up is over. The number of rounds
+    is that of the full length either way.
+The authors compute F1 at a threshold of 0.75, not 0.5.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNKNOWN = -1.0
 
 
 class EmApl(Method):
-    """See the module. State: float (N, C), each entry's pseudo-label in 0-1, or UNKNOWN."""
+    """EM + APL as in the module's docstring. State: each entry's pseudo-label (N, C) in 0-1, or UNKNOWN."""
 
     pseudo_labels: Tensor
 
@@ -59,17 +59,18 @@ class EmApl(Method):
         return StepOutput({"entries": mean_part(torch.where(batch.observed > 0, positive, unobserved))})
 
     def needs_train_scores(self, epoch: int) -> bool:
-        """Return whether a round of labelling follows this epoch."""
+        """Return whether a round of pseudo-labelling follows this epoch."""
         return self._config.warmup_epochs <= epoch < self._num_epochs
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
-        """Label the lowest scores of each class."""
+        """Pseudo-label the lowest scores of each class."""
         num_rounds = self._num_epochs - self._config.warmup_epochs
         quotas = ((~observed).sum(0).double() * self._config.negative_proportion / num_rounds).floor().long()
         probs = logits.sigmoid()
         open_ = (self.pseudo_labels == UNKNOWN) & ~observed
-        # An entry's rank among the open ones of its class; equal scores in the order of the examples.
+        # Each entry's rank among the open ones of its class. A stable sort keeps equal scores in the order of the
+        # examples, so every rank and every resumed run picks the same entries. Scattering inverts the permutation.
         order = torch.where(open_, probs, torch.inf).argsort(dim=0, stable=True)
         ranks = torch.empty_like(order).scatter_(
             0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order)

@@ -1,4 +1,4 @@
-"""EPR: expected positive regularisation (Cole et al., CVPR 2021)."""
+"""EPR: expected positive regularisation (Cole et al., "Multi-label learning from single positive labels", 2021)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from training.methods.base import Method, Sizes, StepOutput
 class Epr(Method):
     """``mean[y nl(p)] + ((mean over the batch of sum_c p_c) - k)^2 / C^2`` with ``nl(x) = -log(x + 1e-5)``.
 
-    Only how many positives are expected in all is told to the unobserved labels. k is a statistic of true labels, which
-    a user of single positives does not have: privileged, as its authors note. The mean is over the global batch.
+    The only signal for unobserved labels is how many positives an image has on average, k. k is a statistic of the true
+    labels, which a user with single positives does not have: it is privileged information, as the authors note. The
+    mean is over the global batch.
     """
 
     def __init__(self, config: EprConfig, sizes: Sizes) -> None:
@@ -34,11 +35,11 @@ def expected_part(probs: Tensor, expected_positives: float) -> LossPart:
     """Return ``((mean over the global batch of sum_c p_c) - k)^2 / C^2`` as a part.
 
     Args:
-        probs: With gradient, (B, C).
+        probs: (B, C), with gradient.
         expected_positives: k.
     """
     num = probs.new_full((1,), float(len(probs)))
     total, num_global = differentiable_sum_over_ranks(torch.cat([probs.sum()[None], num]))
     penalty = ((total / num_global.detach().clamp_min(1) - expected_positives) / probs.shape[1]).square()
-    # The same value on every rank, each with the weight of its rows: their mean is it.
+    # The penalty is the same on every rank. Weighted by each rank's rows, its mean over the ranks is the penalty again.
     return LossPart(penalty * num[0], num[0])

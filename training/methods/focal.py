@@ -1,10 +1,10 @@
-"""Losses of assumed negatives that weigh entries by how hard they are: focal, ASL, Hill and SPLC.
+"""Focal, ASL, Hill and SPLC: losses on assumed negatives that weight entries by how hard they are.
 
-The released code of all four (robust-loss-mlml; ASL's own) sums over the batch. Here the mean over B x C entries is
-taken, as of all methods: with Adam a constant factor changes nothing but the part that its epsilon and weight decay
-play. Of how they are trained we have ASL's script alone, on all labels of COCO: batches of 128, lr 1e-4, one-cycle,
-weight decay 1e-4 and averaged weights (recipe ``published`` of COCO). Of focal, Hill and SPLC we have the loss and its
-values.
+The released code of all four (robust-loss-mlml; for ASL also its own) sums over the batch. Here the mean over B x C
+entries is taken, as for all methods; with Adam, a constant factor matters only through epsilon and weight decay. The
+only published training script is ASL's, on all labels of COCO: batches of 128, lr 1e-4, one-cycle, weight decay 1e-4
+and averaged weights (recipe ``published`` for COCO). For focal, Hill and SPLC only the losses and their values are
+known.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from training.methods.found_labels import count_found, found_metrics
 from training.methods.supervised import MeanOverEntries
 
 _LOWEST = 1e-8
-"""What probabilities are clamped to before the logarithm, as released."""
+"""Lower bound of probabilities before the logarithm, as released."""
 
 
 def _asymmetric_entries(logits: Tensor, labels: Tensor, gamma_pos: float, gamma_neg: float, clip: float) -> Tensor:
-    """Return ``-(1 - p)^g+ log p`` where the label is 1, ``-q^g- log(1 - q)`` with ``q = max(p - clip, 0)`` elsewhere;
-    powers detached.
+    """Return ``-(1 - p)^g+ log p`` where the label is 1 and ``-q^g- log(1 - q)``, ``q = max(p - clip, 0)``, elsewhere.
+
+    The powers are detached: no gradient goes through them.
     """
     probs = logits.sigmoid()
     clipped = (probs - clip).clamp_min(0)
@@ -40,8 +41,8 @@ def _asymmetric_entries(logits: Tensor, labels: Tensor, gamma_pos: float, gamma_
 class Focal(MeanOverEntries):
     """Focal loss (Lin et al., ICCV 2017): ``-(1 - p)^2 log p`` where observed, ``-p^2 log(1 - p)`` elsewhere.
 
-    As in robust-loss-mlml, the field's reference for it, no gradient goes through the weight; in the original paper it
-    does.
+    As in robust-loss-mlml, the reference implementation in this field, no gradient goes through the weight; in the
+    original paper it does.
     """
 
     def __init__(self, config: FocalConfig, sizes: Sizes) -> None:
@@ -54,10 +55,9 @@ class Focal(MeanOverEntries):
 
 
 class Asl(MeanOverEntries):
-    """ASL (Ridnik et al., ICCV 2021): ``-(1 - p)^g+ log p`` where observed, ``-q^g- log(1 - q)``, ``q = max(p - m,
-    0)``, elsewhere.
+    """ASL (Ridnik et al., ICCV 2021): ``-(1 - p)^g+ log p`` where observed, ``-q^g- log(1 - q)`` elsewhere.
 
-    No gradient goes through the weights, as in its authors' training script.
+    ``q = max(p - m, 0)``. No gradient goes through the weights, as in the authors' training script.
     """
 
     def __init__(self, config: AslConfig, sizes: Sizes) -> None:
@@ -87,12 +87,12 @@ class Hill(MeanOverEntries):
 
 
 class Splc(Method):
-    """SPLC (Zhang et al., arXiv 2112.07368): unobserved labels of a high probability are taken as positive, in each
-    step anew.
+    """SPLC (Zhang et al., arXiv 2112.07368): in each step, treat unobserved labels of high probability as positive.
 
-    With ``z' = z - 1`` where observed and ``z' = z`` elsewhere, ``t = 1`` where observed or, after the warm-up,
+    With ``z' = z - 1`` where observed and ``z' = z`` elsewhere, ``t = 1`` where observed or, after the warm-up, where
     ``sigmoid(z') > tau``: ``-(1 - p')^2 log p'`` where t is 1, ``-p'^2 log(1 - p')`` elsewhere, ``p' = sigmoid(z')``.
-    The gradient goes through all factors. The released ``change_epoch`` 1 counts epochs from 0: one epoch of warm-up.
+    The gradient goes through all factors. The released ``change_epoch`` 1 counts epochs from 0, so it means one epoch
+    of warm-up.
     """
 
     def __init__(self, config: SplcConfig, sizes: Sizes) -> None:
@@ -112,5 +112,5 @@ class Splc(Method):
         return StepOutput({"entries": mean_part(losses)}, sums=count_found(corrected, positive, batch.true))
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Report how many unobserved labels were corrected, and how many of them rightly."""
+        """Report how many unobserved labels were corrected, and how often that was right."""
         return found_metrics(sums)

@@ -1,6 +1,4 @@
-"""How good a method is at finding false negatives: counted over an epoch where true labels are known, read by nobody
-who trains.
-"""
+"""Count how well a method finds false negatives, where true labels are known; nothing that is trained reads this."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ from training.metric_names import (
 
 
 def count_found(found: Tensor, positive: Tensor, true: Tensor | None) -> dict[str, Tensor]:
-    """Return the sums of a step that :func:`found_metrics` reads.
+    """Return the sums of a step that :func:`found_metrics` needs.
 
     Args:
-        found: bool (B, C), the unobserved labels that a method rejects or takes as positive.
+        found: bool (B, C), the unobserved labels that a method rejects or treats as positive.
         positive: bool (B, C), the observed positives.
         true: (B, C) of 0 and 1, or None.
     """
@@ -33,8 +31,9 @@ def count_found(found: Tensor, positive: Tensor, true: Tensor | None) -> dict[st
 
 
 def found_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the share of unobserved labels found, and precision, recall and lift over the base rate where they are
-    defined and known.
+    """Return the share of unobserved labels found; precision, recall and lift too, where they are defined.
+
+    Lift is precision over the share of false negatives among unobserved labels, which random rejection would achieve.
     """
     if "rejected" not in sums:
         return {}

@@ -12,18 +12,19 @@ from training.losses import mean_part
 from training.methods.base import Method, Sizes, StepOutput
 
 _EPS = 1e-7
-"""Inside its logarithm, as released; other methods have 1e-5."""
+"""Added inside the logarithm, as released; other methods use 1e-5."""
 
 
 class GrLoss(Method):
-    """With p = sigmoid(z), ``-log p`` where observed and elsewhere, K and V without gradient,
+    """The loss ``-log p``, p = sigmoid(z), where observed, and elsewhere, with K and V detached,
 
-        V [K (1 - p^q2) / q2 + (1 - K) (1 - (1 - p)^q3) / q3],    K = sigmoid(w p + b),    V = exp(-((p - mu) / sigma)^2
-        / 2).
+        V [K (1 - p^q2) / q2 + (1 - K) (1 - (1 - p)^q3) / q3],
+        K = sigmoid(w p + b),    V = exp(-((p - mu) / sigma)^2 / 2).
 
-    Of T epochs t, counted from 1, ``w = w_0 + (w_T - w_0) (t - 1) / T``, so b, and ``mu = mu_0 + (mu_T - mu_0) t / T``,
-    so sigma. As released, w and b never quite reach their last value. T is the run's full length. The released epochs
-    that train the head alone are not here (by default there are none). Its early stop is ``loop.max_drop_percent``.
+    In epoch t of T, counted from 1, ``w = w_0 + (w_T - w_0) (t - 1) / T``, likewise b, and ``mu = mu_0 + (mu_T - mu_0)
+    t / T``, likewise sigma. As released, w and b never quite reach their last value. T is the run's full length. The
+    release can first train the head alone for some epochs (by default none); this is not implemented. Its early stop is
+    ``loop.max_drop_percent``.
     """
 
     def __init__(self, config: GrLossConfig, sizes: Sizes) -> None:
@@ -43,7 +44,7 @@ class GrLoss(Method):
         )
 
     def _schedule(self, epoch: int) -> tuple[float, float, float, float]:
-        """Return w, b, mu and sigma of an epoch."""
+        """Return w, b, mu and sigma in an epoch."""
         config, before, after = self._config, (epoch - 1) / self._num_epochs, epoch / self._num_epochs
         return (
             _between(config.slope_first, config.slope_last, before),
@@ -58,7 +59,6 @@ def _between(first: float, last: float, share: float) -> float:
 
 
 def _robust(logits: Tensor, q: float) -> Tensor:
-    """Return ``(1 - sigmoid(z)^q) / q``; the power by its logarithm, whose gradient stays finite where the probability
-    is 0.
-    """
+    """Return ``(1 - sigmoid(z)^q) / q``."""
+    # As exp(q log p), because the gradient of p^q is infinite where p underflows to 0.
     return (1 - torch.exp(q * logsigmoid(logits))) / q

@@ -1,7 +1,10 @@
 """IGNORE: information-gap-based false-negative loss rejection (Song et al., ECCV 2024).
 
-For a weak view x, a strong view x_s and the weak view masked to the CAM of its one observed class, x_m = x * 1[CAM >
-tau], with logits z, z_s, z_m and observed labels y:
+**tau** is the setting ``method.cam_threshold``; it is applied to the class activation map in
+:meth:`Ignore._information_gap`, by :func:`training.models.cam.cam_mask`.
+
+Let x be a weak view, x_s a strong view, and x_m = x * 1[CAM > tau] the weak view masked to the CAM of its one observed
+class, with logits z, z_s, z_m and observed labels y. Then
 
     gap   = |z - z_m|                                           (detached; on logits)
     T_gap <- d T_gap + (1 - d) mean{gap_ic : y_ic = 1}          (one scalar)
@@ -10,18 +13,18 @@ tau], with logits z, z_s, z_m and observed labels y:
     L     = w_spbc mean{nl(p_ic) : y_ic = 1} + mean{l(z_s)_ic : r_ic = 0} + w_reg mean (z_s - z)^2
 
 with ``nl(x) = -log(x + 1e-5)``, p = sigmoid(z) and l the assumed-negative BCE of the strong view. Both thresholds are
-updated before the loss of the same batch, from the first epoch on. Where the supplement is silent this follows the
-released code: absolute gap, thresholds that start at 0 without bias correction, gradient through both views of the
-regularisation.
+updated before the loss of the same batch, from the first epoch on. Where the supplement is silent, this follows the
+released code: the gap is absolute, thresholds start at 0 without bias correction, and the regularisation has a gradient
+through both views.
 
-Where we differ from the released code:
-  * CAMs are normalised per image (the paper); ``cam_normalisation=batch`` is what the code does.
+Differences from the released code:
+  * CAMs are normalised per image (as in the paper); ``cam_normalisation=batch`` does what the code does.
   * The masked pass keeps no graph (its loss never had a gradient).
-  * A batch without any observed positive leaves T_gap alone and has no SPBC term; in the code both become NaN.
+  * A batch without any observed positive leaves T_gap as it is and has no SPBC term; in the code both become NaN.
   * All means are over the global batch.
 
-Ablations: ``rejection=none``; ``use_average_test=false`` (r by the gap alone); ``spbc_weight=0``; ``reg_weight=0``;
-``view=weak`` (l of z instead of z_s).
+Ablations: ``rejection=none``; ``use_average_test=false`` (r depends on the gap alone); ``spbc_weight=0``;
+``reg_weight=0``; ``view=weak`` (l of z instead of z_s).
 """
 
 from __future__ import annotations
@@ -50,7 +53,10 @@ from training.models.cam import cam_mask, normalise_cam, observed_cam
 
 
 class Ignore(Method):
-    """See the module. State: both running thresholds (before bias correction) and how often each was updated."""
+    """IGNORE as in the module's docstring.
+
+    State: both running thresholds (before bias correction) and how often each was updated.
+    """
 
     gap_threshold: Tensor
     average_threshold: Tensor
@@ -69,8 +75,9 @@ class Ignore(Method):
         self.register_buffer("num_average_updates", torch.zeros((), dtype=torch.long))
 
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
-        """Two views with gradient; with ``rejection=gap`` also the masked pass without (with ``eval_both``, two
-        passes).
+        """Forward both views, and with ``rejection=gap`` the masked one too, without gradient.
+
+        With ``masked_pass_bn=eval_both`` the gap takes two extra passes in eval mode.
         """
         weak = model(batch.weak)
         logits = strong_logits = weak.logits.float()
@@ -83,6 +90,7 @@ class Ignore(Method):
         rejected = torch.zeros_like(positive)
         if self._config.rejection == "gap":
             gap = self._information_gap(model, batch, weak, sums)
+            # Thresholds of this batch's own update decide on this batch, as released.
             updates = self._new_thresholds(gap, logits.detach(), positive)
             if epoch > self._config.warmup_epochs:
                 rejected = self._reject(gap, logits.detach(), positive, updates)
@@ -93,9 +101,7 @@ class Ignore(Method):
         return StepOutput(self._parts(logits, strong_logits, batch.observed, rejected), updates, sums)
 
     def thresholds(self) -> tuple[Tensor, Tensor] | None:
-        """Return the gap threshold () and the average-logit thresholds (C,) that are compared with; None without
-        ``rejection=gap``.
-        """
+        """Return the gap threshold () and the average-logit thresholds (C,), or None without ``rejection=gap``."""
         if self._config.rejection != "gap":
             return None
         return self._thresholds_of(
@@ -103,9 +109,7 @@ class Ignore(Method):
         )
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Report thresholds, masks, and how good rejection was where true labels are known and
-        something was rejected.
-        """
+        """Report thresholds and masks, and the quality of rejection where true labels are known."""
         metrics = {}
         thresholds = self.thresholds()
         if thresholds is not None:
@@ -127,12 +131,17 @@ class Ignore(Method):
 
     @torch.no_grad()
     def _information_gap(self, model: nn.Module, batch: Batch, weak: ModelOutput, sums: dict[str, Tensor]) -> Tensor:
-        """Return ``|z - z_m|`` (B, C), and note the masks in ``sums``."""
+        """Return the gap ``|z - z_m|`` (B, C), and add statistics of the masks to ``sums``.
+
+        This is where tau (``cam_threshold``) is applied: the masked image keeps the pixels where the normalised CAM of
+        the observed class exceeds it.
+        """
         has_positive = batch.observed.sum(1) > 0
         cam = observed_cam(weak.cams.float(), batch.observed)
         normalised = normalise_cam(cam, has_positive, self._config.cam_normalisation)
         height, width = batch.weak.shape[-2:]
-        mask = cam_mask(normalised, has_positive, self._config.cam_threshold, (height, width))
+        tau = self._config.cam_threshold
+        mask = cam_mask(normalised, has_positive, tau, (height, width))
         kept = mask.float().mean((1, 2))
         sums["masks"] = has_positive.sum()
         sums["kept_frac"] = torch.where(has_positive, kept, 0).sum()
@@ -142,14 +151,15 @@ class Ignore(Method):
             if self._config.masked_pass_bn != "eval_both":
                 whole, cut = weak.logits, model(masked).logits
             else:
-                # In eval mode no row depends on another, so both images of the gap go through as one batch.
+                # In eval mode no row depends on another, so both images of the gap can go through as one batch.
                 whole, cut = model(torch.cat([batch.weak, masked])).logits.chunk(2)
         gap: Tensor = (whole.float() - cut.float()).abs()
         return gap
 
     @torch.no_grad()
     def _new_thresholds(self, gap: Tensor, logits: Tensor, positive: Tensor) -> dict[str, Tensor]:
-        """Return the state after this batch; sums and counts are over all ranks."""
+        """Return the thresholds and counters after this batch; sums and counts are over all ranks."""
+        # One all-reduce for all four quantities: gap sum, number of positives, logit sums and number of images.
         local = torch.cat([torch.where(positive, gap, 0).sum()[None], positive.sum()[None].float(), logits.sum(0)])
         totals = sum_over_ranks(torch.cat([local, local.new_full((1,), len(logits))]))
         gap_sum, num_positive, logit_sums, num_images = totals[0], totals[1], totals[2:-1], totals[-1]
@@ -170,6 +180,7 @@ class Ignore(Method):
         if self._config.correct_average_bias:
             average = average / (1 - self._average_decay ** num_average.clamp_min(1))
         if not self._config.use_average_test:
+            # Every logit exceeds -inf: the test always passes.
             average = torch.full_like(average, -torch.inf)
         return gap * self._config.gap_threshold_scale, average
 

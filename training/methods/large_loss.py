@@ -1,8 +1,7 @@
-"""Large loss matters: reject or correct the largest losses of unobserved labels (Kim et al., CVPR 2022), after AN in
-the first epoch.
+"""Large loss matters: reject or correct the largest losses of unobserved labels (Kim et al., CVPR 2022).
 
-With ``l`` the BCE with logits of assumed negatives, epochs t counted from 1 and N the B x C entries of the global
-batch, from t = 2 on
+The first epoch is that of AN. With ``l`` the BCE with logits of assumed negatives, epochs t counted from 1 and N the
+B x C entries of the global batch, from t = 2 on
 
     k = ceil(N (t - 1) delta)   for LL-R and LL-Ct,    k = ceil(N delta)   for LL-Cp
     S = the unobserved entries whose loss is at least the k-th largest of the unobserved entries
@@ -10,19 +9,18 @@ batch, from t = 2 on
 
 LL-Cp also keeps S: a corrected label counts as observed from the next step on.
 
-BoostLU (Kim et al., CVPR 2023) is this on a model whose positive CAM values are multiplied by 5, in training and
-evaluation: ``model.cam_boost`` 5; any scheme composes with it.
+BoostLU (Kim et al., CVPR 2023) is the same on a model whose positive CAM values are multiplied by 5, in training and
+evaluation: ``model.cam_boost`` 5, which can be combined with any scheme.
 
-Where the releases differ from each other or from this:
-  * Ties with the k-th largest loss are in S for the loss as for LL-Cp's corrections (BoostLU's code). The LL paper's
-    code has ties in S for the loss, but a strict comparison for the corrections, which leaves the k-th largest label
-    uncorrected in every batch.
-  * The largest losses are those of the global batch; the releases know one process.
-  * LL-Cp's corrections are state of the method, by example; the releases write them into the dataset, where workers may
-    keep old copies.
-  * ``delta_rel_percent`` is in percent, as the releases' command line has it. The LL paper stops when validation mAP
-    falls 3 below its
-    best: ``loop.max_drop_percent`` 3 (recipe ``published``).
+Where the releases differ from each other or from this code:
+  * Ties with the k-th largest loss are in S both for the loss and for LL-Cp's corrections (BoostLU's code). The LL
+    paper's code has ties in S for the loss, but compares strictly for the corrections, which leaves the k-th largest
+    label uncorrected in every batch.
+  * The largest losses are those of the global batch; the releases run in one process.
+  * LL-Cp's corrections are state of the method, kept per example; the releases write them into the dataset, where
+    workers may keep old copies.
+  * ``delta_rel_percent`` is in percent, as on the releases' command line. The LL paper stops when validation mAP falls
+    3 below its best: ``loop.max_drop_percent`` 3 (recipe ``published``).
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from training.methods.found_labels import count_found, found_metrics
 
 
 class LargeLoss(Method):
-    """See the module. State of LL-Cp: bool (N, C), which unobserved labels were corrected."""
+    """LL as in the module's docstring. State of LL-Cp: which unobserved labels were corrected, bool (N, C)."""
 
     corrected: Tensor
 
@@ -62,7 +60,7 @@ class LargeLoss(Method):
         losses = binary_cross_entropy_with_logits(logits, known.float(), reduction="none")
         large = self._largest(losses.detach(), ~known, epoch)
         flipped = binary_cross_entropy_with_logits(logits, (~known).float(), reduction="none")
-        # Not 0 * losses: the gradient of what is rejected is none, however large its loss.
+        # Not 0 * losses, which would be NaN for an infinite loss.
         kept = torch.where(large, 0 if self._config.scheme == "LL-R" else flipped, losses)
         positive = batch.observed > 0
         output = StepOutput(
@@ -73,16 +71,14 @@ class LargeLoss(Method):
         return output
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Report how many unobserved labels were rejected or corrected, and how many of them rightly."""
+        """Report how many unobserved labels were rejected or corrected, and how often that was right."""
         return found_metrics(sums)
 
     def _largest(self, losses: Tensor, candidates: Tensor, epoch: int) -> Tensor:
-        """Return which candidates (B, C) are among the k largest losses of the global batch, ties with the k-th
-        included.
-        """
+        """Return which candidates (B, C) are among the k largest losses of the global batch, including ties."""
         if epoch < 2:
             return torch.zeros_like(candidates)
-        # Losses are not negative: a 0 is among the k largest only where there are fewer than k candidates.
+        # Losses are not negative, so a 0 is among the k largest only if there are fewer than k candidates.
         ranked = torch.where(candidates, losses, 0)
         everywhere = gather_rows(ranked).flatten()
         num = min(self._num_large(len(everywhere), epoch), len(everywhere))
@@ -92,5 +88,5 @@ class LargeLoss(Method):
 
     def _num_large(self, num_entries: int, epoch: int) -> int:
         epochs = 1 if self._config.scheme == "LL-Cp" else epoch - 1
-        # Rounded first: 1000 entries x 3 epochs x 0.1 % are 3, and not the 4 that 3.0000000000000004 would give.
+        # Round first: 1000 entries x 3 epochs x 0.1 % are 3, but 3.0000000000000004 would be rounded up to 4.
         return math.ceil(round(num_entries * epochs * self._config.delta_rel_percent / 100, 6))

@@ -1,7 +1,7 @@
-"""PLC and PLC + LAC: label consistency, then label-aware contrast (Xie et al., "Label-aware global consistency",
-NeurIPS 2022).
+"""PLC and PLC + LAC: label consistency, then label-aware contrast.
 
-With z the logits of the weak view, z_s those of the strong one and y the observed labels,
+Source: Xie et al., "Label-aware global consistency", NeurIPS 2022. With z the logits of the weak view, z_s those of the
+strong one, y the observed labels and sg stopping the gradient,
 
     q   = sg sigmoid(z) + y,     pseudo-label 1[q >= thr],     known where q >= thr or q < 1 - thr
     PLC = mean of BCE(z_s, pseudo-label) over the entries where it is known
@@ -9,15 +9,15 @@ With z the logits of the weak view, z_s those of the strong one and y the observ
     L   = AN(z) + lambda_plc PLC + lambda_lac LAC      second stage, thr 0.9
 
 LAC is a supervised contrast (Khosla et al., 2020) of class embeddings. A projector maps the model's embedding of a
-class in an image to a unit vector. Entries that are observed or pseudo-positive in a known way are anchors, in both
-views; keys are the 512 newest of them with both their views; an anchor's positives are the keys of its class.
-Temperature 0.5.
+class in an image to a unit vector. Entries that are observed or known pseudo-positives are anchors, in both views. Keys
+are the 512 newest of them with both their views, and an anchor's positives are the keys of its class. The temperature
+is 0.5.
 
-Where we differ from the released code:
-  * Both stages are one run: the second starts after ``first_stage_epochs`` of its epochs from the weights there. The
-    release starts it from the best weights of the first, with a new optimiser and schedule.
-  * Keys carry no gradient, those of the current batch included, and come from the global batch: one process and several
-    do the same.
+Differences from the released code:
+  * Both stages are one run: the second starts after ``first_stage_epochs`` epochs, from the weights at that point. The
+    release starts it from the best weights of the first stage, with a new optimiser and schedule.
+  * Keys carry no gradient, including those of the current batch, and come from the global batch, so that one process
+    and several compute the same.
   * The queue is a ring that keeps the newest entries; the release starts over at its beginning when it overflows.
   * A key that is the anchor's own view is left out of its sums.
 ``plc`` has no second stage and needs no embeddings.
@@ -44,7 +44,7 @@ _NEVER = -1e4
 
 
 class Plc(Method):
-    """The first stage alone; see the module. No state."""
+    """The first stage alone, without state; see the module's docstring."""
 
     needs_strong_view = True
 
@@ -74,7 +74,7 @@ class Plc(Method):
         )
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Report how many unobserved labels became pseudo-positives, and how many of them rightly."""
+        """Report how many unobserved labels became pseudo-positives, and how often that was right."""
         return found_metrics(sums)
 
     def _threshold(self, epoch: int) -> float:
@@ -87,8 +87,9 @@ class Plc(Method):
 
 
 class PlcLac(Plc):
-    """Both stages; see the module. Parameters: the projector. State: the queue of keys, their classes and where the
-    next one goes.
+    """Both stages; see the module's docstring.
+
+    Parameters: the projector. State: the queue of keys, their classes and the place of the next one.
     """
 
     needs_embeddings = True
@@ -100,7 +101,7 @@ class PlcLac(Plc):
     def __init__(self, config: PlcLacConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.config = config
-        width = sizes.embedding_dim or 1  # a model without embeddings is refused by the run, with both names
+        width = sizes.embedding_dim or 1  # the run refuses a model without embeddings, in a message that names it
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projection_dim))
         self.register_buffer("keys", torch.zeros(config.queue_size, 2, config.projection_dim))
         self.register_buffer("key_classes", torch.full((config.queue_size,), EMPTY))
@@ -117,8 +118,8 @@ class PlcLac(Plc):
     ) -> StepOutput:
         assert weak.embeddings is not None
         assert strong.embeddings is not None
-        # Projected in the first stage too, for nothing: parameters that come and go are more than
-        # DistributedDataParallel can follow.
+        # Project in the first stage too, with weight 0, because DistributedDataParallel needs every parameter to have a
+        # gradient in every step.
         views = torch.stack([self._project(weak.embeddings), self._project(strong.embeddings)], 2)
         if not self._in_second_stage(epoch):
             output.parts["lac"] = LossPart(0 * views.sum(), label.sum().float(), self.config.lac_weight)
@@ -138,7 +139,7 @@ class PlcLac(Plc):
 
     @torch.no_grad()
     def _enqueue(self, views: Tensor, classes: Tensor, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the queue after all ranks' chosen entries went in, and where this rank's went.
+        """Return the queue with the chosen entries of all ranks added, and the places of this rank's entries.
 
         Args:
             views: (M, 2, d).
@@ -146,17 +147,18 @@ class PlcLac(Plc):
             chosen: bool (M,).
 
         Returns:
-            The new buffers, and places (M,) in the queue, its length for entries that did not go in.
+            The new buffers, and the places (M,) in the queue; the queue's length stands for entries left out.
         """
         mine = gather_rows(torch.full_like(classes, rank())) == rank()
         views, classes, chosen = gather_rows(views), gather_rows(classes), gather_rows(chosen)
         size = len(self.key_classes)
         order = chosen.long().cumsum(0)
         total = chosen.sum()
-        # Of more than the queue holds, the newest stay: each place is written once.
+        # Keep only the newest of more entries than the queue holds, so that each place is written once: the result of
+        # writing a place twice is undefined.
         newest = chosen & (order > total - size)
         place = torch.where(newest, (self.next_key + order - 1) % size, size)
-        # Those that do not go in share a place behind the end.
+        # Entries left out are all written to one extra place behind the end, which is cut off.
         keys = torch.cat([self.keys, self.keys[:1]]).index_copy(0, place, views)[:size]
         key_classes = torch.cat([self.key_classes, self.key_classes[:1]]).index_copy(0, place, classes)[:size]
         updates = {"keys": keys, "key_classes": key_classes, "next_key": (self.next_key + total) % size}
@@ -164,15 +166,15 @@ class PlcLac(Plc):
 
 
 def pseudo_labels(logits: Tensor, observed: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return the pseudo-labels and where they are known.
+    """Return the pseudo-labels, and where they are known.
 
     Args:
-        logits: Of the weak view, detached (B, C).
+        logits: Those of the weak view, detached (B, C).
         observed: (B, C) of 0 and 1.
         threshold: thr, in 0.5-1.
 
     Returns:
-        bool (B, C) twice; an observed positive is 1 and known.
+        Two bool tensors (B, C); an observed positive is 1 and known.
     """
     score = logits.sigmoid() + observed
     label = score >= threshold
@@ -182,15 +184,15 @@ def pseudo_labels(logits: Tensor, observed: Tensor, threshold: float) -> tuple[T
 def _contrast(
     anchors: Tensor, anchor_classes: Tensor, place: Tensor, keys: Tensor, key_classes: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return each anchor view's loss (M, 2), and whether it has a positive key (M, 2).
+    """Return the loss of each anchor view (M, 2), and whether it has a positive key (M, 2).
 
     Args:
         anchors: Unit vectors (M, 2, d).
         anchor_classes: (M,).
-        place: Where each anchor is among the keys (M,).
-        keys: Unit vectors without gradient (Q, 2, d); places of class EMPTY do not count.
+        place: The place of each anchor among the keys (M,).
+        keys: Unit vectors without gradient (Q, 2, d); those of class EMPTY do not count.
         key_classes: (Q,).
-        temperature: Of the softmax.
+        temperature: The softmax's.
     """
     similarities = torch.einsum("mvd,qwd->mvqw", anchors, keys).flatten(2) / temperature
     classes = key_classes.repeat_interleave(2)
@@ -198,7 +200,7 @@ def _contrast(
     own = torch.arange(len(classes), device=place.device) == (2 * place[:, None] + view)[..., None]
     counts = (classes != EMPTY) & ~own
     positives = counts & (anchor_classes[:, None, None] == classes)
-    # Finite in place of infinite: a row without a key would have no gradient but NaN.
+    # A finite number instead of -inf: the gradient of a row without any key would be NaN.
     log_sum = torch.where(counts, similarities, _NEVER).logsumexp(2)
     num_positives = positives.sum(2)
     mean_similarity = torch.where(positives, similarities, 0).sum(2) / num_positives.clamp_min(1)

@@ -1,4 +1,4 @@
-"""Methods by name."""
+"""Build methods by name."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ assert METHODS.keys() == METHOD_CONFIGS.keys()
 
 
 def build_method(config: Any, sizes: Sizes) -> Method:
-    """Build the method that a run's ``method`` section configures.
+    """Build the method that the ``method`` section of a run configures.
 
     Args:
         config: One of :data:`training.config.methods.METHOD_CONFIGS`' classes.
-        sizes: Of the run.
+        sizes: The run's sizes.
     """
     factory: Any = METHODS[config.name]
     method: Method = factory(config, sizes)

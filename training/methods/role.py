@@ -1,17 +1,19 @@
-"""ROLE: regularised online label estimation (Cole et al., CVPR 2021).
+"""ROLE: regularised online label estimation.
 
-Beside the network's probabilities p, every training image has estimated labels q = sigmoid(theta_i), trained with it.
-With ``nl(x) = -log(x + 1e-5)``, sg stopping the gradient and k the expected number of positives of an image,
+Source: Cole et al., "Multi-label learning from single positive labels", CVPR 2021. Next to the network's probabilities
+p, every training image has estimated labels q = sigmoid(theta_i), which are trained with it. With
+``nl(x) = -log(x + 1e-5)``, sg stopping the gradient and k the expected number of positives of an image,
 
     L = 1/2 (P(p) + P(q)) + 1/2 (D(p, sg q) + D(q, sg p)) + 1/2 (K(p) + K(q))
     P(a)    = mean over all entries of y nl(a)
     D(a, b) = mean over all entries of b nl(a) + (1 - b) nl(1 - a)
     K(a)    = ((mean over the batch of sum_c a_c) - k)^2 / C^2
 
-theta starts at logit(0.995) where a label was observed and uniformly between logit(0.4) and logit(0.6) elsewhere. k is
-a statistic of true labels, which a user of single positives does not have: privileged, as for EPR. Batch means are over
-the global batch. theta is trained by the run's optimiser at ``estimator_lr_multiplier`` times its rate, 10 as released,
-without weight decay; Adam's moments go on moving rows that a batch does not hold, as in the released code.
+theta starts at logit(0.995) where a label was observed, and uniformly between logit(0.4) and logit(0.6) elsewhere. k is
+a statistic of the true labels, which a user with single positives does not have: it is privileged information, as for
+EPR. Batch means are over the global batch. The run's optimiser trains theta at ``estimator_lr_multiplier`` times its
+rate, 10 as released, without weight decay. As in the released code, Adam's moments keep moving the rows of images that
+are not in the batch.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _UNOBSERVED = log(0.6 / 0.4)
 
 
 class Role(Method):
-    """See the module. Parameters: theta (N, C)."""
+    """ROLE as in the module's docstring. Parameters: theta (N, C)."""
 
     def __init__(self, config: RoleConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class Role(Method):
 
     @torch.no_grad()
     def start(self, observed: Tensor) -> None:
-        """Set the observed labels' estimates."""
+        """Set the estimates of the observed labels."""
         self.estimates.masked_fill_(observed, _OBSERVED)
 
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:

@@ -1,4 +1,4 @@
-"""Methods that are one loss on the weak view: the bounds and the stateless baselines."""
+"""Bounds and stateless baselines: AN, AN-LS, WAN, EM and full labels, each one loss on the weak view."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ class AssumedNegative(MeanOverEntries):
 
 
 class AnLs(MeanOverEntries):
-    """AN-LS (Cole et al., CVPR 2021): AN whose labels are smoothed on both sides: ``1 - a`` instead of 1, ``a`` instead
-    of 0.
+    """AN-LS (Cole et al., CVPR 2021): AN with smoothed labels, ``1 - a`` instead of 1 and ``a`` instead of 0.
 
-    a is 0.1, as released; usual label smoothing of two classes would be a / 2.
+    a is 0.1, as released; the usual label smoothing of two classes would use a / 2.
     """
 
     def __init__(self, config: AnLsConfig, sizes: Sizes) -> None:
@@ -83,9 +82,7 @@ class FullLabels(MeanOverEntries):
 
 
 class Wan(MeanOverEntries):
-    """WAN (Mac Aodha et al., ICCV 2019): AN with the unobserved entries weighted 1 / (C - 1), or
-    ``negative_weight``.
-    """
+    """WAN (Mac Aodha et al., ICCV 2019): AN with unobserved entries weighted 1 / (C - 1), or ``negative_weight``."""
 
     def __init__(self, config: WanConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -99,10 +96,9 @@ class Wan(MeanOverEntries):
 
 
 class EntropyMaximisation(MeanOverEntries):
-    """EM (Zhou et al., ECCV 2022): ``nl(p)`` where observed, ``-alpha H(p)`` elsewhere; entropy is maximised, so the
-    loss may be negative.
+    """EM (Zhou et al., ECCV 2022): ``nl(p)`` where observed, ``-alpha H(p)`` elsewhere.
 
-    Its authors compute F1 at a threshold of 0.75, not 0.5.
+    Entropy is maximised, so the loss may be negative. The authors compute F1 at a threshold of 0.75, not 0.5.
     """
 
     def __init__(self, config: EntropyMaximisationConfig, sizes: Sizes) -> None:

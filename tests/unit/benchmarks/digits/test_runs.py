@@ -226,12 +226,12 @@ def test_a_run_that_fails_is_neither_equal_nor_different(folder: Path, monkeypat
 @pytest.mark.parametrize(
     ("code", "options", "message"),
     [
-        ("new", ["--check", "0"], "--check must be at least 1, but got check=0"),
-        ("new-dirty", ["--check", "1"], "must be committed for --check, but got code=new-dirty"),
+        ("new", ["--check", "0"], "--check must be at least 1, the number of runs to repeat, but got --check=0"),
+        ("new-dirty", ["--check", "1"], "has changes that are not committed (new-dirty). Commit them before --check"),
         (
             "new",
             ["--check", "1", "--rows", "ROLE"],
-            "must find runs of an earlier tree with the present settings, but got runs=0",
+            "No runs of an earlier tree have the present settings",
         ),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_report_of_fewer_runs_is_refused_before_they_run(
     write(folder, [])
     started.clear()
     assert run_main(monkeypatch, folder, *options) == 2
-    assert "digits.md must have at least the 6 runs of the last, but got runs=3" in capsys.readouterr().err
+    assert "digits.md would have 3 runs, fewer than the 6 of the last one" in capsys.readouterr().err
     assert started == []
     assert (folder / "digits.md").read_text() == before
     assert run_main(monkeypatch, folder, *options, "--fresh") == 0

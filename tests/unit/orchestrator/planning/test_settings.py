@@ -155,9 +155,9 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         (
             "method.cam_threshold: {",
             "method.tau: {",
-            "mine.yaml:14: method.tau is no setting of a run with method ignore. Did you mean method.cam",
+            "mine.yaml:14: method.tau is not a setting of a run with method ignore. Did you mean method.cam",
         ),
-        ("optim.lr: 1e-3", "optim.learning_rate: 1", "mine.yaml:5: optim.learning_rate is no setting of a run"),
+        ("optim.lr: 1e-3", "optim.learning_rate: 1", "mine.yaml:5: optim.learning_rate is not a setting of a run"),
         ("optim.lr: 1e-3", "optim.lr: '1e-3'", 'mine.yaml:5: optim.lr must be a number, but got optim.lr="1e-3"'),
         ("optim.lr: 1e-3", "optim.lr: -1", "mine.yaml:5: optim.lr must be greater than 0"),
         ("optim.lr: 1e-3", "optim.name: adm", "mine.yaml:5: optim.name must be 'adam'"),
@@ -201,7 +201,7 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
             "mine.yaml:18: method.cam_threshold must be within its range (0.3 to 0.9), but got 0.95",
         ),
         ("cam_threshold: 0.6", "cam_threshold: 6", "mine.yaml:18: method.cam_threshold must be less than 1"),
-        ("cam_threshold: 0.6", "camthreshold: 0.6", "mine.yaml:18: method.camthreshold is no setting of a run"),
+        ("cam_threshold: 0.6", "camthreshold: 0.6", "mine.yaml:18: method.camthreshold is not a setting of a run"),
         ("cam_threshold: 0.6", "reg_weight: 0.6", "mine.yaml:18: method.reg_weight must be one of the searched keys"),
         ("  ignore:", "  ignor:", "mine.yaml:10: a method block without name: must be labelled with a method"),
         ("  ignore:", "  best:\n    name: ignor", "mine.yaml:11: name must be one of"),
@@ -255,10 +255,13 @@ def test_at_first_point_nothing_is_left_to_search(merge: Merge) -> None:
     ("flags", "message"),
     [
         ({"data__image_size": 64}, "--set: data.image_size must be 40 for digits, but got data.image_size=64"),
-        ({"model__backbone": "digits/resnet18"}, "--set: model.backbone must be digits/resnet12 in the digits family"),
+        (
+            {"model__backbone": "digits/resnet18"},
+            "--set: There is no backbone digits/resnet18. The digits family has digits/resnet12",
+        ),
         (
             {"model__backbone": "torchvision/resnet18"},
-            "--set: model.weights=pretext belongs to digits/resnet12 on digits",
+            "--set: model.weights=pretext exists for digits/resnet12 on digits only",
         ),
         ({"model__weights": "IMAGENET1K_V1"}, "--set: model.weights must be pretext, a file or none"),
     ],
@@ -274,7 +277,9 @@ def test_file_whose_settings_do_not_fit_its_dataset_is_told_its_line(merge: Merg
     assert fault(merge, "dataset: voc", "dataset: digits").startswith(
         "mine.yaml:1: data.image_size must be 40 for digits"
     )
-    with pytest.raises(SpaceError, match="mine.yaml:5: model.weights=pretext belongs to digits/resnet12 on digits"):
+    with pytest.raises(
+        SpaceError, match="mine.yaml:5: model.weights=pretext exists for digits/resnet12 on digits only"
+    ):
         merge("optim.lr: 1e-3", "model.weights: pretext")
 
 

@@ -110,7 +110,7 @@ def test_the_next_trial_runs_in_the_actor_of_one_that_failed(plan: SweepPlan) ->
     failed = step(actor)
     assert (failed.cause, failed.message) == (
         Cause.NAN,
-        "loss must be finite, but at epoch 2, step 1 its parts were bce=nan",
+        "The loss is not finite at epoch 2, step 1: bce=nan",
     )
     assert "Traceback" in failed.details
     actor.reset_config(handout(1))
@@ -156,7 +156,7 @@ def chained() -> Exception:
 @pytest.mark.parametrize(
     ("error", "cause", "message"),
     [
-        (chained(), Cause.NAN, "loss must be finite, but at epoch 3, step 7 its parts were bce=inf"),
+        (chained(), Cause.NAN, "The loss is not finite at epoch 3, step 7: bce=inf"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
             Cause.OOM,

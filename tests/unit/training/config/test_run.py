@@ -80,7 +80,7 @@ def test_every_synonym_means_a_setting_that_exists() -> None:
 
 
 def test_key_of_another_method_is_unknown() -> None:
-    with pytest.raises(ConfigError, match="cam_threshold is no setting of a run with method em"):
+    with pytest.raises(ConfigError, match="cam_threshold is not a setting of a run with method em"):
         TrainConfig.from_flat({"method.name": "em", "method.cam_threshold": 0.5})
 
 

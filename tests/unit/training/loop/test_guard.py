@@ -30,7 +30,7 @@ def test_first_bad_step_is_named_with_its_parts(bad: float) -> None:
     guard = FiniteGuard(7, CPU)
     assert observe(guard, 1, a=1.0, b=2.0)
     assert not observe(guard, 2, a=3.0, b=bad)
-    with pytest.raises(NonFiniteLossError, match="epoch 7, step 2 its parts were a=3, b=") as error:
+    with pytest.raises(NonFiniteLossError, match="epoch 7, step 2: a=3, b=") as error:
         guard.check(2)
     assert (error.value.epoch, error.value.step, error.value.parts["a"]) == (7, 2, 3.0)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)

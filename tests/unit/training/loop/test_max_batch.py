@@ -94,7 +94,7 @@ def test_cpu_probe_measures_processes() -> None:
 @pytest.mark.slow
 def test_what_fails_otherwise_is_not_taken_for_a_lack_of_memory() -> None:
     config = tiny_config({"model.weights": "none", "model.backbone": "torchvision/no_such_trunk"})
-    with pytest.raises(RuntimeError, match="steps of batch 1 must run but for memory"):
+    with pytest.raises(RuntimeError, match="A step with batch 1 failed, and not for lack of memory"):
         probe_cpu(config, 10, largest=1, limit_gib=4.0)
 
 
