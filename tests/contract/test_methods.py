@@ -1,4 +1,4 @@
-"""What every method must hold, whatever its loss."""
+"""Test what every method must satisfy, whatever its loss."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method.name": name} for name in M
 
 
 class Trainer:
-    """A model, a method and an optimiser, stepped as a run steps them."""
+    """A model, a method and an optimiser, which take steps as in a run."""
 
     def __init__(self, changes: dict[str, Any]) -> None:
         config = tiny_config({"model.weights": "none", "method.name": "ignore", **changes})
@@ -73,7 +73,7 @@ class Trainer:
         self.optimizer = build_optimizer(config.optim, self.model, self.method)
 
     def step(self, batch: Batch, epoch: int = 2) -> tuple[Tensor, dict[str, float]]:
-        """Take a step and return whether it was finite, and the sums it gave to its epoch."""
+        """Take a step; return whether it was finite, and its sums for the epoch."""
         output = self.method.step(self.model, batch, epoch)
         loss, values = total_loss(output.parts)
         finite = FiniteGuard(epoch, CPU).observe(1, values)
@@ -96,7 +96,7 @@ class Trainer:
 
 @pytest.fixture(params=VARIANTS)
 def trainer(request: pytest.FixtureRequest) -> Trainer:
-    """Return a trainer of every method and variant."""
+    """Return a trainer for each method and variant."""
     return Trainer(VARIANTS[request.param])
 
 
@@ -105,7 +105,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def poisoned(batch: Batch, value: float) -> Batch:
-    """Return a batch one of whose pixels is no number."""
+    """Return a batch with one NaN pixel."""
     weak = batch.weak.clone()
     weak[1, 0, 5, 5] = value
     return Batch(batch.index, weak, batch.strong, batch.observed, batch.true)
@@ -216,7 +216,7 @@ class TestMethod:
             self.assert_finite(trainer, sums)
 
     def test_no_row_on_this_rank(self, trainer: Trainer) -> None:
-        # Its BatchNorm counts the other ranks' rows; alone it has none to count, so it is left out here.
+        # Left out, because its BatchNorm counts the other ranks' rows, and a single process has no other rows.
         trainer.model.eval()
         output = trainer.method.step(trainer.model, rows(random_batch(4), 0), epoch=2)
         for part in output.parts.values():
@@ -294,14 +294,14 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_epochs_of_digit_scenes(name: str) -> None:
     prepare_tiny()
-    # A constant rate: at the top of one-cycle's the losses of most methods rise on so few scenes.
+    # A constant rate, because at the top of the one-cycle schedule most losses rise on so few scenes.
     settings = {"loop.epochs": 2, "optim.batch_size": 8, "optim.lr": 1e-3, "optim.schedule": "constant"}
     changes = settings | VARIANTS[name]
     run = TrainingRun(tiny_config(changes | {"loop.epochs": 4}))
     if changes.get("method.name") in ("crisp", "plc_lac"):
-        run.train_epoch()  # another loss than those that follow
-        run.train_epoch()  # the first of those
+        run.train_epoch()  # its loss differs from those of later epochs
+        run.train_epoch()  # the first epoch with the later loss
     first, last = run.train_epoch(), run.train_epoch()
     assert all(math.isfinite(value) for value in last.values())
-    if name != "em_apl, labelled":  # whose loss has other entries after every round
+    if name != "em_apl, labelled":  # its loss covers other entries after every round
         assert last["train/loss"] < first["train/loss"]

@@ -1,4 +1,4 @@
-"""``loop.compile``: a run whose network is compiled is the run that it was, and resumes as it would."""
+"""Test ``loop.compile``: a compiled run gives the same results, and resumes in the same way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPILED = {"loop.compile": True, "loop.epochs": 3}
 
 @pytest.fixture(autouse=True)
 def _no_compiler(_isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace, guard and differentiate as the default does, without a C++ compiler and the minute that it takes."""
+    """Use a backend that traces and differentiates like the default one, without a C++ compiler and its minute."""
     prepare_tiny()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 

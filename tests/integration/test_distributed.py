@@ -1,9 +1,9 @@
-"""Two gloo processes equal one process with the same global batch: losses, thresholds, BatchNorm, evaluation, resuming.
+"""Compare two gloo processes with one process on the same global batches.
 
-The models compute in double precision here. In single precision the two sides differ by rounding, about 1e-7, and then
-by what a hard threshold or Adam's division by a gradient of nearly 0 makes of that; in double precision what is left to
-differ by is a mistake. One method without thresholds, with SGD, is compared in single precision too, to 1e-4 after its
-20 steps.
+Losses, thresholds, BatchNorm, evaluation and resuming must be equal. The models compute in double precision here. In
+single precision the two sides differ by rounding, about 1e-7, and by what a hard threshold, or Adam's division by a
+gradient of nearly 0, makes of that; in double precision any remaining difference is a bug. One method without
+thresholds, trained with SGD, is compared in single precision too, to 1e-4 after its 20 steps.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from training.models.base import ModelOutput
 from training.models.batch_norm import convert_to_global
 from training.models.registry import build_model
 
-# The first test waits for both processes to do all cases.
+# The first test waits until both processes have run all cases.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# 64 images in batches of 21: three of 11 + 10 and one of 1 + 0, whose second part is empty; five epochs are 20 steps.
+# 64 images in batches of 21: three of 11 + 10, and one of 1 + 0 whose second part is empty. Five epochs are 20 steps.
 UNEVEN: dict[str, Any] = {"optim.batch_size": 21, "loop.epochs": 5, "model.weights": "none"}
 NUM_STEPS = 20
 Q2L: dict[str, Any] = {
@@ -98,7 +98,7 @@ RESUMED: dict[str, dict[str, Any]] = {
     "role": CASES["role"],
     "plc_lac with dropout": CASES["plc_lac"] | {"model.dropout": 0.2},
 }
-# Adam scales the rounding of a gradient near nothing up to a step: so it is with the projector of PLC + LAC, which is
+# Adam turns the rounding error of a gradient of nearly 0 into a full step, as with the projector of PLC + LAC, which is
 # in single precision.
 TOLERANCES = {"single precision": 1e-4, "plc_lac": 1e-5}
 UNCHANGED = {
@@ -121,7 +121,7 @@ def config_of(case: str) -> TrainConfig:
 
 @contextmanager
 def precision(case: str) -> Iterator[None]:
-    """Let runs build models that compute in double precision, unless the case is the other one."""
+    """Make runs build models in double precision, unless the case is the one in single precision."""
 
     def build_double(*args: Any, **kwargs: Any) -> tuple[nn.Module, str]:
         model, weights_hash = build_model(*args, **kwargs)
@@ -135,7 +135,7 @@ def precision(case: str) -> Iterator[None]:
 
 
 def train(case: str, storage: Path | None = None) -> dict[str, Any]:
-    """Train a case and return what must be equal."""
+    """Train a case, and return the figures that must be equal."""
     with precision(case):
         run = TrainingRun(config_of(case), storage=storage)
         epochs = []
@@ -154,7 +154,7 @@ def train(case: str, storage: Path | None = None) -> dict[str, Any]:
 
 
 def resume_after_two_epochs(case: str, storage: Path) -> dict[str, Any]:
-    """Train, stop after two epochs, resume from what rank 0 saved, and return the fingerprint."""
+    """Train two epochs, resume from what rank 0 saved, train to the end, and return the fingerprint."""
     with precision(case):
         stopped = TrainingRun(config_of(case), storage=storage)
         for _ in range(2):
@@ -172,7 +172,7 @@ def resume_after_two_epochs(case: str, storage: Path) -> dict[str, Any]:
 
 
 def draw_dropout() -> Tensor:
-    """Return what dropout leaves of ones after the first epoch of a run has begun on this rank."""
+    """Return ones after dropout, drawn once the first epoch of a run has begun on this rank."""
     run = TrainingRun(tiny_config({"loop.epochs": 1, "optim.batch_size": 64}))
     drawn: list[Tensor] = []
     run._model.register_forward_pre_hook(lambda *_: drawn.append(nn.functional.dropout(torch.ones(100), 0.5)))
@@ -181,7 +181,7 @@ def draw_dropout() -> Tensor:
 
 
 def compute_pieces() -> dict[str, Any]:
-    """Return what the parts that ranks share give on global batches, whose rows are split unevenly."""
+    """Return the results of the parts that ranks share, on global batches with unevenly split rows."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Any] = {}
     norm = convert_to_global(nn.Sequential(nn.BatchNorm2d(3)), torch.device("cpu")).train()
@@ -196,7 +196,7 @@ def compute_pieces() -> dict[str, Any]:
         loss, values = total_loss({"kept": masked_mean_part(logits.square(), mask[rows])})
         loss.backward()
         assert mine.grad is not None
-        # DistributedDataParallel averages gradients, which the loss is scaled for.
+        # The loss is scaled by the world size, because DistributedDataParallel averages gradients.
         by_weight = {
             name: sum_over_ranks(value.grad) / world_size()
             for name, value in norm.named_parameters()
@@ -216,7 +216,7 @@ def compute_pieces() -> dict[str, Any]:
 
 
 class MeanColour(nn.Module):
-    """Scores images by their mean colour."""
+    """A model that scores images by their mean colour."""
 
     def forward(self, images: Tensor) -> ModelOutput:
         logits = images.mean((2, 3))
@@ -224,9 +224,7 @@ class MeanColour(nn.Module):
 
 
 def evaluate_splits() -> dict[str, Any]:
-    """Return logits and metrics of splits whose images do not come in equal parts: of the last
-    one, one rank has none.
-    """
+    """Return logits and metrics of splits that divide unevenly; in the last one, one rank has no image."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Any] = {}
     for num in (41, 2, 1):
@@ -248,7 +246,7 @@ def _own_rows(num: int) -> slice:
 
 
 def work(folder: Path) -> None:
-    """Do all cases as one rank of two; each rank writes what it has."""
+    """Run all cases as one rank of two, and write this rank's results."""
     for case in CASES:
         torch.save(train(case), folder / f"{case}.{rank()}.pt")
     resumed = {
@@ -260,7 +258,7 @@ def work(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, _isolated_environment: None) -> Path:
-    """Return the folder in which two processes have written what they have."""
+    """Return the folder with the results of the two processes."""
     prepare_tiny()
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
@@ -285,7 +283,7 @@ def read(folder: Path, name: str, number: int) -> dict[str, Any]:
 
 
 def assert_equal(two: Any, one: Any, tolerance: float, name: str = "") -> None:
-    """Compare nested results; tensors and numbers to a tolerance, relative or absolute."""
+    """Compare nested results, with tensors and numbers to a relative or absolute tolerance."""
     if isinstance(one, dict):
         assert two.keys() == one.keys(), name
         for key in one:
@@ -314,8 +312,8 @@ def test_two_ranks_equal_one(case: str, ranks: Path) -> None:
         assert max(epoch["train/rejected_frac"] for epoch in one["epochs"]) > 0, "or the thresholds were not needed"
     for name, unchanged in UNCHANGED.items():
         assert name not in one["method"] or (one["method"][name] != unchanged).any(), "or there is no state to compare"
-    # A change of 1e-7 in a score can change places in a ranking, so in single precision scores are compared and not
-    # their order.
+    # A difference of 1e-7 in a score can change a ranking, so in single precision the scores are compared, not their
+    # order.
     if case == "single precision":
         one["epochs"], two["epochs"] = (
             [{name: value for name, value in epoch.items() if name.startswith("train/")} for epoch in each["epochs"]]

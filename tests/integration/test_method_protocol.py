@@ -1,6 +1,4 @@
-"""What a run gives a method beside its batches: the train split's scores after an epoch, rows of state, parameters that
-are trained.
-"""
+"""Test what a run gives a method besides batches: scores of the train split, rows of state, trained parameters."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ from training.methods.base import Method, Sizes, StepOutput
 
 
 class Labelling(Method):
-    """AN on soft labels that each odd epoch's scores set, shifted by a trained vector; counts how often an example was
-    seen.
-    """
+    """AN on soft labels set from the scores of each odd epoch and shifted by a trained vector; counts examples."""
 
     lr_multiplier = 5.0
     labels: Tensor
@@ -52,7 +48,7 @@ class Labelling(Method):
 
 
 class Embedding(Labelling):
-    """Asks for what the model does not give."""
+    """A method that needs embeddings, which the model does not return."""
 
     needs_embeddings = True
 

@@ -1,5 +1,6 @@
-"""What published recipes ask of a run beside its method: averaged weights, early stops, cycles, no normalisation, no
-small last batch.
+"""Test what published recipes ask of a run besides the method.
+
+These are averaged weights, early stops, cycles, no normalisation, and no small last batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
 from training.metric_names import TRAIN_STOPPED, VAL_AVERAGE_GAIN, VAL_MAP
 
-# 64 images in batches of 12: five whole ones and one of four.
+# 64 images in batches of 12: five full ones and one of four.
 RULES: dict[str, dict[str, Any]] = {
     "averaged weights": {"optim.average_decay": 0.9},
     "two cycles": {"optim.cycle_epochs": 2},
@@ -33,7 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
         "loop.patience_epochs": 3,
     },
 }
-# A rate at which every epoch is worse than the first.
+# A learning rate at which every epoch is worse than the first.
 WORSE: dict[str, Any] = {"optim.lr": 0.5, "optim.schedule": "constant", "loop.epochs": 6}
 
 

@@ -1,6 +1,4 @@
-"""``TrainingRun`` end to end on tiny scenes: stopped and resumed, one after another, on labels
-that are not all there.
-"""
+"""Test ``TrainingRun`` end to end on tiny scenes: resumed, one after another, and with labels missing."""
 
 from __future__ import annotations
 
@@ -89,7 +87,7 @@ class TestResume:
             storage = tmp_path / str(stop)
             stopped = train(config, storage, stop_after=stop)
             assert stopped.epoch == stop
-            torch.manual_seed(stop)  # what happens in between must not matter
+            torch.manual_seed(stop)  # what happens in between must not change the result
             resumed = TrainingRun(config, storage=storage)
             assert resumed.resume()
             assert fingerprint(resumed) == fingerprint(stopped), "the epoch's metrics are there to be reported again"
@@ -104,7 +102,7 @@ class TestResume:
         fresh = TrainingRun(config)._method.state_dict()
         changed = [name for name, value in kept.items() if not torch.equal(value, fresh[name])]
         assert bool(changed) == bool(fresh), "or nothing is shown of a method that keeps something"
-        torch.manual_seed(2)  # what happens in between must not matter
+        torch.manual_seed(2)  # what happens in between must not change the result
         resumed = TrainingRun(config, storage=tmp_path)
         assert resumed.resume()
         assert all(torch.equal(value, kept[name]) for name, value in resumed._method.state_dict().items())
@@ -224,7 +222,7 @@ class TestMetrics:
     def test_best_is_the_best_epochs_weights_after_later_epochs(
         self, tmp_path: Path, select_by: str, metric: str
     ) -> None:
-        # A learning rate at which later epochs are not better.
+        # A learning rate at which later epochs do not improve.
         config = tiny_config(
             {"loop.select_epoch_by": select_by, "optim.lr": 0.3, "optim.schedule": "constant", "loop.epochs": 6}
         )
@@ -333,8 +331,9 @@ def _train_to_the_end(run: TrainingRun) -> None:
 
 
 def _trained(run: TrainingRun) -> dict[str, Tensor]:
-    """Return copies of what a step may change: parameters, moments, method state. (Running statistics are the forward
-    pass's.)
+    """Return copies of what a step may change: parameters, moments and method state.
+
+    Running statistics are not among them, because the forward pass changes those.
     """
     named = {f"parameter {name}": value for name, value in run._model.named_parameters()}
     named |= {f"method {name}": value for name, value in run._method.state_dict().items()}
@@ -344,7 +343,7 @@ def _trained(run: TrainingRun) -> dict[str, Tensor]:
 class TestLabels:
     @pytest.fixture
     def change(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[SplitData], SplitData]], None]:
-        """Return what makes runs see other labels than the scenes have."""
+        """Return a function that makes runs see other labels than those of the scenes."""
 
         def change(edit: Callable[[SplitData], SplitData]) -> None:
             monkeypatch.setattr("training.loop.run.load_split", lambda config, split: edit(load_split(config, split)))
@@ -389,7 +388,7 @@ class TestLabels:
     ) -> None:
         def unlabel(split: SplitData) -> SplitData:
             observed = split.observed.clone()
-            observed[: len(observed) // 2] = False  # with 4 to a batch, whole batches are without a positive
+            observed[: len(observed) // 2] = False  # with batches of 4, some batches have no positive at all
             observed[:, 3] = False
             true = split.true & (torch.arange(10) != 7) if split.true is not None else None
             return replace(split, observed=observed, true=true)

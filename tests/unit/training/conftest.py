@@ -14,5 +14,5 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_scenes(_isolated_environment: None) -> None:
-    """Make the tiny scenes once; they cost seconds."""
+    """Make the tiny scenes once, because that takes seconds."""
     prepare_tiny()

@@ -1,4 +1,4 @@
-"""Where the cache lies: by XDG's variable, whoever asks."""
+"""Test the place of the cache, which follows XDG's variable."""
 
 from __future__ import annotations
 

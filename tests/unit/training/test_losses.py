@@ -1,4 +1,4 @@
-"""Losses as numerator and count."""
+"""Test losses as numerator and count."""
 
 from __future__ import annotations
 

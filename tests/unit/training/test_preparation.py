@@ -1,4 +1,4 @@
-"""Preparing scenes and trunk: whole or not at all, the same bits whatever the process."""
+"""Test the preparation of scenes and trunk: complete or not at all, and the same bits in every process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.preparation import is_prepared, prepare, pretrain_trunk
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test a cache of its own and a trunk that costs nothing."""
+    """Give the test its own cache and a trunk that is not trained."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(preparation, "pretrain_trunk", lambda images, classes, scale, seed: DigitsTrunk().state_dict())
     return tmp_path / "orchestrator" / "digits"

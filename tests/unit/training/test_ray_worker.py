@@ -1,5 +1,6 @@
-"""What a Ray Train worker tells its driver, without Ray: epochs in order, the last one again after
-a resume, failures.
+"""Test what a Ray Train worker reports to its driver, without Ray.
+
+Epochs come in order, a resumed one again, and failures are reported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training.ray_worker import Channel, Job, Message, train_worker
 
 @dataclass
 class CountingRun:
-    """Three epochs of nothing, from a checkpoint if there is one."""
+    """A run of three empty epochs, resumed from a checkpoint if there is one."""
 
     checkpoint: int = 0
     fails: Exception | None = None
@@ -60,7 +61,7 @@ class CountingRun:
 
 
 class Driver:
-    """The channel's other end: remembers what it was told and answers."""
+    """The other end of the channel: records the messages and answers them."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.told: list[Message] = []

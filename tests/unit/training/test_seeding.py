@@ -1,4 +1,4 @@
-"""Named seeds."""
+"""Test named seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_seed_is_a_function_of_all_its_parts() -> None:
 
 
 def test_seeds_stay_what_they_were() -> None:
-    # A change here changes every scene, every draw and every published number.
+    # A change here would change every scene, every draw and every published number.
     assert derive_seed("digits", 0, "train") == 9011548056891682359
 
 

@@ -1,4 +1,4 @@
-"""Which epoch and which value the protocol chooses."""
+"""Test which epoch and which value a protocol chooses."""
 
 from __future__ import annotations
 

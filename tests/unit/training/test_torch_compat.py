@@ -1,4 +1,4 @@
-"""torch's private names are where torch 2.15 has them, and do what we use them for."""
+"""Check that torch's private names are where torch 2.15 has them, and do what we use them for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What data and model ask of each other is known without torch, and is what torch's side asks."""
+"""Check that settings fit each other without importing torch, as torch's side would."""
 
 from __future__ import annotations
 

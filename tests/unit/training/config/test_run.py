@@ -1,4 +1,4 @@
-"""TrainConfig: keys, synonyms, ranges, and the way to flat keys and back."""
+"""Test TrainConfig: keys, synonyms, ranges, and flat keys in both directions."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     ("optim.batch_size", 0),
     ("optim.batch_size", 2.5),
     ("optim.name", "lion"),
-    ("optim.cycle_epochs", 10),  # of no cycle: the schedule is constant
+    ("optim.cycle_epochs", 10),  # the schedule is constant, so there is no cycle
     ("optim.average_decay", 1.0),
     ("loop.patience_epochs", -1),
     ("loop.max_drop_percent", -1),

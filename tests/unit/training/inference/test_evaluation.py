@@ -1,4 +1,4 @@
-"""Evaluating trained weights on a split."""
+"""Test the evaluation of trained weights on a split."""
 
 from __future__ import annotations
 

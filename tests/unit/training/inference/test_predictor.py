@@ -97,7 +97,7 @@ def test_images_of_any_size_and_mode_are_scored(folder: Path, tmp_path: Path) ->
 
 
 def break_image(path: Path, how: str) -> None:
-    """Write a file that has the name of an image and is none, or only part of one."""
+    """Write a file with the name of an image that is not one, or only part of one."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     whole = bytearray(path.read_bytes())
@@ -125,7 +125,7 @@ def test_photo_is_turned_upright_as_a_store_turns_it(folder: Path, tmp_path: Pat
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     noise.save(tmp_path / "upright.png")
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # a viewer turns it by 90 degrees clockwise
+    exif[ExifTags.Base.Orientation] = 6  # viewers rotate it by 90 degrees clockwise
     noise.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     turned, upright = Predictor.load(folder).predict_folder(tmp_path).table.to_pylist()
     assert [turned.pop("file"), upright.pop("file")] == ["turned.png", "upright.png"]

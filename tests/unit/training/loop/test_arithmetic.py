@@ -1,4 +1,4 @@
-"""Precision: what is rounded, what is not, and that it reaches what trains and not what evaluates."""
+"""Test precision: what is rounded, what is not, and that it affects training but not evaluation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_full_precision_is_the_model_itself() -> None:
 
 
 class _Spy(nn.Module):
-    """Notes the dtype of what passes."""
+    """A module that records the type of its inputs."""
 
     seen: torch.dtype | None = None
 

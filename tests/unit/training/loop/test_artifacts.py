@@ -1,4 +1,4 @@
-"""Per-class AP as Parquet, CAM pictures as PNG."""
+"""Test the artifacts of a run: per-class AP as Parquet, CAM pictures as PNG."""
 
 from __future__ import annotations
 

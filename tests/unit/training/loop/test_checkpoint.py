@@ -1,4 +1,4 @@
-"""Checkpoints survive a process that dies at any moment, and storage that lies."""
+"""Test that checkpoints survive a process that dies at any moment, and storage that loses data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Killed(BaseException):
-    """The process died here."""
+    """The simulated death of the process."""
 
 
 def state_of(epoch: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def flip_a_bit(path: Path) -> None:
 def test_a_checkpoint_that_is_not_whole_is_passed_over(
     folder: Path, kind: str, suffix: str, damage: Callable[[Path], None]
 ) -> None:
-    # Two whole bests lie side by side only between the writing of one and the deletion of the other.
+    # Two complete best checkpoints exist only between writing the new one and deleting the old one.
     for epoch in (6, 7):
         other = folder / f"only-{epoch}"
         CheckpointStore(other).save(state_of(epoch), epoch, best_of(epoch))
@@ -159,7 +159,7 @@ def test_the_only_checkpoint_damaged_is_none(folder: Path) -> None:
 
 
 class DyingFileSystem:
-    """A file system whose process dies before its n-th change, counted together with renames."""
+    """A file system that kills its process before the n-th change, renames included."""
 
     def __init__(self, filesystem: Any, dies: Callable[[], None]) -> None:
         self._filesystem, self._dies = filesystem, dies

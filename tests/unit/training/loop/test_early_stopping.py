@@ -1,4 +1,4 @@
-"""When the stopping rules of published recipes end a run."""
+"""Test when the stopping rules of published recipes end a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.metric_names import TRAIN_STOPPED
 
 
 def last_epoch(values: Sequence[float | None], **rules: Any) -> int | None:
-    """Return the epoch after which a run with these values of the epoch metric is over, or None."""
+    """Return the epoch that ends a run with these values of the epoch metric, or None."""
     config, best_epoch, best_value = LoopConfig(**rules), None, float("-inf")
     for epoch, value in enumerate(values, start=1):
         if value is not None and value > best_value:

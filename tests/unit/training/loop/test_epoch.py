@@ -1,4 +1,4 @@
-"""The steps of an epoch ask nothing of the device."""
+"""Test that the steps of an epoch never wait for the device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from training.methods.registry import build_method
 from training.models.registry import build_model
 
 CPU = torch.device("cpu")
-# A GPU's host waits at each of them: for a number, or for how many entries are True.
+# Each of these makes the host wait for the GPU: for a number, or for the number of True entries.
 _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
 
 
 class _Asked(TorchDispatchMode):
-    """Notes what would make a host wait for its GPU."""
+    """Records operations that would make a host wait for its GPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def test_a_step_never_waits_for_the_device(changes: dict[str, Any], monkeypatch:
     guard = FiniteGuard(2, CPU)
     batch = random_batch(8)
     loop.take_step(batch, 2, 1, guard)
-    monkeypatch.setattr(guard, "check", lambda step=None: None)  # on a GPU it reads every 50 steps alone
+    monkeypatch.setattr(guard, "check", lambda step=None: None)  # on a GPU it reads only every 50 steps
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with _Asked() as asked:
         loop.take_step(batch, 2, 2, guard)

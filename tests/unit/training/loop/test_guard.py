@@ -1,4 +1,4 @@
-"""The watch for non-finite losses."""
+"""Test the guard against non-finite losses."""
 
 from __future__ import annotations
 

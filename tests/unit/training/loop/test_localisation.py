@@ -1,4 +1,4 @@
-"""The fixed part of val on which maps are measured."""
+"""Test the fixed part of val on which maps are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe for the largest batch, and what is said of a step that finds no memory."""
+"""Test the probe for the largest batch, and the message of a step that runs out of memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_search_finds_the_largest_that_fits(capacity: int) -> None:
 
 
 class _Room:
-    """Lets a step pass while its batch is small enough, then is out of memory as torch is on a GPU."""
+    """A stand-in for a GPU: a step with a small enough batch passes, a larger one runs out of memory."""
 
     def __init__(self, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[int] = []

@@ -1,4 +1,4 @@
-"""Optimisers, the one-cycle schedule, and steps that a guard holds back."""
+"""Test optimisers, the one-cycle schedule, and steps that the guard holds back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def backward(net: Net) -> None:
 
 
 def follow(steps: int, **settings: Any) -> list[tuple[float, float]]:
-    """Return both groups' learning rates at every step of a run."""
+    """Return the learning rates of both groups at every step of a run."""
     net, optimizer = make(**settings)
     schedule = build_schedule(OptimConfig(**settings), optimizer, steps)
     rates = []

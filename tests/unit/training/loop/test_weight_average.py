@@ -1,4 +1,4 @@
-"""The averaged weights against their formula, and when they are the ones that count."""
+"""Compare the averaged weights with their formula, and test when they are the ones that count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 def disturb(net: Net, step: int) -> None:
-    """Change weights and statistics, as a step of training does."""
+    """Change weights and statistics as a training step does."""
     generator = torch.Generator().manual_seed(step)
     net(torch.randn(8, 3, generator=generator))
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""What the base of all methods does: state that changes by the step, by the example and by the epoch, and parameters of
-its own.
-"""
+"""Test the base of all methods: state that changes by step, example and epoch, and parameters of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ YES, NO = torch.tensor(True), torch.tensor(False)
 
 
 class Remembering(Method):
-    """Keeps the last labels of every example, and has an estimate of its own."""
+    """A method that keeps the last labels of every example, and has a parameter of its own."""
 
     lr_multiplier = 10.0
     labels: Tensor

@@ -1,4 +1,4 @@
-"""Trunks of timm and torchvision, their weights, and what is said where there are none. Nothing here uses a network."""
+"""Test trunks of timm and torchvision, their weights, and the messages without them. Nothing here uses a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let every connection fail at once, and let the libraries' caches be empty."""
+    """Make every connection fail at once, and the libraries' caches empty."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise OSError("no network in a test")

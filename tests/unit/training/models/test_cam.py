@@ -1,4 +1,4 @@
-"""Class activation maps: what the references in tests/reference do not say."""
+"""Test properties of class activation maps that the references in tests/reference do not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BoostLU's CAM: positive values of the map times alpha before they are averaged, in training and evaluation alike."""
+"""Test BoostLU's CAM: positive values times alpha before the mean, in training and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pointing game and IoU of the mask, against loops over pixels, and at their edges."""
+"""Compare the pointing game and the IoU of the mask with loops over pixels, and test their edge cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ C = 3
 
 
 class Maps(nn.Module):
-    """A model that gives the maps it was built with; every pixel of an image is its row."""
+    """A model that returns the maps it was built with; an image's pixels hold the index of its map."""
 
     def __init__(self, cams: Tensor) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_point_is_the_middle_of_the_highest_cell_where_the_upsampled_map_is_high
     shape: tuple[int, int], scale: int
 ) -> None:
     maps = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0))
-    size = (scale * shape[0], scale * shape[1])  # odd times as large: a pixel lies in the middle of a cell
+    size = (scale * shape[0], scale * shape[1])  # an odd factor, so that a pixel lies in the middle of each cell
     for cam, place in zip(maps, highest_pixel(maps, size).tolist(), strict=True):
         upsampled = interpolate(cam[None, None], size=size, mode="bilinear")[0, 0]
         assert float(upsampled.flatten()[place]) == pytest.approx(float(upsampled.max()), rel=1e-6)
@@ -114,8 +114,8 @@ def test_point_at_any_size_is_the_pixel_around_the_middle(size: tuple[int, int])
 
 def test_of_equal_cells_the_first_counts_and_rounding_next_to_a_peak_does_not() -> None:
     maps = torch.zeros(4, 3, 3)
-    maps[1, 1, 2] = maps[1, 2, 0] = maps[1, 2, 2] = 1  # (1, 2) comes first
-    maps[2, 0, 0] = 1  # at the corner a quarter of the cell is equal
+    maps[1, 1, 2] = maps[1, 2, 0] = maps[1, 2, 2] = 1  # (1, 2) is the first of the equal cells
+    maps[2, 0, 0] = 1  # at the corner, a quarter of the cell has equal values
     maps[3, 2, 2] = 1
     assert [divmod(place, SIZE) for place in highest_pixel(maps, (SIZE, SIZE)).tolist()] == [
         (2, 2),

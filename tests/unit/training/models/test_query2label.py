@@ -1,4 +1,4 @@
-"""Query2Label: its parts against their formulas written plainly, and what every model must hold."""
+"""Compare Query2Label's parts with plain formulas, and test what every model must satisfy."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def test_positions_are_the_formula(height: int, width: int, dim: int) -> None:
 
 
 def last_attention(model: Query2Label, features: Tensor) -> np.ndarray[Any, Any]:
-    """Compute the head-averaged attention (C, HW) of a one-layer decoder without encoder on one image, by eq. (1), in
-    loops.
-    """
+    """Compute the head-averaged attention (C, HW) of a one-layer decoder on one image, by eq. (1), in loops."""
     attention = model.head.decoder[0].attention
     assert isinstance(attention, nn.MultiheadAttention)
     dim, num_heads = attention.embed_dim, attention.num_heads

@@ -1,6 +1,4 @@
-"""Weights by name from a source that is at hand, fetched once; and files that are no weights. Nothing here uses a
-network.
-"""
+"""Test weights by name, downloaded once, and files that hold no weights. Nothing here uses a network."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def _empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """Let torchvision find its weights of ResNet-18 in a file, whose name has the hash of its
-    content as theirs have.
-    """
+    """Let torchvision find its ResNet-18 weights in a file, whose name holds the hash of its content as theirs do."""
     torch.manual_seed(3)
     state: dict[str, torch.Tensor] = torchvision.models.resnet18(weights=None).state_dict()
     draft = tmp_path / "draft.pth"
@@ -51,7 +47,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, torc
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note what torchvision downloads, and let it take its time."""
+    """Record what torchvision downloads, and make the download slow."""
     urls: list[str] = []
     download = torch.hub.download_url_to_file
 
@@ -144,7 +140,7 @@ def test_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, share: flo
 
 
 class Code:
-    """Unpickled by anyone who trusts it, this makes a file."""
+    """An object whose unpickling creates a file, to show that code is not run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
