@@ -50,6 +50,7 @@ class NonFiniteLossError(RuntimeError):
         super().__init__(f"The loss is not finite at epoch {epoch}, step {step}: {listed}")
         self.epoch, self.step, self.parts = epoch, step, parts
 
+    # Exceptions are pickled by their message; without this, an actor's error could not be rebuilt in the driver.
     def __reduce__(self) -> tuple[type, tuple[int, int, dict[str, float]]]:
         return type(self), (self.epoch, self.step, self.parts)
 

@@ -57,6 +57,7 @@ def prepare(config: DataConfig) -> None:
     spec = digits_spec(config)
     target = digits_folder(spec, cache_dir())
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the target, because a rename is atomic only within one file system.
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
         # With one thread, because the last bits of scale and trunk depend on the number of threads, and the hash of the
@@ -80,6 +81,7 @@ def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int
     Returns:
         The trunk's state dict.
     """
+    # On a copy of the global generator, so that preparing scenes does not change what the caller draws next.
     with torch.random.fork_rng(devices=[]):
         seed_everything("pretext", seed)
         trunk = DigitsTrunk()

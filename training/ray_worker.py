@@ -128,10 +128,12 @@ def _report(job: Job, run: Run, first: Message) -> None:
     goes_on = ray.get(
         job.channel.tell.remote({"epoch": run.epoch, "metrics": metrics, "artifacts": artifacts, **first})
     )
+    # A finished run has nothing left to stop.
     if not goes_on and not run.finished:
         raise _StoppedError
 
 
+# Imported in the functions, because the driver imports this module too and must not load torch.
 def _world_size() -> int:
     from training.distributed import world_size
 

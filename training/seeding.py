@@ -12,7 +12,7 @@ import torch
 def derive_seed(*parts: int | str) -> int:
     """Return a 63-bit seed that depends on the parts alone (``derive_seed(seed, "weak", epoch)``)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits, because torch's seeds are signed
 
 
 def named_generator(*parts: int | str) -> torch.Generator:
@@ -27,5 +27,5 @@ def seed_everything(*parts: int | str) -> None:
     """
     seed = derive_seed(*parts)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # NumPy takes 32 bits
     torch.manual_seed(seed)

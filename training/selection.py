@@ -78,6 +78,7 @@ def choose_epoch(metrics: Mapping[int, Mapping[str, float]], select_epoch_by: Se
     scored = {epoch: values[name] for epoch, values in metrics.items() if values.get(name) is not None}
     if not scored:
         return None
+    # The epoch as the second key, so that the earliest of equals is chosen whatever the order of the mapping.
     return min(scored, key=lambda epoch: (-scored[epoch], epoch))
 
 

@@ -103,6 +103,7 @@ class ModelConfig(Section):
     @field_validator("num_heads")
     @classmethod
     def _check_heads(cls, num_heads: int, info: ValidationInfo) -> int:
+        # info.data lacks hidden_dim if that failed its own check, whose error is then the one to report.
         if (hidden_dim := info.data.get("hidden_dim")) and hidden_dim % num_heads:
             raise ValueError(f"a divisor of model.hidden_dim={hidden_dim}")
         return num_heads
@@ -213,6 +214,7 @@ class TrainConfig(Section):
         method = str(flat.get("method.name", "ignore"))
         check_keys(flat, method)
         _check_bools(flat, method)
+        # The name is always given, because it decides which class the section is validated by.
         nested: dict[str, dict[str, Any]] = {"method": {"name": method}}
         for key, value in flat.items():
             section, _, leaf = key.partition(".")

@@ -52,6 +52,7 @@ def evaluate_test(config: TrainConfig, state: dict[str, Any]) -> dict[str, float
 
 def restore_model(config: TrainConfig, state: dict[str, Any], device: torch.device) -> nn.Module:
     """Build a run's model and load its trained weights, without downloading pretrained ones."""
+    # Without pretrained weights, which the trained ones replace anyway: evaluation must work without a network.
     bare = config.model.model_copy(update={"weights": "none"})
     model, _ = build_model(bare, len(state["classes"]), device)
     model.load_state_dict(state["model"])

@@ -41,5 +41,6 @@ class _Bfloat16(nn.Module):
     def forward(self, images: Tensor) -> ModelOutput:
         with torch.autocast(images.device.type, torch.bfloat16):
             output: ModelOutput = self.model(images)
+        # Back to float32 here, so that no loss, threshold or mask is computed from bfloat16 sums.
         embeddings = None if output.embeddings is None else output.embeddings.float()
         return ModelOutput(output.logits.float(), output.cams.float(), embeddings)

@@ -90,6 +90,7 @@ def write_cam_sheet(
     size = (images.shape[-2], images.shape[-1])
     mask = cam_mask(normalised, present, threshold, size)
     rejected = _rejected(method, output.logits, model(images * mask[:, None]).logits, observed)
+    # The map as IGNORE upsamples it before it compares it with tau.
     heat = torch.nn.functional.interpolate(normalised[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     titles = [_title(data, int(row), None if rejected is None else rejected[place]) for place, row in enumerate(rows)]
     classes = [data.classes[int(labels.nonzero()[0, 0])] for labels in data.observed[rows]]
@@ -125,7 +126,7 @@ def _draw(path: Path, images: Tensor, heat: Tensor, mask: Tensor, captions: _Cap
     path.parent.mkdir(parents=True, exist_ok=True)
     # At least as wide as five images, to leave room for the heading.
     figure = Figure(figsize=(1.6 * max(5, len(captions.columns)) + 0.4, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # not pyplot, whose global figures would outlive this run in a reused process
     figure.suptitle(textwrap.fill(captions.heading, 22 * max(5, len(captions.columns))), fontsize=9)
     axes = figure.subplots(3, len(captions.columns), squeeze=False)
     pixels = images.permute(0, 2, 3, 1).numpy()

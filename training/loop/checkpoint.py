@@ -54,6 +54,7 @@ class CheckpointStore:
             OSError: The storage cannot be written.
         """
         self._fs.create_dir(self._root, recursive=True)
+        # The best weights first: a complete last state must never name a best epoch whose weights do not exist.
         if best is not None:
             self._write("best", epoch, best)
         self._write("last", epoch, state)
@@ -121,6 +122,7 @@ class CheckpointStore:
             if payload is None:
                 passed_over.append(info.base_name.removesuffix(".done"))
             else:
+                # To the CPU, because a run may resume on another device; weights_only, so that a file cannot run code.
                 state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
                 return state, tuple(passed_over)
         return None, tuple(passed_over)
@@ -131,7 +133,7 @@ class CheckpointStore:
                 expected = json.loads(stream.read())
             with self._fs.open_input_stream(done_path.removesuffix(".done")) as stream:
                 payload: bytes = stream.read()
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # ValueError: the ``.done`` file itself is truncated
             return None
         whole = {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()} == expected
         return payload if whole else None

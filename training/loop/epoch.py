@@ -79,6 +79,7 @@ class EpochLoop:
                 fetching = time.perf_counter()
                 batch = next(source).to(self._device)
                 waited += time.perf_counter() - fetching
+                # Read before the step, which moves the schedule on.
                 lr = self.optimizer.param_groups[0]["lr"]
                 with memory_figures(batch, epoch, step):
                     output, values = self.take_step(batch, epoch, step, guard)
@@ -116,7 +117,7 @@ class EpochLoop:
         guard.check(step)
         loss.backward()
         guarded_step(self.optimizer, finite)
-        self.schedule.step()
+        self.schedule.step()  # also after a step that was held back, so that rates depend on the step alone
         self._method.apply_updates(output, finite)
         if self._average is not None:
             self._average.update(finite)
@@ -149,6 +150,7 @@ class _EpochSums:
 
     def read(self, num_steps: int) -> tuple[dict[str, float], dict[str, float]]:
         """Return the mean of each global value over the steps, and the sum of each local one over the ranks."""
+        # Converting to float waits for the device; it happens only here, once per epoch.
         means = {name: float(value) / num_steps for name, value in self._global.items()}
         if not self._local:
             return means, {}

@@ -36,6 +36,7 @@ class FiniteGuard:
         """
         parts = torch.stack(list(values.values()))
         finite = torch.isfinite(parts).all()
+        # All of this stays on the device: torch.where in place of if, and a step number in place of a flag.
         first = ~finite & (self._bad_step == 0)
         self._names = list(values)
         self._bad_parts = torch.where(first, parts, parts if self._bad_parts is None else self._bad_parts)

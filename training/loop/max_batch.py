@@ -26,7 +26,7 @@ from training.methods.base import Sizes
 from training.methods.registry import build_method
 from training.models.registry import build_model
 
-_SCHEDULE_STEPS = 1000
+_SCHEDULE_STEPS = 1000  # any length does: memory does not depend on it
 _SHARED_FRAC = 0.95
 _STEPS = 2  # the first step allocates the optimiser's moments, so only the second needs all the memory
 
@@ -102,6 +102,7 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
         torch.cuda.reset_peak_memory_stats(device)
         fits = _steps_fit(config, num_classes, batch_size, largest, device)
         peak = peak_gib(device)
+        # Cycles of a failed attempt would keep its tensors alive, and the next attempt would find less memory.
         gc.collect()
         torch.cuda.empty_cache()
         return Attempt(batch_size, fits, peak)
@@ -126,6 +127,7 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
     Raises:
         RuntimeError: An attempt failed for another reason than memory, which its process has printed.
     """
+    # Not forked: a child that shares this process's pages would count them as its own.
     context = multiprocessing.get_context("spawn")
 
     def try_batch(batch_size: int) -> Attempt:
@@ -134,7 +136,7 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
             target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, largest, limit_gib)
         )
         process.start()
-        there.close()
+        there.close()  # our copy of the writing end, or recv would wait forever for a process that was killed
         try:
             fits, peak = here.recv()
         except EOFError:
@@ -184,6 +186,7 @@ def _take_steps(
 
     By then every part of the loss is active.
     """
+    # Weights and compilation change the time of a step, not the memory that it needs.
     changes = {"model.weights": "none", "loop.compile": False, "optim.batch_size": batch_size}
     config = config.with_params(changes)
     set_arithmetic(config.loop)

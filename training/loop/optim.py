@@ -33,6 +33,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | 
         method: Its own parameters, if it has any, get ``lr * lr_multiplier`` and no decay, because they are estimates
             and not weights.
     """
+    # Fused, because only fused optimisers read the flag that guarded_step sets.
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     head = [parameter for name, parameter in trainable if name.startswith("head.")]
     trunk = [parameter for name, parameter in trainable if not name.startswith("head.")]

@@ -56,6 +56,7 @@ class TrainingRun:
     def __init__(
         self, config: TrainConfig, *, storage: str | Path | None = None, device: torch.device | None = None
     ) -> None:
+        # First, because building the model draws its head from torch's global generator.
         set_arithmetic(config.loop)
         seed_everything("run", config.loop.seed)
         self.config = config
@@ -91,8 +92,10 @@ class TrainingRun:
         self._batches = make_train_batches(
             self._train, self._scale, config, self._method.needs_strong_view, self._device
         )
+        # Over the full length: a run that a scheduler ends early must have trained on the same schedule as the others.
         cycle_steps = (config.optim.cycle_epochs or config.loop.epochs) * len(self._batches)
         decay = config.optim.average_decay
+        # Built here, because the average starts from the initial weights.
         self._average = None if decay is None else WeightAverage(self._model, decay)
         self._loop = EpochLoop(config, self._model, self._method, cycle_steps, self._device, self._average)
         self.passed_over: tuple[str, ...] = ()
@@ -125,7 +128,7 @@ class TrainingRun:
         labelling = time.perf_counter()
         trained |= self._end_epoch(epoch)
         evaluating = time.perf_counter()
-        trained[TIME_TRAIN_S] += evaluating - labelling
+        trained[TIME_TRAIN_S] += evaluating - labelling  # scoring the train split for the method is part of training
         evaluated = self._evaluate()
         ended = time.perf_counter()
         self.epoch = epoch
@@ -221,6 +224,7 @@ class TrainingRun:
         if state is None:
             raise CheckpointError(f"The checkpoints hold no complete weights of the best epoch, {self.best_epoch}")
         self._check_config(state["config"])
+        # Whichever set of weights was better: training is over, so it may replace the trained ones.
         self._model.load_state_dict(state["model"])
         self._method.load_state_dict(state["method"])
         self._loaded_epoch = int(state["epoch"])
@@ -230,6 +234,7 @@ class TrainingRun:
 
         Every rank must call this, with a folder of its own, because they share the evaluation.
         """
+        # Imported late, because only a run's end needs matplotlib, which takes a second to load.
         from training.loop.artifacts import write_cam_sheet, write_per_class_ap
 
         logits, true, observed = self._val_scores()
@@ -286,6 +291,7 @@ class TrainingRun:
         value = self.metrics.get(epoch_metric(select_by))
         if select_by is SelectBy.LAST:
             self.best_epoch = self.epoch
+        # Strictly better: of equal epochs the earliest counts, as in training.selection.choose_epoch.
         elif value is not None and value > self._best_value:
             self.best_epoch, self._best_value = self.epoch, value
 
@@ -339,6 +345,7 @@ def score_batches(
     model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
 ) -> Iterator[Tensor]:
     """Yield the logits (b, C) of this rank's part of a split, batch by batch in order, as float32 on the device."""
+    # Closing stops the processes that read the images, even if the caller stops early or the model fails.
     with evaluating(model), closing(load_eval_batches(data, scale, device, num_workers)) as batches:
         for images in batches:
             yield model(images).logits.float()
@@ -349,5 +356,6 @@ def score_split(
 ) -> Tensor:
     """Return a split's logits (N, C) in order, on the CPU; ranks share the work, and each example counts once."""
     parts = list(score_batches(model, data, scale, device, num_workers))
+    # A rank without any image must still take part in gathering.
     mine = torch.cat(parts) if parts else torch.zeros(0, len(data.classes), device=device)
     return gather_rows(mine).cpu()

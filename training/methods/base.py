@@ -97,6 +97,7 @@ class Method(nn.Module, ABC):
             buffer.copy_(torch.where(finite, value, buffer))
         for name, (index, rows) in output.row_updates.items():
             buffer = self.get_buffer(name)
+            # The rows of all ranks, so that the buffer stays the same on every rank.
             everywhere = gather_rows(index)
             buffer[everywhere] = torch.where(finite, gather_rows(rows), buffer[everywhere])
 

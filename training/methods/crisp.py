@@ -64,6 +64,7 @@ class Crisp(Method):
     @torch.no_grad()
     def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
         """Estimate the class priors."""
+        # In double precision: single precision rounds the highest probabilities to 1, which ties their scores.
         probs = logits.double().sigmoid()
         priors = [estimate_prior(probs[:, label], observed[:, label]) for label in range(probs.shape[1])]
         self.priors = torch.stack(priors).to(self.priors)

@@ -107,6 +107,7 @@ class Splc(Method):
         corrected = torch.zeros_like(positive)
         if epoch > self._config.warmup_epochs:
             corrected = (shifted.detach().sigmoid() > self._config.positive_threshold) & ~positive
+        # The loss of a negative is that of a positive with the sign of its logit flipped.
         signed = torch.where(positive | corrected, shifted, -shifted)
         losses = (-signed).sigmoid() ** self._config.gamma * -logsigmoid(signed)
         return StepOutput({"entries": mean_part(losses)}, sums=count_found(corrected, positive, batch.true))

@@ -36,6 +36,7 @@ class GrLoss(Method):
         logits = model(batch.weak).logits.float()
         probs = logits.sigmoid()
         slope, offset, centre, width = self._schedule(epoch)
+        # Detached: pseudo-label and weight are targets, not something to learn.
         soft = (slope * probs.detach() + offset).sigmoid()
         weight = torch.exp(-((probs.detach() - centre) / width).square() / 2)
         unobserved = soft * _robust(logits, self._config.q_pos) + (1 - soft) * _robust(-logits, self._config.q_neg)

@@ -80,6 +80,7 @@ class Ignore(Method):
         With ``masked_pass_bn=eval_both`` the gap takes two extra passes in eval mode.
         """
         weak = model(batch.weak)
+        # In float32 whatever the network computes in: thresholds compare values that differ little.
         logits = strong_logits = weak.logits.float()
         if self.needs_strong_view:
             assert batch.strong is not None
@@ -124,6 +125,7 @@ class Ignore(Method):
 
     def _parts(self, logits: Tensor, strong_logits: Tensor, observed: Tensor, rejected: Tensor) -> dict[str, LossPart]:
         spbc = masked_mean_part(negative_log(logits.sigmoid()), observed > 0, self._config.spbc_weight)
+        # SPBC learns from the weak view, whichever view the other entries learn from.
         viewed = strong_logits if self._config.view == "strong" else logits
         ignore = masked_mean_part(assumed_negative_entries(viewed, observed), ~rejected)
         reg = mean_part(mse_loss(strong_logits, logits, reduction="none"), self._config.reg_weight)
@@ -145,6 +147,7 @@ class Ignore(Method):
         kept = mask.float().mean((1, 2))
         sums["masks"] = has_positive.sum()
         sums["kept_frac"] = torch.where(has_positive, kept, 0).sum()
+        # A mask may be empty, for example with a flat map; the masked image is then all mean colour.
         sums["empty"] = ((kept == 0) & has_positive).sum()
         masked = batch.weak * mask[:, None]
         with masked_pass(model, self._config.masked_pass_bn):
@@ -164,6 +167,7 @@ class Ignore(Method):
         totals = sum_over_ranks(torch.cat([local, local.new_full((1,), len(logits))]))
         gap_sum, num_positive, logit_sums, num_images = totals[0], totals[1], totals[2:-1], totals[-1]
         decay, average_decay = self._config.gap_decay, self._average_decay
+        # Over no positive at all the mean would be 0/0: divide by 1 and keep the old threshold below.
         moved = decay * self.gap_threshold + (1 - decay) * gap_sum / num_positive.clamp_min(1)
         return {
             "gap_threshold": torch.where(num_positive > 0, moved, self.gap_threshold),

@@ -52,6 +52,7 @@ class Role(Method):
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         """Forward the weak view."""
         probs = model(batch.weak).logits.float().sigmoid()
+        # Each side learns from the other's labels, so each is detached where it is the target.
         estimates = self.estimates[batch.index].sigmoid()
         positive = batch.observed > 0
         parts = {

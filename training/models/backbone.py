@@ -149,6 +149,7 @@ def _unknown_backbone(library: str, name: str, known: list[str]) -> ConfigError:
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     own = module.state_dict()
+    # Drop the classifier's tensors, but only those that the trunk itself does not have.
     kept = {key: value for key, value in state.items() if key in own or not key.startswith(_CLASSIFIERS)}
     missing = [key for key in own if key not in kept and not key.endswith("num_batches_tracked")]
     others = [key for key, value in kept.items() if key not in own or value.shape != own[key].shape]
@@ -157,6 +158,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -
             f"model.weights={config.weights} does not fit {config.backbone}: {len(missing)} of its tensors are missing "
             f"and {len(others)} are unknown or of another shape (first: {(missing or others)[0]})"
         )
+    # Not strict, because older files lack num_batches_tracked; everything else was checked above.
     module.load_state_dict(kept, strict=False)
 
 

@@ -74,6 +74,7 @@ def box_masks(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Ten
     masks = torch.zeros(len(pairs), *size, dtype=torch.bool, device=boxes.device)
     _, left, top, right, bottom = found[:, :, None, None].unbind(1)
     y, x = torch.arange(size[0], device=boxes.device)[:, None], torch.arange(size[1], device=boxes.device)
+    # One by one, because boxes of the same pair may overlap, and an indexed |= would apply only one of them.
     for index, inside in zip(pair.tolist(), (x >= left) & (x < right) & (y >= top) & (y < bottom), strict=True):
         masks[index] |= inside
     return pairs[:, 0], pairs[:, 1], masks

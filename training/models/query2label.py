@@ -117,10 +117,12 @@ class _Head(nn.Module):
             memory = layer(memory, positions)
         queries = self.queries.expand(len(tokens), -1, -1)
         embeddings = torch.zeros_like(queries)
+        # Only the last layer returns its attention, because computing it rules out the fused kernel.
         for layer in self.decoder:
             embeddings, attention = layer(embeddings, queries, memory, positions, layer is self.decoder[-1])
         embeddings = self.norm(embeddings)
         logits = (embeddings * self.weight).sum(2) + self.bias
+        # eq. (2): the mean over the d channels of the projected map, weighted by the attention of each class.
         cams = attention * tokens.mean(2)[:, None]
         return ModelOutput(logits, cams.unflatten(2, (height, width)), embeddings)
 
