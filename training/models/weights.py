@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -104,7 +104,7 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
     try:
         if source.find() is None:
             with _only_fetcher(), redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout
-                if source.find() is None:
+                if source.find() is None:  # asked again, because another process may have fetched it meanwhile
                     _reach(source.url)
                 return source.load(source.find())
         return source.load(source.find())
@@ -172,13 +172,11 @@ def _find_in_hugging_face_hub(hub_id: str) -> Path | None:
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-@contextmanager
-def _only_fetcher() -> Iterator[None]:
+def _only_fetcher() -> FileLock:
+    """Return the lock that lets one process of a node download at a time."""
     path = cache_dir() / "weights.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(path)
 
 
 def _reach(url: str) -> None:
