@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
 from training.metric_names import VAL_AVERAGE_GAIN, VAL_MAP, VAL_OBSERVED_MAP
@@ -47,6 +48,21 @@ def test_weights_and_statistics_follow_the_formula_from_their_initial_values() -
         torch.testing.assert_close(found[name], value)
     assert found["norm.num_batches_tracked"] == 5
     assert not torch.equal(found["norm.running_mean"], net.state_dict()["norm.running_mean"])
+
+
+def test_it_agrees_with_torchs_average_up_to_rounding() -> None:
+    net = Net()
+    ours = WeightAverage(net, 0.9)
+    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    theirs.n_averaged.fill_(1)  # or it would start from the weights of the first step
+    for step in range(5):
+        disturb(net, step)
+        ours.update(YES)
+        theirs.update_parameters(net)
+    expected = theirs.module.state_dict()
+    for name, value in ours.model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
 
 
 def test_a_step_that_was_not_taken_leaves_it() -> None:
