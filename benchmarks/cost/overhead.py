@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.sweep_folder.events import TrialEnded
 from tests.kit.trivial_run import TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 
@@ -95,7 +96,7 @@ def time_ours(num_trials: int, sampler: str) -> Timing:
     hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
     called_s = time.time()
     run_sweep(plan, DriveOptions(hooks=type(hooks)(hooks.make_run, make_tracker, hooks.prepare_inputs)))
-    ends = [event["time_ms"] / 1000 - called_s for event in follow(journals[0])[0] if event["event"] == "trial_ended"]
+    ends = [event.time_ms / 1000 - called_s for event in follow(journals[0])[0] if isinstance(event, TrialEnded)]
     assert len(ends) == num_trials
     return Timing(ends, trackers[0].cpu_s, trackers[0].catch_up_s)
 

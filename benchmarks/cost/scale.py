@@ -37,6 +37,7 @@ import numpy as np
 
 from benchmarks.cost import overhead
 from benchmarks.cost.scale_report import MANY_REPORTS, MANY_TRIALS, NUM_REPORTS, Figures, Measured, render_report
+from orchestrator.sweep_folder.events import EpochReported, TrialEnded, TrialStarted
 from tests.kit.synthetic_journal import make_events, write_journal
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -97,7 +98,7 @@ def run_ours(num_trials: int, num_reports: int) -> Figures:
         )
         hooks = trivial_hooks(TrivialRuns(level=True, keep=False), tracking=True)
         run_sweep(plan, DriveOptions(hooks=replace(hooks, make_tracker=make_tracker)))
-    ends = [event["time_ms"] / 1000 for event in follow(journals[0])[0] if event["event"] == "trial_ended"]
+    ends = [event.time_ms / 1000 for event in follow(journals[0])[0] if isinstance(event, TrialEnded)]
     return {**_summarise(ends, clock), "writer_cpu_s": trackers[0].cpu_s, "catch_up_s": trackers[0].catch_up_s}
 
 
@@ -148,12 +149,14 @@ def time_journal(num_trials: int) -> Figures:
 
     plan = write_journal(SWEEP, num_trials)
     more = [
-        event for event in make_events(replace(plan, num_trials=500), num_open=1) if event["event"] != "driver_started"
+        event
+        for event in make_events(replace(plan, num_trials=500), num_open=1)
+        if isinstance(event, TrialStarted | EpochReported | TrialEnded)
     ]
     with Journal.open(sweep_dir(SWEEP) / JOURNAL_FILE) as journal:
         started, cpu = time.monotonic(), time.process_time()
         for event in more:
-            journal.append(event | {"trial": event["trial"] + num_trials})
+            journal.append(replace(event, trial=event.trial + num_trials))
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     return {"results_per_s": len(more) / seconds, "cpu_ms": cpu / len(more) * 1000}
 
@@ -222,7 +225,7 @@ def time_resume(num_trials: int) -> Figures:
     size, called_s = path.stat().st_size, time.time()
     hooks = trivial_hooks(TrivialRuns(keep=False), tracking=False)
     resume(SWEEP, DriveOptions(allow_changed=True, progress=False, hooks=hooks))
-    handed_out = next(event["time_ms"] for event in follow(path, size)[0] if event["event"] == "trial_started")
+    handed_out = next(event.time_ms for event in follow(path, size)[0] if isinstance(event, TrialStarted))
     return {**figures, "first_hand_out_s": handed_out / 1000 - called_s}
 
 

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster.processes import find_processes
 from orchestrator.home import HOME_VARIABLE, sweep_dir
+from orchestrator.sweep_folder.events import EpochReported, Event, TrialEnded
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialState
-from orchestrator.sweep_folder.state import Event, SweepState
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.runs import TRIAL_TAG
 from training.metric_names import EPOCH, VAL_MAP
@@ -96,7 +97,7 @@ def run_round(draws: random.Random) -> Round:
 
 def count_epochs(events: list[Event]) -> Counter[tuple[int, int]]:
     """Return how often a journal has each (trial, epoch)."""
-    return Counter((event["trial"], event["epoch"]) for event in events if event["event"] == "epoch_reported")
+    return Counter((event.trial, event.epoch) for event in events if isinstance(event, EpochReported))
 
 
 def count_logged_epochs() -> Counter[tuple[int, int]]:
@@ -117,9 +118,9 @@ def check_journal(state: SweepState) -> list[str]:
     """Return what is wrong with a finished sweep's journal."""
     events, _ = follow(sweep_dir(ID) / JOURNAL_FILE)
     keys = Counter(
-        (event["event"], event["trial"], event.get("epoch"))
+        (type(event).__name__, event.trial, event.epoch if isinstance(event, EpochReported) else None)
         for event in events
-        if event["event"] in ("epoch_reported", "trial_ended")
+        if isinstance(event, EpochReported | TrialEnded)
     )
     faults = [f"{key} is in the journal {count} times" for key, count in keys.items() if count > 1]
     if sorted(state.records) != list(range(TRIALS)):

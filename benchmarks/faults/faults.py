@@ -129,7 +129,7 @@ class Faults:
         faults += self.wide.check() + self.narrow.check()
         for sweep, offset in ((self.wide, 0.0), (self.narrow, _OFFSET)):
             # Each sweep's code gives scores in a range of its own, so a score shows whose code computed it.
-            wrong = [event for event in sweep.reports() if not offset + 60 < event["metrics"][VAL_MAP] <= offset + 80]
+            wrong = [event for event in sweep.reports() if not offset + 60 < event.metrics[VAL_MAP] <= offset + 80]
             faults += [f"{sweep.id}: {len(wrong)} epochs were computed by the other sweep's code"] * bool(wrong)
         lost = self.wide.count_lost() + self.narrow.count_lost()
         run_again = self.wide.count_run_again() + self.narrow.count_run_again()

@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.faults.cluster import FaultCluster
 from orchestrator.home import sweep_dir, trial_name
+from orchestrator.sweep_folder.events import EpochReported, Event, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
-from orchestrator.sweep_folder.state import Event
 from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
 from tests.kit.trivial_run import RESUMED_FROM
@@ -156,15 +156,13 @@ class FaultSweep:
         """Return the events in the journal."""
         return follow(sweep_dir(self.id) / JOURNAL_FILE)[0]
 
-    def reports(self, trial: int | None = None) -> list[Event]:
+    def reports(self, trial: int | None = None) -> list[EpochReported]:
         """Return the reported epochs of one trial, or of all."""
-        return [
-            event for event in self.events() if event["event"] == "epoch_reported" and trial in (None, event["trial"])
-        ]
+        return [event for event in self.events() if isinstance(event, EpochReported) and trial in (None, event.trial)]
 
     def remember(self) -> None:
         """Note the epochs that must still be there at the end."""
-        self.known |= {(event["trial"], event["epoch"]) for event in self.reports()}
+        self.known |= {(event.trial, event.epoch) for event in self.reports()}
 
     def records(self) -> dict[int, TrialRecord]:
         """Return the records of all trials."""
@@ -216,11 +214,11 @@ class FaultSweep:
         """Return whether some trial has been started again, and every trial that was has reported since."""
         waiting, again = set[int](), set[int]()
         for event in self.events():
-            if event["event"] == "trial_started" and event["attempt"] > before.get(event["trial"], 0):
-                waiting.add(event["trial"])
-                again.add(event["trial"])
-            elif event["event"] == "epoch_reported":
-                waiting.discard(event["trial"])
+            if isinstance(event, TrialStarted) and event.attempt > before.get(event.trial, 0):
+                waiting.add(event.trial)
+                again.add(event.trial)
+            elif isinstance(event, EpochReported):
+                waiting.discard(event.trial)
         return bool(again) and not waiting
 
     def starts(self) -> list[Start]:
@@ -229,7 +227,7 @@ class FaultSweep:
 
     def count_lost(self) -> int:
         """Return how many epochs the journal lacks although it had them at a fault, or has more than once."""
-        counts = Counter((event["trial"], event["epoch"]) for event in self.reports())
+        counts = Counter((event.trial, event.epoch) for event in self.reports())
         return sum(counts[key] != 1 for key in (self.known | set(counts)) - find_uncopied(self.starts()))
 
     def count_run_again(self) -> int:
@@ -271,7 +269,7 @@ class FaultSweep:
     def check_logged(self) -> list[str]:
         """Return where MLflow differs from the journal: every epoch once, with the same value."""
         logged = self.count_logged()
-        expected = Counter((event["trial"], event["epoch"], event["metrics"][VAL_MAP]) for event in self.reports())
+        expected = Counter((event.trial, event.epoch, event.metrics[VAL_MAP]) for event in self.reports())
         if logged == expected:
             return []
         return [f"{self.id}: MLflow lacks {list(expected - logged)[:5]} and has too much {list(logged - expected)[:5]}"]
@@ -285,12 +283,12 @@ def find_starts(events: Iterable[Event], loss: Loss | None = None) -> list[Start
     for number, event in enumerate(events):
         if loss is not None and number == loss.num_events:
             known |= Counter(loss.known)
-        if event["event"] == "trial_started":
-            trial = event["trial"]
-            at_work[trial] = Start(trial, event["attempt"], journalled[trial], known[trial], -1)
-        elif event["event"] == "epoch_reported":
-            trial, epoch = event["trial"], event["epoch"]
-            start = replace(at_work[trial], epoch=int(event["metrics"][RESUMED_FROM]))
+        if isinstance(event, TrialStarted):
+            trial = event.trial
+            at_work[trial] = Start(trial, event.attempt, journalled[trial], known[trial], -1)
+        elif isinstance(event, EpochReported):
+            trial, epoch = event.trial, event.epoch
+            start = replace(at_work[trial], epoch=int(event.metrics[RESUMED_FROM]))
             # All epochs of an attempt should name the same one; if they do not, take the earlier, which is worse.
             starts[trial, start.attempt] = min(
                 starts.get((trial, start.attempt), start), start, key=lambda found: found.epoch

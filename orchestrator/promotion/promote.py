@@ -30,6 +30,7 @@ from orchestrator.signals import terminable
 from orchestrator.sweep.driver import DEFAULT, FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import delete_checkpoints, trial_uri
+from orchestrator.sweep_folder.events import ChampionSet, DriverStarted, Event, PromotionDecided, TestOpened
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow, replay
 from orchestrator.sweep_folder.lease import Lease
@@ -279,12 +280,12 @@ class _Steps:
         from orchestrator.tracking.registry import find_champion, find_other_champions
 
         known = self._state.promotion
-        if known is not None and (known["verdict"] != Verdict.PROMOTE or self._state.champion is not None):
+        if known is not None and (known.verdict != Verdict.PROMOTE or self._state.champion is not None):
             return _read_decision(known)
         champion = find_champion(self.name)
         against = None if champion is None else str(champion)
         ours = champion is not None and champion.tags.get(SWEEP_TAG) == self._plan.id
-        if known is not None and (ours or against == known["champion"]):
+        if known is not None and (ours or against == known.champion):
             return _read_decision(known)
         others = [] if champion else find_other_champions(self._result.identity["dataset"], self.name)
         decision = decide(
@@ -292,7 +293,11 @@ class _Steps:
             None if champion is None else _read_result(str(champion), champion.tags),
             [_read_result(str(other), other.tags) for other in others],
         )
-        self._append("promotion_decided", **vars(decision), champion=against, model=self.name)
+        self._append(
+            PromotionDecided(
+                str(decision.verdict), decision.reason, tuple(decision.marks), model=self.name, champion=against
+            )
+        )
         return decision
 
     def open_test(self) -> dict[int, dict[str, float]]:
@@ -310,17 +315,15 @@ class _Steps:
             figures = {
                 str(trial): evaluate_test(_final_config(self._plan, trial), state) for trial, state in states.items()
             }
-            self._append(
-                "test_opened", figures=figures, epochs={str(trial): state["epoch"] for trial, state in states.items()}
-            )
+            self._append(TestOpened(figures, epochs={str(trial): state["epoch"] for trial, state in states.items()}))
             self._sync()
         assert self._state.test is not None
-        return {int(trial): metrics for trial, metrics in self._state.test["figures"].items()}
+        return {int(trial): dict(metrics) for trial, metrics in self._state.test.figures.items()}
 
     def register(self, decision: Decision, test: Mapping[int, Mapping[str, float]]) -> str:
         """Register the first seed's run, fixed in advance, and make it champion; return ``NAME/VERSION``."""
         if self._state.champion is not None:
-            return str(self._state.champion["version"])
+            return self._state.champion.version
         from orchestrator.tracking.registry import register_version, set_champion
         from orchestrator.tracking.store import find_trial_run
         from training.data.registry import dataset_info
@@ -346,7 +349,7 @@ class _Steps:
             save_model(Path(folder), config, state, dataset_info(config.data).scale, card)
             version = register_version(self.name, config.data.name, run_id, Path(folder), tags)
         set_champion(version)
-        self._append("champion_set", version=str(version))
+        self._append(ChampionSet(str(version)))
         self._sync()
         return str(version)
 
@@ -376,8 +379,8 @@ class _Steps:
                 "Bring that data back, then resume"
             )
 
-    def _append(self, event: str, **fields: Any) -> None:
-        self._journal.append({"event": event, **fields})
+    def _append(self, event: Event) -> None:
+        self._journal.append(event)
         self.taken = True
 
     def _sync(self) -> bool:
@@ -403,12 +406,12 @@ def _final_config(plan: SweepPlan, trial: int) -> TrainConfig:
 
 def _changed_hashes(journal: Path) -> dict[str, str]:
     """Return as unknown what was not the same for all drivers of a promotion."""
-    drivers = [event["provenance"] for event in follow(journal)[0] if event["event"] == "driver_started"]
+    drivers = [event.provenance for event in follow(journal)[0] if isinstance(event, DriverStarted)]
     return {key: UNKNOWN for key in _HASHES if len({driver.get(key) for driver in drivers}) > 1}
 
 
-def _read_decision(event: Mapping[str, Any]) -> Decision:
-    return Decision(Verdict(event["verdict"]), event["reason"], tuple(event["marks"]))
+def _read_decision(event: PromotionDecided) -> Decision:
+    return Decision(Verdict(event.verdict), event.reason, tuple(event.marks))
 
 
 def _read_result(name: str, tags: Mapping[str, str]) -> Result:

@@ -72,7 +72,8 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_ABOUT_FILE, _describe(plan, state))
             archive.writestr(PLAN_FILE, _redact_json(read_plan(sweep_id), indent=2))
-            archive.writestr(JOURNAL_FILE, "".join(f"{_redact_json(json.dumps(event))}\n" for event in follow(path)[0]))
+            journal = path.read_bytes()[: follow(path)[1]].decode()  # without a last line cut short by a kill
+            archive.writestr(JOURNAL_FILE, "".join(f"{_redact_json(line)}\n" for line in journal.splitlines()))
             archive.writestr(_SPACE_FILE, redact(plan.space_text))
             for name, text in zip(
                 _TABLES, (_runs(plan, state), _metrics(state), _configurations(plan, state)), strict=True

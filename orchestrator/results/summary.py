@@ -185,9 +185,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         best=None if winner is None else _summarise_trial(winner, plan),
         true_labels=state.provenance.get("true_labels"),
         open=tuple(_summarise_trial(record, plan) for record in state.open_trials()),
-        decision=None
-        if promotion is None
-        else DecisionSummary(promotion["verdict"], promotion["reason"], promotion["model"]),
+        decision=None if promotion is None else DecisionSummary(promotion.verdict, promotion.reason, promotion.model),
         source=source,
     )
 

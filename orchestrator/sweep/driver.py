@@ -32,6 +32,7 @@ from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
+from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepExtended
 from orchestrator.sweep_folder.index import create_sweep, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
@@ -175,7 +176,7 @@ def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
     it lacks some.
     """
     if journal.state.driver_state != FINISHED:
-        journal.append({"event": "driver_ended", "state": FINISHED})
+        journal.append(DriverEnded(FINISHED, settled=True))
     tracker = hooks.make_tracker(plan, journal.path)
     tracker.start()
     return None if tracker.stop(DRAIN_S) else tracker.problem
@@ -209,8 +210,8 @@ class _Driver:
 
     def _keep_extension(self, num_trials: int) -> None:
         """Record the trials asked for by an `extend` that was stopped early, so that `resume` runs them."""
-        self._journal.append({"event": "sweep_extended", "num_trials": num_trials})
-        self._journal.append({"event": "driver_ended", "state": INTERRUPTED})
+        self._journal.append(SweepExtended(num_trials))
+        self._journal.append(DriverEnded(INTERRUPTED, settled=True))
 
     def _start(self, stack: ExitStack, num_trials: int) -> None:
         """Start all that works beside the trials; what takes long, side by side."""
@@ -259,17 +260,11 @@ class _Driver:
 
     def _announce(self, current: dict[str, str], num_trials: int) -> None:
         if num_trials != _num_trials(self._plan, self._journal.state):
-            self._journal.append({"event": "sweep_extended", "num_trials": num_trials})
+            self._journal.append(SweepExtended(num_trials))
         self._journal.append(
-            {
-                "event": "driver_started",
-                "sweep": self._plan.id,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "num_trials": num_trials,
-                "provenance": current,
-                **({"backup": self._options.backup} if self._options.backup else {}),
-            }
+            DriverStarted(
+                self._plan.id, socket.gethostname(), os.getpid(), num_trials, current, backup=self._options.backup
+            )
         )
 
     def _run_trials(self) -> None:
@@ -332,7 +327,7 @@ class _Driver:
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         state = FINISHED if kind is None else INTERRUPTED if interrupted else FAILED
-        self._journal.append({"event": "driver_ended", "state": state})
+        self._journal.append(DriverEnded(state))
 
     def _stop_tracking(self) -> None:
         self._progress.enter_phase("writing to MLflow what is left")

@@ -1,42 +1,34 @@
-"""The append-only JSON-lines truth of a sweep.
+"""Write and read the journal of a sweep: an append-only file with one event per line, the only truth about the sweep.
 
-One line per event, ``{"event": ..., "time_ms": ..., ...}``, on disk (fsync) before anybody acts on it:
-
-===================  ================================================================================================
-driver_started       sweep, host, pid, num_trials, provenance, backup (its URI, if any); at every start and resume
-trial_started        trial, attempt, params, origin, host, pid; at every hand-out to an actor
-epoch_reported       trial, epoch, metrics; the first of an attempt also: host, pid, queue_s, start_s
-trial_lost           trial, cause (LOST | OOM), message; an attempt came to nothing, and the trial is to be handed out
-again trial_ended          trial, state (COMPLETE | PRUNED | FAILED), cause, message
-sweep_extended       num_trials, the new total
-driver_ended         state (FINISHED | INTERRUPTED | FAILED); missing after a kill
-promotion_decided    verdict, reason, marks, champion (NAME/VERSION or null), model (registered name)
-test_opened          figures (trial -> metrics), epochs (trial -> the epoch whose weights were evaluated)
-champion_set         version (NAME/VERSION)
-===================  ================================================================================================
-
-There is one writer. What is known already (an epoch of a trial, the end of a trial) is dropped, so that every view of
-the journal has it once. A line cut short at the very end is what a kill leaves: it was never acted on, and goes when
-the journal is next opened.
+An event is on disk (fsync) before anything acts on it. There is one writer. It drops what is known already (an epoch of
+a trial, the end of a trial), so the journal has each only once. A kill may leave a last line that is cut short: nothing
+has acted on it, and it is removed when the journal is next opened for writing. :mod:`.events` lists the events.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from orchestrator.durable import sync_folder
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
+from orchestrator.sweep_folder.events import (
+    BrokenLineError,
+    Event,
+    EventError,
+    TrialEnded,
+    TrialLost,
+    from_line,
+    to_line,
+)
 from orchestrator.sweep_folder.lease import Lease, find_holder
 from orchestrator.sweep_folder.records import TrialState
-from orchestrator.sweep_folder.state import KNOWN_EVENTS, Event, SweepState
+from orchestrator.sweep_folder.state import SweepState
 
 JOURNAL_FILE = "journal.jsonl"
 
@@ -45,8 +37,8 @@ class Journal:
     """The one writer of a sweep's journal; use :meth:`open`, while holding the sweep's lease.
 
     Attributes:
-        state: What its events come to.
-        size: How many bytes of it are on disk and have been acted on.
+        state: The state after all its events.
+        size: How many bytes are on disk.
     """
 
     def __init__(self, path: Path, descriptor: int, state: SweepState, lease: Lease | None = None) -> None:
@@ -57,11 +49,11 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, lease: Lease | None = None) -> Journal:
-        """Open for writing, with the state that its events come to; a last line cut short by a kill is taken away.
+        """Open a journal for writing, and remove a last line that a kill cut short.
 
         Args:
-            path: The file.
-            lease: Must still be ours whenever a line is written.
+            path: The file; created if it does not exist.
+            lease: Has to be ours whenever a line is written.
 
         Raises:
             OrchestratorError: A line other than the last is broken.
@@ -73,32 +65,32 @@ class Journal:
         sync_folder(path.parent)
         return cls(path, descriptor, state, lease)
 
-    def append(self, event: Mapping[str, Any]) -> bool:
-        """Write one event, wait until it is on disk, and take it into ``state``.
+    def append(self, event: Event) -> bool:
+        """Write one event, wait until it is on disk, and apply it to ``state``.
 
         Args:
-            event: As listed at the top of this module; ``time_ms`` is set here.
+            event: Gets the present time if it has none.
 
         Returns:
-            False if it was known already and so not written.
+            False if it was known already and therefore not written.
 
         Raises:
-            OrchestratorError: The disk does not take it, or another driver has taken the lease.
+            OrchestratorError: It cannot be written, or another driver has taken the lease.
         """
-        assert event["event"] in KNOWN_EVENTS, event
         if self.state.knows(event):
             return False
         if self._lease is not None:
             self._lease.require()
-        stamped = {"event": event["event"], "time_ms": time.time_ns() // 1_000_000} | dict(event)
-        if stamped.get("message"):  # a library's words may hold a URI with its password
-            stamped["message"] = redact(stamped["message"])
-        self._write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
+        stamped = event if event.time_ms else replace(event, time_ms=time.time_ns() // 1_000_000)
+        if isinstance(stamped, TrialEnded | TrialLost) and stamped.message:
+            # The message of a library may hold a URI with its password.
+            stamped = replace(stamped, message=redact(stamped.message))
+        self._write(to_line(stamped))
         self.state.apply(stamped)
         return True
 
     def close(self) -> None:
-        """Close the file; nothing is left to be written."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def __enter__(self) -> Journal:
@@ -112,7 +104,7 @@ class Journal:
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._descriptor).st_size
         try:
-            # One call, so that a signal handler cannot come between two halves of a line.
+            # In one call: a signal handler that also writes cannot get between two halves of a line.
             written = os.write(self._descriptor, line)
             if written != len(line):
                 raise OSError(f"only {written} of {len(line)} bytes were written")
@@ -121,15 +113,15 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._descriptor, size)
             raise OrchestratorError(
-                f"journal must be on a disk that takes it, but got journal={self.path} ({error}). Free some space, "
-                f"then resume the sweep."
+                f"Cannot write to the journal, {self.path} ({error}). Free some space, then resume the sweep: "
+                f"`orchestrator resume {self.path.parent.name}`"
             ) from error
 
 
 def replay(path: Path) -> SweepState:
-    """Return what the events of a journal come to, for any reader.
+    """Return the state of a sweep, for any reader.
 
-    Trials that have not ended are INTERRUPTED, and so is the driver, unless a living driver holds the sweep's lease.
+    Unless a living driver holds the sweep's lease, the driver and unfinished trials count as INTERRUPTED.
 
     Raises:
         OrchestratorError: A line other than the last is broken.
@@ -144,14 +136,15 @@ def replay(path: Path) -> SweepState:
 
 
 def follow(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Return the events that were written behind an offset, and the offset behind them; only whole lines are read.
+    """Return the events after an offset, and the offset after them; a line that is not complete yet is left for later.
 
     Raises:
         OrchestratorError: A line other than the last is broken.
     """
     events: list[Event] = []
     for event, end in _read(path, offset):
-        events.append(event)
+        if event is not None:
+            events.append(event)
         offset = end
     return events, offset
 
@@ -160,14 +153,16 @@ def _replay(path: Path) -> tuple[SweepState, int]:
     state, size = SweepState(), 0
     for event, end in _read(path):
         try:
-            state.apply(event)
+            if event is not None:
+                state.apply(event)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-            raise OrchestratorError(_broken(path, size)) from None
+            raise OrchestratorError(_describe_broken(path, size, "does not fit the events before it")) from None
         size = end
     return state, size
 
 
-def _read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+def _read(path: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
+    """Yield each event (None for one of a later version) and the offset after its line."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -175,28 +170,21 @@ def _read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
         data = file.read()
     start = 0
     while (newline := data.find(b"\n", start)) >= 0:
-        event = _parse(data[start:newline])
-        if event is None and data.find(b"\n", newline + 1) < 0:
-            return  # cut short, with or without something behind it
-        if event is None:
-            raise OrchestratorError(_broken(path, offset + start))
+        try:
+            event = from_line(data[start:newline])
+        except BrokenLineError as error:
+            if data.find(b"\n", newline + 1) < 0:
+                return  # the last complete line: cut short by a kill
+            raise OrchestratorError(_describe_broken(path, offset + start, str(error))) from None
+        except EventError as error:
+            raise OrchestratorError(_describe_broken(path, offset + start, str(error))) from None
         yield event, offset + newline + 1
         start = newline + 1
 
 
-def _parse(line: bytes) -> Event | None:
-    try:
-        event = json.loads(line.decode())  # of bytes, json would first look for their encoding
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
-
-
-def _broken(path: Path, position: int) -> str:
+def _describe_broken(path: Path, position: int, problem: str) -> str:
     number = path.read_bytes()[:position].count(b"\n") + 1
     return (
-        f"{path}:{number}: a line of a journal must be a JSON object, an event with all that belongs to it, but this "
-        f"one is not. "
-        f"Only the last line may be cut short; restore the file from a copy, or take this line out if you know what it "
-        f"was."
+        f"{path}:{number}: a broken line in a journal: {problem}. Restore the file from a copy, or delete the line if "
+        f"you know what it was."
     )

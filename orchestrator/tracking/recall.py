@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import redact
+from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.records import Cause, TrialRecord
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
@@ -86,8 +87,14 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
         driver_spans=_driver_spans(
             round(1000 * float(tags.get("run_s", 0))), driver_started_ms, is_at_work=state == "RUNNING"
         ),
-        promotion={"model": None, **tags} if "verdict" in tags else None,
+        promotion=_decision(tags),
     )
+
+
+def _decision(tags: Mapping[str, str]) -> PromotionDecided | None:
+    if "verdict" not in tags:
+        return None
+    return PromotionDecided(tags["verdict"], tags.get("reason", ""), marks=(), model=tags.get("model", ""))
 
 
 def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:

@@ -13,10 +13,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.home import SPOOL_DIR, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep_folder.events import (
+    DriverEnded,
+    EpochReported,
+    Event,
+    TestOpened,
+    TrialEnded,
+    TrialEvent,
+    TrialStarted,
+)
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
@@ -144,33 +153,33 @@ class RunsWriter:
             del self._waiting[trial]
             self._pace()
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Event) -> None:
         if self._state.knows(event):
             return
         self._state.apply(event)
-        if event["event"] == "test_opened":
-            for trial, figures in event["figures"].items():
-                self._add(int(trial), Point(event["epochs"][trial], event["time_ms"], figures))
-        if "trial" in event:
-            self._take_of_trial(event["trial"], event)
+        if isinstance(event, TestOpened):
+            for trial, figures in event.figures.items():
+                self._add(int(trial), Point(event.epochs[trial], event.time_ms, figures))
+        if isinstance(event, TrialEvent):
+            self._take_of_trial(event.trial, event)
             return
         self._waiting[None] = None
-        if event["event"] == "driver_ended":
-            self._ended_ms = event["time_ms"]
+        if isinstance(event, DriverEnded):
+            self._ended_ms = self._state.ended_ms
             self._waiting.update(dict.fromkeys(record.trial for record in self._state.open_trials()))
 
-    def _take_of_trial(self, trial: int, event: Mapping[str, Any]) -> None:
+    def _take_of_trial(self, trial: int, event: Event) -> None:
         run = self._runs.get(trial)
         if run is not None and run.ended:
             return
         self._waiting[trial] = None
-        if event["event"] == "trial_started":
+        if isinstance(event, TrialStarted):
             self._provenance[trial] = self._state.provenance
-        elif event["event"] == "epoch_reported" and (run is None or event["epoch"] > run.last_epoch):
-            self._add(trial, Point(event["epoch"], event["time_ms"], {**event["metrics"], EPOCH: event["epoch"]}))
-        elif event["event"] == "trial_ended":
+        elif isinstance(event, EpochReported) and (run is None or event.epoch > run.last_epoch):
+            self._add(trial, Point(event.epoch, event.time_ms, {**event.metrics, EPOCH: event.epoch}))
+        elif isinstance(event, TrialEnded):
             record = self._state.records[trial]
-            self._add(trial, Point(record.last_epoch, event["time_ms"], wall_times(record)))
+            self._add(trial, Point(record.last_epoch, record.ended_ms or event.time_ms, wall_times(record)))
 
     def _add(self, trial: int, point: Point) -> None:
         self._points.setdefault(trial, []).append(point)
@@ -301,10 +310,10 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
         tags["orchestrator.best_trial"] = str(winner.trial)
         tags["orchestrator.best_value"] = f"{winner.value(plan.protocol):.3f}"
     if state.promotion is not None:
-        tags["orchestrator.verdict"] = state.promotion["verdict"]
-        tags["orchestrator.reason"] = state.promotion["reason"][:_MAX_TEXT]
-        tags["orchestrator.marks"] = "; ".join(state.promotion["marks"])[:_MAX_TEXT]
-        tags["orchestrator.model"] = state.promotion["model"]
+        tags["orchestrator.verdict"] = state.promotion.verdict
+        tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
+        tags["orchestrator.marks"] = "; ".join(state.promotion.marks)[:_MAX_TEXT]
+        tags["orchestrator.model"] = state.promotion.model
     return tags
 
 

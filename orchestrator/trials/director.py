@@ -12,10 +12,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.events import EpochReported, TrialEnded, TrialLost, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
 from orchestrator.trials.search import Pruner, make_proposer
@@ -175,7 +175,7 @@ class Director:
             self._end(trial, TrialState.FAILED, cause, f"{message} ({MAX_LOSSES} times without a new epoch)", details)
         else:
             self._losses[trial] += cause is Cause.LOST
-            self._journal.append({"event": "trial_lost", "trial": trial, "cause": cause, "message": message})
+            self._journal.append(TrialLost(trial, cause, message))
             self._waiting.append(trial)
 
     def _fail(self, trial: int, cause: Cause, report: TrialReport) -> None:
@@ -243,25 +243,11 @@ class Director:
     def _replay(self) -> set[int]:
         """Put every known report to the pruner, in the order in which they came; return the trials that it cuts."""
         metric = self._plan.protocol.metric
-        reports = [event for event in follow(self._journal.path)[0] if event["event"] == "epoch_reported"]
-        return {
-            event["trial"]
-            for event in reports
-            if self._pruner.cuts(event["trial"], event["epoch"], event["metrics"][metric])
-        }
+        reports = [event for event in follow(self._journal.path)[0] if isinstance(event, EpochReported)]
+        return {event.trial for event in reports if self._pruner.cuts(event.trial, event.epoch, event.metrics[metric])}
 
     def _hand_out(self, trial: int, params: dict[str, Scalar], origin: str, attempt: int) -> Handout:
-        self._journal.append(
-            {
-                "event": "trial_started",
-                "trial": trial,
-                "attempt": attempt,
-                "params": params,
-                "origin": origin,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-            }
-        )
+        self._journal.append(TrialStarted(trial, attempt, params, origin, host=socket.gethostname(), pid=os.getpid()))
         self._running.add(trial)
         self._working_since.pop(trial, None)
         record = self._journal.state.records[trial]
@@ -271,9 +257,7 @@ class Director:
     def _end(
         self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = ""
     ) -> None:
-        self._journal.append(
-            {"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message}
-        )
+        self._journal.append(TrialEnded(trial, state, cause, message))
         self._running.discard(trial)
         record = self._journal.state.records[trial]
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
@@ -285,10 +269,16 @@ def _longest_epoch(record: TrialRecord) -> float:
     return max((metrics.get(TIME_EPOCH_S, 0.0) for metrics in record.metrics.values()), default=0.0)
 
 
-def _epoch_event(trial: int, report: TrialReport) -> dict[str, Any]:
-    event = {"event": "epoch_reported", "trial": trial, "epoch": report.epoch, "metrics": dict(report.metrics)}
-    extras = {name: getattr(report, name) for name in ("host", "pid", "queue_s", "start_s")}
-    return event | {name: value for name, value in extras.items() if value is not None}
+def _epoch_event(trial: int, report: TrialReport) -> EpochReported:
+    return EpochReported(
+        trial,
+        report.epoch,
+        dict(report.metrics),
+        host=report.host,
+        pid=report.pid,
+        queue_s=report.queue_s,
+        start_s=report.start_s,
+    )
 
 
 def _missing_metric(report: TrialReport, metric: str) -> TrialReport:

@@ -13,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from orchestrator.sweep_folder.events import DriverStarted, EpochReported, Event
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
-from orchestrator.sweep_folder.state import Event
 from tests.kit import scenes
 from tests.kit.program import run
 from tests.kit.ray_cluster import RayCluster
@@ -70,14 +71,17 @@ def wait_for_epochs(head_home: Path, known: set[str], count: int, describe: Call
     while time.monotonic() < deadline:
         if len(list((head_home / "sweeps").iterdir())) > len(known):
             sweep = only_sweep(head_home, known)
-            if len(events(sweep, "epoch_reported")) >= count:
+            if len(events(sweep, EpochReported)) >= count:
                 return sweep
         time.sleep(0.5)
     raise AssertionError(describe())
 
 
-def events(sweep: Path, name: str) -> list[Event]:
-    return [event for event in follow(sweep / JOURNAL_FILE)[0] if event["event"] == name]
+E = TypeVar("E", bound=Event)
+
+
+def events(sweep: Path, kind: type[E]) -> list[E]:
+    return [event for event in follow(sweep / JOURNAL_FILE)[0] if isinstance(event, kind)]
 
 
 def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
@@ -95,7 +99,7 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
     state = replay(sweep / JOURNAL_FILE)
     assert sorted(state.records) == [0, 1]
     assert re.fullmatch(r"[0-9a-f]{40}", state.provenance["commit"])  # there is no history on the other side to ask
-    assert {event["pid"] for event in events(sweep, "driver_started")}.isdisjoint({os.getpid()})
+    assert {event.pid for event in events(sweep, DriverStarted)}.isdisjoint({os.getpid()})
     # Nothing of it is here but the note of the job.
     assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == [f"jobs/{job_id}.json"]
     code, out, _ = run(capsys, "jobs", "--json")
@@ -119,7 +123,7 @@ def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
         capsys, "submit", "--address", cluster.url, "--follow", "resume", sweep.name, "--allow-changed"
     )
     assert code == 0, out + err
-    reported = Counter((event["trial"], event["epoch"]) for event in events(sweep, "epoch_reported"))
+    reported = Counter((event.trial, event.epoch) for event in events(sweep, EpochReported))
     assert max(reported.values()) == 1
     for record in replay(sweep / JOURNAL_FILE).records.values():
         assert record.ended

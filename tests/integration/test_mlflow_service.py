@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
+from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.tracking.connection import make_client
@@ -118,7 +119,7 @@ def test_a_wrong_password_is_refused_and_not_repeated(service: MlflowService) ->
 
 
 def num_epochs() -> int:
-    return sum(event["event"] == "epoch_reported" for event in follow(sweep_dir(ID) / JOURNAL_FILE)[0])
+    return sum(isinstance(event, EpochReported) for event in follow(sweep_dir(ID) / JOURNAL_FILE)[0])
 
 
 def read_runs() -> dict[int, Any]:

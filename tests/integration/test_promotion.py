@@ -17,6 +17,7 @@ from orchestrator.promotion.promote import PromotionOutcome, promote, resume_pro
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
+from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.tracking import store as mlflow_store
@@ -58,8 +59,8 @@ def _epochs(plan: SweepPlan) -> dict[int, list[int]]:
     """Every epoch that the journal has, as often as it has it."""
     epochs: dict[int, list[int]] = {}
     for event in follow(sweeps.journal_path(plan))[0]:
-        if event["event"] == "epoch_reported":
-            epochs.setdefault(event["trial"], []).append(event["epoch"])
+        if isinstance(event, EpochReported):
+            epochs.setdefault(event.trial, []).append(event.epoch)
     return epochs
 
 

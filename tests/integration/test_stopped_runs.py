@@ -18,6 +18,7 @@ from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
+from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
@@ -71,12 +72,12 @@ def make_plan(sweep_id: str) -> SweepPlan:
 
 def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
     """Return what the journal has, in order of trial and epoch, but for times."""
-    reports = [event for event in follow(journal_path(plan))[0] if event["event"] == "epoch_reported"]
+    reports = [event for event in follow(journal_path(plan))[0] if isinstance(event, EpochReported)]
     return sorted(
         (
-            event["trial"],
-            event["epoch"],
-            {name: value for name, value in event["metrics"].items() if not name.startswith("time/")},
+            event.trial,
+            event.epoch,
+            {name: value for name, value in event.metrics.items() if not name.startswith("time/")},
         )
         for event in reports
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,10 +22,10 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, EpochReported, Event, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
-from orchestrator.sweep_folder.state import Event
 from orchestrator.trials.director import MAX_LOSSES
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
@@ -51,8 +51,11 @@ def journal(sweep_id: str = ID) -> Path:
     return sweep_dir(sweep_id) / JOURNAL_FILE
 
 
-def events(name: str, sweep_id: str = ID) -> list[Event]:
-    return [event for event in follow(journal(sweep_id))[0] if event["event"] == name]
+E = TypeVar("E", bound=Event)
+
+
+def events(kind: type[E], sweep_id: str = ID) -> list[E]:
+    return [event for event in follow(journal(sweep_id))[0] if isinstance(event, kind)]
 
 
 def check_whole(sweep_id: str, trials: int, epochs: int) -> None:
@@ -60,8 +63,8 @@ def check_whole(sweep_id: str, trials: int, epochs: int) -> None:
     state = replay(journal(sweep_id))
     assert sorted(state.records) == list(range(trials))
     assert all(record.ended for record in state.records.values())
-    assert max(Counter((event["trial"], event["epoch"]) for event in events("epoch_reported", sweep_id)).values()) == 1
-    assert max(Counter(event["trial"] for event in events("trial_ended", sweep_id)).values()) == 1
+    assert max(Counter((event.trial, event.epoch) for event in events(EpochReported, sweep_id)).values()) == 1
+    assert max(Counter(event.trial for event in events(TrialEnded, sweep_id)).values()) == 1
     for record in state.records.values():
         assert sorted(record.metrics) == list(range(1, record.last_epoch + 1))
         assert (record.state is TrialState.COMPLETE) == (record.last_epoch == epochs)
@@ -76,10 +79,10 @@ class Driver:
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
 
-    def wait_for(self, name: str, count: int = 1) -> None:
+    def wait_for(self, kind: type[Event], count: int = 1) -> None:
         deadline = time.monotonic() + 60
-        while len(events(name)) < count:
-            assert time.monotonic() < deadline, f"no {name}"
+        while len(events(kind)) < count:
+            assert time.monotonic() < deadline, f"no {kind.__name__}"
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.02)
 
@@ -106,13 +109,13 @@ def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFi
     assert states[TrialState.PRUNED] >= 1
     assert outcome.best is not None
     assert outcome.records[0].params == {"method.spbc_weight": 0.5, "method.reg_weight": 0.1}
-    assert [event["event"] for event in follow(journal())[0]][:: len(follow(journal())[0]) - 1] == [
-        "driver_started",
-        "driver_ended",
+    assert [type(event) for event in follow(journal())[0]][:: len(follow(journal())[0]) - 1] == [
+        DriverStarted,
+        DriverEnded,
     ]
     assert outcome.records[0].metrics[1][VAL_MAP] == pytest.approx(65.0)
     # Trials ran in two actors, not in eight; on a busy machine the first may be done with all before the second is up.
-    assert len({event["pid"] for event in events("epoch_reported") if "pid" in event}) <= 2
+    assert len({event.pid for event in events(EpochReported) if event.pid}) <= 2
     # What is left: the winner's checkpoint, and its artifacts for the tracker.
     assert [path.name for path in (sweep_dir(ID) / "checkpoints").iterdir()] == [f"t{outcome.best.trial:04d}"]
     assert (sweep_dir(ID) / "spool" / f"t{outcome.best.trial:04d}" / "score.txt").exists()
@@ -190,7 +193,7 @@ def test_one_slot_serves_trials_that_are_cut_at_their_first_report() -> None:
 
 def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Driver]) -> None:
     first = driver("--trials", "6", "--epochs", "6", "--epoch-s", "0.2")
-    first.wait_for("epoch_reported", 5)
+    first.wait_for(EpochReported, 5)
     assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
     killed = replay(journal())
     assert killed.driver_state == "INTERRUPTED"
@@ -198,8 +201,8 @@ def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Drive
     assert len(unfinished) == 2
 
     second = driver()
-    second.wait_for("trial_started", len(events("trial_started")) + 2)
-    again = {event["trial"]: event["params"] for event in events("trial_started") if event["attempt"] == 2}
+    second.wait_for(TrialStarted, len(events(TrialStarted)) + 2)
+    again = {event.trial: event.params for event in events(TrialStarted) if event.attempt == 2}
     assert again == unfinished
     code, output = second.end()
     assert code == 0, output
@@ -210,7 +213,7 @@ def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Drive
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_it_cleanly(driver: type[Driver], number: signal.Signals) -> None:
     first = driver("--trials", "4", "--epochs", "20", "--epoch-s", "0.2")
-    first.wait_for("epoch_reported", 3)
+    first.wait_for(EpochReported, 3)
     os.killpg(first.process.pid, number)  # a terminal, or a service manager, tells Ray's processes as well
     code, output = first.end()
     assert code == 130

@@ -15,6 +15,7 @@ from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
 from orchestrator.sweep.driver import FINISHED, resume
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import DriverStarted, EpochReported
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.restore import restore_sweep
@@ -28,7 +29,7 @@ ID = "trivial-00000001"
 
 
 def count_epochs(sweep_id: str = ID) -> int:
-    return sum(event["event"] == "epoch_reported" for event in follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0])
+    return sum(isinstance(event, EpochReported) for event in follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0])
 
 
 def test_an_empty_head_goes_on_from_the_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +67,13 @@ def test_an_empty_head_goes_on_from_the_backup(tmp_path: Path, monkeypatch: pyte
     assert outcome.state == FINISHED
     assert outcome.backup_problem is None
     events = follow(sweep_dir(ID) / JOURNAL_FILE)[0]
-    epochs = Counter((event["trial"], event["epoch"]) for event in events if event["event"] == "epoch_reported")
+    epochs = Counter((event.trial, event.epoch) for event in events if isinstance(event, EpochReported))
     assert max(epochs.values()) == 1
     for record in outcome.records:
         assert record.ended
         assert (record.state is TrialState.COMPLETE) == (record.last_epoch == 8)
     # The backup went on with it: a third machine finds it finished.
-    assert [event for event in events if event["event"] == "driver_started"][-1]["backup"] == str(backup)
+    assert [event for event in events if isinstance(event, DriverStarted)][-1].backup == str(backup)
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "third"))
     restore_sweep(str(backup))
     assert follow(sweep_dir(ID) / JOURNAL_FILE)[0] == events

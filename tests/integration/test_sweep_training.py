@@ -16,6 +16,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import follow
 from search_spaces.ranges import Range
@@ -64,8 +65,8 @@ def make_plan(sweep_id: str) -> SweepPlan:
 
 def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
     """Return what the journal has, in order of trial and epoch, but for times."""
-    reports = [event for event in follow(journal_path(plan))[0] if event["event"] == "epoch_reported"]
-    return sorted((event["trial"], event["epoch"], without_times(event["metrics"])) for event in reports)
+    reports = [event for event in follow(journal_path(plan))[0] if isinstance(event, EpochReported)]
+    return sorted((event.trial, event.epoch, without_times(event.metrics)) for event in reports)
 
 
 def without_times(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.trials.search import Pruner
@@ -36,10 +37,8 @@ HOOKS = Hooks(make_tracker=make_no_tracker)
 
 def _metrics(plan: SweepPlan) -> list[dict[str, float]]:
     """Every epoch in the order of the journal, without what depends on the clock."""
-    events = [event for event in follow(sweeps.journal_path(plan))[0] if event["event"] == "epoch_reported"]
-    return [
-        {name: value for name, value in event["metrics"].items() if not name.startswith("time/")} for event in events
-    ]
+    events = [event for event in follow(sweeps.journal_path(plan))[0] if isinstance(event, EpochReported)]
+    return [{name: value for name, value in event.metrics.items() if not name.startswith("time/")} for event in events]
 
 
 def _kill_a_worker_after_an_epoch(plan: SweepPlan) -> None:

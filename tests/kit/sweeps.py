@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, EpochReported, Event, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
+from orchestrator.sweep_folder.records import Cause, TrialState
 from training.config.run import TrainConfig
 from training.selection import Protocol
 
@@ -67,37 +69,36 @@ def journal_path(plan: SweepPlan) -> Path:
     return sweep_dir(plan.id) / JOURNAL_FILE
 
 
-def write_events(plan: SweepPlan, events: list[dict[str, Any]]) -> None:
+def write_events(plan: SweepPlan, events: Iterable[Event]) -> None:
     """Append events to a plan's journal, each at its own ``time_ms``."""
     with Journal.open(journal_path(plan)) as journal:
         for event in events:
             journal.append(event)
 
 
-def driver_started(plan: SweepPlan, at_s: float = 0, provenance: Mapping[str, str] = PROVENANCE) -> dict[str, Any]:
-    """A driver's first line."""
-    return _event(
-        "driver_started",
-        at_s,
-        sweep=plan.id,
-        host="here",
-        pid=1,
-        num_trials=plan.num_trials,
-        provenance=dict(provenance),
-    )
+def at(seconds: float) -> int:
+    """Return a time in ms, so many seconds after the start of the tests' sweeps."""
+    return START_MS + round(seconds * 1000)
 
 
-def driver_ended(at_s: float, state: str = "FINISHED") -> dict[str, Any]:
-    """A driver's last line."""
-    return _event("driver_ended", at_s, state=state)
+def driver_started(
+    plan: SweepPlan, at_s: float = 0, provenance: Mapping[str, str] = PROVENANCE, backup: str | None = None
+) -> DriverStarted:
+    """A driver's first event."""
+    return DriverStarted(plan.id, "here", 1, plan.num_trials, dict(provenance), backup=backup, time_ms=at(at_s))
 
 
-def trial_started(trial: int, at_s: float, attempt: int = 1, **params: Any) -> dict[str, Any]:
+def driver_ended(at_s: float, state: str = "FINISHED", *, settled: bool | None = None) -> DriverEnded:
+    """A driver's last event."""
+    return DriverEnded(state, settled=settled, time_ms=at(at_s))
+
+
+def trial_started(trial: int, at_s: float, attempt: int = 1, **params: Any) -> TrialStarted:
     """A trial handed out."""
-    return _event("trial_started", at_s, trial=trial, attempt=attempt, params=params, origin="tpe", host="here", pid=2)
+    return TrialStarted(trial, attempt, params, "tpe", "here", 2, time_ms=at(at_s))
 
 
-def epoch_reported(trial: int, epoch: int, at_s: float, score: float = 50.0, **more: Any) -> dict[str, Any]:
+def epoch_reported(trial: int, epoch: int, at_s: float, score: float = 50.0, **more: Any) -> EpochReported:
     """An epoch of a trial."""
     metrics = {"epoch": epoch, "val/mAP": score, "val/observed_mAP": score - 1, "train/loss": 1 / epoch}
     metrics |= {
@@ -107,17 +108,17 @@ def epoch_reported(trial: int, epoch: int, at_s: float, score: float = 50.0, **m
         "time/eval_s": 0.2,
         "time/checkpoint_s": 0.05,
     }
-    return _event("epoch_reported", at_s, trial=trial, epoch=epoch, metrics=metrics, **more)
+    return EpochReported(trial, epoch, metrics, time_ms=at(at_s), **more)
 
 
 def trial_ended(
     trial: int, at_s: float, state: str = "COMPLETE", cause: str | None = None, message: str | None = None
-) -> dict[str, Any]:
+) -> TrialEnded:
     """The end of a trial."""
-    return _event("trial_ended", at_s, trial=trial, state=state, cause=cause, message=message)
+    return TrialEnded(trial, TrialState(state), None if cause is None else Cause(cause), message, time_ms=at(at_s))
 
 
-def whole_sweep(plan: SweepPlan) -> list[dict[str, Any]]:
+def whole_sweep(plan: SweepPlan) -> list[Event]:
     """A sweep that was interrupted once: trial 0 finished, 1 was pruned, 2 failed; 3 went on after the interruption."""
     return [
         driver_started(plan),
@@ -141,7 +142,3 @@ def whole_sweep(plan: SweepPlan) -> list[dict[str, Any]]:
         trial_ended(3, 24.1),
         driver_ended(25),
     ]
-
-
-def _event(name: str, at_s: float, **fields: Any) -> dict[str, Any]:
-    return {"event": name, "time_ms": START_MS + round(at_s * 1000), **fields}

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.cost.scale import CpuClock, time_journal, time_resume_reading, time_tpe
 from orchestrator.home import sweep_dir
+from orchestrator.sweep_folder.events import DriverEnded
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.records import TrialState
 from tests.kit.synthetic_journal import NUM_EPOCHS, make_events, write_journal
@@ -20,7 +21,7 @@ def test_a_journal_that_nobody_ran_reads_as_one_that_was() -> None:
     ]
     assert all(record.last_epoch == NUM_EPOCHS for record in list(state.records.values())[:10])
     assert all(0 < record.last_epoch < NUM_EPOCHS for record in list(state.records.values())[10:])
-    assert [event["event"] for event in make_events(plan)][-1] == "driver_ended"
+    assert isinstance(list(make_events(plan))[-1], DriverEnded)
 
 
 def test_the_clock_counts_work_and_not_waiting_nor_what_is_excluded() -> None:

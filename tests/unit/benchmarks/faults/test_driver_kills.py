@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.faults.driver_kills import Round, check_kept, count_epochs, render_report
-from orchestrator.sweep_folder.state import Event
+from orchestrator.sweep_folder.events import Event
 from tests.kit.sweeps import epoch_reported, trial_started
 
 

@@ -4,13 +4,14 @@ from too early an epoch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from benchmarks.faults.sweep import FaultSweep, Start, check_starts, find_starts, find_uncopied
 from orchestrator.home import HOME_VARIABLE
-from orchestrator.sweep_folder.state import Event
+from orchestrator.sweep_folder.events import Event
 from tests.kit import sweeps
 from tests.kit.sweeps import trial_ended, trial_started
 from tests.kit.trivial_run import RESUMED_FROM
@@ -21,8 +22,7 @@ ID = "narrow-00000001"
 def epoch(number: int, began: int, trial: int = 0) -> Event:
     """An epoch of an attempt that went on from another epoch."""
     event = sweeps.epoch_reported(trial, number, number)
-    event["metrics"][RESUMED_FROM] = float(began)
-    return event
+    return replace(event, metrics={**event.metrics, RESUMED_FROM: float(began)})
 
 
 def attempt(number: int, began: int, *epochs: int) -> list[Event]:

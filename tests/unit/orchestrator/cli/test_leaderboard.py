@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.sweep_folder.events import Event
 from tests.kit.program import pretend_terminal, run
 from tests.kit.sweeps import (
     driver_started,
@@ -38,7 +39,7 @@ def test_leaderboard_on_a_terminal_of_80_columns_breaks_no_word_and_no_number(
 ) -> None:
     plan = make_sweep(num_trials=2)
     keys = ("cam_threshold", "spbc_weight", "reg_weight", "gap_decay", "average_decay", "warmup_epochs", "lr")
-    events = [driver_started(plan)]
+    events: list[Event] = [driver_started(plan)]
     for trial in range(2):
         params: dict[str, Any] = {f"method.{key}": 0.123456 + number for number, key in enumerate(keys)}
         events += [trial_started(trial, 1, **params), epoch_reported(trial, 1, 2, 33.39), trial_ended(trial, 3)]
@@ -67,7 +68,7 @@ def test_leaderboard_as_json_and_csv_carries_the_protocol(capsys: pytest.Capture
 
 def test_leaderboard_of_a_hundred_trials_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_sweep(num_trials=100)
-    events = [driver_started(plan)]
+    events: list[Event] = [driver_started(plan)]
     for trial in range(100):
         events += [
             trial_started(trial, trial),

@@ -13,6 +13,7 @@ from orchestrator.promotion import promote as promotion_module
 from orchestrator.promotion.promote import PromotionOutcome
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import Event, PromotionDecided
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, run
 from tests.kit.sweeps import (
@@ -57,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def promotion(finished: str) -> PromotionOutcome:
     """Return what came of promoting a sweep with two seeds."""
     plan = make_sweep("digits-promote-00000002", kind="promote", parent=finished, num_trials=2)
-    events = [driver_started(plan)]
+    events: list[Event] = [driver_started(plan)]
     for run_number, score in enumerate((70.0, 68.0)):
         events += [
             trial_started(run_number, 1, **{"loop.seed": 1001 + run_number}),
@@ -151,15 +152,7 @@ def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(
 ) -> None:
     _, out, _ = run(capsys, "status", promotion.plan.id)
     assert f"orchestrator resume {promotion.plan.id}" in out
-    decided: dict[str, Any] = {
-        "event": "promotion_decided",
-        "verdict": "KEEP",
-        "reason": "not higher",
-        "marks": [],
-        "model": MODEL,
-        "champion": None,
-    }
-    write_events(promotion.plan, [decided])
+    write_events(promotion.plan, [PromotionDecided("KEEP", "not higher", (), MODEL)])
     _, out, _ = run(capsys, "status", promotion.plan.id)
     assert "KEEP: not higher" in out
     assert "resume" not in out

@@ -111,16 +111,16 @@ def test_status_all_shows_the_rest_beside_a_broken_journal(
     assert code == 1
     assert finished in out
     assert [row.split()[-2] for row in out.splitlines() if broken.id in row] == ["BROKEN"]
-    assert f"{broken.id}: {journal_path(broken)}:4: a line of a journal must be" in err
+    assert f"{broken.id}: {journal_path(broken)}:4: a broken line in a journal" in err
     code, out, _ = run(capsys, "status", "--all", "--json")
     assert {found["sweep"]: "error" in found for found in json.loads(out)} == {finished: False, broken.id: True}
     code, _, err = run(capsys, "status", broken.id)
-    assert (code, "a line of a journal must be" in err) == (1, True)
+    assert (code, "a broken line in a journal" in err) == (1, True)
 
 
 def test_status_counts_no_time_between_a_kill_and_the_resume(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_sweep()
-    write_events(plan, [event for event in whole_sweep(plan) if event.get("state") != "INTERRUPTED"])
+    write_events(plan, [event for event in whole_sweep(plan) if getattr(event, "state", None) != "INTERRUPTED"])
     assert json.loads(run(capsys, "status", "--json")[1])["run_s"] == 7 + 5
 
 

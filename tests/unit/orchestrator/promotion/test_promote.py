@@ -20,6 +20,7 @@ from orchestrator.promotion.verdict import COMPARED_KEYS, Decision, Result, Verd
 from orchestrator.sweep.driver import DEFAULT, SweepOutcome
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
+from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking import registry
@@ -164,7 +165,7 @@ class Store:
         if not state.records:
             self.trained += 1
             sweeps.create(plan)
-            events = [sweeps.driver_started(plan)]
+            events: list[Event] = [sweeps.driver_started(plan)]
             for trial, (score, point) in enumerate(zip(self.scores, plan.start_from, strict=True)):
                 Path(trial_uri(plan, trial)).mkdir(parents=True)
                 events += [sweeps.trial_started(trial, 1, 1, **point), sweeps.epoch_reported(trial, 1, 2, score - 1)]

@@ -15,6 +15,7 @@ from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.promote import promote
 from orchestrator.results.ablation import tabulate_ablation
+from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import run
 from tests.kit.sweeps import (
@@ -83,7 +84,7 @@ def scored(scores: dict[int, float | None]) -> SweepPlan:
     """Return an ablation with two seeds, of which these trials ended with these scores; None: failed."""
     plan = make(seeds=2)
     create(plan)
-    events = [driver_started(plan)]
+    events: list[Event] = [driver_started(plan)]
     for trial, score in scores.items():
         params: dict[str, Any] = plan.start_from[trial]
         events.append(trial_started(trial, 1 + trial, 1, **params))

@@ -22,7 +22,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.tracking import artifacts as run_artifacts
 from tests.kit.program import run
-from tests.kit.sweeps import make_sweep, whole_sweep, write_events
+from tests.kit.sweeps import make_sweep, trial_ended, whole_sweep, write_events
 
 PICTURE = b"\x89PNG not really"
 
@@ -86,7 +86,8 @@ def test_no_password_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "from-the-environment")
     plan = make_sweep(num_trials=4, storage="s3://key:hunter2@bucket/x", notes=("abfs://box/x?sas_token=hunter2",))
     events = whole_sweep(plan)
-    events[8]["message"] = 'said "https://me:hunter2@host/x", and from-the-environment'
+    message = 'said "https://me:hunter2@host/x", and from-the-environment'
+    events[8] = trial_ended(2, 5.5, "FAILED", "NAN", message)
     write_events(plan, events)
     put(sweep_dir(plan.id) / "errors" / "t0002.txt", b"postgresql://me:hunter2@db/mlflow key from-the-environment")
     file = tmp_path / "x.bundle.zip"

@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep import progress as progress_module
 from orchestrator.sweep.progress import Progress, describe_progress, estimate_left_s, render_progress
+from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.state import SweepState
 from tests.kit.sweeps import START_MS, driver_started, epoch_reported, make_sweep, trial_ended, trial_started
 
@@ -23,19 +24,20 @@ def plan() -> SweepPlan:
 def state(plan: SweepPlan) -> SweepState:
     """Trial 0 complete after 9 s, trial 1 failed after 3 s, trial 2 at epoch 1, trial 3 to come."""
     state = SweepState()
-    for event in [
+    events: list[Event] = [
         driver_started(plan, 0),
         trial_started(0, 0),
         trial_started(1, 0),
         epoch_reported(0, 1, 3, 60.0),
         epoch_reported(1, 1, 3, 50.0),
         trial_ended(1, 3, "FAILED", "NAN"),
-        {**trial_started(2, 3), "params": {"method.cam_threshold": 0.71234, "method.warmup_epochs": 2}},
+        trial_started(2, 3, 1, **{"method.cam_threshold": 0.71234, "method.warmup_epochs": 2}),
         epoch_reported(0, 2, 6, 72.25),
         epoch_reported(2, 1, 6, 40.0),
         epoch_reported(0, 3, 9, 70.0),
         trial_ended(0, 9),
-    ]:
+    ]
+    for event in events:
         state.apply(event)
     return state
 
@@ -53,7 +55,8 @@ def test_one_line_says_where_a_sweep_is(plan: SweepPlan, state: SweepState) -> N
 
 def test_a_score_of_zero_leads_and_is_shown(plan: SweepPlan) -> None:
     state = SweepState()
-    for event in [driver_started(plan, 0), trial_started(0, 0), epoch_reported(0, 1, 3, 0.0)]:
+    events: list[Event] = [driver_started(plan, 0), trial_started(0, 0), epoch_reported(0, 1, 3, 0.0)]
+    for event in events:
         state.apply(event)
     assert "best 0.00 (trial 0, epoch 1)" in describe_progress(plan, state, START_MS + 4_000)
     console = Console(file=io.StringIO(), width=120)

@@ -306,7 +306,7 @@ with (
     JournalBackup(plan, journal, lease, sys.argv[2]),
 ):
     for epoch in range(1 + max(journal.state.records[0].metrics, default=0), 10**6):
-        journal.append(epoch_reported(0, epoch, epoch, note="x" * 20_000))
+        journal.append(epoch_reported(0, epoch, epoch, host="x" * 20_000))
 """
 
 

@@ -4,44 +4,43 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.sweep_folder.events import (
+    DriverEnded,
+    DriverStarted,
+    EpochReported,
+    Event,
+    PromotionDecided,
+    SweepExtended,
+    TestOpened,
+    TrialEnded,
+    TrialStarted,
+    to_line,
+)
 from orchestrator.sweep_folder.journal import Journal, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
-from orchestrator.sweep_folder.state import Event
 
-DRIVER: Event = {
-    "event": "driver_started",
-    "sweep": "digits-1",
-    "host": "h",
-    "pid": 1,
-    "num_trials": 3,
-    "provenance": {"commit": "c"},
-}
+DRIVER = DriverStarted("digits-1", "h", 1, num_trials=3, provenance={"commit": "c"})
 
 
-def started(trial: int, attempt: int = 1) -> Event:
-    return {
-        "event": "trial_started",
-        "trial": trial,
-        "attempt": attempt,
-        "params": {"optim.lr": 1e-3},
-        "origin": "tpe",
-        "host": "h",
-        "pid": 1,
-    }
+def started(trial: int, attempt: int = 1) -> TrialStarted:
+    return TrialStarted(trial, attempt, {"optim.lr": 1e-3}, "tpe", "h", 1)
 
 
-def reported(trial: int, epoch: int, value: float = 50.0) -> Event:
-    return {"event": "epoch_reported", "trial": trial, "epoch": epoch, "metrics": {"epoch": epoch, "val/mAP": value}}
+def reported(trial: int, epoch: int, value: float = 50.0) -> EpochReported:
+    return EpochReported(trial, epoch, {"epoch": epoch, "val/mAP": value})
 
 
-def ended(trial: int, state: str = "COMPLETE", cause: str | None = None, message: str | None = None) -> Event:
-    return {"event": "trial_ended", "trial": trial, "state": state, "cause": cause, "message": message}
+def ended(
+    trial: int, state: TrialState = TrialState.COMPLETE, cause: Cause | None = None, message: str | None = None
+) -> TrialEnded:
+    return TrialEnded(trial, state, cause, message)
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_a_known_epoch_and_a_second_end_are_dropped(path: Path) -> None:
         assert not journal.append(reported(0, 1, 60.0))
         assert path.stat().st_size == size
         assert journal.append(ended(0))
-        assert not journal.append(ended(0, "PRUNED"))
+        assert not journal.append(ended(0, TrialState.PRUNED))
         assert not journal.append(reported(0, 2))
         assert journal.state.records[0].state is TrialState.COMPLETE
     assert replay(path).records[0].metrics[1]["val/mAP"] == 50.0
@@ -103,7 +102,7 @@ def test_a_broken_line_elsewhere_is_an_error_with_its_number(path: Path) -> None
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"event": "tri\n' + b"".join(lines[2:]))
     for read in (replay, Journal.open, follow):
-        with pytest.raises(OrchestratorError, match=r"journal\.jsonl:2: a line of a journal must be"):
+        with pytest.raises(OrchestratorError, match=r"journal\.jsonl:2: a broken line in a journal"):
             read(path)
 
 
@@ -111,13 +110,13 @@ def test_follow_reads_only_whole_lines_and_goes_on_where_it_stopped(path: Path) 
     assert follow(path) == ([], 0)
     write(path, DRIVER)
     events, offset = follow(path)
-    assert [event["event"] for event in events] == ["driver_started"]
+    assert [type(event) for event in events] == [DriverStarted]
     with path.open("ab") as file:
         file.write(b'{"event": "driver_en')
         file.flush()
         assert follow(path, offset) == ([], offset)
         file.write(b'ded", "time_ms": 1, "state": "FINISHED"}\n')
-    assert [event["event"] for event in follow(path, offset)[0]] == ["driver_ended"]
+    assert [type(event) for event in follow(path, offset)[0]] == [DriverEnded]
 
 
 def test_what_no_driver_is_at_work_on_is_interrupted(path: Path) -> None:
@@ -132,10 +131,10 @@ def test_what_no_driver_is_at_work_on_is_interrupted(path: Path) -> None:
 
 
 def test_attempts_spans_and_failures_are_kept(path: Path) -> None:
-    first: Event = {**started(0), "time_ms": 1000}
-    report: Event = {**reported(0, 1), "time_ms": 3000, "queue_s": 0.5, "start_s": 1.0}
-    again: Event = {**started(0, attempt=2), "time_ms": 10_000}
-    end: Event = {**ended(0, "FAILED", "NAN", "loss must be finite"), "time_ms": 14_000}
+    first = replace(started(0), time_ms=1000)
+    report = replace(reported(0, 1), time_ms=3000, queue_s=0.5, start_s=1.0)
+    again = replace(started(0, attempt=2), time_ms=10_000)
+    end = replace(ended(0, TrialState.FAILED, Cause.NAN, "loss must be finite"), time_ms=14_000)
     write(path, DRIVER, first, report, again, end)
     record = replay(path).records[0]
     assert record.spans == ((1000, 3000), (10_000, 14_000))
@@ -145,18 +144,18 @@ def test_attempts_spans_and_failures_are_kept(path: Path) -> None:
 
 
 def test_extending_and_ending_are_events(path: Path) -> None:
-    write(path, DRIVER, {"event": "driver_ended", "state": "FINISHED"}, {"event": "sweep_extended", "num_trials": 8})
+    write(path, DRIVER, DriverEnded("FINISHED"), SweepExtended(8))
     state = replay(path)
     assert (state.num_trials, state.driver_state, state.provenance) == (8, "FINISHED", {"commit": "c"})
 
 
 def test_promotion_events_are_kept_and_unknown_ones_passed_over(path: Path) -> None:
-    write(path, DRIVER, {"event": "promotion_decided", "verdict": "KEEP"}, {"event": "test_opened", "runs": []})
+    write(path, DRIVER, PromotionDecided("KEEP", "not higher", (), "m"), TestOpened({}, {}))
     with path.open("ab") as file:
         file.write(b'{"event": "of_a_later_version", "time_ms": 1}\n')
     state = replay(path)
     assert state.promotion is not None
-    assert state.promotion["verdict"] == "KEEP"
+    assert state.promotion.verdict == "KEEP"
     assert state.test is not None
 
 
@@ -167,7 +166,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_line(path: Path, monkeypatch: p
     with Journal.open(path) as journal:
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:10]))
-            with pytest.raises(OrchestratorError, match="journal must be on a disk that takes it"):
+            with pytest.raises(OrchestratorError, match="Cannot write to the journal"):
                 journal.append(started(0))
         assert path.stat().st_size == size
         assert 0 not in journal.state.records
@@ -187,13 +186,14 @@ def test_a_line_is_there_for_others_as_soon_as_append_returns(path: Path) -> Non
 
 
 def test_a_message_is_written_without_its_passwords(path: Path) -> None:
-    write(path, started(0), ended(0, "FAILED", "ERROR", "no answer from s3://key:hunter2@bucket/x"))
+    write(path, started(0), ended(0, TrialState.FAILED, Cause.ERROR, "no answer from s3://key:hunter2@bucket/x"))
     assert replay(path).records[0].message == "no answer from s3://key:***@bucket/x"
     assert "hunter2" not in path.read_text()
 
 
 def test_a_backup_is_read_under_its_former_name(path: Path) -> None:
-    write(path, DRIVER | {"mirror": "s3://bucket/sweeps"})
+    line = to_line(replace(DRIVER, time_ms=1, backup="s3://bucket/sweeps"))
+    path.write_bytes(line.replace(b'"backup"', b'"mirror"'))
     assert replay(path).backup == "s3://bucket/sweeps"
-    write(path, DRIVER | {"backup": "s3://other/sweeps"})
+    write(path, replace(DRIVER, backup="s3://other/sweeps"))
     assert replay(path).backup == "s3://other/sweeps"

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.sweep_folder.events import SweepExtended
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
 from orchestrator.sweep_folder.lease import LEASE_FILE, Lease, find_holder
 
@@ -96,11 +97,11 @@ def test_whoever_lost_it_writes_nothing_more_to_the_journal(tmp_path: Path) -> N
     clock = Now()
     lease = Lease(tmp_path, clock=clock)
     with Journal.open(tmp_path / JOURNAL_FILE, lease) as journal:
-        journal.append({"event": "sweep_extended", "num_trials": 3})
+        journal.append(SweepExtended(3))
         write_lease(tmp_path, "elsewhere", 7, 0.0, renewed=1070.0)
         clock.s = 1071.0  # as after a long sleep: it was not renewed for longer than it ever goes without
         with pytest.raises(OrchestratorError, match="process 7 on elsewhere has taken it"):
-            journal.append({"event": "sweep_extended", "num_trials": 4})
+            journal.append(SweepExtended(4))
         lease.release()
     assert json.loads((tmp_path / LEASE_FILE).read_text())["host"] == "elsewhere"
     assert len(follow(tmp_path / JOURNAL_FILE)[0]) == 1

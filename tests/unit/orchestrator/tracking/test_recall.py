@@ -16,6 +16,7 @@ import pytest
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
@@ -224,19 +225,17 @@ def test_of_runs_without_the_tags_the_last_epoch_is_what_is_known(home: Path) ->
 
 def test_a_promotion_keeps_its_decision(home: Path) -> None:
     plan = sweeps.make_sweep("digits-promote-00000003", kind="promote")
-    decided = {
-        "event": "promotion_decided",
-        "time_ms": sweeps.START_MS + 900,
-        "verdict": "KEEP",
-        "reason": "not higher",
-        "marks": ["a"],
-    }
+    decided = PromotionDecided("KEEP", "not higher", ("a",), "spml-digits", time_ms=sweeps.at(0.9))
     sweeps.write_events(
         plan,
-        [sweeps.driver_started(plan), {**decided, "model": "spml-digits", "champion": None}, sweeps.driver_ended(1)],
+        [sweeps.driver_started(plan), decided, sweeps.driver_ended(1)],
     )
     state: SweepState = replay(sweep_dir(plan.id) / "journal.jsonl")
     found = rebuild_state(plan, StoredRun("b", "FINISHED", sweep_tags(plan, state), started_ms=sweeps.START_MS), [])
     assert found.promotion is not None
-    assert [found.promotion[key] for key in ("verdict", "reason", "model")] == ["KEEP", "not higher", "spml-digits"]
+    assert [found.promotion.verdict, found.promotion.reason, found.promotion.model] == [
+        "KEEP",
+        "not higher",
+        "spml-digits",
+    ]
     assert (found.driven_s(), found.num_trials) == (state.driven_s(), 3)

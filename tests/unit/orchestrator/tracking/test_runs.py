@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.events import TestOpened
 from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.tracking.runs import PARENT_TAG, TRIAL_TAG, Point, RunsWriter, wall_times
 from tests.kit import sweeps
@@ -159,12 +160,7 @@ def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     store = FakeStore()
     _writer(plan, store).catch_up()
-    opened = {
-        "event": "test_opened",
-        "time_ms": sweeps.START_MS,
-        "figures": {"0": {"test/mAP": 61.5}},
-        "epochs": {"0": 2},
-    }
+    opened = TestOpened({"0": {"test/mAP": 61.5}}, {"0": 2}, time_ms=sweeps.START_MS)
     sweeps.write_events(plan, [opened])
     for _ in range(2):
         _writer(plan, store).catch_up()
@@ -203,3 +199,16 @@ def test_wall_times_add_up_and_the_rest_is_logging() -> None:
         "wall/log_s": 0.5,
         "wall/total_s": 10.0,
     }
+
+
+def test_runs_end_when_their_driver_was_last_at_work(plan: SweepPlan) -> None:
+    hours = 8 * 3600.0
+    before = [sweeps.driver_started(plan), sweeps.trial_started(0, 1), sweeps.epoch_reported(0, 1, 4)]
+    # Killed; 8 h later one driver writes the trial's end and is killed, then a resume writes the sweep's end.
+    later = [sweeps.driver_started(plan, hours), sweeps.trial_ended(0, hours + 2)]
+    sweeps.write_events(plan, [*before, *later, sweeps.driver_ended(2 * hours, settled=True)])
+    store = FakeStore()
+    _writer(plan, store).catch_up()
+    trial, own = store.of_trial(0), store.of_trial(None)
+    assert (store.ends[trial.run_id], trial.tags["orchestrator.run_s"]) == (sweeps.at(4), "3.000")
+    assert (store.ends[own.run_id], own.tags["orchestrator.run_s"]) == (sweeps.at(hours + 2), "6.000")

@@ -7,15 +7,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.sweep_folder.events import EpochReported, Event, SweepExtended, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState
-from orchestrator.sweep_folder.state import Event
 from orchestrator.trials.actor import describe_failure
 from orchestrator.trials.director import MAX_LOSSES, Director
 from orchestrator.trials.search import Pruner
@@ -35,7 +35,7 @@ def make(**changes: Any) -> SweepPlan:
 
 def begin(plan: SweepPlan, **callbacks: Any) -> Director:
     journal = Journal.open(journal_path(plan))
-    journal.append({**driver_started(plan), "time_ms": int(time.time() * 1000)})
+    journal.append(replace(driver_started(plan), time_ms=int(time.time() * 1000)))
     director = Director(plan, journal, **callbacks)
     director.end_what_was_over()
     return director
@@ -67,8 +67,11 @@ class Machine:
                 goes_on = director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch)))
 
 
-def events(plan: SweepPlan, name: str) -> list[Event]:
-    return [event for event in follow(journal_path(plan))[0] if event["event"] == name]
+E = TypeVar("E", bound=Event)
+
+
+def events(plan: SweepPlan, kind: type[E]) -> list[E]:
+    return [event for event in follow(journal_path(plan))[0] if isinstance(event, kind)]
 
 
 def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]:
@@ -77,9 +80,9 @@ def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]
     """
     with Journal.open(journal_path(plan)) as journal:
         records = journal.state.records
-    counts = Counter((event["trial"], event["epoch"]) for event in events(plan, "epoch_reported"))
+    counts = Counter((event.trial, event.epoch) for event in events(plan, EpochReported))
     assert not counts or max(counts.values()) == 1
-    assert max(Counter(event["trial"] for event in events(plan, "trial_ended")).values(), default=1) == 1
+    assert max(Counter(event.trial for event in events(plan, TrialEnded)).values(), default=1) == 1
     return {
         trial: (str(record.state), sorted(record.metrics), dict(record.params)) for trial, record in records.items()
     }
@@ -106,8 +109,8 @@ def test_killed_after_any_line_and_resumed_a_sweep_comes_to_the_same_end() -> No
         journal_path(plan).write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
         machine = Machine()
         for event in follow(journal_path(plan))[0]:
-            if event["event"] == "epoch_reported":
-                machine.checkpoints[event["trial"]] = event["epoch"]
+            if isinstance(event, EpochReported):
+                machine.checkpoints[event.trial] = event.epoch
         machine.run(begin(plan))
         assert summary(plan) == expected, f"cut after line {cut}"
 
@@ -123,7 +126,7 @@ def test_nothing_is_written_before_it_is_asked_for() -> None:
         director = Director(plan, journal)
         assert journal_path(plan).read_bytes() == before
         director.end_what_was_over()
-    assert [event["state"] for event in events(plan, "trial_ended")] == ["COMPLETE"]
+    assert [event.state for event in events(plan, TrialEnded)] == ["COMPLETE"]
 
 
 def test_killed_between_checkpoint_and_report_the_epoch_is_reported_after_all() -> None:
@@ -148,7 +151,7 @@ def test_an_epoch_is_in_the_journal_before_anything_is_decided(monkeypatch: pyte
     seen: list[bool] = []
 
     def cuts(self: Pruner, trial: int, epoch: int, value: float) -> bool:
-        seen.append(any((event["trial"], event["epoch"]) == (trial, epoch) for event in events(plan, "epoch_reported")))
+        seen.append(any((event.trial, event.epoch) == (trial, epoch) for event in events(plan, EpochReported)))
         return False
 
     monkeypatch.setattr(Pruner, "cuts", cuts)
@@ -161,7 +164,7 @@ def test_params_are_in_the_journal_before_a_trial_is_handed_out() -> None:
     plan = make()
     handout = begin(plan).next_trial()
     assert handout is not None
-    assert [event["params"] for event in events(plan, "trial_started")] == [handout.params]
+    assert [event.params for event in events(plan, TrialStarted)] == [handout.params]
 
 
 def test_unfinished_trials_come_first_with_their_numbers_and_params() -> None:
@@ -178,7 +181,7 @@ def test_unfinished_trials_come_first_with_their_numbers_and_params() -> None:
     assert again[2].trial == 2
     assert again[1] is not None
     assert again[1].metrics == {1: {VAL_MAP: 50.0}}
-    assert [event["attempt"] for event in events(plan, "trial_started")] == [1, 1, 2, 2, 1]
+    assert [event.attempt for event in events(plan, TrialStarted)] == [1, 1, 2, 2, 1]
 
 
 def test_a_failure_ends_its_trial_and_no_other() -> None:
@@ -219,8 +222,8 @@ def test_a_missing_metric_is_a_named_failure() -> None:
     director = begin(plan)
     director.next_trial()
     assert not director.report(0, TrialReport(1, {"train/loss": 1.0}))
-    (event,) = events(plan, "trial_ended")
-    assert (event["cause"], event["message"]) == (
+    (event,) = events(plan, TrialEnded)
+    assert (event.cause, event.message) == (
         "ERROR",
         "metrics of an epoch must include val/mAP, but got train/loss",
     )
@@ -239,9 +242,9 @@ def test_a_trial_that_is_lost_without_getting_on_is_given_up() -> None:
             assert not director.report(0, TrialReport(cause=Cause.LOST, message="worker died"))
         assert director.num_running == 0
         assert not director.finished
-    (event,) = events(plan, "trial_ended")
-    assert (event["state"], event["cause"]) == ("FAILED", "LOST")
-    assert event["message"] == "worker died (10 times without a new epoch)"
+    (event,) = events(plan, TrialEnded)
+    assert (event.state, event.cause) == ("FAILED", "LOST")
+    assert event.message == "worker died (10 times without a new epoch)"
     Machine().run(director)
     assert director.finished
 
@@ -264,9 +267,9 @@ def test_a_trial_that_gets_on_may_be_lost_as_often_as_it_likes() -> None:
         assert director.report(0, TrialReport(epoch, metrics(handout, epoch)))
         director.lose(0, "worker died")
     assert lost > MAX_LOSSES
-    assert not events(plan, "trial_ended")
+    assert not events(plan, TrialEnded)
     Machine({0: 3}).run(director)
-    assert [event["state"] for event in events(plan, "trial_ended")] == ["COMPLETE"]
+    assert [event.state for event in events(plan, TrialEnded)] == ["COMPLETE"]
 
 
 def test_out_of_memory_it_is_tried_once_more_when_nothing_else_runs() -> None:
@@ -291,9 +294,9 @@ def test_out_of_memory_it_is_tried_once_more_when_nothing_else_runs() -> None:
     assert director.next_trial() == replace(again, handed_ms=director._journal.state.records[0].spans[-1][0])
     assert director.next_trial() is None
     director.lose(0, "node was running low on memory", Cause.OOM)
-    failed = events(plan, "trial_ended")[-1]
-    assert (failed["trial"], failed["cause"]) == (0, "OOM")
-    assert failed["message"] == "node was running low on memory, and again when it ran alone"
+    failed = events(plan, TrialEnded)[-1]
+    assert (failed.trial, failed.cause) == (0, "OOM")
+    assert failed.message == "node was running low on memory, and again when it ran alone"
     assert director.finished
 
 
@@ -323,9 +326,9 @@ def test_a_trial_that_falls_silent_times_out(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
         assert director.is_overdue(0) is overdue
     director.lose(0, "killed")
-    (event,) = events(plan, "trial_ended")
-    assert event["cause"] == "TIMEOUT"
-    assert re.fullmatch(r"reported nothing for 12\d\d s, after epochs of at most 60 s", event["message"])
+    (event,) = events(plan, TrialEnded)
+    assert event.cause == "TIMEOUT"
+    assert re.fullmatch(r"reported nothing for 12\d\d s, after epochs of at most 60 s", event.message or "")
 
 
 def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +351,7 @@ def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypa
         monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
         assert director.is_overdue(1) is overdue, "as long as the epochs of the others tell"
     director.lose(1, "killed")
-    assert events(plan, "trial_ended")[-1]["message"] == "reported nothing for 4010 s, after epochs of at most 200 s"
+    assert events(plan, TrialEnded)[-1].message == "reported nothing for 4010 s, after epochs of at most 200 s"
 
 
 def test_a_trial_that_only_says_its_checkpoints_epoch_again_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +402,7 @@ def test_losses_under_an_earlier_driver_are_not_held_against_a_trial() -> None:
         director = begin(plan)
         director.next_trial()
         director.lose(0, "worker died")
-    assert not events(plan, "trial_ended")
+    assert not events(plan, TrialEnded)
 
 
 def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,15 +415,15 @@ def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: now + 61)
     assert director.is_overdue(0)
     director.lose(0, "killed")
-    (event,) = events(plan, "trial_ended")
-    assert (event["cause"], event["message"]) == ("TIMEOUT", "took longer than 60 s")
+    (event,) = events(plan, TrialEnded)
+    assert (event.cause, event.message) == ("TIMEOUT", "took longer than 60 s")
 
 
 def test_artifacts_are_kept_before_the_last_epoch_is_journalled() -> None:
     plan = make()
     seen: list[tuple[int, dict[str, bytes], int]] = []
     director = begin(
-        plan, on_artifacts=lambda trial, files: seen.append((trial, files, len(events(plan, "epoch_reported"))))
+        plan, on_artifacts=lambda trial, files: seen.append((trial, files, len(events(plan, EpochReported))))
     )
     director.next_trial()
     director.report(0, TrialReport(4, {VAL_MAP: 50.0}, artifacts={"a.txt": b"x"}))
@@ -443,7 +446,7 @@ def test_an_extended_sweep_goes_on_behind_its_last_trial() -> None:
     plan = make(num_trials=2)
     Machine().run(begin(plan))
     with Journal.open(journal_path(plan)) as journal:
-        journal.append({"event": "sweep_extended", "num_trials": 5})
+        journal.append(SweepExtended(5))
     resumed = replace(plan, num_trials=5)
     Machine().run(begin(resumed))
     assert list(summary(plan)) == [0, 1, 2, 3, 4]

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.progress import estimate_left_s
+from orchestrator.sweep_folder.events import EpochReported, TrialEnded
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Handout, TrialReport, TrialState, best, leaderboard
 from orchestrator.trials.director import Director
@@ -38,7 +39,7 @@ def make(sweep_id: str = "digits-00000001", **changes: Any) -> SweepPlan:
 
 def begin(plan: SweepPlan) -> Director:
     journal = Journal.open(journal_path(plan))
-    journal.append({**driver_started(plan), "time_ms": int(time.time() * 1000)})
+    journal.append(replace(driver_started(plan), time_ms=int(time.time() * 1000)))
     director = Director(plan, journal)
     director.end_what_was_over()
     return director
@@ -66,7 +67,7 @@ def run(director: Director, checkpoints: dict[int, int]) -> None:
 def summary(plan: SweepPlan) -> dict[int, tuple[str, int, dict[str, Any]]]:
     with Journal.open(journal_path(plan)) as journal:
         records = journal.state.records
-    ends = Counter(event["trial"] for event in follow(journal_path(plan))[0] if event["event"] == "trial_ended")
+    ends = Counter(event.trial for event in follow(journal_path(plan))[0] if isinstance(event, TrialEnded))
     assert set(ends.values()) == {1}
     return {trial: (str(record.state), record.last_epoch, dict(record.params)) for trial, record in records.items()}
 
@@ -104,8 +105,8 @@ def test_killed_after_any_line_and_resumed_it_comes_to_the_same_end() -> None:
     for cut in range(1, len(lines)):
         plan = make(f"digits-1{cut:07x}")
         journal_path(plan).write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
-        known = [event for event in follow(journal_path(plan))[0] if event["event"] == "epoch_reported"]
-        checkpoints = {event["trial"]: event["epoch"] for event in known}
+        known = [event for event in follow(journal_path(plan))[0] if isinstance(event, EpochReported)]
+        checkpoints = {event.trial: event.epoch for event in known}
         run(begin(plan), checkpoints)
         assert summary(plan) == expected, f"cut after line {cut}"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.sweep_folder.events import TrialLost
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT
@@ -55,8 +56,8 @@ def test_a_lost_worker_was_out_of_memory_if_its_nodes_kernel_says_so(
     report = TrialReport(cause=Cause.LOST, message="worker died", details=f"ip: {ADDRESS}\n")
     assert scheduler.on_trial_result(None, trial, {REPORT: report}) == "STOP"  # type: ignore[arg-type]
     assert director._journal.state.records[0].needs_all is grew
-    lost = next(event for event in follow(director._journal.path)[0] if event["event"] == "trial_lost")
-    assert lost["cause"] == ("OOM" if grew else "LOST")
+    lost = next(event for event in follow(director._journal.path)[0] if isinstance(event, TrialLost))
+    assert lost.cause == ("OOM" if grew else "LOST")
 
 
 def test_a_driver_that_slept_says_so_before_anybody_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:

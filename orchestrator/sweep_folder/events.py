@@ -1,0 +1,241 @@
+"""Define the events of a journal, and read and write them as lines of JSON.
+
+A line is ``{"event": <name>, "time_ms": <Unix time in ms>, <fields>}``; a field that is None is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from orchestrator.sweep_folder.records import Cause, TrialState
+from training.config.run import Scalar
+
+
+class EventError(ValueError):
+    """A line that is not an event: broken JSON, or a required field is missing."""
+
+
+class BrokenLineError(EventError):
+    """A line that is not a JSON object with an event, as a kill in the middle of writing leaves it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What all events have.
+
+    Attributes:
+        time_ms: Unix time in ms; 0 until the journal writes the event.
+    """
+
+    time_ms: int = 0
+
+
+@dataclass(frozen=True)
+class DriverStarted(Event):
+    """A driver starts or resumes the sweep.
+
+    Attributes:
+        num_trials: How many trials the sweep is to have.
+        backup: URI of the journal's backup, if there is one.
+    """
+
+    sweep: str
+    host: str
+    pid: int
+    num_trials: int
+    provenance: Mapping[str, str]
+    backup: str | None = None
+
+
+@dataclass(frozen=True)
+class DriverEnded(Event):
+    """A driver ended on its own; missing after a kill.
+
+    Attributes:
+        state: ``FINISHED``, ``INTERRUPTED`` or ``FAILED``.
+        settled: A later process wrote it, because the driver was killed after its last trial.
+    """
+
+    state: str
+    settled: bool | None = None
+
+
+@dataclass(frozen=True)
+class SweepExtended(Event):
+    """Trials were added; ``num_trials`` is the new total."""
+
+    num_trials: int
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A trial was handed out, for the first time or again; ``host`` and ``pid`` are the driver's."""
+
+    trial: int
+    attempt: int
+    params: Mapping[str, Scalar]
+    origin: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class EpochReported(Event):
+    """A trial finished an epoch; the first report of an attempt also has the fields from ``host`` on."""
+
+    trial: int
+    epoch: int
+    metrics: Mapping[str, float]
+    host: str | None = None
+    pid: int | None = None
+    queue_s: float | None = None
+    start_s: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialLost(Event):
+    """An attempt failed (LOST or OOM), and the trial will be handed out again."""
+
+    trial: int
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class TrialEnded(Event):
+    """A trial is over: COMPLETE, PRUNED or FAILED, the latter with a cause and a message."""
+
+    trial: int
+    state: TrialState
+    cause: Cause | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class PromotionDecided(Event):
+    """A promotion decided.
+
+    Attributes:
+        champion: The champion it was compared with, as NAME/VERSION, if there was one.
+        model: Name of the registered model.
+    """
+
+    verdict: str
+    reason: str
+    marks: tuple[str, ...]
+    model: str
+    champion: str | None = None
+
+
+@dataclass(frozen=True)
+class TestOpened(Event):
+    """A promotion evaluated its final runs on the test split.
+
+    Attributes:
+        figures: Trial, as text -> metrics.
+        epochs: Trial, as text -> the epoch whose weights were evaluated.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of its name
+
+    figures: Mapping[str, Mapping[str, float]]
+    epochs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ChampionSet(Event):
+    """A promotion registered a new champion; ``version`` is NAME/VERSION."""
+
+    version: str
+
+
+TrialEvent = TrialStarted | EpochReported | TrialLost | TrialEnded
+
+_TYPES: dict[str, type[Event]] = {
+    "driver_started": DriverStarted,
+    "driver_ended": DriverEnded,
+    "sweep_extended": SweepExtended,
+    "trial_started": TrialStarted,
+    "epoch_reported": EpochReported,
+    "trial_lost": TrialLost,
+    "trial_ended": TrialEnded,
+    "promotion_decided": PromotionDecided,
+    "test_opened": TestOpened,
+    "champion_set": ChampionSet,
+}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+def to_line(event: Event) -> bytes:
+    """Return an event as a line of a journal."""
+    plain = {"event": _NAMES[type(event)], **{key: value for key, value in vars(event).items() if value is not None}}
+    return json.dumps(plain, separators=(",", ":")).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Event | None:
+    """Return the event of a line, or None if it is one of a later version; fields of later versions are ignored.
+
+    Raises:
+        BrokenLineError: The line is not a JSON object with an event.
+        EventError: A required field is missing, or a value is not valid.
+    """
+    try:
+        plain = json.loads(line.decode())  # decoded here, because json would first guess the encoding of bytes
+        name = plain.pop("event")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise BrokenLineError("not a JSON object with an event") from None
+    kind = _TYPES.get(name)
+    if kind is None:
+        return None
+    try:
+        if not plain["time_ms"]:  # the constructor's default is only for events that are not written yet
+            raise EventError(f"event {name} has no time")
+        if name in _CONVERT:
+            _CONVERT[name](plain)
+        return kind(**plain)
+    except KeyError as error:
+        raise EventError(f"event {name} lacks the field {error.args[0]}") from None
+    except EventError:
+        raise
+    except ValueError as error:
+        raise EventError(f"event {name} has a value that is not valid: {error}") from None
+    except TypeError:
+        return _from_other_version(name, kind, plain)
+
+
+def _from_other_version(name: str, kind: type[Event], plain: dict[str, Any]) -> Event:
+    """Build an event field by field; slower, and only for lines that do not have exactly this version's fields."""
+    for field in fields(kind):
+        if field.name not in plain and field.default is MISSING:
+            raise EventError(f"event {name} lacks the field {field.name}")
+    return kind(**{field.name: plain[field.name] for field in fields(kind) if field.name in plain})
+
+
+def _read_driver_started(plain: dict[str, Any]) -> None:
+    former = plain.pop("mirror", None)  # the name of the field before `backup`
+    plain.setdefault("backup", former)
+
+
+def _read_trial_lost(plain: dict[str, Any]) -> None:
+    plain["cause"] = Cause(plain["cause"])
+
+
+def _read_trial_ended(plain: dict[str, Any]) -> None:
+    plain["state"] = TrialState(plain["state"])
+    if plain.get("cause"):
+        plain["cause"] = Cause(plain["cause"])
+
+
+def _read_promotion_decided(plain: dict[str, Any]) -> None:
+    plain["marks"] = tuple(plain["marks"])
+
+
+_CONVERT: dict[str, Callable[[dict[str, Any]], None]] = {
+    "driver_started": _read_driver_started,
+    "trial_lost": _read_trial_lost,
+    "trial_ended": _read_trial_ended,
+    "promotion_decided": _read_promotion_decided,
+}

@@ -1,0 +1,96 @@
+"""Events as lines: each comes back as it was, other versions' lines are read, and what is missing is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from orchestrator.sweep_folder.events import (
+    BrokenLineError,
+    ChampionSet,
+    DriverEnded,
+    DriverStarted,
+    EpochReported,
+    Event,
+    EventError,
+    PromotionDecided,
+    SweepExtended,
+    TestOpened,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    from_line,
+    to_line,
+)
+from orchestrator.sweep_folder.records import Cause, TrialState
+
+EVENTS: list[Event] = [
+    DriverStarted("digits-1", "h", 1, 3, {"commit": "c"}, backup="s3://bucket/x", time_ms=1),
+    DriverStarted("digits-1", "h", 1, 3, {}, time_ms=1),
+    DriverEnded("FINISHED", time_ms=1),
+    DriverEnded("FINISHED", settled=True, time_ms=1),
+    SweepExtended(8, time_ms=1),
+    TrialStarted(0, 2, {"optim.lr": 1e-3, "method.warmup": None}, "tpe", "h", 1, time_ms=1),
+    EpochReported(0, 1, {"val/mAP": 50.0}, time_ms=1),
+    EpochReported(0, 1, {"val/mAP": 50.0}, "h", 7, queue_s=0.5, start_s=1.0, time_ms=1),
+    TrialLost(0, Cause.OOM, "out of memory", time_ms=1),
+    TrialEnded(0, TrialState.COMPLETE, time_ms=1),
+    TrialEnded(0, TrialState.FAILED, Cause.NAN, "loss must be finite", time_ms=1),
+    PromotionDecided("KEEP", "not higher", ("a",), "m", champion="m/1", time_ms=1),
+    TestOpened({"0": {"test/mAP": 61.5}}, {"0": 2}, time_ms=1),
+    ChampionSet("m/2", time_ms=1),
+]
+
+
+def line(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def test_every_event_comes_back_as_it_was_written() -> None:
+    assert [from_line(to_line(event)) for event in EVENTS] == EVENTS
+    assert {type(event) for event in EVENTS} == set(Event.__subclasses__())
+    for event in EVENTS:
+        assert to_line(event).endswith(b"\n")
+        assert to_line(event).count(b"\n") == 1
+
+
+def test_an_event_of_a_later_version_is_passed_over_and_a_later_field_ignored() -> None:
+    assert from_line(line(event="of_a_later_version", time_ms=1)) is None
+    for event in EVENTS:
+        fields = json.loads(to_line(event)) | {"of_a_later_version": [1]}
+        assert from_line(line(**fields)) == event
+
+
+def test_a_missing_field_is_named() -> None:
+    for event in EVENTS:
+        fields = json.loads(to_line(event))
+        required = [field.name for field in dataclasses.fields(event) if field.default is dataclasses.MISSING]
+        for name in ["time_ms", *required]:
+            short = {key: value for key, value in fields.items() if key != name}
+            with pytest.raises(EventError, match=f"event {fields['event']} lacks the field {name}$"):
+                from_line(line(**short))
+
+
+def test_a_value_that_no_version_writes_is_an_error() -> None:
+    with pytest.raises(EventError, match="trial_ended has a value that is not valid: 'DONE' is not a valid TrialState"):
+        from_line(line(event="trial_ended", time_ms=1, trial=0, state="DONE"))
+
+
+@pytest.mark.parametrize("broken", [b"", b'{"event": "epo', b"[1]", b"1", b"{}", b"\x00\x00", b"\xff"])
+def test_what_a_kill_leaves_is_a_broken_line(broken: bytes) -> None:
+    with pytest.raises(BrokenLineError):
+        from_line(broken)
+
+
+def test_the_backup_is_read_under_its_former_name() -> None:
+    former = to_line(EVENTS[0]).replace(b'"backup"', b'"mirror"')
+    assert from_line(former) == EVENTS[0]
+    assert b"mirror" not in to_line(EVENTS[0])
+
+
+def test_what_earlier_versions_wrote_as_null_is_nothing() -> None:
+    former = line(event="trial_ended", time_ms=1, trial=0, state="COMPLETE", cause=None, message=None)
+    assert from_line(former) == TrialEnded(0, TrialState.COMPLETE, time_ms=1)
