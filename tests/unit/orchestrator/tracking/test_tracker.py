@@ -103,7 +103,7 @@ def test_broken_journal_is_a_problem_of_tracking_only(plan: SweepPlan, monkeypat
     tracker = _tracker(plan, Flaky(0), monkeypatch)
     tracker.start()
     assert not tracker.stop(0.2)
-    assert "a line of a journal must be" in str(tracker.problem)
+    assert "a broken line in a journal" in str(tracker.problem)
 
 
 def test_store_is_sqlite_in_the_home_unless_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
