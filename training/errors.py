@@ -66,7 +66,7 @@ class StepMemoryError(RuntimeError):
     def __init__(self, figures: Mapping[str, str | float]) -> None:
         super().__init__(
             "The {device} ran out of memory at epoch {epoch}, step {step} with batch={batch_size}, "
-            "image_size={image_size}: {peak_gib} of {total_gib} GiB were allocated. "
+            "image_size={image_size}: {peak_gib} GiB of {total_gib} GiB were allocated. "
             "Find out which batch fits: orchestrator max-batch SPACE. Set it with --set optim.batch_size=N".format(
                 **figures
             )

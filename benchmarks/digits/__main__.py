@@ -1,4 +1,4 @@
-"""Runs the digits benchmark: ``python -m benchmarks.digits``, see :mod:`benchmarks.digits.runs`."""
+"""Run the digits benchmark: ``python -m benchmarks.digits``; see :mod:`benchmarks.digits.runs`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Compare all methods on digit scenes: test mAP over training and scene seeds, rejection, pointing game, seconds.
 
-    python -m benchmarks.digits.runs [--groups main rivals ablations query2label] [--rows ...] [--seeds ...]
-                                     [--processes 2] [--fresh]
-    python -m benchmarks.digits.runs --check 8    # repeat the 8 cheapest rows of an earlier tree, compare every digit
+    python -m benchmarks.digits [--groups main rivals ablations query2label] [--rows ...] [--seeds ...]
+                                [--processes 2] [--fresh]
+    python -m benchmarks.digits --check 8    # repeat the 8 cheapest rows of an earlier tree, compare every digit
 
 Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``, which
 was chosen on scene seed 0 and never on the scenes used here. The scene seed redraws scenes and trunk, the training seed

@@ -1,4 +1,4 @@
-"""Measures a training step: ``python -m benchmarks.step``, see :mod:`benchmarks.step.measure`."""
+"""Measure a training step: ``python -m benchmarks.step``; see :mod:`benchmarks.step.measure`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Measure the cost of a training step of IGNORE: ours, a straightforward one, the levers between them, and the floor.
 
-    python -m benchmarks.step.measure                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where
-                                                       # the time of a digits epoch goes
-    python -m benchmarks.step.measure --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64, fp32, TF32 and bf16
+    python -m benchmarks.step                  # CPU: ResNet-50, 224 px, batch 4, fp32; the loss curves; where the time
+                                               # of a digits epoch goes
+    python -m benchmarks.step --device cuda    # GPU: ResNet-50, 448 px, batch 16 and 64, fp32, TF32 and bf16
 
 The straightforward step in ``variants.py`` follows the description of the release: three forward passes with gradient,
 subsets by boolean indexing, PyTorch's default optimiser. Every variant starts from the same weights and uses the same

@@ -79,16 +79,16 @@ def test_rendered_settings_read_back_exactly(tmp_path: Path) -> None:
         ("- a", r"run.yaml:1: the file must be a mapping"),
         (
             "optim.lr: 1e-3\nmethod.tau: .5",
-            r"run.yaml:2: method.tau is no setting .* Did you mean method.cam_threshold",
+            r"run.yaml:2: method.tau is not a setting .* Did you mean method.cam_threshold",
         ),
-        ("optim:\n  lr: 1e-3\n  bs: 4", r"run.yaml:3: optim.bs is no setting .* Did you mean optim.batch_size"),
+        ("optim:\n  lr: 1e-3\n  bs: 4", r"run.yaml:3: optim.bs is not a setting .* Did you mean optim.batch_size"),
         ("optim:\n  lr: 20", r"run.yaml:2: optim.lr must be less than or equal to 10"),
         ("optim.lr: [1]", r"run.yaml:1: optim.lr must be a single value"),
         ("optim:\n  lr: {a: 1}", r"run.yaml:2: optim.lr must be a single value"),
         ("method.name: emm", r"run.yaml:1: method.name must be one of .* Did you mean em\?"),
         ("method.name: 3", r"run.yaml:1: method.name must be text"),
         ("dataset: digits\nmethods: {em: }", r"run.yaml:2: .* search space"),
-        ("lr: 1", r"run.yaml:1: lr is no setting .* Did you mean optim.lr"),
+        ("lr: 1", r"run.yaml:1: lr is not a setting .* Did you mean optim.lr"),
     ],
 )
 def test_fault_in_a_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:

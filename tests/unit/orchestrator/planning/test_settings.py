@@ -214,7 +214,7 @@ def test_fault_in_the_file_names_its_line(merge: Merge, old: str, new: str, mess
 def test_only_the_method_that_runs_is_held_against_its_settings(merge: Merge) -> None:
     broken = "fixed: {optim.weight_decay: 0.0, method.alpha: 1}"
     assert merge("fixed: {optim.weight_decay: 0.0}", broken).method == "ignore"
-    assert "mine.yaml:20: method.alpha is no setting" in fault(merge, "fixed: {optim.weight_decay: 0.0}", broken, "em")
+    assert "mine.yaml:20: method.alpha is not" in fault(merge, "fixed: {optim.weight_decay: 0.0}", broken, "em")
 
 
 def test_start_point_may_repeat_a_fixed_value(merge: Merge) -> None:
