@@ -94,7 +94,7 @@ def require_place(name: str, uri: str) -> None:
     pointer = _pointer(name)
     if uri != str(data_dir(name)) and pointer.exists() and _read_pointer(pointer) is None:
         raise UserError(
-            f"{pointer} is not ours, and the place of the store would be noted there. Leave --out away, or set "
+            f"{pointer} belongs to something else, and the place of the store would be noted there. Drop --out, or set "
             f"{HOME_VARIABLE} to another folder{'' if name in IMAGE_DATASETS else ', or choose another --name'}."
         )
 
@@ -151,7 +151,7 @@ def choose_name(dataset: str, name: str | None) -> str:
     if name is None or name == dataset:
         return dataset
     if dataset != FOLDER:
-        raise UserError(f"--name goes with {FOLDER} only, but got --name={name} with {dataset}. Leave it away.")
+        raise UserError(f"--name goes with {FOLDER} only, but got --name={name} with {dataset}. Drop it.")
     if name in (EMBEDDED, *IMAGE_DATASETS):
         raise UserError(f"--name={name} is the name of another dataset. Choose another one.")
     return check_name(name)
@@ -184,7 +184,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     needed, free = int(num_images * image_size**2 * _BYTES_PER_PX[encoding]), shutil.disk_usage(standing).free + there
     if needed > free:
-        smaller = "--encoding jpeg takes a seventh of it. Or make room" if encoding == "raw" else "Make room"
+        smaller = "Use --encoding jpeg, which takes a seventh, make room" if encoding == "raw" else "Make room"
         raise UserError(
             f"The store needs about {needed / 1e9:.1f} GB, but {folder} has room for {free / 1e9:.1f} GB. {smaller}, "
             f"or name another place with --out."
@@ -223,7 +223,7 @@ def _read_pointer(path: Path) -> str | None:
 def _describe_ignored(name: str) -> str:
     """Return what stands under a dataset's name without being its store: the user may have thought that it is."""
     ignored = [str(path) for path in (data_dir(name), _pointer(name)) if path.exists()]
-    return f" ({' and '.join(ignored)}: not ours, ignored)" if ignored else ""
+    return f" ({' and '.join(ignored)}: not a store, ignored)" if ignored else ""
 
 
 def _require_free_folder(folder: Path) -> None:
@@ -231,5 +231,6 @@ def _require_free_folder(folder: Path) -> None:
         raise UserError(f"--out must be a folder, but {folder} is a file. Name another one with --out.")
     if (folder / MANIFEST).exists() and not holds_store(folder):
         raise UserError(
-            f"{folder / MANIFEST} is not ours, and a store needs a file of that name. Name another folder with --out."
+            f"{folder / MANIFEST} belongs to something else, and a store needs a file of that name. "
+            f"Name another folder with --out."
         )

@@ -63,7 +63,7 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
         first, last = int(span[1]), int(span[2] or span[1])
         if not first <= last < num_images:
             raise UserError(
-                f"--index must be within 0 and {num_images - 1}, the rows of the split, but got --index={text.strip()}."
+                f"--index must be between 0 and {num_images - 1}, the split's rows, but got --index={text.strip()}."
             )
         if len(rows) + last - first >= MOST_IMAGES:
             raise UserError(f"A sheet holds at most {MOST_IMAGES} images, but --index names more. Draw several sheets.")

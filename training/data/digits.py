@@ -187,7 +187,7 @@ def read_scenes_manifest(folder: Path) -> ScenesManifest:
     path = folder / "manifest.json"
     if not path.is_file():
         raise DatasetError(
-            f"The digit scenes are not prepared: {path} does not exist. Any verb that trains prepares them"
+            f"The digit scenes are not prepared: {path} does not exist. Every command that trains makes them"
         )
     try:
         return ScenesManifest(**json.loads(path.read_text()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from training.cache import cache_dir
 from training.data.store.file_names import PARTIAL
@@ -40,7 +40,8 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
     if target.is_dir():
         return target
     try:
-        with _only_copier(home / f".{part}.lock"):
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / f".{part}.lock"):
             if not target.is_dir():  # another process may have made it while we waited
                 _copy_all(storage, manifest, names, home / f".{part}{PARTIAL}")
                 os.replace(home / f".{part}{PARTIAL}", target)
@@ -92,11 +93,3 @@ def _copy(storage: Storage, name: str, expected: StoreFile, draft: Path) -> None
             f"The store is damaged: {storage.uri}/{name} has changed since it was written. {how_to_redo(storage.uri)}"
         )
     os.replace(partial, target)
-
-
-@contextmanager
-def _only_copier(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -34,7 +34,7 @@ class Storage:
                 self._fs, root = fs.FileSystem.from_uri(uri)
             except (ValueError, NotImplementedError) as error:
                 raise ConfigError(
-                    f"a store must lie in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})"
+                    f"A store must be in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})"
                 ) from None
         else:
             self._fs, root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())

@@ -75,10 +75,10 @@ def test_json_of_somebody_else_is_no_pointer_and_stays_as_it_is(home: Path, text
     path = home / "data" / "voc.json"
     path.write_bytes(text.encode("latin-1"))
     assert (find_store("voc"), list_stores()) == (None, {"cub": str(home / "data" / "cub")})
-    with pytest.raises(UserError, match=r"voc.json: not ours, ignored\). Prepare it: .*prepare voc") as told:
+    with pytest.raises(UserError, match=r"voc.json: not a store, ignored\). Prepare it: .*prepare voc") as told:
         require_store("voc")
     assert "elete" not in str(told.value)
-    with pytest.raises(UserError, match=r"voc\.json is not ours.*Leave --out away"):
+    with pytest.raises(UserError, match=r"voc\.json belongs to something else.*Drop --out"):
         remember_store("voc", "s3://bucket/voc")
     remember_store("voc", str(make_store(home, "voc")))  # needs no pointer
     assert path.read_bytes() == text.encode("latin-1")
@@ -107,7 +107,7 @@ def test_folder_of_somebody_else_is_no_store(home: Path) -> None:
     (home / "data" / "gone.json").symlink_to(home / "gone.json")
     assert list_stores() == {}
     assert find_store("extension") is None
-    with pytest.raises(UserError, match=r"data/extension: not ours, ignored"):
+    with pytest.raises(UserError, match=r"data/extension: not a store, ignored"):
         require_store("extension")
 
 
@@ -172,7 +172,7 @@ def test_store_is_not_begun_where_something_else_is_in_the_way(home: Path, tmp_p
         require_place("voc", str(tmp_path / "file"))
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match=r"app/manifest.json is not ours.*--out"):
+    with pytest.raises(UserError, match=r"app/manifest.json belongs to something else.*--out"):
         require_place("voc", str(tmp_path / "app"))
     (tmp_path / "app" / "manifest.json").rename(tmp_path / "app" / "readme.txt")
     require_place("voc", str(tmp_path / "app"))  # other files do no harm
@@ -241,7 +241,8 @@ def test_store_that_would_fill_the_disk_is_not_begun(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100e9, 90e9, 10e9))
     folder = tmp_path / "not" / "there" / "yet"
     with pytest.raises(
-        UserError, match=r"needs about 73.6 GB, but .*yet has room for 10.0 GB. --encoding jpeg takes a seventh"
+        UserError,
+        match=r"needs about 73.6 GB, but .*yet has room for 10.0 GB. Use --encoding jpeg, which takes a seventh",
     ):
         require_room(str(folder), 122_218, 448, "raw")
     with pytest.raises(
