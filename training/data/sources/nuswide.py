@@ -166,7 +166,7 @@ def _image_list(files: LabelFiles, name: str) -> list[str]:
 
 
 def _concepts(files: LabelFiles, folder: Path, ending: str) -> list[str]:
-    """Return the names in the order of Concepts81.txt, or by the alphabet, which is the same order."""
+    """Return the names in the order of Concepts81.txt, else in alphabetical order, which is the same."""
     for path in (files.root / place for place in _CONCEPTS):
         if path.exists():
             return list(files.unique_lines(path))

@@ -48,7 +48,7 @@ class LabelTable:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Bool (N,), True for the images that were not left out."""
+        """The images that were not left out, as bool (N,)."""
         return np.array([facts is not None for facts in self.facts], bool)
 
 
