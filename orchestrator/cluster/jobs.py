@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.job_client import DEFAULT_ADDRESS, calling
 from orchestrator.cluster.job_package import Package, render_entrypoint
-from orchestrator.durable import write_whole
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
+from training.files import write_whole
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

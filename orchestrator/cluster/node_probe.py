@@ -85,7 +85,9 @@ def _write(uri: str) -> None:
     """Write a small file and delete it."""
     from pyarrow import fs
 
-    storage, root = fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
+    from training.files import open_location
+
+    storage, root = open_location(uri)
     name = f"{root.rstrip('/')}/.orchestrator-{socket.gethostname()}-{os.getpid()}"
     if isinstance(storage, fs.LocalFileSystem) and not Path(root).is_dir():
         raise FileNotFoundError(f"the folder {root} does not exist")

@@ -7,7 +7,6 @@ recognised by what is in them; everything else is ignored, and never overwritten
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from orchestrator.home import HOME_VARIABLE, check_name, data_dir
 from training.config.spelling import nearest_word
 from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
 from training.data.store.file_names import MANIFEST, holds_store
+from training.files import write_whole
 
 if TYPE_CHECKING:
     from training.config.run import Scalar
@@ -113,10 +113,7 @@ def remember_store(name: str, uri: str) -> None:
                 pointer.unlink()
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into place, so that no reader sees half of it.
-        draft = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"uri": uri}) + "\n", encoding="utf-8")
-        draft.replace(pointer)
+        write_whole(pointer, json.dumps({"uri": uri}) + "\n")
     except OSError as error:
         raise UserError(
             f"Cannot write {pointer} ({error.strerror}). Set {HOME_VARIABLE} to a folder that you may write to."

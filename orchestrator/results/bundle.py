@@ -36,6 +36,7 @@ from orchestrator.sweep_folder.index import create_sweep, load_plan, read_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.sweep_folder.state import SweepState
+from training.files import open_whole
 
 SUFFIX = ".bundle.zip"
 MAX_BYTES = 2 << 30
@@ -67,9 +68,8 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
     """
     plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
     state = replay(path)
-    draft = out.with_name(f".{out.name}.partial")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        with open_whole(out) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_ABOUT_FILE, _describe(plan, state))
             archive.writestr(PLAN_FILE, _redact_json(read_plan(sweep_id), indent=2))
             journal = path.read_bytes()[: follow(path)[1]].decode()  # without a last line cut short by a kill
@@ -82,9 +82,7 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
             for error in sorted((sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt")):
                 archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
             num_artifacts = _add_artifacts(archive, plan, say)
-        draft.replace(out)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(
             f"--out must be a file that can be written, but got --out={out} ({error.strerror or error})."
         ) from None

@@ -7,6 +7,7 @@ from pyarrow import fs
 from orchestrator.home import CHECKPOINTS_DIR, sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.uris import join_uri
+from training.files import open_location
 
 
 def checkpoint_uri(plan: SweepPlan) -> str:
@@ -67,8 +68,4 @@ def delete_last_state(plan: SweepPlan, trial: int) -> None:
 
 
 def _locate(plan: SweepPlan, trial: int) -> tuple[fs.FileSystem, str]:
-    uri = trial_uri(plan, trial)
-    if "://" in uri:
-        system, path = fs.FileSystem.from_uri(uri)
-        return system, path
-    return fs.LocalFileSystem(), uri
+    return open_location(trial_uri(plan, trial))

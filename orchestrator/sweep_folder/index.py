@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.durable import sync_folder, write_whole
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import HOME_VARIABLE, PLAN_FILE, check_name, home, require_home, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.section import did_you_mean
+from training.files import sync_folder, write_whole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.durable import sync_folder
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
 from orchestrator.sweep_folder.events import (
@@ -29,6 +28,7 @@ from orchestrator.sweep_folder.events import (
 from orchestrator.sweep_folder.lease import Lease, find_holder
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import SweepState
+from training.files import sync_folder
 
 JOURNAL_FILE = "journal.jsonl"
 

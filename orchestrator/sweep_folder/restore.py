@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from orchestrator.durable import sync_folder, write_whole
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import PLAN_FILE, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -21,6 +19,7 @@ from orchestrator.sweep_folder.state import SweepState
 from orchestrator.uris import join_uri, require_no_credentials, split_uri
 from training.data.store.storage import Storage
 from training.errors import ConfigError
+from training.files import sync_folder, write_whole
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _NUM_READERS = 16
@@ -124,10 +123,7 @@ def _write(plan: SweepPlan, content: bytes, say: Callable[[str], None]) -> None:
     draft = sweeps_dir() / f".{plan.id}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    with (draft / JOURNAL_FILE).open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(draft / JOURNAL_FILE, content)
     _tell_missing_checkpoints(plan, replay(draft / JOURNAL_FILE), say)
     # No reader takes a folder without a plan, nor one with a dot, for a sweep.
     write_whole(draft / PLAN_FILE, plan.to_json())

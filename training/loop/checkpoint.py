@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pyarrow import fs
+
+from training.files import open_location, open_whole
 
 Kind = Literal["last", "best"]
 State = dict[str, Any]
@@ -35,10 +36,7 @@ class CheckpointStore:
     """
 
     def __init__(self, uri: str | Path) -> None:
-        if "://" in str(uri):
-            self._fs, self._root = fs.FileSystem.from_uri(str(uri))
-        else:
-            self._fs, self._root = fs.LocalFileSystem(), str(Path(uri).absolute())
+        self._fs, self._root = open_location(str(uri))
         self._local = isinstance(self._fs, fs.LocalFileSystem)
         self.passed_over: tuple[str, ...] = ()
 
@@ -104,13 +102,8 @@ class CheckpointStore:
             with self._fs.open_output_stream(path) as stream:
                 stream.write(payload)
             return
-        # Not through pyarrow, whose local stream has no fsync.
-        partial = f"{path}.partial"
-        with open(partial, "wb") as file:
+        with open_whole(Path(path)) as file:  # pyarrow's local stream has no fsync
             file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
     def _load(self, kind: Kind, epoch: int | None = None) -> tuple[State | None, tuple[str, ...]]:
         """Return the newest complete checkpoint of a kind, and the names of the incomplete ones newer than it."""

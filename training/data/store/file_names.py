@@ -13,8 +13,6 @@ LOCK = "writer.lock"
 """Held while a store is written; it outlives a writer that was killed."""
 DONE = ".done.json"
 """Ending of the note next to a complete shard, until the store is finished."""
-PARTIAL = ".partial"
-"""Ending of a file that is still being written."""
 _PHASE = "(train|val|test)"
 _SHARD_OR_LABELS = rf"{_PHASE}-labels\.parquet|{_PHASE}-\d{{5,}}(\.arrow|\.originals\.arrow|\.done\.json)"
 _OURS = re.compile(rf"(manifest\.json|{_SHARD_OR_LABELS})(\.partial)?")

@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from training.cache import cache_dir
-from training.data.store.file_names import PARTIAL
 from training.data.store.manifest import Manifest, StoreFile, how_to_redo
 from training.data.store.storage import Storage
 from training.errors import StoreError
+from training.files import PARTIAL, open_whole
 
 _PARALLEL = 8
 
@@ -79,17 +79,13 @@ def _copy(storage: Storage, name: str, expected: StoreFile, draft: Path) -> None
     target = draft / name
     if target.is_file() and target.stat().st_size == expected.bytes:
         return  # files get this name only after their hash was compared
-    partial = draft / f"{name}{PARTIAL}"
     digest = hashlib.sha256()
-    with open(partial, "wb") as file:
+    with open_whole(target) as file:
         for chunk in storage.chunks(name):
             digest.update(chunk)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if digest.hexdigest() != expected.sha256:
-        partial.unlink()
-        raise StoreError(
-            f"The store is damaged: {storage.uri}/{name} has changed since it was written. {how_to_redo(storage.uri)}"
-        )
-    os.replace(partial, target)
+        if digest.hexdigest() != expected.sha256:
+            raise StoreError(
+                f"The store is damaged: {storage.uri}/{name} has changed since it was written. "
+                f"{how_to_redo(storage.uri)}"
+            )

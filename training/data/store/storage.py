@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
 
-from training.data.store.file_names import PARTIAL
 from training.errors import ConfigError
+from training.files import open_location, open_whole
 
 _CHUNK_BYTES = 8 << 20
 
@@ -29,15 +28,12 @@ class Storage:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        if "://" in uri:
-            try:
-                self._fs, root = fs.FileSystem.from_uri(uri)
-            except (ValueError, NotImplementedError) as error:
-                raise ConfigError(
-                    f"A store must be in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})"
-                ) from None
-        else:
-            self._fs, root = fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        try:
+            self._fs, root = open_location(uri)
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"A store must be in a folder or at a URI such as s3://bucket/path, but got {uri} ({error})"
+            ) from None
         self._root = root.rstrip("/")
         # Local folders are written by Python itself, which can sync and rename.
         self.folder = Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
@@ -54,17 +50,9 @@ class Storage:
                 stream.write(content)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}{PARTIAL}"
-        try:
-            # Not pyarrow's local stream, which cannot be synced to the disk.
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        # Not pyarrow's local stream, which cannot be synced to the disk.
+        with open_whole(self.folder / name) as file:
+            file.write(content)
 
     def read(self, name: str) -> bytes:
         """Return a file's content.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from training.data.sources.annotations import Annotations, Fault
-from training.data.store.file_names import MANIFEST, PARTIAL, is_ours, labels_name
+from training.data.store.file_names import MANIFEST, is_ours, labels_name
 from training.data.store.images import BadImageError, Encoding, ImageFacts, Preprocessing, prepare_image
 from training.data.store.label_table import LabelTable, compute_data_hash, make_label_table, to_parquet
 from training.data.store.manifest import (
@@ -40,6 +40,7 @@ from training.data.store.shard_notes import (
 from training.data.store.storage import Storage
 from training.data.store.writer_lock import writer_lock
 from training.errors import StoreError
+from training.files import PARTIAL
 from training.machine import usable_cpus
 
 SHARD_IMAGES = 512

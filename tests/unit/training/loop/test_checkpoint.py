@@ -193,7 +193,7 @@ def test_a_process_that_dies_at_any_moment_of_a_save_leaves_a_whole_checkpoint(
 
         store = CheckpointStore(run)
         with monkeypatch.context() as patch:
-            patch.setattr("training.loop.checkpoint.os.replace", replace)
+            patch.setattr("training.files.os.replace", replace)
             patch.setattr(store, "_fs", DyingFileSystem(store._fs, dies))
             try:
                 store.save(state_of(7), 7, best_of(7))
