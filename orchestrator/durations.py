@@ -1,10 +1,10 @@
-"""How durations are told."""
+"""Format durations."""
 
 from __future__ import annotations
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration: ``43 s``, ``2 min 05 s``, ``3 h 07 min``."""
+    """Format a duration: ``43 s``, ``2 min 05 s``, ``3 h 07 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -14,6 +14,6 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_estimate(seconds: float) -> str:
-    """Return a duration that is known to the minute: ``1 min`` (the least), ``12 min``, ``3 h 07 min``."""
+    """Format an estimate, to the minute: ``1 min`` (the least), ``12 min``, ``3 h 07 min``."""
     minutes = max(1, round(seconds / 60))
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,25 +1,25 @@
-"""Keeps passwords off the terminal and out of files."""
+"""Removes passwords and keys from texts before they are printed or stored."""
 
 from __future__ import annotations
 
 import os
 import re
 
-# Greedy: a password may hold an @ itself, and a secret key a slash; but host:5000/path@x has neither.
+# Greedy, because a password may contain an @ and a secret key a slash. The lookahead spares host:5000/path@x.
 _CREDENTIALS = re.compile(r"//(?:([^/\s:@]+:)(?!\d+/)[^\s]+@|([^/\s:@]+:)?[^/\s]+@)")
 _PARAMETERS = re.compile(
     r"(?i)([?&][a-z_]*(?:secret|password|token|sas|access_key|account_key|signature)[a-z_]*=)[^&\s'\"]+"
 )
 _SECRET_NAME = re.compile(r"(?i)(secret|password|token|passwd|access_key)(_?(id|key))?$")
-_MIN_SECRET = 8  # shorter, and it might be a word of the text
+_MIN_SECRET = 8  # a shorter value might be an ordinary word of the text
 _MAX_TEXT = 300
 
 
 def redact(text: str) -> str:
-    """Return a text with the passwords of its URIs as ``***``; a lone word before the ``@`` may be a token, and goes as
-    well.
+    """Replace the passwords in a text by ``***``.
 
-    So do the passwords and keys that this process was given by its environment, wherever they stand.
+    That is everything before the ``@`` of a URI but its user name (without a colon it may be a token), the values of
+    parameters that sound secret, and every password or key in this process's environment.
     """
     for name, value in os.environ.items():
         if len(value) >= _MIN_SECRET and _SECRET_NAME.search(name):
@@ -29,7 +29,7 @@ def redact(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error's type and first line, without passwords."""
+    """Return an error's type and the first line of its message, without passwords."""
     lines = str(error).strip().splitlines() or [""]
-    # In this order: a password that is cut behind loses the @ by which it is known.
+    # Redact before cutting: a URI that is cut before its @ is not recognised any more.
     return redact(f"{type(error).__name__}: {lines[0]}")[:_MAX_TEXT]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted, and where trials run an exception."""
+"""Handles Ctrl-C and SIGTERM: a driver notes them, and while trials run they raise an exception."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked for an end. Raised within a call of Ray, it comes out of there as a plain KeyboardInterrupt."""
+    """The user asked to stop. Raised inside a call of Ray, it comes out as a plain KeyboardInterrupt."""
 
 
 class StopSignals:
-    """While entered, the first signal is noted in ``received`` and interrupts where that is allowed; a second one
-    forces its way.
+    """Context that notes the first signal in ``received``, and lets a second one interrupt anything.
+
+    The first one interrupts only inside :meth:`interrupting`.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def arm(self) -> None:
-        """Take the signals, again if a library took them in between; elsewhere than in the main thread nothing can."""
+        """Install the handlers, again if a library replaced them. Only the main thread may, so elsewhere it does nothing."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 before = signal.signal(number, self._receive)
@@ -35,10 +36,10 @@ class StopSignals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal, or one that came before, raise Interrupted in here.
+        """Let the first signal raise Interrupted inside; one that was noted before raises it at once.
 
-        On the spot, as Ctrl-C does in any Python: whoever sends a signal to a whole group ends Ray's processes too, and
-        the next call to them would not come back for a minute.
+        At once rather than after the current call: a signal to the whole process group ends Ray's processes too, and a
+        call to them would then hang for a minute.
         """
         self._interrupts = True
         try:
@@ -68,7 +69,7 @@ class StopSignals:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end what is done here as Ctrl-C does: where each step is in the journal once it is taken."""
+    """Let SIGTERM end the block as Ctrl-C does. For work whose steps are in the journal as soon as they are done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

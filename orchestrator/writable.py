@@ -1,4 +1,4 @@
-"""What a run must be able to write, looked at before anything is started, so that a mistake leaves nothing behind."""
+"""Checks that a run can write what it needs, before anything starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from training.cache import cache_dir
 
 
 def require_writable(address: str | None) -> None:
-    """Check all that a driver writes outside the sweep's own folder.
+    """Check all folders outside the sweep's own that a driver writes to.
 
     Args:
-        address: Of a Ray cluster; None means that Ray is started here, and writes here.
+        address: Address of a Ray cluster; None means that Ray starts on this machine, and writes here too.
 
     Raises:
-        UserError: Something cannot be written; the message says what, why, and which variable moves it.
+        UserError: A folder cannot be written; the message says which, why, and which variable moves it.
     """
-    _require("home", home(), HOME_VARIABLE)
+    _require("The home", home(), HOME_VARIABLE)
     require_writable_cache()
     if address is None:
         _require("Ray's folder for temporary files", _ray_temp_dir(), "RAY_TMPDIR")
@@ -29,16 +29,16 @@ def require_writable(address: str | None) -> None:
 
 
 def require_writable_cache() -> None:
-    """Check the cache.
+    """Check the folder of the cache.
 
     Raises:
         UserError: It cannot be written.
     """
-    _require("cache", cache_dir(), "XDG_CACHE_HOME")
+    _require("The cache", cache_dir(), "XDG_CACHE_HOME")
 
 
 def find_obstacle(folder: Path) -> str | None:
-    """Return why nothing can be written into a folder, or into the one that it would be made in; None if it can."""
+    """Return why a folder, or the one it would be made in, cannot be written; None if it can."""
     try:
         nearest = folder
         while not nearest.exists():
@@ -52,19 +52,16 @@ def find_obstacle(folder: Path) -> str | None:
 def _require(subject: str, folder: Path, variable: str) -> None:
     obstacle = find_obstacle(folder)
     if obstacle is not None:
-        raise UserError(
-            f"{subject} must be a folder that can be written, but got {folder} ({obstacle}). Set {variable} to one "
-            f"that can."
-        )
+        raise UserError(f"{subject} cannot be written: {folder} ({obstacle}). Set {variable} to a folder that can.")
 
 
 def _ray_temp_dir() -> Path:
-    # As Ray does it.
+    # The same order as in Ray.
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
 
 
 def _has_ray_token() -> bool:
-    """Return whether Ray finds its token, or needs none; else it makes one."""
+    """Return whether Ray has its token or does not need one; if not, it writes one."""
     if (
         os.environ.get("RAY_AUTH_TOKEN")
         or os.environ.get("RAY_AUTH_TOKEN_PATH")

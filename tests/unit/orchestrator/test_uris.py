@@ -32,7 +32,7 @@ def test_a_folder_is_named_as_every_machine_would(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
-    with pytest.raises(UserError, match=r"--backup must hold no credentials.*\*\*\*") as refused:
+    with pytest.raises(UserError, match=r"--backup must not contain credentials.*\*\*\*") as refused:
         require_no_credentials("--backup", uri)
     assert "se/cret" not in str(refused.value)
     assert "=abc" not in str(refused.value)

@@ -58,7 +58,7 @@ def test_a_store_is_not_named_with_credentials(capsys: pytest.CaptureFixture[str
         capsys, "data", "prepare", "voc", "--source", str(tmp_path), "--out", "s3://key:hunter2@bucket/voc"
     )
     assert (code, out, "hunter2" in err) == (2, "", False)
-    assert "--out must hold no credentials, but got --out=s3://key:***@bucket/voc" in err
+    assert "--out must not contain credentials, but got --out=s3://key:***@bucket/voc" in err
     assert list(home.iterdir()) == []
 
 

@@ -174,7 +174,7 @@ def test_a_place_with_credentials_in_it_is_a_mistake(
 ) -> None:
     code, out, err = run(capsys, *words, "s3://key:hunter2@bucket/x")
     assert (code, out, "hunter2" in err) == (2, "", False)
-    assert f"{words[-1]} must hold no credentials, but got {words[-1]}=s3://key:***@bucket/x" in err
+    assert f"{words[-1]} must not contain credentials, but got {words[-1]}=s3://key:***@bucket/x" in err
     assert list(home.iterdir()) == []
 
 
@@ -184,7 +184,7 @@ def test_a_setting_with_credentials_in_it_is_a_mistake(
 ) -> None:
     code, out, err = run(capsys, *words, "--set", "data.store=s3://key:hunter2@bucket/voc")
     assert (code, out, "hunter2" in err) == (2, "", False)
-    assert "--set data.store must hold no credentials, but got --set data.store=s3://key:***@bucket/voc" in err
+    assert "--set data.store must not contain credentials, but got --set data.store=s3://key:***@bucket/voc" in err
     assert list(home.iterdir()) == []
 
 
@@ -196,4 +196,4 @@ def test_a_file_of_settings_with_credentials_is_a_mistake(
     file.write_text(render_config(config.flatten()), encoding="utf-8")
     code, out, err = run(capsys, "train", "--from", str(file))
     assert (code, out, "hunter2" in err) == (2, "", False), err
-    assert "data.store must hold no credentials" in err
+    assert "data.store must not contain credentials" in err

@@ -79,7 +79,7 @@ def test_doctor_of_a_cluster_takes_no_setting_that_a_sweep_would_refuse(
 ) -> None:
     for setting, message in (
         ("data.stor=x", "data.stor"),
-        ("data.store=s3://key:hunter2@bucket/x", "must hold no credentials"),
+        ("data.store=s3://key:hunter2@bucket/x", "must not contain credentials"),
     ):
         code, _, err = run(capsys, "doctor", "--address", "auto", "--space", "voc", "--set", setting)
         assert (code, message in err, "hunter2" in err, asked) == (2, True, False, [])
@@ -104,6 +104,6 @@ def test_doctor_of_a_cluster_names_a_store_of_one_machine_and_refuses_credential
     first, second = doctor.diagnose_nodes("auto")[0]
     assert first.problems == {"MLflow": "the server refuses the driver's credentials (HTTP 401)"}
     assert second.problems == {}, "only the driver logs to MLflow"
-    with pytest.raises(UserError, match="--storage must hold no credentials") as caught:
+    with pytest.raises(UserError, match="--storage must not contain credentials") as caught:
         doctor.diagnose_nodes("auto", storage="s3://key:verysecret@bucket/x")
     assert "verysecret" not in str(caught.value)

@@ -104,8 +104,8 @@ class TestSweep:
             ({"seed": -1}, "--seed must be at least 0"),
             ({"name": "a/b"}, "name must be"),
             ({"name": ""}, "name must be"),
-            ({"storage": "s3://key:secret@bucket/x"}, "--storage must hold no credentials"),
-            ({"overrides": {"data.store": "s3://key:secret@bucket/x"}}, "data.store must hold no credentials"),
+            ({"storage": "s3://key:secret@bucket/x"}, "--storage must not contain credentials"),
+            ({"overrides": {"data.store": "s3://key:secret@bucket/x"}}, "data.store must not contain credentials"),
         ],
     )
     def test_fault_in_a_flag_is_the_users(self, flags: dict[str, Any], message: str) -> None:
@@ -122,7 +122,8 @@ class TestSweep:
         path = tmp_path / "mine.yaml"
         path.write_text(DIGITS_TEXT + "# data.store: s3://key:hunter2@bucket/x\n", encoding="utf-8")
         with pytest.raises(
-            UserError, match=r"mine.yaml:\d+: a line must hold no credentials, but got # data.store: s3://key:\*\*\*@"
+            UserError,
+            match=r"mine.yaml:\d+: this line contains credentials, which plans and journals would show: # data.store: s3://key:\*\*\*@",
         ) as caught:
             make_plan(PlanRequest(path, kind=kind))
         assert "hunter2" not in str(caught.value)
@@ -130,7 +131,7 @@ class TestSweep:
     def test_store_that_was_remembered_with_credentials_is_refused(self, home: Path) -> None:
         (home / "data").mkdir()
         (home / "data" / "voc.json").write_text('{"uri": "s3://key:hunter2@bucket/voc"}')
-        with pytest.raises(UserError, match="data.store must hold no credentials") as caught:
+        with pytest.raises(UserError, match="data.store must not contain credentials") as caught:
             make_plan(PlanRequest("voc"))
         assert "hunter2" not in str(caught.value)
 
