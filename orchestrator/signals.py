@@ -28,7 +28,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def arm(self) -> None:
-        """Install the handlers, again if a library replaced them. Only the main thread may, so elsewhere it does nothing."""
+        """Install the handlers, again if a library replaced them. Does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 before = signal.signal(number, self._receive)

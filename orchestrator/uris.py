@@ -45,11 +45,11 @@ def require_no_credentials(option: str, uri: str | None) -> None:
     """
     if uri is None or "://" not in uri:
         return
-    # redact comes first: a key may contain a slash, after which urlsplit sees no user name any more.
+    # Not by urlsplit alone: a key may contain a slash, after which it sees no user name any more.
     if redact(uri) != uri or urlsplit(uri).username or _SECRET_KEY.search(urlsplit(uri).query):
         raise UserError(
-            f"{option} must not contain credentials, but got {option}={redact(uri)}: plans and journals would show them. "
-            f"{_WHERE_TO_PUT_THEM}"
+            f"{option} must not contain credentials, but got {option}={redact(uri)}: plans and journals would show "
+            f"them. {_WHERE_TO_PUT_THEM}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -196,3 +198,41 @@ def test_only_ray_compat_touches_private_names_of_ray() -> None:
             lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
             found += [f"{name}:{number}" for number, line in lines if name not in allowed and PRIVATE_RAY.search(line)]
     assert found == []
+
+
+def test_references_in_docstrings_lead_to_something() -> None:
+    broken = []
+    for package in ("orchestrator", "training", "search_spaces"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            for name in re.findall(r":(?:class|func|mod|meth|attr|data|exc):`~?([A-Za-z_][\w.]*)`", text):
+                own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                if not (is_there(name) or is_there(f"{own}.{name}") or is_member(own, name)):
+                    broken.append(f"{path.relative_to(ROOT)}: {name}")
+    assert broken == []
+
+
+def is_there(name: str) -> bool:
+    """Return whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not has(found, part):
+                return False
+            found = getattr(found, part, None)
+        return True
+    return False
+
+
+def is_member(module: str, name: str) -> bool:
+    """Return whether a class of a module has a method or field of this name."""
+    return any(has(found, name) for _, found in inspect.getmembers(importlib.import_module(module), inspect.isclass))
+
+
+def has(owner: object, name: str) -> bool:
+    """Return whether something has an attribute, or a field without a default."""
+    return hasattr(owner, name) or name in getattr(owner, "__annotations__", {})

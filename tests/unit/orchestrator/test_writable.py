@@ -28,8 +28,8 @@ def test_folder_yet_to_be_made_is_no_obstacle_and_is_not_made(tmp_path: Path, fi
 @pytest.mark.parametrize(
     ("variable", "subject"),
     [
-        ("ORCHESTRATOR_HOME", "home"),
-        ("XDG_CACHE_HOME", "cache"),
+        ("ORCHESTRATOR_HOME", "The home"),
+        ("XDG_CACHE_HOME", "The cache"),
         ("RAY_TMPDIR", "Ray's folder for temporary files"),
         ("HOME", "Ray's folder for its token"),
     ],
@@ -42,7 +42,8 @@ def test_what_cannot_be_written_is_named_with_the_variable_that_moves_it(
     require_writable("auto")
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(
-        UserError, match=rf"^{subject} must be .* \(Not a directory\)\. Set {variable} to one that can\.$"
+        UserError,
+        match=rf"^{subject} cannot be written: .* \(Not a directory\)\. Set {variable} to a folder that can\.$",
     ):
         require_writable(None)
 
