@@ -1,5 +1,6 @@
-"""Every kind of death, once, on a Ray cluster of several raylets; ``make faults`` has them more often. The tests go on
-from each other.
+"""Every kind of fault once, on a Ray cluster of several raylets; ``make faults`` repeats them.
+
+The tests share one cluster and its sweeps, so they run in order, each from where the one before stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Verbs as jobs on a real Ray of two nodes, with token: submitted, followed, cancelled, resumed; and a doctor that asks
-both nodes.
-"""
+"""Jobs on a real Ray of two nodes with token authentication: submit, follow, cancel, resume, and ask both nodes."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, head_home: Path) -> Iterat
 
 @pytest.fixture(autouse=True)
 def token(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process be the laptop that has the cluster's token."""
+    """Make this process the laptop that has the cluster's token."""
     for name, value in cluster.client_environment().items():
         monkeypatch.setenv(name, value)
 
@@ -66,7 +64,7 @@ def only_sweep(head_home: Path, known: set[str]) -> Path:
 
 
 def wait_for_epochs(head_home: Path, known: set[str], count: int, describe: Callable[[], str]) -> Path:
-    """Return the folder of the new sweep once so many epochs are reported."""
+    """Return the folder of the new sweep once it has reported that many epochs."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if len(list((head_home / "sweeps").iterdir())) > len(known):
@@ -98,9 +96,9 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
     assert f"promote {sweep.name}" in out
     state = replay(sweep / JOURNAL_FILE)
     assert sorted(state.records) == [0, 1]
-    assert re.fullmatch(r"[0-9a-f]{40}", state.provenance["commit"])  # there is no history on the other side to ask
+    assert re.fullmatch(r"[0-9a-f]{40}", state.provenance["commit"])  # sent along with the code
     assert {event.pid for event in events(sweep, DriverStarted)}.isdisjoint({os.getpid()})
-    # Nothing of it is here but the note of the job.
+    # Here, the home holds nothing but the record of the job.
     assert [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()] == [f"jobs/{job_id}.json"]
     code, out, _ = run(capsys, "jobs", "--json")
     (job,) = json.loads(out)

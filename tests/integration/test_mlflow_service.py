@@ -15,9 +15,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from orchestrator.cluster.checks import Health, check_store
 from orchestrator.cluster.processes import end_orphans
 from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.events import EpochReported
@@ -25,7 +27,7 @@ from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.store import find_sweep_run
-from tests.kit.mlflow_service import BUCKET, HOST, SECRETS, MlflowService
+from tests.kit.mlflow_service import BUCKET, HOST, PASSWORD, SECRETS, USER, MlflowService
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -112,10 +114,25 @@ def test_a_wrong_password_is_refused_and_not_repeated(service: MlflowService) ->
         command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True, check=False
     )
     assert "wrongwrong" not in done.stdout + done.stderr
+    assert "does not let us in (HTTP 401" in " ".join(done.stdout.split())
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(
             f"http://{HOST}:{service.port}/api/2.0/mlflow/experiments/search?max_results=1", timeout=10
         )
+
+
+def test_the_doctor_accepts_credentials_wherever_mlflow_does(
+    service: MlflowService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_store().health is Health.OK
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    assert check_store().health is Health.WARN
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{USER}:{quote(PASSWORD)}@{HOST}:{service.port}/")
+    assert check_store().health is Health.OK
+    make_client().search_experiments(max_results=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", service.database_uri)
+    assert check_store().health is Health.OK
 
 
 def num_epochs() -> int:
