@@ -6,16 +6,17 @@ begins and does nothing twice, so that a promotion that died anywhere is resumed
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home, sweep_dir, sweeps_dir
@@ -436,9 +437,6 @@ def _write_config(plan: SweepPlan, decision: Decision) -> Path:
     return path
 
 
-@contextmanager
-def _one_conclusion_at_a_time() -> Iterator[None]:
-    """Keep two promotions from deciding against the same champion; a process that dies gives the lock back."""
-    with (sweeps_dir() / _LOCK_FILE).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _one_conclusion_at_a_time() -> FileLock:
+    """Return the lock that keeps two promotions from deciding against the same champion."""
+    return FileLock(sweeps_dir() / _LOCK_FILE)

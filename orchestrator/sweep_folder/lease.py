@@ -8,7 +8,6 @@ agree within some seconds.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
 
@@ -150,12 +150,12 @@ class Lease:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """Open the file and lock it: two drivers may find the same dead holder, and only one may look and write."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        with FileLock(self._path):
+            descriptor = os.open(self._path, os.O_RDWR)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     def _write(self, descriptor: int) -> None:
         os.pwrite(descriptor, json.dumps(asdict(self._holder)).ljust(_WIDTH).encode(), 0)

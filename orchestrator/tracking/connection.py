@@ -6,7 +6,6 @@ that something does not exist.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -16,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
@@ -185,8 +186,7 @@ def _make_database() -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.draft")
-    with file.with_name(f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(file.with_name(f"{file.name}.lock")):
         if not file.exists():
             draft.unlink(missing_ok=True)
             MlflowClient(f"sqlite:///{draft}")

@@ -6,12 +6,13 @@ missing is written when it is back, or by the next :func:`sync` of that sweep.
 
 from __future__ import annotations
 
-import fcntl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
@@ -132,9 +133,12 @@ def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
     """Hold the right to write a sweep to MLflow; a process that dies gives it back."""
-    with (folder / _LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OrchestratorError(f"another process is writing {folder.name} to MLflow") from None
+    lock = FileLock(folder / _LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OrchestratorError(f"another process is writing {folder.name} to MLflow") from None
+    try:
         yield
+    finally:
+        lock.release()

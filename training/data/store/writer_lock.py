@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from training.data.store.file_names import LOCK
 from training.data.store.storage import Storage
@@ -41,7 +42,7 @@ def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
             yield stack.enter_context(_beating(storage))
             return
         try:
-            stack.enter_context(_flocked(storage.folder))
+            stack.enter_context(_locked(storage.folder))
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise
@@ -51,31 +52,22 @@ def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _flocked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Hold the kernel's lock, which ends with the process however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # From the open file, not by its name: its owner may finish and delete it right now.
-            owner = os.pread(descriptor, 4096, 0)
-            os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                raise _refusal(str(folder), _parse(owner)) from None
-            raise
-        if _same_file(descriptor, path):
-            break
-        os.close(descriptor)  # its owner deleted it between our open and our lock
+    # Without flock it would use a file whose owner may be dead; the heartbeat is better.
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_myself()).encode(), 0)
+        lock.acquire()
+    except Timeout:
+        raise _refusal(str(folder), _read(Storage(str(folder)))) from None
+    try:
+        path.write_text(json.dumps(_myself()), encoding="utf-8")
         yield
     finally:
         path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
@@ -135,13 +127,6 @@ def _parse(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}  # its owner has not written it yet
     return owner if isinstance(owner, dict) else {}
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _refusal(where: str, owner: dict[str, Any]) -> StoreError:
