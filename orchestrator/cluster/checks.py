@@ -218,6 +218,7 @@ def check_cache() -> Finding:
 
 def check_disk() -> Finding:
     """Check the space left for checkpoints and artifacts."""
+    # The home need not exist yet; it will be on the disk of its nearest existing parent.
     nearest = next(path for path in (home(), *home().parents) if path.exists())
     usage = shutil.disk_usage(nearest)
     free_gib = usage.free / 2**30
@@ -325,12 +326,13 @@ def _check_server(uri: str) -> Finding:
         )
         return Finding("MLflow store", Health.WARN, detail, fix)
     problem = "answers, but not as MLflow does" if answer.is_up else "does not answer"
-    return Finding(
-        "MLflow store",
-        Health.WARN,
-        f"{redact(uri)} {problem} ({answer.reason})",
-        "start the MLflow server, or correct MLFLOW_TRACKING_URI (unset: sqlite in the home)",
+    fix = (
+        "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the authority that signed the server's"
+        if "certificate" in answer.reason.lower()
+        else "start the MLflow server, or correct MLFLOW_TRACKING_URI (unset: sqlite in the home)"
     )
+    # Only a warning: a sweep does not need MLflow, and writes what it lacks once it is back.
+    return Finding("MLflow store", Health.WARN, f"{redact(uri)} {problem} ({answer.reason})", fix)
 
 
 def _check_database(uri: str) -> Finding:

@@ -1,6 +1,4 @@
-"""A Ray cluster of several nodes on this machine, started as a user starts one: `ray start`, with
-token and dashboard.
-"""
+"""Starts a Ray cluster of several nodes on this machine as a user would: `ray start`, with token and dashboard."""
 
 from __future__ import annotations
 
@@ -22,40 +20,40 @@ _MARK = "ORCHESTRATOR_TEST_CLUSTER"
 
 
 class RayCluster:
-    """A head and its workers, each with its own raylet; ended with all their processes and no others.
+    """A head and its workers, each with its own raylet.
 
-    The token is the user's own, made if there is none: a process, such as that of the tests, reads a token once.
+    It uses the user's own token, and creates it if necessary: a process, such as that of the tests, reads it only once.
 
     Args:
-        folder: For what the processes print.
-        environment: Of the nodes, beside the caller's own.
+        folder: For the output of the processes.
+        environment: Variables of the nodes, in addition to the caller's.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
         self.token = ensure_token()
-        # Short: sockets lie in it.
+        # A short path, because the names of sockets below it are limited to about 100 characters.
         self._temp = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
         self.port, self.dashboard_port = _free_port(), _free_port()
         self._environment = os.environ | environment | self.client_environment()
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        # Some of Ray's processes write their title over their environment, by which we know them; this has them leave
-        # it alone.
+        # Some of Ray's processes write their title over their environment. We recognise them by their environment, so
+        # SPT_NOENV keeps it readable.
         self._environment |= {_MARK: self._temp.name, "SPT_NOENV": "1"}
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     @property
     def address(self) -> str:
-        """Of the head, for a process on a node."""
+        """The address of the head, for processes on a node."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        """Of the job server."""
+        """The URL of the job server."""
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def client_environment(self) -> dict[str, str]:
-        """Return what a process must have in its environment to be let in."""
+        """Return the variables that a client of the cluster needs."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start_head(self, num_cpus: int) -> None:
@@ -77,7 +75,7 @@ class RayCluster:
         return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
 
     def num_alive(self) -> int:
-        """Return how many nodes the head counts."""
+        """Return how many living nodes the head knows."""
         code = (
             "import ray; ray.init(address=%r, log_to_driver=False); print('alive', sum(node['Alive'] for node in "
             "ray.nodes()))"
@@ -92,7 +90,7 @@ class RayCluster:
         return int(done.stdout.rpartition("alive")[2])
 
     def stop(self) -> None:
-        """End all processes of the cluster, and no others: they are told by their environment."""
+        """Kill all processes of the cluster, and no others: they are recognised by their environment."""
         processes = [process for process in psutil.process_iter() if self._is_ours(process)]
         for process in processes:
             with suppress(psutil.Error):
@@ -108,8 +106,7 @@ class RayCluster:
         return False
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        # A folder each: into one that they shared, every node would unpack a job's code anew, under the feet of those
-        # that run it.
+        # One folder per node: in a shared one, every node would unpack a job's code again, over the code that runs.
         temp = Path(self._temp.name, str(len(self._nodes)))
         command = [
             str(Path(sys.executable).with_name("ray")),

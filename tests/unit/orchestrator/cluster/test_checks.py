@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.cluster import checks
 from orchestrator.cluster.checks import Finding, Health, choose_cuda_fix
+from orchestrator.health import Answer
 from tests.kit.http_service import basic, like_mlflow, serving
 from tests.kit.layouts import make_cub
 from training.data.sources.registry import read_source
@@ -99,6 +100,13 @@ def test_server_that_does_not_know_its_own_host_names_the_option(monkeypatch: py
     with serving(lambda path, headers: (403, "Invalid Host header - possible DNS rebinding attack detected")) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
         assert "--allowed-hosts" in checks.check_store().fix
+
+
+def test_certificate_of_an_unknown_authority_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    monkeypatch.setattr(checks, "ask_mlflow", lambda uri: Answer(is_up=False, reason=reason))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.internal")
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in checks.check_store().fix
 
 
 def test_server_that_is_away_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
