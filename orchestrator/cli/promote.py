@@ -156,7 +156,7 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     print_table(["run", "seed", "state", plan.protocol.metric, "epoch", TEST_MAP], rows, right=[0, 1, 3, 4, 5])
     print_line(f"{decision.verdict}: {decision.reason}")
     for mark in decision.marks:
-        print_line(f"  compared although {mark}")
+        print_line(f"  note: {mark}")
     scores = [figures[TEST_MAP] for figures in outcome.test.values() if TEST_MAP in figures]
     if len(scores) > 1:
         spread = f"{statistics.fmean(scores):.2f} +- {statistics.stdev(scores):.2f}"

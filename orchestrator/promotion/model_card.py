@@ -1,4 +1,4 @@
-"""The model card that lies beside a registered model's weights: what it is, how it was chosen, what it scored."""
+"""Render the model card of a registered model: what it is, how it was chosen, and what it scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from orchestrator.promotion.verdict import Decision, Result
 from training.config.run import TrainConfig
 
 _PHOTOS = (
-    "The scenes are made of the handwritten digits and of the photos `china.jpg` and `flower.jpg` that ship with "
-    "scikit-learn "
-    "(photos: CC BY 2.0, see the NOTICE of this project)."
+    "The scenes are composed of the handwritten digits and the photos `china.jpg` and `flower.jpg` that come with "
+    "scikit-learn (photos: CC BY 2.0, see the NOTICE of this project)."
 )
 
 
@@ -29,25 +28,24 @@ def render_card(
     """Return the card as Markdown.
 
     Args:
-        name: Of the registered model.
+        name: Name of the registered model.
         plan: The promotion.
-        config: Of the registered run, that of the first seed.
-        provenance: Of the promotion's driver.
+        config: Settings of the registered run, which is that of the first seed.
+        classes: Names of the classes.
+        provenance: What the promotion's driver recorded.
         result: The selection metric per seed, on validation data.
+        decision: Why it was promoted.
         test: Trial -> test metrics in percent, for every seed.
     """
     parts = [
         f"# {name}",
-        f"Multi-label classifier of {len(classes)} classes ({', '.join(classes)}), trained with one observed positive "
-        f"label per image by "
-        f"`{plan.method}` on `{plan.dataset}`. These are the weights of the first of {plan.num_trials} training seeds, "
-        f"fixed in advance; "
-        "the others show how far its score can be trusted.",
+        f"A multi-label classifier of {len(classes)} classes ({', '.join(classes)}), trained by `{plan.method}` on "
+        f"`{plan.dataset}` with one observed positive label per image. These are the weights of the first of "
+        f"{plan.num_trials} training seeds, which was chosen in advance; the others show how much the score varies.",
         "## Scores (%)",
         _table(plan, result, test),
-        f"Selected by {plan.protocol} on validation data, at most {plan.epochs} epochs. {decision.verdict}: "
-        f"{decision.reason}. "
-        "The test split was opened once, after that decision.",
+        f"Selected by {plan.protocol} on validation data, with at most {plan.epochs} epochs. {decision.verdict}: "
+        f"{decision.reason}. The test split was opened once, after that decision.",
         "## Where it comes from",
         "\n".join(
             f"- {key}: `{value}`" for key, value in {"sweep": plan.parent, "promotion": plan.id, **provenance}.items()

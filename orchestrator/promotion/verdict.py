@@ -1,4 +1,4 @@
-"""Whether the final runs of a promotion beat the champion. Pure: figures in, a verdict and its reason out."""
+"""Decide a promotion: whether the final runs beat the champion. Pure functions; nothing is read or written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 from orchestrator.provenance import UNKNOWN
 
 COMPARED_KEYS = ("dataset", "data_hash", "model", "weights_hash", "recipe", "select_config_by", "select_epoch_by")
-"""What two results must agree in to be compared; together they name a registered model."""
+"""What two results must share to be compared. Together these keys name a registered model."""
 SET_UP_KEYS = {
     "data.image_size": "image size",
     "data.normalisation": "normalisation",
@@ -22,15 +22,13 @@ SET_UP_KEYS = {
     "loop.epochs": "number of epochs",
     "loop.precision": "precision",
 }
-"""What a space holds the same for all its methods: two results of one recipe differ in it if a flag or a file of one's
-own changed it.
-"""
+"""Settings that a space keeps the same for all its methods; in one recipe they differ only if a user changed them."""
 MARKED_KEYS = {"draw_seed": "label-draw seed", "world_size": "world size", **SET_UP_KEYS}
-"""What may differ, but is said."""
+"""What may differ between two results, and is reported if it does."""
 
 
 class Verdict(StrEnum):
-    """What becomes of a promotion."""
+    """The possible decisions on a promotion."""
 
     PROMOTE = "PROMOTE"
     KEEP = "KEEP"
@@ -42,7 +40,7 @@ class Result:
     """The figures of one configuration trained with several seeds.
 
     Attributes:
-        name: Who: a promotion's id, or a registered version.
+        name: A promotion's id, or a registered version.
         identity: ``COMPARED_KEYS`` and ``MARKED_KEYS`` -> value.
         values: The selection metric in percent per seed; None where a run has no result.
     """
@@ -57,7 +55,7 @@ class Result:
         return statistics.fmean(value for value in self.values if value is not None)
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every seed has a result."""
         return bool(self.values) and None not in self.values
 
@@ -68,10 +66,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict with the figures it rests on.
+    """A verdict and the figures that led to it.
 
     Attributes:
-        marks: What differs and does not stop a comparison.
+        marks: Differences that do not prevent a comparison.
     """
 
     verdict: Verdict
@@ -88,28 +86,30 @@ def registered_name(identity: Mapping[str, str]) -> str:
 
 
 def decide(challenger: Result, champion: Result | None, others: Sequence[Result] = ()) -> Decision:
-    """Decide on a promotion: strictly higher mean over the seeds of the selection metric on validation data, or no
-    champion yet.
+    """Decide on a promotion.
+
+    The challenger wins if its mean over the seeds is strictly higher, by the selection metric on validation data, or if
+    there is no champion yet.
 
     Args:
         challenger: The final runs.
         champion: The current champion under the same conditions, or None.
-        others: Champions of the dataset under other conditions: named, because nobody should take the first of its kind
-            for the best.
+        others: Champions of the dataset under other conditions. They are named in the decision, so that the first
+            result under its conditions is not mistaken for the best.
 
     Returns:
-        PROMOTE, KEEP, or REFUSE where the two cannot be compared.
+        PROMOTE, KEEP, or REFUSE if the two cannot be compared.
     """
-    if not challenger.whole:
-        return Decision(Verdict.REFUSE, f"every final run must have a result, but {challenger.name} has {challenger}")
+    if not challenger.is_complete:
+        return Decision(Verdict.REFUSE, f"not every final run of {challenger.name} has a result: {challenger}")
     unknown = [key for key in COMPARED_KEYS if challenger.identity.get(key, UNKNOWN) == UNKNOWN]
     if unknown:
         return Decision(
-            Verdict.REFUSE, f"what a result is of must be known, but {', '.join(unknown)} of {challenger.name} is not"
+            Verdict.REFUSE, f"{', '.join(unknown)} of {challenger.name} is unknown, so nothing can be compared with it"
         )
     if champion is None:
         marks = tuple(_apart(challenger, other) for other in others)
-        return Decision(Verdict.PROMOTE, f"{challenger} and there was no champion before it", marks)
+        return Decision(Verdict.PROMOTE, f"{challenger} is the first result under these conditions", marks)
     different = _differences(challenger, champion, COMPARED_KEYS)
     if different:
         return Decision(
@@ -124,11 +124,11 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
 
 def _apart(challenger: Result, other: Result) -> str:
     different = "; ".join(_differences(challenger, other, COMPARED_KEYS))
-    return f"champion of other conditions, which it cannot be compared with: {other} of {other.name} ({different})"
+    return f"a champion under other conditions, which it cannot be compared with: {other} of {other.name} ({different})"
 
 
 def _marks(challenger: Result, champion: Result) -> tuple[str, ...]:
-    # A champion of an earlier version does not say everything.
+    # A champion that an earlier version registered lacks some of the keys.
     known = {key: name for key, name in MARKED_KEYS.items() if key in champion.identity}
     marks = _differences(challenger, champion, known)
     if len(challenger.values) != len(champion.values):

@@ -1,4 +1,4 @@
-"""Promotion: the decision from its figures alone, and steps that are taken once whatever dies between them."""
+"""Promotion: each step is taken once, whatever dies between them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.run_config import read_config
-from orchestrator.planning.sweep_plan import Resources, SweepPlan, trial_config
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
-from orchestrator.promotion.model_card import render_card
+from orchestrator.promotion.final_runs import plan_promotion
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
-from orchestrator.promotion.verdict import COMPARED_KEYS, Decision, Result, Verdict, decide, registered_name
+from orchestrator.promotion.steps import IDENTITY_TAG, VALUES_TAG
+from orchestrator.promotion.verdict import Verdict, registered_name
 from orchestrator.sweep.driver import DEFAULT, SweepOutcome
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
@@ -43,81 +44,6 @@ IDENTITY = {
     "draw_seed": "1200",
     "world_size": "1",
 }
-
-
-def _result(*values: float | None, name: str = "digits-promote-1", **changes: str) -> Result:
-    return Result(name, IDENTITY | changes, values)
-
-
-class TestDecide:
-    """The ladder of verdicts."""
-
-    def test_first_result_is_promoted(self) -> None:
-        assert decide(_result(80.0, 82.0), None).verdict is Verdict.PROMOTE
-
-    @pytest.mark.parametrize(("mean", "verdict"), [(81.1, Verdict.PROMOTE), (81.0, Verdict.KEEP), (80.9, Verdict.KEEP)])
-    def test_only_a_strictly_higher_mean_is_promoted(self, mean: float, verdict: Verdict) -> None:
-        decision = decide(_result(mean - 1, mean, mean + 1), _result(80.0, 81.0, 82.0, name="champ/3"))
-        assert decision.verdict is verdict
-        assert f"{mean:.2f}" in decision.reason
-        assert "81.00 (80.00, 81.00, 82.00) of champ/3" in decision.reason
-
-    @pytest.mark.parametrize("key", COMPARED_KEYS)
-    def test_each_key_must_agree(self, key: str) -> None:
-        decision = decide(_result(99.0, **{key: "other"}), _result(1.0, name="champ/3"))
-        assert decision.verdict is Verdict.REFUSE
-        assert f"{key} is other and not" in decision.reason
-        assert "99.00" in decision.reason
-
-    def test_another_draw_and_world_size_are_compared_and_marked(self) -> None:
-        decision = decide(_result(90.0, draw_seed="7", world_size="2"), _result(80.0, 81.0))
-        assert decision.verdict is Verdict.PROMOTE
-        assert decision.marks == (
-            "label-draw seed is 7 and not 1200",
-            "world size is 2 and not 1",
-            "number of seeds is 1 and not 2",
-        )
-
-    def test_another_set_up_in_one_recipe_is_marked(self) -> None:
-        champion = _result(80.0, **{"loop.epochs": "20", "optim.schedule": "constant"})
-        decision = decide(
-            _result(90.0, **{"loop.epochs": "100", "optim.schedule": "constant", "loop.precision": "bf16"}), champion
-        )
-        assert decision.verdict is Verdict.PROMOTE
-        assert decision.marks == ("number of epochs is 100 and not 20",), (
-            "what an older champion does not say is not held against it"
-        )
-
-    def test_a_run_without_a_result_refuses(self) -> None:
-        decision = decide(_result(90.0, None), None)
-        assert decision.verdict is Verdict.REFUSE
-        assert "90.00, none" in decision.reason
-        assert decide(_result(None), None).verdict is Verdict.REFUSE
-
-    def test_champions_of_other_conditions_are_named_and_not_compared(self) -> None:
-        decision = decide(_result(60.0), None, [_result(90.0, data_hash="0ther")])
-        assert decision.verdict is Verdict.PROMOTE
-        assert len(decision.marks) == 1
-        assert (
-            "cannot be compared with: 90.00 (90.00) of digits-promote-1 (data_hash is da7a and not 0ther)"
-            in decision.marks[0]
-        )
-
-    def test_unknown_data_refuses(self) -> None:
-        decision = decide(_result(90.0, data_hash="unknown"), None)
-        assert decision.verdict is Verdict.REFUSE
-        assert "data_hash" in decision.reason
-
-
-def test_name_is_made_of_the_keys_that_must_agree() -> None:
-    name = registered_name(IDENTITY)
-    assert name.rpartition(".")[0] == "digits.resnet_cam.clean-val.clean-val"
-    assert len(name.rpartition(".")[2]) == 8
-    assert registered_name(IDENTITY | {"draw_seed": "7", "world_size": "2"}) == name
-    assert (
-        len({registered_name(IDENTITY | {key: '{"name": "x"}'}) for key in COMPARED_KEYS} | {name})
-        == len(COMPARED_KEYS) + 1
-    )
 
 
 class Store:
@@ -223,7 +149,7 @@ def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_a
     assert outcome.test == {0: {"test/mAP": 1.0}, 1: {"test/mAP": 2.0}}
     assert outcome.version == f"{outcome.model}/1"
     assert store.versions[0].run_id == f"run-{outcome.plan.id}-0"
-    assert json.loads(store.versions[0].tags[promotion.VALUES_TAG]) == [60.0, 62.0]
+    assert json.loads(store.versions[0].tags[VALUES_TAG]) == [60.0, 62.0]
     assert store.opened == [1001, 1002]
 
 
@@ -277,8 +203,8 @@ def test_champion_that_was_deposed_meanwhile_is_decided_against_again(swept: Swe
     store.fail_at = None
     name = registered_name(IDENTITY | {"model": _model_of(swept)})
     better = {
-        promotion.IDENTITY_TAG: json.dumps(IDENTITY | {"model": _model_of(swept)}),
-        promotion.VALUES_TAG: "[70.0]",
+        IDENTITY_TAG: json.dumps(IDENTITY | {"model": _model_of(swept)}),
+        VALUES_TAG: "[70.0]",
     }
     store.champions[name] = ModelVersion(name, 9, "other", better)
     outcome = _promote(swept)
@@ -316,16 +242,14 @@ def test_failed_run_refuses_and_is_tried_again_next_time(
 
 def test_test_split_of_other_data_is_not_opened(swept: SweepPlan, store: Store) -> None:
     store.data_hash = "0ther"
-    with pytest.raises(
-        OrchestratorError, match=r"test split must belong to the data of the final runs, da7a, but digits is now 0ther"
-    ):
+    with pytest.raises(OrchestratorError, match=r"were trained on digits da7a, but it is now 0ther"):
         promote(swept.id, seeds=2)
     assert not store.opened
     assert not store.champions
 
 
 def test_data_that_changed_between_the_final_runs_refuses(swept: SweepPlan, store: Store) -> None:
-    plan = promotion._plan_promotion(swept.id, 2, 1)
+    plan = plan_promotion(swept.id, 2, 1)
     store.train(plan)
     sweeps.write_events(plan, [sweeps.driver_started(plan, 9, sweeps.PROVENANCE | {"data_hash": "other"})])
     outcome = _promote(swept)
@@ -342,37 +266,12 @@ def test_unfinished_sweep_is_not_promoted(num_events: int, message: str) -> None
 
 
 def test_promotion_is_not_promoted(swept: SweepPlan, store: Store) -> None:
-    with pytest.raises(UserError, match="a promotion itself"):
+    with pytest.raises(UserError, match="is a promotion itself"):
         promote(_promote(swept).plan.id)
-
-
-def test_card_says_what_and_how_well(swept: SweepPlan, store: Store) -> None:
-    plan = _promote(swept).plan
-    decision = Decision(Verdict.PROMOTE, "there was no champion before it")
-    test = {0: {"test/mAP": 50.0}, 1: {"test/mAP": 52.0}}
-    config = trial_config(plan, plan.start_from[0])
-    card = render_card("digits.x", plan, config, ["a", "b"], {"commit": "c0ffee"}, _result(60.0, 62.0), decision, test)
-    assert "| test/mAP | 50.00 | 52.00 | 51.00 | 1.41 |" in card
-    assert "| val/mAP | 60.00 | 62.00 | 61.00 | 1.41 |" in card
-    assert "commit: `c0ffee`" in card
-    assert "CC BY 2.0" in card
-    assert "digits.x@champion" in card
 
 
 def _model_of(plan: SweepPlan) -> str:
     return json.dumps(trial_config(plan, {}).model.model_dump(mode="json", exclude={"weights"}), sort_keys=True)
-
-
-def test_workers_of_a_promotion_on_a_cluster_are_those_that_its_gpus_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cluster.size.count_cluster", lambda address: {"num_cpus": 64, "num_gpus": 8})
-    whole, shared = (
-        sweeps.make_sweep(f"{name}-00000001", resources=Resources(gpus_per_worker=gpus))
-        for name, gpus in (("a", 2), ("b", 0.5))
-    )
-    assert promotion._count_workers(whole, 16, "auto") == 4
-    assert promotion._count_workers(shared, 16, "auto") == 8, "two ranks do not share a GPU"
-    assert promotion._count_workers(shared, 20, "auto") == 5, "each has the same share of the batch"
-    assert promotion._count_workers(sweeps.make_sweep("digits-00000002"), 16, "auto") == 1
 
 
 @pytest.mark.parametrize(("keep_weights", "left"), [(False, ["t0000"]), (True, ["t0000", "t0001"])])

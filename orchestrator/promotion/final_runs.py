@@ -1,0 +1,131 @@
+"""Plan the final runs of a promotion, find those that exist already, and read their result."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.promotion.verdict import SET_UP_KEYS, Result
+from orchestrator.provenance import UNKNOWN
+from orchestrator.sweep_folder.events import DriverStarted
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.records import TrialState, best
+from orchestrator.sweep_folder.state import SweepState
+from training.config.run import TrainConfig
+
+_HASHES = ("data_hash", "weights_hash")
+
+
+def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str | None = None) -> SweepPlan:
+    """Plan the final runs of a sweep's winner.
+
+    Args:
+        sweep_id: A finished sweep or training.
+        seeds: Number of final runs.
+        workers: Ray Train workers of each run; None is as many as fit on the GPUs, or 1 without GPUs.
+        address: The Ray cluster whose GPUs are counted; None is this machine.
+
+    Raises:
+        UserError: It cannot be promoted; the message says why and what to do.
+    """
+    plan = load_plan(sweep_id)
+    if plan.kind == "promote":
+        raise UserError(
+            f"{sweep_id} is a promotion itself. Promote a sweep or a training, or continue this one: orchestrator "
+            f"resume {sweep_id}"
+        )
+    if plan.kind == "ablate":
+        raise UserError(
+            f"{sweep_id} is an ablation: the best of its variants is no winner. Promote a sweep or a training."
+        )
+    state = replay(sweep_dir(sweep_id) / JOURNAL_FILE)
+    num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
+    if ended < num_trials:
+        raise UserError(
+            f"{sweep_id} is not finished: {ended} of {num_trials} trials have ended. Finish it: orchestrator resume "
+            f"{sweep_id}"
+        )
+    winner = best(state.records.values(), plan.protocol)
+    if winner is None:
+        raise UserError(
+            f"No trial of {sweep_id} is COMPLETE, so there is nothing to promote. See why: orchestrator leaderboard "
+            f"{sweep_id}"
+        )
+    if workers is None:
+        workers = count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
+    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=plan.storage)
+
+
+def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:
+    """Return how many workers fit on the GPUs, each with whole GPUs and the same share of the global batch."""
+    if not plan.resources.gpus_per_worker:
+        return 1
+    if address is not None:
+        from orchestrator.cluster.size import count_cluster
+
+        num_gpus = count_cluster(address)["num_gpus"]
+    else:
+        import torch
+
+        num_gpus = torch.cuda.device_count()
+    most = int(num_gpus / math.ceil(plan.resources.gpus_per_worker))
+    return max((workers for workers in range(1, most + 1) if batch_size % workers == 0), default=1)
+
+
+def find_same(planned: SweepPlan) -> SweepPlan | None:
+    """Return the latest promotion with the same final runs, or None; one with a failed run is worth another try."""
+    for entry in list_sweeps(kinds={"promote"}):
+        try:
+            plan = load_plan(entry.id)
+        except OrchestratorError:
+            continue  # written by another version, so its runs are not the same
+        if _runs_of(plan) == _runs_of(planned):
+            records = replay(sweep_dir(plan.id) / JOURNAL_FILE).records.values()
+            return None if any(record.state is TrialState.FAILED for record in records) else plan
+    return None
+
+
+def _runs_of(plan: SweepPlan) -> tuple[Any, ...]:
+    return plan.parent, plan.base, plan.start_from, plan.resources, plan.protocol
+
+
+def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
+    """Return the figures of a promotion's final runs, with everything that two results must share to be compared."""
+    config = final_config(plan, 0)
+    provenance = state.provenance | _changed_hashes(journal)
+    identity = {
+        "dataset": config.data.name,
+        "data_hash": provenance.get("data_hash", UNKNOWN),
+        # Without the name of its weights, which may be a path: the hash identifies them.
+        "model": json.dumps(config.model.model_dump(mode="json", exclude={"weights"}), sort_keys=True),
+        "weights_hash": provenance.get("weights_hash", UNKNOWN),
+        "recipe": config.loop.recipe,
+        "select_config_by": str(plan.protocol.select_config_by),
+        "select_epoch_by": str(plan.protocol.select_epoch_by),
+        "draw_seed": str(config.data.draw_seed),
+        "world_size": str(plan.resources.workers),
+        **{key: str(config.flatten()[key]) for key in SET_UP_KEYS},
+    }
+    records = [state.records.get(trial) for trial in range(plan.num_trials)]
+    complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
+    return Result(
+        plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete)
+    )
+
+
+def final_config(plan: SweepPlan, trial: int) -> TrainConfig:
+    """Return the settings of a final run."""
+    return trial_config(plan, plan.start_from[trial])
+
+
+def _changed_hashes(journal: Path) -> dict[str, str]:
+    """Return ``unknown`` for each hash that was not the same for all drivers of a promotion."""
+    drivers = [event.provenance for event in follow(journal)[0] if isinstance(event, DriverStarted)]
+    return {key: UNKNOWN for key in _HASHES if len({driver.get(key) for driver in drivers}) > 1}
