@@ -24,12 +24,14 @@ GUARDED_KEYS = ("commit", "changes", "lock_hash", "data_hash", "weights_hash")
 """What may not change between a sweep's start and its resume, unless the user allows it."""
 
 _WORDS = {"changes": "the hash of uncommitted changes"}
+# What can change a result. Edited documents or tests do not make a run dirty.
 _SOURCES = ("orchestrator", "training", "search_spaces", "requirements", "pyproject.toml")
 _LIBRARIES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow")
 
 
 def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
     """Return :func:`describe_checkout` of an installed package, from its checkout or its build; else ``unknown``."""
+    # A checkout is asked each time, because it can change while its installation stays.
     if (package.parent / ".git").exists():
         return describe_checkout(package.parent)
     try:
@@ -62,6 +64,7 @@ def library_versions() -> dict[str, str]:
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the ``GUARDED_KEYS`` that are known on both sides and differ, each with its two values."""
+    # An unknown hash says nothing, so it cannot be a difference.
     pairs = {key: (recorded.get(key, UNKNOWN), current.get(key, UNKNOWN)) for key in GUARDED_KEYS}
     return {key: pair for key, pair in pairs.items() if UNKNOWN not in pair and pair[0] != pair[1]}
 
@@ -75,6 +78,7 @@ def _hash_changes(root: Path) -> str:
     """Return a hash of all uncommitted code, new files included; ``none`` if everything is committed."""
     changed = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *_SOURCES)
     added = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_SOURCES)
+    # git is missing or failed: that is not the same as a clean checkout.
     if changed is None or added is None:
         return UNKNOWN
     if not changed and not added:

@@ -46,6 +46,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"{sweep_id} is an ablation: the best of its variants is no winner. Promote a sweep or a training."
         )
     state = replay(sweep_dir(sweep_id) / JOURNAL_FILE)
+    # The journal knows of extensions; the plan has the number of trials at the start.
     num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
     if ended < num_trials:
         raise UserError(
@@ -75,6 +76,7 @@ def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:
         import torch
 
         num_gpus = torch.cuda.device_count()
+    # A worker of a final run takes whole GPUs, even if the trials of the sweep shared them.
     most = int(num_gpus / math.ceil(plan.resources.gpus_per_worker))
     return max((workers for workers in range(1, most + 1) if batch_size % workers == 0), default=1)
 
@@ -87,6 +89,7 @@ def find_same(planned: SweepPlan) -> SweepPlan | None:
         except OrchestratorError:
             continue  # written by another version, so its runs are not the same
         if _runs_of(plan) == _runs_of(planned):
+            # Failed runs are never run again, so only a new promotion can replace them.
             records = replay(sweep_dir(plan.id) / JOURNAL_FILE).records.values()
             return None if any(record.state is TrialState.FAILED for record in records) else plan
     return None
@@ -113,6 +116,7 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
         "world_size": str(plan.resources.workers),
         **{key: str(config.flatten()[key]) for key in SET_UP_KEYS},
     }
+    # Every seed keeps its place: a run that failed must not move the others' figures.
     records = [state.records.get(trial) for trial in range(plan.num_trials)]
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
     return Result(
@@ -127,5 +131,6 @@ def final_config(plan: SweepPlan, trial: int) -> TrainConfig:
 
 def _changed_hashes(journal: Path) -> dict[str, str]:
     """Return ``unknown`` for each hash that was not the same for all drivers of a promotion."""
+    # A promotion may be resumed with --allow-changed; its runs then do not belong together.
     drivers = [event.provenance for event in follow(journal)[0] if isinstance(event, DriverStarted)]
     return {key: UNKNOWN for key in _HASHES if len({driver.get(key) for driver in drivers}) > 1}

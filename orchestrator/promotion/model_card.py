@@ -62,6 +62,7 @@ def render_card(
 
 def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, float]]) -> str:
     names = sorted({name for figures in test.values() for name in figures})
+    # The validation metric comes first: it is the one that decided.
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}
     columns |= {name: [test.get(trial, {}).get(name) for trial in range(plan.num_trials)] for name in names}
     seeds = [str(point["loop.seed"]) for point in plan.start_from]
@@ -76,5 +77,6 @@ def _row(name: str, values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     cells = ["" if value is None else f"{value:.2f}" for value in values]
     mean = f"{statistics.fmean(known):.2f}" if known else ""
+    # One seed has no deviation; an empty cell is more honest than 0.00.
     deviation = f"{statistics.stdev(known):.2f}" if len(known) > 1 else ""
     return f"| {' | '.join([name, *cells, mean, deviation])} |"

@@ -19,8 +19,8 @@ from orchestrator.promotion.final_runs import find_same, plan_promotion
 from orchestrator.promotion.steps import PromotionSteps, write_config
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.signals import terminable
-from orchestrator.sweep.driver import DEFAULT, FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
-from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
+from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord
@@ -88,6 +88,7 @@ def promote(
         OrchestratorError: Ray or MLflow cannot be reached. The promotion can be resumed.
     """
     planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
+    # Asked for before anything is trained: a second `promote` of the same winner must not cost K more runs.
     known = find_same(planned)
     started = time.monotonic()
     trained = run_sweep(planned, options) if known is None else resume(known.id, options)
@@ -119,12 +120,14 @@ def _conclude(
         keep_weights=keep_weights,
         tracking_problem=trained.tracking_problem,
     )
+    # An interrupted promotion must not be decided on the runs that happen to be complete.
     if trained.state == FINISHED:
         folder = sweep_dir(plan.id)
         try:
             with (
                 terminable(),
                 Lease(folder) as lease,
+                # Between the look at the champion and its replacement, no other promotion may replace it.
                 _one_conclusion_at_a_time(),
                 Journal.open(folder / JOURNAL_FILE, lease) as journal,
             ):
@@ -138,10 +141,12 @@ def _conclude(
 
 
 def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOutcome:
+    # The order is the protocol: the test split is opened after the decision, so it cannot influence it.
     decision = steps.decide()
     test = steps.open_test()
     version = steps.register(decision, test) if decision.verdict is Verdict.PROMOTE else None
     config_file = write_config(outcome.plan, decision)
+    # Not when everything was there already: a promotion that is only read must leave the disk alone.
     if steps.taken and not outcome.keep_weights:
         steps.drop_weights()
     return replace(

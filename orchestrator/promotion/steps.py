@@ -52,14 +52,17 @@ class PromotionSteps:
         """Compare the result with the champion; once more if it changed before a PROMOTE could be carried out."""
         from orchestrator.tracking.registry import find_champion, find_other_champions
 
+        # A decision stands, unless it is a PROMOTE that was never carried out and the champion has changed since.
         known = self._state.promotion
         if known is not None and (known.verdict != Verdict.PROMOTE or self._state.champion is not None):
             return _read_decision(known)
         champion = find_champion(self.name)
         against = None if champion is None else str(champion)
+        # A kill between the alias and its journal event leaves our own version as the champion.
         ours = champion is not None and champion.tags.get(SWEEP_TAG) == self._plan.id
         if known is not None and (ours or against == known.champion):
             return _read_decision(known)
+        # Only the first result under its conditions needs the comparison with other conditions.
         others = [] if champion else find_other_champions(self._result.identity["dataset"], self.name)
         decision = decide(
             self._result,
@@ -75,6 +78,7 @@ class PromotionSteps:
 
     def open_test(self) -> dict[int, dict[str, float]]:
         """Evaluate every complete final run on the test split, only once; return trial -> figures."""
+        # The figures are in the journal before anything else happens, so the split is opened once, whatever dies.
         if self._state.test is None:
             from training.inference.evaluation import evaluate_test
 
@@ -118,9 +122,11 @@ class PromotionSteps:
             IDENTITY_TAG: json.dumps(self._result.identity),
             VALUES_TAG: json.dumps(self._result.values),
         }
+        # MLflow copies the folder into its artifacts.
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
             save_model(Path(folder), config, state, dataset_info(config.data).scale, card)
             version = register_version(self.name, config.data.name, run_id, Path(folder), tags)
+        # The alias moves before the event is written: a repeated alias is harmless, a lost champion is not.
         set_champion(version)
         self._append(ChampionSet(str(version)))
         self._sync()
@@ -179,6 +185,7 @@ def _read_result(name: str, tags: Mapping[str, str]) -> Result:
 def write_config(plan: SweepPlan, decision: Decision) -> Path:
     """Write the winner's settings to a file that can be committed; return it."""
     assert plan.parent is not None
+    # Each final run has its own seed; the winner as such has none.
     winner = {key: value for key, value in plan.start_from[0].items() if key != "loop.seed"}
     config = trial_config(load_plan(plan.parent), winner).flatten()
     # Without paths: a committed file is read on machines that keep their data elsewhere.

@@ -79,6 +79,7 @@ class Decision:
 
 def registered_name(identity: Mapping[str, str]) -> str:
     """Return ``<dataset>.<model>.<select_config_by>.<select_epoch_by>.<8 hex of the hash of the compared keys>``."""
+    # The hash keeps results apart that differ only in what the readable part does not show.
     compared = {key: identity[key] for key in COMPARED_KEYS}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
     model = json.loads(identity["model"])["name"]
@@ -100,8 +101,10 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
     Returns:
         PROMOTE, KEEP, or REFUSE if the two cannot be compared.
     """
+    # A mean over the seeds that survived would favour configurations that sometimes diverge.
     if not challenger.is_complete:
         return Decision(Verdict.REFUSE, f"not every final run of {challenger.name} has a result: {challenger}")
+    # Two unknown hashes would be equal to each other.
     unknown = [key for key in COMPARED_KEYS if challenger.identity.get(key, UNKNOWN) == UNKNOWN]
     if unknown:
         return Decision(
@@ -117,6 +120,7 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
             f"{challenger} cannot be compared with {champion} of {champion.name}: {'; '.join(different)}",
         )
     marks = _marks(challenger, champion)
+    # Strictly higher: a tie keeps the champion, so that repeating a promotion changes nothing.
     if challenger.mean > champion.mean:
         return Decision(Verdict.PROMOTE, f"{challenger} is higher than {champion} of {champion.name}", marks)
     return Decision(Verdict.KEEP, f"{challenger} is not higher than {champion} of {champion.name}", marks)

@@ -1,4 +1,4 @@
-"""What each part of a method is worth: a table from the runs of an ablation, on validation data."""
+"""Tabulate an ablation: what each part of a method contributes, on validation data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
     """Return a row per variant, the whole method first.
 
     Args:
-        plan: Of kind ``ablate``: its trials are its variants, each with every seed.
-        records: Those there are by now.
+        plan: The ablation; its trials are its variants, each with every seed.
+        records: The records of its trials so far.
 
     Returns:
         Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that are COMPLETE, ``mean`` and ``deviation``
-        of their scores in percent; and ``difference`` to the whole method and its ``difference_deviation``, over the
-        seeds that both have. None where there are too few.
+        of their scores in percent, and the ``difference`` to the whole method with its ``difference_deviation``, over
+        the seeds that both have. A figure is None if too few seeds are there.
     """
+    # Pruned or failed trials have no score that counts.
     known = {record.trial: record.value(plan.protocol) for record in records if record.state is TrialState.COMPLETE}
     num_seeds = plan.num_trials // len(plan.variants)
     scores = [
@@ -33,11 +34,13 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
     rows = []
     for number, (variant, own) in enumerate(zip(plan.variants, scores, strict=True)):
         there = [score for score in own if score is not None]
+        # Paired by seed: most of the variation between seeds is common to all variants.
         apart = [
             score - whole
             for score, whole in zip(own, scores[0], strict=True)
             if score is not None and whole is not None
         ]
+        # The first variant is the whole method, which differs from itself by nothing.
         difference = (None, None) if number == 0 else (_mean(apart), _deviation(apart))
         rows.append(
             {

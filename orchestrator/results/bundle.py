@@ -1,15 +1,15 @@
-"""One file with all that there is to see of a sweep, and how to look at it where neither its home nor its MLflow is.
+"""Pack a sweep into one file, to look at it on a machine that has neither its home nor its MLflow.
 
-A zip archive of text, pictures and Parquet; nothing in it is code, and nothing of it is unpickled::
+The file is a zip archive of text, pictures and Parquet; nothing in it is code, and nothing is unpickled::
 
-    bundle.json            what it is
-    plan.json  journal.jsonl  space.yaml          the sweep, as its home has it
-    runs.csv  metrics.csv  configurations.jsonl   the same for other programs: leaderboard, every epoch, every trial's
-    settings errors/t0007.txt       tracebacks
-    artifacts/t0007/...    pictures and per-class tables
+    bundle.json                                   what the archive is
+    plan.json  journal.jsonl  space.yaml          the sweep, as in its home
+    runs.csv  metrics.csv  configurations.jsonl   for other programs: leaderboard, epochs, settings of every trial
+    errors/t0007.txt                              tracebacks
+    artifacts/t0007/...                           pictures and per-class tables
 
-Whoever opens one need not trust who made it: a name that is not listed here, or leads out of the folder, is refused,
-and so is a link, and more than 2 GiB of content.
+A bundle can be opened without trusting its maker: names that are not listed here or lead out of the folder, links, and
+more than 2 GiB of content are refused.
 """
 
 from __future__ import annotations
@@ -49,25 +49,26 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _FORMAT = 1
 _MAX_FILES = 200_000
 _CHUNK = 1 << 20
-_MAX_TEXT = 16 << 20  # what is read as a whole: the plan, and what the bundle says of itself
+_MAX_TEXT = 16 << 20  # for the members that are read into memory: bundle.json and the plan
 
 
 def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda text: None) -> int:
-    """Write a sweep's bundle; passwords in URIs, and those in the environment, are left out of it.
+    """Write a sweep's bundle, without the passwords in URIs and in the environment.
 
     Args:
-        sweep_id: Which; it may be running.
-        out: The file.
-        say: Told what is missing in it.
+        sweep_id: The sweep; it may be running.
+        out: The file to write.
+        say: Called with what is missing in the bundle.
 
     Returns:
-        The number of artifacts in it.
+        The number of artifacts in the bundle.
 
     Raises:
-        UserError: The file cannot be written there.
+        UserError: The file cannot be written.
     """
     plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
     state = replay(path)
+    # A half-written bundle must never be under the name that the user asked for: open_whole renames it at the end.
     try:
         with open_whole(out) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_ABOUT_FILE, _describe(plan, state))
@@ -83,9 +84,7 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
                 archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
             num_artifacts = _add_artifacts(archive, plan, say)
     except OSError as error:
-        raise UserError(
-            f"--out must be a file that can be written, but got --out={out} ({error.strerror or error})."
-        ) from None
+        raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from None
     return num_artifacts
 
 
@@ -93,15 +92,16 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
     """Put a bundle's sweep into this home, its artifacts where the tracker finds them; return the sweep's id.
 
     Raises:
-        UserError: It is no bundle, or one that nobody should open.
+        UserError: It is not a bundle, or not one that is safe to open.
     """
     if not file.is_file():
-        raise UserError(f"bundle must be a file that is there, but got {file}.")
+        raise UserError(f"No bundle at {file}. Write one: orchestrator bundle SWEEP")
     try:
         with zipfile.ZipFile(file) as archive:
             members = _check_members(archive, file)
             reader = _Reader(archive, file, max_bytes)
             plan = _read_plan(reader, file)
+            # The names and the plan have been checked before the first file is written.
             folder = create_sweep(plan.id, plan.to_json())
             for info in members:
                 target = _target(folder, info.filename)
@@ -116,24 +116,25 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
         FileExistsError,
         NotADirectoryError,
     ) as error:
-        raise UserError(f"bundle must be a file that `orchestrator bundle` wrote, but got {file} ({error}).") from None
+        raise UserError(f"{file} is not a whole file that `orchestrator bundle` wrote: {error}.") from None
     return plan.id
 
 
 class _Reader:
-    """Reads members; what they come to is counted as it comes, because an archive's own figures may lie."""
+    """Reads members and counts their bytes as they are unpacked, because the sizes in an archive may lie."""
 
     def __init__(self, archive: zipfile.ZipFile, file: Path, max_bytes: int) -> None:
         self._archive, self._file, self._left, self._max = archive, file, max_bytes, max_bytes
 
     def read(self, name: str) -> bytes:
+        # The plan is needed before its folder exists, so it is read into memory.
         content = b""
         for chunk in self._chunks(self._archive.getinfo(name)):
             content += chunk
             if len(content) > _MAX_TEXT:
                 raise UserError(
-                    f"bundle must have a {name} of at most {_MAX_TEXT / 2**20:.0f} MiB, but {self._file} does not. It "
-                    f"is not opened."
+                    f"{self._file} is not opened: its {name} is larger than {_MAX_TEXT / 2**20:.0f} MiB, the most that "
+                    f"a bundle may have."
                 )
         return content
 
@@ -148,9 +149,7 @@ class _Reader:
             while chunk := member.read(_CHUNK):
                 self._left -= len(chunk)
                 if self._left < 0:
-                    raise UserError(
-                        f"bundle must unpack to at most {self._max / 2**30:g} GiB, but {self._file} does not."
-                    )
+                    raise UserError(f"{self._file} is not opened: it unpacks to more than {self._max / 2**30:g} GiB.")
                 yield chunk
 
 
@@ -158,16 +157,22 @@ def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo
     members = archive.infolist()
     names = Counter(info.filename for info in members)
     for info in members:
-        if names[info.filename] > 1 or not _is_known(info.filename) or not _is_plain(info):
-            raise UserError(
-                f"bundle must have only what `orchestrator bundle` puts into one, each once and as a plain file, "
-                f"but got {file} with {info.filename!r}. It is not opened."
-            )
+        fault = _find_fault(info, names[info.filename])
+        if fault is not None:
+            raise UserError(f"{file} is not opened: {info.filename!r} in it {fault}.")
     missing = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE} - set(names)
     if missing or len(members) > _MAX_FILES:
         what = f"no {', '.join(sorted(missing))}" if missing else f"{len(members)} files"
-        raise UserError(f"bundle must be a file that `orchestrator bundle` wrote, but got {file} with {what}.")
+        raise UserError(f"{file} is not a file that `orchestrator bundle` wrote: it has {what}.")
     return members
+
+
+def _find_fault(info: zipfile.ZipInfo, times: int) -> str | None:
+    if not _is_known(info.filename):
+        return "is nothing that `orchestrator bundle` writes"
+    if times > 1:
+        return "is there more than once"
+    return None if _is_plain(info) else "is not a plain file"
 
 
 def _is_known(name: str) -> bool:
@@ -177,14 +182,14 @@ def _is_known(name: str) -> bool:
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
     mode = info.external_attr >> 16
-    # The other methods unpack what they have read in one go, whatever it comes to: no count would come in time.
+    # Other compressions unpack all they have read at once, so the count of bytes would come too late.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return False
     return not info.is_dir() and not info.flag_bits & 1 and (stat.S_IFMT(mode) in (0, stat.S_IFREG))
 
 
 def _target(folder: Path, name: str) -> Path | None:
-    """Return where a member goes in a sweep's folder; the tables are for other programs."""
+    """Return where a member goes in a sweep's folder; None for the tables, which are for other programs."""
     if name == JOURNAL_FILE or _ERROR.fullmatch(name):
         return folder / name
     return folder / SPOOL_DIR / name.removeprefix("artifacts/") if _ARTIFACT.fullmatch(name) else None
@@ -194,20 +199,20 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
     try:
         about = json.loads(reader.read(_ABOUT_FILE))
         if about["format"] != _FORMAT:
-            raise ValueError(f"its format is {about['format']}, and this version reads {_FORMAT}")
+            raise ValueError(f"its format is {about['format']}, but this version reads format {_FORMAT}")
         plan = SweepPlan.from_json(reader.read(PLAN_FILE).decode())
+        # A plan is user input here, and its id becomes a path.
         if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
-            raise ValueError(f"its sweep is called {plan.id!r}")
+            raise ValueError(f"{plan.id!r} cannot be the id of a sweep")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"bundle must be a file that this version of `orchestrator bundle` wrote, but got {file}: {error}"
-        ) from None
+        raise UserError(f"{file} is not a file that this version of `orchestrator bundle` wrote: {error}") from None
     return plan
 
 
 def _add_artifacts(archive: zipfile.ZipFile, plan: SweepPlan, say: Callable[[str], None]) -> int:
-    """Add the pictures and tables that MLflow has, and those that are still on their way there."""
+    """Add the pictures and tables that MLflow has, and those that have not been written to it yet."""
     names: set[str] = set()
+    # What is not yet in MLflow comes first; after a kill the same file may be in both places.
     for name, content in _find_artifacts(plan, say):
         if name not in names and _ARTIFACT.fullmatch(name):
             names.add(name)
@@ -225,9 +230,9 @@ def _find_artifacts(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[tup
         for trial, name, content in read_artifacts(plan):
             yield f"artifacts/{trial_name(trial)}/{name}", content
     except OrchestratorError as error:
-        say(f"note: MLflow's pictures and tables are missing in it: {error}")
+        say(f"note: the bundle lacks MLflow's pictures and tables: {error}")
     except Exception as error:  # whatever MLflow and its storage raise
-        say(f"note: some of MLflow's pictures and tables are missing in it: {describe_error(error)}")
+        say(f"note: the bundle lacks some of MLflow's pictures and tables: {describe_error(error)}")
 
 
 def _describe(plan: SweepPlan, state: SweepState) -> str:
@@ -244,6 +249,7 @@ def _describe(plan: SweepPlan, state: SweepState) -> str:
 
 
 def _runs(plan: SweepPlan, state: SweepState) -> str:
+    # The same rows as the leaderboard verb prints, so that no two tables disagree.
     rows = leaderboard(state.records.values(), plan.protocol)
     return _table({**{key: row[key] for key in row if key != "params"}, **row["params"]} for row in rows)
 
@@ -274,7 +280,7 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _redact_json(text: str, indent: int | None = None) -> str:
-    """Redact value by value: over the whole text a password would not end where its string does."""
+    """Redact each value by itself: in the whole text it would be unclear where a password ends."""
     return json.dumps(_redact_value(json.loads(text)), indent=indent, separators=None if indent else (",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""From what ``train --from`` names, a file or a former run, to the plan of one training."""
+"""Plan a training from a file of settings or a former run, as ``train --from`` names them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def plan_rerun(request: PlanRequest) -> SweepPlan:
     source = request.source
     assert source is not None
     file = _find_file(source)
+    # A missing .yaml is reported as a missing file, not as an unknown run.
     if source.endswith(_SUFFIXES) or file.is_file():
         return make_rerun_plan(request, FormerRun(read_config(file), source))
     sweep_id, trial = find_trial(source)
@@ -44,18 +45,17 @@ def _find_file(source: str) -> Path:
 
 
 def find_trial(run: str) -> tuple[str, int]:
-    """Return the sweep's id and the trial's number that ``SWEEP/TRIAL`` or an MLflow run id stands for.
+    """Return the sweep's id and the trial's number behind ``SWEEP/TRIAL`` or an MLflow run id.
 
     Raises:
-        UserError: It is neither, or there is no such run.
+        UserError: It is neither, or no such run exists.
     """
     sweep, slash, trial = run.rpartition("/")
     if not slash:
         return _find_logged(run)
     if not trial.isdecimal():
         raise UserError(
-            f"run must be SWEEP/TRIAL with the trial's number, but got run={run}. `orchestrator leaderboard {sweep}` "
-            f"lists them."
+            f"In {run}, {trial!r} is not the number of a trial. `orchestrator leaderboard {sweep}` lists the trials."
         )
     return find_sweep(sweep), int(trial)
 
@@ -66,7 +66,7 @@ def _find_logged(run_id: str) -> tuple[str, int]:
     sweep_id, trial = find_run(run_id)
     if trial is None:
         raise UserError(
-            f"run must be a trial's, but got run={run_id}, that of {sweep_id} itself. Name a trial: --from {sweep_id}/0"
+            f"{run_id} is the run of {sweep_id} itself, which has no settings. Name a trial: --from {sweep_id}/0"
         )
     return sweep_id, trial
 
@@ -74,10 +74,9 @@ def _find_logged(run_id: str) -> tuple[str, int]:
 def _trial_params(sweep_id: str, trial: int) -> Mapping[str, Scalar]:
     records = replay(sweep_dir(sweep_id) / JOURNAL_FILE).records
     if trial not in records:
-        listed = f"`orchestrator leaderboard {sweep_id}` lists them."
         if not records:
-            raise UserError(
-                f"{sweep_id} must have a trial {trial}, but it has none yet. See: orchestrator status {sweep_id}"
-            )
-        raise UserError(f"{sweep_id} must have a trial {trial}, but its trials are 0 to {max(records)}. {listed}")
+            raise UserError(f"{sweep_id} has no trials yet. See: orchestrator status {sweep_id}")
+        raise UserError(
+            f"{sweep_id} has no trial {trial}, only 0 to {max(records)}. See: orchestrator leaderboard {sweep_id}"
+        )
     return records[trial].params

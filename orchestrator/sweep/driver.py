@@ -1,7 +1,7 @@
-"""Runs a sweep: start, resume, extend. All three replay the journal and start a fresh Tuner; nothing is unpickled.
+"""Run a sweep: start it, resume it, extend it. Each replays the journal and starts a fresh Tuner; nothing is unpickled.
 
-At any moment the driver may die, by kill -9 as well: what it needs to go on is in the journal and in the checkpoints,
-never in memory alone and never written only at the end.
+The driver may die at any moment, even by kill -9. Whatever the next driver needs is therefore in the journal and in the
+checkpoints: nothing is kept in memory alone, and nothing is left to be written at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
-from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT = DriveOptions()
 FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
 _LOOK_S = 0.2
@@ -55,11 +54,11 @@ _LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What came of a driver's work.
+    """The result of one driver's run.
 
     Attributes:
         state: ``FINISHED``, or ``INTERRUPTED`` by Ctrl-C or SIGTERM.
-        seconds: From the driver's start to its end.
+        seconds: Time from the driver's start to its end.
         tracking_problem, backup_problem: Why MLflow or the backup is incomplete, if it is.
     """
 
@@ -95,9 +94,10 @@ def run_sweep(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
     folder = create_sweep(plan.id, plan.to_json())
     try:
         return _drive(plan, options)
+    # Not on KeyboardInterrupt: a sweep that was stopped while it started is resumed like any other.
     except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError):
         if replay(folder / JOURNAL_FILE).driver_state is None:
-            shutil.rmtree(folder, ignore_errors=True)  # it never began: its name stays free
+            shutil.rmtree(folder, ignore_errors=True)  # it never began, so its name stays free
         raise
 
 
@@ -129,8 +129,8 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
     num_trials = _num_trials(plan, replay(sweep_dir(sweep_id) / JOURNAL_FILE))
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
-            f"--trials must leave the sweep within the {plan.num_points} points that it can try, but got +{num_more} "
-            f"with {num_trials} trials there. Start a sweep over a larger space."
+            f"--trials +{num_more} asks for more than the sweep can try: it has {num_trials} trials, and its space has "
+            f"{plan.num_points} points. Start a sweep over a larger space."
         )
     return _drive(plan, options, num_more)
 
@@ -139,10 +139,12 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
     require_writable(options.address)
     folder, started = sweep_dir(plan.id), time.monotonic()
     with ExitStack() as stack:
+        # The lease is taken before the journal is opened, and given back after everything else has ended.
         lease = stack.enter_context(Lease(folder, steal=options.steal_lease))
         signals = stack.enter_context(StopSignals())
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
+        # A driver that was killed may have left Ray processes, which would go on training next to ours.
         end_orphans(folder)
         # The journal has the latest choice; the plan has that of a driver killed before its first event.
         options = replace(options, backup=options.backup or journal.state.backup or plan.backup)
@@ -150,6 +152,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
         if backup is not None:
             stack.enter_context(backup)
         state, problem = FINISHED, None
+        # A finished sweep needs no Ray: starting it would take seconds to do nothing.
         if num_more or not _is_done(plan, journal.state):
             progress = Progress(plan, journal.state, shown=options.progress)
             driver = _Driver(plan, journal, signals, progress, options)
@@ -160,6 +163,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
             problem = driver.tracking_problem
         else:
             problem = _settle(plan, journal, options.hooks)
+        # Only now is the journal final, so this is when the backup can be complete.
         records = tuple(record for _, record in sorted(journal.state.records.items()))
         backup_problem = None if backup is None or backup.stop() else backup.problem
         return SweepOutcome(plan, records, state, time.monotonic() - started, problem, backup_problem)
@@ -172,8 +176,10 @@ def _make_backup(plan: SweepPlan, journal: Journal, lease: Lease, options: Drive
 
 
 def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
-    """Write what a driver that was killed after its last trial left unsaid: its end, and what MLflow lacks; return why
-    it lacks some.
+    """Finish for a driver that was killed after its last trial: record its end, and complete MLflow.
+
+    Returns:
+        Why MLflow is still incomplete, or None.
     """
     if journal.state.driver_state != FINISHED:
         journal.append(DriverEnded(FINISHED, settled=True))
@@ -195,8 +201,9 @@ class _Driver:
         self._cleaner = CheckpointCleaner(plan, journal.state)
 
     def run(self, num_more: int) -> str:
-        """Run to the end, whatever it is, and leave nothing running; return how it ended."""
+        """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
         num_trials = _num_trials(self._plan, self._journal.state) + num_more
+        # Leaving the stack ends what was started in the opposite order, however the run ended.
         with self._progress:
             try:
                 with ExitStack() as stack:
@@ -210,30 +217,35 @@ class _Driver:
 
     def _keep_extension(self, num_trials: int) -> None:
         """Record the trials asked for by an `extend` that was stopped early, so that `resume` runs them."""
+        # No driver_started was written, so an end of its own makes the sweep count as interrupted.
         self._journal.append(SweepExtended(num_trials))
         self._journal.append(DriverEnded(INTERRUPTED, settled=True))
 
     def _start(self, stack: ExitStack, num_trials: int) -> None:
-        """Start all that works beside the trials; what takes long, side by side."""
+        """Start everything that runs next to the trials. What takes long starts first and runs in parallel."""
         quieten()
         config = trial_config(self._plan, {})
         self.tracker = self._hooks.make_tracker(self._plan, self._journal.path)
+        # Registered before Ray is, so that tracking stops after it: the last trials' events are written as well.
         stack.callback(self._stop_tracking)
         self.tracker.start()
         inputs = in_background(lambda: self._hooks.prepare_inputs(config, self._progress.say))
+        # Before the start: a start that fails half-way has processes to end, too.
         stack.callback(stop_ray)
         self._start_ray()
-        self._signals.arm()  # Ray takes SIGTERM when it starts
+        self._signals.arm()  # again, because Ray installs a SIGTERM handler of its own when it starts
         current = collect_provenance(self._plan, self._wait(inputs))
         if not self._options.allow_changed:
             self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
         self._announce(current, num_trials)
+        # From here on the journal says that a driver runs, so it must also say how it ended.
         stack.push(self._end)
         stack.callback(self._cleaner.stop)
         self._cleaner.start()
 
     def _start_ray(self) -> None:
         address, resources = self._options.address, self._plan.resources
+        # Each trial takes a slot per worker; Ray must be started with as many CPUs as all of them need.
         slots = self._plan.concurrency * resources.workers
         try:
             start_ray(
@@ -268,7 +280,7 @@ class _Driver:
         )
 
     def _run_trials(self) -> None:
-        # Tune, Optuna and what they import take seconds: not before Ray's processes are under way.
+        # Tune and Optuna take seconds to import; by now Ray's own processes have started meanwhile.
         from orchestrator.trials.director import Director
 
         director = Director(
@@ -285,6 +297,7 @@ class _Driver:
                 self._run_over_tune(director)
         finally:
             self._progress.enter_phase("ending")
+            # Ray Tune's own files. Nothing is ever read from them: the journal is the only truth.
             shutil.rmtree(self._folder / _SCRATCH_DIR, ignore_errors=True)
 
     def _run_over_tune(self, director: Director) -> None:
@@ -294,6 +307,7 @@ class _Driver:
         from orchestrator.trials.workers import make_train_trainable
 
         make_run = self._hooks.make_run
+        # Ray Train costs about 25 s a trial, so only trials with several workers run over it.
         over_train = runs_over_train(self._plan)
         run_trials(
             self._plan,
@@ -330,7 +344,7 @@ class _Driver:
         self._journal.append(DriverEnded(state))
 
     def _stop_tracking(self) -> None:
-        self._progress.enter_phase("writing to MLflow what is left")
+        self._progress.enter_phase("completing MLflow")
         if not self.tracker.stop(DRAIN_S):
             self.tracking_problem = self.tracker.problem
 
@@ -340,4 +354,5 @@ def _num_trials(plan: SweepPlan, state: SweepState) -> int:
 
 
 def _is_done(plan: SweepPlan, state: SweepState) -> bool:
+    # Fewer records than trials means that some were never handed out.
     return not state.open_trials() and len(state.records) >= _num_trials(plan, state)

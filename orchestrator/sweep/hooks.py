@@ -44,6 +44,7 @@ class NoTracker:
 
 def make_mlflow_tracker(plan: SweepPlan, journal: Path) -> TrackerLike:
     """Return the writer to MLflow."""
+    # Imported late: tests and benchmarks without tracking never load MLflow.
     from orchestrator.tracking.tracker import Tracker
 
     return Tracker(plan, journal)
@@ -64,6 +65,7 @@ class Hooks:
         prepare_inputs: Prepares the data and weights of a configuration, and returns their hashes.
     """
 
+    # None instead of a default, because importing TrainingRun here would import torch into the driver.
     make_run: MakeRun | None = None
     make_tracker: Callable[[SweepPlan, Path], TrackerLike] = make_mlflow_tracker
     prepare_inputs: Callable[[TrainConfig, Callable[[str], None]], dict[str, str]] = prepare_inputs

@@ -35,3 +35,6 @@ class DriveOptions:
         # A resume without them would run on this machine and, if it was stopped early, without its backup.
         flags = {"--address": self.address, "--backup": self.backup}
         return "".join(f" {flag} {value}" for flag, value in flags.items() if value is not None)
+
+
+DEFAULT = DriveOptions()

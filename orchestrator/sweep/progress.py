@@ -1,4 +1,4 @@
-"""Where a sweep is, while it runs: one live table on a terminal, one plain line every ten seconds elsewhere."""
+"""Show how far a running sweep is: a live table on a terminal, one plain line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from orchestrator.sweep_folder.state import SweepState
 
 _PLAIN_S = 10.0
 _LOOK_S = 1.0
-_AWAY_S = 5.0  # a store in the making, or locked for a moment, is not worth a word
+_AWAY_S = 5.0  # a database that is being created or locked for a moment is not worth a message
 _DRAWING_SHARE = 0.05
 _MAX_ROWS = 12
 _BETWEEN = " | "
 
 
 class Progress:
-    """Shows a sweep on the terminal until it is left; on a terminal what it showed is then wiped.
+    """Shows a sweep's progress while it is entered. On a terminal, the live table is removed at the end.
 
     Args:
         plan: The sweep.
-        state: The journal's, kept up by its writer.
-        shown: Whether to show anything but what :meth:`say` prints.
-        console: By default stderr, so that stdout is left to results.
+        state: The journal's state, which its writer updates.
+        shown: Whether to show progress; what :meth:`say` prints is always shown.
+        console: Where to print; None is stderr, so that stdout has only results.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays on the terminal."""
         self._console.print(Text(text), soft_wrap=True)
 
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
-        """Tell once when something that the sweep does not wait for is away, and once when it is back.
+        """Report once when a service that the sweep does not wait for is away, and once when it is back.
 
         Args:
-            name: What it is.
-            find_problem: Asked at every look; returns why it is away, or None.
+            name: The service.
+            find_problem: Returns why it is away, or None; called again and again.
         """
         self._watched.append(_Watched(name, find_problem))
 
     def enter_phase(self, phase: str) -> None:
-        """Show what is being done; an empty text: the trials themselves."""
+        """Show what is being done; an empty text shows the trials again."""
         self._phase, self._phase_began = phase, time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -87,23 +87,24 @@ class Progress:
         if self._thread is not None:
             self._thread.join()
         if self._shown:
-            self._tell_problems()  # what came back while the last of it was written
+            self._report_problems()  # a service may have come back while the rest was written to it
 
-    def _tell_problems(self) -> None:
+    def _report_problems(self) -> None:
+        # Asked while drawing, so no further thread is needed.
         for watched in self._watched:
-            told = watched.look(time.monotonic())
-            if told:
-                self.say(told)
+            report = watched.look(time.monotonic())
+            if report:
+                self.say(report)
 
     def _render(self) -> RenderableType:
-        self._tell_problems()
+        self._report_problems()
         began = time.monotonic()
         if began >= self._draw_next:
             self._drawn = render_progress(
                 self._plan, self._state, time.time() * 1000, self._timed_phase(), width=self._console.width
             )
-            # It looks at all trials there are: with ten thousand of them less often, so that the driver has its
-            # processor.
+            # Drawing reads every trial. With ten thousand of them it must happen less often, to leave the CPU to
+            # the driver.
             self._draw_next = time.monotonic() + (time.monotonic() - began) / _DRAWING_SHARE
         return self._drawn
 
@@ -112,8 +113,9 @@ class Progress:
 
     def _print_lines(self) -> None:
         shown = time.monotonic()
+        # Services are looked at every second, but a line in a log file every ten is enough.
         while not self._closing.wait(min(_PLAIN_S, _LOOK_S)):
-            self._tell_problems()
+            self._report_problems()
             if time.monotonic() - shown < _PLAIN_S:
                 continue
             shown = time.monotonic()
@@ -121,36 +123,36 @@ class Progress:
 
 
 class _Watched:
-    """What may be away: told once it was for some seconds, and again when it is back."""
+    """A service that may be away: reported once it has been away for some seconds, and again when it is back."""
 
     def __init__(self, name: str, find_problem: Callable[[], str | None]) -> None:
         self._name, self._find = name, find_problem
         self._since: float | None = None
-        self._told = False
+        self._reported = False
 
     def look(self, now: float) -> str | None:
-        """Return what is to be told, if anything."""
+        """Return what to report now, or None."""
         problem = self._find()
         if problem is None:
-            back, self._since, self._told = self._told, None, False
+            back, self._since, self._reported = self._reported, None, False
             return f"{self._name} is back" if back else None
+        # Not `or`: a monotonic clock may be at 0.0.
         self._since = now if self._since is None else self._since
-        if self._told or now - self._since < _AWAY_S:
+        if self._reported or now - self._since < _AWAY_S:
             return None
-        self._told = True
-        return (
-            f"{self._name} is away ({problem}); the sweep goes on, and what is missing there is written when it is back"
-        )
+        self._reported = True
+        return f"{self._name} is away ({problem}). The sweep goes on, and whatever is missing there is written later"
 
 
 def render_progress(
     plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "", *, width: int = 80
 ) -> RenderableType:
-    """Return the table: what sums up, on as many lines as it takes, then one row per running trial."""
+    """Return the live table: a summary on as many lines as it needs, then a row per running trial."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    # Only the running trials get a row: the leaderboard has the others once the sweep has ended.
     for column in (_unit(plan), "epoch", plan.protocol.metric, "best epoch"):
         table.add_column(column, no_wrap=True)
-    table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # what is left of the line
+    table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the rest of the line
     running = [record for record in list(state.records.values()) if not record.ended]
     for record in running[:_MAX_ROWS]:
         table.add_row(*_row(plan, record))
@@ -158,7 +160,7 @@ def render_progress(
 
 
 def describe_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "") -> str:
-    """Return one line: trials by state, best so far, time gone and left."""
+    """Return the summary as one line: trials by state, the best so far, time gone and left."""
     return _BETWEEN.join(_describe_parts(plan, state, now_ms, phase))
 
 
@@ -185,9 +187,9 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
 
 
 def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float | None:
-    """Return the seconds that are left, from what an epoch and a trial have taken so far; None before the first epoch.
+    """Estimate the seconds left from what epochs and trials have taken so far; None before the first epoch.
 
-    Epochs that are under way count as far as they are to come, so that it goes down between two reports as well.
+    An epoch that is running counts in part, so that the estimate goes down between two reports as well.
     """
     records = list(state.records.values())
     num_epochs = sum(len(record.metrics) for record in records)
@@ -196,11 +198,13 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     ended = [record for record in records if record.ended]
     running = [record for record in records if not record.ended]
     epoch_s = sum(record.run_s - record.queue_s - record.start_s for record in records) / num_epochs
+    # A trial yet to come is expected to last as long as the ended ones did; pruned trials make that short.
     trial_epochs = sum(record.last_epoch for record in ended) / len(ended) if ended else plan.epochs
     new_trials = max(0, (state.num_trials or plan.num_trials) - len(records))
     epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
+    # Near the end there are fewer trials than slots, and the idle slots do not speed anything up.
     slots = max(1, min(plan.concurrency, new_trials + len(running)))
-    # Never more than the epoch that is waited for: one that takes longer holds the countdown.
+    # At most one epoch per trial: an epoch that takes longer than usual stops the countdown.
     begun_s = sum(
         min(epoch_s, max(0.0, now_ms - record.spans[-1][1]) / 1000) for record in running if record.last_epoch
     )
@@ -212,7 +216,8 @@ def _unit(plan: SweepPlan) -> str:
 
 
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
-    """Return who leads so far: among those that ended whole and those that still run; what was cut can win no more."""
+    """Return the trial that leads so far. Pruned and failed trials cannot win any more."""
+    # A first report may well score 0.0, so the test is for None, not for truth.
     contenders = (TrialState.COMPLETE, TrialState.RUNNING)
     scored = [
         (value, -record.trial, record)
@@ -223,7 +228,7 @@ def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | N
 
 
 def _fold(parts: list[str], width: int) -> str:
-    """Return the parts on as few lines as they fit, none of them broken."""
+    """Join the parts on as few lines as possible, without breaking any of them."""
     lines = parts[:1]
     for part in parts[1:]:
         joined = f"{lines[-1]}{_BETWEEN}{part}"

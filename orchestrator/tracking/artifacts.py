@@ -32,6 +32,7 @@ def read_artifacts(plan: SweepPlan) -> Iterator[tuple[int, str, bytes]]:
             for path in _list(client, run.run_id, ""):
                 file = Path(client.download_artifacts(run.run_id, path, folder))
                 yield run.trial, path, file.read_bytes()
+                # One at a time: all artifacts of a large sweep together may not fit on the disk.
                 file.unlink()
 
 
@@ -39,5 +40,6 @@ def _list(client: MlflowClient, run_id: str, folder: str) -> Iterator[str]:
     for item in client.list_artifacts(run_id, folder):
         if item.is_dir:
             yield from _list(client, run_id, item.path)
+        # Models and other large files are not part of what a bundle shows.
         elif item.path.endswith(SUFFIXES):
             yield item.path

@@ -69,6 +69,7 @@ def tracking_uri() -> str:
     Raises:
         UserError: The home's path cannot be part of a URI.
     """
+    # sqlite URIs take what follows ? as options and % as an escape.
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
     if not chosen and set("?%") & set(str(home())):
         raise UserError(
@@ -112,6 +113,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     while True:
         try:
             client = make_client()
+            # Making a client sends nothing: only a request shows whether MLflow answers.
             client.search_experiments(max_results=1)
             return client
         except UserError:
@@ -182,12 +184,14 @@ def _make_database() -> None:
     from mlflow import MlflowClient
 
     file = database_file()
+    # Other processes use the file as soon as it exists, so it must have its whole schema by then.
     if file is None or file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.draft")
     with FileLock(file.with_name(f"{file.name}.lock")):
         if not file.exists():
+            # A draft is what a kill during an earlier attempt left.
             draft.unlink(missing_ok=True)
             MlflowClient(f"sqlite:///{draft}")
             # A link, not a rename: a rename would replace a database that someone put there meanwhile.
@@ -200,6 +204,7 @@ def file_number(file: Path | None) -> tuple[int, int] | None:
     if file is None or not file.exists():
         return None
     status = file.stat()
+    # The inode tells a database from another one that was put under the same name.
     return status.st_dev, status.st_ino
 
 

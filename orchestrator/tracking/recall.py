@@ -73,6 +73,7 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
     """
     records: dict[int, TrialRecord] = {}
     for run in trials:
+        # The oldest run of a trial is the one the writer went on with.
         if run.trial is not None and run.trial not in records:
             records[run.trial] = rebuild_record(plan.protocol, run)
     tags, state = _take(own.tags, _OURS), _DRIVER_STATES.get(own.status)
@@ -111,6 +112,7 @@ def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
         message=tags.get("message"),
         metrics=_metrics(protocol, run),
         attempts=int(tags.get("attempts", 1)),
+        # Attempts and the time between them are not in MLflow.
         spans=((run.started_ms, run.started_ms + round(1000 * float(tags.get("run_s", 0)))),),
     )
 
@@ -118,6 +120,7 @@ def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
 def _metrics(protocol: Protocol, run: StoredRun) -> dict[int, dict[str, float]]:
     names = {protocol.metric, epoch_metric(protocol.select_epoch_by)}
     metrics: dict[int, dict[str, float]] = {}
+    # MLflow lists the last value of each metric only, so no other epoch can be told apart.
     if run.last_epoch:
         metrics[run.last_epoch] = {name: value for name, value in run.metrics.items() if name in names}
     chosen = {name: float(value) for name, value in _take(run.tags, CHOSEN_TAG).items()}
@@ -127,6 +130,7 @@ def _metrics(protocol: Protocol, run: StoredRun) -> dict[int, dict[str, float]]:
 
 
 def _driver_spans(run_ms: int, driver_started_ms: int, *, is_at_work: bool) -> tuple[tuple[int, int], ...]:
+    # Only the sum of the drivers' times is known; one span of that length stands for all of them.
     before = (driver_started_ms - run_ms, driver_started_ms)
     return (before, (driver_started_ms, driver_started_ms)) if is_at_work else (before,)
 

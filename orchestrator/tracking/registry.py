@@ -89,8 +89,10 @@ def register_version(name: str, dataset: str, run_id: str, folder: Path, tags: M
         MlflowFailedError: MLflow does not answer.
     """
     with answering() as client:
+        # Created with its tag at once: without the dataset's tag nobody would find the champion.
         if not any(model.name == name for model in _list_models(client)):
             client.create_registered_model(name, tags={DATASET_TAG: dataset})
+        # A resumed promotion registers its run again; a second version of it would look like a second result.
         known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         if known:
             return _version(known[0])
@@ -152,6 +154,7 @@ def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, i
     Raises:
         UserError: No model has that name, or more than one could be meant.
     """
+    # The order of the tries is from the most specific name to the least: a version, a model, a dataset.
     by_name = {model.name: model for model in models}
     name, at, alias = text.partition("@")
     if name in by_name and (at or not alias):
@@ -223,9 +226,11 @@ def _fetch(version: ModelVersion) -> Path:
                 f"The run that trained {version} is gone from MLflow at {redact(tracking_uri())}, and the weights with "
                 f"it. Promote its sweep again."
             ) from error
+        # Artifacts on this machine are used where they are; a copy in the cache would only cost disk.
         if urlsplit(location).scheme in ("", "file"):
             folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
         else:
+            # A run's artifacts never change, so its id is a safe name in the cache.
             folder = cache_dir() / "models" / version.run_id
             if not folder.exists():
                 _download(version.run_id, folder)

@@ -127,6 +127,7 @@ class RunsWriter:
         self._offset = 0
         self._ended_ms: int | None = None
         # Two runs can carry one tag only if two writers ran at once; the oldest of them counts.
+        # Of equal keys the last one stays in a dict, hence the reversed order.
         self._runs = {run.trial: run for run in reversed(store.find_runs(plan.id))}
         self._points: dict[int, list[Point]] = {}
         self._provenance: dict[int, Mapping[str, str]] = {}
@@ -154,6 +155,7 @@ class RunsWriter:
             self._pace()
 
     def _take(self, event: Event) -> None:
+        # A known epoch or end that is reported again adds nothing.
         if self._state.knows(event):
             return
         self._state.apply(event)
@@ -166,14 +168,17 @@ class RunsWriter:
         self._waiting[None] = None
         if isinstance(event, DriverEnded):
             self._ended_ms = self._state.ended_ms
+            # When a driver ends, the trials it leaves open become interrupted in MLflow, too.
             self._waiting.update(dict.fromkeys(record.trial for record in self._state.open_trials()))
 
     def _take_of_trial(self, trial: int, event: Event) -> None:
         run = self._runs.get(trial)
+        # A run that has ended in MLflow is complete: its status is written last.
         if run is not None and run.ended:
             return
         self._waiting[trial] = None
         if isinstance(event, TrialStarted):
+            # A trial belongs to the driver that started it, not to the one that is running now.
             self._provenance[trial] = self._state.provenance
         elif isinstance(event, EpochReported) and (run is None or event.epoch > run.last_epoch):
             self._add(trial, Point(event.epoch, event.time_ms, {**event.metrics, EPOCH: event.epoch}))
@@ -206,6 +211,7 @@ class RunsWriter:
             run = StoredRun(self._store.create_run(trial_name(trial), record.started_ms, tags), "RUNNING", tags)
             self._runs[trial] = run
         points = self._points.pop(trial, [])
+        # Only test figures come this late; the tags of a finished run stay as they are.
         if run.ended:
             tags = run.tags
         self._log(run, points, {} if run.has_params else trial_params(self._plan, record), tags)
@@ -218,11 +224,13 @@ class RunsWriter:
         return TRIAL_STATUS[TrialState.INTERRUPTED]
 
     def _log(self, run: StoredRun, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        # Unchanged tags are not sent again: each is a row to write.
         tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
         for batch in _batches(points) or ([[]] if params or tags else []):
             self._store.log(run.run_id, batch, params, tags)
             run.has_params = run.has_params or bool(params)
             run.tags.update(tags)
+            # Params and tags go with the first batch only.
             params, tags = {}, {}
 
     def _set_status(self, run: StoredRun, status: str, end_ms: int | None) -> None:
@@ -233,6 +241,7 @@ class RunsWriter:
     def _log_spool(self) -> None:
         for folder in _spooled(self._journal.parent / SPOOL_DIR):
             run = self._runs.get(int(folder.name[1:]))
+            # Deleted only after MLflow has the files, so that a failure loses nothing.
             if run is not None:
                 self._store.log_folder(run.run_id, folder)
                 shutil.rmtree(folder)
@@ -249,6 +258,7 @@ def wall_times(record: TrialRecord) -> dict[str, float]:
     parts |= {
         part: sum(metrics.get(name, 0.0) for metrics in record.metrics.values()) for part, name in _EPOCH_PARTS.items()
     }
+    # Times are measured by different clocks, so the rest may come out slightly negative.
     parts["log"] = max(0.0, record.run_s - sum(parts.values()))
     return {f"wall/{part}_s": seconds for part, seconds in parts.items()} | {"wall/total_s": record.run_s}
 
@@ -309,6 +319,7 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
     if winner is not None:
         tags["orchestrator.best_trial"] = str(winner.trial)
         tags["orchestrator.best_value"] = f"{winner.value(plan.protocol):.3f}"
+    # Tags are the only part of a run that MLflow can be searched by, so a decision is in them.
     if state.promotion is not None:
         tags["orchestrator.verdict"] = state.promotion.verdict
         tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
@@ -341,6 +352,7 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     size = 0
     for point in points:
         size += len(point.metrics)
+        # An epoch is never split: a reader would otherwise see half of its metrics.
         if not batches or size > _MAX_POINTS:
             batches.append([])
             size = len(point.metrics)

@@ -64,6 +64,7 @@ class MlflowStore:
 
     def __init__(self, experiment: str, *, known: bool = False) -> None:
         file = database_file()
+        # A database that vanished must not be replaced by an empty one: the user may just be moving it.
         if known and file is not None and not file.exists():
             raise FileNotFoundError(f"{file} was taken away")
         self._client = make_client()
@@ -86,6 +87,7 @@ class MlflowStore:
 
     def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Write; all points in one transaction, at most 800 metrics."""
+        # Importing MLflow takes seconds; the driver's other threads should not wait for it at start-up.
         from mlflow.entities import Metric, Param, RunTag
 
         self._client.log_batch(
@@ -101,6 +103,7 @@ class MlflowStore:
 
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
         """Set the status, and the end if there is one."""
+        # set_terminated would add an end time to a run that is still going.
         if end_ms is None:
             self._client.update_run(run_id, status=status)
         else:
@@ -155,6 +158,7 @@ def find_logged_sweep(name: str | None) -> LoggedSweep | None:
     Raises:
         OrchestratorError: MLflow does not answer, or has no plan of the sweep yet.
     """
+    # Only looking must not create a database, and a path or a glob cannot be the name of a sweep.
     file = database_file()
     if (file is not None and not file.exists()) or (name is not None and not _SWEEP_WORD.fullmatch(name)):
         return None

@@ -1,7 +1,7 @@
-"""The one writer to MLflow: a thread of the driver that follows a sweep's journal and writes what the store lacks.
+"""Keep MLflow up to date: a thread of the driver follows the sweep's journal and writes what MLflow lacks.
 
-The sweep never waits for it and never fails because of it. While the store is away the thread keeps trying; what is
-missing is written when it is back, or by the next :func:`sync` of that sweep.
+The sweep never waits for this thread and never fails because of it. While MLflow is away the thread keeps trying; what
+is missing is written when it is back, or by the next :func:`sync` of the sweep.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ _POLL_S = 1.0
 _MAX_RETRY_S = 10.0
 _LAST_TRY_S = 3.0
 _SHARE = 0.2
-"""Part of a processor that the writer takes while a sweep runs: its Python would otherwise hold up the driver's loop.
-"""
+"""Part of a CPU that the thread may take while a sweep runs; with more, it would hold up the driver's loop (GIL)."""
 _LOCK_FILE = "tracking.lock"
 
 
 class Tracker:
-    """The thread that keeps MLflow level with one sweep's journal.
+    """A thread that keeps MLflow level with one sweep's journal.
 
     Attributes:
-        problem: Why the store cannot be written at the moment, or None.
-        cpu_s: Processor time that the thread has taken.
+        problem: Why MLflow cannot be written at the moment, or None.
+        cpu_s: CPU time that the thread has taken.
         catch_up_s: Time from :meth:`stop` until everything was written.
     """
 
@@ -59,21 +58,22 @@ class Tracker:
         self._thread.start()
 
     def stop(self, drain_s: float = 60.0) -> bool:
-        """Write what is left and end the thread.
+        """Write what is missing, and end the thread.
 
         Args:
-            drain_s: How long a store may be away before it is given up, and how long writing may take.
+            drain_s: How long MLflow may be away before it is given up, and how long writing may take.
 
         Returns:
-            Whether the store now has all that the journal has. If not, ``problem`` says why, and :func:`sync` writes it
-            later.
+            Whether MLflow now has everything that the journal has. If not, ``problem`` says why, and :func:`sync`
+            writes the rest later.
         """
         asked = time.monotonic()
-        # A store that has been away for long is not worth as much waiting again.
+        # The wait counts from when MLflow went away, so a long outage does not delay the end as well.
         away_since = asked if self._away_since is None else self._away_since
         self._deadline = max(asked + _LAST_TRY_S, away_since + drain_s)
+        # The deadline is set before the event, because the thread reads it as soon as the event is set.
         self._stopping.set()
-        # A call into the store may hang for longer than we are ready to wait.
+        # A call to MLflow may hang for longer than we want to wait.
         self._thread.join(self._deadline - asked + _POLL_S)
         self.catch_up_s = time.monotonic() - asked
         return self._level
@@ -84,7 +84,7 @@ class Tracker:
             try:
                 with _only_writer(self._journal.parent):
                     self._follow()
-            except Exception as error:  # whatever it was, the sweep must not hear of it
+            except Exception as error:  # of whatever kind: tracking must never fail a sweep
                 retry_s = _POLL_S if self.problem is None else min(2 * retry_s, _MAX_RETRY_S)
                 self.problem = describe_problem(error)
                 self._away_since = time.monotonic() if self._away_since is None else self._away_since
@@ -96,19 +96,21 @@ class Tracker:
         return self._stopping.is_set() and (self._level or time.monotonic() > self._deadline)
 
     def _follow(self) -> None:
-        """Write until asked to stop; after a failure the next call starts from what the store has."""
+        """Write until asked to stop; after a failure the next call starts from what MLflow has."""
         store = MlflowStore(self._plan.dataset, known=self._connected)
         self._connected = True
-        self._away_since = None  # it answers, however long it then takes to write what it lacks
+        self._away_since = None  # it answers, even if writing what it lacks takes long
         writer = RunsWriter(self._plan, self._journal, store, self._pace)
         self._paced = time.thread_time()
         while True:
             stopping = self._stopping.is_set()
             started = time.monotonic()
+            # sqlite would go on writing into a deleted file without an error.
             store.check()
             writer.catch_up()
             self.problem = self._away_since = None
             self.cpu_s = time.thread_time()
+            # `stopping` was read before the journal, so nothing that was appended before the stop is missed.
             if stopping:
                 self._level = True
                 return
@@ -122,9 +124,7 @@ class Tracker:
 
 
 def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
-    """Write what the store lacks of a sweep; return False if another process is doing so, or the store does not answer
-    in time.
-    """
+    """Write what MLflow lacks of a sweep; return False if another process is doing so, or if it takes too long."""
     tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE)
     tracker.start()
     return tracker.stop(wait_s)
@@ -132,7 +132,7 @@ def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the right to write a sweep to MLflow; a process that dies gives it back."""
+    """Hold the right to write a sweep to MLflow; the system takes it back from a process that dies."""
     lock = FileLock(folder / _LOCK_FILE, blocking=False)
     try:
         lock.acquire()

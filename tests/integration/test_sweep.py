@@ -250,6 +250,6 @@ def test_a_run_of_one_point_cannot_be_extended() -> None:
     plan = trivial_plan(ID, trials=1, epochs=1, ranges={}, kind="train")
     sweep_dir(ID).mkdir(parents=True)
     (sweep_dir(ID) / "plan.json").write_text(plan.to_json())
-    for num_more, message in ((0, r"at least \+1"), (1, "within the 1 points that it can try")):
+    for num_more, message in ((0, r"at least \+1"), (1, "its space has 1 points")):
         with pytest.raises(UserError, match=message):
             extend(ID, num_more)

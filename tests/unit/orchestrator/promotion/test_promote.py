@@ -18,8 +18,8 @@ from orchestrator.promotion.final_runs import plan_promotion
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.steps import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
-from orchestrator.sweep.driver import DEFAULT, SweepOutcome
-from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep.driver import SweepOutcome
+from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
 from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.index import load_plan

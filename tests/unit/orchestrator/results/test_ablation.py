@@ -114,7 +114,7 @@ def test_leaderboard_ends_with_the_table(capsys: pytest.CaptureFixture[str], hom
     plan = scored({0: 80.0, 1: 84.0, 2: 75.0, 3: 81.0})
     code, out, _ = run(capsys, "leaderboard", plan.id)
     assert code == 0
-    table = out.partition("difference to ignore by seed")[2]
+    table = out.partition("difference from ignore seed by seed")[2]
     assert ["ignore", "2", "82.00", "+-", "2.83"] in [line.split() for line in table.splitlines()]
     assert ["ignore_without_rejection", "2", "78.00", "+-", "4.24", "-4.00", "+-", "1.41"] in [
         line.split() for line in table.splitlines()
@@ -132,5 +132,5 @@ def test_an_ablation_is_not_promoted(home: Path) -> None:
 def test_the_verb_plans_it(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     code, out, _ = run(capsys, "ablate", "digits", "--seeds", "1", "--epochs", "8", "--dry-run")
     assert code == 0
-    assert "trials         7 of 8 epochs" in out
+    assert "trials        7 of 8 epochs" in out
     assert "reduced run: do not report these numbers: 8 of 20 epochs" in out

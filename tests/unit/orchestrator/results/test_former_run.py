@@ -76,9 +76,9 @@ def test_logged_run_is_found_by_its_id(sweep: str, monkeypatch: pytest.MonkeyPat
         (
             "digits/9",
             UserError,
-            "must have a trial 9, but its trials are 0 to 3. `orchestrator leaderboard digits-00000001`",
+            "has no trial 9, only 0 to 3. See: orchestrator leaderboard digits-00000001",
         ),
-        ("digits/best", UserError, "must be SWEEP/TRIAL"),
+        ("digits/best", UserError, "'best' is not the number of a trial"),
         ("digist/1", UserError, "Did you mean digits?"),
     ],
 )

@@ -161,7 +161,7 @@ def test_what_is_away_is_told_once_and_once_when_it_is_back(plan: SweepPlan, mon
     for _ in range(6):
         progress._render()
     assert said == [
-        "MLflow is away (no answer); the sweep goes on, and what is missing there is written when it is back",
+        "MLflow is away (no answer). The sweep goes on, and whatever is missing there is written later",
         "MLflow is back",
     ]
 

@@ -71,7 +71,7 @@ def test_verbs_print_the_same_from_mlflow_as_from_the_journal(
     plan = log(num_trials=4)
     local, recalled, notes = _here_and_there(capsys, tmp_path, words[0], "digits", *words[1:])
     assert recalled == local
-    assert f"digits-00000001 is not in this home: this is what MLflow at sqlite:///{tmp_path}/shared.db knows" in notes
+    assert f"digits-00000001 is not in this home. This is what MLflow at sqlite:///{tmp_path}/shared.db knows" in notes
     assert re.search(r"behind; its last event is .* old\.", notes)
     if words == ("leaderboard",):
         assert f"in the home of its driver, sweeps/{plan.id}/errors" in notes
@@ -135,7 +135,7 @@ def test_a_sweep_that_is_nowhere_is_the_users_mistake(
     code, _, err = run(capsys, "status", "dogits")
     assert code == 2
     assert f"No sweeps in {home}/sweeps" in err
-    assert "shared.db, but neither has 'dogits': No sweeps in " in err
+    assert "shared.db has the sweep 'dogits'. No sweeps in " in err
 
 
 def test_a_file_of_this_machine_is_not_searched_for_the_latest_of_all_nor_made(
