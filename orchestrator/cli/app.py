@@ -79,7 +79,7 @@ def orchestrator(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. Can be given anywhere.")] = False,
 ) -> None:
     """Sweep, track and promote methods of single-positive multi-label learning.
 

@@ -43,10 +43,10 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Show its output until it ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent and run, and stop.")] = False,
 ) -> None:
-    """Run a verb on a cluster, as a Ray job that does not need this machine any more.
+    """Run a verb on a cluster, as a Ray job.
 
-    Sends the code and the YAML files that the verb names, nothing else. Credentials come from the environment of the
-    nodes.
+    The job does not need this machine any more. Sends the code and the YAML files that the verb names, nothing else.
+    Credentials come from the environment of the nodes.
     """
     from orchestrator.cluster.jobs import split_address
 
@@ -73,7 +73,7 @@ def submitted(context: typer.Context, address: str | None) -> bool:
 
 
 def jobs(json: JsonOption = False) -> None:
-    """List the jobs that were submitted from this home, and their state."""
+    """List the jobs submitted from this home, with their state."""
     from dataclasses import asdict
 
     from orchestrator.cluster.jobs import list_jobs, read_states

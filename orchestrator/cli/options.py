@@ -71,7 +71,7 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="S", help="Seed of the search. For the training seed: --set loop.seed=S")
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="A method of the space; by default its default one.")
+    str | None, typer.Option("--method", metavar="NAME", help="Method to train; by default the space's choice.")
 ]
 RecipeOption = Annotated[
     str | None,
@@ -87,11 +87,13 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Fix a setting; it is then not searched. Repeatable.",
+        help="Fix a setting, so that it is not searched. Repeatable.",
         show_default=False,
     ),
 ]
-NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name; by default the space's.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name of the new sweep; by default the space's.")
+]
 StorageOption = Annotated[
     str | None,
     typer.Option("--storage", metavar="URI", help="Where checkpoints go; by default the sweep's own folder."),

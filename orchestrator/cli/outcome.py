@@ -53,7 +53,7 @@ def _next_steps(plan: SweepPlan) -> dict[str, str]:
         return {f"leaderboard {plan.id}": "this table, and every run", **browse}
     if plan.kind == "train":
         return {**browse, f"train --from {plan.id}/0 --set loop.seed=1": "the same, with another training seed"}
-    steps = {f"promote {plan.id}": "train the winner at full length; if it is better, it becomes champion", **browse}
+    steps = {f"promote {plan.id}": "train the winner at full length", **browse}
     if plan.num_points is None:  # else nothing is left to try
         steps[f"extend {plan.id} --trials +{plan.num_trials}"] = "continue the search"
     return steps

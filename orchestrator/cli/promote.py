@@ -57,10 +57,11 @@ def promote(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Train a sweep's winner at full length, and compare it with the champion.
+    """Train a sweep's winner at full length, and judge it.
 
-    Runs it K times with fresh seeds. The mean selection metric decides: PROMOTE, KEEP, or REFUSE (exit code 1) if the
-    two cannot be compared. Then the test split is opened, once; it has no influence on the decision.
+    Runs it K times with fresh seeds. Their mean selection metric against the champion's decides: PROMOTE, KEEP, or
+    REFUSE (exit code 1) if the two cannot be compared. Then the test split is opened, once; it does not influence the
+    decision.
     """
     if submitted(context, address):
         return

@@ -46,7 +46,7 @@ def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsy
     assert (config.method.name, config.model.weights, limit_gib) == ("wan", "none", 1.0)
     assert "running steps of wan at 40 px" in err
     assert [line.split() for line in out.splitlines()[1:3]] == [["1", "fits", "0.75"], ["2", "does", "not", "fit", "?"]]
-    assert "The largest batch of a worker in 1.00 GiB: 1. Use --set optim.batch_size=N" in out
+    assert "Largest batch per worker in 1.00 GiB: 1. Use --set optim.batch_size=N" in out
     assert "A trial with the space's batch of 1 takes 0.30 GiB: 3 at a time fit. Use --concurrency N" in out
 
 

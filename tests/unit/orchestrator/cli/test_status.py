@@ -138,3 +138,17 @@ def test_scores_without_true_labels_say_what_is_not_measured(capsys: pytest.Capt
         write_events(plan, [driver_started(plan, provenance={**PROVENANCE, "true_labels": known}), trial_started(0, 1)])
         assert ("True labels are not available" in run(capsys, verb, plan.id)[1]) == (known == "not available")
         assert json.loads(run(capsys, verb, plan.id, "--json")[1])["true_labels"] == known
+
+
+def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFixture[str], finished: str) -> None:
+    heading = ["sweep", "dataset", "method", "recipe", "metric", "select_config_by", "select_epoch_by"]
+    found = json.loads(run(capsys, "status", "--json")[1])
+    assert list(found) == [
+        *heading,
+        *("name", "kind", "state", "created", "run_s", "num_trials", "epochs", "trials", "best"),
+        *("true_labels", "open", "decision"),
+    ]
+    assert list(found["best"]) == ["trial", "state", "last_epoch", "epoch", "value", "params"]
+    assert (found["open"], found["decision"]) == ([], None)
+    board = json.loads(run(capsys, "leaderboard", "--json")[1])
+    assert list(board) == [*heading, "true_labels", "rows"]
