@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.data.sources.annotations import Fault
-from training.data.store.file_names import MANIFEST, labels_name, shard_name
+from training.data.store.file_names import MANIFEST
 from training.data.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -91,9 +91,3 @@ def test_no_store_and_unfinished_store_are_told_apart(tmp_path: Path) -> None:
 def test_unknown_scheme_is_the_users_mistake() -> None:
     with pytest.raises(ConfigError, match="s3://bucket/path, but got ftp://"):
         read_manifest("ftp://host/store")
-
-
-def test_names_of_files() -> None:
-    assert labels_name("train") == "train-labels.parquet"
-    assert shard_name("test", 3) == "test-00003.arrow"
-    assert shard_name("test", 3, originals=True) == "test-00003.originals.arrow"

@@ -1,0 +1,63 @@
+"""Test that a dataset is prepared once, that requests are checked before any work, and what the user is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.datasets import preparing
+from orchestrator.datasets.prepared import find_store
+from orchestrator.datasets.preparing import PrepareRequest, prepare_dataset
+from orchestrator.errors import UserError
+from tests.kit.layouts import make_voc
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> PrepareRequest:
+    return PrepareRequest("voc", make_voc(tmp_path / "downloads"), None, None, 16, None, False, 1, False)
+
+
+def test_prepared_once_and_found_by_its_name(request_: PrepareRequest, home: Path) -> None:
+    notes: list[str] = []
+    first = prepare_dataset(request_, notes.append)
+    assert (first.name, first.uri, first.is_new) == ("voc", str(home / "data" / "voc"), True)
+    assert first.manifest.encoding == "raw"
+    assert notes[0].startswith("voc: devkit, ImageSets/Main, ")
+    assert find_store("voc") == first.uri
+    assert prepare_dataset(request_, notes.append) == replace(first, is_new=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoding": "png"}, "--encoding must be one of jpeg, raw"),
+        ({"dataset": "vco"}, "Did you mean voc"),
+        ({"name": "mine"}, "--name goes with folder only"),
+        ({"out": "s3://key:secret@bucket/voc"}, "no credentials"),
+        ({"out": "{file}"}, "is a file"),
+    ],
+)
+def test_wrong_request_is_refused_before_the_source_is_read(
+    request_: PrepareRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(preparing, "read_source", lambda *_, **__: pytest.fail("read"))
+    request = replace(request_, **{key: text.format(file=tmp_path / "file") for key, text in changes.items()})
+    with pytest.raises(UserError, match=message):
+        prepare_dataset(request, lambda note: None)
+
+
+def test_stopped_it_says_how_to_continue_and_remembers_nothing(
+    request_: PrepareRequest, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "write_store", stop)
+    notes: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(replace(request_, out=str(tmp_path / "disk")), notes.append)
+    assert notes[-1] == "stopped: run the same command again to continue"
+    assert not (home / "data").exists()
