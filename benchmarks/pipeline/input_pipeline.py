@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor
@@ -39,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from benchmarks.pipeline.store_memory import COCO_ROWS, synthetic_source
+from benchmarks.pipeline.store_memory import COCO_ROWS, measure_epoch_memory
 from training.data.loaders import StoreBatches
 from training.data.sources.annotations import Annotations, Phase
 from training.data.split import SplitData
@@ -227,25 +226,6 @@ def _v2_operation(name: str) -> Callable[[Any], object]:
     )
 
 
-def measure_epoch_memory(folder: Path, rows: int = COCO_ROWS) -> list[tuple[int, float, float]]:
-    """Run an epoch over a store with COCO's number of rows and two workers.
-
-    Returns:
-        (images done, MiB of this process, MiB that only the workers hold; they share the rest with this process).
-    """
-    write_store(synthetic_source(folder / "source", rows), str(folder / "store"), image_size=32, encoding="raw")
-    data = open_store(str(folder / "store")).split("train", 1200, 1200)
-    process, found = psutil.Process(), []
-    batches = StoreBatches(data, IMAGENET_SCALE, BATCH, 0, strong=True, num_workers=2)
-    at = set(np.linspace(len(batches) // 10, len(batches) - 8, 6).astype(int).tolist())
-    with closing(batches.epoch(1)) as epoch:
-        for step, _ in enumerate(epoch):
-            if step in at:
-                workers = sum(child.memory_full_info().uss for child in process.children(recursive=True))
-                found.append((step * BATCH, process.memory_info().rss / 2**20, workers / 2**20))
-    return found
-
-
 def _repeat(do: Callable[[], object]) -> None:
     for _ in range(_OP_TIMES):
         do()
@@ -261,7 +241,7 @@ class Report:
         stores: Encoding -> its store.
         original_gb: Gigabytes per 1,000 of the originals.
         ops: Operation -> CPU ms of ours, torchvision on PIL, torchvision on tensors.
-        memory: See :func:`measure_epoch_memory`.
+        memory: See :func:`benchmarks.pipeline.store_memory.measure_epoch_memory`.
         load: Load average at the start.
     """
 

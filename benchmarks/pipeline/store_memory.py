@@ -9,17 +9,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
+from training.data.loaders import StoreBatches
 from training.data.sources.annotations import Annotations, Phase
 from training.data.store.images import Encoding
+from training.data.store.reader import open_store
 from training.data.store.writer import write_store
+from training.data.views import IMAGENET_SCALE
 
 COCO_ROWS = 82_081
+EPOCH_BATCH = 16
 _NUM_CLASSES = 80
 _READER = """
 import sys
@@ -78,6 +84,25 @@ def measure_memory(folder: Path, rows: int = COCO_ROWS, image_size: int = 32, en
     )
     before, after, peak = map(float, done.stdout.split())
     return Memory(rows, manifest.num_bytes / 2**20, prepare_s, time.perf_counter() - start, before, after, peak)
+
+
+def measure_epoch_memory(folder: Path, rows: int = COCO_ROWS) -> list[tuple[int, float, float]]:
+    """Run an epoch over a store with COCO's number of rows and two workers.
+
+    Returns:
+        (images done, MiB of this process, MiB that only the workers hold; they share the rest with this process).
+    """
+    write_store(synthetic_source(folder / "source", rows), str(folder / "store"), image_size=32, encoding="raw")
+    data = open_store(str(folder / "store")).split("train", 1200, 1200)
+    process, found = psutil.Process(), []
+    batches = StoreBatches(data, IMAGENET_SCALE, EPOCH_BATCH, 0, strong=True, num_workers=2)
+    at = set(np.linspace(len(batches) // 10, len(batches) - 8, 6).astype(int).tolist())
+    with closing(batches.epoch(1)) as epoch:
+        for step, _ in enumerate(epoch):
+            if step in at:
+                workers = sum(child.memory_full_info().uss for child in process.children(recursive=True))
+                found.append((step * EPOCH_BATCH, process.memory_info().rss / 2**20, workers / 2**20))
+    return found
 
 
 def synthetic_source(folder: Path, rows: int) -> Annotations:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.durable import write_whole
 from orchestrator.errors import UserError
 from orchestrator.home import HOME_VARIABLE, check_name, data_dir
 from training.config.spelling import nearest_word
@@ -193,8 +192,7 @@ def _entries() -> list[Path]:
     """Return what lies in the data folder; a data folder that is missing, or is a file of the user's, holds nothing."""
     folder = data_dir("")
     try:
-        # Hidden files may be drafts of pointers that a killed process left.
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
