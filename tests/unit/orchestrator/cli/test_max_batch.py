@@ -47,7 +47,7 @@ def test_says_what_fits_and_how_to_use_it(monkeypatch: pytest.MonkeyPatch, capsy
     assert "running steps of wan at 40 px" in err
     assert [line.split() for line in out.splitlines()[1:3]] == [["1", "fits", "0.75"], ["2", "does", "not", "fit", "?"]]
     assert "Largest batch per worker in 1.00 GiB: 1. Use --set optim.batch_size=N" in out
-    assert "A trial with the space's batch of 1 takes 0.30 GiB: 3 at a time fit. Use --concurrency N" in out
+    assert "A trial with the space's batch of 1 needs 0.30 GiB: 3 fit at a time. Use --concurrency N" in out
 
 
 def test_says_what_part_of_a_gpu_a_trial_needs(

@@ -62,9 +62,9 @@ def test_sentences_are_broken_between_words_and_commands_never(
     pretend_terminal(monkeypatch, 60)
     cli_output.print_text("word " * 20)
     assert [len(line) for line in capsys.readouterr().out.splitlines()] == [59, 39]
-    cli_output.print_next({"promote digits-0a1b2c3d": "train the winner anew; champion if it is better"})
+    cli_output.print_next({"promote digits-0a1b2c3d": "train the winner at full length, once per seed"})
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  # train the winner anew; champion if it is better",
+        "  # train the winner at full length, once per seed",
         "  orchestrator promote digits-0a1b2c3d",
     ]
 
