@@ -105,7 +105,7 @@ def render_table(mine: Sequence[Result], results: Sequence[Result]) -> str:
         results: All results; the column of leads needs those of IGNORE on the same model.
     """
     lines = [
-        "| method | test mAP | IGNORE's lead | rejection precision | recall | lift | pointing game | CPU s a run | "
+        "| method | test mAP | IGNORE's lead | rejection precision | recall | lift | pointing game | CPU s per run | "
         "runs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -134,7 +134,7 @@ def conclude(results: Sequence[Result]) -> list[str]:
         if len(differences) > 1:
             mean, half = statistics.mean(differences), _half_width(differences)
             wins = sum(difference > 0 for difference in differences)
-            verdict = "gains" if mean > half else "costs" if mean < -half else "cannot be told from 0 here:"
+            verdict = "gains" if mean > half else "costs" if mean < -half else "no clear difference,"
             answers.append(
                 f"{subject}: {verdict} {mean:+.1f} +- {half:.1f} mAP (95 %, {len(differences)} pairs, {wins} of them "
                 f"positive)."
@@ -157,10 +157,10 @@ def conclude_maps(results: Sequence[Result]) -> list[str]:
     centre = statistics.mean(result["centre_hit_rate"] for result in results if result["centre_hit_rate"] is not None)
     least = min(margins, key=margins.__getitem__)
     losers = [row for row, margin in margins.items() if margin <= 0]
-    text = f"Pointing game: the image's middle hits {centre:.1f} %; "
+    text = f"Pointing game: the middle of the image hits {centre:.1f} %; "
     if losers:
-        return [f"{text}no better are the maps of {'; '.join(losers)}."]
-    return [f"{text}every row's maps beat it, by {margins[least]:.0f} points or more ({least})."]
+        return [f"{text}the maps of {'; '.join(losers)} do no better."]
+    return [f"{text}the maps of every row beat it, by at least {margins[least]:.0f} points ({least})."]
 
 
 def conclude_rejection(results: Sequence[Result]) -> list[str]:
@@ -177,7 +177,7 @@ def conclude_rejection(results: Sequence[Result]) -> list[str]:
         return [f"Rejection lift of 1 or less in at least one run: {'; '.join(poor)}."]
     least = min(lifts, key=lambda row: min(lifts[row]))
     return [
-        f"Rejection lift: above 1 in every run of the {len(lifts)} rows that have one; the least is "
+        f"Rejection lift: above 1 in every run of the {len(lifts)} rows that have one; the lowest is "
         f"{min(lifts[least]):.2f} ({least})."
     ]
 
@@ -189,26 +189,19 @@ def _preface(results: Sequence[Result], checked: Checked | None) -> str:
     epochs = " or ".join(map(str, sorted({result["epochs"] for result in results})))
     return (
         "# Methods on digit scenes\n\n"
-        f"Test mAP in %, mean and sample deviation over the runs. Scene seeds {scenes} (scenes and trunk redrawn; none "
-        f"was used\n"
-        f"to choose a setting), training seeds {seeds} (label draw, order, head; a row's runs say how many), {epochs} "
-        f"epochs,\n"
-        "best epoch by clean validation mAP. IGNORE's lead: its test mAP less the row's over runs that share scenes, "
-        "draw and\n"
-        "training seed, with half the width of its 95 % interval; on Query2Label that of IGNORE on Query2Label. "
-        "Rejection: of the\n"
-        "unobserved labels that a method rejects or takes as positive in the last epoch, how many are false negatives "
-        "(precision),\n"
-        "how many of those it finds (recall), and precision over the base rate (lift). Pointing game: how often the "
-        "map's highest\n"
-        "point is in the object, in % of pairs of a validation image and a class. CPU seconds on one thread, "
-        "evaluation included,\n"
-        f"on a machine that did other things too. {_trees(results, checked)}\n\n"
-        "IGNORE's settings were chosen on scene seed 0, while looking at its test mAP; the others stand at the "
-        "settings in the\n"
-        "space, their authors' where its comments name no other, on IGNORE's schedule and weak view. A rival tuned as "
-        "hard may do\n"
-        "better: an equal budget, not this table, decides."
+        f"Test mAP in %, mean and sample deviation over the runs. Scene seeds {scenes} (each redraws scenes and trunk; "
+        f"none was used\nto choose a setting), training seeds {seeds} (label draw, order, head; the last column counts "
+        f"a row's runs), {epochs} epochs,\nbest epoch by clean validation mAP. IGNORE's lead: its test mAP minus the "
+        "row's, over runs that share scenes, draw and\ntraining seed, with half the width of its 95 % interval; for "
+        "Query2Label, the lead of IGNORE on Query2Label. Rejection: of the\nunobserved labels that a method rejects or "
+        "treats as positive in the last epoch, the share that are false negatives\n(precision), the share of false "
+        "negatives found (recall), and precision over the base rate (lift). Pointing game: how often\nthe highest "
+        "point of the map lies in the object, in % of pairs of a validation image and a class. CPU seconds on one "
+        f"thread,\nwith evaluation, on a machine with other work. {_trees(results, checked)}\n\n"
+        "IGNORE's settings were chosen on scene seed 0 while looking at its test mAP. The other methods use the "
+        "settings of the space,\nwhich are their authors' unless its comments say otherwise, on IGNORE's schedule and "
+        "weak view. A rival that is tuned as\nthoroughly may do better: only an equal budget can decide, not this "
+        "table."
     )
 
 
@@ -218,8 +211,8 @@ def _trees(results: Iterable[Result], checked: Checked | None) -> str:
         return f"Git tree of training/: {', '.join(codes)}."
     return (
         f"Measured at git tree {' and '.join(codes)} of\ntraining/; {len(checked['rows'])} of the runs at "
-        f"{checked['of']} were repeated at "
-        f"{checked['code']} on {checked['date']} and are equal to the last digit."
+        f"{checked['of']} were repeated at {checked['code']} on {checked['date']}, with results equal to the last "
+        "digit."
     )
 
 

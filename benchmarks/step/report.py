@@ -22,11 +22,11 @@ AIM_SPEED, AIM_MEMORY, AIM_DISTANCE, AIM_REST = 1.08, 0.85, 1e-4, 0.5
 _KEY = ("kind", "device", "backbone", "image_size", "batch_size", "variant")
 _INTRODUCTION = """# A training step
 
-Written by `python -m benchmarks.step.measure` and `python -m benchmarks.step.measure --device cuda` from `step.jsonl`;
-what is measured, and how, stands at the top of that module. Model, first weights, images, batch and device are the same
-for all rows of a table.
+Written by `python -m benchmarks.step` and `python -m benchmarks.step --device cuda` from `step.jsonl`. The docstring of
+`benchmarks/step/measure.py` describes what is measured, and how. All rows of a table have the same model, initial
+weights, images, batch and device.
 """
-_NO_GPU = "## GPU\n\nNot measured: there was no GPU. `python -m benchmarks.step.measure --device cuda` measures it."
+_NO_GPU = "## GPU\n\nNot measured, because there was no GPU. Measure it with `python -m benchmarks.step --device cuda`."
 
 
 def device_name(device: torch.device) -> str:
@@ -78,7 +78,8 @@ def _step_section(group: tuple[str, str, int, int], rows: Sequence[Row], floor: 
     base = next((row for row in rows if row["variant"] == STRAIGHT.name and "images_s" in row), None)
     lines += [
         "",
-        "| step | images/s (rounds) | times the first (rounds) | peak MB | of the first | share of the floor |",
+        "| step | images/s (rounds) | speed over the first (rounds) | peak MB | memory over the first "
+        "| share of the floor |",
         "|---|---|---|---|---|---|",
     ]
     order = [variant.name for variant in (*GPU_VARIANTS, *CPU_VARIANTS)]
@@ -94,18 +95,18 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
     threads = f", {measured[0]['threads']} threads" if "threads" in measured[0] else ""
     load = f", load average {measured[0]['load']}" if "load" in measured[0] else ""
     return [
-        f"torch {measured[0]['torch']}{threads}{load}; median of {len(measured[0]['images_s'])} alternated rounds "
+        f"torch {measured[0]['torch']}{threads}{load}; median of {len(measured[0]['images_s'])} alternating rounds "
         f"(lowest - highest)."
     ]
 
 
 def _floor_lines(floor: Row) -> list[str]:
-    said = [f"Floor: {floor['flops'] / 1e9:,.0f} GFLOP and {floor['num_bytes'] / 1e9:.2f} GB (fp32) a step."]
+    said = [f"Floor: {floor['flops'] / 1e9:,.0f} GFLOP and {floor['num_bytes'] / 1e9:.2f} GB (fp32) per step."]
     for precision, found in floor["rates"].items():
         images = floor["batch_size"] / found["floor_s"]
         said.append(
-            f"{precision}: {found['flops_s'] / 1e9:,.0f} GFLOP/s and {found['bytes_s'] / 1e9:,.0f} GB/s were reached, "
-            f"so {found['floor_s'] * 1000:,.0f} ms, {images:.2f} images/s."
+            f"{precision}: the machine reached {found['flops_s'] / 1e9:,.0f} GFLOP/s and "
+            f"{found['bytes_s'] / 1e9:,.0f} GB/s, which makes {found['floor_s'] * 1000:,.0f} ms, {images:.2f} images/s."
         )
     return said
 
@@ -146,14 +147,14 @@ def _cpu_verdicts(steps: Sequence[Row], rows: Sequence[Row]) -> str:
     speed, memory = statistics.median(_ratios(ours, first)), ours["peak_mb"] / first["peak_mb"]
     said = [
         f"at least {AIM_SPEED:g} times the straightforward step's speed: {speed:.3f}, {_verdict(speed >= AIM_SPEED)}",
-        f"at most {AIM_MEMORY:g} of its peak memory: {memory:.3f}, {_verdict(memory <= AIM_MEMORY)}",
+        f"at most {AIM_MEMORY:g} times its peak memory: {memory:.3f}, {_verdict(memory <= AIM_MEMORY)}",
     ]
     if curve := next((row for row in rows if row["kind"] == "curve" and row["variant"] == UNREJECTED), None):
         met = _verdict(curve["distance"] <= AIM_DISTANCE)
         said.append(
-            f"a loss curve within {AIM_DISTANCE:.0e} of its before any rejection: {curve['distance']:.1e}, {met}"
+            f"a loss curve within {AIM_DISTANCE:.0e} of its curve before any rejection: {curve['distance']:.1e}, {met}"
         )
-    return f"Aims of ours on a CPU: {'; '.join(said)}."
+    return f"Aims for our step on a CPU: {'; '.join(said)}."
 
 
 def _verdict(met: bool) -> str:
@@ -173,11 +174,10 @@ def _curve_section(rows: Sequence[Row]) -> str:
         "## Loss curves",
         "",
         f"{first['backbone']}, {first['image_size']} px, batch {first['batch_size']}, {first['steps']} steps on one "
-        f"CPU thread, fp32 "
-        "unless said; `rejecting`: from the middle on labels are rejected. The largest distance from the "
-        "straightforward step's loss:",
+        "CPU thread, in fp32 unless stated otherwise; `rejecting` curves reject labels in their second half. Distance "
+        "is the largest from the straightforward step's loss.",
         "",
-        "| step | distance | its loss |",
+        "| step | distance | loss of the straightforward step |",
         "|---|---|---|",
     ]
     lines += [
@@ -185,12 +185,10 @@ def _curve_section(rows: Sequence[Row]) -> str:
     ]
     lines += [
         "",
-        "Whether a label is rejected, and whether a pixel is masked, are comparisons: where both sides are equal to "
-        "the last bits, "
-        "rounding decides, and a label more or less among these few moves the mean. The last row is the "
-        "straightforward step against "
-        "itself in another memory format. In double precision no comparison is that close, and the two steps agree, "
-        "rejections included.",
+        "Rejecting a label and masking a pixel are comparisons. Where both sides are equal up to the last bits, "
+        "rounding decides, and one label more or less among so few moves the mean. The last row compares the "
+        "straightforward step with itself in another memory format. In double precision no comparison is that close, "
+        "and the two steps agree, including their rejections.",
     ]
     return "\n".join(lines)
 
@@ -205,20 +203,18 @@ def _digits_section(rows: Sequence[Row]) -> str:
     lines = [
         "## Where a digits epoch goes",
         "",
-        f"IGNORE, first start point of `search_spaces/digits.yaml` (batch {row['batch_size']}, one thread), evaluation "
-        f"included, under "
-        f"torch's profiler: {total:,.0f} ms an epoch, load average {row['load']}.",
+        f"IGNORE, first start point of `search_spaces/digits.yaml` (batch {row['batch_size']}, one thread), with "
+        f"evaluation, under torch's profiler: {total:,.0f} ms per epoch, load average {row['load']}.",
         "",
-        "| what | ms an epoch | share |",
+        "| what | ms per epoch | share |",
         "|---|---|---|",
     ]
     groups = sorted(row["ms_epoch"].items(), key=lambda item: -item[1])
     lines += [f"| {name} | {value:,.0f} | {100 * value / total:.0f} % |" for name, value in groups]
     lines += [
         "",
-        f"Evaluation takes {100 * row['eval_frac']:.1f} % of an epoch on the clock ({row['num_epochs']} epochs without "
-        f"the profiler). That "
-        "is the most that evaluation which overlaps with training could gain; it is not done for that.",
+        f"Evaluation takes {100 * row['eval_frac']:.1f} % of an epoch's wall time ({row['num_epochs']} epochs without "
+        "the profiler). Overlapping it with training could gain no more than that, which is too little to do it.",
     ]
     return "\n".join([*lines, *_digit_step_lines(rows)])
 
@@ -231,10 +227,9 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
     ours = rest[CHANNELS_LAST.name] / rest[STRAIGHT.name]
     lines = [
         "",
-        f"The step alone, on random images of that size: processor time, the median of alternated rounds, load average "
-        f"{steps[0]['load']}. "
-        "Convolution and BatchNorm as the profiler gives them; all else is the rest, with BatchNorm where it is "
-        "compiled into others.",
+        f"A single step on random images of that size: processor time, median of alternating rounds, load average "
+        f"{steps[0]['load']}. The profiler measures convolution and BatchNorm; all else is the rest, and includes "
+        "BatchNorm where it is compiled into other operations.",
         "",
         "| step | ms | convolution | BatchNorm | all else |",
         "|---|---|---|---|---|",
@@ -243,9 +238,8 @@ def _digit_step_lines(rows: Sequence[Row]) -> list[str]:
     return [
         *lines,
         "",
-        f"The aim was to halve what is not convolution, BatchNorm included: ours is {ours:.2f} of the straightforward "
-        f"step's, "
-        f"{_verdict(ours <= AIM_REST)}.",
+        f"The aim was to halve the time of everything but convolution: ours takes {ours:.2f} of the straightforward "
+        f"step's, {_verdict(ours <= AIM_REST)}.",
     ]
 
 

@@ -125,7 +125,7 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
         limit_gib: Memory that a process may take, including the program itself.
 
     Raises:
-        RuntimeError: An attempt failed for another reason than memory, which its process has printed.
+        RuntimeError: An attempt failed for a reason other than memory; its process has printed the error.
     """
     # Not forked: a child that shares this process's pages would count them as its own.
     context = multiprocessing.get_context("spawn")

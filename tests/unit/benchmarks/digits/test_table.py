@@ -29,7 +29,7 @@ def test_a_loss_and_a_difference_that_is_none_are_called_so() -> None:
     worse = [result("IGNORE without SPBC", seed, 85.0 + seed + 0.1 * seed) for seed in range(3)]
     level = [result("IGNORE without SPBC", seed, 80.0 + 2 * (seed == 1) + seed) for seed in range(3)]
     assert conclude(results + worse)[0].startswith("SPBC: costs -5.1 +- 0.2 mAP")
-    assert conclude(results + level)[0].startswith("SPBC: cannot be told from 0 here: -0.7 +- 2.9 mAP")
+    assert conclude(results + level)[0].startswith("SPBC: no clear difference, -0.7 +- 2.9 mAP")
 
 
 def test_rows_are_ordered_by_their_mean_and_one_pair_has_no_interval() -> None:
@@ -43,14 +43,14 @@ def test_rows_are_ordered_by_their_mean_and_one_pair_has_no_interval() -> None:
 def test_maps_are_held_against_the_middle() -> None:
     good = result("IGNORE", 0, 80.0, pointing_hit_rate=60.0, centre_hit_rate=15.0)
     poor = result("EM", 0, 80.0, pointing_hit_rate=14.0, centre_hit_rate=15.0)
-    assert "by 45 points or more (IGNORE)" in conclude_maps([good, result("WAN", 0, 70.0)])[0]
-    assert conclude_maps([good, poor])[0].endswith("no better are the maps of EM.")
+    assert "by at least 45 points (IGNORE)" in conclude_maps([good, result("WAN", 0, 70.0)])[0]
+    assert conclude_maps([good, poor])[0].endswith("the maps of EM do no better.")
     assert conclude_maps([result("WAN", 0, 70.0)]) == []
 
 
 def test_a_rejection_no_better_than_chance_is_named() -> None:
     good, poor = result("IGNORE", 0, 80.0, rejection_lift=3.0), result("SPLC", 0, 80.0, rejection_lift=0.9)
-    assert "the least is 3.00 (IGNORE)" in conclude_rejection([good])[0]
+    assert "the lowest is 3.00 (IGNORE)" in conclude_rejection([good])[0]
     assert conclude_rejection([good, poor])[0].endswith("in at least one run: SPLC.")
 
 
@@ -69,7 +69,7 @@ def test_a_report_names_its_trees_and_what_was_repeated() -> None:
     checked = {"code": "new", "of": "old", "rows": [{"row": "IGNORE"}], "date": "2026-01-31"}
     assert "Git tree of training/: old." in render_report(results, {"IGNORE": "main"}, "")
     said = render_report(results, {"IGNORE": "main"}, "", checked)
-    assert "1 of the runs at old were repeated at new on 2026-01-31 and are equal to the last digit." in said
+    assert "1 of the runs at old were repeated at new on 2026-01-31, with results equal to the last digit." in said
     both = render_report([*results, result("IGNORE", 3, 80.0) | {"code": "new"}], {"IGNORE": "main"}, "", checked)
     assert "Measured at git tree new and old of" in both
     of_new = [one | {"code": "new"} for one in results]

@@ -49,10 +49,10 @@ def test_a_ratio_is_of_the_same_round_and_has_its_range() -> None:
 def test_aims_are_met_and_missed_by_unrounded_figures() -> None:
     first = step(STRAIGHT.name, [1.0], 1000)
     met = render([first, step(CHANNELS_LAST.name, [1.08], 850), curve(1e-4)])
-    assert "speed: 1.080, met; at most 0.85 of its peak memory: 0.850, met;" in met
+    assert "speed: 1.080, met; at most 0.85 times its peak memory: 0.850, met;" in met
     assert "before any rejection: 1.0e-04, met." in met
     missed = render([first, step(CHANNELS_LAST.name, [1.079], 850.4), curve(1.1e-4)])
-    assert "speed: 1.079, missed; at most 0.85 of its peak memory: 0.850, missed;" in missed
+    assert "speed: 1.079, missed; at most 0.85 times its peak memory: 0.850, missed;" in missed
     assert "before any rejection: 1.1e-04, missed." in missed
 
 
@@ -80,5 +80,5 @@ def test_what_is_not_convolution_is_counted_from_the_groups() -> None:
     )
     assert f"| {CHANNELS_LAST.name} | 30.0 | 20.0 | 6.0 | 4.0 |" in text
     assert "| compiled | 29.0 | 19.0 |  | 10.0 |" in text
-    assert "ours is 0.50 of the straightforward step's, met." in text
-    assert "Evaluation takes 6.2 % of an epoch" in text
+    assert "ours takes 0.50 of the straightforward step's, met." in text
+    assert "Evaluation takes 6.2 % of an epoch's wall time" in text
