@@ -1,6 +1,4 @@
-"""Both models at the size they are published at: their parameters are counted, and one step of IGNORE at 448 px is
-taken on CPU.
-"""
+"""Test both models at their published size: the number of parameters, and one step of IGNORE at 448 px on the CPU."""
 
 from __future__ import annotations
 

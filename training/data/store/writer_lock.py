@@ -56,7 +56,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the kernel's lock, which ends with the process however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    # Without flock it would use a file whose owner may be dead; the heartbeat is better.
+    # No fallback to the mere existence of a file, whose owner may be dead: then the heartbeat takes over.
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -66,6 +66,7 @@ def _locked(folder: Path) -> Iterator[None]:
         path.write_text(json.dumps(_myself()), encoding="utf-8")
         yield
     finally:
+        # Before the release: a writer that has opened this file meanwhile then finds it gone, and starts over.
         path.unlink(missing_ok=True)
         lock.release()
 
@@ -104,6 +105,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _alive(other: dict[str, Any]) -> bool:
+    # On this host the process itself can be asked, so that a killed writer delays nobody for ten minutes.
     if other.get("host") == socket.gethostname():
         try:
             os.kill(int(other["pid"]), 0)
