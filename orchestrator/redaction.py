@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from orchestrator.errors import OrchestratorError, UserError
+
 # Greedy, because a password may contain an @ and a secret key a slash. The lookahead spares host:5000/path@x.
 _CREDENTIALS = re.compile(r"//(?:([^/\s:@]+:)(?!\d+/)[^\s]+@|([^/\s:@]+:)?[^/\s]+@)")
 _PARAMETERS = re.compile(
@@ -29,7 +31,9 @@ def redact(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error's type and the first line of its message, without passwords."""
-    lines = str(error).strip().splitlines() or [""]
-    # Redact before cutting: a URI that is cut before its @ is not recognised any more.
-    return redact(f"{type(error).__name__}: {lines[0]}")[:_MAX_TEXT]
+    """Return the first line of an error, without passwords, and its type unless it is one of ours."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, UserError | OrchestratorError):
+        return redact(line)
+    # Redact first: a password that is cut off loses the @ by which it is recognised.
+    return redact(f"{type(error).__name__}: {line}")[:_MAX_TEXT]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import queue
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from orchestrator.follower import Follower
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.checkpoints import delete_checkpoints, delete_last_state, measure_checkpoints
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
@@ -18,8 +19,8 @@ _MEASURE_S = 5.0
 _SETTLE_S = 60.0
 
 
-class CheckpointCleaner:
-    """A thread that deletes checkpoints that are no longer needed, and measures the others.
+class CheckpointCleaner(Follower):
+    """Deletes checkpoints that are no longer needed, and measures the others.
 
     Needed are those of unfinished trials and the best weights of the best COMPLETE trial. A promotion needs those of
     all its trials until each was evaluated on the test split. Storage that does not answer never stops the sweep: what
@@ -31,11 +32,11 @@ class CheckpointCleaner:
     """
 
     def __init__(self, plan: SweepPlan, state: SweepState) -> None:
+        super().__init__("checkpoint-cleaner", poll_s=_MEASURE_S, retry_s=_MEASURE_S, max_retry_s=_MEASURE_S)
         self._plan, self._state = plan, state
-        self._ended: queue.Queue[TrialRecord | None] = queue.Queue()
+        self._ended: queue.Queue[TrialRecord] = queue.Queue()
         self._best: TrialRecord | None = None
         self._kept: set[int] = set()
-        self._thread = threading.Thread(target=self._work, name="checkpoint-cleaner", daemon=True)
         self.kept_bytes = 0
         self.trial_bytes = 0
 
@@ -44,11 +45,12 @@ class CheckpointCleaner:
         for record in list(self._state.records.values()):
             if record.ended:
                 self._ended.put(record)
-        self._thread.start()
+        super().start()
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Queue a trial whose checkpoints are no longer written."""
         self._ended.put(record)
+        self.wake()
 
     def has_room(self) -> bool:
         """Return whether one more trial fits under the cap, as far as is known.
@@ -61,24 +63,18 @@ class CheckpointCleaner:
                 self._ended.all_tasks_done.wait_for(lambda: not self._ended.unfinished_tasks, timeout=_SETTLE_S)
         return self._fits()
 
-    def stop(self) -> None:
+    def stop(self, drain_s: float = math.inf) -> bool:
         """Delete what is still queued, and end."""
-        self._ended.put(None)
-        self._thread.join()
+        return super().stop(drain_s)
 
-    def _work(self) -> None:
-        while True:
-            try:
-                record = self._ended.get(timeout=_MEASURE_S)
-            except queue.Empty:
-                self._try_to(self._measure)
-                continue
-            if record is not None:
-                self._try_to(partial(self._settle, record))
-                self._try_to(self._measure)
-            self._ended.task_done()
-            if record is None:
-                return
+    def _act(self) -> bool:
+        if self._ended.empty():
+            self._try_to(self._measure)
+        while not self._ended.empty():
+            self._try_to(partial(self._settle, self._ended.get()))
+            self._try_to(self._measure)
+            self._ended.task_done()  # only now: has_room waits for the new figures
+        return True
 
     def _settle(self, record: TrialRecord) -> None:
         """Keep the best weights of the better one of this trial and the best so far, and delete the other's."""

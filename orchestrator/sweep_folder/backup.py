@@ -14,18 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from orchestrator.background import in_background
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.follower import Follower
 from orchestrator.home import PLAN_FILE
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.redaction import describe_error
 from orchestrator.sweep_folder.journal import Journal
 from orchestrator.sweep_folder.lease import EXPIRES_S, RENEW_S, Holder, Lease, read_holder, this_process
 from orchestrator.uris import join_uri
@@ -37,10 +35,8 @@ CONNECT_S = 10.0
 """How long the start of a driver waits for the backup; from then on the sweep waits for it no more."""
 
 _POLL_S = 0.2
-_DRAIN_S = 60.0
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-_LAST_TRY_S = 3.0
 _MAX_BYTES = 4 << 20
 _SEGMENT = re.compile(r"segment-(\d{6,})\.(\d+)\.([0-9a-f]{16})\.jsonl")
 
@@ -95,66 +91,42 @@ def list_segments(storage: Storage) -> list[Segment]:
     return whole
 
 
-class JournalBackup:
-    """The thread that keeps the backup level with the journal. The sweep never waits for it and never fails because the
-    backup is away.
+class JournalBackup(Follower):
+    """Keeps the backup up to date with the journal. The sweep goes on while the backup is out of reach.
 
     Args:
         plan: The sweep.
         journal: Open for writing.
-        lease: Of the sweep; lost when another driver goes on from the backup.
-        uri: Under which the backup's folder lies.
-        steal: Take the backup from a driver on another host that may still live.
-
-    Attributes:
-        problem: Why the backup cannot be written at the moment, or None.
+        lease: Of the sweep; lost when another driver continues from the backup.
+        uri: The folder or URI that holds the backup's folder.
+        steal: Take the backup from a driver on another host that may still be alive.
     """
 
+    gives_up_on = (UserError, OrchestratorError)
+
     def __init__(self, plan: SweepPlan, journal: Journal, lease: Lease, uri: str, *, steal: bool = False) -> None:
-        self.problem: str | None = None
+        super().__init__("backup", poll_s=_POLL_S, retry_s=_RETRY_S, max_retry_s=_MAX_RETRY_S)
         self._plan, self._journal, self._lease, self._steal = plan, journal, lease, steal
         self._uri = join_uri(uri, plan.id)
         self._storage: Storage | None = None
         self._holder: Holder | None = None
         self._copied, self._number = 0, 0
-        self._stopping = threading.Event()
-        self._deadline = float("inf")
-        self._away_since: float | None = None
-        self._first: Future[Storage] | None = None
-        self._thread = threading.Thread(target=self._run, name="backup", daemon=True)
+        self._connecting: Future[Storage] | None = None
 
     def start(self) -> None:
-        """Look at the backup, and start following the journal; a backup that is away is waited for by the thread.
+        """Connect to the backup and start the thread; if the backup does not answer soon, the thread waits for it.
 
         Raises:
-            UserError: Another driver goes on from it, or it holds what this journal lacks.
+            UserError: Another driver writes the backup, or it holds what this journal does not.
         """
-        self._first = connected = in_background(self._connect)
-        # Not `result(timeout=...)`: it would take a storage's own time-out, or a late answer, for silence.
-        if not wait([connected], timeout=CONNECT_S).done:
+        self._connecting = in_background(self._connect)
+        if not wait([self._connecting], timeout=CONNECT_S).done:
             self._miss(OrchestratorError(f"{self._uri} did not answer within {CONNECT_S:.0f} s"))
-        else:
-            try:
-                connected.result()
-            except UserError:
-                raise
-            except Exception as error:  # whatever a storage says
-                self._miss(error)
-        self._thread.start()
-
-    def stop(self, drain_s: float = _DRAIN_S) -> bool:
-        """Copy what is left, and end; return whether the backup now has all.
-
-        Args:
-            drain_s: How long the backup may be away before it is given up.
-        """
-        asked = time.monotonic()
-        # A backup that has been away for long is not worth as much waiting again.
-        self._deadline = max(asked + _LAST_TRY_S, (self._away_since or asked) + drain_s)
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(self._deadline - asked + _LAST_TRY_S)
-        return self._level and self.problem is None
+        elif (error := self._connecting.exception()) is not None:
+            if isinstance(error, UserError):
+                raise error
+            self._miss(error)
+        super().start()
 
     def __enter__(self) -> JournalBackup:
         self.start()
@@ -165,41 +137,21 @@ class JournalBackup:
     ) -> None:
         self.stop()
 
-    @property
-    def _level(self) -> bool:
-        return self._copied == self._journal.size
+    def _act(self) -> bool:
+        if self._connecting is not None:
+            self._connecting.exception()  # it may still be waiting for an answer: only one may connect at a time
+            self._connecting = None
+        storage = self._storage or self._connect()
+        self._hold(storage)
+        return not self._copy(storage)
 
-    def _run(self) -> None:
-        retry_s = _RETRY_S
-        if self._first is not None:
-            self._first.exception()  # one at a time: it may still be waiting for an answer
-        while not (self._stopping.is_set() and (self._level or time.monotonic() > self._deadline)):
-            try:
-                storage = self._storage or self._connect()
-                self._hold(storage)
-                copied = self._copy(storage)
-            except (UserError, OrchestratorError) as error:  # no waiting mends it
-                self._miss(error)
-                return
-            except Exception as error:
-                self._miss(error)
-                self._storage = None
-                self._pause(retry_s)
-                retry_s = min(2 * retry_s, _MAX_RETRY_S)
-            else:
-                self.problem, self._away_since, retry_s = None, None, _RETRY_S
-                if not copied:
-                    self._stopping.wait(_POLL_S)
-        with suppress(Exception):
-            self._give_back()
+    def _reset(self) -> None:
+        self._storage = None
 
-    def _pause(self, wait_s: float) -> None:
-        if self._stopping.wait(wait_s):
-            time.sleep(_POLL_S)  # a last try or two, not a thousand
-
-    def _miss(self, error: BaseException) -> None:
-        self.problem = str(error) if isinstance(error, UserError | OrchestratorError) else describe_error(error)
-        self._away_since = self._away_since or time.monotonic()
+    def _close(self) -> None:
+        """Give the backup back, if it is still ours."""
+        if self._storage is not None and self._holder is not None and self._holder.is_same(_read_holder(self._storage)):
+            self._storage.put(HOLDER_FILE, b"")
 
     def _connect(self) -> Storage:
         """Find out what the backup has of the journal, and take it."""
@@ -282,10 +234,6 @@ class JournalBackup:
             return content
         end = content.rfind(b"\n", 0, _MAX_BYTES) + 1 or content.find(b"\n", _MAX_BYTES) + 1
         return content[:end]
-
-    def _give_back(self) -> None:
-        if self._storage is not None and self._holder is not None and self._holder.is_same(_read_holder(self._storage)):
-            self._storage.put(HOLDER_FILE, b"")
 
 
 def find_backup_holder(storage: Storage) -> Holder | None:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
-from orchestrator.redaction import redact
+from orchestrator.redaction import describe_error, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,7 +120,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
             raise
         except Exception as error:
             if time.monotonic() > deadline:
-                raise MlflowFailedError(describe_problem(error), advice) from error
+                raise MlflowFailedError(describe_error(error), advice) from error
             time.sleep(_POLL_S)
 
 
@@ -137,7 +137,7 @@ def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[Mlf
     except (UserError, OrchestratorError):
         raise
     except Exception as error:
-        raise MlflowFailedError(describe_problem(error), advice) from error
+        raise MlflowFailedError(describe_error(error), advice) from error
 
 
 def is_missing(error: Exception) -> bool:
@@ -206,10 +206,3 @@ def file_number(file: Path | None) -> tuple[int, int] | None:
     status = file.stat()
     # The inode tells a database from another one that was put under the same name.
     return status.st_dev, status.st_ino
-
-
-def describe_problem(error: Exception) -> str:
-    """Return in one line, without passwords, what a call to MLflow raised."""
-    lines = str(error).strip().splitlines() or [""]
-    ours = isinstance(error, UserError | OrchestratorError)
-    return redact(lines[0] if ours else f"{type(error).__name__}: {lines[0]}"[:300])

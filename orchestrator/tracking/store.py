@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import PLAN_FILE, artifacts_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.redaction import redact
+from orchestrator.redaction import describe_error, redact
 from orchestrator.tracking.connection import (
     all_pages,
     answering,
     database_file,
-    describe_problem,
     file_number,
     is_database,
     is_missing,
@@ -190,7 +189,7 @@ def _read_plan(client: MlflowClient, own: StoredRun) -> str:
     except Exception as error:
         raise OrchestratorError(
             f"{PLAN_FILE} of {own.tags[SWEEP_TAG]} cannot be read from MLflow at {redact(tracking_uri())}: "
-            f"{describe_problem(error)}. It is written with the first trial, so try again in some seconds. If that "
+            f"{describe_error(error)}. It is written with the first trial, so try again in some seconds. If that "
             f"does not help, check that this machine can read MLflow's artifacts."
         ) from error
 

@@ -119,6 +119,7 @@ def test_at_the_cap_what_a_trial_left_that_has_just_ended_goes_before_the_answer
     folder = Path(trial_uri(plan, 0))
     folder.mkdir(parents=True)
     (folder / "last").write_bytes(bytes(1000))
+    monkeypatch.setattr(checkpoint_cleaner, "_MEASURE_S", 0.01)
     cleaner = CheckpointCleaner(plan, state)
     delete = cleaner._delete
 
@@ -127,7 +128,6 @@ def test_at_the_cap_what_a_trial_left_that_has_just_ended_goes_before_the_answer
         delete(trial)
 
     monkeypatch.setattr(cleaner, "_delete", delete_slowly)
-    monkeypatch.setattr(checkpoint_cleaner, "_MEASURE_S", 0.01)
     cleaner.start()
     wait_for(lambda: cleaner.trial_bytes == 1000)
     assert not cleaner.has_room()
