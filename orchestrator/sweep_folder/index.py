@@ -134,7 +134,7 @@ def _read_entry(path: Path) -> SweepEntry | None:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         return SweepEntry(path.parent.name, str(plan["name"]), str(plan["kind"]), float(plan["created"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # one broken plan must not hide the other sweeps
 
 

@@ -93,6 +93,35 @@ def test_folder_with_a_broken_plan_hides_no_other(text: str) -> None:
     assert find_sweep("b-00000002") == "b-00000002"
 
 
+def test_files_of_somebody_else_among_the_sweeps_are_ignored(home: Path) -> None:
+    good = make_folder("a-00000001", created=1)
+    foreign = {
+        "notes.txt": "to do",
+        "plan.json": '{"name": "x", "kind": "sweep", "created": 5}',
+        "data/readme.md": "mine",
+        "rockets/plan.json": "[" * 100_000,
+        "app/plan.json": '{"name": "x", "tier": "gold"}',
+        "app/plan.json.d/plan.json": "{}",
+    }
+    for name, text in foreign.items():
+        (sweeps_dir() / name).parent.mkdir(parents=True, exist_ok=True)
+        (sweeps_dir() / name).write_text(text)
+    (sweeps_dir() / "folder" / "plan.json").mkdir(parents=True)
+    (sweeps_dir() / "gone").symlink_to(home / "gone")
+    assert [entry.id for entry in list_sweeps()] == [good]
+    assert {name: (sweeps_dir() / name).read_text() for name in foreign} == foreign
+
+
+def test_sweeps_that_are_a_file_are_no_sweeps(home: Path) -> None:
+    sweeps_dir().write_text("notes")
+    assert list_sweeps() == []
+    with pytest.raises(UserError, match="No sweeps in"):
+        find_sweep()
+    with pytest.raises(UserError, match="ORCHESTRATOR_HOME"):
+        create_sweep("a-00000001", "{}")
+    assert sweeps_dir().read_text() == "notes"
+
+
 def test_taken_name_is_refused_and_a_free_one_returned() -> None:
     make_folder("mine-00000001", created=1)
     with pytest.raises(UserError, match="orchestrator resume mine-00000001"):
