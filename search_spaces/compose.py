@@ -16,7 +16,9 @@ from pathlib import Path
 from search_spaces.blocks import Block, MethodBlock, ShippedBlock, WrittenBlock, WrittenShared
 from search_spaces.ranges import Range
 from search_spaces.reader import Document, KeyPath, Scalar, read_document, read_text
-from search_spaces.section import check_section, did_you_mean, listed, shown
+from search_spaces.section import check_section, listed
+from training.config.spelling import did_you_mean
+from training.config.strict import shown
 
 METHODS_FOLDER = Path(__file__).parent / "methods"
 
@@ -183,15 +185,17 @@ class Composer:
     def _layers(self, label: str) -> Iterator[Layer]:
         if label in self.use_methods or label not in self.methods:
             block, document = shipped_methods()[label]
-            on, path = self.use_published, (label,)
-            published = None if on is None else block.published_on.get(on)
-            origin = (document, (*path, "published_on", on or ""))
-            yield Layer(block, (document, path), None if published is None else (published, origin))
+            on = self.use_published or ""
+            yield _make_layer(block, block.published_on.get(on), (document, (label,)), ("published_on", on))
         if label in self.methods:
-            own, path = self.methods[label], ("methods", label)
-            published = own.published
-            origin = (self.document, (*path, "published"))
-            yield Layer(own, (self.document, path), None if published is None else (published, origin))
+            own = self.methods[label]
+            yield _make_layer(own, own.published, (self.document, ("methods", label)), ("published",))
+
+
+def _make_layer(block: WrittenBlock, published: Block | None, origin: Origin, key: KeyPath) -> Layer:
+    """Return a layer; ``key`` leads from its block to the published settings."""
+    document, path = origin
+    return Layer(block, origin, None if published is None else (published, (document, path + key)))
 
 
 @cache

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from search_spaces.reader import Scalar
-from search_spaces.section import Number, ScalarValue, Section, fault, shown
+from search_spaces.section import Number, ScalarValue, Section, fault
+from training.config.strict import shown
 
 
 class Range(Section):

@@ -28,7 +28,9 @@ from search_spaces.blocks import (
 from search_spaces.compose import Composer, Origin, find_origin
 from search_spaces.reader import Document, KeyPath, SpaceError, read_document, read_text
 from search_spaces.render import render_space
-from search_spaces.section import Section, check_section, did_you_mean, fault, listed, shown
+from search_spaces.section import Section, check_section, fault, listed
+from training.config.spelling import did_you_mean
+from training.config.strict import shown
 
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".yaml", ".yml")

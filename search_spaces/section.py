@@ -1,36 +1,23 @@
-"""The base of every part of a search space, and how its faults are told: file, line, key, nearest valid key."""
+"""The base of every part of a search space, and its errors: file, line, key, nearest valid key."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, model_validator
+from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from search_spaces.reader import Document, KeyPath, Scalar
+from training.config.spelling import did_you_mean
+from training.config.strict import StrictModel, explain, shown
 
 Checked = TypeVar("Checked")
 
-_TYPES = {
-    "int_type": "an integer",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "dict_type": "a mapping (key: value)",
-    "model_type": "a mapping (key: value)",
-    "list_type": "a list ([a, b] or lines that start with -)",
-    "too_short": "one entry or more",
-}
 
-
-class Section(BaseModel):
-    """Frozen, without unknown keys, and strict: no truth value or text where a number is meant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+class Section(StrictModel):
+    """A part of a search space; an unknown key is answered with the nearest valid one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +61,7 @@ def check_section(section: type[Checked], document: Document) -> Checked:
 
 
 def dotted(key: KeyPath) -> str:
-    """Return a key's path as a reader of the file would say it."""
+    """Return the path of a key with dots between its parts."""
     return ".".join(str(part) for part in key) or "the file"
 
 
@@ -83,31 +70,13 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """Return the question that a misspelt word calls for, or nothing."""
-    nearest = difflib.get_close_matches(word, list(valid), n=1)
-    return f"Did you mean {nearest[0]}?" if nearest else ""
-
-
-def shown(value: Any) -> str:
-    """Return a value as a file would say it (``true``, ``null``, quotes around text)."""
-    return json.dumps(value)
-
-
 def _located(details: ErrorDetails) -> tuple[KeyPath, str]:
-    key, context, value = details["loc"], details.get("ctx", {}), details["input"]
+    key, context = details["loc"], details.get("ctx", {})
     if details["type"] == "fault":
         return (*key, *context["key"]), str(context["message"])
     if details["type"] == "missing":
         return key, "must be given"
-    if details["type"] == "literal_error":
-        choices = [part.strip("'") for part in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return (
-            key,
-            f"must be one of {listed(choices)}, but got {shown(value)}. {did_you_mean(str(value), choices)}".rstrip(),
-        )
-    rule = _TYPES.get(details["type"]) or details["msg"].removeprefix("Input should be ")
-    return key, f"must be {rule}, but got {shown(value)}"
+    return key, explain(details)
 
 
 def _check_scalar(value: Any) -> Scalar:
@@ -126,6 +95,6 @@ def _check_number(value: Any) -> float | int:
     return value
 
 
-# Written out, because of a union pydantic tells one fault per member.
+# Plain validators, because pydantic reports one error for each member of a union.
 ScalarValue = Annotated[Scalar, PlainValidator(_check_scalar)]
 Number = Annotated[float | int, PlainValidator(_check_number)]

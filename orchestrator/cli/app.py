@@ -147,10 +147,25 @@ def describe_usage(error: typer.TyperException) -> str:
     message = str(getattr(error, "message", error)) if context is None else error.format_message()
     if context is not None and message == context.get_help():
         return message
-    # What pydantic adds means nothing to somebody who types commands.
-    message = message.partition(", unable to parse")[0].replace("Value error, ", "").rstrip(".")
+    message = (_describe_value(error) or message).rstrip(".")
     command = program() if context is None else context.command_path
     return f"error: {message}{'' if message.endswith('?') else '.'} See: {command} --help"
+
+
+def _describe_value(error: typer.TyperException) -> str | None:
+    """Return what is wrong with the value of an option, or None if that is not the mistake."""
+    from pydantic import ValidationError
+
+    parameter = getattr(error, "param", None)
+    if parameter is None or not isinstance(error.__cause__, ValidationError):
+        return None
+    from training.config.strict import explain
+
+    name = next((word for word in parameter.opts if word.startswith("--")), parameter.metavar or parameter.name)
+    details = error.__cause__.errors()[0]
+    if details["type"] == "value_error":  # a sentence of typer's own
+        return f"{name}: {details['ctx']['error']}"
+    return f"{name} {explain(details)}"
 
 
 def exit_code(error: Exception) -> int:

@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 from orchestrator.errors import UserError
 from orchestrator.planning.recipe import RECIPE_KEY, name_recipe
 from search_spaces.reader import KeyPath, parse_scalar, read_document, read_text
-from search_spaces.section import shown
 from training.config.fit import check_fit
 from training.config.run import Scalar, TrainConfig
+from training.config.strict import shown
 from training.errors import ConfigError
 
 Flat = dict[str, Scalar]
-
-_KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-
-
-def check_settings(flat: Mapping[str, Scalar]) -> TrainConfig:
-    """Return the run that dotted keys describe; no value is converted (``true`` into 1, ``5.0`` into 5).
-
-    Raises:
-        ConfigError: A key is unknown, a value of the wrong kind or out of range.
-    """
-    _check_kinds(flat, _defaults(str(flat.get("method.name", "ignore"))))
-    config = TrainConfig.from_flat(flat)
-    _check_kinds(flat, config.flatten())  # where the default is null, only the value of the run has a kind
-    return config
-
-
-@cache
-def _defaults(method: str) -> Flat:
-    """Return the default of every setting of a run with this method."""
-    return TrainConfig.from_flat({"method.name": method}).flatten()
 
 
 def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
     """Return all settings of the run that dotted keys describe, checked one by one and against each other.
 
     Raises:
-        ConfigError: As :func:`check_settings`, or settings do not fit each other.
+        ConfigError: A key is unknown, a value is of the wrong kind or out of range, or settings do not fit each other.
     """
-    config = check_settings(flat)
+    config = TrainConfig.from_flat(flat)
     check_fit(config)
     return config.flatten()
 
@@ -123,15 +102,3 @@ def render_config(config: Mapping[str, Scalar], comment: str = "") -> str:
     header = [f"# {line}".rstrip() for line in comment.splitlines()]
     # JSON's scalars are YAML's.
     return "\n".join([*header, *(f"{key}: {json.dumps(value)}" for key, value in config.items())]) + "\n"
-
-
-def _check_kinds(flat: Mapping[str, Scalar], like: Mapping[str, Scalar]) -> None:
-    for key, value in flat.items():
-        model = like.get(key)
-        if value is not None and model is not None and not _same_kind(value, model):
-            raise ConfigError(f"{key} must be {_KINDS[type(model)]}, but got {key}={shown(value)}", key)
-
-
-def _same_kind(value: Scalar, model: Scalar) -> bool:
-    whole_as_float = type(value) is int and isinstance(model, float)
-    return type(value) is type(model) or whole_as_float

@@ -21,13 +21,15 @@ from orchestrator.planning.layers import (
     make_layer,
 )
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY, name_recipe
-from orchestrator.planning.run_config import Flat, check_settings, complete_settings, read_overrides
+from orchestrator.planning.run_config import Flat, complete_settings, read_overrides
 from orchestrator.planning.space_keys import check_override_keys, check_space_keys
 from search_spaces.blocks import Block
 from search_spaces.ranges import Range
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
-from search_spaces.section import did_you_mean, listed, shown
-from training.config.run import Scalar
+from search_spaces.section import listed
+from training.config.run import Scalar, TrainConfig
+from training.config.spelling import did_you_mean
+from training.config.strict import shown
 from training.errors import ConfigError
 from training.selection import Protocol, SelectBy
 
@@ -224,7 +226,7 @@ def _check(base: Flat, given: Mapping[str, Setting], origin: Origin | None = Non
         ValueError: A value is wrong (of the origin's kind).
     """
     try:
-        check_settings({**base, **{key: setting.value for key, setting in given.items()}})
+        TrainConfig.from_flat({**base, **{key: setting.value for key, setting in given.items()}})
     except ConfigError as error:
         named = given.get(error.key or "", next(iter(given.values())))
         raise (origin or named.origin).error(str(error)) from None

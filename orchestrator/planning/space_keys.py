@@ -8,9 +8,11 @@ from orchestrator.errors import UserError
 from orchestrator.planning.layers import FileOrigin, list_keys, make_layer
 from orchestrator.planning.recipe import PUBLISHED, RECIPE_KEY
 from search_spaces.schema import SearchSpace
-from search_spaces.section import did_you_mean, listed, shown
+from search_spaces.section import listed
 from training.config.methods import METHOD_CONFIGS
 from training.config.run import Scalar, check_keys
+from training.config.spelling import did_you_mean
+from training.config.strict import shown
 from training.errors import ConfigError
 
 # Settings that have a place of their own in the file.

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
+from training.config.strict import explain
 from training.selection import Protocol
 
 Kind = Literal["sweep", "train", "promote", "ablate"]
@@ -150,7 +151,7 @@ def _describe_fault(fault: ErrorDetails) -> str:
         return f"{name} is missing"
     if fault["type"] == "unexpected_keyword_argument":
         return f"{name} is unknown to this version, which may be older than the one that wrote it"
-    return f"{name}: {fault['msg']}" if name else fault["msg"]
+    return f"{name} {explain(fault)}" if name else fault["msg"]
 
 
 def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:

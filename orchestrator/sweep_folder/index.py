@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import HOME_VARIABLE, PLAN_FILE, check_name, home, require_home, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from search_spaces.section import did_you_mean
+from training.config.spelling import did_you_mean
 from training.files import sync_folder, write_whole
 
 

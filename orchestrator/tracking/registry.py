@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.redaction import redact
 from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
-from search_spaces.section import did_you_mean
 from training.cache import cache_dir
+from training.config.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,42 +8,38 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from training.config.strict import StrictModel
 
 
-class Section(BaseModel):
-    """Base of every section of a run's settings: frozen, and without unknown keys or non-finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-class FullLabelsConfig(Section):
+class FullLabelsConfig(StrictModel):
     """BCE on the true labels: the upper bound."""
 
     name: Literal["full_labels"] = "full_labels"
 
 
-class AssumedNegativeConfig(Section):
+class AssumedNegativeConfig(StrictModel):
     """BCE with every unobserved label taken as negative (AN)."""
 
     name: Literal["assumed_negative"] = "assumed_negative"
 
 
-class WanConfig(Section):
+class WanConfig(StrictModel):
     """AN with negatives weighted ``negative_weight``; None is 1 / (classes - 1), as published."""
 
     name: Literal["wan"] = "wan"
     negative_weight: float | None = Field(None, ge=0, le=1)
 
 
-class EntropyMaximisationConfig(Section):
+class EntropyMaximisationConfig(StrictModel):
     """EM: the loss of unobserved labels is ``-entropy_weight * H`` (alpha of Zhou et al., ECCV 2022)."""
 
     name: Literal["em"] = "em"
     entropy_weight: float = Field(0.1, ge=0, le=10)
 
 
-class IgnoreConfig(Section):
+class IgnoreConfig(StrictModel):
     """IGNORE (ECCV 2024); :mod:`training.methods.ignore` has the formulas.
 
     Attributes:
@@ -87,7 +83,7 @@ class IgnoreConfig(Section):
     view: Literal["strong", "weak"] = "strong"
 
 
-class AnLsConfig(Section):
+class AnLsConfig(StrictModel):
     """AN with label smoothing (AN-LS).
 
     Attributes:
@@ -98,7 +94,7 @@ class AnLsConfig(Section):
     smoothing: float = Field(0.1, ge=0, lt=0.5)
 
 
-class EprConfig(Section):
+class EprConfig(StrictModel):
     """Expected positive regularisation (EPR).
 
     Attributes:
@@ -110,14 +106,14 @@ class EprConfig(Section):
     expected_positives: float = Field(1.5, gt=0, le=10_000)
 
 
-class FocalConfig(Section):
+class FocalConfig(StrictModel):
     """Focal loss on assumed negatives; ``gamma`` 2 as published."""
 
     name: Literal["focal"] = "focal"
     gamma: float = Field(2.0, ge=0, le=10)
 
 
-class AslConfig(Section):
+class AslConfig(StrictModel):
     """Asymmetric loss (ASL) on assumed negatives.
 
     Attributes:
@@ -131,7 +127,7 @@ class AslConfig(Section):
     clip: float = Field(0.05, ge=0, lt=1)
 
 
-class HillConfig(Section):
+class HillConfig(StrictModel):
     """Hill loss on assumed negatives.
 
     Attributes:
@@ -146,7 +142,7 @@ class HillConfig(Section):
     gamma: float = Field(2.0, ge=0, le=10)
 
 
-class SplcConfig(Section):
+class SplcConfig(StrictModel):
     """Self-paced loss correction (SPLC).
 
     Attributes:
@@ -163,7 +159,7 @@ class SplcConfig(Section):
     gamma: float = Field(2.0, ge=0, le=10)
 
 
-class GrLossConfig(Section):
+class GrLossConfig(StrictModel):
     """Generalised robust loss (GR Loss); :mod:`training.methods.gr_loss` has the formulas.
 
     Attributes:
@@ -188,7 +184,7 @@ class GrLossConfig(Section):
     q_neg: float = Field(1.0, ge=1e-3, le=1)
 
 
-class LargeLossConfig(Section):
+class LargeLossConfig(StrictModel):
     """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas.
 
     BoostLU is the same with ``model.cam_boost`` 5.
@@ -205,7 +201,7 @@ class LargeLossConfig(Section):
     delta_rel_percent: float = Field(0.2, ge=0, le=100)
 
 
-class EmAplConfig(Section):
+class EmAplConfig(StrictModel):
     """EM + APL; :mod:`training.methods.em_apl` has the formulas.
 
     Attributes:
@@ -223,7 +219,7 @@ class EmAplConfig(Section):
     negative_proportion: float = Field(0.9, ge=0, le=1)
 
 
-class RoleConfig(Section):
+class RoleConfig(StrictModel):
     """ROLE; :mod:`training.methods.role` has the formulas.
 
     Attributes:
@@ -236,7 +232,7 @@ class RoleConfig(Section):
     estimator_lr_multiplier: float = Field(10.0, gt=0, le=10_000)
 
 
-class CrispConfig(Section):
+class CrispConfig(StrictModel):
     """CRISP; :mod:`training.methods.crisp` has the formulas.
 
     Attributes:
@@ -247,7 +243,7 @@ class CrispConfig(Section):
     warmup_epochs: int = Field(1, ge=1)
 
 
-class PlcConfig(Section):
+class PlcConfig(StrictModel):
     """PLC, the first stage of PLC + LAC; :mod:`training.methods.plc` has the formulas.
 
     Attributes:
@@ -260,7 +256,7 @@ class PlcConfig(Section):
     first_threshold: float = Field(0.6, ge=0.5, le=1)
 
 
-class PlcLacConfig(Section):
+class PlcLacConfig(StrictModel):
     """PLC + LAC, both stages in one run.
 
     Attributes:
@@ -283,7 +279,7 @@ class PlcLacConfig(Section):
     temperature: float = Field(0.5, gt=0, le=10)
 
 
-METHOD_CONFIGS: dict[str, type[Section]] = {
+METHOD_CONFIGS: dict[str, type[StrictModel]] = {
     "full_labels": FullLabelsConfig,
     "assumed_negative": AssumedNegativeConfig,
     "wan": WanConfig,

@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
-from training.config.methods import METHOD_CONFIGS, IgnoreConfig, MethodConfig, Section
+from training.config.methods import METHOD_CONFIGS, IgnoreConfig, MethodConfig
 from training.config.spelling import nearest_key
+from training.config.strict import StrictModel, explain, shown
 from training.errors import ConfigError
 from training.selection import SelectBy
 
 Scalar = str | int | float | bool | None
 
 
-class DataConfig(Section):
+class DataConfig(StrictModel):
     """Which images, which split and which single positives.
 
     Attributes:
@@ -62,7 +63,7 @@ A run may be resumed with other values, and two configurations that differ only 
 """
 
 
-class ModelConfig(Section):
+class ModelConfig(StrictModel):
     """The network.
 
     Attributes:
@@ -116,7 +117,7 @@ class ModelConfig(Section):
         return cam_boost
 
 
-class OptimConfig(Section):
+class OptimConfig(StrictModel):
     """Optimiser and schedule.
 
     Attributes:
@@ -153,7 +154,7 @@ class OptimConfig(Section):
         return cycle_epochs
 
 
-class LoopConfig(Section):
+class LoopConfig(StrictModel):
     """Length, seed and bookkeeping of the training loop.
 
     Attributes:
@@ -178,7 +179,7 @@ class LoopConfig(Section):
     epochs: int = Field(25, ge=1)
     seed: int = Field(0, ge=0)
     recipe: Literal["digits", "published", "common", "custom"] = "custom"
-    select_epoch_by: SelectBy = SelectBy.CLEAN_VAL
+    select_epoch_by: SelectBy = Field(SelectBy.CLEAN_VAL, strict=False)  # files and flags give its text
     patience_epochs: int | None = Field(None, ge=0)
     max_drop_percent: float | None = Field(None, ge=0, le=100)
     num_threads: int = Field(1, ge=1)
@@ -193,7 +194,7 @@ class LoopConfig(Section):
         return value
 
 
-class TrainConfig(Section):
+class TrainConfig(StrictModel):
     """All settings of one run."""
 
     data: DataConfig = DataConfig()
@@ -213,7 +214,6 @@ class TrainConfig(Section):
         # As text, so that any value for a name, even a number, is answered with the list of names.
         method = str(flat.get("method.name", "ignore"))
         check_keys(flat, method)
-        _check_bools(flat, method)
         # The name is always given, because it decides which class the section is validated by.
         nested: dict[str, dict[str, Any]] = {"method": {"name": method}}
         for key, value in flat.items():
@@ -222,7 +222,7 @@ class TrainConfig(Section):
         try:
             return cls.model_validate(nested)
         except ValidationError as error:
-            raise _config_error(error, flat) from None
+            raise _config_error(error) from None
 
     def with_params(self, params: Mapping[str, Any]) -> TrainConfig:
         """Return a copy with some dotted keys changed; a new ``method.name`` drops the old method's settings.
@@ -251,7 +251,7 @@ def valid_keys(method: str) -> list[str]:
         nearest = nearest_key(method, METHOD_CONFIGS)
         hint = f" Did you mean {nearest}?" if nearest else ""
         raise ConfigError(
-            f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {method!r}.{hint}", "method.name"
+            f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {shown(method)}.{hint}", "method.name"
         )
     return [f"{section}.{leaf}" for section, model in _sections(method).items() for leaf in model.model_fields]
 
@@ -276,24 +276,9 @@ def check_keys(flat: Mapping[str, Any], method: str) -> None:
             raise ConfigError(f"{key} is not a setting of a run with method {method}.{hint}", key)
 
 
-def _check_bools(flat: Mapping[str, Any], method: str) -> None:
-    # pydantic would accept True as the number 1.
-    sections = _sections(method)
-    for key, value in flat.items():
-        section, _, leaf = key.partition(".")
-        if isinstance(value, bool) and sections[section].model_fields[leaf].annotation is not bool:
-            raise ConfigError(f"{key} must be a number or a name, but got {key}={value!r}", key)
-
-
-def _config_error(error: ValidationError, flat: Mapping[str, Any]) -> ConfigError:
+def _config_error(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     # A discriminated union puts the member's name between section and leaf.
     location = [str(part) for part in first["loc"]]
     key = f"{location[0]}.{location[-1]}" if len(location) > 1 else location[0]
-    rule = first["msg"][0].lower() + first["msg"][1:]
-    rule = (
-        rule.removeprefix("input should be ")
-        .removeprefix("value error, ")
-        .replace("string should match", "a string of")
-    )
-    return ConfigError(f"{key} must be {rule}, but got {key}={flat.get(key, first['input'])!r}", key)
+    return ConfigError(f"{key} {explain(first, key)}", key)

@@ -28,6 +28,12 @@ def nearest_word(word: str, valid: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(valid), n=1)), None)
 
 
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """Return ``Did you mean ...?`` with the nearest valid word, or nothing."""
+    nearest = nearest_word(word, valid)
+    return f"Did you mean {nearest}?" if nearest else ""
+
+
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:
     """Return the valid dotted key closest to a misspelt one, or None.
 

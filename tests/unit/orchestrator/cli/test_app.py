@@ -71,12 +71,11 @@ def test_misspelt_verb_and_option_name_the_nearest(capsys: pytest.CaptureFixture
         (["sweep", "digits", "--trials"], "Option '--trials' requires an argument. See: orchestrator --help"),
         (
             ["sweep", "digits", "--trials", "x"],
-            "Invalid value for '--trials': Input should be a valid integer. See: orchestrator sweep --help",
+            '--trials must be an integer, but got "x". See: orchestrator sweep --help',
         ),
         (
             ["evaluate", "digits", "--split", "foo"],
-            "Invalid value for '--split': 'foo' is not one of 'train', 'val', 'test'. See: orchestrator evaluate "
-            "--help",
+            "--split: 'foo' is not one of 'train', 'val', 'test'. See: orchestrator evaluate --help",
         ),
         (["status", "a", "b"], "Got unexpected extra argument(s) (b). See: orchestrator status --help"),
     ],

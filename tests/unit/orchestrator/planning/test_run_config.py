@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.planning.run_config import change_config, check_settings, read_config, render_config
+from orchestrator.planning.run_config import change_config, read_config, render_config
 from search_spaces.reader import Scalar, SpaceError
 from training.config.run import TrainConfig
 from training.errors import ConfigError
@@ -32,16 +32,16 @@ def write(folder: Path, text: str) -> Path:
 )
 def test_no_kind_of_value_passes_for_another(key: str, value: Scalar, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} must be {kind}, but got {key}="):
-        check_settings({key: value})
+        TrainConfig.from_flat({key: value})
 
 
 def test_kind_of_a_setting_whose_default_is_null_is_checked_too() -> None:
-    with pytest.raises(ConfigError, match="method.negative_weight must be a number or a name, but got .*=True"):
-        check_settings({"method.name": "wan", "method.negative_weight": True})
+    with pytest.raises(ConfigError, match="method.negative_weight must be a number, but got .*=true"):
+        TrainConfig.from_flat({"method.name": "wan", "method.negative_weight": True})
 
 
 def test_whole_numbers_pass_where_a_number_is_meant_and_null_where_it_may() -> None:
-    config = check_settings({"optim.lr": 1, "data.num_train": None, "method.average_decay": None})
+    config = TrainConfig.from_flat({"optim.lr": 1, "data.num_train": None, "method.average_decay": None})
     assert config.flatten()["optim.lr"] == 1.0
 
 

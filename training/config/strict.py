@@ -1,0 +1,68 @@
+"""The strict base of every configuration, and how to say what is wrong with a value."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import ErrorDetails
+
+from training.config.spelling import did_you_mean
+
+# What a value must be, by the type of pydantic's error; the fields are those of its context.
+_RULES = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "list_type": "a list ([a, b] or lines that start with -)",
+    "too_short": "one entry or more",
+    "finite_number": "finite",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "greater than or equal to {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "less than or equal to {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "value_error": "{error}",  # of our own validators, which go on from "must be"
+}
+
+
+class StrictModel(BaseModel):
+    """Frozen, without unknown keys, and strict: neither text nor a truth value is taken for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def explain(details: ErrorDetails, name: str = "") -> str:
+    """Return what is wrong with a value, as it goes on from the name of its key (``must be an integer, but got 2.5``).
+
+    Args:
+        details: One of pydantic's errors.
+        name: The key, where the value is to be shown as ``key=value``.
+    """
+    context, got = details.get("ctx", {}), shown(details["input"])
+    if name:
+        got = f"{name}={got}"
+    if details["type"] in ("literal_error", "enum"):
+        # The context has the choices only as a sentence: 'a', 'b' or 'c'.
+        choices = re.findall(r"'([^']*)'", str(context["expected"]))
+        hint = did_you_mean(str(details["input"]), choices)
+        return f"must be one of {', '.join(choices)}, but got {got}. {hint}".rstrip(" .")
+    if details["type"] not in _RULES:
+        return f"{details['msg']}, but got {got}"
+    ends = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
+    return f"must be {_RULES[details['type']].format(**ends)}, but got {got}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a YAML file has it (``true``, ``null``, quotes around text)."""
+    return json.dumps(value, default=repr)
