@@ -1,4 +1,4 @@
-"""The values among which one setting is searched."""
+"""Describe the values among which a setting is searched."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Range(Section):
     Attributes:
         type: ``float``, ``int`` or ``categorical``.
         low, high: Both ends, included (``float`` and ``int``).
-        log: Draw evenly in the logarithm.
+        log: Draw evenly on a logarithmic scale.
         choices: The values of a ``categorical``.
-        num: Points that a grid takes from low to high; a ``float`` in a grid needs it.
+        num: Points of a grid from low to high; required for a ``float`` in a grid.
     """
 
     type: Literal["float", "int", "categorical"]
@@ -88,7 +88,7 @@ class Range(Section):
         return low <= value <= high
 
     def bounds(self) -> list[Scalar]:
-        """Return the values that must all be valid for every drawn one to be: both ends, or each choice."""
+        """Return both ends, or each choice: if these are valid, every drawn value is."""
         return list(self.choices or ()) if self.type == "categorical" else list(self.ends)
 
     def grid(self) -> list[Scalar]:
@@ -117,7 +117,7 @@ class Range(Section):
 
 
 def _spaced(low: float, high: float, num: int, *, log: bool) -> list[float]:
-    """Return ``num`` points from low to high, evenly in the logarithm or not, with both ends exact."""
+    """Return ``num`` evenly spaced points from low to high, on a logarithmic scale or not; both ends are exact."""
     scale, back = (math.log, math.exp) if log else (float, float)
     step = (scale(high) - scale(low)) / (num - 1)
     return [float(low), *(back(scale(low) + step * index) for index in range(1, num - 1)), float(high)]

@@ -1,4 +1,4 @@
-"""A YAML reader that keeps the line of every key and leaves nothing to guess.
+"""Read YAML strictly, and keep the line of every key.
 
 YAML 1.2, so ``1e-3`` is a number and ``on`` is a word; plain data only: no tags, no merge keys, no key twice in one
 mapping.
@@ -22,8 +22,7 @@ _TRUE = {"true", "yes", "on", "y"}
 
 
 class SpaceError(ValueError):
-    """A search space, or a file like one, is not what it should be; the message starts with file and line where there
-    are any.
+    """A search space, or a file of settings, is wrong; the message starts with the file and, if known, the line.
 
     Attributes:
         key: The path of the key at fault within the file, or None.
@@ -57,7 +56,7 @@ class Document:
         return self.lines.get(key, 1)
 
     def error(self, key: KeyPath, message: str) -> SpaceError:
-        """Return the error that says: this key of this file, on this line."""
+        """Return the error that blames a key, with file and line."""
         return SpaceError(f"{self.source}:{self.line(key)}: {message}", key)
 
 
@@ -65,23 +64,21 @@ def read_text(path: Path, source: str) -> str:
     """Return a file's text.
 
     Raises:
-        SpaceError: It cannot be read, or is no UTF-8 text.
+        SpaceError: The file cannot be read, or is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpaceError(
-            f"{source}: the file must be UTF-8 text, but byte {error.start} is not. Save it as UTF-8."
-        ) from None
+        raise SpaceError(f"{source}: the file is not UTF-8 text (see byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise SpaceError(f"{source}: must be a file that can be read, but: {error.strerror}. Check the path.") from None
+        raise SpaceError(f"{source}: cannot read the file: {error.strerror}. Check the path.") from None
 
 
 def read_document(text: str, source: str) -> Document:
     """Read a YAML text.
 
     Raises:
-        SpaceError: It is no YAML, or has a key twice, a tag, an alias of itself or a merge key.
+        SpaceError: The text is not YAML, or has a key twice, a tag, an alias of itself or a merge key.
     """
     document = Document(source, text)
     try:
@@ -89,7 +86,7 @@ def read_document(text: str, source: str) -> Document:
     except MarkedYAMLError as error:
         raise _syntax_error(error, source) from None
     except YAMLError as error:  # a character that YAML does not allow
-        raise SpaceError(f"{source}: must be YAML, but {' '.join(str(error).split())}") from None
+        raise SpaceError(f"{source}: this is not valid YAML: {' '.join(str(error).split())}") from None
     if node is not None:
         document.data = _Builder(document).build(node, ())
     return document
@@ -98,7 +95,7 @@ def read_document(text: str, source: str) -> Document:
 def parse_scalar(text: str) -> Scalar:
     """Return the value that a text has in a YAML file (``1e-3`` is a float, ``true`` a bool, ``'5'`` a string).
 
-    What is neither quoted nor a number, a truth value or null is the text itself, whatever characters it has.
+    Anything that is not quoted, a number, a truth value or null is the text itself, whatever characters it has.
     """
     stripped = text.strip()
     try:
@@ -106,7 +103,7 @@ def parse_scalar(text: str) -> Scalar:
         value = _scalar(node) if isinstance(node, ScalarNode) and not node.anchor else stripped
     except (YAMLError, ValueError):
         return stripped
-    # ``a #b`` would lose its end as a comment: of words, only quoted ones are taken as YAML reads them.
+    # YAML would take the end of ``a #b`` for a comment, so only quoted words are read as YAML.
     quoted = isinstance(node, ScalarNode) and node.style
     return stripped if isinstance(value, str) and not quoted else value
 
@@ -145,7 +142,7 @@ class _Builder:
             child = (*path, key)
             line = key_node.start_mark.line + 1
             if key in mapping:
-                message = f"{self.document.source}:{line}: {_name(child)} must be given once, but it is also on line "
+                message = f"{self.document.source}:{line}: {_name(child)} is given twice: it is also on line "
                 raise SpaceError(f"{message}{self.document.lines[child]}. Remove one of them.", child)
             self.document.lines[child] = line
             mapping[key] = self.build(value_node, child)
@@ -185,4 +182,4 @@ def _syntax_error(error: MarkedYAMLError, source: str) -> SpaceError:
     line = mark.line + 1 if mark else 1
     problem = " ".join(part for part in (error.context, error.problem) if part)
     hint = " Indent with spaces, not tabs." if "'\\t'" in problem else ""
-    return SpaceError(f"{source}:{line}: the file must be YAML, but {problem}.{hint}")
+    return SpaceError(f"{source}:{line}: this is not valid YAML: {problem}.{hint}")

@@ -26,16 +26,18 @@ class Section(StrictModel):
             if key not in cls.model_fields:
                 hint = did_you_mean(key, cls.model_fields)
                 raise fault(
-                    f"is no key of a search space. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
+                    f"is not a key of a search space. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
                     key,
                 )
         return {} if data is None else data  # ``search:`` with nothing under it
 
 
 def fault(message: str, *key: str) -> PydanticCustomError:
-    """Return the error of a validator; ``key`` leads from the section being validated to the value at fault.
+    """Return the error of a validator.
 
-    The message goes on from the key's name: ``must ...``.
+    Args:
+        message: What is wrong, as it follows the name of the key (``must ...``).
+        key: Leads from the section being validated to the value at fault.
     """
     return PydanticCustomError("fault", "{message}", {"message": message, "key": key})
 

@@ -98,6 +98,7 @@ def make_layer(block: Block, origin: FileOrigin) -> Layer:
 
 def list_keys(layer: Layer) -> Iterator[tuple[str, FileOrigin]]:
     """Yield the keys that a layer of a file names, and where."""
-    for key, entry in (*layer.fixed.items(), *layer.ranges.items()):
+    entries: list[tuple[str, Setting | Searched]] = [*layer.fixed.items(), *layer.ranges.items()]
+    for key, entry in entries:
         assert isinstance(entry.origin, FileOrigin)
         yield key, entry.origin

@@ -64,13 +64,13 @@ def test_every_key_and_item_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", r"f:3: a must be given once, but it is also on line 1"),
+        ("a: 1\nb: 2\na: 3", r"f:3: a is given twice: it is also on line 1"),
         ("a: 1\n\tb: 2", r"f:2: .* Indent with spaces, not tabs"),
-        ("a:\n  b: 1\n c: 2", r"f:3: the file must be YAML"),
-        ("a: [1,\n", r"f:2: the file must be YAML"),
-        ("a: b: c", r"f:1: the file must be YAML"),
+        ("a:\n  b: 1\n c: 2", r"f:3: this is not valid YAML"),
+        ("a: [1,\n", r"f:2: this is not valid YAML"),
+        ("a: b: c", r"f:1: this is not valid YAML"),
         ("a: 1\n---\nb: 2", r"f:2: .*single document"),
-        ("a: \x07", r"f: must be YAML, .*special characters"),
+        ("a: \x07", r"f: this is not valid YAML: .*special characters"),
         ("a: 1\nb: !!python/name:os.system x", r"f:2: b must be plain data"),
         ("a: 1\nb: !x 2", r"f:2: b must be plain data"),
         ("a: &x [*x]", r"f:1: a.0 must not contain itself"),

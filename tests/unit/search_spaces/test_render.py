@@ -30,7 +30,7 @@ def test_comments_come_along_once() -> None:
     assert text.startswith(load_space("voc").file_text[:200])
     assert text.count("# the paper's grid: 0.1-0.5") == 1
     assert text.count("The released training script of Cole et al.") == 1
-    assert "  # of the literature, as is draw_seed\n" in text
+    assert "  # as in the literature, like draw_seed\n" in text
 
 
 @pytest.mark.parametrize("value", ["'5'", "1e-9", "true", "null", "a b", "'null'", "'a: #b'", "x/y-z.1", "-3", "0.0"])

@@ -68,11 +68,11 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("", "mine.yaml:1: methods must be given"),
         ("methods:", "mine.yaml:3: methods must be given (or use_methods"),
         ("methods: [a]", 'mine.yaml:3: methods must be a mapping (key: value), but got ["a"]'),
-        ("method: {a: }", "mine.yaml:3: method is no key of a search space. Did you mean methods?"),
+        ("method: {a: }", "mine.yaml:3: method is not a key of a search space. Did you mean methods?"),
         ("methods: {a: {ranges: [x]}}", "mine.yaml:3: methods.a.ranges must be a mapping"),
         (
             "methods:\n  a:\n    range: {}",
-            "mine.yaml:5: methods.a.range is no key of a search space. Did you mean ranges?",
+            "mine.yaml:5: methods.a.range is not a key of a search space. Did you mean ranges?",
         ),
         (
             "methods:\n  a:\n    fixed:\n      k: [1]",
@@ -137,7 +137,10 @@ def test_fault_names_file_line_and_key(tmp_path: Path, text: str, message: str) 
         ("{type: float, low: '0', high: 1}", 'k.low must be a number, but got "0"'),
         ("{type: float, low: false, high: 1}", "k.low must be a number, but got false"),
         ("{type: float, low: 0, high: 1, log: 1}", "k.log must be true or false, but got 1"),
-        ("{type: float, low: 0, high: 1, step: 1}", "k.step is no key of a search space. Valid here: type, low, high"),
+        (
+            "{type: float, low: 0, high: 1, step: 1}",
+            "k.step is not a key of a search space. Valid here: type, low, high",
+        ),
         ("{type: float, low: 0, high: 1, choices: [1, 2]}", "k.choices must not be given for type float"),
         ("{type: float, low: 0, high: 1, num: 1}", "k.num must be greater than or equal to 2"),
         ("{type: int, low: 0, high: 2.5}", "k.high must be a whole number for type int, but got high=2.5"),
@@ -179,7 +182,7 @@ def test_key_both_fixed_and_searched(tmp_path: Path) -> None:
 def test_key_given_twice(tmp_path: Path) -> None:
     assert (
         fault(tmp_path, HEAD + "dataset: voc\n")
-        == "mine.yaml:3: dataset must be given once, but it is also on line 1. Remove one of them."
+        == "mine.yaml:3: dataset is given twice: it is also on line 1. Remove one of them."
     )
 
 
@@ -194,7 +197,7 @@ def test_unknown_space_names_the_nearest(name: str, hint: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"nowhere\.yaml: must be a file that can be read, but: No such file"):
+    with pytest.raises(SpaceError, match=r"nowhere\.yaml: cannot read the file: No such file"):
         load_space(tmp_path / "nowhere.yaml")
 
 

@@ -185,7 +185,7 @@ class TestGrace:
     def test_shorter_one_is_refused_with_its_reason(self, edited: Make) -> None:
         with pytest.raises(
             SpaceError,
-            match=r"mine.yaml:16: scheduler.grace_epochs must be at least 10, but got 9: .*says nothing about",
+            match=r"mine.yaml:17: scheduler.grace_epochs must be at least 10, but got 9: .*says nothing about",
         ):
             edited("grace_epochs: null", "grace_epochs: 9")
         assert edited("grace_epochs: null", "grace_epochs: 10").grace_epochs == 10
