@@ -107,7 +107,7 @@ class Faults:
             self.narrow.full_file.touch()
             code = self.narrow.wait_for_driver()
             assert code != 0, "a sweep on a full disk must not count as finished"
-            assert "No space left" in self.narrow.log, self.narrow.log[-2000:]
+            assert re.search("checkpoint.*No space left", self.narrow.log), self.narrow.log[-2000:]
             self.narrow.full_file.unlink()
             self.narrow.start()
 
