@@ -236,7 +236,7 @@ def _check_base(space: SearchSpace, label: str, below: Layer, published: Block |
     recipe, dataset = below.fixed[RECIPE_KEY], below.fixed["data.name"]
     if recipe.value == PUBLISHED:
         raise recipe.origin.error(
-            f"{RECIPE_KEY} must not be {PUBLISHED} here. The place of that recipe is methods.{label}.published."
+            f"{RECIPE_KEY} cannot be {PUBLISHED} here. Published settings belong under methods.{label}.published."
         )
     if dataset.value != space.dataset:
         raise dataset.origin.error(
@@ -247,7 +247,7 @@ def _check_base(space: SearchSpace, label: str, below: Layer, published: Block |
         for key in {**space.shared.ranges, **block.ranges}:
             if key not in block.fixed and key not in published.fixed and key not in published.ranges:
                 origin = FileOrigin(space, ("methods", label, "published"))
-                raise origin.error(f"published must give {key}, which is searched otherwise.")
+                raise origin.error(f"published must give {key}, which the common recipe searches.")
 
 
 def _complete(space: SearchSpace, merged: Layer, flags: Flat) -> Flat:
@@ -316,7 +316,7 @@ def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin
         return True
     if key not in settings.overridden and settings.base[key] != value:
         raise origin.error(
-            f"{key} must be one of the searched keys ({listed(settings.ranges)}), but is fixed at "
-            f"{shown(settings.base[key])}. Give it a range."
+            f"{key} is fixed at {shown(settings.base[key])}, so a start point cannot change it. Give it a range; "
+            f"these keys have one: {listed(settings.ranges)}."
         )
     return False

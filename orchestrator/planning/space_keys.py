@@ -34,7 +34,7 @@ def check_space_keys(space: SearchSpace, label: str) -> None:
     _check_method(method, label, own)
     for key, origin in list_keys(make_layer(space.shared, root.under("shared"))):
         if key.startswith("method."):
-            raise origin.error(f"{key} must not be shared: not every method has it. Put it under methods.{label}.")
+            raise origin.error(f"{key} cannot be shared: not every method has it. Put it under methods.{label}.")
         _check_key(key, method, origin)
     for key, origin in list_keys(make_layer(block, own)):
         _check_key(key, method, origin)
@@ -81,8 +81,8 @@ def _check_key(key: str, method: str, origin: FileOrigin, *, published: bool = F
     except ConfigError as error:
         raise origin.error(str(error)) from None
     if key in _PLACES and not (published and key == "loop.epochs"):
-        raise origin.error(f"{key} must not be given here. Its place is {_PLACES[key]}.")
+        raise origin.error(f"{key} does not belong here. Its place is {_PLACES[key]}.")
     if published and key == RECIPE_KEY:
-        raise origin.error(f"{key} must not be given here: these settings are the recipe {PUBLISHED}.")
+        raise origin.error(f"{key} does not belong here: these settings are the recipe {PUBLISHED}.")
     if "ranges" in origin.key and key.startswith(("data.", "loop.")):
-        raise origin.error(f"{key} must be fixed: trials that differ in it cannot be compared. Put it under fixed.")
+        raise origin.error(f"{key} cannot be searched: trials with different values cannot be compared. Fix it.")

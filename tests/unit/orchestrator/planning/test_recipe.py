@@ -206,7 +206,7 @@ class TestFaultyFile:
 
     def test_a_searched_key_that_is_left_out(self, space: Any) -> None:
         message = self.fault(space, "        optim.lr: 1e-5\n", "")
-        assert message.startswith("mine.yaml:16: published must give optim.lr, which is searched otherwise")
+        assert message.startswith("mine.yaml:16: published must give optim.lr, which the common recipe searches")
 
     def test_a_range_that_is_no_grid(self, space: Any) -> None:
         new = "optim.lr: {type: float, low: 1e-5, high: 1e-3}"
@@ -216,9 +216,9 @@ class TestFaultyFile:
 
     def test_a_recipe_named_where_it_must_not_be(self, space: Any) -> None:
         old, new = "        loop.epochs: 10\n", "        loop.epochs: 10\n        loop.recipe: common\n"
-        assert "mine.yaml:19: loop.recipe must not be given here" in self.fault(space, old, new)
+        assert "mine.yaml:19: loop.recipe does not belong here" in self.fault(space, old, new)
         old, new = "  fixed:\n    optim.head", "  fixed:\n    loop.recipe: published\n    optim.head"
-        assert "mine.yaml:5: loop.recipe must not be published here" in self.fault(space, old, new)
+        assert "mine.yaml:5: loop.recipe cannot be published here" in self.fault(space, old, new)
 
     def test_keys_of_the_block_are_checked_whether_it_is_used_or_not(self, space: Any) -> None:
         with pytest.raises(SpaceError, match=r"mine\.yaml:19: loop\.patience .* Did you mean"):
@@ -228,4 +228,4 @@ class TestFaultyFile:
         message = self.fault(
             space, "fixed: {method.warmup_epochs: 5}", "fixed: {method.warmup_epochs: 5, loop.epochs: 3}"
         )
-        assert "loop.epochs must not be given here. Its place is budget.epochs" in message
+        assert "loop.epochs does not belong here. Its place is budget.epochs" in message

@@ -165,19 +165,19 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         (
             "optim.lr: 1e-3",
             "loop.epochs: 3",
-            "mine.yaml:5: loop.epochs must not be given here. Its place is budget.epochs",
+            "mine.yaml:5: loop.epochs does not belong here. Its place is budget.epochs",
         ),
-        ("optim.lr: 1e-3", "method.name: em", "mine.yaml:5: method.name must not be shared"),
+        ("optim.lr: 1e-3", "method.name: em", "mine.yaml:5: method.name cannot be shared"),
         (
             "optim.lr: 1e-3",
             "method.cam_threshold: .5",
-            "mine.yaml:5: method.cam_threshold must not be shared: not every method has it",
+            "mine.yaml:5: method.cam_threshold cannot be shared: not every method has it",
         ),
-        ("optim.lr: 1e-3", "loop.select_epoch_by: last", "mine.yaml:5: loop.select_epoch_by must not be given here"),
+        ("optim.lr: 1e-3", "loop.select_epoch_by: last", "mine.yaml:5: loop.select_epoch_by does not belong here"),
         (
             "optim.weight_decay: {type: float, low: 0.0",
             "loop.seed: {type: int, low: 0, high: 9}\n    optim.weight_decay: {type: float, low: 0.0",
-            "mine.yaml:8: loop.seed must be fixed: trials that differ in it cannot be compared",
+            "mine.yaml:8: loop.seed cannot be searched: trials with different values cannot be compared",
         ),
         (
             "high: 0.1}",
@@ -202,7 +202,11 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         ),
         ("cam_threshold: 0.6", "cam_threshold: 6", "mine.yaml:18: method.cam_threshold must be less than 1"),
         ("cam_threshold: 0.6", "camthreshold: 0.6", "mine.yaml:18: method.camthreshold is not a setting of a run"),
-        ("cam_threshold: 0.6", "reg_weight: 0.6", "mine.yaml:18: method.reg_weight must be one of the searched keys"),
+        (
+            "cam_threshold: 0.6",
+            "reg_weight: 0.6",
+            "mine.yaml:18: method.reg_weight is fixed at 0.5, so a",
+        ),
         ("  ignore:", "  ignor:", "mine.yaml:10: a method block without name: must be labelled with a method"),
         ("  ignore:", "  best:\n    name: ignor", "mine.yaml:11: name must be one of"),
     ],
