@@ -23,6 +23,7 @@ def redact(text: str) -> str:
     That is everything before the ``@`` of a URI but its user name (without a colon it may be a token), the values of
     parameters that sound secret, and every password or key in this process's environment.
     """
+    # A library may put a secret into its message in any form, not only in a URI.
     for name, value in os.environ.items():
         if len(value) >= _MIN_SECRET and _SECRET_NAME.search(name):
             text = text.replace(value, "***")

@@ -31,7 +31,9 @@ class StopSignals:
         """Install the handlers, again if a library replaced them. Does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                # Again, because Ray installs handlers of its own when it starts.
                 before = signal.signal(number, self._receive)
+                # Remember the first only: after a second arm() `before` is the handler of a library.
                 self._before.setdefault(number, before)
 
     @contextmanager
@@ -43,6 +45,7 @@ class StopSignals:
         """
         self._interrupts = True
         try:
+            # The signal may have come while Ray was starting, when nothing could be interrupted.
             if self.received:
                 raise Interrupted
             yield
@@ -60,6 +63,7 @@ class StopSignals:
             signal.signal(number, before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        # The second Ctrl-C means "now", wherever the program is.
         if self.received:
             raise KeyboardInterrupt
         self.received = True
@@ -73,6 +77,7 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Schedulers such as Slurm send SIGTERM before they kill.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -21,6 +21,7 @@ def join_uri(uri: str, *names: str) -> str:
     """Return the place of these names below a folder or URI; the part after a ``?`` stays at the end."""
     if "://" not in uri:
         return os.path.join(uri, *names)
+    # A query may carry options of a filesystem (endpoint_override, say), which apply to every place below.
     place, mark, query = uri.partition("?")
     return "/".join([place.rstrip("/"), *names]) + mark + query
 

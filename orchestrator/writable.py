@@ -22,6 +22,7 @@ def require_writable(address: str | None) -> None:
     """
     _require("The home", home(), HOME_VARIABLE)
     require_writable_cache()
+    # On a cluster those folders are the nodes' own, which `doctor --address` checks.
     if address is None:
         _require("Ray's folder for temporary files", _ray_temp_dir(), "RAY_TMPDIR")
         if not _has_ray_token():
@@ -40,9 +41,11 @@ def require_writable_cache() -> None:
 def find_obstacle(folder: Path) -> str | None:
     """Return why a folder, or the one it would be made in, cannot be written; None if it can."""
     try:
+        # The folder itself may not exist yet; then its nearest parent decides.
         nearest = folder
         while not nearest.exists():
             nearest = nearest.parent
+        # By writing: permission bits say nothing of a full or read-only file system.
         with tempfile.TemporaryFile(dir=nearest):
             return None
     except OSError as error:

@@ -88,6 +88,7 @@ def orchestrator(
     """
 
 
+# \b keeps the example on a line of its own.
 for _name, (_verb, _example) in VERBS.items():
     app.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 
@@ -117,6 +118,7 @@ app.add_typer(_data, epilog=f"\b\nExample: {data.VERBS['prepare'][1]}\n{EXIT_COD
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit with its code; an error becomes a message, with a traceback only under ``--debug``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # By hand rather than by typer, so that --debug also works after the verb.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not debug and not sys.warnoptions:
@@ -144,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def describe_usage(error: typer.TyperException) -> str:
     """Return what to print when the words are not a command of this program; without any words, that is the help."""
     context = getattr(error, "ctx", None)
+    # Errors of the parser itself have no context, and then no formatted message.
     message = str(getattr(error, "message", error)) if context is None else error.format_message()
     if context is not None and message == context.get_help():
         return message
@@ -170,6 +173,7 @@ def _describe_value(error: typer.TyperException) -> str | None:
 
 def exit_code(error: Exception) -> int:
     """Return 2 for the user's mistake and 1 for a failure, such as a service that does not answer."""
+    # Imported here, because --help should not wait for pydantic.
     from orchestrator.errors import UserError
     from search_spaces.reader import SpaceError
     from training.errors import ConfigError
@@ -179,6 +183,7 @@ def exit_code(error: Exception) -> int:
 
 def describe(error: Exception, code: int) -> str:
     """Return an error's message, and for errors that are not ours their type and how to see more."""
+    # Our messages say what to do. A foreign one needs its type, and a way to see where it was raised.
     ours = type(error).__module__.partition(".")[0] in ("orchestrator", "training", "search_spaces")
     if ours or code == EXIT_USER_ERROR:
         return str(error)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
 
 DEFAULT_PORT = 5000
+# Enough for the events that a driver could not write while MLflow was away.
 CATCH_UP_S = 60.0
+# A bundle may hold thousands of trials, all of which are written again.
 UNPACK_S = 1800.0
 
 
@@ -34,6 +36,7 @@ def browse(
     """
     from orchestrator.results.bundle import SUFFIX
 
+    # A name with the suffix is a bundle even if it does not exist, so that the message is about a file.
     if sweep is not None and (sweep.endswith(SUFFIX) or Path(sweep).is_file()):
         _browse_bundle(Path(sweep), port)
         return
@@ -44,6 +47,7 @@ def browse(
     plan = load_plan(find_sweep(sweep))
     uri = tracking_uri()
     is_server = uri.startswith(("http://", "https://"))
+    # Before catching up, which takes long: a taken port would waste it.
     if not is_server:
         require_free_port(port)
     print_note("bringing MLflow up to date and starting its UI; this takes some seconds ...")
@@ -66,6 +70,7 @@ def _browse_bundle(file: Path, port: int) -> None:
     require_free_port(port)
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
         os.environ[HOME_VARIABLE] = folder
+        # Otherwise the bundle would be written into the user's own MLflow.
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             os.environ.pop(name, None)
         plan = load_plan(unpack_bundle(file))
@@ -81,6 +86,7 @@ def _catch_up(plan: SweepPlan) -> None:
     from orchestrator.sweep_folder.lease import find_holder
     from orchestrator.tracking.tracker import sync
 
+    # A driver writes to MLflow itself, and two writers would get in each other's way.
     if find_holder(sweep_dir(plan.id)) is None and not sync(plan.id, CATCH_UP_S):
         print_note(f"MLflow is still incomplete: its store did not take all of {plan.id} in time. Try again later.")
 

@@ -27,6 +27,7 @@ def bundle(
     from orchestrator.sweep_folder.index import find_sweep
 
     found = find_sweep(sweep)
+    # Not the current folder: a bundle is large, and easily committed by accident.
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
     print_line(f"{out}: {num_artifacts} pictures and tables, {out.stat().st_size / 2**20:.1f} MiB")

@@ -23,6 +23,7 @@ def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: 
     from orchestrator.cluster.files import check_ready, read_cluster, render_up
 
     document = read_cluster(config)
+    # A dry run may show the command before credentials and keys are in place.
     if not dry_run:
         check_ready(document, str(config))
     if _run(render_up(config, yes=yes), dry_run):
@@ -58,6 +59,7 @@ def _run(command: list[str], dry_run: bool) -> bool:
 
     from orchestrator.cluster.files import run_ray
 
+    # Shown in full, so that the user can run it or look up its options in Ray's own documentation.
     print_line(shlex.join(command))
     if not dry_run:
         run_ray(command)

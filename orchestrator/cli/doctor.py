@@ -49,6 +49,7 @@ def doctor(
             )
         _ask_nodes(address, space, storage, settings or [], json)
         return
+    # Rather than ignoring them: the user would believe that they were checked.
     if space is not None or storage is not None or settings:
         raise UserError(
             "--space, --storage and --set are checked on the nodes of a cluster. Add --address, or leave them out."
@@ -87,6 +88,7 @@ def _ask_nodes(address: str, space: str | None, storage: str | None, settings: l
             for report in reports
         ]
         print_table(["node", "host", "python", "torch", "ray", "problems"], rows)
+        # Below the table, because a problem takes a whole sentence.
         for report in reports:
             for subject, problem in report.problems.items():
                 print_line(f"{report.node} on {report.host}: {subject}: {problem}")

@@ -50,6 +50,7 @@ def submit(
     """
     from orchestrator.cluster.jobs import split_address
 
+    # "auto" is the address on the head itself, so it says nothing about the job server.
     verb, inner = split_address(words)
     if inner is not None and inner != "auto":
         address = inner
@@ -138,6 +139,7 @@ def _submit(
     from orchestrator.cluster.job_package import packed, render_entrypoint
 
     server = require_http(address or job_store.default_address())
+    # Before packing: a typo should cost no time.
     verb = _check_verb(context, words)
     with packed(verb) as package:
         print_note(f"code to send to {server}: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
@@ -169,6 +171,7 @@ def _check_verb(context: typer.Context, words: list[str]) -> list[str]:
         # Parses without running. The parser empties the list that it is given, hence the copy.
         with group.make_context(name, [*rest], parent=parent) as parsed:
             found, parent = dict(parsed.params), parsed
+    # The most common mistake is in the space, so it is read here too.
     if words[0] in ("plan", "sweep") and found.get("space"):
         from search_spaces.schema import load_space
 
@@ -197,6 +200,7 @@ def _follow(job: Job) -> None:
 
     state, code = follow_log(job, _show)
     print_note(f"{job.id}: {state}")
+    # The same codes as if the verb had run here, for scripts that wait for it.
     if state == "STOPPED":
         raise typer.Exit(EXIT_INTERRUPTED)
     if state == "FAILED":
@@ -204,4 +208,5 @@ def _follow(job: Job) -> None:
 
 
 def _show(text: str) -> None:
+    # A log arrives in pieces, which need not end with a line.
     print(text, end="" if text.endswith("\n") else "\n", flush=True)

@@ -118,8 +118,10 @@ def _print_csv(plan: SweepPlan, state: SweepState) -> None:
 def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, *, is_here: bool) -> None:
     from orchestrator.home import ERRORS_DIR, sweep_dir
 
+    # The union, in the order of the space: start points may fix keys that other trials draw.
     keys = list(dict.fromkeys(key for row in rows for key in row["params"]))
     failed = any(row["cause"] for row in rows)
+    # The last word is enough to know a parameter by, and the table is wide as it is.
     names = [key.rsplit(".", 1)[-1] for key in keys]
     headers = ["#", "trial", "state", "score", "epoch", *names, "time", *(["failure"] if failed else [])]
     shown = rows[:num_rows]
@@ -136,9 +138,11 @@ def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | Non
         hint=f"{command} --csv",
     )
     if failed:
+        # Tracebacks stay with the driver; MLflow has only their last line.
         folder = sweep_dir(plan.id) if is_here else f"in the home of its driver, sweeps/{plan.id}"
         print_note(f"Tracebacks of failed trials: {folder}/{ERRORS_DIR}")
     if len(shown) < len(rows):
+        # On a screen even the command without --csv would cut there again.
         whole = " --csv" if len(shown) >= MAX_SCREEN_ROWS else ""
         print_line(f"  and {len(rows) - len(shown)} more: {command}{whole}")
 

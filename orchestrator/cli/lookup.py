@@ -49,10 +49,12 @@ def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
     from orchestrator.tracking.connection import is_shared, tracking_uri
     from orchestrator.tracking.recall import recall_sweep
 
+    # Without a name, "the latest" of a local MLflow would be that of this home, which has none.
     if sweep is None and not is_shared():
         raise not_here
     try:
         found = recall_sweep(sweep)
+    # Say why MLflow was asked at all: the user asked for a sweep, not for MLflow.
     except OrchestratorError as error:
         raise OrchestratorError(f"{error} It was asked because the sweep is not in this home: {not_here}") from error
     if found is None and not os.environ.get("MLFLOW_TRACKING_URI"):

@@ -55,6 +55,7 @@ def max_batch(
     from orchestrator.planning.request import PlanRequest, parse_overrides
     from orchestrator.planning.sweep_plan import trial_config
 
+    # First, because planning takes a second and a wrong flag needs none of it.
     _check_device(device, limit_gib)
     planned = make_plan(
         PlanRequest(space, kind="train", method=method, overrides=parse_overrides(settings or []), recipe=recipe)
@@ -67,6 +68,7 @@ def max_batch(
         print_json(asdict(found) | {"num_sharing": found.num_sharing})
     else:
         _show(found)
+        # Trials of several workers do not share a GPU, so there is nothing to advise.
         if planned.resources.workers == 1 and found.num_sharing:
             _show_sharing(found, on_gpu=device is Device.CUDA)
     if found.batch_size == 0:
@@ -96,6 +98,7 @@ def _probe(config: TrainConfig, limit_gib: float | None) -> MaxBatch:
     from training.loop.max_batch import probe_cpu, probe_gpu
     from training.preparation import prepare
 
+    # The number of classes and images comes from the data; the images themselves are random.
     prepare(config.data)
     num_classes, num_train = len(dataset_info(config.data).classes), len(load_split(config.data, "train"))
     if limit_gib is None:

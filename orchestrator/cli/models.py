@@ -43,10 +43,12 @@ def evaluate(
     from training.preparation import is_prepared, prepare
 
     predictor = _load_predictor(model)
+    # Another home than that of the training may not have made the digit scenes yet.
     if not is_prepared(predictor.config.data):
         require_writable_cache()
         print_note("making the data that the model was trained on; this happens once ...")
         prepare(predictor.config.data)
+    # The form in which a training run keeps a model, which is what evaluation takes.
     state = {"classes": list(predictor.classes), "model": predictor.weights}
     metrics = evaluate_split(predictor.config, state, split, threshold, absent_classes)
     if json:
@@ -87,6 +89,7 @@ def predict(
 
     _require_file(out)
     try:
+        # Only looks: an empty folder should not cost the time to load a model.
         find_images(folder)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -97,6 +100,7 @@ def predict(
         print_line(f"{out}: {found.table.num_rows} images, {len(predictor.classes)} classes")
         if found.file_column != "file":
             print_note(f"A class is called file, so the file names are in the column {found.file_column}.")
+    # After the scores are written: one bad file must not lose the others.
     for broken in found.broken:
         print_note(f"{folder / broken.file}: {broken.reason}")
     if found.broken:

@@ -9,6 +9,7 @@ import typer
 from orchestrator.cli.output import print_note
 from orchestrator.errors import UserError
 
+# As in the epilog of every --help. 130 is 128 + SIGINT, as a shell reports it.
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,6 +44,7 @@ def check_places(storage: str | None, backup: str | None, mirror: str | None = N
         if backup not in (None, mirror):
             raise UserError("--mirror is the former name of --backup. Give only --backup.")
         backup = mirror
+    # Before anything is planned, because the plan is printed and stored.
     require_no_credentials("--storage", storage)
     require_no_credentials("--backup", backup)
     return None if backup is None else absolute_uri(backup)

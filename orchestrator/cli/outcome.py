@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.sweep.driver import SweepOutcome
     from orchestrator.sweep.options import DriveOptions
 
+# Enough to see what works; the whole table is a command away.
 MAX_ROWS = 20
 
 
@@ -40,9 +41,11 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     if outcome.state == "INTERRUPTED":
         print_note(f"Resume with: {program()} resume {plan.id}{options.repeated_flags()}")
         raise typer.Exit(EXIT_INTERRUPTED)
+    # A script must notice that there is nothing to promote, although the sweep itself ended well.
     if outcome.best is None:
         print_note("No trial was completed.")
         raise typer.Exit(EXIT_FAILURE)
+    # With --json, stdout is the JSON alone.
     if not json:
         print_next(_next_steps(plan))
 

@@ -21,6 +21,7 @@ PROGRAM = "orchestrator"
 NO_TRUE_LABELS = (
     "True labels are not available: val/mAP, rejection precision and recall, and false negatives are not measured."
 )
+# rich has no setting for "never wrap".
 _UNWRAPPED = 100_000
 Row = Mapping[str, Any]
 
@@ -42,6 +43,7 @@ def print_json(value: object) -> None:
 
 def print_csv(rows: Sequence[Row]) -> None:
     """Print rows as CSV; nested mappings become dotted columns, and a row may lack some."""
+    # The columns of all rows, because a trial that failed early lacks some.
     flat = [_flatten(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
@@ -90,6 +92,7 @@ def print_table(
         Column(header, tuple(row[index] for row in cells), index in right, index in wrapped)
         for index, header in enumerate(headers)
     ]
+    # A pipe gets every column: a program reads it, and it has no width.
     if not sys.stdout.isatty():
         print("\n".join(render_plain(columns)), flush=True)
         return
@@ -109,6 +112,7 @@ def print_rich(renderable: RenderableType) -> None:
     if sys.stdout.isatty():
         Console(highlight=False, width=shutil.get_terminal_size().columns).print(renderable)
         return
+    # Into a string first, because rich pads every line with blanks to its width.
     text = io.StringIO()
     Console(file=text, width=_UNWRAPPED, highlight=False, color_system=None).print(renderable)
     for line in text.getvalue().splitlines():
@@ -124,6 +128,7 @@ def print_next(steps: Mapping[str, str]) -> None:
     width = max(len(arguments) for arguments in steps)
     lines = [f"  {program()} {arguments:{width}}  # {purpose}" for arguments, purpose in steps.items()]
     if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
+        # The purpose goes above: a command that wraps cannot be copied.
         lines = [f"  # {purpose}\n  {program()} {arguments}" for arguments, purpose in steps.items()]
     for line in lines:
         print_line(line)
@@ -144,8 +149,10 @@ def program() -> str:
     """
     called = Path(sys.argv[0])
     found = shutil.which(PROGRAM)
+    # samefile, because a virtual environment is often on PATH through a link.
     if called.name != PROGRAM or (found and os.path.samefile(found, called)):
         return PROGRAM
+    # Relative if it is below the current folder: `.venv/bin/orchestrator` is what the user typed.
     return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
 
 
@@ -169,6 +176,7 @@ def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:
 
 
 def _finite(value: object) -> object:
+    # json.dumps would write NaN, which is not JSON and which most readers refuse.
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

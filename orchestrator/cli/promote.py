@@ -68,6 +68,7 @@ def promote(
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
+    # By default the latest search, not the latest training: that is rarely what one wants to promote.
     found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})
     from orchestrator.promotion.promote import promote as promote_sweep
     from orchestrator.sweep.options import DriveOptions
@@ -93,6 +94,7 @@ def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: 
         f"{'finished earlier, nothing to do' if outcome.reused else 'finished'}, "
         f"{format_seconds(time.monotonic() - started)}"
     )
+    # REFUSE means that nothing was decided, which a script has to notice; KEEP is a result.
     if decision.verdict == "REFUSE":
         raise typer.Exit(EXIT_FAILURE)
     if outcome.version and not json:
@@ -159,6 +161,7 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     for mark in decision.marks:
         print_line(f"  note: {mark}")
     scores = [figures[TEST_MAP] for figures in outcome.test.values() if TEST_MAP in figures]
+    # One seed has no deviation.
     if len(scores) > 1:
         spread = f"{statistics.fmean(scores):.2f} +- {statistics.stdev(scores):.2f}"
         print_line(

@@ -66,6 +66,7 @@ def resume(
         from orchestrator.uris import absolute_uri
 
         found, copied = restore_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
+        # Continue to copy to where the sweep was copied from, unless the user names another place.
         backup = backup or copied
     from orchestrator.sweep.driver import resume as resume_sweep
     from orchestrator.sweep.options import DriveOptions
@@ -73,6 +74,7 @@ def resume(
 
     options = DriveOptions(address, allow_changed, steal_lease, backup)
     if load_plan(found).kind == "promote":
+        # The registry and the ledger would be missing from the copy, and a resume from it could promote twice.
         if backup is not None:
             raise UserError(
                 f"A promotion cannot be backed up, and {found} is one: what it decides and registers is not in its "
@@ -113,6 +115,7 @@ def extend(
 
 
 def _read_increase(text: str) -> int:
+    # The + is optional, but shown everywhere: it says that this adds trials and does not set their number.
     digits = text.removeprefix("+")
     if not digits.isdecimal() or int(digits) < 1:
         raise UserError(

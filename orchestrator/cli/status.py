@@ -66,6 +66,7 @@ def _show_all(json: bool) -> None:
             print_note(f"{found.sweep}: {found.error}")
     else:
         print_note(f"No sweeps yet. Start one: {program()} sweep digits")
+    # The list is printed all the same: one broken sweep must not hide the others.
     if broken:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -113,10 +114,13 @@ def _print_status(found: SweepSummary) -> None:
 
 def _next_steps(found: SweepSummary) -> dict[str, str]:
     sweep, state = found.heading.sweep, found.state
+    # Its runs are done, but the driver ended before it decided.
     undecided = found.kind == "promote" and state == "FINISHED" and found.decision is None
+    # A driver is at work, so resuming would be refused.
     if state in ("STARTING", "CONCLUDING"):
         return {f"status {sweep}": "see how far it is"}
     if undecided or state not in ("RUNNING", "FINISHED"):
+        # Only the head that has its folder can continue it.
         if found.source is not None:
             return {f"submit resume {sweep}": "continue it, on the cluster whose head has its folder"}
         return {f"resume {sweep}": "continue where it stopped"}

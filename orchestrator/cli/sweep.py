@@ -109,6 +109,7 @@ def sweep(
 
     started = time.monotonic()
     backup = check_places(storage, backup, mirror)
+    # The plan must fit the cluster, not the machine that the user types on.
     machine = _count_machine(address)
     planned = make_plan(
         PlanRequest(
@@ -169,6 +170,7 @@ def train(
 
     started = time.monotonic()
     check_places(storage, None)
+    # Neither or both.
     if (space is None) == (source is None):
         raise UserError(f"train needs either SPACE or --from. For example: {program()} train digits")
     for flag, value, what in (("--method", method, "method"), ("--recipe", recipe, "recipe")):
@@ -277,10 +279,12 @@ def _run(planned: SweepPlan, address: str | None, started: float, json: bool, ba
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
+    # Before Ray starts: a missing dataset should take no seconds to be reported.
     check_data(planned, address)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:
         print_note(wrap_words(f"note: {_NO_STORAGE}", sys.stderr))
+    # A new sweep has no lease and no former state, so the other options stay at their defaults.
     options = DriveOptions(address, backup=backup)
     finish_sweep(run_sweep(planned, options), options, started, json)

@@ -52,6 +52,7 @@ def fit_columns(columns: Sequence[Column], drop: Sequence[int], width: int) -> l
     """
     if _total(columns) <= width:
         return list(columns)
+    # Breaking headers costs nothing but a line; dropping a column costs information.
     broken = {index: replace(column, header=column.name.replace("_", "_\n")) for index, column in enumerate(columns)}
     for index in drop:
         if _total(list(broken.values())) <= width:
@@ -64,6 +65,7 @@ def render_plain(columns: Sequence[Column]) -> list[str]:
     """Return the whole table as lines. Not by rich, which needs half a second for a thousand rows."""
     widths = [max(len(column.name), max(map(len, column.cells), default=0)) for column in columns]
     rows = [tuple(column.name for column in columns), *zip(*(column.cells for column in columns), strict=True)]
+    # Numbers line up at the right, as in the terminal.
     fills = [str.rjust if column.right else str.ljust for column in columns]
     gap = " " * _GAP
     return [
@@ -82,6 +84,7 @@ def render_table(columns: Sequence[Column]) -> Table:
             justify="right" if column.right else "left",
             overflow="fold",
             no_wrap=not column.wrapped,
+            # Without it, rich narrows all columns in proportion, and breaks numbers.
             min_width=None if column.wrapped else column.width,
         )
     for row in zip(*(column.cells for column in columns), strict=True):

@@ -47,6 +47,7 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
             f"The method {plan.method} needs true labels, but {plan.dataset} has only observed ones. Choose another "
             f"--method."
         )
+    # Without a val split of its own, a part of train is held out.
     val = "val" if "val" in manifest.has_true else "train"
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
         raise UserError(
@@ -56,7 +57,7 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
 
 
 def _require_place(plan: SweepPlan, place: str) -> None:
-    # Only a local path: whether a bucket is missing or just out of reach, one cannot tell from here.
+    # Local paths only: from here, a missing bucket looks the same as one that does not answer.
     if "://" not in place and not Path(place).expanduser().exists():
         raise UserError(
             f"data.store={place} does not exist. Prepare it: "

@@ -50,6 +50,7 @@ def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
     config_here = config if at_home is None else {**config, "data.store": at_home}
     base = require_settings_without_credentials(change_config(config_here, request.overrides, request.epochs))
     dataset, select_epoch_by = str(base["data.name"]), SelectBy(str(base["loop.select_epoch_by"]))
+    # The last epoch selects no configuration, so a file that asks for it is compared by clean validation.
     select_config_by = SelectBy.CLEAN_VAL if select_epoch_by is SelectBy.LAST else select_epoch_by
     plan = SweepPlan(
         **make_identity("train", replace(request, kind="train").choose_name(dataset)),
@@ -96,8 +97,10 @@ def make_promotion_plan(
         # NCCL does not let two ranks share a GPU.
         resources=replace(plan.resources, workers=workers, gpus_per_worker=gpus if workers == 1 else math.ceil(gpus)),
         storage=request.storage_uri,
+        # The notes of the sweep are about its search, which is over.
         notes=(),
         parent=plan.id,
+        # The limit was set for trials of the search, not for final runs on other resources.
         time_limit_s=None,
         backup=None,
     )

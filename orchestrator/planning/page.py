@@ -20,6 +20,7 @@ _RECIPES: dict[Scalar, str] = {
 }
 _AFTER_WARMUP: dict[Scalar, str] = {"em_apl": "pseudo-labelling", "crisp": "its own risk", "splc": "correction"}
 """Method -> what starts after its warm-up; for all others that is rejection."""
+# Reduced runs show that things work. Their ranking says little about that at full length.
 _REDUCED = "reduced run: do not report these numbers"
 _CUT_KEYS = ("data.num_train", "data.num_val", "data.num_test")
 
@@ -59,7 +60,9 @@ def render_plan(plan: SweepPlan) -> list[str]:
         lines += ["  searched", *_table({key: str(found) for key, found in plan.ranges.items()}, indent=4)]
     for number, point in enumerate(plan.start_from):
         lines += _wrapped(f"trial {number}", point)
+    # Start points may name keys that are not searched any more; those are fixed by the point.
     searched = {*plan.ranges, *(key for point in plan.start_from for key in point)}
+    # In the order of the sections in a run, data first.
     for section in dict.fromkeys(key.split(".")[0] for key in plan.base):
         lines += _wrapped(
             f"fixed {section}",
@@ -117,6 +120,7 @@ def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
     most = plan.num_trials * plan.epochs
     # At least: all trials but one are stopped at the first rung.
     least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs if plan.rungs() else most
+    # A rule may end every run at its first epoch.
     least = plan.num_trials if _stopping_rules(plan) else least
     epochs = f"{least} to {most}" if least < most else str(most)
     if plan.epoch_s is None:
@@ -135,6 +139,7 @@ def _table(rows: Mapping[str, str], indent: int) -> list[str]:
 
 def _wrapped(title: str, settings: Mapping[str, Scalar]) -> list[str]:
     words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    # Wrapped at a fixed width, so that the page is the same in a pipe and on a terminal.
     text = textwrap.fill(
         " ".join(words), 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_long_words=False
     )
@@ -161,6 +166,7 @@ def _reduced_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if not cuts:
         return None
     if plan.kind == "sweep" and plan.num_trials < space.budget.trials:
+        # Fewer trials alone are a smaller search, not a reduced run; but with other cuts they are worth a word.
         cuts.insert(0, f"{plan.num_trials} of {space.budget.trials} trials")
     return f"{_REDUCED}: {', '.join(cuts)}"
 
@@ -194,6 +200,7 @@ def _start_note(plan: SweepPlan, space: SearchSpace) -> str | None:
 def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if plan.kind != "sweep" or plan.scheduler == space.scheduler.name or plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
         return None
+    # With one trial there is nothing to prune.
     if plan.num_trials == 1:
         return None
     return (
@@ -203,6 +210,7 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
 
 
 def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
+    # Legal, because a test or a demo may want it, but rarely what was meant.
     if largest_warmup < plan.epochs:
         return None
     which = "trials whose warm-up is" if "method.warmup_epochs" in plan.ranges else "these trials, whose warm-up is"

@@ -37,12 +37,13 @@ def make_plan(request: PlanRequest) -> SweepPlan:
     request.check_counts()
     space = request.load_space()
     settings = merge_settings(space, request.method, request.epochs, request.overrides, request.recipe)
+    # A promotion is planned from a finished sweep, not from a request.
     makers = {"sweep": _plan_sweep, "train": _plan_training, "ablate": _plan_ablation}
     return makers[request.kind](request, space, settings)
 
 
 def make_identity(kind: Kind, name: str) -> dict[str, Any]:
-    """Return the fields by which a plan is told from all others: a fresh id, its name, kind and time."""
+    """Return the fields that identify a plan: a fresh id, its name, kind and time."""
     return {"id": make_sweep_id(name), "name": name, "kind": kind, "created": time.time()}
 
 
@@ -59,6 +60,7 @@ def require_settings_without_credentials(settings: Params) -> Params:
 
 
 def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
+    # That protocol compares nothing, so there is nothing to search.
     if settings.protocol.select_config_by is SelectBy.PUBLISHED:
         settings = settings.at_first_point()
     slots = count_slots(Resources(**dict(space.resources)), request)
@@ -92,6 +94,7 @@ def _plan_training(request: PlanRequest, space: SearchSpace, settings: Settings)
 
 def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
     settings = settings.at_first_point()
+    # The method itself comes first, with nothing changed; the table compares all others with it.
     changes = {settings.method: Params()} | _find_variants(space, settings)
     if len(changes) == 1:
         raise UserError(
@@ -115,6 +118,7 @@ def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings
     """Plan one trial of the base settings; the kinds that run more of them replace some fields."""
     name = request.choose_name(space.name)
     searched = {key for block in (space.shared, space.methods[settings.method]) for key in block.ranges}
+    # The whole file is stored with the plan, comments included.
     require_text_without_credentials(space.source, space.file_text, "plans and journals")
     # The measured time holds for the space's own settings; an epoch costs the same at any length and seed.
     as_measured = settings.overridden <= searched | {"loop.epochs", "loop.seed"}
@@ -150,6 +154,7 @@ def _find_variants(space: SearchSpace, settings: Settings) -> dict[str, Params]:
 
 def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler, asked: int | None) -> int:
     points = count_points(settings.ranges, sampler)
+    # Only a grid runs out of points.
     if points is None:
         return asked or space.budget.trials
     if asked is not None and asked > points:

@@ -34,7 +34,7 @@ class PlanRequest:
         seeds: Training seeds of each variant of an ablation, or of a promotion.
         workers: Ray Train workers of a final run.
         overrides: ``--set``: dotted key -> value; text is read as YAML reads it. An overridden key is not searched.
-        name: In place of the space's name. the caller to check checks that it is free.
+        name: In place of the space's name. The caller checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: What there is to run on; None means what this machine has.
     """
@@ -63,6 +63,7 @@ class PlanRequest:
         Raises:
             UserError: A value is too small.
         """
+        # By hand, not by typer, so that a caller from Python gets the same check and message.
         for flag, least in _LEAST.items():
             value = getattr(self, flag.removeprefix("--").replace("-", "_"))
             if value is not None and value < least:
@@ -106,8 +107,10 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
     overrides: dict[str, Scalar] = {}
     for assignment in assignments:
         key, _, value = (part.strip() for part in assignment.partition("="))
+        # An empty value would read as null, which is written `null`.
         if not key or not value:
             raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
+        # Here, where the flag is known; the merged settings are checked again.
         require_no_credentials(f"--set {key}", value)
         if key in overrides:
             raise UserError(f"--set gives {key} twice: {overrides[key]} and {value}. Leave one out.")

@@ -51,7 +51,7 @@ class SweepPlan:
         start_from: Points that are tried first; keys that a point leaves out are drawn.
         startup_trials: Random trials, start points included, before TPE decides.
         scheduler, grace_epochs, reduction_factor: ``none``, or ASHA: every trial gets ``grace_epochs``, then one in
-            ``reduction_factor`` goes on at each rung.
+            ``reduction_factor`` continues after each rung.
         storage: URI or folder for checkpoints; None is the sweep's own folder.
         cap_gib: Disk space for the checkpoints of all trials.
         notes: What the user should know before it starts.
@@ -122,6 +122,7 @@ class SweepPlan:
     def to_json(self) -> str:
         """Return the plan as the text of ``plan.json``."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        # Only what was given: a range of one type has no use for the fields of the others.
         plain["ranges"] = {key: found.model_dump(exclude_defaults=True) for key, found in self.ranges.items()}
         plain["protocol"] = vars(self.protocol)
         plain["resources"] = vars(self.resources)

@@ -105,6 +105,7 @@ class SweepSummary:
     def to_json(self) -> dict[str, Any]:
         """Return what ``status --json`` prints."""
         plain = asdict(self)
+        # Flat, as scripts have read it from the start.
         heading, source = plain.pop("heading"), plain.pop("source")
         return {**heading, **plain, **(source or {})}
 
@@ -178,7 +179,9 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         kind=plan.kind,
         state=driver,
         created=_format_time(plan.created),
+        # While a driver runs, its time is still growing; after a kill only its last event is known.
         run_s=state.driven_s(time.time() * 1000 if state.driver_state == "RUNNING" else None),
+        # The journal has the number after an extension; before the first driver only the plan does.
         num_trials=state.num_trials or plan.num_trials,
         epochs=plan.epochs,
         trials={str(trial_state): counts[trial_state] for trial_state in TrialState},
