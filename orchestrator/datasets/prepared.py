@@ -120,11 +120,6 @@ def remember_store(name: str, uri: str) -> None:
         ) from None
 
 
-def absolute_uri(uri: str) -> str:
-    """Return a URI as it is, and a folder as an absolute path: a pointer must hold from any current folder."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
-
-
 def check_dataset(name: str) -> str:
     """Return the name of a dataset that can be prepared.
 

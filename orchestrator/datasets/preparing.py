@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.datasets.prepared import (
-    absolute_uri,
     check_dataset,
     choose_name,
     remember_store,
@@ -18,7 +17,7 @@ from orchestrator.datasets.prepared import (
 from orchestrator.datasets.progress import showing_progress
 from orchestrator.errors import UserError
 from orchestrator.home import data_dir
-from orchestrator.uris import require_no_credentials
+from orchestrator.uris import absolute_uri, require_no_credentials
 from training.data.sources.annotations import Annotations
 from training.data.sources.registry import read_source
 from training.data.store.images import ENCODINGS

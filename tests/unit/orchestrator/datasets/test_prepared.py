@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.datasets.prepared import (
-    absolute_uri,
     check_dataset,
     choose_name,
     find_store,
@@ -228,12 +227,6 @@ def test_settings_get_the_store_unless_they_name_one(home: Path) -> None:
     assert with_store({"data.name": "voc", "data.store": "s3://b/voc"})["data.store"] == "s3://b/voc"
     assert with_store({"data.name": "coco", "data.store": None})["data.store"] is None
     assert with_store({"data.name": "digits", "data.store": None})["data.store"] is None
-
-
-def test_uri_holds_wherever_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert absolute_uri("gs://bucket/voc") == "gs://bucket/voc"
-    assert absolute_uri("stores/voc") == str(tmp_path / "stores" / "voc")
 
 
 def test_store_that_would_fill_the_disk_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_prepared_once_and_found_by_its_name(request_: PrepareRequest, home: Pat
         ({"encoding": "png"}, "--encoding must be one of jpeg, raw"),
         ({"dataset": "vco"}, "Did you mean voc"),
         ({"name": "mine"}, "--name goes with folder only"),
-        ({"out": "s3://key:secret@bucket/voc"}, "no credentials"),
+        ({"out": "s3://key:secret@bucket/voc"}, "must not contain credentials"),
         ({"out": "{file}"}, "is a file"),
     ],
 )
