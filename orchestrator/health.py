@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.redaction import redact
 from orchestrator.uris import join_uri
+from training.errors import first_line
 
 TIMEOUT_S = 5.0
 _MAX_TEXT = 200
@@ -104,7 +105,7 @@ def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     except ModuleNotFoundError as error:
         return Answer(is_up=False, reason=f"the Python package {error.name} is not installed")
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
-        return Answer(is_up=False, reason=_first_line(getattr(error, "orig", None) or error))
+        return Answer(is_up=False, reason=_describe(getattr(error, "orig", None) or error))
     return Answer(is_up=True)
 
 
@@ -134,9 +135,8 @@ def _find_cause(error: BaseException) -> str:
     cause = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper
-    return _first_line(cause)
+    return _describe(cause)
 
 
-def _first_line(error: BaseException) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return redact(text.strip().splitlines()[0])[:_MAX_TEXT]
+def _describe(error: BaseException) -> str:
+    return redact((error.strerror if isinstance(error, OSError) else None) or first_line(error))[:_MAX_TEXT]

@@ -6,6 +6,7 @@ import os
 import re
 
 from orchestrator.errors import OrchestratorError, UserError
+from training.errors import first_line
 
 # Greedy, because a password may contain an @ and a secret key a slash. The lookahead spares host:5000/path@x.
 _CREDENTIALS = re.compile(r"//(?:([^/\s:@]+:)(?!\d+/)[^\s]+@|([^/\s:@]+:)?[^/\s]+@)")
@@ -33,8 +34,8 @@ def redact(text: str) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Return the first line of an error, without passwords, and its type unless it is one of ours."""
-    line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, UserError | OrchestratorError):
-        return redact(line)
+        return redact(first_line(error))
+    kind = type(error).__name__
     # Redact first: a password that is cut off loses the @ by which it is recognised.
-    return redact(f"{type(error).__name__}: {line}")[:_MAX_TEXT]
+    return redact(f"{kind}: {first_line(error)}" if str(error).strip() else kind)[:_MAX_TEXT]

@@ -91,3 +91,8 @@ class StoreError(DatasetError):
 
 class WeightsError(RuntimeError):
     """Pretrained weights cannot be loaded here."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -51,6 +51,7 @@ from benchmarks.step.variants import (
     wait_for,
 )
 from training.data.batches import Batch
+from training.errors import first_line
 from training.loop.arithmetic import set_arithmetic
 from training.loop.memory import GIB, peak_gib
 
@@ -153,9 +154,7 @@ def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequenc
         try:
             running.append(_Running(variant, size, device))
         except torch.OutOfMemoryError as error:
-            rows.append(
-                _row("step", size, device, variant=variant.name, error=f"does not fit: {str(error).splitlines()[0]}")
-            )
+            rows.append(_row("step", size, device, variant=variant.name, error=f"does not fit: {first_line(error)}"))
         except Exception as error:  # a missing compiler must cost only one row
             rows.append(
                 _row(
@@ -163,7 +162,7 @@ def measure_gpu(size: Size, rounds: int, device: torch.device, variants: Sequenc
                     size,
                     device,
                     variant=variant.name,
-                    error=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                    error=f"{type(error).__name__}: {first_line(error)[:200]}",
                 )
             )
         else:

@@ -22,10 +22,11 @@ from orchestrator.datasets.listing import list_prepared
 from orchestrator.health import TIMEOUT_S, ask_database, ask_mlflow
 from orchestrator.home import HOME_VARIABLE, data_dir, home
 from orchestrator.provenance import read_build
-from orchestrator.redaction import redact
+from orchestrator.redaction import describe_error, redact
 from orchestrator.writable import find_obstacle
 from training.cache import cache_dir
 from training.data.dataset_names import IMAGE_DATASETS, prepare_command
+from training.errors import first_line
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 5.0
@@ -272,7 +273,7 @@ def run_check(check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:
         subject = check.__name__.removeprefix("check_")
-        return Finding(subject, Health.FAIL, redact(f"{type(error).__name__}: {error}".splitlines()[0]), INSTALL)
+        return Finding(subject, Health.FAIL, describe_error(error), INSTALL)
 
 
 def _find_cuda_problem() -> str:
@@ -282,7 +283,7 @@ def _find_cuda_problem() -> str:
     try:
         torch.cuda.init()
     except Exception as error:  # RuntimeError of the driver, AssertionError of a build without CUDA
-        return str(error).splitlines()[0]
+        return first_line(error)
     return "it finds no GPU"
 
 

@@ -85,9 +85,8 @@ def _write(uri: str) -> None:
     """Write a small file and delete it."""
     from pyarrow import fs
 
-    from training.files import open_location
-
-    storage, root = open_location(uri)
+    # Not training.files.open_location: this has to run where our packages are missing.
+    storage, root = fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
     name = f"{root.rstrip('/')}/.orchestrator-{socket.gethostname()}-{os.getpid()}"
     if isinstance(storage, fs.LocalFileSystem) and not Path(root).is_dir():
         raise FileNotFoundError(f"the folder {root} does not exist")

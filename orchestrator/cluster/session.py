@@ -21,6 +21,7 @@ from orchestrator.cluster.processes import SWEEP_VARIABLE
 from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
+from training.errors import first_line
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
@@ -143,7 +144,7 @@ def joined(address: str) -> Iterator[None]:
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
     """Return the error to show when Ray does not start (no address) or cannot be joined."""
-    reason = (redact(str(error)).splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = redact(first_line(error)).rstrip(".")
     if address is None:
         message = f"Ray does not start on this machine: {reason}. See what is missing: orchestrator doctor"
     elif type(error).__name__ == "AuthenticationError":  # not imported: this module must load without ray

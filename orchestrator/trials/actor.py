@@ -27,7 +27,7 @@ from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.placement import request_resources
 from training.config.run import TrainConfig
-from training.errors import NonFiniteLossError, StepMemoryError
+from training.errors import NonFiniteLossError, StepMemoryError, first_line
 from training.loop.stepping import Run, collect_artifacts
 from training.selection import choose_value
 
@@ -145,9 +145,8 @@ def describe_failure(error: BaseException) -> TrialReport:
         origin = earlier
     # Of a step, our own words: they have the figures. torch's stay in the details.
     origin = error if isinstance(error, StepMemoryError) else origin
-    lines = str(origin).strip().splitlines() or [""]
-    ours = isinstance(origin, NonFiniteLossError | StepMemoryError)
-    message = lines[0] if ours else f"{type(origin).__name__}: {lines[0]}".removesuffix(": ")
+    ours = isinstance(origin, NonFiniteLossError | StepMemoryError) or not str(origin).strip()
+    message = first_line(origin) if ours else f"{type(origin).__name__}: {first_line(origin)}"
     details = "".join(traceback.format_exception(error))
     storage_full = isinstance(origin, OSError) and origin.errno in _STORAGE_FULL
     return TrialReport(cause=_cause(error, origin), message=message, details=details, storage_full=storage_full)

@@ -140,7 +140,7 @@ class Attempt:
             return self._wait_for_report()
         except RayError as error:  # the channel's process died
             self.end()
-            return TrialReport(cause=Cause.LOST, message=_first_line(error))
+            return TrialReport(cause=Cause.LOST, message=_describe_loss(error))
 
     def end(self) -> None:
         """End the workers, gently if they let us, and give back what they had."""
@@ -226,7 +226,7 @@ def judge_end(failure: TrialReport | None, error: BaseException | None) -> Trial
         return TrialReport(cause=cause, message=message, details=str(died))
     if failure is not None and not _is_echo(failure):
         return failure
-    message = failure.message if failure is not None else _first_line(error)
+    message = failure.message if failure is not None else _describe_loss(error)
     if error is not None and not isinstance(error, TrainingFailedError):
         message = f"Ray Train must run, but it said: {message}"
     return TrialReport(cause=Cause.LOST, message=message)
@@ -243,7 +243,7 @@ def _is_echo(failure: TrialReport) -> bool:
     return failure.cause is Cause.ERROR and any(word in f"{failure.message}\n{failure.details}" for word in _ECHOES)
 
 
-def _first_line(error: BaseException | None) -> str:
+def _describe_loss(error: BaseException | None) -> str:
     """Return the first line that says what happened, without Ray Train's headings."""
     lines = [line.strip() for line in str(error or "").splitlines()]
     told = [line for line in lines if line and not line.startswith(("Training failed due to", "[Rank "))]

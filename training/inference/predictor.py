@@ -22,6 +22,7 @@ from training.config.run import TrainConfig
 from training.data.store.images import BadImageError, open_upright
 from training.data.transforms import to_pixels
 from training.data.views import PixelScale
+from training.errors import first_line
 from training.image_files import find_images
 from training.inference.evaluation import restore_model
 from training.loop.arithmetic import set_arithmetic
@@ -183,7 +184,7 @@ class Predictor:
                     pixels.append(self._read(path))
                     names.append(name)
                 except _UNREADABLE as error:
-                    broken.append(BrokenImage(name, _describe(error)))
+                    broken.append(BrokenImage(name, first_line(error)))
             if pixels:
                 parts.append(self.logits(torch.stack(pixels), batch_size).sigmoid())
         return self._tabulate(names, torch.cat(parts), broken)
@@ -199,7 +200,3 @@ class Predictor:
         return to_pixels(
             open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False
         ).permute(2, 0, 1)
-
-
-def _describe(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

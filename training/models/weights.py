@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.cache import cache_dir
 from training.config.run import ModelConfig
-from training.errors import ConfigError, WeightsError
+from training.errors import ConfigError, WeightsError, first_line
 
 FILES = (".safetensors", ".pth", ".pt")
 _REACH_S = 5
@@ -75,7 +75,7 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         )
     except Exception as error:  # the readers raise many types for bytes that are not weights
         raise WeightsError(
-            f"model.weights={path} cannot be read: {_first_line(error)}. "
+            f"model.weights={path} cannot be read: {first_line(error).rstrip('.')}. "
             "Use a complete .safetensors file, or a .pth file that holds only tensors"
         ) from error
     for wrapper in ("state_dict", "model"):
@@ -112,10 +112,11 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
         asked, cached = f"model.weights={config.weights} for {config.backbone}", source.find()
         if cached is not None:
             raise WeightsError(
-                f"The cached file of {asked} cannot be read: {cached}: {_first_line(error)}. Delete it. {_WAYS_OUT}"
+                f"The cached file of {asked} cannot be read: {cached}: {first_line(error).rstrip('.')}. "
+                f"Delete it. {_WAYS_OUT}"
             ) from error
         raise WeightsError(
-            f"{asked} is not in the cache, and the download failed: {_first_line(error)}. {_WAYS_OUT}"
+            f"{asked} is not in the cache, and the download failed: {first_line(error).rstrip('.')}. {_WAYS_OUT}"
         ) from error
 
 
@@ -185,10 +186,6 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_S).close()
     except urllib.error.HTTPError:
         return  # an error status is an answer too: the host is up
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def _unknown(weights: str, known: Sequence[str]) -> ConfigError:
