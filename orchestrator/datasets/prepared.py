@@ -1,7 +1,7 @@
 """Find prepared datasets by name: in ``<home>/data/<name>/``, or where a pointer ``<home>/data/<name>.json`` says.
 
 The home is the current folder by default, so ``data/`` often holds other people's files too. Stores and pointers are
-recognised by what is in them; everything else is ignored, and never overwritten or deleted.
+recognised by their content; everything else is ignored, and never overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def require_place(name: str, uri: str) -> None:
 
 
 def remember_store(name: str, uri: str) -> None:
-    """Note where a dataset's store lies, unless it is in the folder of this home where it is looked for anyway.
+    """Remember where a dataset's store is, unless it is in its usual folder in this home.
 
     Raises:
         UserError: The home cannot be written, or something that is not ours is in the way.
@@ -161,7 +161,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     """Check that a store will fit on its disk before hours of work go into it; remote storage is not checked.
 
     Args:
-        uri: Where the store will lie; files that are already there count as room.
+        uri: Place of the store; files that are already there count as room.
         num_images: Images of all phases.
         image_size: Side in px.
         encoding: ``raw`` or ``jpeg``; the size of a JPEG is that of photos, as measured.
@@ -184,7 +184,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
 
 
 def _entries() -> list[Path]:
-    """Return what lies in the data folder; a data folder that is missing, or is a file of the user's, holds nothing."""
+    """Return the content of the data folder; if it is missing or is a file, there is none."""
     folder = data_dir("")
     try:
         return sorted(folder.iterdir())
@@ -213,7 +213,7 @@ def _read_pointer(path: Path) -> str | None:
 
 
 def _describe_ignored(name: str) -> str:
-    """Return what stands under a dataset's name without being its store: the user may have thought that it is."""
+    """Name files under a dataset's name that are not its store: the user may have taken them for it."""
     ignored = [str(path) for path in (data_dir(name), _pointer(name)) if path.exists()]
     return f" ({' and '.join(ignored)}: not a store, ignored)" if ignored else ""
 

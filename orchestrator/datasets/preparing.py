@@ -1,4 +1,4 @@
-"""Prepare a dataset: read its source, write its store, and remember where the store lies."""
+"""Prepare a dataset: read its source, write its store, and remember where the store is."""
 
 from __future__ import annotations
 

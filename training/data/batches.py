@@ -84,7 +84,7 @@ class TrainBatches:
             first_step: Steps of the epoch that are already done.
         """
         num = len(self._data)
-        # Drawn for the whole epoch, whatever was done before: so an epoch can be entered at any step.
+        # Drawn for the whole epoch even if its first steps are done, so that it can be entered at any step.
         order = torch.randperm(num, generator=named_generator(self._seed, "order", epoch))
         shifts = draw_shifts(num, named_generator(self._seed, "weak", epoch))
         strong = None

@@ -243,7 +243,7 @@ def _compose(
     digits, places, taken = _lay_out(classes, material, stream)
     for digit, place in zip(digits, places, strict=True):
         _paint(canvas, digit, place, stream)
-    # Strokes without a class, so that a map which lights up on any stroke is wrong.
+    # Strokes without a class: a map that lights up on any stroke must be wrong.
     if stream.random() < 0.5:
         _add_distractor(canvas, taken, material, stream)
     canvas += stream.normal(0, _NOISE, canvas.shape).astype(np.float32)

@@ -111,7 +111,7 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
 
 
 def _looks_like(source: Path, name: str) -> str | None:
-    # Downloads are easily mixed up: the one that is there is worth more than a list of what is missing.
+    # Downloads are easily mixed up, so name the dataset that was found instead.
     for other, known in DATASETS.items():
         try:
             if other != name:

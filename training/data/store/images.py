@@ -175,7 +175,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:
-        return 1  # unreadable EXIF data must not cost an image that is whole
+        return 1  # an image with unreadable EXIF data is still a good image
     return value if value in _TURNS else 1
 
 
