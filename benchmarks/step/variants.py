@@ -30,6 +30,7 @@ Step = Callable[[Batch, int], Tensor]
 NUM_CLASSES = 20
 WARMUP_EPOCHS = 1
 _EPS = 1e-5
+_CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
 
 
 @dataclass(frozen=True)
@@ -216,19 +217,23 @@ def count_floor(size: Size) -> Floor:
     model, _ = build_model(one.config(STRAIGHT).model, NUM_CLASSES, torch.device("cpu"))
     model = model.to("meta").train()
     images = torch.empty(1, 3, size.image_size, size.image_size, device="meta")
-    # torch's counter adds up whatever a formula returns for an operation: here bytes.
-    operations = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
-    traffic = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operations, _conv_bytes))
-    with FlopCounterMode(display=False) as flops, traffic:
+    with FlopCounterMode(display=False) as flops, count_conv_bytes() as traffic:
         (model(images).logits.sum() + model(images).logits.sum()).backward()
         with torch.no_grad():
             model(images)
     num_parameter_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     # The whole batch reads the weights once in each of three forwards and two backwards; the latter also write their
     # gradients.
-    num_bytes = sum(traffic.get_flop_counts()["Global"].get(operation, 0) for operation in operations)
+    # Only convolutions: for other operations the counter still counts operations, not bytes.
+    num_bytes = sum(traffic.get_flop_counts()["Global"].get(operation, 0) for operation in _CONVOLUTIONS)
     activations = num_bytes - 7 * num_parameter_bytes
     return Floor(size.batch_size * flops.get_total_flops(), size.batch_size * activations + 14 * num_parameter_bytes)
+
+
+def count_conv_bytes() -> FlopCounterMode:
+    """Return a counter whose "flops" are the bytes of what goes into convolutions and comes out of them."""
+    # torch's counter adds up whatever a formula returns for an operation; here that is bytes.
+    return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_CONVOLUTIONS, _conv_bytes))
 
 
 def _conv_bytes(*inputs: Any, out_shape: Any, **_: Any) -> int:

@@ -1,4 +1,4 @@
-"""The benchmark on digit scenes: every row is a block of a space, and a run is known by its settings and code."""
+"""Test the benchmark on digit scenes: each row is a block of a space, and settings and code identify a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.digits import runs as digits
-from benchmarks.digits.runs import ROWS, Run, read_results, run_all, run_one
+from benchmarks.digits.rows import ROWS, Row, Run
+from benchmarks.digits.runs import read_results, run_all, run_one
 from benchmarks.digits.table import QUESTIONS, TITLES, count_runs
 from search_spaces.schema import load_space
 
@@ -54,7 +55,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("assumed negative", "IGNORE"):
         row = ROWS[name]
-        monkeypatch.setitem(ROWS, name, digits.Row(row.group, row.label, {**row.settings, **TINY}))
+        monkeypatch.setitem(ROWS, name, Row(row.group, row.label, {**row.settings, **TINY}))
 
 
 def test_a_run_gives_every_column(tiny: None) -> None:
@@ -62,7 +63,7 @@ def test_a_run_gives_every_column(tiny: None) -> None:
     assert (result["row"], result["scene_seed"], result["seed"], result["epochs"]) == ("IGNORE", 5, 1, 2)
     assert 0 < result["test_mAP"] <= 100
     assert 0 <= result["pointing_hit_rate"] <= 100
-    assert result["rejection_precision"] is None  # warm-up outlasts these two epochs
+    assert result["rejection_precision"] is None  # the warm-up is longer than these two epochs
     assert result["cpu_s"] > 0
     json.dumps(result)
 
@@ -134,7 +135,7 @@ def test_options_choose_rows_and_seeds(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def figures(row: str, seed: int, code: str, *, score: float = 50.0, cpu_s: float = 1.0) -> dict[str, Any]:
-    """Return a result of present settings."""
+    """Return a result with the present settings."""
     run = Run(row, 101, seed)
     known = {"test_mAP": score, "val_mAP": score + 1, "best_epoch": 19, "cpu_s": cpu_s, "epochs": 20}
     return dict.fromkeys(NO_FIGURES) | vars(run) | known | {"settings": run.settings_hash, "code": code}
@@ -142,7 +143,7 @@ def figures(row: str, seed: int, code: str, *, score: float = 50.0, cpu_s: float
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of results, at tree ``new``; five runs were measured at tree ``old``."""
+    """Return a folder of results at tree ``new``, with five runs measured at tree ``old``."""
     monkeypatch.setattr(digits, "prepare", lambda config: None)
     monkeypatch.setattr(digits, "ProcessPoolExecutor", _InThisProcess)
     monkeypatch.setattr(digits, "code_hash", lambda: "new")
@@ -279,12 +280,12 @@ def test_runs_that_failed_do_not_thin_the_report(
     (folder / "digits.md").write_text("| WAN | 50.0 | 3 |\n")
     monkeypatch.setattr(digits, "run_all", lambda runs, path, processes: len(runs))
     assert run_main(monkeypatch, folder, "--scene-seeds", "101", "--rows", "WAN") == 1
-    assert "but got runs=0" in capsys.readouterr().err
+    assert "would have 0 runs, fewer than the 3 of the last one" in capsys.readouterr().err
     assert (folder / "digits.md").read_text() == "| WAN | 50.0 | 3 |\n"
 
 
 class _InThisProcess:
-    """Runs at once what it is given; a spawned process would not see what the test replaced."""
+    """An executor that runs tasks at once, because a spawned process would not see what the test replaced."""
 
     def __init__(self, *args: object) -> None:
         pass

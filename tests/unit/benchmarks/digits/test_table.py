@@ -1,6 +1,4 @@
-"""The tables of the benchmark on digit scenes: rows by their mean, pairs told apart, sentences
-that follow the figures.
-"""
+"""Test the tables of the benchmark on digit scenes: rows by their mean, pairs compared, and sentences that fit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The report of ``benchmarks.step``: aims are judged by what the rows hold, and where a digits step's time goes is
-theirs too.
-"""
+"""Test the report of ``benchmarks.step``: aims are judged, and a digits step's time divided, by the rows alone."""
 
 from __future__ import annotations
 
