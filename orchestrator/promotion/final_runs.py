@@ -41,6 +41,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"{sweep_id} is a promotion itself. Promote a sweep or a training, or continue this one: orchestrator "
             f"resume {sweep_id}"
         )
+    # Its variants are trained at one fixed point each: nothing was searched, and nothing won.
     if plan.kind == "ablate":
         raise UserError(
             f"{sweep_id} is an ablation: the best of its variants is no winner. Promote a sweep or a training."
@@ -59,6 +60,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"No trial of {sweep_id} is COMPLETE, so there is nothing to promote. See why: orchestrator leaderboard "
             f"{sweep_id}"
         )
+    # Counted here and not at the start of the runs: the number decides whether a promotion is the same.
     if workers is None:
         workers = count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
     return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=plan.storage)
@@ -83,6 +85,7 @@ def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:
 
 def find_same(planned: SweepPlan) -> SweepPlan | None:
     """Return the latest promotion with the same final runs, or None; one with a failed run is worth another try."""
+    # The latest comes first.
     for entry in list_sweeps(kinds={"promote"}):
         try:
             plan = load_plan(entry.id)
@@ -96,6 +99,7 @@ def find_same(planned: SweepPlan) -> SweepPlan | None:
 
 
 def _runs_of(plan: SweepPlan) -> tuple[Any, ...]:
+    # Not the id, the name or the time: those differ between two equal promotions.
     return plan.parent, plan.base, plan.start_from, plan.resources, plan.protocol
 
 

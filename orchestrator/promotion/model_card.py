@@ -55,12 +55,14 @@ def render_card(
         "## Use",
         f"```\norchestrator predict {name}@champion FOLDER_OF_IMAGES\n```",
     ]
+    # The licence of the photos asks for their credit wherever the model goes.
     if plan.dataset == "digits":
         parts.append(_PHOTOS)
     return "\n\n".join(parts) + "\n"
 
 
 def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, float]]) -> str:
+    # All metrics of all seeds: one that a seed lacks leaves an empty cell.
     names = sorted({name for figures in test.values() for name in figures})
     # The validation metric comes first: it is the one that decided.
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}

@@ -87,6 +87,7 @@ def promote(
             :func:`orchestrator.sweep.driver.resume`.
         OrchestratorError: Ray or MLflow cannot be reached. The promotion can be resumed.
     """
+    # In the plan, because the `resume` of an interrupted promotion must know it.
     planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
     # Asked for before anything is trained: a second `promote` of the same winner must not cost K more runs.
     known = find_same(planned)
@@ -132,9 +133,11 @@ def _conclude(
                 Journal.open(folder / JOURNAL_FILE, lease) as journal,
             ):
                 outcome = _take_steps(PromotionSteps(plan, journal, say), outcome)
+        # The general advice is about sweeps; here the next step is to resume the promotion.
         except MlflowFailedError as error:
             advice = f"Nothing is lost. Continue when MLflow is back: orchestrator resume {plan.id}"
             raise MlflowFailedError(error.problem, advice) from error
+        # The steps so far are in the journal, so stopping between two of them loses nothing.
         except KeyboardInterrupt:
             outcome = replace(outcome, state=INTERRUPTED)
     return replace(outcome, seconds=time.monotonic() - started)

@@ -83,6 +83,7 @@ class PromotionSteps:
             from training.inference.evaluation import evaluate_test
 
             self._check_data()
+            # A failed run has no weights worth an evaluation; the decision has refused it already.
             states = {
                 trial: self._load_best(trial)
                 for trial, record in self._state.records.items()
@@ -107,6 +108,7 @@ class PromotionSteps:
         from training.inference.predictor import save_model
 
         self._say(f"Registering the run of the first seed as {self.name}@champion")
+        # A registered version links to its run, so the run must be in MLflow first.
         run_id = find_trial_run(self._plan, REGISTERED_TRIAL) if self._sync() else None
         if run_id is None:
             raise OrchestratorError(
@@ -144,9 +146,11 @@ class PromotionSteps:
         from training.data.registry import dataset_info
         from training.preparation import prepare
 
+        # All final runs share their data; only the seeds differ.
         config = final_config(self._plan, 0).data
         prepare(config)
         trained_on, there = self._result.identity["data_hash"], dataset_info(config).data_hash
+        # Runs without a known hash are refused by the decision, so there is nothing to compare here.
         if trained_on not in (UNKNOWN, there):
             raise OrchestratorError(
                 f"The final runs were trained on {config.name} {trained_on[:12]}, but it is now {there[:12]}, so its "

@@ -113,12 +113,14 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
     if champion is None:
         marks = tuple(_apart(challenger, other) for other in others)
         return Decision(Verdict.PROMOTE, f"{challenger} is the first result under these conditions", marks)
+    # A champion of the same name has the same keys, unless someone edited its tags in MLflow.
     different = _differences(challenger, champion, COMPARED_KEYS)
     if different:
         return Decision(
             Verdict.REFUSE,
             f"{challenger} cannot be compared with {champion} of {champion.name}: {'; '.join(different)}",
         )
+    # Differences that change how far two figures can be compared, not whether.
     marks = _marks(challenger, champion)
     # Strictly higher: a tie keeps the champion, so that repeating a promotion changes nothing.
     if challenger.mean > champion.mean:
@@ -135,6 +137,7 @@ def _marks(challenger: Result, champion: Result) -> tuple[str, ...]:
     # A champion that an earlier version registered lacks some of the keys.
     known = {key: name for key, name in MARKED_KEYS.items() if key in champion.identity}
     marks = _differences(challenger, champion, known)
+    # A mean of more seeds is less noisy, which a reader should know.
     if len(challenger.values) != len(champion.values):
         marks.append(f"number of seeds is {len(challenger.values)} and not {len(champion.values)}")
     return tuple(marks)

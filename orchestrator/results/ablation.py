@@ -26,6 +26,7 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
     """
     # Pruned or failed trials have no score that counts.
     known = {record.trial: record.value(plan.protocol) for record in records if record.state is TrialState.COMPLETE}
+    # Trials are numbered variant by variant, each with all its seeds.
     num_seeds = plan.num_trials // len(plan.variants)
     scores = [
         [known.get(trial) for trial in range(first, first + num_seeds)]

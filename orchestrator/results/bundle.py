@@ -156,10 +156,12 @@ class _Reader:
 def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
     members = archive.infolist()
     names = Counter(info.filename for info in members)
+    # The whole archive is checked by its directory, before anything is unpacked.
     for info in members:
         fault = _find_fault(info, names[info.filename])
         if fault is not None:
             raise UserError(f"{file} is not opened: {info.filename!r} in it {fault}.")
+    # Tables and artifacts may be missing, but without these three there is no sweep.
     missing = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE} - set(names)
     if missing or len(members) > _MAX_FILES:
         what = f"no {', '.join(sorted(missing))}" if missing else f"{len(members)} files"
@@ -198,6 +200,7 @@ def _target(folder: Path, name: str) -> Path | None:
 def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
     try:
         about = json.loads(reader.read(_ABOUT_FILE))
+        # Read first: a later format may lay out its plan differently.
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']}, but this version reads format {_FORMAT}")
         plan = SweepPlan.from_json(reader.read(PLAN_FILE).decode())
@@ -269,6 +272,7 @@ def _configurations(plan: SweepPlan, state: SweepState) -> str:
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> str:
+    # Rows have different columns: each trial has its own searched settings.
     listed = [{key: redact(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(

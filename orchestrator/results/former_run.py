@@ -40,6 +40,7 @@ def plan_rerun(request: PlanRequest) -> SweepPlan:
 
 
 def _find_file(source: str) -> Path:
+    # `promote` names its file relative to the home, and the home need not be the current folder.
     here = Path(source).expanduser()
     return here if here.is_file() or not (home() / here).is_file() else home() / here
 
@@ -51,6 +52,7 @@ def find_trial(run: str) -> tuple[str, int]:
         UserError: It is neither, or no such run exists.
     """
     sweep, slash, trial = run.rpartition("/")
+    # MLflow ids are hexadecimal and never contain a slash.
     if not slash:
         return _find_logged(run)
     if not trial.isdecimal():

@@ -89,6 +89,7 @@ def run_sweep(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
             had not leaves nothing behind.
     """
     require_writable(options.address)
+    # In the plan, because a driver that is killed while it starts has written no event yet.
     if options.backup is not None:
         plan = replace(plan, backup=options.backup)
     folder = create_sweep(plan.id, plan.to_json())
@@ -257,12 +258,14 @@ class _Driver:
             )
         except (RuntimeError, OSError) as error:
             raise cannot_start(address, error) from error
+        # Nodes of a cluster share no disk with us unless the plan says where.
         if address is not None:
             require_shared(self._plan)
 
     def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
         changed = differences(self._journal.state.provenance, current)
         if changed:
+            # The command must repeat what was asked for: a plain `resume` would drop the new trials.
             verb = f"extend {self._plan.id} --trials +{num_more}" if num_more else f"resume {self._plan.id}"
             raise UserError(
                 f"{self._plan.id} was started with something else: {describe_differences(changed)}. Go back "
@@ -290,6 +293,7 @@ class _Driver:
             on_end=self._after_trial,
             say=self._progress.say,
         )
+        # A driver may have been killed between the last epoch of a trial and its end.
         director.end_what_was_over()
         self._progress.enter_phase("")
         try:
@@ -339,12 +343,14 @@ class _Driver:
     def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # An exit by exception still writes an end; only a kill leaves none, and that is how it is told from a failure.
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         state = FINISHED if kind is None else INTERRUPTED if interrupted else FAILED
         self._journal.append(DriverEnded(state))
 
     def _stop_tracking(self) -> None:
         self._progress.enter_phase("completing MLflow")
+        # A sweep never fails because of MLflow: the problem is reported, and `browse` or a resume writes the rest.
         if not self.tracker.stop(DRAIN_S):
             self.tracking_problem = self.tracker.problem
 

@@ -33,6 +33,7 @@ class TrackerLike(Protocol):
 class NoTracker:
     """Follows nothing."""
 
+    # It has no problem ever, so a sweep without tracking counts as tracked in full.
     problem: str | None = None
 
     def start(self) -> None:

@@ -24,6 +24,7 @@ class DriveOptions:
     """
 
     address: str | None = None
+    # The next two are not in repeated_flags: each allows one exception, for this driver only.
     allow_changed: bool = False
     steal_lease: bool = False
     backup: str | None = None

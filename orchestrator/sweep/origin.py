@@ -34,8 +34,10 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
 
     if not is_prepared(config.data):
         say(f"Making the {config.data.name} scenes and their trunk, once; they are cached in {cache_dir()}")
+    # Here and not in the trials: two of them would make the same data at the same time.
     prepare(config.data)
     info = dataset_info(config.data)
+    # On the CPU: hashing needs no GPU, and the driver may run on a machine without one.
     _, weights_hash = build_model(config.model, len(info.classes), torch.device("cpu"), pretext_file=info.pretext_file)
     has_true_labels = load_split(config.data, "val").true is not None
     return {
@@ -54,6 +56,7 @@ def collect_provenance(plan: SweepPlan, inputs: Mapping[str, str] | None = None)
     """
     return {
         **read_build(),
+        # Present even if unknown, so that a later driver that knows them can be compared.
         "data_hash": UNKNOWN,
         "weights_hash": UNKNOWN,
         **(inputs or {}),

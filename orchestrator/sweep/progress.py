@@ -52,6 +52,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line that stays on the terminal."""
+        # As Text, because square brackets in a message are no markup.
         self._console.print(Text(text), soft_wrap=True)
 
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
@@ -71,6 +72,7 @@ class Progress:
         if not self._shown:
             return self
         if self._console.is_terminal:
+            # Transient: the leaderboard that follows says the same, and better.
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
         else:
@@ -86,6 +88,7 @@ class Progress:
             self._live.stop()
         if self._thread is not None:
             self._thread.join()
+        # One last look: a service that came back during the end must not be left as away.
         if self._shown:
             self._report_problems()  # a service may have come back while the rest was written to it
 
@@ -153,6 +156,7 @@ def render_progress(
     for column in (_unit(plan), "epoch", plan.protocol.metric, "best epoch"):
         table.add_column(column, no_wrap=True)
     table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the rest of the line
+    # A copy, because the driver adds records while this thread reads them.
     running = [record for record in list(state.records.values()) if not record.ended]
     for record in running[:_MAX_ROWS]:
         table.add_row(*_row(plan, record))
@@ -246,6 +250,7 @@ def _row(plan: SweepPlan, record: TrialRecord) -> tuple[str, ...]:
     last = record.metrics.get(record.last_epoch, {}).get(plan.protocol.metric)
     chosen = record.chosen_epoch(plan.protocol)
     value = record.value(plan.protocol)
+    # The last part of a key is enough within one sweep, and lines are short.
     params = "  ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in record.params.items())
     return (
         str(record.trial),

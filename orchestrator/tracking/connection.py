@@ -107,6 +107,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     Raises:
         MlflowFailedError: It does not answer.
     """
+    # A new database may be locked by the process that creates its schema; a server answers at once or not at all.
     if wait_s is None:
         wait_s = SCHEMA_WAIT_S if is_database() else SERVER_WAIT_S
     deadline = time.monotonic() + wait_s
@@ -116,6 +117,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
             # Making a client sends nothing: only a request shows whether MLflow answers.
             client.search_experiments(max_results=1)
             return client
+        # Waiting does not help against a mistake in the settings.
         except UserError:
             raise
         except Exception as error:
@@ -144,6 +146,7 @@ def is_missing(error: Exception) -> bool:
     """Whether MLflow answered that the thing asked for does not exist, as opposed to not answering."""
     from mlflow.exceptions import MlflowException
 
+    # A proxy that answers with an error page raises the same class, but with another code.
     return isinstance(error, MlflowException) and error.error_code in _MISSING
 
 
@@ -162,6 +165,7 @@ def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
     while True:
         page = search(token)
         yield from page
+        # MLflow returns at most 1,000 runs or 100 models at a time.
         token = page.token
         if not token:
             return

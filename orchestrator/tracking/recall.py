@@ -59,6 +59,7 @@ def recall_sweep(name: str | None) -> RecalledSweep | None:
         raise OrchestratorError(
             f"MLflow at {uri} has a broken plan.json of {found.own.tags[SWEEP_TAG]}: {error}"
         ) from None
+    # Tags that earlier versions did not write are left out.
     reported = [int(run.tags[f"{_OURS}reported_ms"]) for run in found.trials if f"{_OURS}reported_ms" in run.tags]
     return RecalledSweep(plan, rebuild_state(plan, found.own, found.trials), uri, max(reported, default=None))
 
@@ -76,6 +77,7 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
         # The oldest run of a trial is the one the writer went on with.
         if run.trial is not None and run.trial not in records:
             records[run.trial] = rebuild_record(plan.protocol, run)
+    # A status has two names: ours, and the nearest one that MLflow knows.
     tags, state = _take(own.tags, _OURS), _DRIVER_STATES.get(own.status)
     driver_started_ms = int(tags.get("driver_started_ms", own.started_ms))
     return SweepState(

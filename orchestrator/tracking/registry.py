@@ -136,6 +136,7 @@ def resolve_model(text: str) -> Path | ModelVersion:
         UserError: No such model exists, or the dataset has several champions; the message lists them.
         MlflowFailedError: MLflow does not answer.
     """
+    # A folder comes first: it works without MLflow.
     if (Path(text).expanduser() / WEIGHTS_FILE).is_file():
         return Path(text).expanduser()
     with answering(_ADVICE) as client:
@@ -156,6 +157,7 @@ def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, i
     """
     # The order of the tries is from the most specific name to the least: a version, a model, a dataset.
     by_name = {model.name: model for model in models}
+    # NAME@ALIAS; a bare name stands for its champion.
     name, at, alias = text.partition("@")
     if name in by_name and (at or not alias):
         return name, _aliased(by_name[name], alias or CHAMPION)
@@ -181,6 +183,7 @@ def _no_such_model(text: str, models: Sequence[RegisteredModel]) -> str:
     champions = [model for model in models if CHAMPION in model.aliases]
     if not champions:
         return f"{text!r} is no folder with {WEIGHTS_FILE}, and no model is registered yet: orchestrator promote SWEEP"
+    # Either word may be the one that was mistyped.
     words = {word: model for model in models for word in (model.name, model.dataset)}
     hint = f"{did_you_mean(text, words)} Champions: {_listed(champions)}.".lstrip()
     return f"{text!r} is neither a folder with {WEIGHTS_FILE} nor a registered model. {hint}"

@@ -139,8 +139,10 @@ class RunsWriter:
         for event in events:
             self._take(event)
         gained = bool(self._waiting)
+        # The parent comes first: a child needs its id.
         if gained:
             self._write_runs(self._runs.get(None) or self._create_sweep_run())
+        # Pictures are written by the trials, not by an event, so they are looked for each time.
         self._log_spool()
         # The sweep comes last, so that a sweep that MLflow shows as finished has all its trials.
         if None in self._waiting:
@@ -180,6 +182,7 @@ class RunsWriter:
         if isinstance(event, TrialStarted):
             # A trial belongs to the driver that started it, not to the one that is running now.
             self._provenance[trial] = self._state.provenance
+        # What MLflow has up to its last epoch was written whole, in order.
         elif isinstance(event, EpochReported) and (run is None or event.epoch > run.last_epoch):
             self._add(trial, Point(event.epoch, event.time_ms, {**event.metrics, EPOCH: event.epoch}))
         elif isinstance(event, TrialEnded):
@@ -192,6 +195,7 @@ class RunsWriter:
 
     def _create_sweep_run(self) -> StoredRun:
         tags = sweep_tags(self._plan, self._state)
+        # The first event of any journal is the start of a driver.
         assert self._state.started_ms is not None
         run = StoredRun(self._store.create_run(self._plan.id, self._state.started_ms, tags), "RUNNING", tags)
         self._runs[None] = run
@@ -219,6 +223,7 @@ class RunsWriter:
             self._set_status(run, self._trial_status(record), record.ended_ms)
 
     def _trial_status(self, record: TrialRecord) -> str:
+        # Without a driver nobody works on an open trial.
         if record.ended or self._state.driver_state == "RUNNING":
             return TRIAL_STATUS[record.state]
         return TRIAL_STATUS[TrialState.INTERRUPTED]
@@ -285,6 +290,7 @@ def search_params(plan: SweepPlan) -> dict[str, str]:
 
 def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a trial's run, except the link to its sweep's run."""
+    # The seed may be searched or fixed per trial, so it is the trial's and not the plan's.
     training_seed = trial_config(plan, record.params).loop.seed
     tags = {
         **_common_tags(plan, {**provenance, "training_seed": str(training_seed)}),

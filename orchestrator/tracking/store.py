@@ -68,6 +68,7 @@ class MlflowStore:
             raise FileNotFoundError(f"{file} was taken away")
         self._client = make_client()
         self._experiment_id = _find_or_create_experiment(self._client, experiment)
+        # Noted after the connection: only now does a new database have a file.
         self._file = file_number(database_file())
 
     def check(self) -> None:
@@ -133,6 +134,7 @@ def find_run(run_id: str) -> tuple[str, int | None]:
             raise UserError(
                 f"MLflow at {redact(tracking_uri())} has no run {run_id!r}. `orchestrator browse` shows those it has."
             ) from None
+    # The server may be shared with other programs.
     if SWEEP_TAG not in run.tags:
         raise UserError(f"Run {run_id!r} does not belong to a sweep: something else wrote it.")
     return run.tags[SWEEP_TAG], run.trial
@@ -166,6 +168,7 @@ def find_logged_sweep(name: str | None) -> LoggedSweep | None:
         # An id begins with its name. In LIKE an underscore matches any character, so the names are compared again.
         wanted = f"tags.`{NUM_TRIALS_TAG}` LIKE '%' AND tags.`{SWEEP_TAG}` LIKE '{name or ''}%'"
         runs = _search(client, experiments, wanted, "DESC") if experiments else iter(())
+        # The newest first, so a name stands for its latest sweep.
         run = next((run for run in runs if _is_called(run.data.tags[SWEEP_TAG], name)), None)
         if run is None:
             return None
@@ -233,6 +236,7 @@ def _find_or_create_experiment(client: MlflowClient, name: str) -> str:
         # A server knows where its artifacts go. For a database, MLflow would put them into the current folder.
         location = (artifacts_dir() / name).as_uri() if is_database() else None
         return str(client.create_experiment(name, artifact_location=location))
+    # MLflow keeps deleted experiments and refuses a second one of the same name.
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"Experiment {name!r} is deleted in MLflow. Restore it: mlflow experiments restore "

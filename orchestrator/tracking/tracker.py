@@ -67,6 +67,7 @@ class Tracker(Follower):
         """Take the lock, and find out what the store has."""
         try:
             self._lock.acquire()
+        # Two writers would create every run twice: a look-up and a creation are two requests.
         except Timeout:
             raise OrchestratorError(f"another process is writing {self._plan.id} to MLflow") from None
         store = MlflowStore(self._plan.dataset, known=self._is_known)
@@ -77,6 +78,7 @@ class Tracker(Follower):
 
     def _reset(self) -> None:
         self._store = self._writer = None
+        # Released between attempts, so that `sync` in another process may succeed where this one fails.
         self._lock.release()
         self.cpu_s = time.thread_time()
 
@@ -85,6 +87,7 @@ class Tracker(Follower):
 
     def _pace(self) -> None:
         self.cpu_s = now = time.thread_time()
+        # At the end the sweep no longer needs the CPU, so the rest is written at full speed.
         if not self._stopping.is_set():
             self._stopping.wait(min(_POLL_S, (now - self._paced) * (1 / _SHARE - 1)))
         self._paced = now

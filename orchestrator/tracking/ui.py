@@ -51,6 +51,7 @@ def require_free_port(port: int) -> None:
         UserError: The port is taken or not allowed; the message names the next free one.
     """
     if not _is_free(port):
+        # A short search: the first free port is nearly always the next one.
         other = next((candidate for candidate in range(port + 1, min(port + 100, 65536)) if _is_free(candidate)), None)
         hint = f"orchestrator browse --port {other}" if other else "orchestrator browse --port <another>"
         raise UserError(f"Port {port} is not free{_describe_listener(port)}. Use another one: {hint}")
@@ -128,6 +129,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     _, stubborn = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
+    # A worker that waits for a database may not react to SIGTERM.
     for process in stubborn:
         with contextlib.suppress(psutil.Error):
             process.kill()
