@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.cluster.token import token_file
 from orchestrator.datasets.listing import list_prepared
-from orchestrator.health import TIMEOUT_S, ask_database, ask_mlflow
+from orchestrator.health import ask_database, ask_mlflow
 from orchestrator.home import HOME_VARIABLE, data_dir, home
 from orchestrator.provenance import read_build
 from orchestrator.redaction import describe_error, redact
@@ -30,6 +30,7 @@ from training.errors import first_line
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 5.0
+STORE_TIMEOUT_S = 5.0
 PHOTOS = ("china.jpg", "flower.jpg")
 _CHECKOUT = Path(__file__).parents[2]
 INSTALL = (
@@ -301,7 +302,7 @@ def _check_sqlite(uri: str) -> Finding:
     if not path.exists():
         return Finding("MLflow store", Health.OK, f"{path} does not exist yet; the first sweep creates it")
     try:
-        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_S) as store:
+        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=STORE_TIMEOUT_S) as store:
             (num_runs,) = store.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
         # Moving it away is safe: everything but the model registry can be written again from the journals.
@@ -315,7 +316,7 @@ def _check_sqlite(uri: str) -> Finding:
 
 
 def _check_server(uri: str) -> Finding:
-    answer = ask_mlflow(uri)
+    answer = ask_mlflow(uri, timeout_s=STORE_TIMEOUT_S)
     if answer.is_well:
         return Finding("MLflow store", Health.OK, f"{redact(uri)} answers")
     if answer.is_refused:
@@ -337,7 +338,7 @@ def _check_server(uri: str) -> Finding:
 
 
 def _check_database(uri: str) -> Finding:
-    answer = ask_database(uri)
+    answer = ask_database(uri, timeout_s=STORE_TIMEOUT_S)
     if answer.is_well:
         return Finding("MLflow store", Health.OK, f"{redact(uri)} answers")
     fix = (

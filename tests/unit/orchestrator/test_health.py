@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from orchestrator.health import Answer, ask_database, ask_mlflow, ask_server
+from orchestrator import health
+from orchestrator.health import Answer, ask_database
 from tests.kit.http_service import basic, like_mlflow, serving
 
+# A loaded machine may need longer than a user would wait.
+ask_mlflow = partial(health.ask_mlflow, timeout_s=60.0)
+ask_server = partial(health.ask_server, timeout_s=60.0)
 PASSWORD = "hunter2-hunter2"
 WELL = Answer(is_up=True)
 

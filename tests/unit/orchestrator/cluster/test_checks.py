@@ -17,6 +17,11 @@ from training.data.sources.registry import read_source
 from training.data.store.writer import write_store
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "STORE_TIMEOUT_S", 60.0)  # a loaded machine may need longer than a user would wait
+
+
 @pytest.fixture
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "auth_token"
@@ -104,7 +109,7 @@ def test_server_that_does_not_know_its_own_host_names_the_option(monkeypatch: py
 
 def test_certificate_of_an_unknown_authority_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
-    monkeypatch.setattr(checks, "ask_mlflow", lambda uri: Answer(is_up=False, reason=reason))
+    monkeypatch.setattr(checks, "ask_mlflow", lambda uri, timeout_s: Answer(is_up=False, reason=reason))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.internal")
     assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in checks.check_store().fix
 
