@@ -31,7 +31,7 @@ from orchestrator.cli import (
     sweep,
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.cli.output import program
+from orchestrator.cli.output import print_note, program
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         code = exit_code(error)
-        print(f"error: {describe(error, code)}", file=sys.stderr)
+        print_note(f"error: {describe(error, code)}")
         sys.exit(code)
 
 

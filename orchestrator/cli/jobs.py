@@ -84,6 +84,9 @@ def jobs(json: JsonOption = False) -> None:
     if json:
         print_json([{**asdict(job), "state": states[job.id]} for job in found])
         return
+    if not found:
+        print_note(f"No jobs yet. Submit one: {program()} submit sweep digits")
+        return
     rows = [
         (
             job.id,
@@ -96,8 +99,6 @@ def jobs(json: JsonOption = False) -> None:
     ]
     headers = ["job", "state", "submitted", "verb", "at"]
     print_table(headers, rows, wrapped=[3], drop=[4, 2], hint=f"{program()} jobs --json")
-    if not found:
-        print_note(f"No jobs yet. Submit one: {program()} submit sweep digits")
 
 
 def logs(

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -23,17 +24,18 @@ NO_TRUE_LABELS = (
 )
 # rich has no setting for "never wrap".
 _UNWRAPPED = 100_000
+_COMMAND = re.compile(rf"(?:(?<=: )|(?<=`)){PROGRAM} (?=[a-z])")
 Row = Mapping[str, Any]
 
 
 def print_line(text: str = "") -> None:
-    """Print a line as it is."""
-    print(text, flush=True)
+    """Print a line."""
+    print(name_as_called(text), flush=True)
 
 
 def print_note(text: str) -> None:
     """Print a line to stderr, so that a pipe gets only the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(name_as_called(text), file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
@@ -154,6 +156,15 @@ def program() -> str:
         return PROGRAM
     # Relative if it is below the current folder: `.venv/bin/orchestrator` is what the user typed.
     return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
+
+
+def name_as_called(text: str) -> str:
+    """Return a text in which commands of this program are written as the user has to type them.
+
+    Messages of the layers below say ``orchestrator``, because they do not know how the program was called.
+    """
+    # A command follows a colon or stands between backticks; anything else is prose about the orchestrator.
+    return _COMMAND.sub(lambda _: f"{program()} ", text) if PROGRAM in text else text
 
 
 def format_number(value: object, digits: int = 4) -> str:

@@ -72,7 +72,7 @@ def render_plan(plan: SweepPlan) -> list[str]:
 
 
 def _budget_rows(plan: SweepPlan) -> dict[str, str]:
-    rows = {"trials": f"{plan.num_trials} of {plan.epochs} epochs, {plan.concurrency} at a time"}
+    rows = {"trials": f"{plan.num_trials}, {plan.epochs} epochs each, {plan.concurrency} at a time"}
     if plan.ranges:
         rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
         if plan.sampler == "tpe":

@@ -95,3 +95,18 @@ def test_program_is_named_as_the_shell_finds_it(tmp_path: Path, monkeypatch: pyt
 def test_program_is_named_plainly_when_called_as_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/lib/python3/pytest/__main__.py"])
     assert cli_output.program() == "orchestrator"
+
+
+def test_commands_in_messages_of_other_layers_are_shown_as_the_user_types_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "orchestrator"
+    script.touch()
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    path = f"{tmp_path.name}/orchestrator"
+    cli_output.print_note("No sweeps. Start one: orchestrator sweep digits, or see `orchestrator status --all`.")
+    assert capsys.readouterr().err == f"No sweeps. Start one: {path} sweep digits, or see `{path} status --all`.\n"
+    cli_output.print_line(f"the orchestrator is not a command: {path} jobs")
+    assert capsys.readouterr().out == f"the orchestrator is not a command: {path} jobs\n"

@@ -22,7 +22,7 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.Captur
     _, planned, _ = run(capsys, "plan", *flags)
     _, dry, _ = run(capsys, "sweep", *flags, "--dry-run")
     assert planned == dry
-    assert "3 of 8 epochs" in planned
+    assert "3, 8 epochs each" in planned
     assert "reduced run: do not report these numbers" in planned
     _, printed, _ = run(capsys, "plan", *flags, "--json")
     assert json.loads(printed)["num_trials"] == 3

@@ -132,5 +132,5 @@ def test_an_ablation_is_not_promoted(home: Path) -> None:
 def test_the_verb_plans_it(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     code, out, _ = run(capsys, "ablate", "digits", "--seeds", "1", "--epochs", "8", "--dry-run")
     assert code == 0
-    assert "trials        7 of 8 epochs" in out
+    assert "trials        7, 8 epochs each" in out
     assert "reduced run: do not report these numbers: 8 of 20 epochs" in out
