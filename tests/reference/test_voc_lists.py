@@ -78,7 +78,7 @@ def test_one_flipped_label_of_train_shows_in_table_1_and_is_named(source: Path) 
     voc = read_voc(source)
     differ = {line.key: line.difference for line in compare(compute_counts(voc), PAPER["voc"]) if not line.equal}
     assert differ == {"false_negatives": "+1", "true_negatives": "-1"}
-    assert name_class_differences(voc) == ["positive images of official train: cow 152, not 151"]
+    assert name_class_differences(voc) == ["positive images of official train: cow 152 instead of 151"]
 
 
 def test_one_flipped_label_of_test_is_named(source: Path) -> None:
