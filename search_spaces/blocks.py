@@ -16,6 +16,7 @@ def none_as(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
+# A key with nothing under it is common while somebody edits a file, and YAML reads it as null.
 Flat = Annotated[dict[str, ScalarValue], none_as({})]
 Ranges = Annotated[dict[str, Range], none_as({})]
 Points = Annotated[list[Flat], none_as([])]

@@ -64,6 +64,7 @@ class Merged:
         """Lay a block over this one."""
         block, (document, path) = layer.block, layer.origin
         self.name = block.name or self.name
+        # First what this layer takes away, then what it gives: a key may be fixed below and searched here.
         for key in (*block.fixed, *(key for key, found in block.ranges.items() if found is None)):
             self._unsearch(key)
         for key in block.ranges:
@@ -74,6 +75,7 @@ class Merged:
         self.start_from = block.start_from or self.start_from
         self.epoch_s = block.epoch_s or self.epoch_s
         self.layers.append(layer.origin)
+        # Of each key, so that a message blames the line that the user has to change, in whichever file it is.
         keys: list[KeyPath] = [(part,) for part in block.model_fields_set]
         keys += [(part, key) for part in ("fixed", "ranges", "start") for key in getattr(block, part)]
         self.origins |= {key: (document, path + key) for key in keys}
@@ -81,6 +83,7 @@ class Merged:
             self.published, self.origins[("published",)] = layer.published
 
     def _unsearch(self, key: str) -> None:
+        # A start point must not give a key that is not searched.
         self.ranges.pop(key, None)
         self.start.pop(key, None)
         self.start_from = [{name: value for name, value in point.items() if name != key} for point in self.start_from]
@@ -89,6 +92,7 @@ class Merged:
         self, label: str, shared: WrittenShared, document: Document
     ) -> tuple[MethodBlock, dict[KeyPath, Origin]]:
         """Return the block with its start points completed, and where its keys stand."""
+        # The shared start holds for all methods, so also for one that fixes some of its keys.
         start = {key: value for key, value in shared.start.items() if key not in self.fixed} | self.start
         points = self.start_from or ([{}] if start else [])
         completed: dict[KeyPath, Origin] = {
@@ -130,10 +134,12 @@ class Composer:
         """Return all method blocks, those of ``use_methods`` first, and where their keys really stand."""
         blocks: dict[str, MethodBlock] = {}
         origins: dict[KeyPath, Origin] = {}
+        # In order and without repetition: the space may change a method that it uses.
         for label in dict.fromkeys([*self.use_methods, *self.methods]):
             merged = self._merge(label, ())
             blocks[label], own = merged.finish(label, shared, self.document)
             origins |= {("methods", label, *key): origin for key, origin in own.items()}
+            # Where the method is defined, not where the space changes it.
             origins[("methods", label)] = merged.layers[0]
         return blocks, origins
 
@@ -155,6 +161,7 @@ class Composer:
             )
 
     def _merge(self, label: str, within: tuple[str, ...]) -> Merged:
+        # Merged once, because several variants may be like the same block.
         if label in self.merged:
             return self.merged[label]
         layers = list(self._layers(label))
@@ -177,12 +184,14 @@ class Composer:
                 (*path, "like"), f"like {problem}, but got {shown(label)}. {did_you_mean(label, known)}".rstrip()
             )
         like = self._merge(label, within)
+        # Without the published settings: the authors published the method, not its variant.
         return Merged(
             like.name, {**like.fixed}, {**like.ranges}, {**like.start}, [{**point} for point in like.start_from],
             epoch_s=like.epoch_s, origins={**like.origins},
         )  # fmt: skip
 
     def _layers(self, label: str) -> Iterator[Layer]:
+        # A block may be like a shipped method that the space does not use.
         if label in self.use_methods or label not in self.methods:
             block, document = shipped_methods()[label]
             on = self.use_published or ""
@@ -202,6 +211,7 @@ def _make_layer(block: WrittenBlock, published: Block | None, origin: Origin, ke
 def shipped_methods() -> dict[str, tuple[ShippedBlock, Document]]:
     """Return the blocks of ``search_spaces/methods/`` by label, each with its file."""
     found: dict[str, tuple[ShippedBlock, Document]] = {}
+    # All files, because one may define several labels and a misspelt label needs the nearest of all.
     for path in sorted(METHODS_FOLDER.glob("*.yaml")):
         source = f"search_spaces/methods/{path.name}"
         document = read_document(read_text(path, source), source)
@@ -214,6 +224,7 @@ def shipped_methods() -> dict[str, tuple[ShippedBlock, Document]]:
 
 def find_origin(origins: Mapping[KeyPath, Origin], document: Document, key: KeyPath) -> Origin:
     """Return where a key of a space really stands: in the file of the space unless ``origins`` says otherwise."""
+    # The longest path that is known: the origin of a range is also that of its ends.
     for end in range(len(key), 0, -1):
         if key[:end] in origins:
             found, path = origins[key[:end]]

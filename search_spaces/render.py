@@ -52,6 +52,7 @@ class _Writer:
                 yield from self._key((*path, name), _scalar(value))
         yield from self._block(path, block)
         if block.start_from:
+            # The files mostly give start, from which the points are completed; its comments belong to them.
             above, beside = self._comments((*path, "start"))
             yield from (f"    {line}" for line in above)
             yield f"    start_from:{beside}"
@@ -90,6 +91,7 @@ class _Writer:
         """Return the comment lines above a key, and the comment beside it; none is told twice."""
         document, key = find_origin(self.origins, self.document, path)
         number = document.lines.get(key)
+        # Variants share the lines of the block that they are like.
         if number is None or (document.source, number) in self.told:
             return [], ""
         self.told.add((document.source, number))
@@ -99,6 +101,7 @@ class _Writer:
             first -= 1
         if first == 0 and document is self.document:  # the header, which is there already
             first = number - 1
+        # A # within quotes would be found too; the worst that happens is a comment too many.
         found = re.search(r"\s(#\s.*)$", lines[number - 1])
         return [line.strip() for line in lines[first : number - 1]], f"  {found[1]}" if found else ""
 

@@ -69,6 +69,7 @@ class SpaceFile(_Top):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
+        # Not required as fields, because either of the two is enough.
         labels = dict.fromkeys([*self.use_methods, *self.methods])
         if not labels:
             raise fault("must be given (or use_methods: a list of shipped methods)", "methods")
@@ -97,6 +98,7 @@ class SearchSpace(_Top):
     shared: Block = Block()
     methods: dict[str, MethodBlock]
 
+    # Where the space comes from is not part of what it says.
     _name: str = PrivateAttr("")
     _reference: str = PrivateAttr("")
     _text: str = PrivateAttr("")
@@ -172,6 +174,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     shared = Block(fixed=written.shared.fixed, ranges=written.shared.ranges)
     space = SearchSpace(**top, shared=shared, methods=methods)
     space._name, space._reference, space._document, space._origins = path.stem, str(name_or_path), document, origins
+    # A complete file keeps its own order and comments.
     space._text = text if written.is_complete else render_space(space, document, origins)
     return space
 
@@ -180,6 +183,7 @@ def _find(name: str) -> Path:
     shipped = shipped_spaces()
     if name in shipped:
         return _FOLDER / f"{name}.yaml"
+    # A shipped name wins over a file of that name; a path or a suffix is always a file.
     if name.endswith(_SUFFIXES) or re.search(r"[/\\]", name):
         return Path(name).expanduser()
     hint = did_you_mean(name, shipped)

@@ -84,6 +84,7 @@ def layer_settings(*layers: Layer) -> Layer:
     ranges: dict[str, Searched] = {}
     for layer in layers:
         fixed |= layer.fixed
+        # In order of first mention, because Optuna draws in this order.
         ranges = {key: found for key, found in ranges.items() if key not in layer.fixed} | dict(layer.ranges)
     return Layer(fixed, ranges)
 

@@ -84,6 +84,7 @@ def read_config(path: str | Path) -> Flat:
     flat: Flat = {}
     for key, value in document.data.items():
         for leaf, single in value.items() if isinstance(value, dict) else [("", value)]:
+            # Both forms are read: optim.lr: 1e-3, and optim: {lr: 1e-3}.
             dotted = f"{key}.{leaf}".rstrip(".")
             places[dotted] = (key, leaf) if leaf else (key,)
             if isinstance(single, dict | list):

@@ -113,17 +113,20 @@ def merge_settings(
     label = _choose_label(space, method)
     published = _choose_published(space, label, recipe)
     flags = read_overrides(overrides or {}, epochs)
+    # Keys before values: a misspelt key is the likelier cause of what would be reported next.
     check_space_keys(space, label)
     check_override_keys(space, space.methods[label].name or label, flags)
     files = [_top_layer(space, label), *_block_layers(space, label, published)]
     below = _lay_checked(files)
     _check_base(space, label, below, published)
     if published is not None:
+        # Below the flags, so that a flag that changes a published setting also changes the recipe's name.
         below = layer_settings(below, Layer({RECIPE_KEY: Setting(PUBLISHED, FlagOrigin(f"--recipe {PUBLISHED}"))}))
     before = _complete(space, below, flags) if published is not None else {}
     merged = layer_settings(below, _flag_layer(below, flags))
     base = _complete(space, merged, flags)
     if published is not None:
+        # The grid is published; one point of it, chosen by the user, is not.
         chosen = flags.keys() & published.ranges.keys()
         base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
     for key, found in merged.ranges.items():
@@ -255,6 +258,7 @@ def _complete(space: SearchSpace, merged: Layer, flags: Flat) -> Flat:
     try:
         return complete_settings(merged.values)
     except ConfigError as error:
+        # A backbone given by --set is what the file's weights do not fit.
         if flags.keys() & {error.key, "model.backbone"}:
             raise UserError(f"--set: {error}") from None
         setting = merged.fixed.get(error.key or "")
