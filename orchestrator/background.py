@@ -1,4 +1,4 @@
-"""Work beside the driver's own."""
+"""Run work in background threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SWITCH_INTERVAL_S = 0.0005  # Python's own is ten times that
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run a function in a thread that the process does not wait for when it ends."""
+    """Run a function in a daemon thread, which the process does not wait for when it ends."""
     future: Future[T] = Future()
 
     def work() -> None:
@@ -30,8 +30,9 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
 @contextmanager
 def quick_handover() -> Iterator[None]:
-    """Have threads hand over sooner: after every call that waits, Tune's loop stands behind the tracker's Python for a
-    whole interval.
+    """Switch between threads more often than Python does by default.
+
+    After every call that waits, Tune's loop would otherwise be held up by the tracker's Python for a whole interval.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -1,12 +1,12 @@
-"""A sweep's journal, copied to where another machine can go on from it: any folder or URI of ``pyarrow.fs``.
+"""Copy a sweep's journal to a place from which another machine can continue: any folder or URI of ``pyarrow.fs``.
 
 ::
 
     <URI>/<sweep id>/{plan.json, space.yaml, driver.json, segment-000001.<bytes>.<sha256>.jsonl, ...}
 
-The segments, one behind the other, are the journal. Each is written once, whole or not at all, and its name says what
-must be in it. ``driver.json`` is the copy of the lease, renewed every 10 s: two drivers on two machines see each other
-there alone.
+The segments in order are the journal. Each is written once, completely or not at all, and its name says what it
+contains. ``driver.json`` is a copy of the lease, renewed every 10 s: it is the only place where drivers on two machines
+without a common file system see each other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from training.data.store.storage import Storage
 SPACE_FILE = "space.yaml"
 HOLDER_FILE = "driver.json"
 CONNECT_S = 10.0
-"""How long the start of a driver waits for the backup; from then on the sweep waits for it no more."""
+"""How long a driver waits for the backup when it starts; after that, never."""
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
@@ -62,16 +62,15 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file."""
         return f"segment-{self.number:06d}.{self.size}.{self.digest}.jsonl"
 
 
 def list_segments(storage: Storage) -> list[Segment]:
-    """Return the segments that a backup holds, in order; one that was cut short, where a storage can leave such, is not
-    there.
+    """Return the segments of a backup, in order, without those that are incomplete.
 
     Raises:
-        OrchestratorError: One is missing, or there are two of a number.
+        OrchestratorError: One is missing, or two have the same number.
         OSError: The storage cannot be listed.
     """
     found = [
@@ -83,10 +82,9 @@ def list_segments(storage: Storage) -> list[Segment]:
     if [segment.number for segment in whole] != list(range(1, len(whole) + 1)):
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
         raise OrchestratorError(
-            f"backup must have each segment of its journal once, but got backup={storage.uri} with the numbers "
-            f"{numbers} of {len(whole)}. "
-            f"Two drivers have written it, or somebody took a file away: go on from the sweep's own folder, or take "
-            f"out what is too much."
+            f"The backup {storage.uri} does not have each segment of the journal once, but {numbers} ({len(whole)} in "
+            f"all). Two drivers have written it, or a file was deleted. Continue from the sweep's own folder, or "
+            f"delete the segments that do not belong."
         )
     return whole
 
@@ -154,13 +152,13 @@ class JournalBackup(Follower):
             self._storage.put(HOLDER_FILE, b"")
 
     def _connect(self) -> Storage:
-        """Find out what the backup has of the journal, and take it."""
+        """Find out how much of the journal the backup has, and become its writer."""
         storage = Storage(self._uri)
         self._require_free(storage)
         segments = list_segments(storage)
         self._copied, self._number = self._compare(segments), len(segments)
         for name, text in ((PLAN_FILE, self._plan.to_json()), (SPACE_FILE, self._plan.space_text)):
-            if not segments:  # before the first segment: whoever sees one has a plan for it
+            if not segments:  # before the first segment, so that a backup with segments always has a plan
                 storage.put(name, text.encode())
         self._take(storage)
         self._storage = storage
@@ -181,17 +179,15 @@ class JournalBackup(Follower):
         """Return how many bytes of the journal the backup has.
 
         Raises:
-            UserError: It has others.
+            UserError: It has something that the journal does not.
         """
         offset = 0
         with self._journal.path.open("rb") as file:
             for segment in segments:
                 if Segment.of(segment.number, file.read(segment.size)) != segment:
                     raise UserError(
-                        f"backup must hold what the sweep's own journal holds, but got {self._uri}, with which another "
-                        f"driver went on. "
-                        f"To go on from there, move the folder of {self._plan.id} away, then: orchestrator resume "
-                        f"--from {self._uri}"
+                        f"Another driver has continued {self._plan.id} from its backup, {self._uri}. To continue from "
+                        f"there, move the sweep's folder away, then: `orchestrator resume --from {self._uri}`"
                     )
                 offset += segment.size
         return offset
@@ -209,12 +205,12 @@ class JournalBackup(Follower):
 
     def _lose(self, found: Holder | None) -> None:
         taker = (
-            f"process {found.pid} on {found.host}, which went on from the backup,"
+            f"process {found.pid} on {found.host}, started from the backup,"
             if found
-            else "a driver that went on from the backup"
+            else "a driver started from the backup"
         )
         self._lease.lose(taker)
-        raise OrchestratorError(f"backup must be written by one driver, but {taker} has taken {self._uri}.")
+        raise OrchestratorError(f"The backup {self._uri} is lost: {taker} writes it now.")
 
     def _copy(self, storage: Storage) -> bool:
         content = self._read_next()
@@ -226,7 +222,7 @@ class JournalBackup(Follower):
         return True
 
     def _read_next(self) -> bytes:
-        """Return what the backup lacks: whole lines, some megabytes at most unless one line is longer."""
+        """Return what the backup lacks: complete lines, a few megabytes at most unless one line is longer."""
         with self._journal.path.open("rb") as file:
             file.seek(self._copied)
             content = file.read(self._journal.size - self._copied)
@@ -237,7 +233,7 @@ class JournalBackup(Follower):
 
 
 def find_backup_holder(storage: Storage) -> Holder | None:
-    """Return the living driver that writes a backup, or None.
+    """Return the driver that is writing a backup, or None.
 
     Raises:
         OSError: The storage cannot be read.
@@ -247,12 +243,10 @@ def find_backup_holder(storage: Storage) -> Holder | None:
 
 
 def held(sweep_id: str, holder: Holder) -> str:
-    """Return what to say of a backup whose driver lives."""
+    """Return the message for a backup whose driver is alive."""
     return (
-        f"sweep must have one driver, but got sweep={sweep_id}, whose backup process {holder.pid} on {holder.host} "
-        f"writes. "
-        f"Stop that process, or wait: {EXPIRES_S:.0f} s after its death the backup is free. If it is gone for good: "
-        f"--steal-lease"
+        f"The backup of {sweep_id} is being written by process {holder.pid} on {holder.host}. Stop that process, or "
+        f"wait until it has been dead for {EXPIRES_S:.0f} s. If you know that it is gone, use --steal-lease."
     )
 
 

@@ -1,9 +1,9 @@
-"""Who may write a sweep's journal: one driver at a time, and what to do with what a dead one left behind.
+"""Let only one driver at a time write a sweep's journal.
 
-The driver renews its lease every 10 s. On its own host a dead process frees it at once; from another host, where nobody
-can see whether the process lives, it is free after 60 s without a renewal, or when it is taken by force. A driver that
-was only asleep, or cut off, and comes back finds another holder and writes no further line. The hosts' clocks must
-agree within some seconds.
+The driver renews its lease every 10 s. On its own host, a lease is free as soon as its process is dead. Another host
+cannot see whether that process is alive: for it, the lease is free 60 s after the last renewal, or when it is taken by
+force. A driver that comes back after a sleep or a network failure finds the new holder and writes nothing more. The
+clocks of the hosts have to agree within a few seconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from orchestrator.errors import OrchestratorError, UserError
 LEASE_FILE = "lease.json"
 RENEW_S = 10.0
 EXPIRES_S = 60.0
-_WIDTH = 512  # a renewal writes over the one before, in one call: a reader sees a whole one, and a full disk takes it
+_WIDTH = 512  # a renewal overwrites the one before in one call: readers see a complete one, even on a full disk
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lease; its start time tells it from a later one with the same pid.
+    """The process that holds a lease; its start time distinguishes it from a later process with the same pid.
 
     Attributes:
         renewed: Unix time in s of the last renewal, by its host's clock.
@@ -50,7 +50,7 @@ class Holder:
         return self.host == socket.gethostname()
 
     def is_alive(self, now: float) -> bool:
-        """Return whether it still runs; of one on another host, whether it renewed its lease of late."""
+        """Return whether it is running; for one on another host, whether it has renewed its lease recently."""
         if not self.is_here:
             return now - self.renewed < EXPIRES_S
         try:
@@ -60,18 +60,18 @@ class Holder:
             return False
 
     def is_same(self, other: Holder | None) -> bool:
-        """Return whether both are one process."""
+        """Return whether both are the same process."""
         return other is not None and replace(other, renewed=self.renewed) == self
 
 
 class Lease:
-    """The right to write one sweep's journal, held until released or until this process is dead; renewed while it is
-    entered.
+    """The right to write a sweep's journal, from construction until it is released or this process ends.
+
+    A thread renews it while it is entered as a context manager.
 
     Args:
         folder: The sweep's.
-        steal: Take it from a driver on another host that may still live. One that runs on this host can be stopped, and
-            keeps it.
+        steal: Take it from a driver on another host that may still be alive; a driver on this host can be stopped.
         clock: Unix time in s.
         renew_s: Between two renewals.
 
@@ -94,8 +94,9 @@ class Lease:
             self._write(descriptor)
 
     def require(self) -> None:
-        """Check, before something is written, that it is still ours; after a time in which it was not renewed, by a
-        look at the file.
+        """Check that it is still ours, before something is written.
+
+        Reads the file only if a renewal was missed, because every event goes through here.
 
         Raises:
             OrchestratorError: Another driver has taken it.
@@ -104,29 +105,27 @@ class Lease:
             self.renew()
         if self._lost is not None:
             raise OrchestratorError(
-                f"driver must hold the sweep's lease, but {self._lost} has taken it. "
-                f"The sweep is that one's; this one writes nothing more to it."
+                f"This driver has lost the sweep: {self._lost} has taken it and continues. "
+                f"Nothing more is written from here."
             )
 
     def lose(self, taker: str) -> None:
-        """Take in that another driver goes on with the sweep, where this one's file system does not show it."""
+        """Note that another driver continues the sweep, where the file does not show it."""
         self._lost = self._lost or taker
 
     def renew(self) -> None:
-        """Say that this process still lives, unless another one has taken the lease."""
-        # A file system that is away for a moment must not end a sweep; the next renewal tries again.
+        """Show that this process is alive, unless another one has taken the lease."""
+        # A short outage of the file system must not end a sweep; the next renewal tries again.
         with suppress(OSError), self._locked() as descriptor:
             found = _read(self._path)
             if not self._holder.is_same(found):
-                self._lost = (
-                    f"process {found.pid} on {found.host}" if found else "a driver that has given it back since"
-                )
+                self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has released it since"
                 return
             self._holder = replace(self._holder, renewed=self._clock())
             self._write(descriptor)
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
+        """Release the lease, if it is still ours."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -149,7 +148,7 @@ class Lease:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Open the file and lock it: two drivers may find the same dead holder, and only one may look and write."""
+        """Lock the file: of two drivers that find the same dead holder, only one may read and write at a time."""
         with FileLock(self._path):
             descriptor = os.open(self._path, os.O_RDWR)
             try:
@@ -168,12 +167,12 @@ def find_holder(folder: Path, clock: Clock = time.time) -> Holder | None:
 
 
 def this_process(now: float) -> Holder:
-    """Return this process as a holder that renews its lease now."""
+    """Return this process as a holder that renewed its lease at this time."""
     return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time(), now)
 
 
 def read_holder(text: str | bytes) -> Holder | None:
-    """Return the holder that a lease names, or None if it was given back or cut short by a kill."""
+    """Return the holder in a lease, or None if it was released or cut short by a kill."""
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
@@ -181,8 +180,9 @@ def read_holder(text: str | bytes) -> Holder | None:
 
 
 def is_running(process: psutil.Process) -> bool:
+    """Return whether a process is alive and not a zombie."""
     try:
-        # A zombie does nothing any more, and in a container there may be nobody to bury it.
+        # In a container, zombies may stay forever, because nothing reaps them.
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
@@ -199,10 +199,10 @@ def _held(sweep_id: str, holder: Holder) -> str:
     remedy = (
         "or stop that process first."
         if holder.is_here
-        else f"stop that process, or wait: {EXPIRES_S:.0f} s after its death the sweep is free. If it is gone for "
-        f"good: --steal-lease"
+        else f"stop that process, or wait until it has been dead for {EXPIRES_S:.0f} s. If you know that it is gone, "
+        f"use --steal-lease."
     )
     return (
-        f"sweep must have one driver, but got sweep={sweep_id}, which process {holder.pid} on {holder.host} drives. "
+        f"{sweep_id} is already being run by process {holder.pid} on {holder.host}. "
         f"Watch it with `orchestrator status {sweep_id}`, {remedy}"
     )

@@ -1,4 +1,4 @@
-"""What became of a sweep's trials: one record each, the best of them, and the leaderboard."""
+"""Keep one record per trial of a sweep, find the best, and rank them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from training.selection import Protocol, choose_epoch, choose_value
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
-    """Started and not ended, and no driver is at work on it; `resume` goes on with it."""
+    """Started and not ended, with no driver at work; `resume` continues it."""
 
 
 class Cause(StrEnum):
@@ -30,7 +30,7 @@ class Cause(StrEnum):
     NAN = "NAN"
     ERROR = "ERROR"
     LOST = "LOST"
-    """Its process died, so often without anything new from it that it was not tried again."""
+    """Its process died several times in a row without reporting a new epoch."""
     TIMEOUT = "TIMEOUT"
 
 
@@ -39,16 +39,16 @@ ENDED = frozenset({TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED})
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """All that the journal says of one trial.
+    """Everything that the journal says about one trial.
 
     Attributes:
-        origin: Where the params come from: ``start_from``, ``startup``, ``tpe``, ``random``, ``grid`` or ``promote``.
-        cause, message: Why it failed, and the first line of what it said.
+        origin: What proposed the params: ``start_from``, ``startup``, ``tpe``, ``random``, ``grid`` or ``promote``.
+        cause, message: Why it failed, and the first line of the error.
         metrics: Epoch (from 1) -> metric name -> value.
-        attempts: How often it was handed to an actor; more than once after a kill.
-        needs_all: An attempt ran out of memory: the next has all of a GPU, or of the machine.
-        spans: (start_ms, end_ms) per attempt; an attempt ends with the last event that it wrote.
-        queue_s, start_s: Time from the hand-out to an actor's first line, and from there to the first epoch, over all
+        attempts: How often it was handed to an actor: more than once after a kill.
+        needs_all: An attempt ran out of memory: the next gets a whole GPU, or the whole machine.
+        spans: (start_ms, end_ms) per attempt; an attempt ends with its last event under the driver that ran it.
+        queue_s, start_s: Time from the hand-out until the actor runs, and from there to the first epoch; summed over
             attempts.
     """
 
@@ -69,7 +69,7 @@ class TrialRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it is over."""
         return self.state in ENDED
 
     @property
@@ -79,28 +79,28 @@ class TrialRecord:
 
     @property
     def run_s(self) -> float:
-        """Seconds that its attempts took together."""
+        """Seconds that its attempts took in total."""
         return sum(end - start for start, end in self.spans) / 1000
 
     def chosen_epoch(self, protocol: Protocol) -> int | None:
-        """Return the epoch whose weights count, or None while there is none."""
+        """Return the epoch whose weights count, or None before the first."""
         return choose_epoch(self.metrics, protocol.select_epoch_by)
 
     def value(self, protocol: Protocol) -> float | None:
-        """Return the score in percent by which the trial is ranked, or None where there is no finite one."""
+        """Return the score in percent that ranks the trial, or None if it has no finite one."""
         value = choose_value(self.metrics, protocol)
         return None if value is None or not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
 class Handout:
-    """One attempt at one trial, as an actor gets it.
+    """One attempt at a trial, as an actor gets it.
 
     Attributes:
         handed_ms: When it was handed out.
-        metrics: The epochs that are known from earlier attempts.
-        best_value: The best COMPLETE trial's value at that time.
-        alone: It ran out of memory before; where it had a part of a GPU, it gets all of it.
+        metrics: Epochs that earlier attempts have reported.
+        best_value: Value of the best COMPLETE trial so far.
+        alone: It ran out of memory before, and gets a whole GPU instead of a share.
     """
 
     trial: int
@@ -113,14 +113,14 @@ class Handout:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial's process says: one epoch, or that it failed; of epoch 0, that it is there.
+    """What a trial's process reports: an epoch, a failure, or (as epoch 0) only that it runs.
 
     Attributes:
-        cause, message: Set where it failed; then there is no epoch. LOST and OOM are worth another attempt.
-        details: The traceback, for the file beside the journal.
-        storage_full: Whether it failed because its storage takes nothing more, which is no fault of the trial's.
+        cause, message: Set if it failed; then there is no epoch. LOST and OOM are worth another attempt.
+        details: The traceback, for the file next to the journal.
+        storage_full: It failed because its storage is full, which is not the trial's fault.
         artifacts: File name -> content, with the last epoch.
-        passed_over: Names of checkpoints newer than the epoch that it goes on from, which are not whole.
+        passed_over: Names of incomplete checkpoints, newer than the one it continues from.
         queue_s, start_s: As in :class:`TrialRecord`; with the first report of an attempt.
     """
 
@@ -149,7 +149,7 @@ def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | No
 def leaderboard(records: Iterable[TrialRecord], protocol: Protocol) -> list[dict[str, Any]]:
     """Return one row per trial, best first.
 
-    COMPLETE trials are ranked; below them, without a rank, come the others: whoever got further first, then by value.
+    Only COMPLETE trials have a rank. The others follow, those with more epochs first, then by value.
 
     Returns:
         Rows with ``rank, trial, state, value, epoch, last_epoch, params, origin, run_s, attempts, cause, message``;

@@ -1,4 +1,4 @@
-"""The folder of a sweep, made anew in an empty home from its backup."""
+"""Restore the folder of a sweep from its backup, in a home that does not have it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _NUM_READERS = 16
 def restore_sweep(
     uri: str, sweep: str | None = None, *, steal_lease: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> tuple[str, str]:
-    """Make the folder of a backed-up sweep in this home, for `resume`.
+    """Restore a sweep from its backup into this home, so that it can be resumed.
 
     Args:
-        uri: Under which backups lie, or that of one sweep.
-        sweep: An id or a name; None is the latest of those under ``uri``.
-        steal_lease: Take it from a driver on another host that may still live.
-        say: Told what cannot be as it was.
+        uri: The folder or URI of all backups, or of one sweep's.
+        sweep: An id or a name; None for the latest.
+        steal_lease: Take it from a driver on another host that may still be alive.
+        say: Takes a note for the user on what could not be restored.
 
     Returns:
-        The sweep's id, and the URI under which its backup lies.
+        The sweep's id, and the URI that holds its backup.
 
     Raises:
-        UserError: There is no such backup, its driver lives, the sweep is in this home, or its checkpoints cannot be
-            reached.
-        OrchestratorError: The backup is not whole.
+        UserError: The backup does not exist, its driver is alive, the sweep is in this home, or its checkpoints cannot
+            be reached.
+        OrchestratorError: The backup is damaged.
     """
     require_no_credentials("--from", uri)
     try:
@@ -56,9 +56,7 @@ def restore_sweep(
     except ConfigError as error:
         raise UserError(redact(str(error))) from None
     except OSError as error:
-        raise UserError(
-            f"backup must be a storage that can be read, but got --from={redact(uri)} ({describe_error(error)})."
-        ) from None
+        raise UserError(f"Cannot read the backup at --from={redact(uri)} ({describe_error(error)}).") from None
     _write(plan, content, say)
     return plan.id, parent
 
@@ -69,15 +67,12 @@ def _find_plan(uri: str, sweep: str | None) -> tuple[SweepPlan, str]:
         parent, name = split_uri(uri)
         return _read_plan(here, name), parent
     named = [(name, Storage(join_uri(uri, name))) for name in here.folders() if sweep is None or name.startswith(sweep)]
-    # Checkpoints, or whatever else lies there, may be beside the backups.
+    # The same place may hold other things, such as checkpoints.
     plans = [_read_plan(storage, name) for name, storage in named if PLAN_FILE in storage.sizes()]
     plans = [plan for plan in plans if sweep in (None, plan.id, plan.name)]
     if not plans:
         listed = ", ".join(here.folders()[:10]) or "none"
-        raise UserError(
-            f"--from must be a backup's URI, but got --from={redact(uri)}, which has {listed} and not "
-            f"{sweep or 'a sweep'}."
-        )
+        raise UserError(f"No backup of {sweep or 'a sweep'} at --from={redact(uri)}. Found there: {listed}.")
     return max(plans, key=lambda plan: plan.created), uri
 
 
@@ -86,12 +81,12 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
         plan = SweepPlan.from_json(storage.read(PLAN_FILE).decode())
     except (ValueError, FileNotFoundError) as error:
         raise OrchestratorError(
-            f"{PLAN_FILE} of a backup must be whole, but that in {redact(storage.uri)} is not: {error}"
+            f"The backup is damaged: cannot read {PLAN_FILE} in {redact(storage.uri)}: {error}"
         ) from None
-    # It becomes the name of a folder here.
+    # The id becomes the name of a folder here, so it must not lead anywhere else.
     if plan.id != name or not _ID.fullmatch(plan.id):
         raise OrchestratorError(
-            f"backup must lie under its sweep's id, but got {redact(storage.uri)} with the plan of {plan.id!r}."
+            f"The backup in {redact(storage.uri)} has the plan of {plan.id!r}; its folder must have that name."
         )
     return plan
 
@@ -99,9 +94,8 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
 def _require_new(sweep_id: str) -> None:
     if sweep_dir(sweep_id).exists():
         raise UserError(
-            f"sweep must not be in this home yet, but got sweep={sweep_id}, whose folder is {sweep_dir(sweep_id)}. "
-            f"Go on with that: orchestrator resume {sweep_id}. If the backup is ahead of it, move the folder away "
-            f"first."
+            f"{sweep_id} is in this home already, in {sweep_dir(sweep_id)}. Continue it: "
+            f"`orchestrator resume {sweep_id}`. If the backup is ahead of it, move that folder away first."
         )
 
 
@@ -114,7 +108,7 @@ def _read_segment(storage: Storage, segment: Segment) -> bytes:
     content = storage.read(segment.name)
     if Segment.of(segment.number, content) != segment:
         raise OrchestratorError(
-            f"segment of a backup must hold what its name says, but {segment.name} in {redact(storage.uri)} does not."
+            f"The backup is damaged: {segment.name} in {redact(storage.uri)} does not match its checksum."
         )
     return content
 
@@ -124,31 +118,29 @@ def _write(plan: SweepPlan, content: bytes, say: Callable[[str], None]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     write_whole(draft / JOURNAL_FILE, content)
-    _tell_missing_checkpoints(plan, replay(draft / JOURNAL_FILE), say)
-    # No reader takes a folder without a plan, nor one with a dot, for a sweep.
+    _report_missing_checkpoints(plan, replay(draft / JOURNAL_FILE), say)
+    # The plan comes last: readers ignore a folder without one, or whose name starts with a dot.
     write_whole(draft / PLAN_FILE, plan.to_json())
     draft.rename(sweep_dir(plan.id))
     sync_folder(sweeps_dir())
 
 
-def _tell_missing_checkpoints(plan: SweepPlan, state: SweepState, say: Callable[[str], None]) -> None:
+def _report_missing_checkpoints(plan: SweepPlan, state: SweepState, say: Callable[[str], None]) -> None:
     begun = [record.trial for record in state.open_trials() if record.last_epoch]
     try:
         missing = [trial for trial in begun if not has_checkpoints(plan, trial)]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"checkpoints must lie in a storage that this machine reaches, but got "
-            f"storage={redact(plan.storage or '')} "
-            f"({describe_error(error)}). Make it reachable from here, with its credentials in the environment, then "
-            f"the same again."
+            f"Cannot reach the checkpoints from this machine: {redact(plan.storage or '')} ({describe_error(error)}). "
+            f"Put its credentials into the environment, then run the same command again."
         ) from None
     if missing:
         where = (
-            f"{redact(plan.storage)} has no checkpoint of theirs"
+            f"{redact(plan.storage)} has no checkpoints of them"
             if plan.storage
-            else "their checkpoints stayed on the other machine (no --storage)"
+            else "their checkpoints are on the other machine (it ran without --storage)"
         )
-        say(f"note: {_list(missing)} of {plan.id} began, and begin anew: {where}.")
+        say(f"note: {_list(missing)} of {plan.id} will start again from the beginning: {where}.")
 
 
 def _list(trials: list[int]) -> str:

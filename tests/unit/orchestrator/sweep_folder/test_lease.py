@@ -34,7 +34,7 @@ def write_lease(folder: Path, host: str, pid: int, pid_started: float, renewed: 
 
 def test_a_second_driver_is_told_who_holds_it(tmp_path: Path) -> None:
     with Lease(tmp_path):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()} drives"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()}\\."):
             Lease(tmp_path)
         holder = find_holder(tmp_path)
         assert holder is not None
@@ -75,7 +75,7 @@ def test_a_driver_on_another_host_is_believed_to_live_for_a_minute_after_its_las
     clock = Now()
     write_lease(tmp_path, "elsewhere", 1, 0.0, renewed=1000.0)
     for clock.s in (1000.0, 1059.9):
-        with pytest.raises(UserError, match="process 1 on elsewhere drives.* --steal-lease"):
+        with pytest.raises(UserError, match="run by process 1 on elsewhere.* --steal-lease"):
             Lease(tmp_path, clock=clock)
     clock.s = 1060.0
     Lease(tmp_path, clock=clock)
@@ -111,7 +111,7 @@ def test_one_that_was_taken_and_given_back_meanwhile_is_lost_as_well(tmp_path: P
     lease = Lease(tmp_path)
     (tmp_path / LEASE_FILE).write_text("")
     lease.renew()
-    with pytest.raises(OrchestratorError, match="given it back since"):
+    with pytest.raises(OrchestratorError, match="released it since"):
         lease.require()
 
 
