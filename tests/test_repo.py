@@ -176,6 +176,13 @@ def test_no_file_carries_a_path_of_a_machine() -> None:
     assert [name for name, content in texts.items() if pattern.search(content)] == []
 
 
+def test_one_module_finds_the_nearest_word() -> None:
+    folders = ("orchestrator", "training", "search_spaces", "benchmarks")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    found = [path.name for path in sources if "difflib" in path.read_text(encoding="utf-8")]
+    assert found == ["spelling.py"], "use training.config.spelling"
+
+
 def test_no_module_has_grown_past_what_one_thing_needs() -> None:
     sources = [
         path for package in ("orchestrator", "training", "search_spaces") for path in (ROOT / package).rglob("*.py")

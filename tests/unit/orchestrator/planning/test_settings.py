@@ -292,3 +292,19 @@ def test_a_method_of_another_space_of_the_dataset_is_named_with_it() -> None:
         merge_settings(load_space("voc"), "plc_lac")
     with pytest.raises(UserError, match=r"but got --method=plc_lca\. Did you mean plc\?$"):
         merge_settings(load_space("voc"), "plc_lca")
+
+
+def test_fault_in_a_shipped_method_names_its_file_and_one_in_the_space_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    head = "dataset: voc\nbudget: {trials: 4, epochs: 6}\nuse_methods: [asl]\n"
+    path.write_text(f"{head}search: {{sampler: grid}}\n", encoding="utf-8")
+    with pytest.raises(SpaceError, match=r"^search_spaces/methods/asl.yaml:\d+: method.gamma_neg: num must be given"):
+        merge_settings(load_space(path))
+    path.write_text(f"{head}methods:\n  asl:\n    start: {{method.clip: 0.5}}\n", encoding="utf-8")
+    with pytest.raises(
+        SpaceError, match=r"mine.yaml:6: method.clip must be within its range \(0 to 0.2\), but got 0.5"
+    ):
+        merge_settings(load_space(path))
+    path.write_text(f"{head}methods:\n  asl:\n    fixed: {{method.gama: 1}}\n", encoding="utf-8")
+    with pytest.raises(SpaceError, match=r"mine.yaml:6: method.gama is not a setting .* Did you mean method.gamma"):
+        merge_settings(load_space(path))
