@@ -16,6 +16,7 @@ import json
 import re
 import time
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
@@ -25,7 +26,16 @@ from orchestrator.follower import Follower
 from orchestrator.home import PLAN_FILE
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.journal import Journal
-from orchestrator.sweep_folder.lease import EXPIRES_S, RENEW_S, Holder, Lease, read_holder, this_process
+from orchestrator.sweep_folder.lease import (
+    EXPIRES_S,
+    RENEW_S,
+    Claim,
+    Holder,
+    Lease,
+    TakenError,
+    read_holder,
+    this_process,
+)
 from orchestrator.uris import join_uri
 from training.data.store.storage import Storage
 
@@ -107,7 +117,7 @@ class JournalBackup(Follower):
         self._plan, self._journal, self._lease, self._steal = plan, journal, lease, steal
         self._uri = join_uri(uri, plan.id)
         self._storage: Storage | None = None
-        self._holder: Holder | None = None
+        self._claim: Claim | None = None
         self._copied, self._number = 0, 0
         self._connecting: Future[Storage] | None = None
 
@@ -140,7 +150,7 @@ class JournalBackup(Follower):
             self._connecting.exception()  # it may still be waiting for an answer: only one may connect at a time
             self._connecting = None
         storage = self._storage or self._connect()
-        self._hold(storage)
+        self._hold()
         return not self._copy(storage)
 
     def _reset(self) -> None:
@@ -148,32 +158,32 @@ class JournalBackup(Follower):
 
     def _close(self) -> None:
         """Give the backup back, if it is still ours."""
-        if self._storage is not None and self._holder is not None and self._holder.is_same(_read_holder(self._storage)):
-            self._storage.put(HOLDER_FILE, b"")
+        if self._storage is not None and self._claim is not None:
+            self._claim.release()
 
     def _connect(self) -> Storage:
         """Find out how much of the journal the backup has, and become its writer."""
         storage = Storage(self._uri)
-        self._require_free(storage)
+        record = _BackupRecord(storage)
+        claim = self._claim or Claim(record)
+        claim.record = record  # a storage that was away is opened again
+        if claim.is_held:
+            self._renew(claim)
+        else:
+            claim.check(self._refuse)
         segments = list_segments(storage)
         self._copied, self._number = self._compare(segments), len(segments)
         for name, text in ((PLAN_FILE, self._plan.to_json()), (SPACE_FILE, self._plan.space_text)):
             if not segments:  # before the first segment, so that a backup with segments always has a plan
                 storage.put(name, text.encode())
-        self._take(storage)
-        self._storage = storage
+        if not claim.is_held:
+            claim.take(self._refuse)
+        self._storage, self._claim = storage, claim
         return storage
 
-    def _require_free(self, storage: Storage) -> None:
-        found = _read_holder(storage)
-        if self._holder is not None:
-            if not self._holder.is_same(found):
-                self._lose(found)
-        elif found is not None and found.is_alive(time.time()) and not self._is_ours(found) and not self._steal:
+    def _refuse(self, found: Holder) -> None:
+        if not this_process(0.0).is_same(found) and not self._steal:
             raise UserError(held(self._plan.id, found))
-
-    def _is_ours(self, found: Holder) -> bool:
-        return this_process(0.0).is_same(found)
 
     def _compare(self, segments: list[Segment]) -> int:
         """Return how many bytes of the journal the backup has.
@@ -192,16 +202,16 @@ class JournalBackup(Follower):
                 offset += segment.size
         return offset
 
-    def _hold(self, storage: Storage) -> None:
-        assert self._holder is not None
-        if time.time() - self._holder.renewed >= RENEW_S:
-            self._require_free(storage)
-            self._take(storage)
+    def _hold(self) -> None:
+        assert self._claim is not None
+        if self._claim.age_s >= RENEW_S:
+            self._renew(self._claim)
 
-    def _take(self, storage: Storage) -> None:
-        holder = this_process(time.time())
-        storage.put(HOLDER_FILE, json.dumps(asdict(holder)).encode())
-        self._holder = holder
+    def _renew(self, claim: Claim) -> None:
+        try:
+            claim.renew()
+        except TakenError as error:
+            self._lose(error.holder)
 
     def _lose(self, found: Holder | None) -> None:
         taker = (
@@ -230,6 +240,25 @@ class JournalBackup(Follower):
             return content
         end = content.rfind(b"\n", 0, _MAX_BYTES) + 1 or content.find(b"\n", _MAX_BYTES) + 1
         return content[:end]
+
+
+class _BackupRecord:
+    """The record of who writes a backup; storages have no locks, so that two may start at the same moment."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def read(self) -> Holder | None:
+        return _read_holder(self._storage)
+
+    def write(self, holder: Holder) -> None:
+        self._storage.put(HOLDER_FILE, json.dumps(asdict(holder)).encode())
+
+    def clear(self) -> None:
+        self._storage.put(HOLDER_FILE, b"")
+
+    def locked(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 def find_backup_holder(storage: Storage) -> Holder | None:

@@ -13,11 +13,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import psutil
 from filelock import FileLock
@@ -64,6 +65,93 @@ class Holder:
         return other is not None and replace(other, renewed=self.renewed) == self
 
 
+class TakenError(Exception):
+    """Another process has become the holder; ``holder`` is None if it has released it since."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+class HolderRecord(Protocol):
+    """Where it is written who may write something."""
+
+    def read(self) -> Holder | None:
+        """Return the holder, dead or alive, or None."""
+
+    def write(self, holder: Holder) -> None:
+        """Write the holder."""
+
+    def clear(self) -> None:
+        """Write that there is no holder."""
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Keep others from reading and writing at the same time, if the place can do that."""
+
+
+class Claim:
+    """The claim of this process to be the only writer of something.
+
+    Args:
+        record: Says who the writer is; may be replaced, for instance after a reconnect.
+        clock: Unix time in s.
+    """
+
+    def __init__(self, record: HolderRecord, clock: Clock = time.time) -> None:
+        self.record = record
+        self._clock = clock
+        self._holder: Holder | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has become the holder."""
+        return self._holder is not None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last renewal."""
+        assert self._holder is not None
+        return self._clock() - self._holder.renewed
+
+    def check(self, refuse: Callable[[Holder], None]) -> None:
+        """Call ``refuse`` with the living holder, if there is one."""
+        found = self.record.read()
+        if found is not None and found.is_alive(self._clock()):
+            refuse(found)
+
+    def take(self, refuse: Callable[[Holder], None]) -> None:
+        """Become the holder, unless ``refuse`` raises for the living one."""
+        # Of two processes that find the same dead holder, only one may read and write at a time.
+        with self.record.locked():
+            self.check(refuse)
+            self._write()
+
+    def renew(self) -> None:
+        """Show that this process is alive.
+
+        Raises:
+            TakenError: Another one is the holder now.
+        """
+        assert self._holder is not None
+        with self.record.locked():
+            found = self.record.read()
+            if not self._holder.is_same(found):
+                raise TakenError(found)
+            self._write()
+
+    def release(self) -> None:
+        """Give it up, if it is still ours."""
+        assert self._holder is not None
+        with self.record.locked():
+            if self._holder.is_same(self.record.read()):
+                self.record.clear()
+
+    def _write(self) -> None:
+        holder = this_process(self._clock())
+        self.record.write(holder)
+        self._holder = holder
+
+
 class Lease:
     """The right to write a sweep's journal, from construction until it is released or this process ends.
 
@@ -82,16 +170,16 @@ class Lease:
     def __init__(
         self, folder: Path, *, steal: bool = False, clock: Clock = time.time, renew_s: float = RENEW_S
     ) -> None:
-        self._path, self._clock, self._renew_s = folder / LEASE_FILE, clock, renew_s
+        def refuse(holder: Holder) -> None:
+            if holder.is_here or not steal:
+                raise UserError(_held(folder.name, holder))
+
+        self._renew_s = renew_s
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._lost: str | None = None
-        with self._locked() as descriptor:
-            holder = find_holder(folder, clock)
-            if holder is not None and (holder.is_here or not steal):
-                raise UserError(_held(folder.name, holder))
-            self._holder = this_process(clock())
-            self._write(descriptor)
+        self._claim = Claim(_LeaseFile(folder / LEASE_FILE), clock)
+        self._claim.take(refuse)
 
     def require(self) -> None:
         """Check that it is still ours, before something is written.
@@ -101,7 +189,7 @@ class Lease:
         Raises:
             OrchestratorError: Another driver has taken it.
         """
-        if self._lost is None and self._clock() - self._holder.renewed > 2 * self._renew_s:
+        if self._lost is None and self._claim.age_s > 2 * self._renew_s:
             self.renew()
         if self._lost is not None:
             raise OrchestratorError(
@@ -115,23 +203,20 @@ class Lease:
 
     def renew(self) -> None:
         """Show that this process is alive, unless another one has taken the lease."""
-        # A short outage of the file system must not end a sweep; the next renewal tries again.
-        with suppress(OSError), self._locked() as descriptor:
-            found = _read(self._path)
-            if not self._holder.is_same(found):
-                self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has released it since"
-                return
-            self._holder = replace(self._holder, renewed=self._clock())
-            self._write(descriptor)
+        try:
+            # A short outage of the file system must not end a sweep; the next renewal tries again.
+            with suppress(OSError):
+                self._claim.renew()
+        except TakenError as error:
+            found = error.holder
+            self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has released it since"
 
     def release(self) -> None:
         """Release the lease, if it is still ours."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
-        with self._locked() as descriptor:
-            if self._holder.is_same(_read(self._path)):
-                os.ftruncate(descriptor, 0)
+        self._claim.release()
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -146,18 +231,25 @@ class Lease:
         while not self._released.wait(self._renew_s):
             self.renew()
 
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Lock the file: of two drivers that find the same dead holder, only one may read and write at a time."""
-        with FileLock(self._path):
-            descriptor = os.open(self._path, os.O_RDWR)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
 
-    def _write(self, descriptor: int) -> None:
-        os.pwrite(descriptor, json.dumps(asdict(self._holder)).ljust(_WIDTH).encode(), 0)
+class _LeaseFile:
+    """The record of a lease, in a file that is locked while it is read and written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Holder | None:
+        return _read(self._path)
+
+    def write(self, holder: Holder) -> None:
+        with self._path.open("r+b", buffering=0) as file:
+            file.write(json.dumps(asdict(holder)).ljust(_WIDTH).encode())
+
+    def clear(self) -> None:
+        os.truncate(self._path, 0)
+
+    def locked(self) -> AbstractContextManager[object]:
+        return FileLock(self._path)
 
 
 def find_holder(folder: Path, clock: Clock = time.time) -> Holder | None:
