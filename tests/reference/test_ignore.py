@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -106,6 +106,8 @@ def take_step(method: Ignore, model: nn.Module, batch: Batch, epoch: int) -> Ste
 
 # Batches of a run of three epochs: the third has no positive at all, the others have some images without one.
 BATCHES = [(1, 0, 0), (1, 1, 2), (2, 2, NUM_IMAGES), (2, 3, 1), (2, 4, 0), (3, 5, 3), (3, 6, 0)]
+MaskedPassBn = Literal["train", "batch_stats_no_update", "eval_both"]
+
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"gap_decay": 0.999},
@@ -130,9 +132,8 @@ OPTIONS: list[dict[str, Any]] = [
     "options", OPTIONS, ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "defaults"
 )
 def test_steps_equal_the_plain_reference(options: dict[str, Any]) -> None:
-    config = IgnoreConfig(
-        **{"cam_threshold": 0.5, "warmup_epochs": 1, "gap_decay": 0.8, "masked_pass_bn": "train"} | options
-    )
+    defaults: dict[str, Any] = {"cam_threshold": 0.5, "warmup_epochs": 1, "gap_decay": 0.8, "masked_pass_bn": "train"}
+    config = IgnoreConfig(**defaults | options)
     method, model, reference = Ignore(config, SIZES), PooledNet(), plain(config)
     num_rejected = 0
     for epoch, seed, without_positive in BATCHES:
@@ -313,7 +314,7 @@ class TestRejectionOption:
 
 
 class TestMaskedPassBnOption:
-    def run(self, mode: str) -> tuple[PooledNet, Batch, StepOutput]:
+    def run(self, mode: MaskedPassBn) -> tuple[PooledNet, Batch, StepOutput]:
         model = PooledNet(with_norm=True).train()
         batch = make_batch(0)
         method = Ignore(IgnoreConfig(masked_pass_bn=mode, warmup_epochs=0, gap_decay=0.0, cam_threshold=0.5), SIZES)
@@ -328,7 +329,9 @@ class TestMaskedPassBnOption:
         return norm.running_mean, norm.running_var
 
     @pytest.mark.parametrize(("mode", "num_updates"), [("train", 3), ("batch_stats_no_update", 2), ("eval_both", 2)])
-    def test_running_statistics_change_by_the_passes_that_the_mode_says(self, mode: str, num_updates: int) -> None:
+    def test_running_statistics_change_by_the_passes_that_the_mode_says(
+        self, mode: MaskedPassBn, num_updates: int
+    ) -> None:
         model, _, _ = self.run(mode)
         norm = model.norm
         assert isinstance(norm, nn.BatchNorm2d)
@@ -340,12 +343,12 @@ class TestMaskedPassBnOption:
         assert norm.track_running_stats
 
     @pytest.mark.parametrize(("mode", "num_images"), [("train", 3), ("batch_stats_no_update", 3), ("eval_both", 4)])
-    def test_passes_of_a_step(self, mode: str, num_images: int) -> None:
+    def test_passes_of_a_step(self, mode: MaskedPassBn, num_images: int) -> None:
         model, _, _ = self.run(mode)
         assert sum(len(images) for images in model.inputs) == num_images * NUM_IMAGES
 
     @pytest.mark.parametrize("mode", ["train", "batch_stats_no_update"])
-    def test_gap_is_between_two_passes_with_statistics_of_their_batch(self, mode: str) -> None:
+    def test_gap_is_between_two_passes_with_statistics_of_their_batch(self, mode: MaskedPassBn) -> None:
         model, batch, output = self.run(mode)
         gap = (model.outputs[0].logits - model.outputs[2].logits).abs().detach()
         # With a decay of 0 the threshold is the mean gap of this batch's positives.
@@ -365,7 +368,7 @@ class TestMaskedPassBnOption:
         assert not torch.allclose(train_gap, gap), "or the test could not tell the modes apart"
 
     @pytest.mark.parametrize("mode", ["train", "batch_stats_no_update", "eval_both"])
-    def test_masked_pass_keeps_no_graph_and_has_no_part_in_the_gradient(self, mode: str) -> None:
+    def test_masked_pass_keeps_no_graph_and_has_no_part_in_the_gradient(self, mode: MaskedPassBn) -> None:
         model, _, output = self.run(mode)
         assert not model.outputs[2].logits.requires_grad
         total_loss(output.parts)[0].backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,8 @@ def test_wrong_request_is_refused_before_the_source_is_read(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(preparing, "read_source", lambda *_, **__: pytest.fail("read"))
-    request = replace(request_, **{key: text.format(file=tmp_path / "file") for key, text in changes.items()})
+    given: dict[str, Any] = {key: text.format(file=tmp_path / "file") for key, text in changes.items()}
+    request = replace(request_, **given)
     with pytest.raises(UserError, match=message):
         prepare_dataset(request, lambda note: None)
 
