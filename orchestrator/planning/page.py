@@ -72,7 +72,7 @@ def render_plan(plan: SweepPlan) -> list[str]:
 
 
 def _budget_rows(plan: SweepPlan) -> dict[str, str]:
-    rows = {"trials": f"{plan.num_trials}, {plan.epochs} epochs each, {plan.concurrency} at a time"}
+    rows = {"trials": f"{plan.num_trials}, {_epochs(plan.epochs)} each, {plan.concurrency} at a time"}
     if plan.ranges:
         rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
         if plan.sampler == "tpe":
@@ -130,6 +130,10 @@ def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
         epochs,
         f"about {' to '.join(times)}, at {plan.epoch_s:g} s per epoch, as measured when the space was written",
     )
+
+
+def _epochs(num: int) -> str:
+    return f"{num} epoch{'' if num == 1 else 's'}"
 
 
 def _table(rows: Mapping[str, str], indent: int) -> list[str]:
@@ -205,7 +209,7 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
         return None
     return (
         f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
-        f"have {plan.epochs} epochs"
+        f"have {_epochs(plan.epochs)}"
     )
 
 
