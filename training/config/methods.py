@@ -146,7 +146,8 @@ class SplcConfig(StrictModel):
     """Self-paced loss correction (SPLC).
 
     Attributes:
-        positive_threshold: An unobserved label with a higher probability is treated as positive. Released: 0.6.
+        positive_threshold: tau of SPLC (not IGNORE's); an unobserved label with a higher probability is treated as
+            positive. Released: 0.6.
         warmup_epochs: Epochs before the first correction, counted from 1. Released: 1.
         margin: Subtracted from the logits of observed positives. Released: 1.
         gamma: Focusing. Released: 2.
