@@ -127,3 +127,19 @@ def test_time_out_of_the_work_itself_is_raised_and_leaves_no_new_folder() -> Non
     with pytest.raises(TimeoutError, match="the photos did not come"):
         run_sweep(plan, options)
     assert not sweep_dir(plan.id).exists()
+
+
+def test_a_resume_that_only_writes_what_a_killed_driver_did_not_adds_no_time() -> None:
+    plan = make_sweep(num_trials=4, ranges=RANGES)
+    write_events(plan, whole_sweep(plan)[:-1])  # years ago: killed after its last trial
+    assert replay(journal_path(plan)).driver_state == INTERRUPTED
+    assert resume(plan.id, OPTIONS).state == FINISHED
+    state = replay(journal_path(plan))
+    assert (state.driver_state, state.driven_s()) == (FINISHED, 7.5 + 4.1)
+
+
+def test_an_extension_that_was_stopped_while_it_started_adds_no_time_to_a_killed_driver() -> None:
+    plan = make_sweep(num_trials=4, ranges=RANGES)
+    write_events(plan, whole_sweep(plan)[:-1])
+    assert extend(plan.id, 3, OPTIONS).state == INTERRUPTED
+    assert replay(journal_path(plan)).driven_s() == 7.5 + 4.1
