@@ -90,6 +90,7 @@ def _look_into(name: str, uri: str) -> PreparedDataset:
     try:
         manifest = read_manifest(uri)
         require_files(uri, manifest, Storage(uri).sizes())
+    # One store that does not open must not hide the others.
     except (DatasetError, ConfigError, UserError, OSError) as error:
         return PreparedDataset(name, uri, str(error), _size_of(uri))
     return PreparedDataset(

@@ -58,6 +58,7 @@ def draw_stats(path: Path, stats: LabelStats) -> None:
     """Draw positives per class in train (supplement, Fig. 1), observed and true, and which classes occur together."""
     num_classes = len(stats.classes)
     panels = 1 + (stats.true["train"] is not None) + (stats.together is not None)
+    # Names of up to 40 classes need less room than those of 100.
     square = 7.0 if num_classes <= 40 else 11.0
     heights = [3.2] * min(panels, 2) + [square] * (panels - min(panels, 2))
     figure = Figure(figsize=(13, sum(heights) + 0.5), layout="constrained")

@@ -54,6 +54,7 @@ def require_store(name: str) -> str:
             f"The store of {name} in {stores[name]} is not finished: `data prepare` was stopped or is still running. "
             f"Run the same command again: it continues where it stopped."
         )
+    # Names of datasets too: a typo in one that is not prepared yet should name it.
     nearest = nearest_word(name, [*stores, *IMAGE_DATASETS, FOLDER])
     if nearest and name not in (nearest, *IMAGE_DATASETS):
         raise UserError(
@@ -172,7 +173,9 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     if "://" in uri:
         return
     folder = Path(uri)
+    # A store that is continued or replaced reuses its own space.
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    # disk_usage needs a folder that exists.
     standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     needed, free = int(num_images * image_size**2 * _BYTES_PER_PX[encoding]), shutil.disk_usage(standing).free + there
     if needed > free:

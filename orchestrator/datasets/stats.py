@@ -65,6 +65,7 @@ class LabelStats:
         """Return (class, class, images) of the pairs that occur together most often; each pair once."""
         if self.together is None:
             return []
+        # Above the diagonal: each pair once, and no class with itself.
         first, second = np.triu_indices(len(self.classes), k=1)
         counts = self.together[first, second]
         order = np.argsort(-counts, kind="stable")[:num]

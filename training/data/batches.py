@@ -70,7 +70,7 @@ class TrainBatches:
         self._data, self._scale = data, scale
         self._batch_size, self._seed, self._strength = batch_size, seed, strong_strength
         self._num_batches = count_batches(len(data), batch_size, drop_last=drop_last)
-        self._observed = data.observed.float()
+        self._observed = data.observed.float()  # once, not for each batch
         self._true = None if data.true is None else data.true.float()
 
     def __len__(self) -> int:

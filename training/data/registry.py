@@ -89,6 +89,7 @@ def open_dataset(config: DataConfig) -> Store:
         )
     store = open_store(config.store)
     manifest = store.manifest
+    # A store of other classes would train without any error, and to no purpose.
     if manifest.name != config.name:
         raise ConfigError(
             f"data.store must be a store of {config.name}, but {config.store} is a store of {manifest.name}",

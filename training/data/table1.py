@@ -105,6 +105,7 @@ def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
     phases, classes = annotations.phases, len(annotations.classes)
     num = {name: len(phases[name]) if name in phases else 0 for name in ("train", "val", "test")}
     train, val = split_train_val(num["train"], split_seed)
+    # A val of the source's own leaves train as it is.
     if "val" not in phases:
         num["train"], num["val"] = len(train), len(val)
     source, rows = phases.get("train"), slice(None) if "val" in phases else train

@@ -78,6 +78,7 @@ def draw_shifts(num_images: int, generator: torch.Generator) -> Tensor:
 def shift(images: Tensor, shifts: Tensor) -> Tensor:
     """Make the weak view: shift images (n, 3, H, W) by up to MAX_SHIFT_PX px and repeat the border pixels."""
     height, width = images.shape[-2:]
+    # Repeated, not black: a black rim would tell the shift.
     padded = pad(images.float(), (MAX_SHIFT_PX,) * 4, mode="replicate")
     places = zip(padded, shifts.tolist(), strict=True)
     picked = [image[:, row : row + height, column : column + width] for image, (row, column) in places]
@@ -98,6 +99,7 @@ def draw_strong(num_images: int, size: int, strength: float, generator: torch.Ge
         return strength * (2 * torch.rand(num_images, *shape, generator=generator) - 1)
 
     angle, stretch, shear = _ROTATION_RAD * uniform(), 1 + _SCALE * uniform(), _SHEAR * uniform()
+    # affine_grid counts from -1 to 1 over the side.
     offset = uniform(2) * 2 * MAX_SHIFT_PX / size
     cos, sin = torch.cos(angle) * stretch, torch.sin(angle) * stretch
     rows = [torch.stack([cos, shear - sin, offset[:, 0]], 1), torch.stack([sin, cos, offset[:, 1]], 1)]

@@ -60,6 +60,7 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
     phases = {}
     for split in SPLITS:
         ids = tuple(id for id in sorted(split_of) if split_of[id] == split)
+        # An empty val is none, and is then drawn from train; an empty test is kept, with a note.
         if ids or split != "val":
             phases[split] = _phase(files, split, ids, true, observed, len(classes))
             if images:

@@ -233,7 +233,7 @@ def _rows_of(
 
 def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.bool_]) -> Phase:
     """Return a phase; of an image that is listed twice, the first row counts."""
-    first: dict[str, int] = {}
+    first: dict[str, int] = {}  # keeps the order of the list, which split and draw rely on
     for row, name in enumerate(names):
         if first.setdefault(name, row) != row:
             files.fault(path, f"{name} is listed twice, in rows {first[name] + 1} and {row + 1}", row + 1)

@@ -47,7 +47,7 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
     _check_year(files.root, source, [id for listed in lists.values() for id in listed])
     phases, num_unlabelled = {}, {}
     for phase, official in _PHASES.items():
-        ids = sorted(lists[phase])
+        ids = sorted(lists[phase])  # the order that the literature's split and draw count by
         true = np.zeros((len(ids), len(CLASSES)), bool)
         for column, name in enumerate(CLASSES):
             true[:, column] = _read_class(
@@ -158,6 +158,7 @@ def _read_boxes(files: LabelFiles, folder: Path, phase: Phase, row: int) -> NDAr
                 or not phase.true[row, CLASSES.index(name)]
             ):
                 continue
+            # A missing side becomes nan, which the comparison below rejects.
             left, top, right, bottom = (float(found.findtext(f"bndbox/{side}") or "nan") for side in _SIDES)
             if not (left <= right and top <= bottom):
                 raise ValueError(

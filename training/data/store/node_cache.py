@@ -59,6 +59,7 @@ def cache_key(manifest: Manifest) -> str:
     The data hash alone is not enough: two stores of the same data may differ in their files, say with and without
     originals.
     """
+    # Sorted, because a manifest's order of files means nothing.
     files = "".join(f"{name}{file.sha256}" for name, file in sorted(manifest.files.items()))
     return f"{manifest.data_hash[:16]}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 

@@ -58,6 +58,7 @@ class StoreImages:
         Raises:
             StoreError: The store is damaged.
         """
+        # Allocated with channels last, which is how images are decoded: nothing is transposed on the way.
         pixels = torch.empty((len(rows), self.image_size, self.image_size, 3), dtype=torch.uint8)
         target = pixels.numpy()
         for place, row in enumerate(rows):
@@ -187,6 +188,7 @@ class Store:
 
     def _rows(self, name: str, split_seed: int) -> tuple[str, NDArray[np.int64]]:
         """Return the official phase of a split and its rows, left-out ones included."""
+        # A val of the source's own; otherwise it is split off train, by indices into the whole phase.
         if labels_name("val") in self.manifest.files:
             return name, np.arange(len(self.labels(name)))
         train, val = split_train_val(len(self.labels("train")), split_seed)

@@ -178,6 +178,7 @@ def is_same_source(
 
 
 def _arrays(phase: Phase) -> list[Any]:
+    # Arrays of different lengths in one row of bytes, then their lengths, so that no two sources hash alike.
     located = [
         None if lists is None else np.concatenate([np.zeros((0, 1)), *(some.reshape(-1, 1) for some in lists)])
         for lists in (phase.boxes, phase.points)

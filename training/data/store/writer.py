@@ -133,6 +133,7 @@ def write_store(
     done = find_finished(annotations, out_uri, image_size=image_size, keep_originals=keep_originals, encoding=encoding)
     if done is not None:
         return done
+    # Before any image: hours of decoding are wasted if the labels turn out to be useless.
     if any(fault.is_fatal for fault in annotations.faults):
         raise BadSourceError(annotations.faults)
     progress = _Meter(
@@ -220,6 +221,7 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
     progress.add(sum(len(shard.ids) for shard in planned if notes[shard.name] is not None))
     faults = list(job.annotations.faults)
     missing = [shard for shard in planned if notes[shard.name] is None]
+    # Shards are written in order by this thread alone, so a store does not depend on the number of workers.
     with _quiet(), _pool(workers) as pool:
         for shard, prepared in _prepare_in_order(job, missing, pool, progress):
             beat()
@@ -249,6 +251,7 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
 def _bad_ids(annotations: Annotations) -> set[str]:
     """Return the images that need not be opened: those with a fault, and all in a folder with one."""
     bad = {fault.id for fault in annotations.faults if fault.id is not None}
+    # A missing folder is one fault, but all images in it are missing.
     folders = tuple(f"{fault.path}/" for fault in annotations.faults)
     for phase in annotations.phases.values():
         bad |= {id for id, file in zip(phase.ids, phase.files, strict=True) if file.startswith(folders)}
