@@ -12,10 +12,13 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
     from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
+    from ray.tune.experiment import Trial
 
 _PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
 
@@ -76,6 +79,37 @@ def quieten_job_client() -> None:
 
     for logger in (dashboard_sdk.logger, sdk.logger, logging.getLogger(_PACKAGING_LOGGER)):
         logger.setLevel(logging.WARNING)
+
+
+def trial_actor(trial: Trial) -> ActorHandle[Any] | None:
+    """Return the handle of the actor in which a Tune trial runs, if it has one.
+
+    Tune has no public call that ends a trial whose process hangs: a stop is queued behind the running step.
+    """
+    actor: ActorHandle[Any] | None = trial.temporary_state.ray_actor
+    return actor
+
+
+def read_trial_error(trial: Trial) -> Exception | None:
+    """Return the exception that ended a Tune trial, as Tune pickled it on this machine a moment ago.
+
+    ``Callback.on_trial_error`` and ``TrialScheduler.on_trial_error`` do not get it, and ``Trial.get_pickled_error``
+    looks for it in the storage, to which Tune copies it with its next snapshot only.
+    """
+    from ray import cloudpickle
+    from ray.tune.error import TuneError
+
+    try:
+        if trial.pickled_error_file is not None:
+            error: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+            return error
+    except Exception:  # whatever unpickling raises: the text is left
+        pass
+    try:
+        # One that is not Ray's is written as text only, under a heading.
+        return TuneError(Path(str(trial.error_file)).read_text(encoding="utf-8").partition("\n")[2])
+    except OSError:
+        return None
 
 
 def worker_death_errors() -> tuple[type[Exception], ...]:

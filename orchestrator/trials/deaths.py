@@ -22,16 +22,17 @@ _LOOK_S = 10.0
 _ASK_S = 5.0
 
 
-def describe_death(text: str) -> tuple[str, Cause]:
-    """Return the line that matters of what Ray says of a process that died, and whether its memory monitor was the
-    cause.
+def describe_death(error: BaseException | None) -> tuple[str, Cause]:
+    """Return the line that matters in Ray's error for a dead process, and OOM as the cause if its memory monitor killed it.
+
+    The classes of ``ray.exceptions`` do not say why an actor died: ``ActorDiedError`` has the reason in its text only.
     """
-    text = _COLOURS.sub("", text)
+    text = _COLOURS.sub("", str(error or ""))
     cause = Cause.OOM if "memory pressure" in text or "running low on memory" in text else Cause.LOST
     detail = re.search(r"exit detail: (.+?)(?: Some common causes|$)", text, re.MULTILINE)
     if detail:
         return detail[1].strip(), cause
-    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and "error raised in its creation task" in lines[0]:
         return lines[-1], cause  # the end of the traceback that follows
     return (lines[0] if lines else "its process died"), cause

@@ -25,7 +25,7 @@ OVERSEER_BYTES = 512 * 1024**2
 a whole worker.
 """
 _LOOK_S = 1.0
-_BURIAL_S = 60.0
+_CLEANUP_S = 60.0
 
 
 def runs_over_train(plan: SweepPlan) -> bool:
@@ -66,10 +66,10 @@ def remove_groups(name: str) -> int:
     return len(found)
 
 
-class Undertaker:
-    """Gives back, for a while after the death of a trial's actor, whatever is reserved under the name of that attempt.
+class DeadTrials:
+    """Gives back, for a while after the process of a trial died, what is reserved under the name of that attempt.
 
-    For a while, because what the actor had begun may reserve something even after its death.
+    For a while, because what the process had begun may still reserve something after its death.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Undertaker:
         self._until: dict[str, float] = {}
         self._next_look = 0.0
 
-    def bury(self, name: str) -> None:
-        """Begin with an attempt."""
-        self._until[name] = self._clock() + _BURIAL_S
+    def add(self, name: str) -> None:
+        """Start with an attempt."""
+        self._until[name] = self._clock() + _CLEANUP_S
         self._next_look = 0.0
 
-    def look(self) -> None:
-        """Go on; cheap enough to be called at every step."""
+    def end(self) -> None:
+        """Give back what there is now; cheap enough to be called at every step."""
         now = self._clock()
         if not self._until or now < self._next_look:
             return

@@ -1,51 +1,49 @@
-"""Ray Tune as the hands of a :class:`~orchestrator.trials.director.Director`: a searcher that hands out, a scheduler
-that brings back.
+"""Runs a sweep's trials on Ray Tune: connects Tune's searcher, stopper and callbacks to the sweep's director.
 
-Tune decides nothing and keeps nothing. It never tries a trial again by itself either: a trial whose process died is
-handed out anew by the director, as after a resume.
+Tune decides nothing and stores nothing: which trial runs next, when one stops and what follows a death is the
+director's decision, read from the journal. Tune never retries a trial either; the director hands it out again.
+
+What Tune 2.60 offers in public is used as far as it goes. Four things it does not offer:
+
+- The exception that ended a trial. ``Callback.on_trial_error`` gets the trial alone: ``ray_compat.read_trial_error``.
+- An end to a trial that hangs. A stop waits for the running epoch, so we kill the trial's process, whose handle only
+  Tune has: ``ray_compat.trial_actor``.
+- A scheduler that does not look at every trial there ever was, at every step: :class:`_FirstComeScheduler`.
+- An end within seconds after Ctrl-C. ``Stopper.stop_all`` (and Tune's own handler of SIGINT) calls every actor to say
+  goodbye. A signal to a process group, as Ctrl-C in a terminal is, ends Ray's processes too, and a call to them then
+  blocks for up to a minute. So the signal handler raises KeyboardInterrupt wherever Tune stands, as Python's own does
+  (:meth:`orchestrator.signals.StopSignals.interrupting`). ``stop_all`` is for a signal that a library swallowed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.ray_compat import read_trial_error, trial_actor
 from orchestrator.signals import Interrupted
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT
 from orchestrator.trials.deaths import MemoryKills, describe_death, find_address
 from orchestrator.trials.director import Director
-from orchestrator.trials.placement import Undertaker, group_name, runs_over_train
+from orchestrator.trials.placement import DeadTrials, group_name, runs_over_train
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 _ABSENCE_S = 60.0
-"""Tune asks what to do many times a second: a driver that was not asked for so long was asleep or stopped."""
-
-
-class _Finished(BaseException):
-    """Ends Tune without its farewell: snapshots of what the journal has, and a search for result files that there are
-    none of.
-    """
-
-
-class _Escape(BaseException):
-    """Carries an exception of ours through Tune, which would turn it into a text."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
+"""Tune takes several steps a second: a driver that took none for this long was asleep or stopped."""
 
 
 def run_trials(
@@ -57,67 +55,129 @@ def run_trials(
     has_room: Callable[[], bool] = lambda: True,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run all that the director hands out; return when it has nothing left.
+    """Run every trial that the director hands out; return when it has none left.
 
     Args:
         plan: The sweep.
-        trainable: As :func:`orchestrator.trials.actor.make_trainable` or
-            :func:`orchestrator.trials.workers.make_train_trainable` gives it.
-        director: Decides.
-        scratch: A folder for what Tune wants to write; nothing in it is needed.
-        has_room: Whether one more trial fits on the disk; while not, none is handed out.
-        interrupted: Asked at every step.
+        trainable: The result of :func:`orchestrator.trials.actor.make_trainable` or
+            :func:`orchestrator.trials.workers.make_train_trainable`.
+        director: Makes the decisions.
+        scratch: Folder for what Tune writes; nothing in it is needed later.
+        has_room: Whether the disk has room for one more trial; no trial starts while it has not.
+        interrupted: Whether the user asked for an end; called at every step.
 
     Raises:
-        Interrupted: ``interrupted`` said so. Actors are left as they are, for the end of Ray to end.
+        Interrupted: ``interrupted`` returned True.
         OrchestratorError: The journal cannot be written, or no trial fits on the disk.
     """
-    try:
-        tune.run(
-            trainable,
-            name=plan.id,
-            config={},
-            num_samples=-1,
-            search_alg=_HandoutSearcher(director, has_room),
-            scheduler=_ReportScheduler(plan, director, interrupted),
-            max_concurrent_trials=plan.concurrency,
-            reuse_actors=True,
-            storage_path=str(scratch),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
-    except _Finished:
-        return
-    except _Escape as escape:
-        raise escape.error from None
+    trials = _Trials(plan, director, has_room)
+    tune.run(
+        trainable,
+        name=plan.id,
+        config={},
+        num_samples=-1,
+        search_alg=_HandoutSearcher(trials),
+        scheduler=_FirstComeScheduler(),  # type: ignore[no-untyped-call]
+        stop=_ReportStopper(trials, interrupted),
+        callbacks=[_StepCallback(trials)],
+        max_concurrent_trials=plan.concurrency,
+        reuse_actors=True,
+        storage_path=str(scratch),
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        raise_on_failed_trial=False,
+        verbose=0,
+    )
+    trials.raise_error()
+    if interrupted():
+        raise Interrupted
 
 
-class _HandoutSearcher(Searcher):
-    """Gives Tune what the director hands out."""
+class _Trials:
+    """The trials that Tune has in hand, by Tune's ids; what Tune's hooks share."""
 
-    def __init__(self, director: Director, has_room: Callable[[], bool]) -> None:
-        super().__init__()
+    def __init__(self, plan: SweepPlan, director: Director, has_room: Callable[[], bool]) -> None:
+        self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
         self._director, self._has_room = director, has_room
+        self._handouts: dict[str, Handout] = {}
+        self._running: dict[str, Trial] = {}
+        self._dead, self._memory_kills = DeadTrials(), MemoryKills()
+        self._last_step = time.time()
+        self._error: Exception | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        with _escaping():
-            if self._director.finished:
-                raise _Finished
-            handout = self._director.next_trial() if self._may_hand_out() else None
-        return None if handout is None else {HANDOUT: handout}
+    def hand_out(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the config of a new Tune trial, None while none may start, or FINISHED."""
+        if self._director.finished:
+            return Searcher.FINISHED
+        handout = self._director.next_trial() if self._may_hand_out() else None
+        if handout is None:
+            return None
+        self._handouts[trial_id] = handout
+        return {HANDOUT: handout}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The scheduler was told already."""
+    def started(self, trial: Trial) -> None:
+        """Note that a trial has its process."""
+        self._running[trial.trial_id] = trial
+        # Over Ray Train, this process runs long before the workers do; they report themselves when they are ready.
+        if not self._over_train:
+            self._director.note_work(self._handouts[trial.trial_id].trial)
 
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing to save: the journal has it."""
+    def report(self, trial_id: str, report: TrialReport) -> bool:
+        """Pass a report to the director and return whether the trial goes on."""
+        try:
+            if report.cause is Cause.LOST:
+                report = self._blame_memory(report)
+            goes_on = self._director.report(self._handouts[trial_id].trial, report)
+        except Exception as error:
+            return self._keep_error(error)
+        report.artifacts.clear()  # Tune keeps the last result of every trial until the end
+        return goes_on
 
-    def save(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is resumed from its journal")
+    def ended(self, trial: Trial) -> None:
+        """Forget a trial that ended with a report."""
+        self._running.pop(trial.trial_id, None)
+        self._handouts.pop(trial.trial_id, None)
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is resumed from its journal")
+    def died(self, trial: Trial) -> None:
+        """Tell the director that the process of a trial died."""
+        self._running.pop(trial.trial_id, None)
+        handout = self._handouts.pop(trial.trial_id, None)
+        if handout is None:
+            return  # it had ended, and Tune failed to stop it
+        death = read_trial_error(trial)
+        message, cause = describe_death(death)
+        report = TrialReport(cause=cause, message=message, details=str(death or ""))
+        try:
+            if cause is Cause.LOST:
+                report = self._blame_memory(report)
+            self._director.lose(handout.trial, report.message, report.cause or cause)
+            self._dead.add(group_name(self._sweep_id, handout))
+        except Exception as error:
+            self._keep_error(error)
+
+    def step(self) -> None:
+        """Do what is due; called several times a second."""
+        self.raise_error()
+        self._dead.end()
+        self._memory_kills.look()
+        now = time.time()
+        if now - self._last_step > _ABSENCE_S:
+            self._director.note_absence(now - self._last_step)
+        self._last_step = now
+        for trial_id, trial in self._running.items():
+            actor = trial_actor(trial)
+            if actor is not None and self._director.is_overdue(self._handouts[trial_id].trial):
+                ray.kill(actor)
+
+    def raise_error(self) -> None:
+        """Raise the error that a report or a death led to, if one did."""
+        if self._error is not None:
+            raise self._error
+
+    def _keep_error(self, error: Exception) -> bool:
+        # Raised where a result is handled, Tune would turn it into a TuneError that has its traceback as text.
+        # Raised at the next step, it leaves tune.run as it is.
+        self._error = self._error or error
+        return False
 
     def _may_hand_out(self) -> bool:
         if self._director.goes_on_next or self._has_room():
@@ -125,94 +185,81 @@ class _HandoutSearcher(Searcher):
         if self._director.num_running:
             return False
         raise OrchestratorError(
-            "checkpoints of one more trial must fit under the sweep's cap, but they do not, and no trial is left that "
-            "could make room. "
-            "Use a space with a larger budget.cap_gib."
+            "The checkpoints of one more trial do not fit under the sweep's cap, and no running trial is left that "
+            "could free room. Use a space with a larger budget.cap_gib."
         )
 
-
-class _ReportScheduler(FIFOScheduler):
-    """Brings the director what the trials report, does as it says, and tells it of deaths."""
-
-    def __init__(self, plan: SweepPlan, director: Director, interrupted: Callable[[], bool]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
-        self._director, self._interrupted, self._looked = director, interrupted, time.time()
-        self._undertaker, self._memory_kills = Undertaker(), MemoryKills()
-
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        report: TrialReport = result[REPORT]
-        with _escaping():
-            if report.cause is Cause.LOST:
-                report = self._blame_memory(report)
-            goes_on = self._director.report(_handout(trial).trial, report)
-        report.artifacts.clear()  # Tune keeps every trial's last result to the end
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
-
-    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        handout, text = _handout(trial), _read_death(trial)
-        message, cause = describe_death(text)
-        report = TrialReport(cause=cause, message=message, details=text)
-        with _escaping():
-            if cause is Cause.LOST:
-                report = self._blame_memory(report)
-            self._director.lose(handout.trial, report.message, report.cause or cause)
-            self._undertaker.bury(group_name(self._sweep_id, handout))
-
     def _blame_memory(self, lost: TrialReport) -> TrialReport:
-        """Return the report of a process that died, out of memory if its node's kernel killed one for that."""
+        """Return the report of a dead process, with OOM as its cause if the kernel of its node killed one for that."""
         if not self._memory_kills.grew(find_address(lost.details)):
             return lost
         return replace(lost, cause=Cause.OOM, message="the kernel killed it: its control group was out of memory")
 
-    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """Called at every step. What Tune is to run next it finds itself, without looking at all trials there ever
-        were.
-        """
-        if self._interrupted():
-            raise Interrupted
-        with _escaping():
-            self._undertaker.look()
-            self._memory_kills.look()
-        self._note_absence()
-        self._kill_overdue(tune_controller)
+
+class _HandoutSearcher(Searcher):
+    """Gives Tune what the director hands out."""
+
+    def __init__(self, trials: _Trials) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._trials.hand_out(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the director knows from the report."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Do nothing: the journal has it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed from its journal")
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed from its journal")
+
+
+class _ReportStopper(Stopper):
+    """Gives the director what the trials report, and stops those that it stops."""
+
+    def __init__(self, trials: _Trials, interrupted: Callable[[], bool]) -> None:
+        self._trials, self._interrupted = trials, interrupted
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return not self._trials.report(trial_id, result[REPORT])
+
+    def stop_all(self) -> bool:
+        return self._interrupted()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it into a snapshot that nobody reads; the journal could not be pickled
+
+
+class _StepCallback(Callback):
+    """Tells of starts, ends and deaths, and lets time pass."""
+
+    def __init__(self, trials: _Trials) -> None:
+        self._trials = trials
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._trials.step()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._trials.started(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._trials.ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._trials.died(trial)
+
+
+class _FirstComeScheduler(FIFOScheduler):
+    """Leaves the order to Tune, which keeps a queue of the trials that wait.
+
+    FIFOScheduler looks for the next one in the list of all trials there ever were, at every step: at 10,000 trials that
+    costs more than all else that Tune does.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         return None
-
-    def _note_absence(self) -> None:
-        now = time.time()
-        if now - self._looked > _ABSENCE_S:
-            self._director.note_absence(now - self._looked)
-        self._looked = now
-
-    def _kill_overdue(self, tune_controller: TuneController) -> None:
-        for trial in list(tune_controller.get_live_trials()):  # type: ignore[no-untyped-call]
-            actor, number = trial.temporary_state.ray_actor, _handout(trial).trial
-            if actor is None or trial.status != Trial.RUNNING:
-                continue
-            if (
-                not self._over_train
-            ):  # what watches over workers runs before they do, and they say themselves when they are there
-                self._director.note_work(number)
-            if self._director.is_overdue(number):
-                ray.kill(actor)
-
-
-@contextmanager
-def _escaping() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _Escape(error) from error
-
-
-def _handout(trial: Trial) -> Handout:
-    handout: Handout = trial.config[HANDOUT]
-    return handout
-
-
-def _read_death(trial: Trial) -> str:
-    """Return what Ray says of a process that died, from the file that Tune has just written."""
-    try:
-        return Path(str(trial.error_file)).read_text(encoding="utf-8").rpartition("Failure #")[2]
-    except OSError:
-        return ""

@@ -222,7 +222,7 @@ def judge_end(failure: TrialReport | None, error: BaseException | None) -> Trial
 
     died = _first_death(error)
     if died is not None:
-        message, cause = describe_death(f"\n{died}")
+        message, cause = describe_death(died)
         return TrialReport(cause=cause, message=message, details=str(died))
     if failure is not None and not _is_echo(failure):
         return failure

@@ -3,45 +3,51 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 
 from orchestrator.sweep_folder.records import Cause
 from orchestrator.trials import deaths
 from orchestrator.trials.deaths import MemoryKills, count_memory_kills, describe_death, find_address
 
-KILLED = """ 1 (occurred at 2026-01-01_00-00-00)
-The actor died unexpectedly before finishing this task.
+KILLED = """The actor died unexpectedly before finishing this task.
 \tclass_name: trial_digits-00000001
 \tactor_id: 1234
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: \
 Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: \
 (1) the process was killed by the OOM killer, (2) ray stop.
 """
-MEMORY = """ 2 (occurred at 2026-01-01_00-00-00)
-The actor died because its node was running low on memory.
+MEMORY = """The actor died because its node was running low on memory.
 Task was killed due to the node running low on memory.
 """
 
 
 @pytest.mark.parametrize(
-    ("text", "message", "cause"),
+    ("error", "message", "cause"),
     [
-        (KILLED, "Worker unexpectedly exits with a connection error code 2. End of file.", Cause.LOST),
-        (MEMORY, "The actor died because its node was running low on memory.", Cause.OOM),
-        ("", "its process died", Cause.LOST),
+        (
+            RayActorError(error_msg=KILLED),
+            "Worker unexpectedly exits with a connection error code 2. End of file.",
+            Cause.LOST,
+        ),
+        (RayActorError(error_msg=MEMORY), "The actor died because its node was running low on memory.", Cause.OOM),
+        (None, "its process died", Cause.LOST),
     ],
 )
-def test_a_death_is_told_in_one_line_with_its_cause(text: str, message: str, cause: Cause) -> None:
-    assert describe_death(text) == (message, cause)
+def test_a_death_is_told_in_one_line_with_its_cause(error: Exception | None, message: str, cause: Cause) -> None:
+    assert describe_death(error) == (message, cause)
 
 
 def test_process_that_cannot_begin_is_told_by_what_it_raised() -> None:
     text = (
-        "1 (pid=7)\nThe actor died because of an error raised in its creation task, "
+        "The actor died because of an error raised in its creation task, "
         "\x1b[36mray::trial_a.__init__()\x1b[39m (pid=7)\n"
         "  File \"trial.py\", line 3, in <module>\nModuleNotFoundError: No module named 'training.x'\n"
     )
-    assert describe_death(text) == ("ModuleNotFoundError: No module named 'training.x'", Cause.LOST)
-    assert describe_death("1\n\x1b[31mkilled\x1b[0m\n") == ("killed", Cause.LOST)
+    assert describe_death(RayActorError(error_msg=text)) == (
+        "ModuleNotFoundError: No module named 'training.x'",
+        Cause.LOST,
+    )
+    assert describe_death(ValueError("\x1b[31mkilled\x1b[0m\n")) == ("killed", Cause.LOST)
 
 
 def test_the_node_of_a_death_is_found_where_ray_names_it() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from orchestrator.planning.sweep_plan import Resources
 from orchestrator.sweep_folder.records import Handout
-from orchestrator.trials.placement import OVERSEER_BYTES, Undertaker, group_name, request_resources, runs_over_train
+from orchestrator.trials.placement import OVERSEER_BYTES, DeadTrials, group_name, request_resources, runs_over_train
 from tests.kit.sweeps import make_sweep
 
 
@@ -35,12 +35,12 @@ def test_what_a_dead_attempt_holds_is_looked_for_once_a_second_for_a_minute() ->
         removed.append(name)
         return 1
 
-    undertaker = Undertaker(clock=lambda: now[0], remove=remove)
-    undertaker.look()
+    dead = DeadTrials(clock=lambda: now[0], remove=remove)
+    dead.end()
     assert removed == []
-    undertaker.bury("a")
+    dead.add("a")
     for step in range(1000):
         now[0] = step / 10
-        undertaker.look()
+        dead.end()
     assert 58 <= len(removed) <= 62
     assert set(removed) == {"a"}
