@@ -124,7 +124,7 @@ def time_tpe(num_trials: int) -> Figures:
     """Time Optuna's TPE after a number of trials."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
-    from orchestrator.trials.search import make_proposer
+    from orchestrator.trials.proposers import make_proposer
 
     plan = write_journal(SWEEP, num_trials, sampler="tpe")
     records = replay(sweep_dir(SWEEP) / JOURNAL_FILE).records

@@ -23,7 +23,7 @@ _ASK_S = 5.0
 
 
 def describe_death(error: BaseException | None) -> tuple[str, Cause]:
-    """Return the line that matters in Ray's error for a dead process, and OOM as the cause if its memory monitor killed it.
+    """Return the line that matters in Ray's error for a dead process, and OOM if its memory monitor killed it.
 
     The classes of ``ray.exceptions`` do not say why an actor died: ``ActorDiedError`` has the reason in its text only.
     """

@@ -18,7 +18,8 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import EpochReported, TrialEnded, TrialLost, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
-from orchestrator.trials.search import Pruner, make_proposer
+from orchestrator.trials.proposers import make_proposer
+from orchestrator.trials.pruner import Pruner
 from training.config.run import Scalar
 from training.loop.early_stopping import was_stopped
 from training.metric_names import TIME_EPOCH_S

@@ -23,7 +23,7 @@ from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
-from orchestrator.trials.search import Pruner
+from orchestrator.trials.pruner import Pruner
 from tests.kit import scenes, sweeps
 from tests.kit.trivial_run import TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan

@@ -18,7 +18,7 @@ from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState
 from orchestrator.trials.actor import describe_failure
 from orchestrator.trials.director import MAX_LOSSES, Director
-from orchestrator.trials.search import Pruner
+from orchestrator.trials.pruner import Pruner
 from search_spaces.ranges import Range
 from tests.kit.sweeps import driver_started, epoch_reported, journal_path, make_sweep, trial_started, write_events
 from training.metric_names import VAL_MAP

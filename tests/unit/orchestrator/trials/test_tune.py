@@ -11,7 +11,6 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayActorError
-from ray.tune.search import Searcher
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -21,7 +20,7 @@ from orchestrator.sweep_folder.records import Cause, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT
 from orchestrator.trials.deaths import MemoryKills
 from orchestrator.trials.director import MAX_LOSSES, Director
-from orchestrator.trials.tune import _HandoutSearcher, _ReportStopper, _StepCallback, _Trials
+from orchestrator.trials.tune import _Finished, _HandoutSearcher, _ReportStopper, _StepCallback, _Trials
 from tests.kit.sweeps import driver_started, journal_path, make_sweep, trial_started, write_events
 from training.metric_names import VAL_MAP
 
@@ -72,6 +71,7 @@ def test_at_the_cap_what_was_begun_goes_on_and_nothing_new_begins(plan: SweepPla
         director = Director(plan, journal)
         searcher = _HandoutSearcher(_Trials(plan, director, lambda: False))
         handed = searcher.suggest("a")
+        assert handed is not None
         assert handed[HANDOUT].trial == 0
         assert searcher.suggest("b") is None
         director.lose(0, "gone")
@@ -159,13 +159,16 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
     assert killed == ["actor"]
 
 
-def test_tune_is_told_when_nothing_is_left(make_trials: MakeTrials, director: Director, plan: SweepPlan) -> None:
+def test_tune_ends_when_nothing_is_left(make_trials: MakeTrials, director: Director, plan: SweepPlan) -> None:
     trials = make_trials()
     searcher = _HandoutSearcher(trials)
     for trial in range(plan.num_trials):
-        assert searcher.suggest(str(trial))[HANDOUT].trial == trial
+        handed = searcher.suggest(str(trial))
+        assert handed is not None
+        assert handed[HANDOUT].trial == trial
         trials.report(str(trial), TrialReport(cause=Cause.ERROR, message="no data"))
-    assert searcher.suggest("last") == Searcher.FINISHED
+    with pytest.raises(_Finished):
+        searcher.suggest("last")
 
 
 def test_a_stop_of_all_is_the_users(make_trials: MakeTrials) -> None:

@@ -1,7 +1,7 @@
-"""What to try next and what to cut short: Optuna's samplers, a grid, and Ray's ASHA, all keyed by our trial numbers.
+"""Proposes the hyper-parameters of each trial, by Optuna's samplers or from a grid, keyed by our trial numbers.
 
-Nothing is kept on disk: both are rebuilt from the journal. What is drawn for a trial comes from a generator seeded with
-(search seed, trial number) and from the trials that have ended, so a sweep that is resumed does not repeat draws.
+Nothing is stored: proposers are rebuilt from the journal. What is drawn for a trial depends on a generator seeded with
+(search seed, trial number) and on the trials that have ended, so a resumed sweep does not repeat its draws.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
@@ -39,25 +38,28 @@ class Proposal:
 
 
 class Proposer(Protocol):
-    """Proposes a point per trial number and learns how it ended."""
+    """Proposes a point for each trial number and learns from how the trial ended."""
 
     def propose(self, trial: int) -> Proposal | None:
         """Return the point of a new trial, or None if there is none left."""
 
     def learn(self, record: TrialRecord) -> None:
-        """Take in how a trial ended."""
+        """Take in the end of a trial."""
 
 
 def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Proposer:
-    """Return the proposer of a plan, as it stood after these trials; those that have not ended count as running."""
+    """Return a plan's proposer in its state after these trials; those that have not ended count as running."""
     if plan.sampler == "grid" and plan.ranges:
         return GridProposer(plan)
     return OptunaProposer(plan, records)
 
 
 class GridProposer:
-    """Every combination of the ranges' grid values, numbered; the last range changes fastest. Start points are not
-    used.
+    """Proposes every combination of the ranges' grid values in order: the last range changes fastest.
+
+    Start points are not used. Why not ``optuna.samplers.GridSampler``: it shuffles the combinations, so a grid that an
+    earlier version began could not be resumed, and after the last one it calls ``study.stop()``, which raises outside
+    ``study.optimize``. Computed from the trial's number, the point needs no state to be the same after a restart.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
@@ -77,10 +79,10 @@ class GridProposer:
 
 
 class OptunaProposer:
-    """Start points first, then random start-up points, then TPE (multivariate, constant liar) or more random points.
+    """Proposes the start points, then random start-up points, then TPE (multivariate, constant liar) or random points.
 
-    A trial that was cut short is told as PRUNED with the values of its epochs, never as a finished one; one that failed
-    tells TPE nothing.
+    A trial that was cut short is reported to Optuna as PRUNED with the values of its epochs, never as a finished one.
+    A failed trial teaches TPE nothing.
     """
 
     def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
@@ -95,13 +97,13 @@ class OptunaProposer:
                 self._running[record.trial] = self._ask(record.trial, record.params)
 
     def propose(self, trial: int) -> Proposal | None:
-        """Return a start point, completed where it leaves something out, or a drawn one."""
+        """Return a start point, with drawn values for what it leaves out, or a drawn point."""
         point: Mapping[str, Scalar] = self._plan.start_from[trial] if trial < len(self._plan.start_from) else {}
         self._running[trial] = self._ask(trial, point)
         return Proposal({**point, **self._running[trial].params}, self._origin(trial))
 
     def learn(self, record: TrialRecord) -> None:
-        """Tell Optuna how a trial ended, and all that it reported on the way."""
+        """Report to Optuna how a trial ended and every value that it reported."""
         trial = self._running.pop(record.trial)
         for epoch, reported in _values(record, self._plan.protocol).items():
             trial.report(reported, epoch)
@@ -112,6 +114,7 @@ class OptunaProposer:
         known = {key: value for key, value in point.items() if key in self._distributions}
         if known:
             self.study.enqueue_trial(known)
+        # A new sampler for every trial: one that lived on would be in another state after a restart.
         self.study.sampler = self._sampler(trial)
         return self.study.ask(self._distributions)
 
@@ -130,12 +133,14 @@ class OptunaProposer:
 
 
 class _PlannedTpe(optuna.samplers.TPESampler):
-    """TPE over the plan's ranges: it need not look for them in all trials there ever were, at every draw.
+    """Samples the plan's ranges by TPE.
 
-    Start-up is counted by trial number outside of here, so that what runs at the same time does not stretch it.
+    Optuna would work out the search space from every earlier trial, at every draw; ours is known.
     """
 
     def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
+        # One start-up trial: the random phase is counted by trial number in OptunaProposer. Optuna counts finished
+        # trials, so its own start-up would grow with the number of trials that run at once.
         super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
         self._planned = distributions
 
@@ -145,47 +150,8 @@ class _PlannedTpe(optuna.samplers.TPESampler):
         return self._planned
 
 
-class Pruner:
-    """Ray's ASHA, keyed by trial number; every report is put to it once, in the order of the journal.
-
-    It is asynchronous: a report is compared with what had reached its rung before. So whoever puts the same reports to
-    it in the same order gets the same decisions, and `resume` finds what a dead driver had decided.
-    """
-
-    def __init__(self, plan: SweepPlan) -> None:
-        self._asha: Any = None  # typed, it would want Tune's own Trial, of which it reads the id only
-        self._known: set[int] = set()
-        if plan.scheduler == "asha" and plan.grace_epochs < plan.epochs:
-            self._asha = AsyncHyperBandScheduler(
-                time_attr="epoch",
-                metric="value",
-                mode="max",
-                max_t=plan.epochs,
-                grace_period=plan.grace_epochs,
-                reduction_factor=plan.reduction_factor,
-            )
-
-    def cuts(self, trial: int, epoch: int, value: float) -> bool:
-        """Take in a report and return whether its trial should stop here."""
-        if self._asha is None:
-            return False
-        key = _TrialKey(str(trial))
-        if trial not in self._known:
-            self._known.add(trial)
-            self._asha.on_trial_add(None, key)
-        decision = self._asha.on_trial_result(None, key, {"epoch": epoch, "value": value})
-        return bool(decision == TrialScheduler.STOP)
-
-
-@dataclass(frozen=True)
-class _TrialKey:
-    """All that ASHA looks at in a Tune trial."""
-
-    trial_id: str
-
-
 def _mix(seed: int, trial: int) -> int:
-    """Return a 32-bit seed; neighbouring pairs give unrelated ones."""
+    """Return a 32-bit seed; neighbouring pairs give unrelated seeds."""
     return random.Random(f"{seed}/{trial}").getrandbits(32)
 
 
@@ -214,6 +180,7 @@ def _frozen(
 def _outcome(record: TrialRecord, protocol: SelectionProtocol) -> tuple[optuna.trial.TrialState, float | None]:
     value = record.value(protocol) if record.state is TrialState.COMPLETE else None
     if record.state is TrialState.COMPLETE and value is None:
+        # Optuna takes no COMPLETE trial without a value.
         return optuna.trial.TrialState.FAIL, None
     return _OPTUNA_STATES[record.state], value
 
