@@ -106,13 +106,11 @@ def test_a_death_is_read_from_the_exception_that_tune_kept(
     callback = _StepCallback(trials)
     callback.on_trial_start(0, [], trial)
     callback.on_trial_error(0, [], trial)
-    lost = next(event for event in follow(director._journal.path)[0] if event["event"] == "trial_lost")
-    assert lost["cause"] == ("OOM" if grew else "LOST")
-    assert lost["message"] == (
-        "the kernel killed it: its control group was out of memory" if grew else "it was killed."
-    )
+    lost = next(event for event in follow(director._journal.path)[0] if isinstance(event, TrialLost))
+    assert lost.cause == ("OOM" if grew else "LOST")
+    assert lost.message == ("the kernel killed it: its control group was out of memory" if grew else "it was killed.")
     callback.on_trial_error(0, [], trial)  # which had ended
-    assert len([event for event in follow(director._journal.path)[0] if event["event"] == "trial_lost"]) == 1
+    assert len([event for event in follow(director._journal.path)[0] if isinstance(event, TrialLost)]) == 1
 
 
 def test_an_error_of_a_report_stops_the_trial_and_is_raised_as_it_is_at_the_next_step(
