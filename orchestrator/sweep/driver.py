@@ -294,7 +294,7 @@ class _Driver:
             say=self._progress.say,
         )
         # A driver may have been killed between the last epoch of a trial and its end.
-        director.end_what_was_over()
+        director.record_missed_ends()
         self._progress.enter_phase("")
         try:
             with self._signals.interrupting():

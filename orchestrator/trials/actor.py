@@ -1,7 +1,7 @@
-"""One trial in an actor: params -> TrainConfig -> TrainingRun, stepped an epoch at a time and reported.
+"""Runs a trial of one worker in a Ray actor: params -> TrainConfig -> TrainingRun, one epoch and one report at a time.
 
-An actor runs one trial after another (``reset_config``). Whatever goes wrong in a trial is reported as its failure, so
-that the actor and what it has imported stay; only the death of the process is Ray's to tell.
+An actor runs one trial after another (``reset_config``), because importing torch takes seconds. An error in a trial is
+reported as the trial's failure, so that the actor survives it; only the death of the process is left for Ray to report.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ from training.selection import choose_value
 
 _STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HANDOUT = "handout"
-"""The one key of a trial's Tune config: a Handout."""
+"""The only key of a trial's Tune config: a Handout."""
 REPORT = "report"
-"""The one key of a result: a TrialReport. Tune passes both on without taking them apart."""
-
+"""The only key of a result: a TrialReport. Tune passes both on without looking inside."""
 
 MakeRun = Callable[[TrainConfig, str], Run]
 
 
 def make_training_run(config: TrainConfig, storage: str) -> Run:
-    """Build the real run; torch is imported here, once per actor."""
+    """Build a real run; this is where an actor imports torch."""
     from training.loop.run import TrainingRun
 
     return TrainingRun(config, storage=storage)
@@ -50,7 +49,8 @@ def make_training_run(config: TrainConfig, storage: str) -> Run:
 
 def make_trainable(plan: SweepPlan, make_run: MakeRun = make_training_run) -> type[tune.Trainable]:
     """Return the plan's own Trainable class, under a name that no other sweep on the cluster has."""
-    # The folder is settled here, in the driver: its home need not be the actor's.
+    # Ray registers trainables by name for the whole cluster. The folder is resolved here, because the actor's home may
+    # be another one than the driver's.
     members = {"plan": plan, "make_run": staticmethod(make_run), "checkpoints": checkpoint_uri(plan)}
     return type(f"trial_{plan.id}", (_Trial,), members)
 
@@ -87,16 +87,16 @@ class _Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         if self._poisoned:
-            os._exit(
-                1
-            )  # nothing runs on this process's GPU any more; Tune starts a fresh one and the trial is handed out again
+            # Nothing can run on this process's GPU any more. Tune starts another one, and the director hands the trial
+            # out again.
+            os._exit(1)
         self._handout: Handout = config[HANDOUT]
         self._metrics = dict(self._handout.metrics)
         self._run = None
         self._began = time.time()
 
     def _build(self) -> Run:
-        """Build the run; in the first step, because while Tune sets a trial up nobody can tell whether it hangs."""
+        """Build the run; in the first step, because nothing watches for a hang while Tune sets a trial up."""
         _free_device()
         run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
         self._resumed = run.resume()
@@ -114,8 +114,9 @@ class _Trial(tune.Trainable):
         run = self._run
         passed_over: tuple[str, ...] = ()
         if self._resumed:
+            # A kill may have come between this epoch's checkpoint and its report, so report it again.
             passed_over = run.passed_over
-            self._resumed = False  # a kill may have swallowed the report of this epoch: say it again
+            self._resumed = False
         else:
             run.train_epoch()
             run.save()
@@ -130,7 +131,7 @@ class _Trial(tune.Trainable):
         return TrialReport(run.epoch, metrics, artifacts=artifacts, passed_over=passed_over, **first)
 
     def _leads(self) -> bool:
-        """Return whether this trial beats what was the best when it was handed out; only then is it worth pictures."""
+        """Return whether this trial beats the best one at its start; only then are its pictures worth drawing."""
         value = choose_value(self._metrics, self.plan.protocol)
         return value is not None and (self._handout.best_value is None or value > self._handout.best_value)
 
@@ -139,11 +140,11 @@ class _Trial(tune.Trainable):
 
 
 def describe_failure(error: BaseException) -> TrialReport:
-    """Return the report of a failure: its cause, and the first line of what began it."""
+    """Return the report of a failure: its cause, and the first line of the error that led to it."""
     origin = error
     while (earlier := origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)) is not None:
         origin = earlier
-    # Of a step, our own words: they have the figures. torch's stay in the details.
+    # For a step out of memory our own message has the figures; torch's stays in the details.
     origin = error if isinstance(error, StepMemoryError) else origin
     ours = isinstance(origin, NonFiniteLossError | StepMemoryError) or not str(origin).strip()
     message = first_line(origin) if ours else f"{type(origin).__name__}: {first_line(origin)}"
@@ -153,7 +154,7 @@ def describe_failure(error: BaseException) -> TrialReport:
 
 
 def _with_address(failure: TrialReport) -> TrialReport:
-    """Note in a report of a process that died on which node it was, for whoever looks there for the reason."""
+    """Add the node's address to the report of a dead process; the driver looks there for the reason."""
     if failure.cause is not Cause.LOST:
         return failure
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -169,10 +170,8 @@ def _cause(*errors: BaseException) -> Cause:
 
 
 def _lost_a_reader(error: BaseException) -> bool:
-    """Return whether a process that reads the data was killed, of which torch's DataLoader makes a
-    plain RuntimeError.
-    """
-    said = str(error)
+    """Return whether a process that reads the data was killed."""
+    said = str(error)  # torch's DataLoader raises a plain RuntimeError
     return (
         isinstance(error, RuntimeError)
         and said.startswith("DataLoader worker")
@@ -191,7 +190,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _device_is_lost() -> bool:
-    """Return whether this process's CUDA context is beyond use, as after an illegal access."""
+    """Return whether this process's CUDA context can no longer be used, as after an illegal memory access."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
@@ -203,7 +202,7 @@ def _device_is_lost() -> bool:
 
 
 def _free_device() -> None:
-    """Free the GPU memory of the trial before, which reference cycles and torch's cache may still hold."""
+    """Free the GPU memory of the previous trial, which reference cycles and torch's cache may still hold."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()

@@ -1,6 +1,4 @@
-"""Why a process died: out of memory where Ray's memory monitor or the kernel's control group says so, lost in every
-other case.
-"""
+"""Finds out why a process died: out of memory if Ray's monitor or the kernel's control group says so, else lost."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ def describe_death(error: BaseException | None) -> tuple[str, Cause]:
         return detail[1].strip(), cause
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and "error raised in its creation task" in lines[0]:
-        return lines[-1], cause  # the end of the traceback that follows
+        return lines[-1], cause  # a traceback follows, whose last line is the error
     return (lines[0] if lines else "its process died"), cause
 
 
@@ -45,9 +43,7 @@ def find_address(text: str) -> str | None:
 
 
 def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int | None:
-    """Return how many processes of this one's control group the kernel has killed for memory, or None if it does not
-    say.
-    """
+    """Return how many processes of our control group the kernel killed for memory; None if it does not say."""
     try:
         entries = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -57,7 +53,7 @@ def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _C
             "": [cgroups / path.lstrip("/"), cgroups],
             "memory": [cgroups / "memory" / path.lstrip("/"), cgroups / "memory"],
         }
-        # In a container the path may be the host's: then the group is what is mounted.
+        # In a container the path may be the host's. The group is then the one that is mounted.
         for folder in folders.get(controllers, []):
             for name in ("memory.events", "memory.oom_control"):
                 found = _read_kills(folder / name)
@@ -75,10 +71,9 @@ def _read_kills(path: Path) -> int | None:
 
 
 class MemoryKills:
-    """Tells whether the kernel killed a process of a node for memory since the last time it was asked, by the nodes'
-    own counters.
+    """Compares the nodes' counters of kills for memory: did one grow since the last time?
 
-    Nodes are counted when they are first seen, so that what they had killed before is not held against a trial.
+    A node's counter is first read when the node is first seen, so that earlier kills are not blamed on a trial.
     """
 
     def __init__(self, count_here: Callable[[], int | None] = count_memory_kills) -> None:
@@ -88,7 +83,7 @@ class MemoryKills:
         self._next_look = 0.0
 
     def look(self) -> None:
-        """Count the kills of nodes that have joined; cheap enough to be called at every step."""
+        """Read the counters of nodes that have joined; cheap enough to be called at every step."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_S
@@ -97,13 +92,13 @@ class MemoryKills:
                 self._asked[address] = _ask(node_id)
 
     def grew(self, address: str | None) -> bool:
-        """Return whether there was one more kill on the node at an address; each counts once."""
+        """Return whether the node at an address had one more kill; each counts once."""
         here, others = _this_address(), _other_nodes()
         if address in others:
             if address in self._asked:
                 self._known[address] = _answer(self._asked.pop(address))
             return self._compare(address, _answer(_ask(others[address])))
-        # Of a node that is gone nothing is known.
+        # Nothing is known about a node that is gone.
         return address in (None, here) and self._compare("", self._count_here())
 
     def _compare(self, address: str, now: int | None) -> bool:
@@ -115,7 +110,7 @@ class MemoryKills:
 
 
 def _other_nodes() -> dict[str, str]:
-    """Return the living nodes on other machines: address -> node id."""
+    """Return the other machines that are up: address -> node id."""
     here = _this_address()
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return {node["NodeManagerAddress"]: node["NodeID"] for node in nodes if node["NodeManagerAddress"] != here}

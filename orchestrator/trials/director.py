@@ -1,8 +1,8 @@
-"""What every trial of a sweep does next: the journal first, then the decision. Knows nothing of Ray.
+"""Decides what every trial of a sweep does next; knows nothing of Ray.
 
-Whoever runs the trials asks :meth:`Director.next_trial` for work and brings back what became of it by
-:meth:`Director.report` and :meth:`Director.lose`. A kill between any two statements here loses nothing: all that a
-decision rests on is in the journal before it is made, and a new director makes it again from there.
+Its caller runs the trials: it asks :meth:`Director.next_trial` for work, and reports the outcome with
+:meth:`Director.report` and :meth:`Director.lose`. A kill between any two statements here loses nothing: what a decision
+depends on is in the journal before it is made, and a new director makes the same decision from there.
 """
 
 from __future__ import annotations
@@ -25,27 +25,25 @@ from training.loop.early_stopping import was_stopped
 from training.metric_names import TIME_EPOCH_S
 
 MAX_LOSSES = 10
-"""So often in a row may the process of a trial die without a new epoch from it, under one driver; then the trial is
-LOST.
-"""
+"""A trial whose process dies this often in a row without a new epoch, under one driver, has failed as LOST."""
 _LEAST_SILENCE_S = 600.0
 _SILENT_EPOCHS = 20
-"""A trial that reports nothing for the time of so many epochs, as long as its longest, hangs."""
+"""A trial hangs if it reports nothing for this many times its longest epoch, and at least ``_LEAST_SILENCE_S``."""
 _SET_UP_S = 3600.0
-"""So long at least may an attempt take to its first report: a node may have to copy the data first."""
+"""Least time that an attempt has until its first report: a node may have to copy the data first."""
 _FIRST_SILENCE_S = 6 * 3600.0
-"""So long may the first epoch of a sweep take: nobody knows yet how long one is."""
+"""Time that the first epoch of a sweep has: how long an epoch takes is not known yet."""
 
 
 class Director:
-    """Decides for one driver of one sweep.
+    """Makes the decisions of one driver of one sweep.
 
     Args:
         plan: The sweep.
         journal: Open for writing, with this driver's ``driver_started`` in it.
-        on_artifacts: Takes (trial, files) before the trial's last epoch is journalled.
-        on_end: Takes (record, details) after a trial's end is journalled.
-        say: Told what a user should know of a trial that goes on all the same.
+        on_artifacts: Called with (trial, files) before the trial's last epoch is in the journal.
+        on_end: Called with (record, details) after a trial's end is in the journal.
+        say: Called with a message for the user about a trial that continues.
     """
 
     def __init__(
@@ -71,9 +69,10 @@ class Director:
         self._cut = self._replay()
         self._waiting = [record.trial for record in journal.state.open_trials()]
 
-    def end_what_was_over(self) -> None:
-        """Write the ends that a kill swallowed, of trials whose last report was to be their last; call it before
-        anything is handed out.
+    def record_missed_ends(self) -> None:
+        """Record the ends that a kill kept out of the journal; call it before anything is handed out.
+
+        These are ends of trials whose last report was to be their last one, by its epoch or by the pruner.
         """
         for record in self._journal.state.open_trials():
             if record.last_epoch >= self._plan.epochs or was_stopped(record.metrics.get(record.last_epoch, {})):
@@ -84,24 +83,24 @@ class Director:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to hand out or to wait for."""
+        """Whether nothing is left to hand out or to wait for."""
         return not (self._waiting or self._running or self._may_propose())
 
     @property
     def num_running(self) -> int:
-        """How many trials are handed out at this moment."""
+        """Number of trials that are handed out now."""
         return len(self._running)
 
     @property
-    def goes_on_next(self) -> bool:
-        """Whether the next attempt is at a trial that was begun, whose checkpoints take no more room than they do."""
+    def continues_next(self) -> bool:
+        """Whether the next attempt continues a trial, so that its checkpoints need no more room than they have."""
         return self._next_waiting() is not None or (bool(self._waiting) and not self._may_propose())
 
     def next_trial(self) -> Handout | None:
-        """Return the next attempt, unfinished trials first, then new ones; None while there is none.
+        """Return the next attempt, at unfinished trials first, then at new ones; None if none may start now.
 
-        Without GPUs, what a trial that ran out of memory shares with the others is the memory of the machine: it is
-        handed out when nothing else runs and nothing new is left, and until it is over nothing else is.
+        Without GPUs, trials share the memory of the machine. So one that ran out of memory waits until nothing else
+        runs and nothing new is left, and then runs alone.
         """
         if self._needs_machine(*self._running):
             return None
@@ -118,19 +117,18 @@ class Director:
         return self._hand_out(trial, proposal.params, proposal.origin, 1)
 
     def report(self, trial: int, report: TrialReport) -> bool:
-        """Take in what a trial's process says and return whether the trial goes on.
+        """Record a report of a trial's process and return whether the trial continues.
 
         Raises:
-            OrchestratorError: Journal or checkpoints cannot be written.
+            OrchestratorError: The journal or the checkpoints cannot be written.
         """
         if self._journal.state.records[trial].ended:
             return False
         if report.storage_full:
-            # Every other trial would meet the same: the sweep stops, and this one is handed out again when it is
-            # resumed.
+            # Every other trial would fail in the same way. So the sweep stops, and a resume hands this one out again.
             raise OrchestratorError(
-                f"storage must take the checkpoints, but trial {trial} got {report.message}. "
-                f"Make room, then: orchestrator resume {self._plan.id}"
+                f"Trial {trial} cannot write its checkpoint: {report.message}. "
+                f"Free some space, then continue: orchestrator resume {self._plan.id}"
             )
         if report.cause is None and report.epoch == 0:
             self.note_work(trial)
@@ -144,12 +142,15 @@ class Director:
 
     def _take_epoch(self, trial: int, report: TrialReport) -> bool:
         if report.passed_over:
-            self._say(f"trial {trial} goes on from epoch {report.epoch}: {', '.join(report.passed_over)} is not whole")
+            broken = ", ".join(report.passed_over)
+            self._say(f"trial {trial} continues from epoch {report.epoch}: its newer checkpoint {broken} is incomplete")
         if report.artifacts:
             self._on_artifacts(trial, report.artifacts)
         if not self._journal.append(_epoch_event(trial, report)):
             self.note_work(trial)
-            return True  # said again after a resume: it was decided then, and the trial was to go on
+            # A resumed trial reports the epoch of its checkpoint again. If the journal has it, the decision was taken
+            # then, and the trial was to continue: an ended trial is not handed out.
+            return True
         self._losses.pop(trial, None)
         self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
         if report.epoch >= self._plan.epochs or was_stopped(report.metrics):
@@ -159,14 +160,14 @@ class Director:
         return not self._journal.state.records[trial].ended
 
     def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
-        """Take in that a trial's process died, or ran out of memory: it is handed out again, unless that is no use.
+        """Record that a trial's process died or ran out of memory; hand the trial out again if that may help.
 
-        A lost trial is, as long as it gets on: so often in a row may it be lost without a new epoch. One that ran out
-        of memory is once more, alone.
+        A lost trial is handed out again until it was lost ``MAX_LOSSES`` times in a row without a new epoch. One that
+        ran out of memory is handed out once more, to run alone.
         """
         if self._journal.state.records[trial].ended:
             return
-        overdue = self._describe_overdue(trial)
+        overdue = self._describe_overdue(trial)  # before it counts as no longer running: it may have been killed for it
         self._running.discard(trial)
         if overdue is not None:
             self._end(trial, TrialState.FAILED, Cause.TIMEOUT, overdue)
@@ -186,17 +187,15 @@ class Director:
             self._end(trial, TrialState.FAILED, cause, report.message, report.details)
 
     def note_work(self, trial: int) -> None:
-        """Take in that the process of a handed-out trial is there: from now on it must report."""
+        """Record that the process of a trial has started: from now on it must report."""
         self._working_since.setdefault(trial, time.time())
 
     def note_absence(self, seconds: float) -> None:
-        """Take in that this driver did nothing for so long until now, as on a laptop that slept: what nobody heard is
-        no silence.
-        """
+        """Record that this driver slept until now, as on a closed laptop; in that time no trial was silent."""
         self._absences.append((time.time(), seconds))
 
     def is_overdue(self, trial: int) -> bool:
-        """Return whether a running trial has taken longer, over all its attempts, than the plan allows, or hangs."""
+        """Return whether a running trial hangs, or has taken longer, over all attempts, than the plan allows."""
         return self._describe_overdue(trial) is not None
 
     def _describe_overdue(self, trial: int) -> str | None:
@@ -208,11 +207,11 @@ class Director:
         began, last = (moment / 1000 for moment in record.spans[-1])
         if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) > limit_s:
             return f"took longer than {limit_s:g} s"
-        # Of a trial without an epoch, the others' tell how long one is.
+        # While a trial has no epoch of its own, the longest one of the sweep is the measure.
         longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
-        if last == began:  # of this attempt no new epoch was heard
+        if last == began:  # this attempt has reported no epoch yet
             if trial not in self._working_since:
-                return None  # it may wait for a node
+                return None  # it may be waiting for a node
             last = self._working_since[trial]
             least_s = _SET_UP_S if record.metrics or longest_s else _FIRST_SILENCE_S
         silent_s = now - last - self._absent_s(last)
@@ -227,7 +226,7 @@ class Director:
         return next((trial for trial in self._waiting if not self._needs_machine(trial)), None)
 
     def _hand_out_last(self) -> Handout | None:
-        """Hand out what needs the machine for itself, once it has it."""
+        """Hand out a trial that needs the whole machine, once nothing else runs."""
         if self._running or not self._waiting:
             return None
         record = self._journal.state.records[self._waiting.pop(0)]
@@ -242,7 +241,7 @@ class Director:
         return not self._exhausted and len(state.records) < state.num_trials
 
     def _replay(self) -> set[int]:
-        """Put every known report to the pruner, in the order in which they came; return the trials that it cuts."""
+        """Show every known report to the pruner, in the order of the journal; return the trials that it cuts."""
         metric = self._plan.protocol.metric
         reports = [event for event in follow(self._journal.path)[0] if isinstance(event, EpochReported)]
         return {event.trial for event in reports if self._pruner.cuts(event.trial, event.epoch, event.metrics[metric])}
@@ -283,5 +282,5 @@ def _epoch_event(trial: int, report: TrialReport) -> EpochReported:
 
 
 def _missing_metric(report: TrialReport, metric: str) -> TrialReport:
-    message = f"metrics of an epoch must include {metric}, but got {', '.join(sorted(report.metrics)) or 'none'}"
+    message = f"An epoch's metrics must include {metric}, but got {', '.join(sorted(report.metrics)) or 'none'}."
     return TrialReport(cause=Cause.ERROR, message=message)

@@ -1,9 +1,9 @@
-"""What trials ask of Ray's nodes, and how the workers of one that died give it back.
+"""Reserves Ray's resources for trials, and gives back those of trials that died.
 
-Ray Train reserves a placement group for the workers of a trial and gives it back when they end. If what watches over
-them dies, nobody does before the job ends, and the sweep would wait for its own resources. So every reservation carries
-the name of its attempt, under which the driver finds and removes it. (Ray Train's own cleaner learns of a group only
-once its workers run, and needs the dashboard.)
+Ray Train reserves a placement group for a trial's workers and gives it back when they end. If the actor that watches
+over them dies, the group stays until the job ends, and the sweep would wait for its own resources. So every group
+carries the name of its attempt, under which the driver finds and removes it. (Ray Train's own cleaner learns of a group
+only once its workers run, and it needs the dashboard.)
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import Handout
 
 OVERSEER_BYTES = 512 * 1024**2
-"""Memory that the actor asks for which watches over the workers of a trial. No CPU: that would cost a node the room of
-a whole worker.
+"""Memory reserved for the actor that watches over a trial's workers. It takes no CPU, which would cost a whole worker.
 """
 _LOOK_S = 1.0
 _CLEANUP_S = 60.0
 
 
 def runs_over_train(plan: SweepPlan) -> bool:
-    """Return whether the trials of a plan are run by Ray Train workers, and not in an actor of their own."""
+    """Return whether a plan's trials run on Ray Train workers instead of in one actor each."""
     return plan.kind == "promote" or plan.resources.workers > 1
 
 
 def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGroupFactory:
-    """Return what the actor of a trial takes: its own worker's share, or what it needs to watch over the workers of Ray
-    Train.
+    """Return the resources of a trial's actor: one worker's share, or those of an overseer of Ray Train workers.
 
-    A trial that ran out of memory on a part of a GPU gets all of it.
+    A trial that ran out of memory on a part of a GPU gets the whole GPU.
     """
     if runs_over_train(plan):
         return PlacementGroupFactory([{"memory": float(OVERSEER_BYTES)}])
@@ -48,14 +46,12 @@ def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGrou
 
 
 def group_name(sweep_id: str, handout: Handout) -> str:
-    """Return the name under which one attempt at a trial reserves resources; no other attempt has it."""
+    """Return the name of one attempt's placement groups; no other attempt has it."""
     return f"{sweep_id}/{trial_name(handout.trial)}/{handout.handed_ms}"
 
 
 def remove_groups(name: str) -> int:
-    """Give back what is reserved under a name, or under one that begins with it, and end what runs there; return how
-    many there were.
-    """
+    """Remove the placement groups whose names start with ``name``, and end what runs in them; return their number."""
     found = [
         key
         for key, group in placement_group_table().items()
@@ -67,9 +63,9 @@ def remove_groups(name: str) -> int:
 
 
 class DeadTrials:
-    """Gives back, for a while after the process of a trial died, what is reserved under the name of that attempt.
+    """Gives back the resources of attempts whose process died, for a while after the death.
 
-    For a while, because what the process had begun may still reserve something after its death.
+    Once is not enough: a request that the process made before its death may be granted after it.
     """
 
     def __init__(
@@ -80,12 +76,12 @@ class DeadTrials:
         self._next_look = 0.0
 
     def add(self, name: str) -> None:
-        """Start with an attempt."""
+        """Add an attempt whose process died."""
         self._until[name] = self._clock() + _CLEANUP_S
         self._next_look = 0.0
 
     def end(self) -> None:
-        """Give back what there is now; cheap enough to be called at every step."""
+        """Give back what is reserved now; cheap enough to be called at every step."""
         now = self._clock()
         if not self._until or now < self._next_look:
             return

@@ -194,7 +194,7 @@ class _Trials:
         return False
 
     def _may_hand_out(self) -> bool:
-        if self._director.goes_on_next or self._has_room():
+        if self._director.continues_next or self._has_room():
             return True
         if self._director.num_running:
             return False

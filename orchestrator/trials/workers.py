@@ -1,8 +1,7 @@
-"""A trial over the workers of Ray Train: its actor starts them, watches over them, and passes on what rank 0 tells,
-epoch by epoch.
+"""Runs a trial on Ray Train workers: its actor starts them, watches over them, and passes on rank 0's reports.
 
-Ray Train retries nothing by itself: a trial whose workers died is handed out anew by the director and goes on from its
-newest checkpoint, on whatever nodes there are then.
+Ray Train retries nothing by itself. If a worker dies, the director hands the trial out again, and it continues from its
+newest checkpoint on the nodes that are up then.
 """
 
 from __future__ import annotations
@@ -30,24 +29,23 @@ from orchestrator.trials.placement import group_name, remove_groups, request_res
 _POLL_S = 0.2
 _END_S = 20.0
 _ENVIRONMENT = {
-    # The controller looks at its workers so often: what a start, a report and an end wait for.
+    # How often the controller polls its workers. A start, a report and an end all wait for it: by default 2 s each.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 _ECHOES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""In what a rank says when another one is gone."""
+"""Words in the error of a rank whose peer is gone."""
 
 
 def make_train_trainable(plan: SweepPlan, make_run: MakeRun | None = None) -> type[tune.Trainable]:
-    """Return the plan's own Trainable class, whose trials run over Ray Train, under a name that no other sweep on the
-    cluster has.
+    """Return a Trainable class for trials on Ray Train, under a name that no other sweep on the cluster has.
 
     Args:
         plan: The sweep or promotion.
-        make_run: In place of ``TrainingRun`` (tests).
+        make_run: Builds the run in place of ``TrainingRun`` (for tests).
     """
-    # The folders are settled here, in the driver: its home need not be the actor's.
+    # The folders are resolved here, because the actor's home may be another one than the driver's.
     checkpoints = checkpoint_uri(plan)
     scratch = str(sweep_dir(plan.id) / ".ray") if plan.storage is None else f"{checkpoints}/.ray"
     members = {
@@ -102,14 +100,14 @@ class _TrainTrial(tune.Trainable):
 
 
 class Attempt:
-    """One attempt at a trial: workers that were started, until they are ended.
+    """One attempt at a trial, from the start of its workers to their end.
 
     Args:
         plan: The sweep or promotion.
         handout: The attempt.
         checkpoints: URI of the folder of all trials' checkpoints.
-        scratch: URI of a folder for what Ray Train wants to write; nothing in it is needed.
-        make_run: In place of ``TrainingRun``.
+        scratch: URI of a folder for what Ray Train writes; nothing in it is needed later.
+        make_run: Builds the run in place of ``TrainingRun``.
     """
 
     def __init__(
@@ -127,14 +125,14 @@ class Attempt:
         self._failure: TrialReport | None = None
         self._error: BaseException | None = None
         self._owes_answer = False
-        # In a thread of its own: fit() blocks to the end.
+        # In a thread of its own, because fit() returns only at the end.
         self._fitting = threading.Thread(
             target=self._fit, args=(f"{name}-{handout.handed_ms}",), name=f"fit-{name}", daemon=True
         )
         self._fitting.start()
 
     def next_report(self) -> TrialReport:
-        """Let the workers go on, and return the next epoch or how they ended."""
+        """Let the workers continue; return their next epoch, or how they ended."""
         self._answer(True)
         try:
             return self._wait_for_report()
@@ -143,8 +141,9 @@ class Attempt:
             return TrialReport(cause=Cause.LOST, message=_describe_loss(error))
 
     def end(self) -> None:
-        """End the workers, gently if they let us, and give back what they had."""
+        """End the workers, by asking them first, and give back their resources."""
         with suppress(RayError):
+            # Every message that still arrives is answered with "stop", until fit() has returned or the time is up.
             self._answer(False)
             taking = self._channel.take.remote()
             waited = 0.0
@@ -165,7 +164,7 @@ class Attempt:
                 self._owes_answer = True
                 if "error" not in message:
                     return TrialReport(**message)
-                # The first to fail; the other ranks' failures are echoes of it.
+                # Keep the first failure: those of the other ranks follow from it.
                 self._failure = self._failure or replace(describe_failure(message["error"]), details=message["details"])
                 self._answer(False)
                 taking = self._channel.take.remote()
@@ -185,7 +184,7 @@ class Attempt:
     def _fit(self, name: str) -> None:
         try:
             self._make_trainer(name).fit()
-        except BaseException as error:  # what became of the run is for the other thread to tell
+        except BaseException as error:  # the other thread reports it
             self._error = error
 
     def _make_trainer(self, name: str) -> Any:
@@ -208,15 +207,15 @@ class Attempt:
 
 
 def judge_end(failure: TrialReport | None, error: BaseException | None) -> TrialReport:
-    """Return how an attempt ended that did not end with its last epoch.
+    """Return how an attempt ended that did not reach its last epoch.
 
     Args:
-        failure: What the first worker to fail said of it.
-        error: What ``fit()`` raised.
+        failure: The report of the first worker that failed.
+        error: The exception that ``fit()`` raised.
 
     Returns:
-        LOST (or OOM, if the node's memory was the cause) where a worker died or heard no more of another; else its own
-        failure.
+        LOST (or OOM, if the node's memory was the cause) if a worker died or lost touch with another one; else the
+        worker's own failure.
     """
     from ray.train import TrainingFailedError
 
@@ -228,12 +227,12 @@ def judge_end(failure: TrialReport | None, error: BaseException | None) -> Trial
         return failure
     message = failure.message if failure is not None else _describe_loss(error)
     if error is not None and not isinstance(error, TrainingFailedError):
-        message = f"Ray Train must run, but it said: {message}"
+        message = f"Ray Train failed: {message}"
     return TrialReport(cause=Cause.LOST, message=message)
 
 
 def _first_death(error: BaseException | None) -> BaseException | None:
-    """Return what Ray says of the first worker whose process died; one that raised something says so itself."""
+    """Return the error of the first worker whose process died; a worker that raised an error reports it itself."""
     failures = getattr(error, "worker_failures", {})
     kinds: tuple[type[Exception], ...] = (RayError, *worker_death_errors())
     return next((failures[rank] for rank in sorted(failures) if isinstance(failures[rank], kinds)), None)
@@ -244,7 +243,7 @@ def _is_echo(failure: TrialReport) -> bool:
 
 
 def _describe_loss(error: BaseException | None) -> str:
-    """Return the first line that says what happened, without Ray Train's headings."""
+    """Return the first line of an error, without Ray Train's headings."""
     lines = [line.strip() for line in str(error or "").splitlines()]
     told = [line for line in lines if line and not line.startswith(("Training failed due to", "[Rank "))]
     return told[0] if told else "its workers ended before their run did"

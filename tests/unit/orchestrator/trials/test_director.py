@@ -37,7 +37,7 @@ def begin(plan: SweepPlan, **callbacks: Any) -> Director:
     journal = Journal.open(journal_path(plan))
     journal.append(replace(driver_started(plan), time_ms=int(time.time() * 1000)))
     director = Director(plan, journal, **callbacks)
-    director.end_what_was_over()
+    director.record_missed_ends()
     return director
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_written_before_it_is_asked_for() -> None:
     with Journal.open(journal_path(plan)) as journal:
         director = Director(plan, journal)
         assert journal_path(plan).read_bytes() == before
-        director.end_what_was_over()
+        director.record_missed_ends()
     assert [event.state for event in events(plan, TrialEnded)] == ["COMPLETE"]
 
 
@@ -208,9 +208,7 @@ def test_a_full_storage_stops_the_sweep_and_fails_no_trial() -> None:
     handout = director.next_trial()
     assert handout is not None
     report = describe_failure(OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(
-        OrchestratorError, match=r"storage must take the checkpoints, but trial 0 got OSError.*No space left"
-    ):
+    with pytest.raises(OrchestratorError, match=r"Trial 0 cannot write its checkpoint: OSError.*No space left"):
         director.report(handout.trial, report)
     again = begin(plan).next_trial()
     assert again is not None
@@ -225,7 +223,7 @@ def test_a_missing_metric_is_a_named_failure() -> None:
     (event,) = events(plan, TrialEnded)
     assert (event.cause, event.message) == (
         "ERROR",
-        "metrics of an epoch must include val/mAP, but got train/loss",
+        "An epoch's metrics must include val/mAP, but got train/loss.",
     )
 
 
@@ -285,7 +283,7 @@ def test_out_of_memory_it_is_tried_once_more_when_nothing_else_runs() -> None:
     for trial in (1, 2):
         director.report(trial, TrialReport(4, {VAL_MAP: 50.0}))
     assert not director.finished
-    assert director.goes_on_next
+    assert director.continues_next
     again = director.next_trial()
     assert again is not None
     assert (again.trial, again.alone) == (0, True)

@@ -41,7 +41,7 @@ def begin(plan: SweepPlan) -> Director:
     journal = Journal.open(journal_path(plan))
     journal.append(replace(driver_started(plan), time_ms=int(time.time() * 1000)))
     director = Director(plan, journal)
-    director.end_what_was_over()
+    director.record_missed_ends()
     return director
 
 

@@ -44,4 +44,4 @@ def test_a_rank_that_rays_memory_monitor_killed_is_out_of_memory() -> None:
 def test_a_group_that_ended_too_early_or_cannot_run_is_lost() -> None:
     assert judge_end(None, None) == TrialReport(cause=Cause.LOST, message="its workers ended before their run did")
     report = judge_end(None, ConnectionError("no such cluster"))
-    assert (report.cause, report.message) == (Cause.LOST, "Ray Train must run, but it said: no such cluster")
+    assert (report.cause, report.message) == (Cause.LOST, "Ray Train failed: no such cluster")
