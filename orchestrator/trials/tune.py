@@ -12,10 +12,10 @@ What Tune 2.60 offers in public is used as far as it goes. Five things it does n
 - An end without a snapshot of every trial, which ``tune.run`` always writes after ``Searcher.FINISHED``: 2.4 s for 300
   trials on a busy machine, growing with their number, for a file that nobody reads. So the searcher ends Tune with an
   ordinary exception, on which Tune cleans up and writes nothing.
-- An end within seconds after Ctrl-C. ``Stopper.stop_all`` (and Tune's own handler of SIGINT) calls every actor to say
-  goodbye. A signal to a process group, as Ctrl-C in a terminal is, ends Ray's processes too, and a call to them then
-  blocks for up to a minute. So the signal handler raises KeyboardInterrupt wherever Tune stands, as Python's own does
-  (:meth:`orchestrator.signals.StopSignals.interrupting`). ``stop_all`` is for a signal that a library swallowed.
+- An end within seconds after Ctrl-C. After ``Stopper.stop_all`` or a signal to its own handler, Tune waits up to 15 s
+  for trials in the middle of an epoch, and calls Ray's processes, which a SIGTERM to the process group ends as well. So
+  our signal handler raises KeyboardInterrupt wherever Tune is at that moment, as Python's own handler does
+  (:meth:`orchestrator.signals.StopSignals.interrupting`); ``stop_all`` only covers one that got lost in a library.
 """
 
 from __future__ import annotations
