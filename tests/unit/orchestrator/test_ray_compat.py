@@ -7,8 +7,12 @@ import logging
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from ray.exceptions import RayActorError
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
 from ray.util.placement_group import placement_group
 
 from orchestrator import ray_compat
@@ -115,3 +119,38 @@ def test_workers_reserve_under_the_name_and_rays_cleaner_is_left_out(
         made = module.placement_group
         assert made.func is placement_group
         assert made.keywords == {"name": f"sweep/t0000/1/{number}"}
+
+
+@pytest.fixture
+def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    """Return a Tune trial with a folder of its own, as the controller has it."""
+    from ray.train._internal import storage
+
+    monkeypatch.setattr(storage, "_get_ray_train_session_dir", lambda: str(tmp_path))  # else it asks a running Ray
+    context = storage.StorageContext(str(tmp_path / "storage"), "sweep", trial_dir_name="t1")
+    made = Trial("trial_a", stub=True, storage=context, trial_id="t1")
+    made.init_local_path()
+    return made
+
+
+def test_the_actor_of_a_trial_is_the_one_that_tune_gave_it(trial: Trial) -> None:
+    assert ray_compat.trial_actor(trial) is None
+    actor: Any = MagicMock()  # Tune asks it for its metrics
+    trial.set_ray_actor(actor)
+    assert ray_compat.trial_actor(trial) is actor
+
+
+def test_the_error_of_a_trial_is_the_one_that_tune_kept(trial: Trial) -> None:
+    assert ray_compat.read_trial_error(trial) is None
+    trial.handle_error(TuneError("could not be reset"))
+    error = ray_compat.read_trial_error(trial)
+    assert isinstance(error, TuneError)
+    assert str(error).strip() == "could not be reset"
+    trial.handle_error(RayActorError(error_msg="The actor died.\n\tip: 192.0.2.7"))
+    error = ray_compat.read_trial_error(trial)
+    assert isinstance(error, RayActorError)
+    assert str(error) == "The actor died.\n\tip: 192.0.2.7"
+    # Whatever cannot be read again is still there as text.
+    assert trial.pickled_error_file is not None
+    Path(trial.pickled_error_file).write_bytes(b"not a pickle")
+    assert "The actor died." in str(ray_compat.read_trial_error(trial))
