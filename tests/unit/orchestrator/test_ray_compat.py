@@ -129,14 +129,14 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     monkeypatch.setattr(storage, "_get_ray_train_session_dir", lambda: str(tmp_path))  # else it asks a running Ray
     context = storage.StorageContext(str(tmp_path / "storage"), "sweep", trial_dir_name="t1")
     made = Trial("trial_a", stub=True, storage=context, trial_id="t1")
-    made.init_local_path()
+    made.init_local_path()  # type: ignore[no-untyped-call]
     return made
 
 
 def test_the_actor_of_a_trial_is_the_one_that_tune_gave_it(trial: Trial) -> None:
     assert ray_compat.trial_actor(trial) is None
     actor: Any = MagicMock()  # Tune asks it for its metrics
-    trial.set_ray_actor(actor)
+    trial.set_ray_actor(actor)  # type: ignore[no-untyped-call]
     assert ray_compat.trial_actor(trial) is actor
 
 

@@ -56,7 +56,7 @@ def make_trials(plan: SweepPlan, director: Director, monkeypatch: pytest.MonkeyP
 def tune_trial(trial_id: str, tmp_path: Path, error: Exception | None = None) -> Any:
     """Return what our hooks look at in a Tune trial that died of an error, or runs."""
     file = tmp_path / "error.pkl"
-    file.write_bytes(cloudpickle.dumps(error))
+    file.write_bytes(cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
     return SimpleNamespace(
         trial_id=trial_id,
         pickled_error_file=str(file),
