@@ -86,6 +86,7 @@ class CheckpointCleaner(Follower):
             self._kept.add(record.trial)
             delete_last_state(self._plan, record.trial)
             return
+        # Only the best so far can still win: what has lost once is never needed again.
         leader = best([record, *([self._best] if self._best else [])], self._plan.protocol)
         loser = record if leader is not record else self._best
         self._best = leader

@@ -47,6 +47,7 @@ CONNECT_S = 10.0
 _POLL_S = 0.2
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
+# Small enough to upload again after a failure, large enough for few objects per sweep.
 _MAX_BYTES = 4 << 20
 _SEGMENT = re.compile(r"segment-(\d{6,})\.(\d+)\.([0-9a-f]{16})\.jsonl")
 
@@ -88,6 +89,7 @@ def list_segments(storage: Storage) -> list[Segment]:
         for name, size in storage.sizes().items()
         if (match := _SEGMENT.fullmatch(name))
     ]
+    # Some storages leave part of an object behind when an upload fails; its size gives it away.
     whole = sorted(segment for segment, size in found if size == segment.size)
     if [segment.number for segment in whole] != list(range(1, len(whole) + 1)):
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
@@ -127,6 +129,7 @@ class JournalBackup(Follower):
         Raises:
             UserError: Another driver writes the backup, or it holds what this journal does not.
         """
+        # In the background, because opening an object storage that is down may hang for minutes.
         self._connecting = in_background(self._connect)
         if not wait([self._connecting], timeout=CONNECT_S).done:
             self._miss(OrchestratorError(f"{self._uri} did not answer within {CONNECT_S:.0f} s"))
@@ -191,6 +194,7 @@ class JournalBackup(Follower):
         Raises:
             UserError: It has something that the journal does not.
         """
+        # By content, because the number of segments does not show that another driver wrote some of them.
         offset = 0
         with self._journal.path.open("rb") as file:
             for segment in segments:
@@ -228,6 +232,7 @@ class JournalBackup(Follower):
             return False
         segment = Segment.of(self._number + 1, content)
         storage.put(segment.name, content)
+        # Only now: after a failure the same number is written again, so that no gap can arise.
         self._copied, self._number = self._copied + segment.size, segment.number
         return True
 
@@ -235,9 +240,11 @@ class JournalBackup(Follower):
         """Return what the backup lacks: complete lines, a few megabytes at most unless one line is longer."""
         with self._journal.path.open("rb") as file:
             file.seek(self._copied)
+            # Not to the end of the file: a line that is just being written may still be taken back.
             content = file.read(self._journal.size - self._copied)
         if len(content) <= _MAX_BYTES:
             return content
+        # At the end of a line, so that a backup that stops here still ends with a complete event.
         end = content.rfind(b"\n", 0, _MAX_BYTES) + 1 or content.find(b"\n", _MAX_BYTES) + 1
         return content[:end]
 

@@ -171,6 +171,7 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 def to_line(event: Event) -> bytes:
     """Return an event as a line of a journal."""
+    # Without None: most events leave the optional fields empty, and journals grow long.
     plain = {"event": _NAMES[type(event)], **{key: value for key, value in vars(event).items() if value is not None}}
     return json.dumps(plain, separators=(",", ":")).encode() + b"\n"
 
@@ -187,6 +188,7 @@ def from_line(line: bytes) -> Event | None:
         name = plain.pop("event")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise BrokenLineError("not a JSON object with an event") from None
+    # A later version may have written to this journal: what it added must not make the sweep unreadable here.
     kind = _TYPES.get(name)
     if kind is None:
         return None
@@ -233,6 +235,7 @@ def _read_promotion_decided(plain: dict[str, Any]) -> None:
     plain["marks"] = tuple(plain["marks"])
 
 
+# Only for events with fields that JSON has no type for; all other lines skip this step.
 _CONVERT: dict[str, Callable[[dict[str, Any]], None]] = {
     "driver_started": _read_driver_started,
     "trial_lost": _read_trial_lost,

@@ -99,6 +99,7 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
     Raises:
         UserError: No sweep matches.
     """
+    # An exact id is found even if its plan is broken, so that reading the plan can say what is wrong.
     if name is not None and name in (path.parent.name for path in _plan_files()):
         return name
     entries = list_sweeps(kinds)

@@ -60,6 +60,7 @@ class Journal:
         """
         state, size = _replay(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        # Otherwise the next event would continue the half line.
         os.ftruncate(descriptor, size)
         os.fsync(descriptor)
         sync_folder(path.parent)
@@ -79,6 +80,7 @@ class Journal:
         """
         if self.state.knows(event):
             return False
+        # The lease last: a driver that was suspended may have lost it since its previous event.
         if self._lease is not None:
             self._lease.require()
         stamped = event if event.time_ms else replace(event, time_ms=time.time_ns() // 1_000_000)
@@ -111,6 +113,7 @@ class Journal:
             os.fsync(self._descriptor)
             self.size = size + written
         except OSError as error:
+            # Half a line in the middle would make the whole journal unreadable.
             os.ftruncate(self._descriptor, size)
             raise OrchestratorError(
                 f"Cannot write to the journal, {self.path} ({error}). Free some space, then resume the sweep: "
@@ -155,6 +158,7 @@ def _replay(path: Path) -> tuple[SweepState, int]:
         try:
             if event is not None:
                 state.apply(event)
+        # A line that was edited by hand may break any assumption of the state.
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise OrchestratorError(_describe_broken(path, size, "does not fit the events before it")) from None
         size = end

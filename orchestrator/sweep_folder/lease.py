@@ -56,6 +56,7 @@ class Holder:
             return now - self.renewed < EXPIRES_S
         try:
             process = psutil.Process(self.pid)
+            # Not exactly equal: the start time is derived from the clock of the host, which may be adjusted.
             return abs(process.create_time() - self.pid_started) < 1.0 and is_running(process)
         except psutil.Error:
             return False
@@ -199,6 +200,7 @@ class Lease:
 
     def lose(self, taker: str) -> None:
         """Note that another driver continues the sweep, where the file does not show it."""
+        # The first one stays: later ones may be successors of it.
         self._lost = self._lost or taker
 
     def renew(self) -> None:
@@ -242,10 +244,12 @@ class _LeaseFile:
         return _read(self._path)
 
     def write(self, holder: Holder) -> None:
+        # In place and not by renaming, because the lock is on this very file.
         with self._path.open("r+b", buffering=0) as file:
             file.write(json.dumps(asdict(holder)).ljust(_WIDTH).encode())
 
     def clear(self) -> None:
+        # Emptied and not deleted: another process may be waiting for the lock on it.
         os.truncate(self._path, 0)
 
     def locked(self) -> AbstractContextManager[object]:
@@ -267,7 +271,7 @@ def read_holder(text: str | bytes) -> Holder | None:
     """Return the holder in a lease, or None if it was released or cut short by a kill."""
     try:
         return Holder(**json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError):  # TypeError: JSON, but not the fields of a holder
         return None
 
 

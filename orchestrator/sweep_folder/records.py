@@ -89,6 +89,7 @@ class TrialRecord:
     def value(self, protocol: Protocol) -> float | None:
         """Return the score in percent that ranks the trial, or None if it has no finite one."""
         value = choose_value(self.metrics, protocol)
+        # A metric may be NaN, for instance without any positive label; it must not win the ranking.
         return None if value is None or not math.isfinite(value) else value
 
 
@@ -140,6 +141,7 @@ class TrialReport:
 
 def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | None:
     """Return the COMPLETE trial with the highest value (the lowest number among equals), or None."""
+    # Minus the number, so that the earliest of equal trials wins, on every replay.
     scored = [
         (value, -record.trial, record) for record in records if (value := _final_value(record, protocol)) is not None
     ]
@@ -168,6 +170,7 @@ def _is_ranked(row: Mapping[str, Any]) -> bool:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[bool, int, float, int]:
+    # Values of unfinished trials are from fewer epochs, and not comparable to those of complete ones.
     value, trial = row["value"], row["trial"]
     if _is_ranked(row):
         return False, 0, -value, trial

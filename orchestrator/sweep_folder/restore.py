@@ -22,7 +22,7 @@ from training.errors import ConfigError
 from training.files import sync_folder, write_whole
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
-_NUM_READERS = 16
+_NUM_READERS = 16  # an object storage takes long for each read, but serves many at a time
 
 
 def restore_sweep(
@@ -114,6 +114,7 @@ def _read_segment(storage: Storage, segment: Segment) -> bytes:
 
 
 def _write(plan: SweepPlan, content: bytes, say: Callable[[str], None]) -> None:
+    # A kill leaves a folder with a dot, which no reader takes for a sweep, and the next attempt replaces.
     draft = sweeps_dir() / f".{plan.id}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

@@ -21,11 +21,12 @@ def spool_artifacts(sweep_id: str, trial: int, files: dict[str, bytes]) -> None:
     target = sweep_dir(sweep_id) / SPOOL_DIR / trial_name(trial)
     draft = target.with_name(f".{target.name}")
     with _on_disk(f"the artifacts of trial {trial}", target, sweep_id):
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)  # of a driver that was killed
         for name, content in files.items():
             path = draft / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        # A repeated last epoch replaces the artifacts; the tracker only ever sees a complete folder.
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
 

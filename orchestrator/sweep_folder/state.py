@@ -66,6 +66,7 @@ class SweepState:
         """Update the state by one event."""
         if self.knows(event):
             return
+        # Each event shows that the driver was still alive; after a kill, the last one is all that is known.
         if self.driver_state == "RUNNING" and _is_by_driver(event):
             self.driver_spans = (*self.driver_spans[:-1], (self.driver_spans[-1][0], event.time_ms))
         _APPLY[type(event)](self, event)
@@ -109,6 +110,7 @@ def _driver_started(state: SweepState, event: DriverStarted) -> None:
     state.driver_started_ms = event.time_ms
     state.started_ms = state.started_ms or event.time_ms
     state.driver_spans = (*state.driver_spans, (event.time_ms, event.time_ms))
+    # Whatever was handed out before is not running any more: a driver ends its trials, or they end with it.
     state.handed_out = set()
 
 
@@ -124,6 +126,7 @@ def _trial_started(state: SweepState, event: TrialStarted) -> None:
     trial, now = event.trial, event.time_ms
     record = state.records.get(trial)
     if record is None:
+        # A later attempt keeps the params of the first.
         record = TrialRecord(trial, event.params, event.origin, started_ms=now)
     state.records[trial] = replace(record, attempts=event.attempt, spans=(*record.spans, (now, now)))
     state.handed_out.add(trial)
