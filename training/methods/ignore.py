@@ -124,8 +124,8 @@ class Ignore(Method):
         return metrics if self._config.rejection == "none" else metrics | found_metrics(sums)
 
     def _parts(self, logits: Tensor, strong_logits: Tensor, observed: Tensor, rejected: Tensor) -> dict[str, LossPart]:
-        spbc = masked_mean_part(negative_log(logits.sigmoid()), observed > 0, self._config.spbc_weight)
         # SPBC learns from the weak view, whichever view the other entries learn from.
+        spbc = masked_mean_part(negative_log(logits.sigmoid()), observed > 0, self._config.spbc_weight)
         viewed = strong_logits if self._config.view == "strong" else logits
         ignore = masked_mean_part(assumed_negative_entries(viewed, observed), ~rejected)
         reg = mean_part(mse_loss(strong_logits, logits, reduction="none"), self._config.reg_weight)
