@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def start_ray(
         driver_modules: Modules to import while Ray's processes start: both take seconds.
 
     Raises:
-        ConnectionError: No Ray answers at that address.
+        OrchestratorError: Ray does not start, or none answers at that address, or it refuses our token.
     """
     quieten()
     import ray
@@ -110,7 +110,7 @@ def start_ray(
         warnings.simplefilter("ignore")
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
-        context: Any = ray.init(**options)
+        context = _init(ray, options)
         # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
         # import in the other thread.
         importing.join()
@@ -127,19 +127,25 @@ def joined(address: str) -> Iterator[None]:
     """
     quieten()
     import ray
-    from ray.exceptions import AuthenticationError
 
     use_token()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
-    except (RuntimeError, OSError, AuthenticationError) as error:
-        raise cannot_start(address, error) from error
+    options = {"address": address, "log_to_driver": False, "configure_logging": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _init(ray, options | {"logging_level": logging.CRITICAL})
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return ray.init(**options)
+    # Everything: a node that takes too long to start is a bare Exception in Ray, a refused token a class of its own.
+    except Exception as error:
+        address = options["address"]
+        raise cannot_start(None if address == "local" else address, error) from error
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestrator.background import in_background, quick_handover
 from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.processes import end_orphans
-from orchestrator.cluster.session import cannot_start, quieten, start_ray, stop_ray
+from orchestrator.cluster.session import quieten, start_ray, stop_ray
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
@@ -248,16 +248,13 @@ class _Driver:
         address, resources = self._options.address, self._plan.resources
         # Each trial takes a slot per worker; Ray must be started with as many CPUs as all of them need.
         slots = self._plan.concurrency * resources.workers
-        try:
-            start_ray(
-                self._folder,
-                address=address,
-                num_cpus=slots * resources.cpus_per_worker,
-                num_gpus=math.ceil(slots * resources.gpus_per_worker),
-                driver_modules=["orchestrator.trials.director", "orchestrator.trials.tune"],
-            )
-        except (RuntimeError, OSError) as error:
-            raise cannot_start(address, error) from error
+        start_ray(
+            self._folder,
+            address=address,
+            num_cpus=slots * resources.cpus_per_worker,
+            num_gpus=math.ceil(slots * resources.gpus_per_worker),
+            driver_modules=["orchestrator.trials.director", "orchestrator.trials.tune"],
+        )
         # Nodes of a cluster share no disk with us unless the plan says where.
         if address is not None:
             require_shared(self._plan)

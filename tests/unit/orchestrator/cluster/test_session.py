@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.cluster import session as ray_session
 from orchestrator.cluster.processes import SWEEP_VARIABLE
+from orchestrator.errors import OrchestratorError
 
 
 class AuthenticationError(Exception):
@@ -53,6 +55,22 @@ def test_a_ray_that_does_not_start_says_why_and_what_to_do(address: str | None, 
     said = str(ray_session.cannot_start(address, error))
     assert said.startswith(message)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_whatever_ray_raises_while_it_starts_is_a_failure_that_says_what_to_do(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # Ray raises just that
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(OrchestratorError, match="timed out during startup"):
+        ray_session.start_ray(tmp_path, address=address, num_cpus=1, num_gpus=0)
+    with pytest.raises(OrchestratorError, match="timed out during startup"), ray_session.joined("auto"):
+        pass
 
 
 def test_nothing_noted_is_nothing_to_remove(home: Path) -> None:
