@@ -16,6 +16,7 @@ from orchestrator.uris import join_uri
 from training.errors import first_line
 
 TIMEOUT_S = 5.0
+_CONNECT_S = 10.0
 _MAX_TEXT = 200
 _TIMEOUT_ARGUMENT = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
 """What the drivers of a kind of database call the seconds to wait for a connection."""
@@ -56,12 +57,16 @@ def ask_server(
         path: The page, below the URI.
         headers: Sent with the request.
         verify: Whether to check the server's certificate; a path names the authorities to trust.
-        timeout_s: How long to wait for a connection, and again for the answer.
+        timeout_s: How long to wait for the answer; for the connection it is at most 10 s.
     """
     import requests  # here, because every command imports this module and few ask a server
 
+    # A host that drops packets is given up soon; a server that accepts the connection may just be busy.
+    connect_s = min(timeout_s, _CONNECT_S)
     try:
-        answer = requests.get(join_uri(uri, path), headers=headers, verify=verify, timeout=timeout_s)
+        answer = requests.get(join_uri(uri, path), headers=headers, verify=verify, timeout=(connect_s, timeout_s))
+    except requests.ConnectTimeout:
+        return Answer(is_up=False, reason=f"no connection within {connect_s:.0f} s")
     except requests.Timeout:
         return Answer(is_up=False, reason=f"no answer within {timeout_s:.0f} s")
     except (requests.RequestException, ValueError) as error:

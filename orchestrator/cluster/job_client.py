@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 """Where `ray dashboard cluster.yaml` makes the head's job server reachable on this machine."""
-_ANSWER_S = 10.0
+_ANSWER_S = 60.0
 # Ray's client would use the address in one of these instead of the one it is given.
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
@@ -51,7 +51,7 @@ def calling(address: str) -> Iterator[JobSubmissionClient]:
     """
     quieten()
     use_token()
-    # Ray's client waits for minutes for a host that drops packets, so ask first, with a time-out.
+    # Ray's client has no time-out and waits for minutes for a host that drops packets, so ask first.
     answer = ask_server(address, "api/version", timeout_s=_ANSWER_S)
     if not answer.is_up:
         raise _unreachable(address, answer.reason)

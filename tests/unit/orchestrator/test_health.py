@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import requests
 
 from orchestrator import health
 from orchestrator.health import Answer, ask_database
@@ -117,3 +118,16 @@ def test_databases_are_asked_by_connecting(tmp_path: Path) -> None:
     missing = ask_database(f"mysql+nonesuch://me:{PASSWORD}@127.0.0.1:9/mlflow")
     assert not missing.is_up
     assert PASSWORD not in missing.reason
+
+
+def test_a_host_that_drops_packets_is_given_up_before_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[float, float]] = []
+
+    def get(uri: str, *, timeout: tuple[float, float], **more: object) -> None:
+        waited.append(timeout)
+        raise requests.ConnectTimeout
+
+    monkeypatch.setattr(requests, "get", get)
+    assert health.ask_server("http://h", timeout_s=60.0).reason == "no connection within 10 s"
+    assert health.ask_server("http://h", timeout_s=2.0).reason == "no connection within 2 s"
+    assert waited == [(10.0, 60.0), (2.0, 2.0)]
