@@ -70,7 +70,7 @@ def ask_server(
     except requests.Timeout:
         return Answer(is_up=False, reason=f"no answer within {timeout_s:.0f} s")
     except (requests.RequestException, ValueError) as error:
-        return Answer(is_up=False, reason=_find_cause(error))
+        return Answer(is_up=False, reason=find_cause(error))
     if answer.ok:
         return Answer(is_up=True)
     # A refusal often says why in plain text; a page of HTML says nothing that fits on a line.
@@ -114,6 +114,14 @@ def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     return Answer(is_up=True)
 
 
+def find_cause(error: BaseException) -> str:
+    """Return the first cause of an error: requests wraps `Connection refused` into three layers of its own."""
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return _describe(cause)
+
+
 def _mlflow_headers() -> dict[str, str]:
     """Return the header with MLflow's credentials: from the environment, else from ~/.mlflow/credentials."""
     saved: dict[str, str] = {}
@@ -133,14 +141,6 @@ def _mlflow_headers() -> dict[str, str]:
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("true", "1")
-
-
-def _find_cause(error: BaseException) -> str:
-    """Return the first cause of an error: requests wraps `Connection refused` into three layers of its own."""
-    cause = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
-    return _describe(cause)
 
 
 def _describe(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from orchestrator import ray_compat
 from orchestrator.cluster.session import quieten
 from orchestrator.cluster.token import token_file, use_token
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.health import ask_server
+from orchestrator.health import ask_server, find_cause
 from orchestrator.redaction import redact
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def calling(address: str) -> Iterator[JobSubmissionClient]:
             "Copy ~/.ray/auth_token from the head to it, or name another: RAY_AUTH_TOKEN_PATH=FILE"
         ) from None
     except (ConnectionError, requests.exceptions.RequestException) as error:
-        raise _unreachable(address, type(error).__name__) from None
+        raise _unreachable(address, find_cause(error)) from None
     except RuntimeError as error:
         raise OrchestratorError(f"The job server at {address} reports: {redact(str(error))}") from None
     finally:
