@@ -33,7 +33,7 @@ from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 from training.config.run import TrainConfig
 from training.metric_names import VAL_MAP
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 ID = "trivial-00000001"
@@ -80,7 +80,7 @@ class Driver:
         )
 
     def wait_for(self, kind: type[Event], count: int = 1) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240  # a loaded machine takes a minute to start Ray
         while len(events(kind)) < count:
             assert time.monotonic() < deadline, f"no {kind.__name__}"
             assert self.process.poll() is None, self.process.communicate()[0]
@@ -89,7 +89,7 @@ class Driver:
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
         if number is not None:
             self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=60)
+        output, _ = self.process.communicate(timeout=240)
         return self.process.returncode, output
 
 
