@@ -1,4 +1,4 @@
-# The door, for people and CI: `make help` lists what is behind it.
+# Entry point for people and CI: `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 BOOTSTRAPPED := .venv/.stamp-bootstrap
@@ -13,43 +13,43 @@ help:  ## list the targets
 
 setup: $(INSTALLED)  ## install the locked dependencies and this checkout into .venv
 
-demo: $(INSTALLED)  ## the main job, reduced, on the embedded dataset, a few minutes: sweep, leaderboard, next commands
+demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): leaderboard and what to run next
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
 test: $(INSTALLED)  ## run the tests (10 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-all: $(INSTALLED)  ## also in random order, and the suites that hunt for faults (hours)
+test-all: $(INSTALLED)  ## the tests in random order, and the fault-injection suites (hours)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -p randomly
 	$(MAKE) faults soak
 
-check: $(INSTALLED)  ## lint, format, types, direction of imports
+check: $(INSTALLED)  ## lint, format, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: $(INSTALLED)  ## mend what ruff can mend
+format: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## measure what the claims rest on (an hour and more)
+bench: $(INSTALLED)  ## run the benchmarks behind the documented figures (more than an hour)
 	$(BIN)/python -m benchmarks.cost overhead
 	$(BIN)/python -m benchmarks.cost scale
 	$(BIN)/python -m benchmarks.digits
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.cost metrics
 
-faults: $(INSTALLED)  ## every kind of death on a cluster, and drivers killed twice, many times over (an hour and more)
+faults: $(INSTALLED)  ## every kind of failure on a cluster, and drivers killed twice, many times over (more than an hour)
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.faults.driver_kills
 	NUM_SWEEPS=20 $(BIN)/python -m pytest -q tests/integration/test_train_trials.py -k placement_group
 
-soak: $(INSTALLED)  ## fifty trials under a death every ten seconds (half an hour)
+soak: $(INSTALLED)  ## fifty trials with a kill every ten seconds (half an hour)
 	$(BIN)/python -m benchmarks.faults.soak
 
-lock: $(BOOTSTRAPPED)  ## write requirements/*.txt anew from pyproject.toml (UPGRADE=1: newest versions)
+lock: $(BOOTSTRAPPED)  ## rebuild requirements/*.txt from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	$(COMPILE) --group pyproject.toml:bootstrap --constraint requirements/dev.txt --output-file requirements/bootstrap.txt
@@ -63,7 +63,7 @@ clean:  ## remove .venv, caches and built files (results stay)
 
 # Stamps, so that a second `make` installs nothing and a changed lock installs what changed.
 $(INSTALLED): requirements/dev.txt pyproject.toml hatch_build.py $(BOOTSTRAPPED)
-	@# Compiled once here, because every worker process of Ray would compile for itself: importing it all takes 9 s in place of 19.
+	@# Compiled once here, because every worker process of Ray would compile for itself: importing everything then takes 9 s instead of 19.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -4,8 +4,9 @@
 #   node.sh setup          install the hashed lock and this checkout into .venv, next to this folder
 #   node.sh COMMAND ...    run a command from that .venv in the environment of the nodes: node.sh ray start --head
 #
-# PYTHON names the interpreter, by default python3. It must be 3.11 or newer and the same on all nodes: Ray joins no others.
-# Credentials and addresses come only from the node's ~/.orchestrator.env (lines VARIABLE=value, used literally; mode 600).
+# PYTHON names the interpreter, by default python3. It must be 3.11 or newer and the same on all nodes: Ray joins no
+# others. Credentials and addresses come only from the node's ~/.orchestrator.env (lines VARIABLE=value, used literally;
+# mode 600).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -43,7 +44,8 @@ enter() {
   # Ray always listens on all interfaces, so everything that connects to a node must show the token.
   export RAY_AUTH_MODE=token
   export RAY_USAGE_STATS_ENABLED=0
-  # By default, Ray kills a cancelled job 3 s after asking it to stop. A sweep survives that, but needs longer to end tidily.
+  # By default, Ray kills a cancelled job 3 s after asking it to stop. A sweep survives that, but needs longer to end
+  # tidily.
   export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-30}"
   export ORCHESTRATOR_HOME="${ORCHESTRATOR_HOME:-$HOME/orchestrator}"
   ulimit -n "$(ulimit -Hn)"

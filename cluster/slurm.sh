@@ -4,8 +4,8 @@
 #   sbatch cluster/slurm.sh sweep voc --storage /shared/checkpoints
 #   sbatch cluster/slurm.sh resume
 #
-# Run `bash cluster/node.sh setup` first, and submit in the checkout. The checkout, ORCHESTRATOR_HOME and your home directory (for Ray's
-# token) must be on a file system that all nodes share. Adapt the sizes below.
+# Run `bash cluster/node.sh setup` first, and submit in the checkout. The checkout, ORCHESTRATOR_HOME and your home
+# directory (for Ray's token) must be on a file system that all nodes share. Adapt the sizes below.
 #SBATCH --job-name=spml
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,5 +1,5 @@
-"""The program as a module, ``python -m orchestrator``: how a job calls the code that was sent along, not the one that
-is installed.
+"""The program as a module, ``python -m orchestrator``: this is how a job runs the code that was sent along instead of
+the installed version.
 """
 
 from orchestrator.cli.app import main

@@ -15,7 +15,7 @@ _SWITCH_INTERVAL_S = 0.0005  # Python's own is ten times that
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run a function in a daemon thread, which the process does not wait for when it ends."""
+    """Run a function in a daemon thread, for which the process does not wait when it exits."""
     future: Future[T] = Future()
 
     def work() -> None:

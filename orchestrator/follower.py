@@ -1,4 +1,4 @@
-"""Follow something in a background thread: act, wait, retry with growing pauses, and finish the rest when stopped."""
+"""Follow something in a background thread: act, wait, retry with growing pauses, and finish when stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _LAST_TRY_S = 3.0
 
 
 class Follower(ABC):
-    """A thread that keeps something up to date next to a sweep, which never waits for it and never fails because of it.
+    """A thread that keeps something up to date alongside a sweep.
+
+    The sweep never waits for it and never fails because of it.
 
     Args:
         name: Of the thread.
@@ -26,7 +28,7 @@ class Follower(ABC):
     """
 
     gives_up_on: tuple[type[Exception], ...] = ()
-    """Errors that no retry can cure: they end the thread."""
+    """Errors that no retry can fix: they end the thread."""
 
     def __init__(
         self, name: str, *, poll_s: float, retry_s: float, max_retry_s: float, last_try_s: float = _LAST_TRY_S
@@ -53,7 +55,7 @@ class Follower(ABC):
             Whether all is done. If not, ``problem`` says why.
         """
         asked = time.monotonic()
-        # After a long outage it is not worth waiting as long once more.
+        # After a long outage, it is not worth waiting that long again.
         away_since = asked if self._away_since is None else self._away_since
         self._deadline = max(asked + self._last_try_s, away_since + drain_s)
         self._stopping.set()
@@ -65,15 +67,15 @@ class Follower(ABC):
         return self._is_level
 
     def wake(self) -> None:
-        """Act now rather than after the present pause."""
+        """Act now instead of waiting for the current pause to end."""
         self._waking.set()
 
     @abstractmethod
     def _act(self) -> bool:
-        """Do some of what there is to do; return whether nothing was left."""
+        """Do some of the remaining work; return whether nothing is left."""
 
     def _reset(self) -> None:  # noqa: B027
-        """Drop what a failure may have broken, so that the next round starts from scratch."""
+        """Discard whatever a failure may have broken, so that the next round starts from scratch."""
 
     def _close(self) -> None:  # noqa: B027
         """Release what the thread holds, at its end."""
@@ -86,7 +88,7 @@ class Follower(ABC):
     def _run(self) -> None:
         retry_s = self._retry_s
         while True:
-            # Read before acting: what comes during a round may be missed by it, and needs another one.
+            # Read before acting: whatever arrives during a round may be missed by it and needs another round.
             stopping, started = self._stopping.is_set(), time.monotonic()
             try:
                 is_level = self._act()

@@ -19,12 +19,12 @@ TIMEOUT_S = 5.0
 _CONNECT_S = 10.0
 _MAX_TEXT = 200
 _TIMEOUT_ARGUMENT = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
-"""What the drivers of a kind of database call the seconds to wait for a connection."""
+"""The option for the connection time-out in seconds, by database driver."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service answered, if it did.
+    """What a service answered, if anything.
 
     Attributes:
         is_up: It answered something.
@@ -38,7 +38,7 @@ class Answer:
 
     @property
     def is_well(self) -> bool:
-        """Whether it answered as it should."""
+        """Whether it answered without a problem."""
         return self.is_up and not self.reason
 
 
@@ -61,7 +61,7 @@ def ask_server(
     """
     import requests  # here, because every command imports this module and few ask a server
 
-    # A host that drops packets is given up soon; a server that accepts the connection may just be busy.
+    # Give up quickly on a host that drops packets; a server that accepts the connection may just be busy.
     connect_s = min(timeout_s, _CONNECT_S)
     try:
         answer = requests.get(join_uri(uri, path), headers=headers, verify=verify, timeout=(connect_s, timeout_s))
@@ -91,14 +91,14 @@ def ask_mlflow(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
         # MLflow answers /health without credentials: only a real request shows whether they are right.
         path = "api/2.0/mlflow/experiments/search?max_results=1"
         answer = ask_server(uri, path, headers=headers, verify=verify, timeout_s=timeout_s)
-    # These sign each request inside MLflow's client. We cannot, so a refusal of ours means nothing.
+    # These sign each request inside MLflow's client. We cannot, so a refusal of our request means nothing.
     if answer.is_refused and (os.environ.get("MLFLOW_TRACKING_AUTH") or _is_set("MLFLOW_TRACKING_AWS_SIGV4")):
         return replace(answer, is_refused=False, reason="")
     return answer
 
 
 def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
-    """Connect to a database by its SQLAlchemy URI, change nothing in it, and leave again."""
+    """Connect to a database by its SQLAlchemy URI and disconnect, without changing anything in it."""
     import sqlalchemy
 
     try:
@@ -115,7 +115,7 @@ def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
 
 
 def find_cause(error: BaseException) -> str:
-    """Return the first cause of an error: requests wraps `Connection refused` into three layers of its own."""
+    """Return the first cause of an error: requests wraps `Connection refused` in three layers of its own."""
     cause = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper

@@ -79,7 +79,9 @@ def orchestrator(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. Can be given anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks. Can be given anywhere on the command line.")
+    ] = False,
 ) -> None:
     """Sweep, track and promote methods of single-positive multi-label learning.
 
@@ -107,7 +109,7 @@ app.command(
     context_settings={"allow_interspersed_args": False},  # options after VERB are the verb's
 )(jobs.submit)
 _cluster = typer.Typer(
-    name="cluster", help="Start, show and end a cluster.", no_args_is_help=True, rich_markup_mode=None
+    name="cluster", help="Start, show and stop a cluster.", no_args_is_help=True, rich_markup_mode=None
 )
 for _name, (_verb, _example) in cluster.VERBS.items():
     _cluster.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
@@ -118,13 +120,13 @@ app.add_typer(_data, epilog=f"\b\nExample: {data.VERBS['prepare'][1]}\n{EXIT_COD
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit with its code; an error becomes a message, with a traceback only under ``--debug``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # By hand rather than by typer, so that --debug also works after the verb.
+    # Parsed here rather than by typer, so that --debug also works after the verb.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn their developers, not our users
     try:
-        # Not in standalone mode, in which typer would print mistakes in its own way.
+        # Not in standalone mode, because typer would then print errors in its own way.
         sys.exit(app(words, prog_name=program(), standalone_mode=False, obj=words))
     except typer.TyperException as error:
         print(describe_usage(error), file=sys.stderr)
@@ -182,8 +184,8 @@ def exit_code(error: Exception) -> int:
 
 
 def describe(error: Exception, code: int) -> str:
-    """Return an error's message, and for errors that are not ours their type and how to see more."""
-    # Our messages say what to do. A foreign one needs its type, and a way to see where it was raised.
+    """Return an error's message; for errors that are not ours, also their type and how to see more."""
+    # Our messages say what to do. Those of libraries need the error's type and a way to see where it was raised.
     ours = type(error).__module__.partition(".")[0] in ("orchestrator", "training", "search_spaces")
     if ours or code == EXIT_USER_ERROR:
         return str(error)

@@ -32,7 +32,7 @@ def browse(
 ) -> None:
     """Open MLflow's UI at a sweep.
 
-    Serves on 127.0.0.1 until Ctrl-C. A bundle is shown without the home and the MLflow that it came from.
+    Serves on 127.0.0.1 until Ctrl-C. A bundle can be shown without the home and the MLflow store that it came from.
     """
     from orchestrator.results.bundle import SUFFIX
 
@@ -47,10 +47,10 @@ def browse(
     plan = load_plan(find_sweep(sweep))
     uri = tracking_uri()
     is_server = uri.startswith(("http://", "https://"))
-    # Before catching up, which takes long: a taken port would waste it.
+    # Checked before catching up, which can take a long time and would be wasted if the port is taken.
     if not is_server:
         require_free_port(port)
-    print_note("bringing MLflow up to date and starting its UI; this takes some seconds ...")
+    print_note("bringing MLflow up to date and starting its UI; this takes a few seconds ...")
     _catch_up(plan)
     if is_server:
         _print_link(plan, uri)
@@ -74,21 +74,25 @@ def _browse_bundle(file: Path, port: int) -> None:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             os.environ.pop(name, None)
         plan = load_plan(unpack_bundle(file))
-        print_note("unpacking the bundle into a temporary MLflow and starting its UI; this takes some seconds ...")
+        print_note(
+            "unpacking the bundle into a temporary MLflow store and starting its UI; this takes a few seconds ..."
+        )
         if not sync(plan.id, UNPACK_S):
             print_note(f"MLflow is incomplete: {plan.id} could not be written within {UNPACK_S / 60:.0f} min.")
         serve(tracking_uri(), port, lambda base: _print_ready(plan, base))
 
 
 def _catch_up(plan: SweepPlan) -> None:
-    """Write to MLflow what a driver could not, unless a driver is running."""
+    """Write to MLflow what an earlier driver could not, unless a driver is running."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.lease import find_holder
     from orchestrator.tracking.tracker import sync
 
     # A driver writes to MLflow itself, and two writers would get in each other's way.
     if find_holder(sweep_dir(plan.id)) is None and not sync(plan.id, CATCH_UP_S):
-        print_note(f"MLflow is still incomplete: its store did not take all of {plan.id} in time. Try again later.")
+        print_note(
+            f"MLflow is still incomplete: not all of {plan.id} could be written to its store in time. Try again later."
+        )
 
 
 def _print_ready(plan: SweepPlan, base: str) -> None:

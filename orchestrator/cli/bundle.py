@@ -31,4 +31,4 @@ def bundle(
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
     print_line(f"{out}: {num_artifacts} pictures and tables, {out.stat().st_size / 2**20:.1f} MiB")
-    print_next({f"browse {out}": "look at it, on any machine"})
+    print_next({f"browse {out}": "open it on any machine"})

@@ -1,4 +1,4 @@
-"""The verbs that start, show and end a cluster: cluster up, status, down."""
+"""The verbs that start, show and stop a cluster: cluster up, status, down."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DEFAULT_CONFIG = Path("cluster.yaml")
 
 
 def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: YesOption = False) -> None:
-    """Start the cluster that a file describes, or update it.
+    """Start or update the cluster that a file describes. Checks
 
-    Checks the file, shows Ray's own command, and runs it.
+    the file, shows Ray's own command, and runs it.
     """
     from orchestrator.cluster.files import check_ready, read_cluster, render_up
 
     document = read_cluster(config)
-    # A dry run may show the command before credentials and keys are in place.
+    # A dry run can show the command even before credentials and keys are in place.
     if not dry_run:
         check_ready(document, str(config))
     if _run(render_up(config, yes=yes), dry_run):
@@ -39,7 +39,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False) -
 
 
 def down(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: YesOption = False) -> None:
-    """End a cluster. The disks of its machines may be deleted with them."""
+    """Stop a cluster. The disks of its machines may be deleted with them."""
     from orchestrator.cluster.files import read_cluster, render_down
 
     read_cluster(config)

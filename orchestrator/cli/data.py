@@ -135,7 +135,7 @@ def stats(
 ) -> None:
     """Count the labels of a prepared dataset.
 
-    Prints positives per class, classes that occur together and images per split, and draws them as in Fig. 1 of the
+    Prints positives per class, classes that occur together and images per split, and plots them as in Fig. 1 of the
     IGNORE supplement; classes without a learnable positive are marked.
     """
     from orchestrator.datasets.stats import count_labels, render_stats, table_of_classes
@@ -168,7 +168,7 @@ def show(
         typer.Option(
             "--index",
             metavar="I",
-            help="Rows such as 7 or 3,8,20-25; repeatable. By default a dozen.",
+            help="Rows such as 7 or 3,8,20-25; repeatable. By default, a dozen rows.",
             show_default=False,
         ),
     ] = None,
@@ -202,7 +202,7 @@ def show(
 
 
 def list_(json: JsonOption = False) -> None:
-    """List prepared datasets with place, size and hash."""
+    """List prepared datasets with their location, size and hash."""
     from dataclasses import asdict
 
     from orchestrator.datasets.listing import list_prepared
@@ -238,7 +238,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def _next_steps(dataset: str, name: str) -> dict[str, str]:
-    # The shipped space folder.yaml works under this name only; for another name it is copied and changed.
+    # The shipped space folder.yaml works only under this name; for another name, users copy and change it.
     search = {f"sweep {name}": "search"} if name == dataset else {}
     check = {f"data verify {name}": "compare its labels with the paper's Table 1"} if dataset != "folder" else {}
     return {
@@ -250,7 +250,7 @@ def _next_steps(dataset: str, name: str) -> dict[str, str]:
 
 
 def _printable(line: str) -> str:
-    """Return a line in characters that the output's encoding has: not every terminal can show a tick."""
+    """Return a line with only characters that the output's encoding supports: not every terminal can show a tick."""
     try:
         line.encode(sys.stdout.encoding)
     except UnicodeEncodeError:

@@ -17,13 +17,19 @@ def doctor(
     space: Annotated[
         str | None,
         typer.Option(
-            "--space", metavar="SPACE", help="With --address: check its data and weights too.", show_default=False
+            "--space",
+            metavar="SPACE",
+            help="With --address: also check this space's data and weights.",
+            show_default=False,
         ),
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            "--storage", metavar="URI", help="With --address: check that checkpoints can go there.", show_default=False
+            "--storage",
+            metavar="URI",
+            help="With --address: check that checkpoints can be written there.",
+            show_default=False,
         ),
     ] = None,
     settings: SetOption = None,
@@ -44,12 +50,12 @@ def doctor(
     if address is not None:
         if settings and space is None:
             raise UserError(
-                "--set changes the settings of a --space, which is missing. For example: --space voc --set "
+                "--set changes the settings of a space, but no --space was given. For example: --space voc --set "
                 "data.store=s3://bucket/voc"
             )
         _ask_nodes(address, space, storage, settings or [], json)
         return
-    # Rather than ignoring them: the user would believe that they were checked.
+    # Not ignored silently: the user would believe that they were checked.
     if space is not None or storage is not None or settings:
         raise UserError(
             "--space, --storage and --set are checked on the nodes of a cluster. Add --address, or leave them out."
@@ -61,7 +67,7 @@ def doctor(
         print_table(
             ["", "what", "found"], [(str(found.health), found.subject, found.detail) for found in findings], wrapped=[2]
         )
-        # Below it, so that no command is broken to fit a column.
+        # Below the table, so that no command is broken to fit a column.
         for fix, subjects in list_fixes(findings).items():
             print_line(f"fix {subjects}: {fix}")
     if not is_healthy(findings):

@@ -1,4 +1,4 @@
-"""The verbs around jobs on a cluster: submit, jobs, logs, cancel."""
+"""The verbs for jobs on a cluster: submit, jobs, logs, cancel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_SUBMITTED = ("browse", "cancel", "cluster", "jobs", "logs", "submit")
 _RESUMED = ("ablate", "extend", "promote", "resume", "sweep", "train")
 # They take seconds, and the user wants what they print.
 _FOLLOWED = ("doctor",)
-# Options for places that must outlast the job.
+# Options that name places that must outlast the job.
 _PLACES = ("storage", "backup", "mirror", "out")
 
 JobArgument = Annotated[
@@ -36,7 +36,7 @@ def submit(
         typer.Option(
             "--address",
             metavar="URL",
-            help="The job server; by default the last one used, else 127.0.0.1:8265.",
+            help="The job server; by default the last one used, or 127.0.0.1:8265.",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +45,7 @@ def submit(
 ) -> None:
     """Run a verb on a cluster, as a Ray job.
 
-    The job does not need this machine any more. Sends the code and the YAML files that the verb names, nothing else.
+    The job then no longer needs this machine. Sends the code and the YAML files that the verb names, nothing else.
     Credentials come from the environment of the nodes.
     """
     from orchestrator.cluster.jobs import split_address
@@ -59,7 +59,7 @@ def submit(
 
 
 def submitted(context: typer.Context, address: str | None) -> bool:
-    """Submit the verb that was typed if its address is that of a job server; return whether it was.
+    """Submit the verb that was typed if its address is that of a job server; return whether it was submitted.
 
     Every verb with ``--address`` calls this in its first line.
     """
@@ -104,7 +104,7 @@ def jobs(json: JsonOption = False) -> None:
 def logs(
     job: JobArgument = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Continue until it ends, and exit with its code.")
+        bool, typer.Option("--follow", "-f", help="Keep printing until it ends, and exit with its exit code.")
     ] = False,
 ) -> None:
     """Print the output of a job."""
@@ -140,7 +140,7 @@ def _submit(
     from orchestrator.cluster.job_package import packed, render_entrypoint
 
     server = require_http(address or job_store.default_address())
-    # Before packing: a typo should cost no time.
+    # Parsed before packing, so that a typo is found at once.
     verb = _check_verb(context, words)
     with packed(verb) as package:
         print_note(f"code to send to {server}: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
@@ -172,7 +172,7 @@ def _check_verb(context: typer.Context, words: list[str]) -> list[str]:
         # Parses without running. The parser empties the list that it is given, hence the copy.
         with group.make_context(name, [*rest], parent=parent) as parsed:
             found, parent = dict(parsed.params), parsed
-    # The most common mistake is in the space, so it is read here too.
+    # Most mistakes are in the space, so it is read here too.
     if words[0] in ("plan", "sweep") and found.get("space"):
         from search_spaces.schema import load_space
 
@@ -190,8 +190,10 @@ def _require_lasting(name: str, place: object) -> None:
     """
     if isinstance(place, str | Path) and "://" not in str(place) and not str(place).startswith(("/", "~")):
         raise UserError(
-            f"--{name} of a submitted verb must be a URI or an absolute path, but got --{name}={place}. On the cluster "
-            f"that is in the job's own folder, which is removed when the job ends. Use --{name} s3://bucket/{place}, "
+            f"--{name} of a submitted verb must be a URI or an absolute path, but got --{name}={place}. On the "
+            "cluster, "
+            f"a relative path is in the job's own folder, which is removed when the job ends. Use --{name} "
+            f"s3://bucket/{place}, "
             f"or a folder that all nodes mount."
         )
 
@@ -209,5 +211,5 @@ def _follow(job: Job) -> None:
 
 
 def _show(text: str) -> None:
-    # A log arrives in pieces, which need not end with a line.
+    # A log arrives in pieces, which need not end at the end of a line.
     print(text, end="" if text.endswith("\n") else "\n", flush=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.results.summary import Source
     from orchestrator.sweep_folder.state import SweepState
 
-# Nobody reads more on a screen, and drawing thousands of rows takes seconds.
+# Nobody reads more rows on a screen, and drawing thousands of them takes seconds.
 MAX_SCREEN_ROWS = 300
 
 
@@ -41,7 +41,7 @@ def leaderboard(
 ) -> None:
     """Rank a sweep's trials.
 
-    The sweep's protocol decides the order; scores are in percent. Asks MLflow about a sweep that is not in this home.
+    The sweep's protocol decides the order; scores are in percent. For a sweep that is not in this home, asks MLflow.
     """
     from orchestrator.errors import UserError
     from orchestrator.results.summary import make_source, read_sweep
@@ -68,8 +68,8 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
 
     Args:
         plan: The sweep.
-        state: What its journal adds up to.
-        num_rows: Print at most so many rows; None prints all.
+        state: Its state, replayed from its journal.
+        num_rows: Print at most this many rows; None prints all.
         is_here: Whether the sweep is in this home, where the tracebacks of failed trials are.
     """
     from orchestrator.results.ablation import tabulate_ablation
@@ -93,7 +93,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
 
 
 def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | None = None) -> None:
-    """Print a leaderboard as JSON; the source says where that of another home's sweep comes from."""
+    """Print a leaderboard as JSON; for a sweep from another home, the source says where it comes from."""
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.summary import make_heading
     from orchestrator.sweep_folder import records
@@ -110,7 +110,7 @@ def _print_csv(plan: SweepPlan, state: SweepState) -> None:
     from orchestrator.results.summary import make_heading
     from orchestrator.sweep_folder import records
 
-    # Every row says what it stands for, because rows of several files end up in one table.
+    # Every row names its sweep and settings, because rows from several files may end up in one table.
     heading = asdict(make_heading(plan))
     print_csv([{**row, **heading} for row in records.leaderboard(state.records.values(), plan.protocol)])
 
@@ -121,7 +121,7 @@ def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | Non
     # The union, in the order of the space: start points may fix keys that other trials draw.
     keys = list(dict.fromkeys(key for row in rows for key in row["params"]))
     failed = any(row["cause"] for row in rows)
-    # The last word is enough to know a parameter by, and the table is wide as it is.
+    # The last word is enough to identify a parameter, and the table is already wide.
     names = [key.rsplit(".", 1)[-1] for key in keys]
     headers = ["#", "trial", "state", "score", "epoch", *names, "time", *(["failure"] if failed else [])]
     shown = rows[:num_rows]
@@ -133,7 +133,7 @@ def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | Non
         [_cells(row, keys)[: len(headers)] for row in shown],
         right=[0, 1, 3, 4, *params, time_s],
         wrapped=[failure],
-        # On a narrow terminal the last parameter of the space goes first; score, state and failure stay.
+        # On a narrow terminal, the space's last parameter is dropped first; score, state and failure are kept.
         drop=[time_s, *reversed(params), 4],
         hint=f"{command} --csv",
     )
@@ -142,7 +142,7 @@ def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | Non
         folder = sweep_dir(plan.id) if is_here else f"in the home of its driver, sweeps/{plan.id}"
         print_note(f"Tracebacks of failed trials: {folder}/{ERRORS_DIR}")
     if len(shown) < len(rows):
-        # On a screen even the command without --csv would cut there again.
+        # On a screen, the command without --csv would cut the table at the same place.
         whole = " --csv" if len(shown) >= MAX_SCREEN_ROWS else ""
         print_line(f"  and {len(rows) - len(shown)} more: {command}{whole}")
 

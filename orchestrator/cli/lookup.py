@@ -1,4 +1,4 @@
-"""Finds a sweep in this home, else in MLflow."""
+"""Finds a sweep in this home, or else in MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def find_or_recall(sweep: str | None) -> str | RecalledSweep:
-    """Return the id of a sweep of this home, else what MLflow knows of it.
+    """Return the id of a sweep in this home, or else what MLflow knows about it.
 
     Raises:
         UserError: Neither has it.
@@ -33,13 +33,13 @@ def find_or_recall(sweep: str | None) -> str | RecalledSweep:
 
 
 def print_source(found: RecalledSweep) -> None:
-    """Say that this is another home's sweep, and how old the news may be."""
+    """Say that this sweep is from another home, and how old the information may be."""
     age = ""
     if found.reported_ms is not None:
         age = f"; its last event is {format_seconds(max(0.0, time.time() - found.reported_ms / 1000))} old"
     print_note(
-        f"{found.plan.id} is not in this home. This is what MLflow at {found.uri} knows, which may be some seconds "
-        f"behind{age}."
+        f"{found.plan.id} is not in this home. This is what MLflow at {found.uri} knows, which may be a few "
+        f"seconds behind{age}."
     )
 
 
@@ -54,9 +54,11 @@ def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
         raise not_here
     try:
         found = recall_sweep(sweep)
-    # Say why MLflow was asked at all: the user asked for a sweep, not for MLflow.
+    # Say why MLflow was queried at all: the user asked for a sweep, not for MLflow.
     except OrchestratorError as error:
-        raise OrchestratorError(f"{error} It was asked because the sweep is not in this home: {not_here}") from error
+        raise OrchestratorError(
+            f"{error} MLflow was asked because the sweep is not in this home: {not_here}"
+        ) from error
     if found is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise not_here  # MLflow's store is a file of this home: saying that it lacks the sweep too would add nothing
     if found is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Device(StrEnum):
-    """Whose memory is measured."""
+    """Device whose memory is measured."""
 
     CUDA = "cuda"
     CPU = "cpu"
@@ -47,15 +47,15 @@ def max_batch(
 ) -> None:
     """Find the largest batch that fits one worker.
 
-    Also finds how many trials can share the memory. Runs real steps of the space's first start_from point on random
-    images. With several workers, each gets its share of optim.batch_size.
+    Also finds how many trials can share the memory. Runs real training steps of the space's first start_from point on
+    random images. With several workers, each gets its share of optim.batch_size.
     """
     from orchestrator.planning.data_fit import check_data
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest, parse_overrides
     from orchestrator.planning.sweep_plan import trial_config
 
-    # First, because planning takes a second and a wrong flag needs none of it.
+    # Flags are checked first, because planning takes a second.
     _check_device(device, limit_gib)
     planned = make_plan(
         PlanRequest(space, kind="train", method=method, overrides=parse_overrides(settings or []), recipe=recipe)
@@ -133,6 +133,6 @@ def _show_sharing(found: MaxBatch, *, on_gpu: bool) -> None:
         return
     use = "--concurrency N with N up to that"
     if on_gpu:
-        # Rounded down: together they must not ask for more than one GPU.
+        # Rounded down, so that together they do not ask for more than one GPU.
         use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources: in your own space"
     print_line(f"{own}: {num} fit at a time. Use {use}.")

@@ -43,12 +43,12 @@ def evaluate(
     from training.preparation import is_prepared, prepare
 
     predictor = _load_predictor(model)
-    # Another home than that of the training may not have made the digit scenes yet.
+    # If this is not the home of the training, the digit scenes may not have been made here yet.
     if not is_prepared(predictor.config.data):
         require_writable_cache()
         print_note("making the data that the model was trained on; this happens once ...")
         prepare(predictor.config.data)
-    # The form in which a training run keeps a model, which is what evaluation takes.
+    # Evaluation takes a model in the form in which a training run keeps it.
     state = {"classes": list(predictor.classes), "model": predictor.weights}
     metrics = evaluate_split(predictor.config, state, split, threshold, absent_classes)
     if json:
@@ -89,7 +89,7 @@ def predict(
 
     _require_file(out)
     try:
-        # Only looks: an empty folder should not cost the time to load a model.
+        # Checked first, so that an empty folder does not cost the time to load a model.
         find_images(folder)
     except ValueError as error:
         raise UserError(str(error)) from None

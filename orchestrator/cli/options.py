@@ -9,40 +9,41 @@ import typer
 from orchestrator.cli.output import print_note
 from orchestrator.errors import UserError
 
-# As in the epilog of every --help. 130 is 128 + SIGINT, as a shell reports it.
+# The same as in the epilog of every --help. 130 is 128 + SIGINT, as a shell reports it.
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
 def is_job_server(address: str | None) -> bool:
-    """Return whether jobs are submitted to an address; if not, a Ray driver can join it.
+    """Return whether an address takes submitted jobs; if not, a Ray driver can join it.
 
     Raises:
         UserError: It is an address of Ray's client.
     """
     if address is not None and address.startswith("ray://"):
         raise UserError(
-            f"--address must be auto, HOST:PORT or http://HOST:8265, but got --address={address}. Through Ray's client "
-            f"the sweep would run far from its journal and end when the connection does. A submitted job does not: "
+            f"--address must be auto, HOST:PORT or http://HOST:8265, but got --address={address}. Through Ray's "
+            "client, "
+            f"the sweep would run far from its journal and end when the connection does. Submit a job instead: "
             f"--address http://HOST:8265"
         )
     return address is not None and address.startswith(("http://", "https://"))
 
 
 def check_places(storage: str | None, backup: str | None, mirror: str | None = None) -> str | None:
-    """Refuse places with credentials, and return the backup's place as every machine would name it.
+    """Refuse places with credentials, and return the backup's location in a form that is valid on every machine.
 
     Args:
         storage, backup: As given.
-        mirror: The backup under the flag's former name.
+        mirror: The backup, given under the flag's old name.
     """
     from orchestrator.uris import absolute_uri, require_no_credentials
 
     if mirror is not None:
         print_note("note: --mirror is deprecated. Use --backup.")
         if backup not in (None, mirror):
-            raise UserError("--mirror is the former name of --backup. Give only --backup.")
+            raise UserError("--mirror is the old name of --backup. Give only --backup.")
         backup = mirror
     # Before anything is planned, because the plan is printed and stored.
     require_no_credentials("--storage", storage)
@@ -64,7 +65,7 @@ EpochsOption = Annotated[
 ]
 StartupOption = Annotated[
     int | None,
-    typer.Option("--startup-trials", metavar="N", help="Random trials, start points included, before TPE decides."),
+    typer.Option("--startup-trials", metavar="N", help="Random trials, including start points, before TPE takes over."),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--concurrency", metavar="N", help="Trials at a time; by default as many as fit.")
@@ -112,7 +113,8 @@ AddressOption = Annotated[
 AllowChangedOption = Annotated[
     bool,
     typer.Option(
-        "--allow-changed", help="Continue although commit, uncommitted changes, lock or data differ from the start."
+        "--allow-changed",
+        help="Continue even if the commit, uncommitted changes, lock file or data differ from the start.",
     ),
 ]
 StealLeaseOption = Annotated[
@@ -121,10 +123,12 @@ StealLeaseOption = Annotated[
 ]
 BackupOption = Annotated[
     str | None,
-    typer.Option("--backup", metavar="URI", help="Copy the journal there, so that another machine can continue."),
+    typer.Option(
+        "--backup", metavar="URI", help="Copy the journal to this place, so that another machine can continue."
+    ),
 ]
 FormerBackupOption = Annotated[str | None, typer.Option("--mirror", metavar="URI", hidden=True)]
-"""The former name of --backup: still accepted, with a note."""
+"""The old name of --backup; still accepted, with a note."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 ModelArgument = Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.sweep.driver import SweepOutcome
     from orchestrator.sweep.options import DriveOptions
 
-# Enough to see what works; the whole table is a command away.
+# Enough to see what works; a command prints the whole table.
 MAX_ROWS = 20
 
 
@@ -41,7 +41,7 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     if outcome.state == "INTERRUPTED":
         print_note(f"Resume with: {program()} resume {plan.id}{options.repeated_flags()}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    # A script must notice that there is nothing to promote, although the sweep itself ended well.
+    # A script must notice that there is nothing to promote, even though the sweep itself ended normally.
     if outcome.best is None:
         print_note("No trial was completed.")
         raise typer.Exit(EXIT_FAILURE)
@@ -57,6 +57,6 @@ def _next_steps(plan: SweepPlan) -> dict[str, str]:
     if plan.kind == "train":
         return {**browse, f"train --from {plan.id}/0 --set loop.seed=1": "the same, with another training seed"}
     steps = {f"promote {plan.id}": "train the winner at full length", **browse}
-    if plan.num_points is None:  # else nothing is left to try
+    if plan.num_points is None:  # otherwise nothing is left to try
         steps[f"extend {plan.id} --trials +{plan.num_trials}"] = "continue the search"
     return steps

@@ -1,4 +1,4 @@
-"""Prints for the verbs: fitted to a terminal, or whole and plain into a pipe."""
+"""Prints output for the verbs: fitted to a terminal, or complete and plain into a pipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def print_json(value: object) -> None:
 
 
 def print_csv(rows: Sequence[Row]) -> None:
-    """Print rows as CSV; nested mappings become dotted columns, and a row may lack some."""
+    """Print rows as CSV; nested mappings become dotted columns, and rows may lack some of them."""
     # The columns of all rows, because a trial that failed early lacks some.
     flat = [_flatten(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
@@ -76,7 +76,7 @@ def print_table(
     drop: Sequence[int] = (),
     hint: str = "",
 ) -> None:
-    """Print a table, whole in a pipe; on a narrow terminal columns are left out and named below it.
+    """Print a table, complete in a pipe; on a narrow terminal, columns are left out and named below the table.
 
     Args:
         headers: Names of the columns; on a narrow terminal they are broken after underscores.
@@ -84,7 +84,7 @@ def print_table(
         right: Columns that are aligned to the right, as numbers are.
         wrapped: Columns whose cells may take several lines; all others are never broken.
         drop: Columns that may be left out, in the order in which they go.
-        hint: The command that shows them all.
+        hint: The command that shows all columns.
     """
     from orchestrator.cli.table import Column, fit_columns, render_plain, render_table
 
@@ -145,9 +145,9 @@ def print_tracking_problem(sweep_id: str, problem: str | None) -> None:
 
 
 def program() -> str:
-    """Return how to call this program: `orchestrator` if the shell finds it so, else the path it was called by.
+    """Return how to call this program: `orchestrator` if the shell finds that, else the path it was called by.
 
-    Every hint of the CLI starts with it. Called in another way (``python -m``), it goes by its name.
+    Every hint of the CLI starts with it. If it was called in another way (``python -m``), return its name.
     """
     called = Path(sys.argv[0])
     found = shutil.which(PROGRAM)
@@ -159,9 +159,9 @@ def program() -> str:
 
 
 def name_as_called(text: str) -> str:
-    """Return a text in which commands of this program are written as the user has to type them.
+    """Return a text with this program's commands written as the user has to type them.
 
-    Messages of the layers below say ``orchestrator``, because they do not know how the program was called.
+    Messages from lower layers say ``orchestrator``, because they do not know how the program was called.
     """
     # A command follows a colon or stands between backticks; anything else is prose about the orchestrator.
     return _COMMAND.sub(lambda _: f"{program()} ", text) if PROGRAM in text else text

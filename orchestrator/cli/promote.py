@@ -1,4 +1,4 @@
-"""The verb that trains a sweep's winner and decides on it: promote."""
+"""The verb that retrains a sweep's winner and decides whether it becomes champion: promote."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def promote(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Train a sweep's winner at full length, and judge it.
+    """Retrain a sweep's winner at full length, and decide on
 
-    Runs it K times with fresh seeds. Their mean selection metric against the champion's decides: PROMOTE, KEEP, or
+    it. Runs it K times with fresh seeds and compares their mean selection metric with the champion's: PROMOTE, KEEP, or
     REFUSE (exit code 1) if the two cannot be compared. Then the test split is opened, once; it does not influence the
     decision.
     """
@@ -68,7 +68,7 @@ def promote(
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
-    # By default the latest search, not the latest training: that is rarely what one wants to promote.
+    # By default the latest search: the latest training is rarely what the user wants to promote.
     found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})
     from orchestrator.promotion.promote import promote as promote_sweep
     from orchestrator.sweep.options import DriveOptions

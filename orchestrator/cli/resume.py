@@ -34,7 +34,7 @@ def resume(
         typer.Option(
             "--backup",
             metavar="URI",
-            help="Copy the journal there from now on; by default to where it was copied. Not for a promotion.",
+            help="Copy the journal there from now on; by default to the previous place. Not for a promotion.",
         ),
     ] = None,
     mirror: FormerBackupOption = None,
@@ -66,7 +66,7 @@ def resume(
         from orchestrator.uris import absolute_uri
 
         found, copied = restore_sweep(absolute_uri(source), sweep, steal_lease=steal_lease, say=print_note)
-        # Continue to copy to where the sweep was copied from, unless the user names another place.
+        # Keep copying to the place that the sweep was restored from, unless the user names another one.
         backup = backup or copied
     from orchestrator.sweep.driver import resume as resume_sweep
     from orchestrator.sweep.options import DriveOptions
@@ -74,11 +74,12 @@ def resume(
 
     options = DriveOptions(address, allow_changed, steal_lease, backup)
     if load_plan(found).kind == "promote":
-        # The registry and the ledger would be missing from the copy, and a resume from it could promote twice.
+        # The registry and the ledger would be missing from the copy, so a resume from it could promote twice.
         if backup is not None:
             raise UserError(
-                f"A promotion cannot be backed up, and {found} is one: what it decides and registers is not in its "
-                f"journal alone. Leave --backup out. If it is lost, promote again: {program()} promote"
+                f"A promotion cannot be backed up, and {found} is one: its decision and registration are not only in "
+                "its "
+                f"journal. Leave --backup out. If it is lost, promote again: {program()} promote"
             )
         from orchestrator.promotion.promote import resume_promotion
 

@@ -19,8 +19,8 @@ def spaces(
 ) -> None:
     """List the shipped search spaces, or print one in full.
 
-    A shipped space builds on search_spaces/methods/. Printed, it is one self-contained file: copy it, change it, and
-    give its path instead of a shipped name.
+    A shipped space builds on search_spaces/methods/; the printed form is one self-contained file. Copy it, change it,
+    and give its path instead of a shipped name.
     """
     from search_spaces.schema import load_space, shipped_spaces
 

@@ -33,7 +33,7 @@ def status(
 ) -> None:
     """Show how a sweep is doing.
 
-    Shows its trials, the best so far, and what to type next. Asks MLflow about a sweep that is not in this home.
+    Shows its trials, the best so far, and what to run next. For a sweep that is not in this home, asks MLflow.
     """
     from orchestrator.results import summary
 
@@ -66,7 +66,7 @@ def _show_all(json: bool) -> None:
             print_note(f"{found.sweep}: {found.error}")
     else:
         print_note(f"No sweeps yet. Start one: {program()} sweep digits")
-    # The list is printed all the same: one broken sweep must not hide the others.
+    # The list is printed anyway: one broken sweep must not hide the others.
     if broken:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -116,9 +116,9 @@ def _next_steps(found: SweepSummary) -> dict[str, str]:
     sweep, state = found.heading.sweep, found.state
     # Its runs are done, but the driver ended before it decided.
     undecided = found.kind == "promote" and state == "FINISHED" and found.decision is None
-    # A driver is at work, so resuming would be refused.
+    # A driver is running, so resuming would be refused.
     if state in ("STARTING", "CONCLUDING"):
-        return {f"status {sweep}": "see how far it is"}
+        return {f"status {sweep}": "see its progress"}
     if undecided or state not in ("RUNNING", "FINISHED"):
         # Only the head that has its folder can continue it.
         if found.source is not None:

@@ -59,7 +59,7 @@ def plan(
 ) -> None:
     """Show what a sweep would run.
 
-    Shows how many trials, for how long, with which settings, and why. Starts and writes nothing.
+    Shows how many trials, for how long, with which settings, and why. Does not start or write anything.
     """
     sweep(
         context,
@@ -109,7 +109,7 @@ def sweep(
 
     started = time.monotonic()
     backup = check_places(storage, backup, mirror)
-    # The plan must fit the cluster, not the machine that the user types on.
+    # The plan must fit the cluster, not the user's own machine.
     machine = _count_machine(address)
     planned = make_plan(
         PlanRequest(
@@ -175,7 +175,9 @@ def train(
         raise UserError(f"train needs either SPACE or --from. For example: {program()} train digits")
     for flag, value, what in (("--method", method, "method"), ("--recipe", recipe, "recipe")):
         if source is not None and value is not None:
-            raise UserError(f"{flag} goes with SPACE: what --from names has its own {what}. Leave {flag} out.")
+            raise UserError(
+                f"{flag} goes with SPACE; the settings that --from names have their own {what}. Leave {flag} out."
+            )
     request = PlanRequest(
         space,
         kind="train",
@@ -210,8 +212,8 @@ def ablate(
 ) -> None:
     """Measure what each part of a method contributes.
 
-    Trains the method at its first start_from point, whole and once for each variant that leaves a part out
-    (ignore_without_reg, say), with K seeds each. Scores are of validation data.
+    Trains the complete method at its first start_from point, and each variant that leaves a part out (for example
+    ignore_without_reg), with K seeds each. Scores are measured on validation data.
     """
     if submitted(context, address):
         return
@@ -279,7 +281,7 @@ def _run(planned: SweepPlan, address: str | None, started: float, json: bool, ba
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
-    # Before Ray starts: a missing dataset should take no seconds to be reported.
+    # Checked before Ray starts, so that a missing dataset is reported at once.
     check_data(planned, address)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))

@@ -1,4 +1,4 @@
-"""Fits tables to a terminal: numbers and states are never broken; columns without room are left out."""
+"""Fits tables to a terminal: numbers and states are never broken; columns that do not fit are left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The least number of terminal columns that it needs."""
+        """The smallest number of terminal columns that it needs."""
         lines = (self.header or self.name).split("\n")
         cells = max(map(len, self.cells), default=0)
         return max(*map(len, lines), min(cells, _LEAST_WRAPPED) if self.wrapped else cells)
@@ -42,12 +42,12 @@ def fit_columns(columns: Sequence[Column], drop: Sequence[int], width: int) -> l
     """Return the columns that fit a terminal.
 
     Args:
-        columns: All there are.
+        columns: All columns.
         drop: Indices of those that may be left out, in the order in which they go.
-        width: Of the terminal.
+        width: Width of the terminal.
 
     Returns:
-        All of them; if they do not fit, with headers broken after underscores; if that is not enough, without as many
+        All of them if they fit; otherwise with headers broken after underscores; if that is not enough, without as many
         of ``drop`` as necessary.
     """
     if _total(columns) <= width:
@@ -62,7 +62,7 @@ def fit_columns(columns: Sequence[Column], drop: Sequence[int], width: int) -> l
 
 
 def render_plain(columns: Sequence[Column]) -> list[str]:
-    """Return the whole table as lines. Not by rich, which needs half a second for a thousand rows."""
+    """Return the whole table as lines. Does not use rich, which needs half a second for a thousand rows."""
     widths = [max(len(column.name), max(map(len, column.cells), default=0)) for column in columns]
     rows = [tuple(column.name for column in columns), *zip(*(column.cells for column in columns), strict=True)]
     # Numbers line up at the right, as in the terminal.

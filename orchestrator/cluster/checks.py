@@ -46,7 +46,7 @@ class Health(StrEnum):
 
     OK = "ok"
     ABSENT = "absent"
-    """Missing, but the main job does not need it."""
+    """Missing, but sweeps do not need it."""
     WARN = "warn"
     FAIL = "fail"
 
@@ -57,7 +57,7 @@ class Finding:
 
     Attributes:
         subject: What was checked.
-        health: How it is.
+        health: Its state.
         detail: What was found.
         fix: The command that fixes it, or a sentence that says what to do; empty if there is nothing to fix.
     """
@@ -92,7 +92,7 @@ def check_torch() -> Finding:
     import torch
     import torchvision
 
-    # Operators that were built for another torch fail at their first call, so make it here rather than in a trial.
+    # Operators built for another torch fail at their first call, so make that call here rather than in a trial.
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     return Finding(
         "torch",
@@ -137,7 +137,7 @@ def choose_cuda_fix(torch_cuda: str | None, visible: str | None, reason: str) ->
 
 
 def check_ray() -> Finding:
-    """Check that Ray with Tune and Train is installed, and that no variable points it to a cluster."""
+    """Check that Ray is installed with Tune and Train, and that no environment variable points it to a cluster."""
     address = os.environ.get("RAY_ADDRESS")
     detail = f"{_version('ray')}, Tune and Train"
     import ray.train
@@ -206,7 +206,7 @@ def check_home() -> Finding:
 
 
 def check_cache() -> Finding:
-    """Check that the cache can be written: it keeps what would take time to compute again."""
+    """Check that the cache can be written: it keeps what would take time to recompute."""
     obstacle = find_obstacle(cache_dir())
     if obstacle is not None:
         return Finding(
@@ -220,7 +220,7 @@ def check_cache() -> Finding:
 
 def check_disk() -> Finding:
     """Check the space left for checkpoints and artifacts."""
-    # The home need not exist yet; it will be on the disk of its nearest existing parent.
+    # The home may not exist yet; it will be on the disk of its nearest existing parent.
     nearest = next(path for path in (home(), *home().parents) if path.exists())
     usage = shutil.disk_usage(nearest)
     free_gib = usage.free / 2**30
@@ -234,7 +234,7 @@ def check_disk() -> Finding:
 
 def check_digits() -> Finding:
     """Check that the embedded dataset can be made, and say whether its scenes are cached."""
-    package = importlib.util.find_spec("sklearn")  # found, not imported: that takes seconds
+    package = importlib.util.find_spec("sklearn")  # looked up, not imported: an import takes seconds
     images = Path(package.origin).parent / "datasets" / "images" if package and package.origin else Path("sklearn")
     missing = [photo for photo in PHOTOS if not (images / photo).is_file()]
     if missing:
@@ -269,7 +269,7 @@ def check_prepared_data() -> Finding:
 
 
 def run_check(check: Callable[[], Finding]) -> Finding:
-    """Run a check, and turn an exception into a finding: a package that does not import is what the user must know."""
+    """Run a check, and turn an exception into a finding: the user must learn that a package cannot be imported."""
     try:
         return check()
     except Exception as error:
@@ -278,7 +278,7 @@ def run_check(check: Callable[[], Finding]) -> Finding:
 
 
 def _find_cuda_problem() -> str:
-    """Return why torch finds no GPU, in its own words: `is_available` only says that it does not."""
+    """Return why torch finds no GPU, in torch's own words: `is_available` only says that it finds none."""
     import torch
 
     try:
@@ -293,7 +293,10 @@ def _check_sqlite(uri: str) -> Finding:
     name = unquote(urlsplit(uri).path)[1:]
     if name in ("", ":memory:"):
         return Finding(
-            "MLflow store", Health.FAIL, f"{uri} is in memory and lost with its process", "unset MLFLOW_TRACKING_URI"
+            "MLflow store",
+            Health.FAIL,
+            f"{uri} is in memory and is lost when its process ends",
+            "unset MLFLOW_TRACKING_URI",
         )
     path = Path(name)
     if not path.exists() and (obstacle := find_obstacle(path.absolute().parent)):
@@ -305,7 +308,7 @@ def _check_sqlite(uri: str) -> Finding:
         with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=STORE_TIMEOUT_S) as store:
             (num_runs,) = store.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
-        # Moving it away is safe: everything but the model registry can be written again from the journals.
+        # Moving it away is safe: everything but the model registry can be rebuilt from the journals.
         return Finding(
             "MLflow store",
             Health.FAIL,
@@ -320,7 +323,7 @@ def _check_server(uri: str) -> Finding:
     if answer.is_well:
         return Finding("MLflow store", Health.OK, f"{redact(uri)} answers")
     if answer.is_refused:
-        detail = f"{redact(uri)} answers, but does not let us in ({answer.reason})"
+        detail = f"{redact(uri)} answers, but refuses our credentials ({answer.reason})"
         fix = (
             "name the host of MLFLOW_TRACKING_URI in the server's --allowed-hosts"
             if "Host header" in answer.reason
@@ -333,7 +336,7 @@ def _check_server(uri: str) -> Finding:
         if "certificate" in answer.reason.lower()
         else "start the MLflow server, or correct MLFLOW_TRACKING_URI (unset: sqlite in the home)"
     )
-    # Only a warning: a sweep does not need MLflow, and writes what it lacks once it is back.
+    # Only a warning: a sweep does not need MLflow, and writes what is missing once MLflow is back.
     return Finding("MLflow store", Health.WARN, f"{redact(uri)} {problem} ({answer.reason})", fix)
 
 

@@ -1,4 +1,4 @@
-"""Reports what a sweep needs and does not have, on this machine or on every node of a cluster, and how to fix it."""
+"""Reports what a sweep needs but lacks, on this machine or on every node of a cluster, and how to fix it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def diagnose_nodes(
 
     Args:
         address: The cluster's.
-        space: The search space whose data and weights to check. None checks all data that were prepared from this
-            home, and no weights.
+        space: The search space whose data and weights to check. None checks all data prepared from this home, and
+            no weights.
         storage: Where checkpoints would go.
         overrides: Settings that replace the space's, as ``--set`` of a sweep does: ``data.store``, say.
 
@@ -57,7 +57,7 @@ def diagnose_nodes(
         base = make_plan(PlanRequest(space, overrides=overrides or {}, num_cpus=1, num_gpus=0)).base
         problems = _find_missing_store(base)
         stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}
-        # Every node makes the weights of the embedded dataset by itself.
+        # Every node makes the embedded dataset's weights itself.
         model = (
             None if base["model.weights"] == "pretext" else (str(base["model.backbone"]), str(base["model.weights"]))
         )
@@ -71,7 +71,7 @@ def diagnose_nodes(
         problems["MLflow"] = obstacle
     elif server is not None and (refusal := _find_refusal(server)):
         problems["MLflow"] = refusal
-    # They concern the driver, which runs on the first node.
+    # These concern the driver, which runs on the first node.
     reports[0] = replace(reports[0], problems={**reports[0].problems, **problems})
     return compare_versions(reports), machines
 
@@ -82,13 +82,13 @@ def _find_missing_store(base: Mapping[str, Scalar]) -> dict[str, str]:
         return {}
     return {
         f"data: {name}": f"the driver's node does not know where the prepared {name} is. Prepare it once "
-        f"({prepare_command(name)} --out s3://bucket/{name}), and name it here and to the sweep: "
+        f"({prepare_command(name)} --out s3://bucket/{name}), and name it both here and for the sweep: "
         f"--set data.store=s3://bucket/{name}"
     }
 
 
 def _find_refusal(server: str) -> str | None:
-    """Return why MLflow refuses the driver. The nodes do not need its password, so they are not asked for it."""
+    """Return why MLflow refuses the driver. The nodes do not need its password, so they do not check it."""
     answer = ask_mlflow(server)
     return f"the server refuses the driver's credentials ({answer.reason})" if answer.is_refused else None
 

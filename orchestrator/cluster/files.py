@@ -23,7 +23,7 @@ from orchestrator.errors import OrchestratorError, UserError
 CONFIG_FILE = "cluster.yaml"
 _ENVIRONMENT_FILE = "~/.orchestrator.env"
 _TOKEN_FILE = "~/.ray/auth_token"
-# What the shipped files have where users must fill in their own values.
+# Placeholders in the shipped files, to be replaced by the user's own values.
 _PLACEHOLDERS = re.compile(r"sg-0{17}|192\.0\.2\.\d+")
 _RAY_START = re.compile(r"([^;&|]*?)\bray start\b")
 
@@ -73,7 +73,7 @@ def check_schema(document: Mapping[str, Any], name: str) -> None:
     Raises:
         UserError: Ray refuses it.
     """
-    # Ray prints and logs remarks even about files that are fine.
+    # Ray prints and logs remarks even about valid files.
     said, level = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -98,7 +98,7 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
     left = sorted(set(_PLACEHOLDERS.findall(str(document))))
     if left:
         raise UserError(
-            f"{name} still has the example's {', '.join(left)}. Fill in your own values where it is marked <--."
+            f"{name} still has the example values {', '.join(left)}. Fill in your own values where it is marked <--."
         )
     mounts = [str(local) for local in dict(document.get("file_mounts") or {}).values()]
     if _TOKEN_FILE in mounts:
@@ -116,7 +116,7 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
 
 
 def run_ray(command: Sequence[str]) -> None:
-    """Run one of Ray's own commands on this terminal, with the token, and wait for its end.
+    """Run one of Ray's own commands in this terminal, with the token, and wait until it ends.
 
     Raises:
         OrchestratorError: The command is missing or fails.
@@ -138,7 +138,7 @@ def run_ray(command: Sequence[str]) -> None:
 
 
 def _prefix(document: Mapping[str, Any]) -> str:
-    """Return what comes before ``ray start`` in the file, which enters the nodes' environment."""
+    """Return the part before ``ray start`` in the file, which enters the nodes' environment."""
     for command in document.get("head_start_ray_commands") or []:
         found = _RAY_START.search(str(command))
         if found:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 """Where `ray dashboard cluster.yaml` makes the head's job server reachable on this machine."""
 _ANSWER_S = 60.0
-# Ray's client would use the address in one of these instead of the one it is given.
+# Ray's client would prefer an address in one of these variables to the one it is given.
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 

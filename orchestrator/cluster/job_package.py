@@ -34,7 +34,7 @@ class Package:
 
     Attributes:
         folder: Contains it, and nothing else.
-        words: The verb and its arguments, with the paths that hold on the cluster.
+        words: The verb and its arguments, with paths as they are on the cluster.
         files: The names of all files in the folder.
         num_bytes: Their total size.
     """
@@ -65,7 +65,7 @@ def packed(words: Sequence[str]) -> Iterator[Package]:
         folder = Path(name)
         for package in _PACKAGES:
             _copy_package(Path(str(package.__file__)).parent, folder)
-        # The cluster has no git history to read the commit from, so send it along.
+        # The cluster has no git history, so the commit is sent along.
         (folder / "orchestrator" / BUILD_FILE).write_text(json.dumps(read_build(), indent=2) + "\n", encoding="utf-8")
         sent = tuple(_send_file(word, folder) for word in words)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -99,14 +99,14 @@ def _copy_package(source: Path, folder: Path) -> None:
 
 
 def _send_file(word: str, folder: Path) -> str:
-    """Copy the YAML file that a word names, if it does, and return the word with the path that holds on the cluster."""
+    """Copy the YAML file that a word names, if any, and return the word with its path on the cluster."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = Path(value).expanduser()
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return word
     require_text_without_credentials(str(path), path.read_text(encoding="utf-8", errors="replace"), "Ray")
     target = folder / _GIVEN / path.name
-    # Two folders may each have a file of this name.
+    # Two folders may each have a file with this name.
     number = 1
     while target.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Submits verbs as Ray jobs, remembers them in the home, and follows, reads and stops them."""
+"""Submits verbs as Ray jobs, records them in the home, and follows, reads and stops them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_AGENT = "No available agent"
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted verb, as it is remembered in the home.
+    """A submitted verb, as recorded in the home.
 
     Attributes:
         id: Ray's id.
@@ -64,7 +64,7 @@ def split_address(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def submit(package: Package, address: str) -> Job:
-    """Send a package, have the head run its verb, and remember the job in the home.
+    """Send a package, have the head run its verb, and record the job in the home.
 
     Raises:
         OrchestratorError: The cluster does not answer, or refuses.
@@ -112,7 +112,7 @@ def find_job(job_id: str | None) -> Job:
 
 
 def default_address() -> str:
-    """Return the job server that this home used last, else the one that `ray dashboard` makes reachable."""
+    """Return the job server that this home used last, or else the one that `ray dashboard` makes reachable."""
     jobs = list_jobs()
     return jobs[0].address if jobs else DEFAULT_ADDRESS
 

@@ -1,4 +1,4 @@
-"""Asks every node of a cluster what it has and can reach, with one small task each, before a sweep is started."""
+"""Checks what every node of a cluster has and can reach, with one small task each, before a sweep starts."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def find_obstacle_to_sharing(
         tracking: The URI of MLflow's store.
         storage: The folder or URI for checkpoints.
         machines: The machines of the cluster.
-        blind: The hosts that do not see what the driver writes to the storage.
+        blind: The hosts that cannot see what the driver writes to the storage.
         is_networked: Whether the storage folder is on a network file system. Machines that are not up yet cannot be
-            asked whether they see it.
+            checked for access to it.
     """
     if not machines.are_several:
         return None
@@ -151,7 +151,7 @@ def ask_nodes(
         stores: The URIs of prepared data to open, by name.
         storage: The place for checkpoints to write to.
         tracking: The URI of the MLflow server to reach.
-        model: The backbone and the weights to get.
+        model: The backbone and the weights to fetch.
 
     Raises:
         UserError: The storage is a folder that cannot be written here.
@@ -217,7 +217,10 @@ def is_networked(folder: Path) -> bool:
 
 @contextmanager
 def _marked(storage: str | None) -> Iterator[str | None]:
-    """Put a file into a folder for the ``with`` block: nodes that see it share the folder. A URI needs no such file."""
+    """Put a file into a folder for the ``with`` block: nodes that see the file share the folder.
+
+    A URI needs no such file.
+    """
     if storage is None or "://" in storage:
         yield None
         return
@@ -243,9 +246,9 @@ def _read_answer(node: Mapping[str, Any], answer: Any) -> NodeReport:
     name, host = node["NodeID"][:8], node["NodeManagerHostname"]
     try:
         said = ray.get(answer, timeout=0)
-    except Exception as error:  # Ray has many: the node is gone, the task could not start, ...
+    except Exception as error:  # Ray raises many kinds: the node is gone, the task could not start, ...
         said = {"versions": {}, "problems": {"task": describe_error(error)}}
-    # Error messages of libraries contain the URI that they were given, with its password.
+    # Library error messages may contain the URI they were given, including its password.
     return NodeReport(
         name, host, said["versions"], {subject: redact(problem) for subject, problem in said["problems"].items()}
     )

@@ -1,7 +1,8 @@
 """Ends a process of Ray, on any machine of a cluster, once its raylet is dead.
 
-Ray's workers should end with their raylet. When it is killed with -9, however, workers whose actor is waiting (all of
-Ray Train's, as measured) live on for 20 s and more. They keep the GPU's memory, and could write a checkpoint next to
+Ray's workers should end with their raylet. When the raylet is killed with -9, however, workers whose actor is waiting
+(all of Ray Train's, as measured) live on for 20 s or more. They keep the GPU's memory, and could write a checkpoint
+next to
 that of the trial's next attempt.
 """
 
@@ -25,7 +26,7 @@ def watch_parent(
     Args:
         end: Ends the process with an exit code.
         parent: Returns the pid of the parent; the system changes it once the parent is dead.
-        look_s: Seconds between two looks.
+        look_s: Seconds between two checks.
     """
     first = parent()
 

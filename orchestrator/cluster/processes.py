@@ -1,4 +1,4 @@
-"""Finds and ends the processes that work for a sweep's driver, or have outlived it."""
+"""Finds and ends the processes that work for a sweep's driver or have outlived it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def find_processes(folder: Path) -> list[psutil.Process]:
 
 
 def end_orphans(folder: Path) -> int:
-    """Kill the processes that a dead driver of the sweep in this folder left on this host, and wait for their end.
+    """Kill the processes that a dead driver of the sweep in this folder left on this host, and wait until they have
 
-    Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
+    ended. Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
 
     Returns:
         The number of orphans.

@@ -25,7 +25,7 @@ from training.errors import first_line
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
-"""Names the folder that a local Ray creates among the system's temporary files, and leaves behind."""
+"""File with the name of the folder that a local Ray creates among the system's temporary files and leaves behind."""
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """The part of ``_ENVIRONMENT`` that must be sent to other nodes: processes there do not inherit it from this driver."""
 _OBJECT_STORE_BYTES = 100 * 1024**2  # holds only reports and a handful of pictures
@@ -75,14 +75,14 @@ def start_ray(
 
     Args:
         folder: The sweep's. Ray's warnings go to a file in it, and every process of a local Ray has its path in the
-            environment, by which orphans are recognised.
+            environment, so that orphans can be recognised.
         address: ``auto`` or an address; None starts Ray on this machine.
         num_cpus, num_gpus: What a local Ray may use.
         dashboard: Whether a local Ray starts its dashboard, on loopback only; Train inside Tune needs it.
         driver_modules: Modules to import while Ray's processes start: both take seconds.
 
     Raises:
-        OrchestratorError: Ray does not start, or none answers at that address, or it refuses our token.
+        OrchestratorError: Ray does not start, no Ray answers at that address, or it refuses our token.
     """
     quieten()
     import ray
@@ -142,7 +142,8 @@ def joined(address: str) -> Iterator[None]:
 def _init(ray: Any, options: Mapping[str, Any]) -> Any:
     try:
         return ray.init(**options)
-    # Everything: a node that takes too long to start is a bare Exception in Ray, a refused token a class of its own.
+    # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own for
+    # a refused token.
     except Exception as error:
         address = options["address"]
         raise cannot_start(None if address == "local" else address, error) from error
@@ -195,7 +196,7 @@ def stop_ray() -> None:
 
 
 def _note_session(folder: Path, session: str) -> None:
-    """Write down which folder Ray created, so that the next driver can remove it if this one is killed."""
+    """Record which folder Ray created, so that the next driver can remove it if this one is killed."""
     (folder / _SESSION_FILE).write_text(session, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from orchestrator.cluster.session import joined
 
 
 def count_cluster(address: str) -> dict[str, int]:
-    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address, at its largest.
+    """Return ``num_cpus`` and ``num_gpus`` of the cluster at an address, at its maximum size.
 
     Raises:
         OrchestratorError: No Ray answers at that address.
@@ -55,7 +55,7 @@ def compute_most(config: Mapping[str, Any]) -> dict[str, int]:
             (int((kind.get("resources") or {}).get(name, 0)), int(kind.get("max_workers", 0)))
             for kind in types.values()
         )
-        # Largest first; each type of node has its own limit besides the cluster's.
+        # Largest first; each node type has its own limit in addition to the cluster's.
         for each, number in sorted(counts, reverse=True):
             total, left = total + each * min(number, left), left - min(number, left)
         most[name] = total

@@ -1,4 +1,4 @@
-"""Finds, makes and protects Ray's auth token: anyone who has it can run code on the cluster."""
+"""Finds, creates and protects Ray's auth token: anyone who has it can run code on the cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.errors import UserError
 
 
 def token_file() -> Path:
-    """Return the file that Ray reads its token from: ``$RAY_AUTH_TOKEN_PATH``, or one in the user's home."""
+    """Return the file that Ray reads its token from: ``$RAY_AUTH_TOKEN_PATH``, or the default in the user's home."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 

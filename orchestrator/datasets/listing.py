@@ -23,7 +23,7 @@ class PreparedDataset:
 
     Attributes:
         name: Its name here.
-        uri: Place of its store.
+        uri: Location of its store.
         state: ``ready``, or why the store does not open.
         num_bytes: Size of the store.
         counts: Official phase -> images.

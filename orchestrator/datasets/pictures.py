@@ -22,7 +22,7 @@ HIDDEN_COLOUR = "#bc4c00"
 _GREY = "#57606a"
 _BLUE = "#0969da"
 _MOST_NAMED = 100
-"""Most classes that an axis names."""
+"""Maximum number of classes that an axis names."""
 _COLUMNS = 4
 _SIDE_IN = 3.6
 _LINE_PT = 11.5
@@ -35,7 +35,7 @@ def draw_sheet(path: Path, heading: str, pictures: Sequence[Picture]) -> None:
     """Draw images with their labels below, and with their boxes or parts if known."""
     num_columns = min(_COLUMNS, len(pictures))
     num_rows = -(-len(pictures) // num_columns)
-    # The longest text of all decides the height, so that all images of a sheet have the same size.
+    # The longest text decides the height, so that all images of a sheet have the same size.
     below_pt = max(
         sum(_LINE_PT * len(textwrap.wrap(text, _WIDTH_CHARS)) + _GAP_PT for text, _ in _lines(each))
         for each in pictures
@@ -99,12 +99,12 @@ def _draw_bars(place: Axes, counts: Counts, colour: str, classes: Sequence[str])
 def _draw_together(figure: Figure, place: Axes, stats: LabelStats) -> None:
     assert stats.together is not None
     counts = stats.together.astype(float)
-    np.fill_diagonal(counts, 0)  # the class with itself would outshine every pair
+    np.fill_diagonal(counts, 0)  # a class paired with itself would outshine every real pair
     most = max(counts.max(), 1)
     shown = place.imshow(
         np.ma.masked_equal(counts, 0), norm=LogNorm(1, max(most, 2)), cmap="viridis", interpolation="nearest"
     )
-    place.set_title("true labels that occur together in train: images with both (white: none)", fontsize=10)
+    place.set_title("true labels that occur together in train: number of images with both (white: none)", fontsize=10)
     _name_classes(place, stats.classes)
     if len(stats.classes) <= _MOST_NAMED:
         place.set_yticks(range(len(stats.classes)), stats.classes, fontsize=_font_size(len(stats.classes)))

@@ -1,7 +1,7 @@
 """Find prepared datasets by name: in ``<home>/data/<name>/``, or where a pointer ``<home>/data/<name>.json`` says.
 
 The home is the current folder by default, so ``data/`` often holds other people's files too. Stores and pointers are
-recognised by their content; everything else is ignored, and never overwritten or deleted.
+recognised by their content; everything else is ignored and never overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -41,20 +41,22 @@ def require_store(name: str) -> str:
     """Return the URI of a dataset's store.
 
     Raises:
-        UserError: It has none; the message names the nearest one, or the command that prepares it.
+        UserError: There is no store; the message names the nearest one, or the command that prepares it.
     """
     found = find_store(name)
     if found is not None:
         return found
     if name == EMBEDDED:
-        raise UserError("digits needs no store: it is made when a run first needs it. Try: orchestrator sweep digits")
+        raise UserError(
+            "digits needs no store: it is generated when a run first needs it. Try: orchestrator sweep digits"
+        )
     stores = list_stores()
     if name in stores:
         raise UserError(
             f"The store of {name} in {stores[name]} is not finished: `data prepare` was stopped or is still running. "
             f"Run the same command again: it continues where it stopped."
         )
-    # Names of datasets too: a typo in one that is not prepared yet should name it.
+    # Dataset names are included: for a typo in one that is not prepared yet, the message should suggest it.
     nearest = nearest_word(name, [*stores, *IMAGE_DATASETS, FOLDER])
     if nearest and name not in (nearest, *IMAGE_DATASETS):
         raise UserError(
@@ -80,10 +82,10 @@ def list_stores() -> dict[str, str]:
 
 
 def require_place(name: str, uri: str) -> None:
-    """Check that a store may be written to a place and found by its name again, before hours of work go into it.
+    """Check, before hours of work go into it, that a store can be written to a place and later found by its name.
 
     Raises:
-        UserError: Something that is not ours is in the way.
+        UserError: A file or folder of another program is in the way.
     """
     if "://" not in uri:
         _require_free_folder(Path(uri))
@@ -95,13 +97,14 @@ def require_place(name: str, uri: str) -> None:
     pointer = _pointer(name)
     if uri != str(data_dir(name)) and pointer.exists() and _read_pointer(pointer) is None:
         raise UserError(
-            f"{pointer} belongs to something else, and the place of the store would be noted there. Drop --out, or set "
+            f"{pointer} belongs to another program, but the location of the store would be recorded there. Drop "
+            "--out, or set "
             f"{HOME_VARIABLE} to another folder{'' if name in IMAGE_DATASETS else ', or choose another --name'}."
         )
 
 
 def remember_store(name: str, uri: str) -> None:
-    """Remember where a dataset's store is, unless it is in its usual folder in this home.
+    """Record where a dataset's store is, unless it is in its usual folder in this home.
 
     Raises:
         UserError: The home cannot be written, or something that is not ours is in the way.
@@ -151,7 +154,7 @@ def choose_name(dataset: str, name: str | None) -> str:
 
 
 def with_store(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the settings of a run, with ``data.store`` filled in if it is open and the dataset is prepared."""
+    """Return the settings of a run, with ``data.store`` filled in if it is unset and the dataset is prepared."""
     name = str(settings["data.name"])
     if name == EMBEDDED or settings.get("data.store") is not None:
         return dict(settings)
@@ -162,7 +165,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     """Check that a store will fit on its disk before hours of work go into it; remote storage is not checked.
 
     Args:
-        uri: Place of the store; files that are already there count as room.
+        uri: Location of the store; files that are already there count as free space.
         num_images: Images of all phases.
         image_size: Side in px.
         encoding: ``raw`` or ``jpeg``; the size of a JPEG is that of photos, as measured.
@@ -187,7 +190,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
 
 
 def _entries() -> list[Path]:
-    """Return the content of the data folder; if it is missing or is a file, there is none."""
+    """Return the content of the data folder; empty if it is missing or is a file."""
     folder = data_dir("")
     try:
         return sorted(folder.iterdir())
@@ -216,7 +219,7 @@ def _read_pointer(path: Path) -> str | None:
 
 
 def _describe_ignored(name: str) -> str:
-    """Name files under a dataset's name that are not its store: the user may have taken them for it."""
+    """Name files under a dataset's name that are not its store: the user may have mistaken them for it."""
     ignored = [str(path) for path in (data_dir(name), _pointer(name)) if path.exists()]
     return f" ({' and '.join(ignored)}: not a store, ignored)" if ignored else ""
 
@@ -226,6 +229,6 @@ def _require_free_folder(folder: Path) -> None:
         raise UserError(f"--out must be a folder, but {folder} is a file. Name another one with --out.")
     if (folder / MANIFEST).exists() and not holds_store(folder):
         raise UserError(
-            f"{folder / MANIFEST} belongs to something else, and a store needs a file of that name. "
+            f"{folder / MANIFEST} belongs to another program, and a store needs a file with that name. "
             f"Name another folder with --out."
         )

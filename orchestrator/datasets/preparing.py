@@ -58,9 +58,9 @@ class Prepared:
 
     Attributes:
         name: Its name here.
-        uri: Place of its store.
+        uri: Location of its store.
         manifest: Manifest of its store.
-        is_new: Whether anything had to be done.
+        is_new: Whether there was anything to do.
     """
 
     name: str
@@ -70,21 +70,21 @@ class Prepared:
 
 
 def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Prepared:
-    """Prepare a dataset; a store that is finished already is left alone, one that was begun is finished.
+    """Prepare a dataset; a finished store is left alone, an unfinished one is completed.
 
     Args:
         request: What to prepare.
-        note: Called with each line that the user should see meanwhile.
+        note: Called with each line that the user should see during the work.
 
     Raises:
-        UserError, ConfigError: The request is wrong, or something is in the way of the store.
+        UserError, ConfigError: The request is invalid, or something is in the way of the store.
         StoreError: The source has faults, or the store cannot be written.
     """
     require_no_credentials("--out", request.out)
     settings = _settings(request)
     name = choose_name(check_dataset(request.dataset), request.name)
     uri = str(data_dir(name)) if request.out is None else absolute_uri(request.out)
-    require_place(name, uri)  # before the source is read: COCO's labels alone take half a minute
+    require_place(name, uri)  # checked before the source is read: COCO's labels alone take half a minute
     annotations = read_source(request.dataset, request.source.expanduser(), images=True, called=name)
     num_images = sum(len(phase) for phase in annotations.phases.values())
     note(f"{name}: {annotations.layout}, {num_images:,} images, {len(annotations.classes)} classes")

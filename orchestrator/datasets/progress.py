@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from orchestrator.durations import format_seconds
 
 _SETTLED_S = 3.0
-"""Until then the rate rests on the first shard alone, and any time left would be a guess."""
+"""Until then the rate is based on the first shard alone, and any estimate of the time left would be a guess."""
 
 
 class Pace:
@@ -24,7 +24,7 @@ class Pace:
         self._first: tuple[int, float] | None = None
 
     def measure(self, done: int, total: int) -> tuple[str, str]:
-        """Return the rate and the time left in words, both empty until they are known.
+        """Return the rate and the time left as text, both empty until they are known.
 
         Args:
             done: Images done, including those of earlier runs, which the first call counts.

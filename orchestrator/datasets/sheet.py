@@ -75,7 +75,7 @@ def read_rows(texts: Sequence[str], num_images: int) -> list[int]:
 def spread_rows(num_images: int, num_shown: int) -> list[int]:
     """Return ``num_shown`` rows, spread evenly over a split."""
     num_shown = min(num_images, num_shown)
-    # Not drawn: the same sheet again after a change shows the change alone.
+    # Not random, so that redrawing a sheet after a change shows only the change.
     return [row * num_images // num_shown for row in range(num_shown)]
 
 

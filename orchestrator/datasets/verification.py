@@ -25,7 +25,7 @@ AUTHORS_DRAWS = {"voc": {"train": "6c3763a26035abe6", "test": "d8036dc7413eda64"
 OFFICIAL_LABELS = {"voc": {"train": "cf9dde0cad39d6c7", "test": "b736870cf33c038a"}}
 """Dataset -> official phase -> digest of the labels in the dataset's own files, where we had them.
 
-It notices every wrong label. The counts miss those of val and test, and the draw misses most.
+The digest detects every wrong label. The counts miss wrong labels in val and test, and the draw misses most of them.
 """
 _DIGITS = 16
 _TICK = "✓"
@@ -155,7 +155,7 @@ def make_digests(annotations: Annotations, phase: str) -> list[Digest]:
 def _digest(
     of: Literal["labels", "draw"], phase: str, matrix: NDArray[np.bool_], known: Mapping[str, str] | None
 ) -> Digest:
-    # As int8 in C order: the form of the authors' own arrays, which the known digests were taken of.
+    # As int8 in C order, like the authors' own arrays, from which the known digests were computed.
     sha256 = hashlib.sha256(np.ascontiguousarray(matrix, dtype=np.int8).tobytes()).hexdigest()
     return Digest(of, phase, len(matrix), matrix.shape[1], sha256[:_DIGITS], (known or {}).get(phase))
 
@@ -194,7 +194,9 @@ def _digest_line(digest: Digest) -> str:
 
 def _verdict(verification: Verification, has_paper: bool) -> str:
     if verification.is_equal:
-        found = "all figures agree with the paper" if has_paper else "no faults; the paper has no figures for it"
+        found = (
+            "all figures agree with the paper" if has_paper else "no faults; the paper has no figures for this dataset"
+        )
         own = (
             ", and the draw with the authors' own"
             if any(digest.of == "draw" and digest.is_known for digest in verification.digests)

@@ -49,7 +49,7 @@ class SweepPlan:
         base: The complete settings of the trials under dotted keys, before a trial's params.
         ranges: Searched key -> range; empty if nothing is searched.
         start_from: Points that are tried first; keys that a point leaves out are drawn.
-        startup_trials: Random trials, start points included, before TPE decides.
+        startup_trials: Random trials, including start points, before TPE takes over.
         scheduler, grace_epochs, reduction_factor: ``none``, or ASHA: every trial gets ``grace_epochs``, then one in
             ``reduction_factor`` continues after each rung.
         storage: URI or folder for checkpoints; None is the sweep's own folder.

@@ -125,7 +125,7 @@ def test_a_wrong_password_is_refused_and_not_repeated_and_the_right_one_is_accep
     monkeypatch.setattr(checks, "STORE_TIMEOUT_S", 60.0)
     assert check_store().health is Health.OK
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert "does not let us in (HTTP 401" in check_store().detail
+    assert "refuses our credentials (HTTP 401" in check_store().detail
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{USER}:{quote(PASSWORD)}@{HOST}:{service.port}/")

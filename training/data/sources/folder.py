@@ -2,7 +2,7 @@
 
 ::
 
-    images/                          any depth of folders
+    images/                          folders may be nested to any depth
     labels.csv    or .parquet        images whose labels are all known
     observed.csv  or .parquet        images of which only single positives are known
     classes.txt                      optional: the classes in order, one per line

@@ -129,7 +129,7 @@ def read_manifest(uri: str) -> Manifest:
         text = storage.read(MANIFEST).decode("utf-8", "replace")
         if not is_manifest(text) and not is_telling(storage.sizes()):
             raise StoreError(
-                f"{uri} holds no store: its {MANIFEST} belongs to something else. "
+                f"{uri} holds no store: its {MANIFEST} belongs to another program. "
                 f"Prepare the dataset into another folder: orchestrator data prepare NAME --source DIR --out OTHER"
             )
     except FileNotFoundError:

@@ -19,7 +19,8 @@ class Storage:
     """One flat folder.
 
     Args:
-        uri: A local folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``, ``gs://bucket/path``, ``file:///path``).
+        uri: A local folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``, ``gs://bucket/path``,
+        ``file:///path``).
 
     Raises:
         ConfigError: ``uri`` is of an unknown kind.

@@ -275,7 +275,7 @@ def test_foreign_files_in_the_data_folder_are_left_alone(
     assert (code, "not a store, ignored" in err, "elete" in err) == (2, True, False)
     words = ("data", "prepare", "voc", "--source", str(voc), *SIZE)
     code, _, err = run(capsys, *words, "--out", str(home / "disk"))
-    assert (code, "data/voc.json belongs to something else" in err) == (2, True)
+    assert (code, "data/voc.json belongs to another program" in err) == (2, True)
     assert sorted(path.name for path in (home / "disk").iterdir()) == ["holiday.jpg"]  # refused before any work
     code, _, err = run(capsys, *words)
     assert code == 0, err

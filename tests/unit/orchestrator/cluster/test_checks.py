@@ -95,7 +95,7 @@ def test_server_with_credentials_in_its_uri_answers(open_health: bool, monkeypat
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter3-hunter3@{server}")
         finding = checks.check_store()
     assert finding.health is Health.WARN
-    assert "does not let us in (HTTP 401" in finding.detail
+    assert "refuses our credentials (HTTP 401" in finding.detail
     assert "hunter3" not in finding.detail
     assert "MLFLOW_TRACKING_PASSWORD" in finding.fix
     assert "unset" not in finding.fix

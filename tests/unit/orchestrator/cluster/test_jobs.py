@@ -177,7 +177,7 @@ def test_ray_s_client_is_refused_with_its_reason(verb: tuple[str, ...], capsys: 
         ("submit", *verb, "--address=ray://head:10001"),
     ):
         code, _, err = run(capsys, *words)
-        assert (code, "Through Ray's client the sweep would" in err) == (2, True), err
+        assert (code, "Through Ray's client, the sweep would" in err) == (2, True), err
 
 
 def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(

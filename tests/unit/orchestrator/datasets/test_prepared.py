@@ -77,7 +77,7 @@ def test_json_of_somebody_else_is_no_pointer_and_stays_as_it_is(home: Path, text
     with pytest.raises(UserError, match=r"voc.json: not a store, ignored\). Prepare it: .*prepare voc") as told:
         require_store("voc")
     assert "elete" not in str(told.value)
-    with pytest.raises(UserError, match=r"voc\.json belongs to something else.*Drop --out"):
+    with pytest.raises(UserError, match=r"voc\.json belongs to another program.*Drop --out"):
         remember_store("voc", "s3://bucket/voc")
     remember_store("voc", str(make_store(home, "voc")))  # needs no pointer
     assert path.read_bytes() == text.encode("latin-1")
@@ -171,7 +171,7 @@ def test_store_is_not_begun_where_something_else_is_in_the_way(home: Path, tmp_p
         require_place("voc", str(tmp_path / "file"))
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match=r"app/manifest.json belongs to something else.*--out"):
+    with pytest.raises(UserError, match=r"app/manifest.json belongs to another program.*--out"):
         require_place("voc", str(tmp_path / "app"))
     (tmp_path / "app" / "manifest.json").rename(tmp_path / "app" / "readme.txt")
     require_place("voc", str(tmp_path / "app"))  # other files do no harm
@@ -192,7 +192,7 @@ def test_home_that_cannot_be_written_is_told(home: Path) -> None:
         ("vco", "Did you mean voc?"),
         ("brids", "Did you mean birds?"),
         ("teapots", "orchestrator data prepare folder --source DIR --name teapots"),
-        ("digits", "made when a run first needs it"),
+        ("digits", "generated when a run first needs it"),
     ],
 )
 def test_missing_store_is_told_with_the_way_out(home: Path, name: str, hint: str) -> None:

@@ -98,7 +98,7 @@ def test_data_without_a_row_in_the_paper_have_no_second_column() -> None:
     verification = verify_labels(make_annotations("birds"))
     assert verification.is_equal
     assert not any("paper" in line or "✓" in line for line in render_verification(verification)[:-1])
-    assert "no figures for it" in render_verification(verification)[-1]
+    assert "no figures for this dataset" in render_verification(verification)[-1]
 
 
 def test_observed_labels_alone_are_hashed_as_they_are() -> None:
