@@ -1,7 +1,7 @@
 """Say which code produced a result: commit, uncommitted changes, lock file and library versions.
 
 They describe the checkout that this package is installed from, or were written into the wheel when it was built. The
-current folder is never asked: it may be any repository. ``hatch_build.py`` runs this file by its path, before anything
+current folder is never used: it may be any repository. ``hatch_build.py`` runs this file by its path, before anything
 is installed, so it imports nothing but the standard library.
 """
 
@@ -30,8 +30,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow")
 
 
 def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
-    """Return :func:`describe_checkout` of an installed package, from its checkout or its build; else ``unknown``."""
-    # A checkout is asked each time, because it can change while its installation stays.
+    """Return :func:`describe_checkout` of an installed package, from its checkout or its build, or ``unknown``."""
+    # A checkout is read each time, because it can change without a new installation.
     if (package.parent / ".git").exists():
         return describe_checkout(package.parent)
     try:
@@ -70,7 +70,7 @@ def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> dict
 
 
 def describe_differences(changed: Mapping[str, tuple[str, str]]) -> str:
-    """Return what :func:`differences` found as a sentence part."""
+    """Return what :func:`differences` found as part of a sentence."""
     return ", ".join(f"{_WORDS.get(key, key)} was {before} and is {now}" for key, (before, now) in changed.items())
 
 
@@ -84,7 +84,7 @@ def _hash_changes(root: Path) -> str:
     if not changed and not added:
         return CLEAN
     digest = hashlib.sha256(changed.encode(errors="surrogateescape"))
-    # New files are not part of the diff, but Python imports them all the same.
+    # New files are not part of the diff, but Python imports them anyway.
     for name in filter(None, added.split("\0")):
         digest.update(f"\0{name}\0{_hash_file(root / name)}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:12]
@@ -110,7 +110,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _hash_file(path: Path) -> str:
     try:
-        # A prefix is enough to tell two files apart, and fits a tag and a table.
+        # A prefix is enough to distinguish two files, and fits into a tag or a table.
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError:
         return UNKNOWN

@@ -1,7 +1,7 @@
-"""Gathers every private name of Ray that this project uses, so that a new Ray is checked in one place.
+"""Collects every private name of Ray that this project uses, so that a new version of Ray is checked in
 
-Each was read in Ray 2.60, and says which public call is missing. The unit test of this module fails when one of them
-moves or changes its signature; a test of the repository fails when another module uses a private name.
+one place. Each was read in Ray 2.60, and its docstring says which public call is missing. This module's unit test fails
+when one of them moves or changes its signature; a repository test fails when another module uses a private name.
 
 Ray is imported inside the functions: `orchestrator --help` must not wait for it.
 """
@@ -34,9 +34,9 @@ def read_operator_limits() -> dict[str, int]:
 
 
 def reload_environment() -> None:
-    """Have Ray's core read its environment variables again.
+    """Make Ray's core read its environment variables again.
 
-    It reads them once, at the import of ray. No public call sets the authentication mode after that.
+    It reads them once, when ray is imported. No public call sets the authentication mode after that.
     """
     from ray import _raylet
 
@@ -82,7 +82,7 @@ def quieten_job_client() -> None:
 
 
 def trial_actor(trial: Trial) -> ActorHandle[Any] | None:
-    """Return the handle of the actor in which a Tune trial runs, if it has one.
+    """Return the handle of the actor in which a Tune trial runs, if there is one.
 
     Tune has no public call that ends a trial whose process hangs: a stop is queued behind the running step.
     """
@@ -94,7 +94,7 @@ def read_trial_error(trial: Trial) -> Exception | None:
     """Return the exception that ended a Tune trial, as Tune pickled it on this machine a moment ago.
 
     ``Callback.on_trial_error`` and ``TrialScheduler.on_trial_error`` do not get it, and ``Trial.get_pickled_error``
-    looks for it in the storage, to which Tune copies it with its next snapshot only.
+    looks for it in the storage, to which Tune copies it only with its next snapshot.
     """
     from ray import cloudpickle
     from ray.tune.error import TuneError
@@ -103,10 +103,10 @@ def read_trial_error(trial: Trial) -> Exception | None:
         if trial.pickled_error_file is not None:
             error: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
             return error
-    except Exception:  # whatever unpickling raises: the text is left
+    except Exception:  # whatever unpickling raises, the text remains
         pass
     try:
-        # One that is not Ray's is written as text only, under a heading.
+        # An error that is not Ray's is only written as text, under a heading.
         return TuneError(Path(str(trial.error_file)).read_text(encoding="utf-8").partition("\n")[2])
     except OSError:
         return None

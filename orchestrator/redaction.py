@@ -21,7 +21,7 @@ _MAX_TEXT = 300
 def redact(text: str) -> str:
     """Replace the passwords in a text by ``***``.
 
-    That is everything before the ``@`` of a URI but its user name (without a colon it may be a token), the values of
+    That is everything before the ``@`` of a URI except its user name (without a colon it may be a token), the values of
     parameters that sound secret, and every password or key in this process's environment.
     """
     # A library may put a secret into its message in any form, not only in a URI.
@@ -33,9 +33,9 @@ def redact(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line of an error, without passwords, and its type unless it is one of ours."""
+    """Return the first line of an error, without passwords, and its type unless the error is one of ours."""
     if isinstance(error, UserError | OrchestratorError):
         return redact(first_line(error))
     kind = type(error).__name__
-    # Redact first: a password that is cut off loses the @ by which it is recognised.
+    # Redact first: a truncated password loses the @ by which it is recognised.
     return redact(f"{kind}: {first_line(error)}" if str(error).strip() else kind)[:_MAX_TEXT]

@@ -1,4 +1,4 @@
-"""Handles Ctrl-C and SIGTERM: a driver notes them, and while trials run they raise an exception."""
+"""Handles Ctrl-C and SIGTERM: a driver records them, and while trials run they raise an exception."""
 
 from __future__ import annotations
 
@@ -28,20 +28,23 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def arm(self) -> None:
-        """Install the handlers, again if a library replaced them. Does nothing outside the main thread."""
+        """Install the handlers; call it again if a library may have replaced them.
+
+        Does nothing outside the main thread.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 # Again, because Ray installs handlers of its own when it starts.
                 before = signal.signal(number, self._receive)
-                # Remember the first only: after a second arm() `before` is the handler of a library.
+                # Remember only the first one: after a second arm(), `before` would be a library's handler.
                 self._before.setdefault(number, before)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal raise Interrupted inside; one that was noted before raises it at once.
+        """Let the first signal raise Interrupted inside; one that came earlier raises it at once. It
 
-        At once rather than after the current call: a signal to the whole process group ends Ray's processes too, and a
-        call to them would then hang for a minute.
+        is raised immediately rather than after the current call: a signal to the whole process group ends Ray's
+        processes too, and a call to them would then hang for a minute.
         """
         self._interrupts = True
         try:
@@ -73,7 +76,10 @@ class StopSignals:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does. For work whose steps are in the journal as soon as they are done."""
+    """Let SIGTERM end the block as Ctrl-C does.
+
+    Use it for work whose steps are in the journal as soon as they are done.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Counts how many trials a machine can run at a time."""
+"""Counts how many trials a machine can run at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.machine import usable_cpus
 
 
 def count_slots(resources: Resources, request: PlanRequest) -> int:
-    """Return how many trials run at a time, at least one, on what the request says there is, else on this machine."""
+    """Return how many trials run at once, at least one, on the requested resources or, by default, on this machine."""
     num_cpus = usable_cpus() if request.num_cpus is None else request.num_cpus
     slots = num_cpus // (resources.workers * resources.cpus_per_worker)
     if resources.gpus_per_worker:

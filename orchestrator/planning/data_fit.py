@@ -10,7 +10,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from training.data.dataset_names import EMBEDDED
 from training.selection import SelectBy
 
-# As training.models.weights.FILES, without its import of torch.
+# The same as training.models.weights.FILES, without its import of torch.
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt")
 
 
@@ -47,7 +47,7 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
             f"The method {plan.method} needs true labels, but {plan.dataset} has only observed ones. Choose another "
             f"--method."
         )
-    # Without a val split of its own, a part of train is held out.
+    # If the source has no val split of its own, part of train is held out.
     val = "val" if "val" in manifest.has_true else "train"
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
         raise UserError(

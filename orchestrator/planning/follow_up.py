@@ -1,4 +1,4 @@
-"""Plans that continue former work: final runs of a sweep's winner, and one more training of given settings."""
+"""Plans that continue earlier work: final runs of a sweep's winner, and another training with given settings."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class FormerRun:
 
     Attributes:
         config: Its complete settings under dotted keys.
-        source: Where they come from, for people: a file, or ``SWEEP/TRIAL``.
-        plan: The plan it was a trial of, if it was one; the new plan keeps its method label, protocol and resources.
+        source: Where they come from, for display: a file, or ``SWEEP/TRIAL``.
+        plan: The plan that it was a trial of, if any; the new plan keeps its method label, protocol and resources.
     """
 
     config: Mapping[str, Scalar]
@@ -38,14 +38,14 @@ class FormerRun:
 
 
 def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
-    """Plan one training of given settings, as ``--set`` and ``--epochs`` change them.
+    """Plan one training with given settings, after the changes of ``--set`` and ``--epochs``.
 
     Raises:
-        UserError: A flag has a mistake.
+        UserError: A flag is wrong.
     """
     request.check_counts()
     config, like = former.config, former.plan
-    # The former run may have read its data elsewhere, or on another machine; data that is prepared here comes first.
+    # The earlier run may have read its data elsewhere or on another machine; data prepared here takes precedence.
     at_home = find_store(str(config["data.name"]))
     config_here = config if at_home is None else {**config, "data.store": at_home}
     base = require_settings_without_credentials(change_config(config_here, request.overrides, request.epochs))
@@ -76,7 +76,7 @@ def make_promotion_plan(
         plan: The sweep.
         params: The winner's.
         seeds: Number of runs.
-        workers: Ray Train workers of a run; each takes what a worker of the sweep took.
+        workers: Ray Train workers of a run; each takes the resources that a worker of the sweep took.
         storage: Folder or URI for checkpoints; None is the promotion's own folder.
 
     Raises:

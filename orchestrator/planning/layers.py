@@ -1,4 +1,4 @@
-"""Layer settings over one another, keeping for each where it comes from."""
+"""Layer settings over one another, and record where each comes from."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Searched:
-    """A range, and where it stands."""
+    """A range, and where it is defined."""
 
     range: Range
     origin: FileOrigin
@@ -79,7 +79,7 @@ class Layer:
 
 
 def layer_settings(*layers: Layer) -> Layer:
-    """Lay each layer over the ones before it: the later one wins, and a key that it fixes is not searched any more."""
+    """Lay each layer over the ones before it: the later one wins, and a key that it fixes is no longer searched."""
     fixed: dict[str, Setting] = {}
     ranges: dict[str, Searched] = {}
     for layer in layers:
@@ -98,7 +98,7 @@ def make_layer(block: Block, origin: FileOrigin) -> Layer:
 
 
 def list_keys(layer: Layer) -> Iterator[tuple[str, FileOrigin]]:
-    """Yield the keys that a layer of a file names, and where."""
+    """Yield the keys that a layer of a file names, and their locations."""
     entries: list[tuple[str, Setting | Searched]] = [*layer.fixed.items(), *layer.ranges.items()]
     for key, entry in entries:
         assert isinstance(entry.origin, FileOrigin)

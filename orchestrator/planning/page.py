@@ -19,8 +19,8 @@ _RECIPES: dict[Scalar, str] = {
     CUSTOM: "the published one, changed",
 }
 _AFTER_WARMUP: dict[Scalar, str] = {"em_apl": "pseudo-labelling", "crisp": "its own risk", "splc": "correction"}
-"""Method -> what starts after its warm-up; for all others that is rejection."""
-# Reduced runs show that things work. Their ranking says little about that at full length.
+"""Method -> what starts after its warm-up; for all other methods, it is rejection."""
+# Reduced runs show that things work. Their ranking says little about the ranking at full length.
 _REDUCED = "reduced run: do not report these numbers"
 _CUT_KEYS = ("data.num_train", "data.num_val", "data.num_test")
 
@@ -47,7 +47,7 @@ def make_notes(plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: 
 
 
 def make_rerun_notes(plan: SweepPlan, full_epochs: int) -> tuple[str, ...]:
-    """Return what the user should know before a former configuration is trained again."""
+    """Return what the user should know before an earlier configuration is trained again."""
     cut = f"{_REDUCED}: {plan.epochs} of {full_epochs} epochs" if plan.epochs < full_epochs else None
     return tuple(note for note in (cut, _warmup_note(plan, int(plan.base.get("method.warmup_epochs") or 0))) if note)
 
@@ -60,7 +60,7 @@ def render_plan(plan: SweepPlan) -> list[str]:
         lines += ["  searched", *_table({key: str(found) for key, found in plan.ranges.items()}, indent=4)]
     for number, point in enumerate(plan.start_from):
         lines += _wrapped(f"trial {number}", point)
-    # Start points may name keys that are not searched any more; those are fixed by the point.
+    # Start points may name keys that are no longer searched; the point fixes them.
     searched = {*plan.ranges, *(key for point in plan.start_from for key in point)}
     # In the order of the sections in a run, data first.
     for section in dict.fromkeys(key.split(".")[0] for key in plan.base):
@@ -77,7 +77,7 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
         rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
         if plan.sampler == "tpe":
             rows["search"] += (
-                f"; {min(plan.startup_trials, plan.num_trials)} random start-up trials, start points included"
+                f"; {min(plan.startup_trials, plan.num_trials)} random start-up trials, including start points"
             )
     recipe = plan.base[RECIPE_KEY]
     rows["recipe"] = f"{recipe}, {_RECIPES[recipe]}" if recipe in _RECIPES else str(recipe)
@@ -170,7 +170,8 @@ def _reduced_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if not cuts:
         return None
     if plan.kind == "sweep" and plan.num_trials < space.budget.trials:
-        # Fewer trials alone are a smaller search, not a reduced run; but with other cuts they are worth a word.
+        # Fewer trials alone make a smaller search, not a reduced run; together with other reductions, they are
+        # mentioned.
         cuts.insert(0, f"{plan.num_trials} of {space.budget.trials} trials")
     return f"{_REDUCED}: {', '.join(cuts)}"
 
@@ -214,7 +215,7 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
 
 
 def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
-    # Legal, because a test or a demo may want it, but rarely what was meant.
+    # Allowed, because a test or a demo may want it, but rarely intended.
     if largest_warmup < plan.epochs:
         return None
     which = "trials whose warm-up is" if "method.warmup_epochs" in plan.ranges else "these trials, whose warm-up is"

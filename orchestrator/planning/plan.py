@@ -1,6 +1,6 @@
-"""Turns a request into a plan: of a sweep, one training, or an ablation. Nothing is started or written.
+"""Turns a request into a plan for a sweep, one training, or an ablation. Nothing is started or written.
 
-An id is drawn and the time is read; everything else follows from the request.
+An id is drawn and the clock is read; everything else follows from the request.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def make_plan(request: PlanRequest) -> SweepPlan:
     :func:`orchestrator.planning.follow_up.make_rerun_plan` plans a training of given settings.
 
     Raises:
-        SpaceError: The search space has a mistake.
-        UserError: A flag has a mistake, or a method without variants is to be ablated.
+        SpaceError: The search space is invalid.
+        UserError: A flag is wrong, or the method to ablate has no variants.
     """
     request.check_counts()
     space = request.load_space()
@@ -48,7 +48,7 @@ def make_identity(kind: Kind, name: str) -> dict[str, Any]:
 
 
 def require_settings_without_credentials(settings: Params) -> Params:
-    """Return settings, none of which contains credentials: plans and MLflow show them.
+    """Return settings after checking that none contains credentials: plans and MLflow show them.
 
     Raises:
         UserError: A setting is a URI with a user name, a password or a key.
@@ -71,7 +71,7 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
     plan = replace(
         _plan_one_trial(request, space, settings),
         ranges=settings.ranges,
-        # A grid visits every point anyway; it has no use for a first one.
+        # A grid visits every point anyway, so start points are of no use.
         start_from=() if sampler == "grid" and settings.ranges else settings.start_from,
         num_trials=num_trials,
         concurrency=min(num_trials, request.concurrency or slots),
@@ -94,12 +94,13 @@ def _plan_training(request: PlanRequest, space: SearchSpace, settings: Settings)
 
 def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
     settings = settings.at_first_point()
-    # The method itself comes first, with nothing changed; the table compares all others with it.
+    # The unchanged method comes first; the table compares all others with it.
     changes = {settings.method: Params()} | _find_variants(space, settings)
     if len(changes) == 1:
         raise UserError(
-            f"{space.source} has no variants of {settings.method} to compare it with. A variant is a method block that "
-            f"is called {settings.method}_without_..., say."
+            f"{space.source} has no variants of {settings.method} to compare it with. A variant is a method block "
+            "whose "
+            f"label starts with the method's, such as {settings.method}_without_..."
         )
     first, seeds = int(settings.base["loop.seed"] or 0), range(request.seeds)
     num_trials = len(changes) * len(seeds)
@@ -115,12 +116,12 @@ def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings)
 
 
 def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
-    """Plan one trial of the base settings; the kinds that run more of them replace some fields."""
+    """Plan one trial of the base settings; kinds with more trials replace some fields."""
     name = request.choose_name(space.name)
     searched = {key for block in (space.shared, space.methods[settings.method]) for key in block.ranges}
     # The whole file is stored with the plan, comments included.
     require_text_without_credentials(space.source, space.file_text, "plans and journals")
-    # The measured time holds for the space's own settings; an epoch costs the same at any length and seed.
+    # The measured time applies to the space's own settings; an epoch costs the same whatever the run's length and seed.
     as_measured = settings.overridden <= searched | {"loop.epochs", "loop.seed"}
     return SweepPlan(
         **make_identity(request.kind, name),
@@ -141,8 +142,8 @@ def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings
 def _find_variants(space: SearchSpace, settings: Settings) -> dict[str, Params]:
     """Return label -> the settings in which a variant differs from the method.
 
-    Variants of ``ignore`` are the blocks of the same method whose label starts with ``ignore_``. What ``--set`` fixes
-    is fixed for all of them, so it is not a difference.
+    Variants of ``ignore`` are the blocks of the same method whose label starts with ``ignore_``. Whatever ``--set``
+    fixes is fixed for all of them, so it is not a difference.
     """
     variants = {}
     for label, block in space.methods.items():
@@ -166,7 +167,7 @@ def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler,
 
 
 def _decide_grace(space: SearchSpace, settings: Settings) -> int:
-    """Return the epochs that every trial gets before pruning: until its warm-up ends, it does not show its method."""
+    """Return the epochs that every trial gets before pruning: in its warm-up it says nothing about its method."""
     warmup_epochs = settings.largest_warmup()
     asked, least = space.scheduler.grace_epochs, warmup_epochs + _EPOCHS_AFTER_WARMUP
     if asked is None:

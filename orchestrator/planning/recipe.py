@@ -23,7 +23,7 @@ FREE_KEYS = PLACE_KEYS | {
     "loop.compile",
     "loop.select_epoch_by",
 }
-"""Settings that are not part of a recipe: where the data are, seeds, hardware; and the protocol."""
+"""Settings that are not part of a recipe: where the data is, seeds, hardware, and the protocol."""
 
 
 def name_recipe(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> Scalar:

@@ -1,4 +1,4 @@
-"""What a user asks of ``plan``, ``sweep``, ``train`` and ``ablate``, as one frozen object."""
+"""What a user requests from ``plan``, ``sweep``, ``train`` and ``ablate``, as one frozen object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.uris import absolute_uri, require_no_credentials
 from search_spaces.schema import SearchSpace, load_space
 from training.config.run import Scalar
 
-# The least value of each flag that counts something.
+# The smallest value of each flag that counts something.
 _LEAST = {"--trials": 1, "--concurrency": 1, "--seeds": 1, "--workers": 1, "--startup-trials": 0, "--seed": 0}
 
 
@@ -28,15 +28,15 @@ class PlanRequest:
         method: Label of a method block.
         recipe: ``common`` (or None): the space's own settings; ``published``: the method's published settings, or the
             whole grid from which its authors chose, at full length.
-        trials, epochs, startup_trials: In place of the space's budget.
+        trials, epochs, startup_trials: Replace the space's budget.
         concurrency: Trials at a time; None means as many as the CPUs and GPUs can hold.
         seed: Seed of the search; the training seed is ``loop.seed``.
         seeds: Training seeds of each variant of an ablation, or of a promotion.
         workers: Ray Train workers of a final run.
         overrides: ``--set``: dotted key -> value; text is read as YAML reads it. An overridden key is not searched.
-        name: In place of the space's name. The caller checks that it is free.
+        name: Replaces the space's name. The caller checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
-        num_cpus, num_gpus: What there is to run on; None means what this machine has.
+        num_cpus, num_gpus: Available resources; None means those of this machine.
     """
 
     space: str | Path | SearchSpace | None = None
@@ -63,7 +63,7 @@ class PlanRequest:
         Raises:
             UserError: A value is too small.
         """
-        # By hand, not by typer, so that a caller from Python gets the same check and message.
+        # Checked here and not by typer, so that Python callers get the same check and message.
         for flag, least in _LEAST.items():
             value = getattr(self, flag.removeprefix("--").replace("-", "_"))
             if value is not None and value < least:
@@ -79,7 +79,7 @@ class PlanRequest:
         return self.space if isinstance(self.space, SearchSpace) else load_space(self.space)
 
     def choose_name(self, default: str) -> str:
-        """Return the name of the sweep: the user's, else one made from the default, ``digits-train`` for a training.
+        """Return the name of the sweep: the user's, or one made from the default (``digits-train`` for a training).
 
         Raises:
             UserError: The user's name has characters that a path, a URL or ``SWEEP/TRIAL`` cannot hold.
@@ -89,7 +89,7 @@ class PlanRequest:
 
     @property
     def storage_uri(self) -> str | None:
-        """Where checkpoints go; a folder by its absolute path, because ``resume`` may start in another folder.
+        """Return where checkpoints go; a folder as an absolute path, because ``resume`` may start in another folder.
 
         Raises:
             UserError: It contains credentials.
@@ -107,10 +107,10 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
     overrides: dict[str, Scalar] = {}
     for assignment in assignments:
         key, _, value = (part.strip() for part in assignment.partition("="))
-        # An empty value would read as null, which is written `null`.
+        # An empty value would be read as null, which must be written as `null`.
         if not key or not value:
             raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
-        # Here, where the flag is known; the merged settings are checked again.
+        # Checked here, where the flag is known; the merged settings are checked again.
         require_no_credentials(f"--set {key}", value)
         if key in overrides:
             raise UserError(f"--set gives {key} twice: {overrides[key]} and {value}. Leave one out.")

@@ -1,4 +1,4 @@
-"""Read the settings of one run from flags and files, check them strictly, and write them into a file."""
+"""Read the settings of one run from flags and files, check them strictly, and write them to a file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Flat = dict[str, Scalar]
 
 
 def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
-    """Return all settings of the run that dotted keys describe, checked one by one and against each other.
+    """Return all settings of the run that dotted keys describe, checked individually and against each other.
 
     Raises:
-        ConfigError: A key is unknown, a value is of the wrong kind or out of range, or settings do not fit each other.
+        ConfigError: A key is unknown, a value has the wrong type or is out of range, or settings contradict each other.
     """
     config = TrainConfig.from_flat(flat)
     check_fit(config)

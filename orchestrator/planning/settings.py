@@ -1,7 +1,7 @@
 """Merge a search space and the flags of a command into the settings of its trials, and check every value.
 
-The later wins: what the space's top says, the shared block, the method block, its published settings if they are asked
-for, ``--set``. Errors name the file and line, or the flag.
+The later one wins: the top of the space, the shared block, the method block, its published settings if requested,
+``--set``. Errors name the file and line, or the flag.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from training.selection import Protocol, SelectBy
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one method that a space and the flags result in.
+    """The settings of one method that result from a space and the flags.
 
     Attributes:
         method: The label of the method block.
@@ -45,8 +45,8 @@ class Settings:
         start_from: Points tried first, over some or all of the ranges.
         protocol: The protocol of selection; its epoch half is ``loop.select_epoch_by`` of the base.
         overridden: The keys that ``--set`` named.
-        published: Whether they are the published ones, whatever ``--set`` changed of them; their ranges are a grid.
-        origins: Where each setting of the base comes from; those that nobody names have their default.
+        published: Whether they are the published ones, even if ``--set`` changed some of them; their ranges are a grid.
+        origins: Where each setting of the base comes from; settings that are not listed have their defaults.
     """
 
     method: str
@@ -78,7 +78,7 @@ class Settings:
         """Return the settings with the first start point in the base and nothing left to search.
 
         Raises:
-            UserError: They are published ones with something left to search.
+            UserError: They are published settings with something left to search.
         """
         if self.published and self.ranges:
             raise UserError(
@@ -113,7 +113,7 @@ def merge_settings(
     label = _choose_label(space, method)
     published = _choose_published(space, label, recipe)
     flags = read_overrides(overrides or {}, epochs)
-    # Keys before values: a misspelt key is the likelier cause of what would be reported next.
+    # Check keys before values: a misspelt key is the more likely cause of any later error.
     check_space_keys(space, label)
     check_override_keys(space, space.methods[label].name or label, flags)
     files = [_top_layer(space, label), *_block_layers(space, label, published)]
@@ -126,7 +126,7 @@ def merge_settings(
     merged = layer_settings(below, _flag_layer(below, flags))
     base = _complete(space, merged, flags)
     if published is not None:
-        # The grid is published; one point of it, chosen by the user, is not.
+        # The grid is published; a single point of it that the user chose is not.
         chosen = flags.keys() & published.ranges.keys()
         base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
     for key, found in merged.ranges.items():
@@ -175,7 +175,7 @@ def _choose_published(space: SearchSpace, label: str, recipe: str | None) -> Blo
 
 
 def _top_layer(space: SearchSpace, label: str) -> Layer:
-    """Return the settings that have a place of their own in the file."""
+    """Return the settings that have their own place in the file."""
     root = FileOrigin(space, ())
     return Layer(
         {
@@ -194,12 +194,12 @@ def _block_layers(space: SearchSpace, label: str, published: Block | None) -> li
     layers = [make_layer(space.shared, root.under("shared")), make_layer(space.methods[label], own)]
     if published is None:
         return layers
-    # Nothing that the common set-up searches is searched by a published one.
+    # A published set-up searches nothing that the common one searches.
     return [*(Layer(layer.fixed) for layer in layers), make_layer(published, own.under("published"))]
 
 
 def _flag_layer(below: Layer, flags: Flat) -> Layer:
-    """Return the settings of the flags, each checked as a change of what lies below."""
+    """Return the settings from the flags, each checked as a change to the layers below."""
     layer = Layer({key: Setting(value, FlagOrigin(f"--set {key}={shown(value)}")) for key, value in flags.items()})
     given = below.values
     for key, setting in layer.fixed.items():
@@ -209,7 +209,7 @@ def _flag_layer(below: Layer, flags: Flat) -> Layer:
 
 
 def _lay_checked(layers: list[Layer]) -> Layer:
-    """Lay the layers of a file over one another and check the values of each, also those that a later one replaces."""
+    """Merge the layers of a file and check the values of each, including those that a later layer replaces."""
     merged = Layer()
     for layer in layers:
         merged = layer_settings(merged, layer)
@@ -221,12 +221,11 @@ def _check(base: Flat, given: Mapping[str, Setting], origin: Origin | None = Non
     """Check settings on top of others.
 
     Args:
-        base: Values that are known to be right.
+        base: Values that are known to be valid.
         given: The settings to check.
-        origin: What to blame; None blames the setting that the fault is in.
+        origin: What to blame; None blames the setting at fault. Raises: ValueError: A
 
-    Raises:
-        ValueError: A value is wrong (of the origin's kind).
+    value is wrong (the class depends on the origin).
     """
     try:
         TrainConfig.from_flat({**base, **{key: setting.value for key, setting in given.items()}})
@@ -254,11 +253,11 @@ def _check_base(space: SearchSpace, label: str, below: Layer, published: Block |
 
 
 def _complete(space: SearchSpace, merged: Layer, flags: Flat) -> Flat:
-    """Return all settings of the run, checked against each other; each value is right by itself."""
+    """Return all settings of the run, checked against each other; each value is known to be valid on its own."""
     try:
         return complete_settings(merged.values)
     except ConfigError as error:
-        # A backbone given by --set is what the file's weights do not fit.
+        # If --set gives the backbone, it is to blame when the file's weights do not fit.
         if flags.keys() & {error.key, "model.backbone"}:
             raise UserError(f"--set: {error}") from None
         setting = merged.fixed.get(error.key or "")
@@ -271,7 +270,7 @@ def _check_range(base: Flat, key: str, found: Searched, *, grid: bool) -> None:
     if found.range.type == "categorical":
         ends = [(found.origin.under("choices", index), value) for index, value in enumerate(found.range.bounds())]
     else:
-        # As floats, so that whole ends do not hide that 2.37 epochs will be drawn.
+        # As floats, so that whole-number ends do not hide that 2.37 epochs would be drawn.
         convert = float if found.range.type == "float" else int
         low, high = found.range.ends
         ends = [(found.origin.under("low"), convert(low)), (found.origin.under("high"), convert(high))]
@@ -287,12 +286,12 @@ def _check_range(base: Flat, key: str, found: Searched, *, grid: bool) -> None:
 def _make_protocol(space: SearchSpace, base: Flat) -> Protocol:
     try:
         return Protocol(SelectBy(space.protocol.select_config_by), SelectBy(str(base["loop.select_epoch_by"])))
-    except ValueError as error:  # only --set gets here: the file's words are checked with its shape
+    except ValueError as error:  # only --set gets here: the file's names are checked with its shape
         raise UserError(f"--set loop.select_epoch_by: {error}") from None
 
 
 def _start_published(settings: Settings) -> Settings:
-    """Return published settings with where their runs start: at each point of their grid, or at the only one."""
+    """Return published settings with the start points of their runs: each point of their grid, or the only point."""
     if settings.ranges:
         return settings
     is_published = settings.base[RECIPE_KEY] == PUBLISHED
@@ -305,13 +304,13 @@ def _start_common(settings: Settings, space: SearchSpace) -> Settings:
     for index, point in enumerate(space.methods[settings.method].start_from):
         origin = FileOrigin(space, ("methods", settings.method, "start_from", index))
         kept = {key: value for key, value in point.items() if _is_searched(settings, key, value, origin.under(key))}
-        if kept not in points:  # --set may have made points alike
+        if kept not in points:  # --set may have made points equal
             points.append(kept)
     return replace(settings, start_from=tuple(points))
 
 
 def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin) -> bool:
-    """Return whether a key of a start point is searched; what is fixed may only repeat its value."""
+    """Return whether a key of a start point is searched; a fixed key may only repeat its value."""
     if key in settings.ranges:
         found = settings.ranges[key]
         _check(settings.base, {key: Setting(value, origin)}, origin)

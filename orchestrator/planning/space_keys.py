@@ -15,7 +15,7 @@ from training.config.spelling import did_you_mean
 from training.config.strict import shown
 from training.errors import ConfigError
 
-# Settings that have a place of their own in the file.
+# Settings that have their own place in the file.
 _PLACES = {
     "method.name": "the label of the block, or name: under it",
     "loop.epochs": "budget.epochs",
@@ -24,10 +24,10 @@ _PLACES = {
 
 
 def check_space_keys(space: SearchSpace, label: str) -> None:
-    """Check the keys that are in force for one method: of the shared block, its own block and its start points.
+    """Check the keys that apply to one method: those of the shared block, its own block and its start points.
 
     Raises:
-        SpaceError: A key does not exist, or must not stand where it does.
+        SpaceError: A key does not exist, or is in the wrong place.
     """
     block, root = space.methods[label], FileOrigin(space, ())
     method, own = block.name or label, root.under("methods", label)

@@ -27,7 +27,7 @@ Params = dict[str, Scalar]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes: a number of workers, each with its CPUs and GPUs (0.5 GPU is a shared one)."""
+    """The resources of one trial: a number of workers, each with its CPUs and GPUs (0.5 means a shared GPU)."""
 
     workers: int = 1
     cpus_per_worker: int = 1
@@ -58,9 +58,9 @@ class SweepPlan:
         parent: The sweep that is promoted, or the run that is trained again.
         time_limit_s: Longest time that a trial may take.
         epoch_s: Measured seconds of an epoch of these settings with one worker, if known.
-        variants: Of an ablation: the labels of the method and its variants, in the order of ``start_from``.
-        keep_weights: Of a promotion: keep the best weights of every final run, not only of the first seed's.
-        backup: URI that the journal is copied to from the start; later drivers may choose another.
+        variants: For an ablation: the labels of the method and its variants, in the order of ``start_from``.
+        keep_weights: For a promotion: keep the best weights of every final run, not only those of the first seed.
+        backup: URI to which the journal is copied from the start; later drivers may choose another.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -76,7 +76,7 @@ class SweepPlan:
     method: str
     base: Params
     protocol: Protocol
-    # Without what follows, it is one trial of the base settings.
+    # Without the fields below, the plan is one trial of the base settings.
     ranges: dict[str, Range] = field(default_factory=dict)
     start_from: tuple[Params, ...] = ({},)
     num_trials: int = 1
@@ -122,7 +122,7 @@ class SweepPlan:
     def to_json(self) -> str:
         """Return the plan as the text of ``plan.json``."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        # Only what was given: a range of one type has no use for the fields of the others.
+        # Only the given fields: a range of one type does not need the fields of the others.
         plain["ranges"] = {key: found.model_dump(exclude_defaults=True) for key, found in self.ranges.items()}
         plain["protocol"] = vars(self.protocol)
         plain["resources"] = vars(self.resources)
@@ -132,8 +132,7 @@ class SweepPlan:
     def from_json(cls, text: str | bytes) -> SweepPlan:
         """Return the plan that :meth:`to_json` of this or an earlier version wrote.
 
-        Raises:
-            ValueError: It does not read as a plan; the message names every missing, unknown and bad field.
+        Raises: ValueError: It is not a valid plan; the message names every missing, unknown and invalid field.
         """
         try:
             return _adapter().validate_json(text)

@@ -1,4 +1,4 @@
-"""Plan the final runs of a promotion, find those that exist already, and read their result."""
+"""Plan the final runs of a promotion, find those that already exist, and read their results."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     plan = load_plan(sweep_id)
     if plan.kind == "promote":
         raise UserError(
-            f"{sweep_id} is a promotion itself. Promote a sweep or a training, or continue this one: orchestrator "
+            f"{sweep_id} is itself a promotion. Promote a sweep or a training, or continue this one: orchestrator "
             f"resume {sweep_id}"
         )
     # Its variants are trained at one fixed point each: nothing was searched, and nothing won.
     if plan.kind == "ablate":
         raise UserError(
-            f"{sweep_id} is an ablation: the best of its variants is no winner. Promote a sweep or a training."
+            f"{sweep_id} is an ablation, and the best of its variants is not a winner. Promote a sweep or a training."
         )
     state = replay(sweep_dir(sweep_id) / JOURNAL_FILE)
     # The journal knows of extensions; the plan has the number of trials at the start.
@@ -60,7 +60,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"No trial of {sweep_id} is COMPLETE, so there is nothing to promote. See why: orchestrator leaderboard "
             f"{sweep_id}"
         )
-    # Counted here and not at the start of the runs: the number decides whether a promotion is the same.
+    # Counted here and not when the runs start: the number decides whether a promotion is the same.
     if workers is None:
         workers = count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
     return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=plan.storage)
@@ -84,15 +84,15 @@ def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:
 
 
 def find_same(planned: SweepPlan) -> SweepPlan | None:
-    """Return the latest promotion with the same final runs, or None; one with a failed run is worth another try."""
+    """Return the latest promotion with the same final runs, or None; one with a failed run does not count."""
     # The latest comes first.
     for entry in list_sweeps(kinds={"promote"}):
         try:
             plan = load_plan(entry.id)
         except OrchestratorError:
-            continue  # written by another version, so its runs are not the same
+            continue  # written by another version, so its runs are different
         if _runs_of(plan) == _runs_of(planned):
-            # Failed runs are never run again, so only a new promotion can replace them.
+            # Failed runs are never repeated, so only a new promotion can replace them.
             records = replay(sweep_dir(plan.id) / JOURNAL_FILE).records.values()
             return None if any(record.state is TrialState.FAILED for record in records) else plan
     return None
@@ -104,7 +104,7 @@ def _runs_of(plan: SweepPlan) -> tuple[Any, ...]:
 
 
 def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
-    """Return the figures of a promotion's final runs, with everything that two results must share to be compared."""
+    """Return the results of a promotion's final runs, with everything that comparable results must share."""
     config = final_config(plan, 0)
     provenance = state.provenance | _changed_hashes(journal)
     identity = {
@@ -120,7 +120,7 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
         "world_size": str(plan.resources.workers),
         **{key: str(config.flatten()[key]) for key in SET_UP_KEYS},
     }
-    # Every seed keeps its place: a run that failed must not move the others' figures.
+    # Every seed keeps its place: a failed run must not shift the others' results.
     records = [state.records.get(trial) for trial in range(plan.num_trials)]
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
     return Result(
@@ -135,6 +135,6 @@ def final_config(plan: SweepPlan, trial: int) -> TrainConfig:
 
 def _changed_hashes(journal: Path) -> dict[str, str]:
     """Return ``unknown`` for each hash that was not the same for all drivers of a promotion."""
-    # A promotion may be resumed with --allow-changed; its runs then do not belong together.
+    # A promotion may be resumed with --allow-changed; its runs are then not comparable.
     drivers = [event.provenance for event in follow(journal)[0] if isinstance(event, DriverStarted)]
     return {key: UNKNOWN for key in _HASHES if len({driver.get(key) for driver in drivers}) > 1}

@@ -55,7 +55,7 @@ def render_card(
         "## Use",
         f"```\norchestrator predict {name}@champion FOLDER_OF_IMAGES\n```",
     ]
-    # The licence of the photos asks for their credit wherever the model goes.
+    # The licence of the photos requires their credit wherever the model goes.
     if plan.dataset == "digits":
         parts.append(_PHOTOS)
     return "\n\n".join(parts) + "\n"
@@ -64,7 +64,7 @@ def render_card(
 def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, float]]) -> str:
     # All metrics of all seeds: one that a seed lacks leaves an empty cell.
     names = sorted({name for figures in test.values() for name in figures})
-    # The validation metric comes first: it is the one that decided.
+    # The validation metric comes first, because it decided.
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}
     columns |= {name: [test.get(trial, {}).get(name) for trial in range(plan.num_trials)] for name in names}
     seeds = [str(point["loop.seed"]) for point in plan.start_from]

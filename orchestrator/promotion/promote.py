@@ -1,6 +1,6 @@
 """Promote a sweep's winner: final runs, then the decision, the test split and the registry, in this order.
 
-A promotion has a folder with a plan and a journal, as a sweep has. Each step is in the journal before the next one
+Like a sweep, a promotion has a folder with a plan and a journal. Each step is in the journal before the next one
 begins, and none is taken twice: a promotion that died at any point is resumed, and a finished one is only read.
 """
 
@@ -34,13 +34,13 @@ class PromotionOutcome:
     """The result of a promotion.
 
     Attributes:
-        state: ``FINISHED``, or ``INTERRUPTED`` before the decision, which leaves the fields below it empty.
+        state: ``FINISHED``, or ``INTERRUPTED`` before the decision, which leaves the fields below empty.
         decision: The verdict, its reason and its marks.
-        test: Trial -> test metrics in percent; they had no part in the decision.
+        test: Trial -> test metrics in percent; they did not influence the decision.
         model: The registered model's name.
         version: ``NAME/VERSION`` of the new champion, if it was promoted.
         config_file: The winner's settings, for you to commit.
-        reused: Whether every step had been taken before.
+        reused: Whether every step had already been taken.
         keep_weights: Whether the weights of every final run are kept.
         tracking_problem: Why MLflow is incomplete, if it is.
     """
@@ -70,8 +70,8 @@ def promote(
 ) -> PromotionOutcome:
     """Train a sweep's winner with fresh seeds, decide on it, open the test split, and register it if it won.
 
-    The same final runs (sweep, winner, seeds, workers) are made only once: an interrupted promotion is continued, a
-    finished one is read.
+    The same final runs (sweep, winner, seeds, workers) are carried out only once: an interrupted promotion is
+    continued, a finished one is read.
 
     Args:
         sweep_id: A finished sweep or training.
@@ -87,9 +87,9 @@ def promote(
             :func:`orchestrator.sweep.driver.resume`.
         OrchestratorError: Ray or MLflow cannot be reached. The promotion can be resumed.
     """
-    # In the plan, because the `resume` of an interrupted promotion must know it.
+    # Stored in the plan, because the `resume` of an interrupted promotion must know it.
     planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
-    # Asked for before anything is trained: a second `promote` of the same winner must not cost K more runs.
+    # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
     known = find_same(planned)
     started = time.monotonic()
     trained = run_sweep(planned, options) if known is None else resume(known.id, options)
@@ -111,7 +111,7 @@ def resume_promotion(
 def _conclude(
     trained: SweepOutcome, started: float, say: Callable[[str], None], keep_weights: bool
 ) -> PromotionOutcome:
-    """Take the steps after the final runs that the journal does not have yet."""
+    """Take those steps after the final runs that are not in the journal yet."""
     plan = trained.plan
     outcome = PromotionOutcome(
         plan,
@@ -128,12 +128,12 @@ def _conclude(
             with (
                 terminable(),
                 Lease(folder) as lease,
-                # Between the look at the champion and its replacement, no other promotion may replace it.
+                # No other promotion may replace the champion between our look at it and our replacement of it.
                 _one_conclusion_at_a_time(),
                 Journal.open(folder / JOURNAL_FILE, lease) as journal,
             ):
                 outcome = _take_steps(PromotionSteps(plan, journal, say), outcome)
-        # The general advice is about sweeps; here the next step is to resume the promotion.
+        # The general advice is for sweeps; here the next step is to resume the promotion.
         except MlflowFailedError as error:
             advice = f"Nothing is lost. Continue when MLflow is back: orchestrator resume {plan.id}"
             raise MlflowFailedError(error.problem, advice) from error
@@ -149,7 +149,7 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
     test = steps.open_test()
     version = steps.register(decision, test) if decision.verdict is Verdict.PROMOTE else None
     config_file = write_config(outcome.plan, decision)
-    # Not when everything was there already: a promotion that is only read must leave the disk alone.
+    # Not if every step had already been taken: a promotion that is only read must not touch the disk.
     if steps.taken and not outcome.keep_weights:
         steps.drop_weights()
     return replace(
@@ -165,5 +165,5 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
 
 def _one_conclusion_at_a_time() -> FileLock:
     """Return the lock that keeps two promotions from deciding against the same champion."""
-    # The system releases the lock when its process dies, so no promotion can be locked out for good.
+    # The system releases the lock when its process dies, so no promotion is ever locked out permanently.
     return FileLock(sweeps_dir() / _LOCK_FILE)

@@ -31,11 +31,11 @@ PROMOTED_DIR = "promoted"
 IDENTITY_TAG = "orchestrator.identity"
 VALUES_TAG = "orchestrator.values"
 REGISTERED_TRIAL = 0
-"""The run of the first seed. It is fixed in advance: registering the best of K would select on noise."""
+"""The run of the first seed, fixed in advance: registering the best of K would select on noise."""
 
 
 class PromotionSteps:
-    """The steps after the final runs. Each is taken unless the journal says that it was taken before.
+    """The steps after the final runs. Each is taken unless the journal says that it already was.
 
     Attributes:
         name: Name of the registered model that the result belongs to.
@@ -49,7 +49,7 @@ class PromotionSteps:
         self.taken = False
 
     def decide(self) -> Decision:
-        """Compare the result with the champion; once more if it changed before a PROMOTE could be carried out."""
+        """Compare the result with the champion; compare again if it changed before a PROMOTE was carried out."""
         from orchestrator.tracking.registry import find_champion, find_other_champions
 
         # A decision stands, unless it is a PROMOTE that was never carried out and the champion has changed since.
@@ -62,7 +62,7 @@ class PromotionSteps:
         ours = champion is not None and champion.tags.get(SWEEP_TAG) == self._plan.id
         if known is not None and (ours or against == known.champion):
             return _read_decision(known)
-        # Only the first result under its conditions needs the comparison with other conditions.
+        # Only the first result under its conditions is compared with results under other conditions.
         others = [] if champion else find_other_champions(self._result.identity["dataset"], self.name)
         decision = decide(
             self._result,
@@ -78,12 +78,12 @@ class PromotionSteps:
 
     def open_test(self) -> dict[int, dict[str, float]]:
         """Evaluate every complete final run on the test split, only once; return trial -> figures."""
-        # The figures are in the journal before anything else happens, so the split is opened once, whatever dies.
+        # The results are in the journal before anything else happens, so the split is opened once, whatever dies.
         if self._state.test is None:
             from training.inference.evaluation import evaluate_test
 
             self._check_data()
-            # A failed run has no weights worth an evaluation; the decision has refused it already.
+            # A failed run has no weights worth evaluating; the decision has already refused it.
             states = {
                 trial: self._load_best(trial)
                 for trial, record in self._state.records.items()
@@ -128,7 +128,7 @@ class PromotionSteps:
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
             save_model(Path(folder), config, state, dataset_info(config.data).scale, card)
             version = register_version(self.name, config.data.name, run_id, Path(folder), tags)
-        # The alias moves before the event is written: a repeated alias is harmless, a lost champion is not.
+        # The alias moves before the event is written: setting an alias twice is harmless, losing a champion is not.
         set_champion(version)
         self._append(ChampionSet(str(version)))
         self._sync()
@@ -142,7 +142,7 @@ class PromotionSteps:
                     delete_checkpoints(self._plan, trial)
 
     def _check_data(self) -> None:
-        """Check that the test split belongs to the data of the final runs; prepare it again if it was deleted."""
+        """Check that the test split belongs to the data of the final runs; recreate it if it was deleted."""
         from training.data.registry import dataset_info
         from training.preparation import prepare
 
@@ -154,7 +154,7 @@ class PromotionSteps:
         if trained_on not in (UNKNOWN, there):
             raise OrchestratorError(
                 f"The final runs were trained on {config.name} {trained_on[:12]}, but it is now {there[:12]}, so its "
-                f"test split would not fit. Bring the former data back, then: orchestrator resume {self._plan.id}"
+                f"test split does not match. Restore the earlier data, then: orchestrator resume {self._plan.id}"
             )
 
     def _append(self, event: Event) -> None:
@@ -189,7 +189,7 @@ def _read_result(name: str, tags: Mapping[str, str]) -> Result:
 def write_config(plan: SweepPlan, decision: Decision) -> Path:
     """Write the winner's settings to a file that can be committed; return it."""
     assert plan.parent is not None
-    # Each final run has its own seed; the winner as such has none.
+    # Each final run has its own seed; the winner itself has none.
     winner = {key: value for key, value in plan.start_from[0].items() if key != "loop.seed"}
     config = trial_config(load_plan(plan.parent), winner).flatten()
     # Without paths: a committed file is read on machines that keep their data elsewhere.

@@ -22,9 +22,9 @@ SET_UP_KEYS = {
     "loop.epochs": "number of epochs",
     "loop.precision": "precision",
 }
-"""Settings that a space keeps the same for all its methods; in one recipe they differ only if a user changed them."""
+"""Settings that are the same for all methods of a space; within one recipe they differ only if a user changed them."""
 MARKED_KEYS = {"draw_seed": "label-draw seed", "world_size": "world size", **SET_UP_KEYS}
-"""What may differ between two results, and is reported if it does."""
+"""What may differ between two results; differences are reported."""
 
 
 class Verdict(StrEnum):
@@ -79,7 +79,7 @@ class Decision:
 
 def registered_name(identity: Mapping[str, str]) -> str:
     """Return ``<dataset>.<model>.<select_config_by>.<select_epoch_by>.<8 hex of the hash of the compared keys>``."""
-    # The hash keeps results apart that differ only in what the readable part does not show.
+    # The hash separates results that differ only in keys that the readable part does not show.
     compared = {key: identity[key] for key in COMPARED_KEYS}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
     model = json.loads(identity["model"])["name"]
@@ -101,10 +101,10 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
     Returns:
         PROMOTE, KEEP, or REFUSE if the two cannot be compared.
     """
-    # A mean over the seeds that survived would favour configurations that sometimes diverge.
+    # A mean over only the surviving seeds would favour configurations that sometimes diverge.
     if not challenger.is_complete:
         return Decision(Verdict.REFUSE, f"not every final run of {challenger.name} has a result: {challenger}")
-    # Two unknown hashes would be equal to each other.
+    # Two unknown hashes would compare as equal.
     unknown = [key for key in COMPARED_KEYS if challenger.identity.get(key, UNKNOWN) == UNKNOWN]
     if unknown:
         return Decision(
@@ -120,7 +120,7 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
             Verdict.REFUSE,
             f"{challenger} cannot be compared with {champion} of {champion.name}: {'; '.join(different)}",
         )
-    # Differences that change how far two figures can be compared, not whether.
+    # Differences that make a comparison less reliable, but do not prevent it.
     marks = _marks(challenger, champion)
     # Strictly higher: a tie keeps the champion, so that repeating a promotion changes nothing.
     if challenger.mean > champion.mean:
@@ -137,7 +137,7 @@ def _marks(challenger: Result, champion: Result) -> tuple[str, ...]:
     # A champion that an earlier version registered lacks some of the keys.
     known = {key: name for key, name in MARKED_KEYS.items() if key in champion.identity}
     marks = _differences(challenger, champion, known)
-    # A mean of more seeds is less noisy, which a reader should know.
+    # A mean over more seeds is less noisy, and readers should know.
     if len(challenger.values) != len(champion.values):
         marks.append(f"number of seeds is {len(challenger.values)} and not {len(champion.values)}")
     return tuple(marks)

@@ -13,7 +13,7 @@ SEED_KEY = "loop.seed"
 
 
 def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
-    """Return a row per variant, the whole method first.
+    """Return one row per variant, the complete method first.
 
     Args:
         plan: The ablation; its trials are its variants, each with every seed.
@@ -21,8 +21,8 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
 
     Returns:
         Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that are COMPLETE, ``mean`` and ``deviation``
-        of their scores in percent, and the ``difference`` to the whole method with its ``difference_deviation``, over
-        the seeds that both have. A figure is None if too few seeds are there.
+        of their scores in percent, and the ``difference`` from the complete method with its ``difference_deviation``,
+        over the seeds that both have. A figure is None if there are too few seeds.
     """
     # Pruned or failed trials have no score that counts.
     known = {record.trial: record.value(plan.protocol) for record in records if record.state is TrialState.COMPLETE}
@@ -41,7 +41,7 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
             for score, whole in zip(own, scores[0], strict=True)
             if score is not None and whole is not None
         ]
-        # The first variant is the whole method, which differs from itself by nothing.
+        # The first variant is the complete method, which does not differ from itself.
         difference = (None, None) if number == 0 else (_mean(apart), _deviation(apart))
         rows.append(
             {

@@ -1,14 +1,14 @@
-"""Pack a sweep into one file, to look at it on a machine that has neither its home nor its MLflow.
+"""Pack a sweep into one file that can be opened on a machine with neither its home nor its MLflow store.
 
 The file is a zip archive of text, pictures and Parquet; nothing in it is code, and nothing is unpickled::
 
-    bundle.json                                   what the archive is
+    bundle.json what the archive is
     plan.json  journal.jsonl  space.yaml          the sweep, as in its home
     runs.csv  metrics.csv  configurations.jsonl   for other programs: leaderboard, epochs, settings of every trial
     errors/t0007.txt                              tracebacks
     artifacts/t0007/...                           pictures and per-class tables
 
-A bundle can be opened without trusting its maker: names that are not listed here or lead out of the folder, links, and
+A bundle can be opened without trusting its author: names that are not listed here or lead out of the folder, links, and
 more than 2 GiB of content are refused.
 """
 
@@ -58,7 +58,7 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
     Args:
         sweep_id: The sweep; it may be running.
         out: The file to write.
-        say: Called with what is missing in the bundle.
+        say: Called with a note on anything that is missing from the bundle.
 
     Returns:
         The number of artifacts in the bundle.
@@ -68,7 +68,7 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
     """
     plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
     state = replay(path)
-    # A half-written bundle must never be under the name that the user asked for: open_whole renames it at the end.
+    # A half-written bundle must never have the requested name: open_whole renames it at the end.
     try:
         with open_whole(out) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_ABOUT_FILE, _describe(plan, state))
@@ -89,10 +89,9 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
 
 
 def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """Put a bundle's sweep into this home, its artifacts where the tracker finds them; return the sweep's id.
+    """Put a bundle's sweep into this home, with its artifacts where the tracker finds them; return the sweep's
 
-    Raises:
-        UserError: It is not a bundle, or not one that is safe to open.
+    id. Raises: UserError: It is not a bundle, or is not safe to open.
     """
     if not file.is_file():
         raise UserError(f"No bundle at {file}. Write one: orchestrator bundle SWEEP")
@@ -116,12 +115,12 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
         FileExistsError,
         NotADirectoryError,
     ) as error:
-        raise UserError(f"{file} is not a whole file that `orchestrator bundle` wrote: {error}.") from None
+        raise UserError(f"{file} is not a complete file from `orchestrator bundle`: {error}.") from None
     return plan.id
 
 
 class _Reader:
-    """Reads members and counts their bytes as they are unpacked, because the sizes in an archive may lie."""
+    """Reads members and counts their bytes while unpacking, because the sizes stated in an archive may be false."""
 
     def __init__(self, archive: zipfile.ZipFile, file: Path, max_bytes: int) -> None:
         self._archive, self._file, self._left, self._max = archive, file, max_bytes, max_bytes
@@ -156,7 +155,7 @@ class _Reader:
 def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
     members = archive.infolist()
     names = Counter(info.filename for info in members)
-    # The whole archive is checked by its directory, before anything is unpacked.
+    # The directory of the archive is checked before anything is unpacked.
     for info in members:
         fault = _find_fault(info, names[info.filename])
         if fault is not None:
@@ -165,15 +164,15 @@ def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo
     missing = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE} - set(names)
     if missing or len(members) > _MAX_FILES:
         what = f"no {', '.join(sorted(missing))}" if missing else f"{len(members)} files"
-        raise UserError(f"{file} is not a file that `orchestrator bundle` wrote: it has {what}.")
+        raise UserError(f"{file} is not a file from `orchestrator bundle`: it has {what}.")
     return members
 
 
 def _find_fault(info: zipfile.ZipInfo, times: int) -> str | None:
     if not _is_known(info.filename):
-        return "is nothing that `orchestrator bundle` writes"
+        return "is not written by `orchestrator bundle`"
     if times > 1:
-        return "is there more than once"
+        return "occurs more than once"
     return None if _is_plain(info) else "is not a plain file"
 
 
@@ -184,7 +183,7 @@ def _is_known(name: str) -> bool:
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
     mode = info.external_attr >> 16
-    # Other compressions unpack all they have read at once, so the count of bytes would come too late.
+    # Other compression methods unpack everything at once, so counting bytes would come too late.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return False
     return not info.is_dir() and not info.flag_bits & 1 and (stat.S_IFMT(mode) in (0, stat.S_IFREG))
@@ -208,7 +207,7 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
         if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
             raise ValueError(f"{plan.id!r} cannot be the id of a sweep")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a file that this version of `orchestrator bundle` wrote: {error}") from None
+        raise UserError(f"{file} is not a file from this version of `orchestrator bundle`: {error}") from None
     return plan
 
 
@@ -284,7 +283,7 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _redact_json(text: str, indent: int | None = None) -> str:
-    """Redact each value by itself: in the whole text it would be unclear where a password ends."""
+    """Redact each value separately: in the whole text it would be unclear where a password ends."""
     return json.dumps(_redact_value(json.loads(text)), indent=indent, separators=None if indent else (",", ":"))
 
 

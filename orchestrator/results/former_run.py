@@ -1,4 +1,4 @@
-"""Plan a training from a file of settings or a former run, as ``train --from`` names them."""
+"""Plan a training from a file of settings or an earlier run, as named by ``train --from``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SUFFIXES = (".yaml", ".yml")
 def plan_rerun(request: PlanRequest) -> SweepPlan:
     """Plan one training with the settings of ``request.source``: a YAML file, an MLflow run or a trial.
 
-    A file is looked for in the current folder, then in the home, as the file of a promoted winner is named.
+    A file is looked up in the current folder, then in the home, where a promoted winner's file is.
 
     Raises:
-        UserError: The file or run does not exist, or a flag has a mistake.
-        SpaceError: The file has a mistake.
+        UserError: The file or run does not exist, or a flag is wrong.
+        SpaceError: The file is invalid.
     """
     source = request.source
     assert source is not None

@@ -1,4 +1,4 @@
-"""Sums up how a sweep is doing, for `status` and for the heading of a leaderboard."""
+"""Summarises how a sweep is doing, for `status` and for the heading of a leaderboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_LABELS = "not available"
 
 @dataclass(frozen=True)
 class Heading:
-    """What scores stand for; results are comparable only if all of it but ``sweep`` is equal."""
+    """What scores refer to; results are comparable only if everything but ``sweep`` is equal."""
 
     sweep: str
     dataset: str
@@ -61,7 +61,7 @@ class DecisionSummary:
 
 @dataclass(frozen=True)
 class Source:
-    """Where news of another home's sweep comes from: MLflow's URI, and the time of the last event."""
+    """Where the information on another home's sweep comes from: MLflow's URI, and the time of the last event."""
 
     mlflow: str
     last_event: str | None
@@ -73,13 +73,12 @@ class SweepSummary:
 
     Attributes:
         state: What its driver is doing.
-        run_s: Time that its drivers have spent.
+        run_s: Time that its drivers have been running.
         trials: State -> number of trials in it.
         best: The leader of the leaderboard, if a trial was completed.
-        true_labels: ``not available`` if the dataset has observed labels only; None before the first trial.
-        open: The trials that have not ended.
-        decision: Of a promotion that has decided.
-        source: Of a sweep that is not in this home.
+        true_labels: ``not available`` if the dataset has only observed labels; None before the first trial.
+        open: The trials that have not ended. decision: The decision, if this is a promotion that has decided. source:
+        Where it comes from, if the sweep is not in this home.
     """
 
     heading: Heading
@@ -105,7 +104,7 @@ class SweepSummary:
     def to_json(self) -> dict[str, Any]:
         """Return what ``status --json`` prints."""
         plain = asdict(self)
-        # Flat, as scripts have read it from the start.
+        # Flat, because scripts already rely on this form.
         heading, source = plain.pop("heading"), plain.pop("source")
         return {**heading, **plain, **(source or {})}
 
@@ -127,12 +126,12 @@ class BrokenSweep:
 
 
 def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
-    """Return a sweep's plan and the state that its journal adds up to."""
+    """Return a sweep's plan and its state, replayed from its journal."""
     return load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
 
 
 def make_heading(plan: SweepPlan) -> Heading:
-    """Return what the scores of a plan's trials stand for."""
+    """Return what the scores of a plan's trials refer to."""
     return Heading(
         sweep=plan.id,
         dataset=plan.dataset,
@@ -145,19 +144,19 @@ def make_heading(plan: SweepPlan) -> Heading:
 
 
 def summarise(sweep_id: str) -> SweepSummary:
-    """Sum up a sweep of this home."""
+    """Summarise a sweep in this home."""
     plan, state = read_sweep(sweep_id)
     is_driven = find_holder(sweep_dir(sweep_id)) is not None
     return _summarise(plan, state, _describe_driver(state.driver_state, is_driven=is_driven))
 
 
 def summarise_recalled(found: RecalledSweep) -> SweepSummary:
-    """Sum up a sweep of another home, as far as MLflow knows it."""
+    """Summarise a sweep from another home, as far as MLflow knows it."""
     return _summarise(found.plan, found.state, str(found.state.driver_state), make_source(found))
 
 
 def summarise_entry(entry: SweepEntry) -> SweepSummary | BrokenSweep:
-    """Sum up a sweep of a list: a broken file of one must not hide the others."""
+    """Summarise one sweep of a list: a broken file must not hide the other sweeps."""
     try:
         return summarise(entry.id)
     except OrchestratorError as error:
@@ -181,7 +180,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         created=_format_time(plan.created),
         # While a driver runs, its time is still growing; after a kill only its last event is known.
         run_s=state.driven_s(time.time() * 1000 if state.driver_state == "RUNNING" else None),
-        # The journal has the number after an extension; before the first driver only the plan does.
+        # The journal has the number after an extension; before the first driver, only the plan has one.
         num_trials=state.num_trials or plan.num_trials,
         epochs=plan.epochs,
         trials={str(trial_state): counts[trial_state] for trial_state in TrialState},
@@ -205,7 +204,7 @@ def _summarise_trial(record: TrialRecord, plan: SweepPlan) -> TrialSummary:
 
 
 def _describe_driver(journalled: str | None, *, is_driven: bool) -> str:
-    # Before its first line and after its last, only the lease shows that a driver is at work.
+    # Before the journal's first line and after its last, only the lease shows that a driver is running.
     if not is_driven or journalled == "RUNNING":
         return journalled or "NOT STARTED"
     # The trials are done, but the lease is still held: a promotion decides, opens the test split and registers.

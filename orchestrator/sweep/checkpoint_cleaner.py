@@ -1,4 +1,4 @@
-"""Delete the checkpoints that are no longer needed while a sweep runs, and keep the rest under its cap."""
+"""Delete checkpoints that are no longer needed while a sweep runs, and keep the rest below its size limit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SETTLE_S = 60.0
 class CheckpointCleaner(Follower):
     """Deletes checkpoints that are no longer needed, and measures the others.
 
-    Needed are those of unfinished trials and the best weights of the best COMPLETE trial. A promotion needs those of
-    all its trials until each was evaluated on the test split. Storage that does not answer never stops the sweep: what
-    could not be deleted is deleted at the next start.
+    A sweep needs those of unfinished trials and the best weights of the best COMPLETE trial. A promotion needs those of
+    all its trials until each has been evaluated on the test split. Storage that does not answer never stops the sweep:
+    whatever could not be deleted is deleted at the next start.
 
     Args:
         plan: The sweep.
-        state: The journal's, which its writer updates.
+        state: The journal's state, which its writer updates.
     """
 
     def __init__(self, plan: SweepPlan, state: SweepState) -> None:
@@ -48,15 +48,15 @@ class CheckpointCleaner(Follower):
         super().start()
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Queue a trial whose checkpoints are no longer written."""
+        """Queue a trial that no longer writes checkpoints."""
         self._ended.put(record)
         self.wake()
 
     def has_room(self) -> bool:
-        """Return whether one more trial fits under the cap, as far as is known.
+        """Return whether, as far as is known, one more trial fits under the cap.
 
-        An unfinished trial counts as much as the largest one so far, because it may still grow to that. Before the
-        answer is no, the checkpoints of the trials that ended are deleted.
+        An unfinished trial counts as much as the largest one so far, because it may still grow to that. Before it
+        answers no, the checkpoints of ended trials are deleted.
         """
         if not self._fits():
             with self._ended.all_tasks_done:
@@ -64,7 +64,7 @@ class CheckpointCleaner(Follower):
         return self._fits()
 
     def stop(self, drain_s: float = math.inf) -> bool:
-        """Delete what is still queued, and end."""
+        """Delete what is still queued, and stop."""
         return super().stop(drain_s)
 
     def _act(self) -> bool:
@@ -73,7 +73,7 @@ class CheckpointCleaner(Follower):
         while not self._ended.empty():
             self._try_to(partial(self._settle, self._ended.get()))
             self._try_to(self._measure)
-            self._ended.task_done()  # only now: has_room waits for the new figures
+            self._ended.task_done()  # only now, because has_room waits for the new figures
         return True
 
     def _settle(self, record: TrialRecord) -> None:
@@ -86,7 +86,7 @@ class CheckpointCleaner(Follower):
             self._kept.add(record.trial)
             delete_last_state(self._plan, record.trial)
             return
-        # Only the best so far can still win: what has lost once is never needed again.
+        # Only the best so far can still win: a trial that has lost is never needed again.
         leader = best([record, *([self._best] if self._best else [])], self._plan.protocol)
         loser = record if leader is not record else self._best
         self._best = leader
@@ -97,7 +97,7 @@ class CheckpointCleaner(Follower):
             delete_last_state(self._plan, record.trial)
 
     def _fits(self) -> bool:
-        # The state knows a trial from its hand-out on, before its first checkpoint can be measured.
+        # The state knows a trial as soon as it is handed out, before its first checkpoint can be measured.
         num_open = sum(not record.ended for record in list(self._state.records.values()))
         return self.kept_bytes + (num_open + 1) * self.trial_bytes <= self._plan.cap_gib * GIB
 

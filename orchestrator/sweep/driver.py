@@ -1,7 +1,7 @@
-"""Run a sweep: start it, resume it, extend it. Each replays the journal and starts a fresh Tuner; nothing is unpickled.
+"""Run a sweep: start it, resume it, extend it. Each of these replays the journal and starts a fresh Tuner; nothing
 
-The driver may die at any moment, even by kill -9. Whatever the next driver needs is therefore in the journal and in the
-checkpoints: nothing is kept in memory alone, and nothing is left to be written at the end.
+is unpickled. The driver may die at any moment, even from kill -9. Whatever the next driver needs is therefore in the
+journal and the checkpoints: nothing is kept only in memory, and nothing has to be written at the end.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def run_sweep(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
     Raises:
         UserError: The sweep folder or the cache cannot be written.
         ConfigError, DatasetError, WeightsError: The data or the model cannot be loaded.
-        OrchestratorError: Ray cannot be started, or the disk is full. A sweep that had begun can be resumed; one that
-            had not leaves nothing behind.
+        OrchestratorError: Ray cannot be started, or the disk is full. If the sweep had begun, it can be resumed;
+            otherwise nothing is left behind.
     """
     require_writable(options.address)
-    # In the plan, because a driver that is killed while it starts has written no event yet.
+    # Stored in the plan, because a driver that is killed while it starts has written no event yet.
     if options.backup is not None:
         plan = replace(plan, backup=options.backup)
     folder = create_sweep(plan.id, plan.to_json())
     try:
         return _drive(plan, options)
-    # Not on KeyboardInterrupt: a sweep that was stopped while it started is resumed like any other.
+    # Not on KeyboardInterrupt: a sweep that was stopped during start-up is resumed like any other.
     except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError):
         if replay(folder / JOURNAL_FILE).driver_state is None:
             shutil.rmtree(folder, ignore_errors=True)  # it never began, so its name stays free
@@ -103,7 +103,7 @@ def run_sweep(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
 
 
 def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
-    """Continue what an interrupted or killed driver left unfinished; a finished sweep stays as it is.
+    """Continue what an interrupted or killed driver left unfinished; a finished sweep is not changed.
 
     Raises:
         UserError: No such sweep exists, another driver is running it, or the commit, the lock or the data changed.
@@ -113,7 +113,7 @@ def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
 
 
 def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> SweepOutcome:
-    """Add trials to a sweep, and run them and whatever it had not finished.
+    """Add trials to a sweep, and run them and any unfinished ones.
 
     Args:
         sweep_id: The sweep.
@@ -130,8 +130,9 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
     num_trials = _num_trials(plan, replay(sweep_dir(sweep_id) / JOURNAL_FILE))
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
-            f"--trials +{num_more} asks for more than the sweep can try: it has {num_trials} trials, and its space has "
-            f"{plan.num_points} points. Start a sweep over a larger space."
+            f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
+            f"{plan.num_points} "
+            f"points. Start a sweep over a larger space."
         )
     return _drive(plan, options, num_more)
 
@@ -145,15 +146,15 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
         signals = stack.enter_context(StopSignals())
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
-        # A driver that was killed may have left Ray processes, which would go on training next to ours.
+        # A killed driver may have left Ray processes behind, which would keep training alongside ours.
         end_orphans(folder)
-        # The journal has the latest choice; the plan has that of a driver killed before its first event.
+        # The journal has the latest choice; the plan has the choice of a driver killed before its first event.
         options = replace(options, backup=options.backup or journal.state.backup or plan.backup)
         backup = _make_backup(plan, journal, lease, options)
         if backup is not None:
             stack.enter_context(backup)
         state, problem = FINISHED, None
-        # A finished sweep needs no Ray: starting it would take seconds to do nothing.
+        # A finished sweep does not need Ray: starting it would waste seconds.
         if num_more or not _is_done(plan, journal.state):
             progress = Progress(plan, journal.state, shown=options.progress)
             driver = _Driver(plan, journal, signals, progress, options)
@@ -164,7 +165,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
             problem = driver.tracking_problem
         else:
             problem = _settle(plan, journal, options.hooks)
-        # Only now is the journal final, so this is when the backup can be complete.
+        # Only now is the journal final, so only now can the backup be complete.
         records = tuple(record for _, record in sorted(journal.state.records.items()))
         backup_problem = None if backup is None or backup.stop() else backup.problem
         return SweepOutcome(plan, records, state, time.monotonic() - started, problem, backup_problem)
@@ -177,7 +178,7 @@ def _make_backup(plan: SweepPlan, journal: Journal, lease: Lease, options: Drive
 
 
 def _settle(plan: SweepPlan, journal: Journal, hooks: Hooks) -> str | None:
-    """Finish for a driver that was killed after its last trial: record its end, and complete MLflow.
+    """Finish the work of a driver that was killed after its last trial: record its end, and complete MLflow.
 
     Returns:
         Why MLflow is still incomplete, or None.
@@ -218,20 +219,20 @@ class _Driver:
 
     def _keep_extension(self, num_trials: int) -> None:
         """Record the trials asked for by an `extend` that was stopped early, so that `resume` runs them."""
-        # No driver_started was written, so an end of its own makes the sweep count as interrupted.
+        # No driver_started was written, so write an end event: it makes the sweep count as interrupted.
         self._journal.append(SweepExtended(num_trials))
         self._journal.append(DriverEnded(INTERRUPTED, settled=True))
 
     def _start(self, stack: ExitStack, num_trials: int) -> None:
-        """Start everything that runs next to the trials. What takes long starts first and runs in parallel."""
+        """Start everything that runs alongside the trials. Slow parts start first and run in parallel."""
         quieten()
         config = trial_config(self._plan, {})
         self.tracker = self._hooks.make_tracker(self._plan, self._journal.path)
-        # Registered before Ray is, so that tracking stops after it: the last trials' events are written as well.
+        # Registered before Ray, so that tracking stops after Ray: the last trials' events are then written too.
         stack.callback(self._stop_tracking)
         self.tracker.start()
         inputs = in_background(lambda: self._hooks.prepare_inputs(config, self._progress.say))
-        # Before the start: a start that fails half-way has processes to end, too.
+        # Registered before the start: a start that fails half-way also leaves processes to end.
         stack.callback(stop_ray)
         self._start_ray()
         self._signals.arm()  # again, because Ray installs a SIGTERM handler of its own when it starts
@@ -255,18 +256,18 @@ class _Driver:
             num_gpus=math.ceil(slots * resources.gpus_per_worker),
             driver_modules=["orchestrator.trials.director", "orchestrator.trials.tune"],
         )
-        # Nodes of a cluster share no disk with us unless the plan says where.
+        # Cluster nodes share no disk with us unless the plan names a place.
         if address is not None:
             require_shared(self._plan)
 
     def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
         changed = differences(self._journal.state.provenance, current)
         if changed:
-            # The command must repeat what was asked for: a plain `resume` would drop the new trials.
+            # The command must repeat the request: a plain `resume` would drop the new trials.
             verb = f"extend {self._plan.id} --trials +{num_more}" if num_more else f"resume {self._plan.id}"
             raise UserError(
-                f"{self._plan.id} was started with something else: {describe_differences(changed)}. Go back "
-                f"to that, or continue with what is here now: "
+                f"{self._plan.id} was started under other conditions: {describe_differences(changed)}. Restore them, "
+                f"or continue with the present ones: "
                 f"orchestrator {verb} --allow-changed{self._options.repeated_flags()}"
             )
 
@@ -280,7 +281,7 @@ class _Driver:
         )
 
     def _run_trials(self) -> None:
-        # Tune and Optuna take seconds to import; by now Ray's own processes have started meanwhile.
+        # Tune and Optuna take seconds to import; Ray's own processes start in the meantime.
         from orchestrator.trials.director import Director
 
         director = Director(
@@ -298,7 +299,7 @@ class _Driver:
                 self._run_over_tune(director)
         finally:
             self._progress.enter_phase("ending")
-            # Ray Tune's own files. Nothing is ever read from them: the journal is the only truth.
+            # Ray Tune's own files. Nothing is ever read from them: the journal is the only source of truth.
             shutil.rmtree(self._folder / _SCRATCH_DIR, ignore_errors=True)
 
     def _run_over_tune(self, director: Director) -> None:
@@ -308,7 +309,7 @@ class _Driver:
         from orchestrator.trials.workers import make_train_trainable
 
         make_run = self._hooks.make_run
-        # Ray Train costs about 25 s a trial, so only trials with several workers run over it.
+        # Ray Train costs about 25 s per trial, so only trials with several workers use it.
         over_train = runs_over_train(self._plan)
         run_trials(
             self._plan,
@@ -340,7 +341,8 @@ class _Driver:
     def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # An exit by exception still writes an end; only a kill leaves none, and that is how it is told from a failure.
+        # An exit by exception still writes an end event; only a kill leaves none, which distinguishes it from a
+        # failure.
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         state = FINISHED if kind is None else INTERRUPTED if interrupted else FAILED
         self._journal.append(DriverEnded(state))

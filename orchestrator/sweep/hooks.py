@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.trials.actor import MakeRun
 
 DRAIN_S = 60.0
-"""How long MLflow may be unreachable after the last trial before the driver ends without it."""
+"""How long the driver waits for an unreachable MLflow after the last trial."""
 
 
 class TrackerLike(Protocol):
@@ -33,7 +33,7 @@ class TrackerLike(Protocol):
 class NoTracker:
     """Follows nothing."""
 
-    # It has no problem ever, so a sweep without tracking counts as tracked in full.
+    # It never has a problem, so a sweep without tracking counts as fully tracked.
     problem: str | None = None
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ def make_no_tracker(plan: SweepPlan, journal: Path) -> TrackerLike:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a test or a benchmark replaces; the defaults are the real thing.
+    """What a test or a benchmark can replace; the defaults are the real implementations.
 
     Attributes:
         make_run: Builds the run of a trial, in its actor; None builds a ``TrainingRun``.

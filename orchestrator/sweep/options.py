@@ -1,4 +1,4 @@
-"""How a driver runs a plan, as opposed to what the plan runs."""
+"""How a driver runs a plan, as opposed to what it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.sweep.hooks import REAL, Hooks
 class DriveOptions:
     """How a driver runs a plan.
 
-    Nothing in here changes a result. What a later resume must know is in the plan or in the journal instead.
+    None of these options changes a result. What a later resume must know is in the plan or in the journal instead.
 
     Attributes:
         address: Address of a Ray cluster (``auto``); None starts Ray on this machine.
@@ -19,7 +19,7 @@ class DriveOptions:
         steal_lease: Take the lease from a driver on another host, even though that driver may still be running.
         backup: URI to copy the journal to, for :func:`orchestrator.sweep_folder.restore.restore_sweep`. None keeps
             copying to wherever the last driver did, if it did.
-        progress: Show on stderr how far the sweep is.
+        progress: Show the sweep's progress on stderr.
         hooks: Stand-ins for the real training, tracking and data, for tests and benchmarks.
     """
 

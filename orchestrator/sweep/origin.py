@@ -1,4 +1,4 @@
-"""Find out what the results of a sweep are made from: its data and initial weights, code, libraries and seeds."""
+"""Find out what the results of a sweep depend on: its data and initial weights, code, libraries and seeds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from training.config.run import TrainConfig
 
 
 def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text: None) -> dict[str, str]:
-    """Make the data and initial weights that can be made (digit scenes and their trunk), once, and return the hashes.
+    """Make, once, the data and initial weights that can be generated (digit scenes and their trunk); return the hashes.
 
     Args:
         config: The settings of any run of the sweep.
-        say: Called with what is being made, before it is.
+        say: Called with what is about to be made.
 
     Returns:
         ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as in
@@ -34,7 +34,7 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
 
     if not is_prepared(config.data):
         say(f"Making the {config.data.name} scenes and their trunk, once; they are cached in {cache_dir()}")
-    # Here and not in the trials: two of them would make the same data at the same time.
+    # Done here and not in the trials, because two trials would make the same data at the same time.
     prepare(config.data)
     info = dataset_info(config.data)
     # On the CPU: hashing needs no GPU, and the driver may run on a machine without one.
@@ -52,7 +52,7 @@ def collect_provenance(plan: SweepPlan, inputs: Mapping[str, str] | None = None)
 
     Args:
         plan: The sweep, training or promotion.
-        inputs: What :func:`prepare_inputs` returned; None if the data are not prepared, which leaves hashes unknown.
+        inputs: What :func:`prepare_inputs` returned; None if the data is not prepared, which leaves the hashes unknown.
     """
     return {
         **read_build(),

@@ -1,4 +1,4 @@
-"""Show how far a running sweep is: a live table on a terminal, one plain line every ten seconds elsewhere."""
+"""Show the progress of a running sweep: a live table on a terminal, one plain line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BETWEEN = " | "
 
 
 class Progress:
-    """Shows a sweep's progress while it is entered. On a terminal, the live table is removed at the end.
+    """Shows a sweep's progress while the context is active. On a terminal, the live table is removed at the end.
 
     Args:
         plan: The sweep.
@@ -52,15 +52,13 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line that stays on the terminal."""
-        # As Text, because square brackets in a message are no markup.
+        # As Text, because square brackets in a message are not markup.
         self._console.print(Text(text), soft_wrap=True)
 
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
-        """Report once when a service that the sweep does not wait for is away, and once when it is back.
+        """Report once when a service that the sweep does not wait for is unavailable, and once when it is back.
 
-        Args:
-            name: The service.
-            find_problem: Returns why it is away, or None; called again and again.
+        Args: name: The service. find_problem: Returns why it is unavailable, or None; called repeatedly.
         """
         self._watched.append(_Watched(name, find_problem))
 
@@ -88,12 +86,12 @@ class Progress:
             self._live.stop()
         if self._thread is not None:
             self._thread.join()
-        # One last look: a service that came back during the end must not be left as away.
+        # One last check: a service that came back at the end must not stay reported as unavailable.
         if self._shown:
             self._report_problems()  # a service may have come back while the rest was written to it
 
     def _report_problems(self) -> None:
-        # Asked while drawing, so no further thread is needed.
+        # Checked while drawing, so no extra thread is needed.
         for watched in self._watched:
             report = watched.look(time.monotonic())
             if report:
@@ -116,7 +114,7 @@ class Progress:
 
     def _print_lines(self) -> None:
         shown = time.monotonic()
-        # Services are looked at every second, but a line in a log file every ten is enough.
+        # Services are checked every second, but a line in a log file every ten seconds is enough.
         while not self._closing.wait(min(_PLAIN_S, _LOOK_S)):
             self._report_problems()
             if time.monotonic() - shown < _PLAIN_S:
@@ -126,7 +124,7 @@ class Progress:
 
 
 class _Watched:
-    """A service that may be away: reported once it has been away for some seconds, and again when it is back."""
+    """A service that may be unavailable: reported after it has been away for a few seconds, and when it is back."""
 
     def __init__(self, name: str, find_problem: Callable[[], str | None]) -> None:
         self._name, self._find = name, find_problem
@@ -144,7 +142,8 @@ class _Watched:
         if self._reported or now - self._since < _AWAY_S:
             return None
         self._reported = True
-        return f"{self._name} is away ({problem}). The sweep goes on, and whatever is missing there is written later"
+        missing = "The sweep continues, and whatever is missing there is written later"
+        return f"{self._name} is unavailable ({problem}). {missing}"
 
 
 def render_progress(
@@ -164,7 +163,7 @@ def render_progress(
 
 
 def describe_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "") -> str:
-    """Return the summary as one line: trials by state, the best so far, time gone and left."""
+    """Return the summary as one line: trials by state, the best so far, time elapsed and left."""
     return _BETWEEN.join(_describe_parts(plan, state, now_ms, phase))
 
 
@@ -191,9 +190,9 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
 
 
 def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float | None:
-    """Estimate the seconds left from what epochs and trials have taken so far; None before the first epoch.
+    """Estimate the seconds left from how long epochs and trials have taken so far; None before the first
 
-    An epoch that is running counts in part, so that the estimate goes down between two reports as well.
+    epoch. A running epoch counts in part, so that the estimate also falls between two reports.
     """
     records = list(state.records.values())
     num_epochs = sum(len(record.metrics) for record in records)
@@ -202,7 +201,7 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     ended = [record for record in records if record.ended]
     running = [record for record in records if not record.ended]
     epoch_s = sum(record.run_s - record.queue_s - record.start_s for record in records) / num_epochs
-    # A trial yet to come is expected to last as long as the ended ones did; pruned trials make that short.
+    # A future trial is expected to last as long as the ended ones; pruned trials shorten that.
     trial_epochs = sum(record.last_epoch for record in ended) / len(ended) if ended else plan.epochs
     new_trials = max(0, (state.num_trials or plan.num_trials) - len(records))
     epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
@@ -221,7 +220,7 @@ def _unit(plan: SweepPlan) -> str:
 
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
     """Return the trial that leads so far. Pruned and failed trials cannot win any more."""
-    # A first report may well score 0.0, so the test is for None, not for truth.
+    # A first report may score 0.0, so compare with None instead of testing for truth.
     contenders = (TrialState.COMPLETE, TrialState.RUNNING)
     scored = [
         (value, -record.trial, record)

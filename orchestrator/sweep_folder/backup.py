@@ -102,7 +102,7 @@ def list_segments(storage: Storage) -> list[Segment]:
 
 
 class JournalBackup(Follower):
-    """Keeps the backup up to date with the journal. The sweep goes on while the backup is out of reach.
+    """Keeps the backup up to date with the journal. The sweep continues while the backup is out of reach.
 
     Args:
         plan: The sweep.

@@ -89,7 +89,7 @@ def test_what_goes_away_for_a_while_loses_nothing(
     assert driver.wait(timeout=240) == 0, (tmp_path / "driver.log").read_text()
 
     said = (tmp_path / "driver.log").read_text()
-    assert said.count("MLflow is away") == 1, said
+    assert said.count("MLflow is unavailable") == 1, said
     assert said.count("MLflow is back") == 1, said
     client, runs = make_client(), read_runs()
     state = replay(sweep_dir(ID) / JOURNAL_FILE)

@@ -41,7 +41,7 @@ def test_flags_of_the_cluster_s_doctor_are_not_silently_ignored_here(capsys: pyt
     code, _, err = run(capsys, "doctor", "--set", "data.store=s3://bucket/voc")
     assert (code, "Add --address" in err) == (2, True)
     code, _, err = run(capsys, "doctor", "--address", "auto", "--set", "data.store=s3://bucket/voc")
-    assert (code, "--set changes the settings of a --space" in err) == (2, True)
+    assert (code, "--set changes the settings of a space" in err) == (2, True)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     made = plan()
     assert render_plan(made)[0] == "sweep digits: ignore on digits, from digits"
     assert row(made, "trials") == "24, 20 epochs each, 2 at a time"
-    assert row(made, "search") == "tpe, seed 0; 8 random start-up trials, start points included"
+    assert row(made, "search") == "tpe, seed 0; 8 random start-up trials, including start points"
     assert row(made, "pruning") == "ASHA; the best 1 in 3 continue after epoch 10"
     assert row(made, "selection") == "clean-val x clean-val (val/mAP)"
     assert row(made, "total epochs") == "250 to 480"  # 23 x 10 + 20, or 24 x 20

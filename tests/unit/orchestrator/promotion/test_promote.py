@@ -266,7 +266,7 @@ def test_unfinished_sweep_is_not_promoted(num_events: int, message: str) -> None
 
 
 def test_promotion_is_not_promoted(swept: SweepPlan, store: Store) -> None:
-    with pytest.raises(UserError, match="is a promotion itself"):
+    with pytest.raises(UserError, match="is itself a promotion"):
         promote(_promote(swept).plan.id)
 
 

@@ -125,7 +125,7 @@ def test_leaderboard_ends_with_the_table(capsys: pytest.CaptureFixture[str], hom
 
 def test_an_ablation_is_not_promoted(home: Path) -> None:
     plan = scored(dict.fromkeys(range(14), 80.0))
-    with pytest.raises(UserError, match="an ablation: the best of its variants is no winner"):
+    with pytest.raises(UserError, match="an ablation, and the best of its variants is not a winner"):
         promote(plan.id)
 
 

@@ -150,7 +150,7 @@ def bundle(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_name_that_does_not_belong_there_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(bundle, "a") as archive:
         archive.writestr(zipfile.ZipInfo(name), b"hostile")
-    check_refused(bundle, tmp_path, "is nothing that `orchestrator bundle` writes")
+    check_refused(bundle, tmp_path, "is not written by `orchestrator bundle`")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR])
@@ -196,7 +196,7 @@ def test_a_name_that_is_a_file_and_a_folder_is_refused(bundle: Path) -> None:
     with zipfile.ZipFile(bundle, "a") as archive:
         archive.writestr("artifacts/t0009/x.png", b"a file")
         archive.writestr("artifacts/t0009/x.png/y.png", b"below it")
-    with pytest.raises(UserError, match="is not a (whole )?file that `orchestrator bundle` wrote"):
+    with pytest.raises(UserError, match="is not a (complete )?file from `orchestrator bundle`"):
         unpack_bundle(bundle)
 
 
@@ -223,7 +223,7 @@ def test_a_plan_cannot_name_a_folder_elsewhere(bundle: Path, plan: SweepPlan, tm
 def test_a_file_that_is_no_archive_or_cut_short_is_refused(bundle: Path, tmp_path: Path) -> None:
     content = bundle.read_bytes()
     bundle.write_bytes(content[: len(content) // 2])
-    check_refused(bundle, tmp_path, "is not a (whole )?file that `orchestrator bundle` wrote")
+    check_refused(bundle, tmp_path, "is not a (complete )?file from `orchestrator bundle`")
     with zipfile.ZipFile(bundle, "w") as archive:
         archive.writestr("plan.json", "{}")
     check_refused(bundle, tmp_path, "it has no bundle.json, journal.jsonl")

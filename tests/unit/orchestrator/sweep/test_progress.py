@@ -161,7 +161,7 @@ def test_what_is_away_is_told_once_and_once_when_it_is_back(plan: SweepPlan, mon
     for _ in range(6):
         progress._render()
     assert said == [
-        "MLflow is away (no answer). The sweep goes on, and whatever is missing there is written later",
+        "MLflow is unavailable (no answer). The sweep continues, and whatever is missing there is written later",
         "MLflow is back",
     ]
 
@@ -186,12 +186,12 @@ def test_what_is_back_at_the_very_end_is_told(plan: SweepPlan, monkeypatch: pyte
     progress.watch("MLflow", lambda: problem[0])
     with progress:
         deadline = time.monotonic() + 10
-        while "is away" not in shown.getvalue() and time.monotonic() < deadline:
+        while "is unavailable" not in shown.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
         monkeypatch.setattr(progress_module, "_LOOK_S", 60.0)
         time.sleep(0.05)
         problem[0] = None
-    assert shown.getvalue().count("MLflow is away") == 1
+    assert shown.getvalue().count("MLflow is unavailable") == 1
     assert shown.getvalue().endswith("MLflow is back\n")
 
 
