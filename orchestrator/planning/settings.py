@@ -223,9 +223,10 @@ def _check(base: Flat, given: Mapping[str, Setting], origin: Origin | None = Non
     Args:
         base: Values that are known to be valid.
         given: The settings to check.
-        origin: What to blame; None blames the setting at fault. Raises: ValueError: A
+        origin: What to blame; None blames the setting at fault.
 
-    value is wrong (the class depends on the origin).
+    Raises:
+        ValueError: A value is wrong (the class depends on the origin).
     """
     try:
         TrainConfig.from_flat({**base, **{key: setting.value for key, setting in given.items()}})

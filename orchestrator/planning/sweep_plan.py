@@ -132,7 +132,8 @@ class SweepPlan:
     def from_json(cls, text: str | bytes) -> SweepPlan:
         """Return the plan that :meth:`to_json` of this or an earlier version wrote.
 
-        Raises: ValueError: It is not a valid plan; the message names every missing, unknown and invalid field.
+        Raises:
+            ValueError: It is not a valid plan; the message names every missing, unknown and invalid field.
         """
         try:
             return _adapter().validate_json(text)

@@ -89,9 +89,10 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
 
 
 def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """Put a bundle's sweep into this home, with its artifacts where the tracker finds them; return the sweep's
+    """Put a bundle's sweep into this home, with its artifacts where the tracker finds them; return its id.
 
-    id. Raises: UserError: It is not a bundle, or is not safe to open.
+    Raises:
+        UserError: It is not a bundle, or is not safe to open.
     """
     if not file.is_file():
         raise UserError(f"No bundle at {file}. Write one: orchestrator bundle SWEEP")

@@ -77,8 +77,9 @@ class SweepSummary:
         trials: State -> number of trials in it.
         best: The leader of the leaderboard, if a trial was completed.
         true_labels: ``not available`` if the dataset has only observed labels; None before the first trial.
-        open: The trials that have not ended. decision: The decision, if this is a promotion that has decided. source:
-        Where it comes from, if the sweep is not in this home.
+        open: The trials that have not ended.
+        decision: The decision, if this is a promotion that has decided.
+        source: Where the information comes from, if the sweep is not in this home.
     """
 
     heading: Heading

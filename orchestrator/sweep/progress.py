@@ -58,7 +58,9 @@ class Progress:
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
         """Report once when a service that the sweep does not wait for is unavailable, and once when it is back.
 
-        Args: name: The service. find_problem: Returns why it is unavailable, or None; called repeatedly.
+        Args:
+            name: The service.
+            find_problem: Returns why it is unavailable, or None; called repeatedly.
         """
         self._watched.append(_Watched(name, find_problem))
 

@@ -1,4 +1,4 @@
-"""Copy a sweep's journal to a place from which another machine can continue: any folder or URI of ``pyarrow.fs``.
+"""Copy a sweep's journal to a place from which another machine can continue: any folder or ``pyarrow.fs`` URI.
 
 ::
 
@@ -42,7 +42,7 @@ from training.data.store.storage import Storage
 SPACE_FILE = "space.yaml"
 HOLDER_FILE = "driver.json"
 CONNECT_S = 10.0
-"""How long a driver waits for the backup when it starts; after that, never."""
+"""How long a driver waits for the backup when it starts; it never waits for it later."""
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
@@ -89,13 +89,15 @@ def list_segments(storage: Storage) -> list[Segment]:
         for name, size in storage.sizes().items()
         if (match := _SEGMENT.fullmatch(name))
     ]
-    # Some storages leave part of an object behind when an upload fails; its size gives it away.
+    # Some storages leave part of an object behind when an upload fails; its size shows that.
     whole = sorted(segment for segment, size in found if size == segment.size)
     if [segment.number for segment in whole] != list(range(1, len(whole) + 1)):
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
         raise OrchestratorError(
-            f"The backup {storage.uri} does not have each segment of the journal once, but {numbers} ({len(whole)} in "
-            f"all). Two drivers have written it, or a file was deleted. Continue from the sweep's own folder, or "
+            f"The backup {storage.uri} should have each segment of the journal exactly once, but has {numbers} "
+            f"({len(whole)} in "
+            "all). Either two drivers have written it, or a file was deleted. Continue from the sweep's own folder, "
+            "or "
             f"delete the segments that do not belong."
         )
     return whole
@@ -107,7 +109,7 @@ class JournalBackup(Follower):
     Args:
         plan: The sweep.
         journal: Open for writing.
-        lease: Of the sweep; lost when another driver continues from the backup.
+        lease: The sweep's lease; lost when another driver continues from the backup.
         uri: The folder or URI that holds the backup's folder.
         steal: Take the backup from a driver on another host that may still be alive.
     """
@@ -127,7 +129,7 @@ class JournalBackup(Follower):
         """Connect to the backup and start the thread; if the backup does not answer soon, the thread waits for it.
 
         Raises:
-            UserError: Another driver writes the backup, or it holds what this journal does not.
+            UserError: Another driver writes the backup, or it contains events that this journal lacks.
         """
         # In the background, because opening an object storage that is down may hang for minutes.
         self._connecting = in_background(self._connect)
@@ -150,7 +152,7 @@ class JournalBackup(Follower):
 
     def _act(self) -> bool:
         if self._connecting is not None:
-            self._connecting.exception()  # it may still be waiting for an answer: only one may connect at a time
+            self._connecting.exception()  # it may still be waiting for an answer: only one thread may connect at a time
             self._connecting = None
         storage = self._storage or self._connect()
         self._hold()
@@ -160,7 +162,7 @@ class JournalBackup(Follower):
         self._storage = None
 
     def _close(self) -> None:
-        """Give the backup back, if it is still ours."""
+        """Release the backup, if it is still ours."""
         if self._storage is not None and self._claim is not None:
             self._claim.release()
 
@@ -169,7 +171,7 @@ class JournalBackup(Follower):
         storage = Storage(self._uri)
         record = _BackupRecord(storage)
         claim = self._claim or Claim(record)
-        claim.record = record  # a storage that was away is opened again
+        claim.record = record  # storage that was unreachable is opened again
         if claim.is_held:
             self._renew(claim)
         else:
@@ -232,15 +234,15 @@ class JournalBackup(Follower):
             return False
         segment = Segment.of(self._number + 1, content)
         storage.put(segment.name, content)
-        # Only now: after a failure the same number is written again, so that no gap can arise.
+        # Increased only now: after a failure the same number is written again, so that no gap can arise.
         self._copied, self._number = self._copied + segment.size, segment.number
         return True
 
     def _read_next(self) -> bytes:
-        """Return what the backup lacks: complete lines, a few megabytes at most unless one line is longer."""
+        """Return what the backup lacks: complete lines, at most a few megabytes unless a single line is longer."""
         with self._journal.path.open("rb") as file:
             file.seek(self._copied)
-            # Not to the end of the file: a line that is just being written may still be taken back.
+            # Not to the end of the file: a line that is being written may still be undone.
             content = file.read(self._journal.size - self._copied)
         if len(content) <= _MAX_BYTES:
             return content
@@ -250,7 +252,7 @@ class JournalBackup(Follower):
 
 
 class _BackupRecord:
-    """The record of who writes a backup; storages have no locks, so that two may start at the same moment."""
+    """The record of who writes a backup; storage has no locks, so two drivers may start at the same moment."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

@@ -1,4 +1,4 @@
-"""Say where the checkpoints of a sweep's trials are, how large they are, and delete them."""
+"""Locate, measure and delete the checkpoints of a sweep's trials."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def delete_checkpoints(plan: SweepPlan, trial: int) -> None:
     """Delete all checkpoints of a trial.
 
     Raises:
-        OSError: The storage does not delete them.
+        OSError: The storage cannot delete them.
     """
     if has_checkpoints(plan, trial):
         system, path = _locate(plan, trial)
@@ -55,13 +55,13 @@ def delete_checkpoints(plan: SweepPlan, trial: int) -> None:
 
 
 def delete_last_state(plan: SweepPlan, trial: int) -> None:
-    """Delete the states that a trial would resume from, and keep its best weights.
+    """Delete the states from which a trial would resume, and keep its best weights.
 
     Raises:
-        OSError: The storage does not delete them.
+        OSError: The storage cannot delete them.
     """
     if has_checkpoints(plan, trial):
-        # Imports torch, which takes seconds: only if there is something to delete.
+        # This imports torch, which takes seconds, so do it only if there is something to delete.
         from training.loop.checkpoint import CheckpointStore
 
         CheckpointStore(trial_uri(plan, trial)).drop("last")

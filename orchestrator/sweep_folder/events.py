@@ -24,7 +24,7 @@ class BrokenLineError(EventError):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What all events have.
+    """The fields that all events have.
 
     Attributes:
         time_ms: Unix time in ms; 0 until the journal writes the event.
@@ -38,7 +38,7 @@ class DriverStarted(Event):
     """A driver starts or resumes the sweep.
 
     Attributes:
-        num_trials: How many trials the sweep is to have.
+        num_trials: How many trials the sweep should have.
         backup: URI of the journal's backup, if there is one.
     """
 
@@ -56,7 +56,7 @@ class DriverEnded(Event):
 
     Attributes:
         state: ``FINISHED``, ``INTERRUPTED`` or ``FAILED``.
-        settled: A later process wrote it, because the driver was killed after its last trial.
+        settled: Whether a later process wrote it, because the driver was killed after its last trial.
     """
 
     state: str
@@ -84,7 +84,7 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class EpochReported(Event):
-    """A trial finished an epoch; the first report of an attempt also has the fields from ``host`` on."""
+    """A trial finished an epoch; the first report of an attempt also has ``host`` and the fields after it."""
 
     trial: int
     epoch: int
@@ -106,7 +106,7 @@ class TrialLost(Event):
 
 @dataclass(frozen=True)
 class TrialEnded(Event):
-    """A trial is over: COMPLETE, PRUNED or FAILED, the latter with a cause and a message."""
+    """A trial has ended: COMPLETE, PRUNED, or FAILED with a cause and a message."""
 
     trial: int
     state: TrialState
@@ -139,7 +139,7 @@ class TestOpened(Event):
         epochs: Trial, as text -> the epoch whose weights were evaluated.
     """
 
-    __test__ = False  # not a test class, whatever pytest makes of its name
+    __test__ = False  # not a test class, despite its name
 
     figures: Mapping[str, Mapping[str, float]]
     epochs: Mapping[str, int]
@@ -171,13 +171,13 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 def to_line(event: Event) -> bytes:
     """Return an event as a line of a journal."""
-    # Without None: most events leave the optional fields empty, and journals grow long.
+    # Without fields that are None: most events leave the optional fields empty, and journals grow long.
     plain = {"event": _NAMES[type(event)], **{key: value for key, value in vars(event).items() if value is not None}}
     return json.dumps(plain, separators=(",", ":")).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Event | None:
-    """Return the event of a line, or None if it is one of a later version; fields of later versions are ignored.
+    """Return the event of a line, or None if it is from a later version; fields from later versions are ignored.
 
     Raises:
         BrokenLineError: The line is not a JSON object with an event.
@@ -188,7 +188,7 @@ def from_line(line: bytes) -> Event | None:
         name = plain.pop("event")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise BrokenLineError("not a JSON object with an event") from None
-    # A later version may have written to this journal: what it added must not make the sweep unreadable here.
+    # A later version may have written to this journal: its additions must not make the sweep unreadable here.
     kind = _TYPES.get(name)
     if kind is None:
         return None

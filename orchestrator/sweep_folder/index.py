@@ -78,7 +78,7 @@ def list_sweeps(kinds: Collection[str] | None = None) -> list[SweepEntry]:
     """Return all sweeps, latest first.
 
     Args:
-        kinds: Only these of ``sweep``, ``train``, ``promote`` and ``ablate``; None for all.
+        kinds: Only these kinds (``sweep``, ``train``, ``promote``, ``ablate``); None for all.
 
     Raises:
         UserError: The home is not a folder.
@@ -110,7 +110,7 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
 
 
 def require_free_name(name: str) -> str:
-    """Return a name that the user chose, if it is valid and no sweep has it.
+    """Return the name that the user chose, if it is valid and no sweep has it yet.
 
     Raises:
         UserError: It is invalid or taken.

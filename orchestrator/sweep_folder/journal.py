@@ -1,8 +1,11 @@
-"""Write and read the journal of a sweep: an append-only file with one event per line, the only truth about the sweep.
+"""Write and read the journal of a sweep: an append-only file with one event per line.
 
-An event is on disk (fsync) before anything acts on it. There is one writer. It drops what is known already (an epoch of
-a trial, the end of a trial), so the journal has each only once. A kill may leave a last line that is cut short: nothing
-has acted on it, and it is removed when the journal is next opened for writing. :mod:`.events` lists the events.
+It is the sweep's only source of truth.
+
+An event is on disk (fsync) before anything acts on it. There is one writer. It drops events that are already known (an
+epoch of a trial, the end of a trial), so the journal has each only once. A kill may leave a last line that is cut
+short: nothing has acted on it, and it is removed when the journal is next opened for writing. :mod:`.events` lists the
+events.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Journal:
 
         Args:
             path: The file; created if it does not exist.
-            lease: Has to be ours whenever a line is written.
+            lease: Must be ours whenever a line is written.
 
         Raises:
             OrchestratorError: A line other than the last is broken.
@@ -73,19 +76,19 @@ class Journal:
             event: Gets the present time if it has none.
 
         Returns:
-            False if it was known already and therefore not written.
+            False if it was already known and therefore not written.
 
         Raises:
             OrchestratorError: It cannot be written, or another driver has taken the lease.
         """
         if self.state.knows(event):
             return False
-        # The lease last: a driver that was suspended may have lost it since its previous event.
+        # Check the lease last: a driver that was suspended may have lost it since its previous event.
         if self._lease is not None:
             self._lease.require()
         stamped = event if event.time_ms else replace(event, time_ms=time.time_ns() // 1_000_000)
         if isinstance(stamped, TrialEnded | TrialLost) and stamped.message:
-            # The message of a library may hold a URI with its password.
+            # A library's message may contain a URI with its password.
             stamped = replace(stamped, message=redact(stamped.message))
         self._write(to_line(stamped))
         self.state.apply(stamped)
@@ -160,7 +163,7 @@ def _replay(path: Path) -> tuple[SweepState, int]:
                 state.apply(event)
         # A line that was edited by hand may break any assumption of the state.
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-            raise OrchestratorError(_describe_broken(path, size, "does not fit the events before it")) from None
+            raise OrchestratorError(_describe_broken(path, size, "contradicts the events before it")) from None
         size = end
     return state, size
 

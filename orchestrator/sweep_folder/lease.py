@@ -2,8 +2,8 @@
 
 The driver renews its lease every 10 s. On its own host, a lease is free as soon as its process is dead. Another host
 cannot see whether that process is alive: for it, the lease is free 60 s after the last renewal, or when it is taken by
-force. A driver that comes back after a sleep or a network failure finds the new holder and writes nothing more. The
-clocks of the hosts have to agree within a few seconds.
+force. A driver that comes back after a sleep or a network failure finds the new holder and stops writing. The clocks
+of the hosts must agree to within a few seconds.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether it runs, or ran, on this host."""
+        """Whether it runs or ran on this host."""
         return self.host == socket.gethostname()
 
     def is_alive(self, now: float) -> bool:
-        """Return whether it is running; for one on another host, whether it has renewed its lease recently."""
+        """Return whether it is running or, on another host, whether it has renewed its lease recently."""
         if not self.is_here:
             return now - self.renewed < EXPIRES_S
         try:
@@ -67,7 +67,7 @@ class Holder:
 
 
 class TakenError(Exception):
-    """Another process has become the holder; ``holder`` is None if it has released it since."""
+    """Another process has become the holder; ``holder`` is None if that process has since released it."""
 
     def __init__(self, holder: Holder | None) -> None:
         super().__init__(holder)
@@ -75,7 +75,7 @@ class TakenError(Exception):
 
 
 class HolderRecord(Protocol):
-    """Where it is written who may write something."""
+    """The place that records who may write something."""
 
     def read(self) -> Holder | None:
         """Return the holder, dead or alive, or None."""
@@ -84,10 +84,10 @@ class HolderRecord(Protocol):
         """Write the holder."""
 
     def clear(self) -> None:
-        """Write that there is no holder."""
+        """Record that there is no holder."""
 
     def locked(self) -> AbstractContextManager[object]:
-        """Keep others from reading and writing at the same time, if the place can do that."""
+        """Keep others from reading and writing at the same time, if the place supports it."""
 
 
 class Claim:
@@ -131,7 +131,7 @@ class Claim:
         """Show that this process is alive.
 
         Raises:
-            TakenError: Another one is the holder now.
+            TakenError: Another process is now the holder.
         """
         assert self._holder is not None
         with self.record.locked():
@@ -141,7 +141,7 @@ class Claim:
             self._write()
 
     def release(self) -> None:
-        """Give it up, if it is still ours."""
+        """Release it, if it is still ours."""
         assert self._holder is not None
         with self.record.locked():
             if self._holder.is_same(self.record.read()):
@@ -162,7 +162,7 @@ class Lease:
         folder: The sweep's.
         steal: Take it from a driver on another host that may still be alive; a driver on this host can be stopped.
         clock: Unix time in s.
-        renew_s: Between two renewals.
+        renew_s: Seconds between two renewals.
 
     Raises:
         UserError: Another living driver holds it.
@@ -183,9 +183,9 @@ class Lease:
         self._claim.take(refuse)
 
     def require(self) -> None:
-        """Check that it is still ours, before something is written.
+        """Check that it is still ours before something is written.
 
-        Reads the file only if a renewal was missed, because every event goes through here.
+        Reads the file only if a renewal was missed, because this is called for every event.
 
         Raises:
             OrchestratorError: Another driver has taken it.
@@ -194,24 +194,23 @@ class Lease:
             self.renew()
         if self._lost is not None:
             raise OrchestratorError(
-                f"This driver has lost the sweep: {self._lost} has taken it and continues. "
-                f"Nothing more is written from here."
+                f"This driver has lost the sweep: {self._lost} has taken it over. This driver writes nothing more."
             )
 
     def lose(self, taker: str) -> None:
-        """Note that another driver continues the sweep, where the file does not show it."""
-        # The first one stays: later ones may be successors of it.
+        """Record that another driver continues the sweep when the file does not show it."""
+        # Keep the first one: later ones may be its successors.
         self._lost = self._lost or taker
 
     def renew(self) -> None:
         """Show that this process is alive, unless another one has taken the lease."""
         try:
-            # A short outage of the file system must not end a sweep; the next renewal tries again.
+            # A short file system outage must not end a sweep; the next renewal tries again.
             with suppress(OSError):
                 self._claim.renew()
         except TakenError as error:
             found = error.holder
-            self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has released it since"
+            self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has since released it"
 
     def release(self) -> None:
         """Release the lease, if it is still ours."""
@@ -244,12 +243,12 @@ class _LeaseFile:
         return _read(self._path)
 
     def write(self, holder: Holder) -> None:
-        # In place and not by renaming, because the lock is on this very file.
+        # In place and not by renaming, because the lock is on this file.
         with self._path.open("r+b", buffering=0) as file:
             file.write(json.dumps(asdict(holder)).ljust(_WIDTH).encode())
 
     def clear(self) -> None:
-        # Emptied and not deleted: another process may be waiting for the lock on it.
+        # Emptied and not deleted, because another process may be waiting for the lock on it.
         os.truncate(self._path, 0)
 
     def locked(self) -> AbstractContextManager[object]:
@@ -271,14 +270,14 @@ def read_holder(text: str | bytes) -> Holder | None:
     """Return the holder in a lease, or None if it was released or cut short by a kill."""
     try:
         return Holder(**json.loads(text))
-    except (ValueError, TypeError):  # TypeError: JSON, but not the fields of a holder
+    except (ValueError, TypeError):  # TypeError: JSON, but not with the fields of a holder
         return None
 
 
 def is_running(process: psutil.Process) -> bool:
     """Return whether a process is alive and not a zombie."""
     try:
-        # In a container, zombies may stay forever, because nothing reaps them.
+        # In a container, zombies may remain forever, because nothing reaps them.
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

@@ -20,7 +20,7 @@ class TrialState(StrEnum):
     PRUNED = "PRUNED"
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
-    """Started and not ended, with no driver at work; `resume` continues it."""
+    """Started but not ended, with no driver running; `resume` continues it."""
 
 
 class Cause(StrEnum):
@@ -46,7 +46,7 @@ class TrialRecord:
         cause, message: Why it failed, and the first line of the error.
         metrics: Epoch (from 1) -> metric name -> value.
         attempts: How often it was handed to an actor: more than once after a kill.
-        needs_all: An attempt ran out of memory: the next gets a whole GPU, or the whole machine.
+        needs_all: Whether an attempt ran out of memory: the next one gets a whole GPU, or the whole machine.
         spans: (start_ms, end_ms) per attempt; an attempt ends with its last event under the driver that ran it.
         queue_s, start_s: Time from the hand-out until the actor runs, and from there to the first epoch; summed over
             attempts.
@@ -69,7 +69,7 @@ class TrialRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether it has ended."""
         return self.state in ENDED
 
     @property
@@ -89,7 +89,7 @@ class TrialRecord:
     def value(self, protocol: Protocol) -> float | None:
         """Return the score in percent that ranks the trial, or None if it has no finite one."""
         value = choose_value(self.metrics, protocol)
-        # A metric may be NaN, for instance without any positive label; it must not win the ranking.
+        # A metric may be NaN, for instance without any positive label; a NaN must not win the ranking.
         return None if value is None or not math.isfinite(value) else value
 
 
@@ -101,7 +101,7 @@ class Handout:
         handed_ms: When it was handed out.
         metrics: Epochs that earlier attempts have reported.
         best_value: Value of the best COMPLETE trial so far.
-        alone: It ran out of memory before, and gets a whole GPU instead of a share.
+        alone: Whether it ran out of memory before and gets a whole GPU instead of a share.
     """
 
     trial: int
@@ -114,15 +114,15 @@ class Handout:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial's process reports: an epoch, a failure, or (as epoch 0) only that it runs.
+    """What a trial's process reports: an epoch, a failure, or (as epoch 0) only that it is running.
 
     Attributes:
         cause, message: Set if it failed; then there is no epoch. LOST and OOM are worth another attempt.
         details: The traceback, for the file next to the journal.
-        storage_full: It failed because its storage is full, which is not the trial's fault.
+        storage_full: Whether it failed because its storage is full, which is not the trial's fault.
         artifacts: File name -> content, with the last epoch.
         passed_over: Names of incomplete checkpoints, newer than the one it continues from.
-        queue_s, start_s: As in :class:`TrialRecord`; with the first report of an attempt.
+        queue_s, start_s: As in :class:`TrialRecord`; only in the first report of an attempt.
     """
 
     epoch: int = 0
@@ -141,7 +141,7 @@ class TrialReport:
 
 def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | None:
     """Return the COMPLETE trial with the highest value (the lowest number among equals), or None."""
-    # Minus the number, so that the earliest of equal trials wins, on every replay.
+    # Negated number, so that the earliest of equal trials wins on every replay.
     scored = [
         (value, -record.trial, record) for record in records if (value := _final_value(record, protocol)) is not None
     ]
@@ -170,7 +170,7 @@ def _is_ranked(row: Mapping[str, Any]) -> bool:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[bool, int, float, int]:
-    # Values of unfinished trials are from fewer epochs, and not comparable to those of complete ones.
+    # Values of unfinished trials come from fewer epochs and are not comparable with those of complete ones.
     value, trial = row["value"], row["trial"]
     if _is_ranked(row):
         return False, 0, -value, trial

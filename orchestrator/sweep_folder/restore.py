@@ -22,7 +22,7 @@ from training.errors import ConfigError
 from training.files import sync_folder, write_whole
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
-_NUM_READERS = 16  # an object storage takes long for each read, but serves many at a time
+_NUM_READERS = 16  # object storage is slow for each read, but serves many at a time
 
 
 def restore_sweep(
@@ -34,14 +34,14 @@ def restore_sweep(
         uri: The folder or URI of all backups, or of one sweep's.
         sweep: An id or a name; None for the latest.
         steal_lease: Take it from a driver on another host that may still be alive.
-        say: Takes a note for the user on what could not be restored.
+        say: Called with a note for the user on anything that could not be restored.
 
     Returns:
         The sweep's id, and the URI that holds its backup.
 
     Raises:
-        UserError: The backup does not exist, its driver is alive, the sweep is in this home, or its checkpoints cannot
-            be reached.
+        UserError: The backup does not exist, its driver is alive, the sweep is already in this home, or its checkpoints
+            cannot be reached.
         OrchestratorError: The backup is damaged.
     """
     require_no_credentials("--from", uri)
@@ -94,8 +94,8 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
 def _require_new(sweep_id: str) -> None:
     if sweep_dir(sweep_id).exists():
         raise UserError(
-            f"{sweep_id} is in this home already, in {sweep_dir(sweep_id)}. Continue it: "
-            f"`orchestrator resume {sweep_id}`. If the backup is ahead of it, move that folder away first."
+            f"{sweep_id} is already in this home, in {sweep_dir(sweep_id)}. Continue it: "
+            f"`orchestrator resume {sweep_id}`. If the backup is newer, move that folder away first."
         )
 
 
@@ -114,7 +114,7 @@ def _read_segment(storage: Storage, segment: Segment) -> bytes:
 
 
 def _write(plan: SweepPlan, content: bytes, say: Callable[[str], None]) -> None:
-    # A kill leaves a folder with a dot, which no reader takes for a sweep, and the next attempt replaces.
+    # A kill leaves a folder with a leading dot: readers ignore it, and the next attempt replaces it.
     draft = sweeps_dir() / f".{plan.id}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -141,7 +141,7 @@ def _report_missing_checkpoints(plan: SweepPlan, state: SweepState, say: Callabl
             if plan.storage
             else "their checkpoints are on the other machine (it ran without --storage)"
         )
-        say(f"note: {_list(missing)} of {plan.id} will start again from the beginning: {where}.")
+        say(f"note: {_list(missing)} of {plan.id} will start over: {where}.")
 
 
 def _list(trials: list[int]) -> str:

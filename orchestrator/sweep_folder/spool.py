@@ -1,4 +1,4 @@
-"""Keep a trial's artifacts until they are in MLflow, and the tracebacks of failed trials."""
+"""Keep a trial's artifacts until they are in MLflow, and store the tracebacks of failed trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def spool_artifacts(sweep_id: str, trial: int, files: dict[str, bytes]) -> None:
     target = sweep_dir(sweep_id) / SPOOL_DIR / trial_name(trial)
     draft = target.with_name(f".{target.name}")
     with _on_disk(f"the artifacts of trial {trial}", target, sweep_id):
-        shutil.rmtree(draft, ignore_errors=True)  # of a driver that was killed
+        shutil.rmtree(draft, ignore_errors=True)  # left by a driver that was killed
         for name, content in files.items():
             path = draft / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Work out the state of a sweep and of its trials from the events of its journal."""
+"""Derive the state of a sweep and of its trials from the events in its journal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.sweep_folder.events import (
 )
 from orchestrator.sweep_folder.records import Cause, TrialRecord
 
-_OF_TRIALS = frozenset(get_args(TrialEvent))  # faster than isinstance, at tens of thousands of events
+_OF_TRIALS = frozenset(get_args(TrialEvent))  # faster than isinstance for tens of thousands of events
 
 
 @dataclass
@@ -31,13 +31,13 @@ class SweepState:
 
     Attributes:
         records: Trial number -> record.
-        num_trials: How many trials the sweep is to have.
+        num_trials: How many trials the sweep should have.
         driver_state: ``RUNNING``, or how the last driver ended (``INTERRUPTED`` if it was killed); None before the
             first.
-        provenance: Of the last driver.
+        provenance: Provenance of the last driver.
         started_ms, driver_started_ms: When the first and the last driver started.
-        driver_spans: (start_ms, end_ms) per driver; that of a killed driver ends with the last event it wrote.
-        backup: URI to which the last driver copied its journal, if it did.
+        driver_spans: (start_ms, end_ms) per driver; that of a killed driver ends with its last event.
+        backup: URI to which the last driver copied its journal, if any.
         promotion, test, champion: The last event of its kind, if there is one.
         handed_out: Trials that the last driver has handed out.
     """
@@ -66,7 +66,7 @@ class SweepState:
         """Update the state by one event."""
         if self.knows(event):
             return
-        # Each event shows that the driver was still alive; after a kill, the last one is all that is known.
+        # Each event shows that the driver was still alive; after a kill, the last event is all that is known.
         if self.driver_state == "RUNNING" and _is_by_driver(event):
             self.driver_spans = (*self.driver_spans[:-1], (self.driver_spans[-1][0], event.time_ms))
         _APPLY[type(event)](self, event)
@@ -77,10 +77,10 @@ class SweepState:
         return self.driver_spans[-1][1] if self.driver_spans else None
 
     def driven_s(self, now_ms: float | None = None) -> float:
-        """Return for how many seconds drivers were at work, without the gaps between a stop or a kill and a resume.
+        """Return for how many seconds drivers were running, without the gaps between a stop or a kill and a resume.
 
         Args:
-            now_ms: The time, if the last driver is still at work.
+            now_ms: The current time, if the last driver is still running.
         """
         ends = [end for _, end in self.driver_spans[:-1]] + [
             end if now_ms is None else now_ms for _, end in self.driver_spans[-1:]
@@ -93,9 +93,9 @@ class SweepState:
 
 
 def _is_by_driver(event: Event) -> bool:
-    """Return whether an event shows that the last driver that started was at work at its time.
+    """Return whether an event shows that the latest driver was running at the time. Other events are
 
-    The others are written by whoever resumes, extends or promotes the sweep, perhaps hours after a driver was killed.
+    written when the sweep is resumed, extended or promoted, perhaps hours after a driver was killed.
     """
     if isinstance(event, DriverEnded):
         return not event.settled
@@ -110,7 +110,7 @@ def _driver_started(state: SweepState, event: DriverStarted) -> None:
     state.driver_started_ms = event.time_ms
     state.started_ms = state.started_ms or event.time_ms
     state.driver_spans = (*state.driver_spans, (event.time_ms, event.time_ms))
-    # Whatever was handed out before is not running any more: a driver ends its trials, or they end with it.
+    # Nothing that was handed out before is still running: a driver ends its trials, or they end with it.
     state.handed_out = set()
 
 
@@ -171,8 +171,8 @@ def _champion_set(state: SweepState, event: ChampionSet) -> None:
 def _spans_until(state: SweepState, record: TrialRecord, end_ms: int) -> tuple[tuple[int, int], ...]:
     """Return a trial's attempts, the last of them up to this time.
 
-    If a later driver writes the end of a trial, because the one that ran it was killed in between, the attempt ended
-    with the killed driver's last report: nothing has run since.
+    If a later driver writes the end of a trial because the driver that ran it was killed, the attempt ended with the
+    killed driver's last report: nothing has run since.
     """
     if record.trial not in state.handed_out:
         return record.spans

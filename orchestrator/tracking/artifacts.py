@@ -1,4 +1,4 @@
-"""Read back the pictures and tables of a sweep's trials from MLflow."""
+"""Read the pictures and tables of a sweep's trials back from MLflow."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def _list(client: MlflowClient, run_id: str, folder: str) -> Iterator[str]:
     for item in client.list_artifacts(run_id, folder):
         if item.is_dir:
             yield from _list(client, run_id, item.path)
-        # Models and other large files are not part of what a bundle shows.
+        # Models and other large files are not part of a bundle.
         elif item.path.endswith(SUFFIXES):
             yield item.path

@@ -1,7 +1,7 @@
-"""Reach MLflow: its URI, a client that is known to answer, and errors that say why it does not.
+"""Connect to MLflow: its URI, a client that is known to get an answer, and errors that say why
 
-No answer is never an empty answer: whatever MLflow raises becomes an :class:`MlflowFailedError`, except where it says
-that something does not exist.
+there is none. A missing answer is never treated as an empty one: whatever MLflow raises becomes an
+:class:`MlflowFailedError`, except when it says that something does not exist.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEMA_WAIT_S = 60.0
-"""How long to wait for another process that creates the schema of a new database; it takes about 5 s on an idle CPU."""
+"""How long to wait for another process to create the schema of a new database; that takes about 5 s on an idle CPU."""
 SERVER_WAIT_S = 10.0
 """How long a server may be unreachable before a verb that needs it gives up."""
-ADVICE = "Sweeps do not need it: they go on, and what it lacks is written later. See what is wrong: orchestrator doctor"
+ADVICE = (
+    "Sweeps do not need MLflow: they continue, and what is missing there is written later. "
+    "See what is wrong: orchestrator doctor"
+)
 
 _POLL_S = 1.0
 _NOISY = r"(mlflow|sqlalchemy|alembic)(\.|$)"
@@ -38,23 +41,23 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # We wait for an unreachable server ourselves, where a stop request is noticed.
+    # We wait for an unreachable server ourselves, so that a stop request is noticed.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # An old connection would go on writing into a database file that has been moved away.
+    # An old connection would keep writing to a database file that has been moved away.
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "1",
 }
 
 
-# What MLflow answers if the thing asked for does not exist. An alias that is not set counts as an invalid parameter.
+# MLflow's answers when the requested object does not exist. An alias that is not set counts as an invalid parameter.
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}
 
 
 class MlflowFailedError(OrchestratorError):
-    """MLflow could not be asked.
+    """MLflow could not be reached, or reported an error.
 
     Args:
-        problem: What it or the connection said, in one line.
+        problem: What MLflow or the connection reported, in one line.
         advice: What still works, and the next command.
     """
 
@@ -82,14 +85,14 @@ def tracking_uri() -> str:
 def make_client() -> MlflowClient:
     """Return a client of MLflow, which is kept from writing to the terminal.
 
-    The first client of a new sqlite database creates its schema, which takes some seconds.
+    The first client of a new sqlite database creates its schema, which takes a few seconds.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=_NOISY)
     from mlflow import MlflowClient
 
-    # Again, because MLflow may have been imported before us, with its own level.
+    # Set again, because MLflow may have been imported before us, with its own level.
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _make_database()
@@ -102,7 +105,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     Args:
         wait_s: How long to keep trying; None is 60 s for a database, whose schema may just be created, and 10 s for a
             server.
-        advice: What the user can do without it, for the message.
+        advice: What the user can do without MLflow, for the message.
 
     Raises:
         MlflowFailedError: It does not answer.
@@ -114,10 +117,10 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     while True:
         try:
             client = make_client()
-            # Making a client sends nothing: only a request shows whether MLflow answers.
+            # Creating a client sends nothing: only a request shows whether MLflow answers.
             client.search_experiments(max_results=1)
             return client
-        # Waiting does not help against a mistake in the settings.
+        # Waiting does not help if a setting is wrong.
         except UserError:
             raise
         except Exception as error:
@@ -128,7 +131,7 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
 
 @contextmanager
 def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[MlflowClient]:
-    """Yield a client of MLflow, and raise :class:`MlflowFailedError` for anything that MLflow raises meanwhile.
+    """Yield a client of MLflow, and raise :class:`MlflowFailedError` for anything that MLflow raises in the block.
 
     Args:
         advice, wait_s: As for :func:`connect`.
@@ -143,7 +146,7 @@ def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[Mlf
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether MLflow answered that the thing asked for does not exist, as opposed to not answering."""
+    """Whether MLflow answered that the requested object does not exist, as opposed to not answering."""
     from mlflow.exceptions import MlflowException
 
     # A proxy that answers with an error page raises the same class, but with another code.
@@ -151,15 +154,15 @@ def is_missing(error: Exception) -> bool:
 
 
 def is_shared() -> bool:
-    """Whether MLflow is more than a file on this machine, so that it may have sweeps of other homes."""
+    """Whether MLflow is more than a file on this machine, so that it may have sweeps from other homes."""
     return database_file() is None
 
 
 def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Yield everything that a search of MLflow finds, asking for a page at a time.
+    """Yield everything that a search of MLflow finds, requesting one page at a time.
 
     Args:
-        search: Returns the page that a token stands for; None is the first.
+        search: Returns the page for a token; None is the first page.
     """
     token: str | None = None
     while True:
@@ -195,10 +198,10 @@ def _make_database() -> None:
     draft = file.with_name(f"{file.name}.draft")
     with FileLock(file.with_name(f"{file.name}.lock")):
         if not file.exists():
-            # A draft is what a kill during an earlier attempt left.
+            # An existing draft was left by a kill during an earlier attempt.
             draft.unlink(missing_ok=True)
             MlflowClient(f"sqlite:///{draft}")
-            # A link, not a rename: a rename would replace a database that someone put there meanwhile.
+            # A link, not a rename: a rename would replace a database that someone has put there in the meantime.
             with suppress(FileExistsError):
                 os.link(draft, file)
             draft.unlink()
@@ -208,5 +211,5 @@ def file_number(file: Path | None) -> tuple[int, int] | None:
     if file is None or not file.exists():
         return None
     status = file.stat()
-    # The inode tells a database from another one that was put under the same name.
+    # The inode distinguishes a database from another one that has been put under the same name.
     return status.st_dev, status.st_ino

@@ -1,8 +1,8 @@
 """Rebuild a sweep's plan and state from MLflow, for users who can reach MLflow but not the home of its driver.
 
-The result is approximate. A trial has only its chosen and its last epoch, with the metrics of the protocol; its
-attempts are one span of time; messages and reasons are cut to the length of a tag. MLflow lags behind the journal by
-what has not been written yet, and a driver that was killed stays RUNNING there, with its trials, until the next resume.
+The result is approximate. A trial has only its chosen and its last epoch, with the protocol's metrics; its attempts are
+one span of time; messages and reasons are cut to the length of a tag. MLflow lags behind the journal until everything
+has been written, and shows a killed driver and its trials as RUNNING until the next resume.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DRIVER_STATES = {status: state for state, status in DRIVER_STATUS.items()}
 
 @dataclass(frozen=True)
 class RecalledSweep:
-    """A sweep of another home, as MLflow has it.
+    """A sweep from another home, as MLflow has it.
 
     Attributes:
         uri: MLflow's URI, without a password.
@@ -44,7 +44,7 @@ class RecalledSweep:
 
 
 def recall_sweep(name: str | None) -> RecalledSweep | None:
-    """Return the sweep that MLflow has under an id, a name (its latest) or None (the latest of all); else None.
+    """Return MLflow's sweep with an id, with a name (its latest), or the latest of all if ``name`` is None; else None.
 
     Raises:
         OrchestratorError: MLflow does not answer, or its copy of the plan is broken.
@@ -74,10 +74,10 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
     """
     records: dict[int, TrialRecord] = {}
     for run in trials:
-        # The oldest run of a trial is the one the writer went on with.
+        # The oldest run of a trial is the one that the writer continued.
         if run.trial is not None and run.trial not in records:
             records[run.trial] = rebuild_record(plan.protocol, run)
-    # A status has two names: ours, and the nearest one that MLflow knows.
+    # A status has two names: ours, and the nearest one that MLflow has.
     tags, state = _take(own.tags, _OURS), _DRIVER_STATES.get(own.status)
     driver_started_ms = int(tags.get("driver_started_ms", own.started_ms))
     return SweepState(
@@ -114,7 +114,7 @@ def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
         message=tags.get("message"),
         metrics=_metrics(protocol, run),
         attempts=int(tags.get("attempts", 1)),
-        # Attempts and the time between them are not in MLflow.
+        # MLflow has neither the attempts nor the time between them.
         spans=((run.started_ms, run.started_ms + round(1000 * float(tags.get("run_s", 0)))),),
     )
 
@@ -122,7 +122,7 @@ def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
 def _metrics(protocol: Protocol, run: StoredRun) -> dict[int, dict[str, float]]:
     names = {protocol.metric, epoch_metric(protocol.select_epoch_by)}
     metrics: dict[int, dict[str, float]] = {}
-    # MLflow lists the last value of each metric only, so no other epoch can be told apart.
+    # MLflow lists only the last value of each metric, so other epochs cannot be distinguished.
     if run.last_epoch:
         metrics[run.last_epoch] = {name: value for name, value in run.metrics.items() if name in names}
     chosen = {name: float(value) for name, value in _take(run.tags, CHOSEN_TAG).items()}
@@ -132,7 +132,7 @@ def _metrics(protocol: Protocol, run: StoredRun) -> dict[int, dict[str, float]]:
 
 
 def _driver_spans(run_ms: int, driver_started_ms: int, *, is_at_work: bool) -> tuple[tuple[int, int], ...]:
-    # Only the sum of the drivers' times is known; one span of that length stands for all of them.
+    # Only the sum of the drivers' times is known; one span of that length represents them all.
     before = (driver_started_ms - run_ms, driver_started_ms)
     return (before, (driver_started_ms, driver_started_ms)) if is_at_work else (before,)
 

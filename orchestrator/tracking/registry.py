@@ -24,7 +24,7 @@ CHAMPION = "champion"
 MODEL_FOLDER = "model"
 WEIGHTS_FILE = "model.safetensors"
 DATASET_TAG = "orchestrator.dataset"
-_ADVICE = "A model's own folder can be used without it: orchestrator evaluate FOLDER"
+_ADVICE = "A model's own folder can be used without MLflow: orchestrator evaluate FOLDER"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def find_champion(name: str) -> ModelVersion | None:
 
 
 def find_other_champions(dataset: str, name: str) -> list[ModelVersion]:
-    """Return the champions of a dataset under other names: of other data, models, weights, recipes or protocols.
+    """Return the champions of a dataset under other names: for other data, models, weights, recipes or protocols.
 
     Raises:
         MlflowFailedError: MLflow does not answer.
@@ -76,7 +76,7 @@ def find_other_champions(dataset: str, name: str) -> list[ModelVersion]:
 
 
 def register_version(name: str, dataset: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> ModelVersion:
-    """Log a model folder with its run and register it; a run that is registered already keeps its version.
+    """Log a model folder with its run and register it; a run that is already registered keeps its version.
 
     Args:
         name: Name of the registered model, which is created if it does not exist.
@@ -89,10 +89,10 @@ def register_version(name: str, dataset: str, run_id: str, folder: Path, tags: M
         MlflowFailedError: MLflow does not answer.
     """
     with answering() as client:
-        # Created with its tag at once: without the dataset's tag nobody would find the champion.
+        # Created together with its tag: without the dataset's tag, the champion could not be found.
         if not any(model.name == name for model in _list_models(client)):
             client.create_registered_model(name, tags={DATASET_TAG: dataset})
-        # A resumed promotion registers its run again; a second version of it would look like a second result.
+        # A resumed promotion registers its run again; a second version would look like a second result.
         known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         if known:
             return _version(known[0])
@@ -126,7 +126,7 @@ def find_model(text: str) -> Path:
 
 
 def resolve_model(text: str) -> Path | ModelVersion:
-    """Return the model that a user's text names.
+    """Return the model that the user's text names.
 
     Args:
         text: A folder, ``NAME@champion``, ``NAME/VERSION``, a registered model's name (its champion), or the name of a
@@ -153,9 +153,9 @@ def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, i
     """Return the name and version of the registered model that a text names.
 
     Raises:
-        UserError: No model has that name, or more than one could be meant.
+        UserError: No model has that name, or the name is ambiguous.
     """
-    # The order of the tries is from the most specific name to the least: a version, a model, a dataset.
+    # Try from the most specific name to the least specific: a version, a model, a dataset.
     by_name = {model.name: model for model in models}
     # NAME@ALIAS; a bare name stands for its champion.
     name, at, alias = text.partition("@")
@@ -182,8 +182,10 @@ def _aliased(model: RegisteredModel, alias: str) -> int:
 def _no_such_model(text: str, models: Sequence[RegisteredModel]) -> str:
     champions = [model for model in models if CHAMPION in model.aliases]
     if not champions:
-        return f"{text!r} is no folder with {WEIGHTS_FILE}, and no model is registered yet: orchestrator promote SWEEP"
-    # Either word may be the one that was mistyped.
+        return (
+            f"{text!r} is not a folder with {WEIGHTS_FILE}, and no model is registered yet: orchestrator promote SWEEP"
+        )
+    # Either word may be mistyped.
     words = {word: model for model in models for word in (model.name, model.dataset)}
     hint = f"{did_you_mean(text, words)} Champions: {_listed(champions)}.".lstrip()
     return f"{text!r} is neither a folder with {WEIGHTS_FILE} nor a registered model. {hint}"

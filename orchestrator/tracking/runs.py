@@ -1,9 +1,9 @@
 """Write a sweep's journal to MLflow: a parent run for the sweep, and a child run for each trial.
 
-The writer keeps no position of its own. It asks MLflow which runs exist, reads the journal from the beginning, and
+The writer does not store its position. It asks MLflow which runs exist, reads the journal from the beginning, and
 writes what is missing; after any failure it is thrown away and built again. Writing twice is harmless because runs are
 looked up by their tags before they are created, timestamps come from the journal (an identical point adds no row), all
-points of an epoch go in one transaction, and the metric ``epoch`` says how far a run has got.
+points of an epoch are written in one transaction, and the metric ``epoch`` says how far a run has got.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ DRIVER_STATUS = {"RUNNING": "RUNNING", "INTERRUPTED": "SCHEDULED", "FINISHED": "
 
 _ENDED = frozenset(TRIAL_STATUS[state] for state in ENDED)
 _EPOCH_PARTS = {"data": TIME_DATA_S, "train": TIME_TRAIN_S, "eval": TIME_EVAL_S, "checkpoint": TIME_CHECKPOINT_S}
-_MAX_POINTS = 800  # metrics in one log_batch, which takes 1,000 metrics, params and tags together
+_MAX_POINTS = 800  # metrics in one log_batch, which takes at most 1,000 metrics, params and tags together
 _MAX_TEXT = 500
 
 
 class Point(NamedTuple):
-    """Metrics of one run at one step, at the time that the journal says."""
+    """Metrics of one run at one step, with the time from the journal."""
 
     step: int
     time_ms: int
@@ -74,7 +74,7 @@ class StoredRun:
     has_params: bool = False
     started_ms: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The last value of each."""
+    """The last value of each metric."""
 
     @property
     def ended(self) -> bool:
@@ -94,13 +94,13 @@ class RunStore(Protocol):
         """Return the runs that carry the sweep's tag, the oldest first."""
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
-        """Make a run and return its id."""
+        """Create a run and return its id."""
 
     def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Write; all points in one transaction, at most 800 metrics."""
+        """Write to a run; all points in one transaction, at most 800 metrics."""
 
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
-        """Set the status, and the end if there is one."""
+        """Set the status, and the end time if there is one."""
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Write an artifact."""
@@ -116,7 +116,7 @@ class RunsWriter:
         plan: The sweep.
         journal: Its journal file.
         store: Where the runs go.
-        pace: Called after each run that was written; it may pause, to leave the processor to the sweep.
+        pace: Called after each run that was written; it may pause to leave the processor to the sweep.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class RunsWriter:
         self._state = SweepState()
         self._offset = 0
         self._ended_ms: int | None = None
-        # Two runs can carry one tag only if two writers ran at once; the oldest of them counts.
-        # Of equal keys the last one stays in a dict, hence the reversed order.
+        # Two runs have the same tag only if two writers ran at once; the oldest run counts.
+        # A dict keeps the last of equal keys, hence the reversed order.
         self._runs = {run.trial: run for run in reversed(store.find_runs(plan.id))}
         self._points: dict[int, list[Point]] = {}
         self._provenance: dict[int, Mapping[str, str]] = {}
         self._waiting: dict[int | None, None] = {}  # an ordered set of trials to write; None is the sweep itself
 
     def catch_up(self) -> bool:
-        """Write what the journal has gained since the last call; return whether it gained anything."""
+        """Write the journal's new events since the last call; return whether there were any."""
         events, self._offset = follow(self._journal, self._offset)
         for event in events:
             self._take(event)
@@ -142,7 +142,7 @@ class RunsWriter:
         # The parent comes first: a child needs its id.
         if gained:
             self._write_runs(self._runs.get(None) or self._create_sweep_run())
-        # Pictures are written by the trials, not by an event, so they are looked for each time.
+        # Pictures are written by the trials and not announced by events, so look for them each time.
         self._log_spool()
         # The sweep comes last, so that a sweep that MLflow shows as finished has all its trials.
         if None in self._waiting:
@@ -182,7 +182,7 @@ class RunsWriter:
         if isinstance(event, TrialStarted):
             # A trial belongs to the driver that started it, not to the one that is running now.
             self._provenance[trial] = self._state.provenance
-        # What MLflow has up to its last epoch was written whole, in order.
+        # Everything up to the last epoch in MLflow was written completely and in order.
         elif isinstance(event, EpochReported) and (run is None or event.epoch > run.last_epoch):
             self._add(trial, Point(event.epoch, event.time_ms, {**event.metrics, EPOCH: event.epoch}))
         elif isinstance(event, TrialEnded):
@@ -195,7 +195,7 @@ class RunsWriter:
 
     def _create_sweep_run(self) -> StoredRun:
         tags = sweep_tags(self._plan, self._state)
-        # The first event of any journal is the start of a driver.
+        # The first event of every journal is the start of a driver.
         assert self._state.started_ms is not None
         run = StoredRun(self._store.create_run(self._plan.id, self._state.started_ms, tags), "RUNNING", tags)
         self._runs[None] = run
@@ -215,7 +215,7 @@ class RunsWriter:
             run = StoredRun(self._store.create_run(trial_name(trial), record.started_ms, tags), "RUNNING", tags)
             self._runs[trial] = run
         points = self._points.pop(trial, [])
-        # Only test figures come this late; the tags of a finished run stay as they are.
+        # Only test figures come this late; the tags of a finished run do not change.
         if run.ended:
             tags = run.tags
         self._log(run, points, {} if run.has_params else trial_params(self._plan, record), tags)
@@ -223,19 +223,19 @@ class RunsWriter:
             self._set_status(run, self._trial_status(record), record.ended_ms)
 
     def _trial_status(self, record: TrialRecord) -> str:
-        # Without a driver nobody works on an open trial.
+        # Without a driver, no open trial is running.
         if record.ended or self._state.driver_state == "RUNNING":
             return TRIAL_STATUS[record.state]
         return TRIAL_STATUS[TrialState.INTERRUPTED]
 
     def _log(self, run: StoredRun, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        # Unchanged tags are not sent again: each is a row to write.
+        # Unchanged tags are not sent again, because each is a row to write.
         tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
         for batch in _batches(points) or ([[]] if params or tags else []):
             self._store.log(run.run_id, batch, params, tags)
             run.has_params = run.has_params or bool(params)
             run.tags.update(tags)
-            # Params and tags go with the first batch only.
+            # Params and tags go only with the first batch.
             params, tags = {}, {}
 
     def _set_status(self, run: StoredRun, status: str, end_ms: int | None) -> None:
@@ -256,8 +256,8 @@ def wall_times(record: TrialRecord) -> dict[str, float]:
     """Return where a trial's wall time went, in seconds.
 
     ``queue`` (from the hand-out until the actor starts), ``start`` (from there to the first epoch), ``data``,
-    ``train``, ``eval`` and ``checkpoint`` as the epochs report them, and ``log``: the rest, which is reporting and
-    waiting for the driver's answer.
+    ``train``, ``eval`` and ``checkpoint`` as the epochs report them, and ``log``: the rest, which is spent on
+    reporting and on waiting for the driver's answer.
     """
     parts = {"queue": record.queue_s, "start": record.start_s}
     parts |= {
@@ -290,7 +290,7 @@ def search_params(plan: SweepPlan) -> dict[str, str]:
 
 def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a trial's run, except the link to its sweep's run."""
-    # The seed may be searched or fixed per trial, so it is the trial's and not the plan's.
+    # The seed may be searched or fixed per trial, so take the trial's and not the plan's.
     training_seed = trial_config(plan, record.params).loop.seed
     tags = {
         **_common_tags(plan, {**provenance, "training_seed": str(training_seed)}),
@@ -309,7 +309,7 @@ def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, st
 
 
 def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
-    """Return the tags of a sweep's own run: what it is, how far it got, its best trial, and a promotion's decision.
+    """Return the tags of a sweep's own run: what it is, its progress, its best trial, and a promotion's decision.
 
     ``run_s`` is the time that drivers took, without the driver that is still running.
     """
@@ -325,7 +325,7 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
     if winner is not None:
         tags["orchestrator.best_trial"] = str(winner.trial)
         tags["orchestrator.best_value"] = f"{winner.value(plan.protocol):.3f}"
-    # Tags are the only part of a run that MLflow can be searched by, so a decision is in them.
+    # MLflow searches runs only by their tags, so the decision is stored there.
     if state.promotion is not None:
         tags["orchestrator.verdict"] = state.promotion.verdict
         tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
@@ -358,7 +358,7 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     size = 0
     for point in points:
         size += len(point.metrics)
-        # An epoch is never split: a reader would otherwise see half of its metrics.
+        # An epoch is never split: otherwise a reader would see only some of its metrics.
         if not batches or size > _MAX_POINTS:
             batches.append([])
             size = len(point.metrics)

@@ -37,7 +37,7 @@ _ID_SUFFIX = re.compile(r"-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class LoggedSweep:
-    """A sweep as MLflow has it, whichever home wrote it.
+    """A sweep as MLflow has it, from any home.
 
     Attributes:
         plan_text: Its ``plan.json``.
@@ -55,7 +55,7 @@ class MlflowStore:
 
     Args:
         experiment: Its name; it is created if it does not exist.
-        known: Whether the database was there before; if its file has gone since, it is not created again.
+        known: Whether the database already existed; if its file has since gone, it is not created again.
 
     Raises:
         Exception: Whatever MLflow raises while it is unreachable, being set up or locked.
@@ -65,28 +65,28 @@ class MlflowStore:
         file = database_file()
         # A database that vanished must not be replaced by an empty one: the user may just be moving it.
         if known and file is not None and not file.exists():
-            raise FileNotFoundError(f"{file} was taken away")
+            raise FileNotFoundError(f"{file} is gone")
         self._client = make_client()
         self._experiment_id = _find_or_create_experiment(self._client, experiment)
-        # Noted after the connection: only now does a new database have a file.
+        # Recorded after connecting: only now does a new database have a file.
         self._file = file_number(database_file())
 
     def check(self) -> None:
-        """Raise if the database file has been taken away or replaced since."""
+        """Raise if the database file has since been removed or replaced."""
         if self._file is not None and file_number(database_file()) != self._file:
-            raise FileNotFoundError(f"{database_file()} was taken away or replaced")
+            raise FileNotFoundError(f"{database_file()} was removed or replaced")
 
     def find_runs(self, sweep_id: str) -> list[StoredRun]:
         """Return the runs that carry the sweep's tag, oldest first."""
         return [_stored(run) for run in _search(self._client, [self._experiment_id], _of_sweep(sweep_id), "ASC")]
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
-        """Make a run and return its id."""
+        """Create a run and return its id."""
         run = self._client.create_run(self._experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
         return str(run.info.run_id)
 
     def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Write; all points in one transaction, at most 800 metrics."""
+        """Write to a run; all points in one transaction, at most 800 metrics."""
         # Importing MLflow takes seconds; the driver's other threads should not wait for it at start-up.
         from mlflow.entities import Metric, Param, RunTag
 
@@ -102,7 +102,7 @@ class MlflowStore:
         )
 
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
-        """Set the status, and the end if there is one."""
+        """Set the status, and the end time if there is one."""
         # set_terminated would add an end time to a run that is still going.
         if end_ms is None:
             self._client.update_run(run_id, status=status)
@@ -122,7 +122,7 @@ def find_run(run_id: str) -> tuple[str, int | None]:
     """Return the sweep and the trial that a run belongs to; the trial is None for a sweep's own run.
 
     Raises:
-        UserError: No such run exists, or something else wrote it.
+        UserError: No such run exists, or another program wrote it.
         MlflowFailedError: MLflow does not answer.
     """
     with answering("Without it, name a trial by its sweep: orchestrator train --from SWEEP/TRIAL") as client:
@@ -132,11 +132,12 @@ def find_run(run_id: str) -> tuple[str, int | None]:
             if not is_missing(error):
                 raise
             raise UserError(
-                f"MLflow at {redact(tracking_uri())} has no run {run_id!r}. `orchestrator browse` shows those it has."
+                f"MLflow at {redact(tracking_uri())} has no run {run_id!r}. `orchestrator browse` shows the existing "
+                "runs."
             ) from None
     # The server may be shared with other programs.
     if SWEEP_TAG not in run.tags:
-        raise UserError(f"Run {run_id!r} does not belong to a sweep: something else wrote it.")
+        raise UserError(f"Run {run_id!r} does not belong to a sweep: another program wrote it.")
     return run.tags[SWEEP_TAG], run.trial
 
 
@@ -152,14 +153,14 @@ def find_trial_run(plan: SweepPlan, trial: int) -> str | None:
 
 
 def find_logged_sweep(name: str | None) -> LoggedSweep | None:
-    """Return the sweep that MLflow has under an id, a name (its latest) or None (the latest of all); else None.
+    """Return MLflow's sweep with an id, with a name (its latest), or the latest of all if ``name`` is None; else None.
 
-    It takes a handful of requests, and one more for every 1,000 trials.
+    This takes a few requests, and one more for every 1,000 trials.
 
     Raises:
         OrchestratorError: MLflow does not answer, or has no plan of the sweep yet.
     """
-    # Only looking must not create a database, and a path or a glob cannot be the name of a sweep.
+    # A look-up must not create a database, and a path or a glob cannot be the name of a sweep.
     file = database_file()
     if (file is not None and not file.exists()) or (name is not None and not _SWEEP_WORD.fullmatch(name)):
         return None
@@ -192,7 +193,7 @@ def _read_plan(client: MlflowClient, own: StoredRun) -> str:
     except Exception as error:
         raise OrchestratorError(
             f"{PLAN_FILE} of {own.tags[SWEEP_TAG]} cannot be read from MLflow at {redact(tracking_uri())}: "
-            f"{describe_error(error)}. It is written with the first trial, so try again in some seconds. If that "
+            f"{describe_error(error)}. It is written with the first trial, so try again in a few seconds. If that "
             f"does not help, check that this machine can read MLflow's artifacts."
         ) from error
 

@@ -1,7 +1,7 @@
 """Keep MLflow up to date: a thread of the driver follows the sweep's journal and writes what MLflow lacks.
 
-The sweep never waits for this thread and never fails because of it. While MLflow is away the thread keeps trying; what
-is missing is written when it is back, or by the next :func:`sync` of the sweep.
+The sweep never waits for this thread and never fails because of it. While MLflow is unavailable, the thread keeps
+trying; what is missing is written when MLflow is back, or by the next :func:`sync` of the sweep.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POLL_S = 1.0
 _MAX_RETRY_S = 10.0
 _LAST_TRY_S = 3.0
 _SHARE = 0.2
-"""Part of a CPU that the thread may take while a sweep runs; with more, it would hold up the driver's loop (GIL)."""
+"""Share of a CPU that the thread may use while a sweep runs; more would hold up the driver's loop (GIL)."""
 _LOCK_FILE = "tracking.lock"
 
 
@@ -49,7 +49,7 @@ class Tracker(Follower):
         self._paced = 0.0
 
     def stop(self, drain_s: float = 60.0) -> bool:
-        """Write what is left, and end the thread; :func:`sync` writes what is missing then."""
+        """Write what is left, and end the thread; :func:`sync` can write what is still missing."""
         asked = time.monotonic()
         is_level = super().stop(drain_s)
         self.catch_up_s = time.monotonic() - asked
@@ -67,12 +67,12 @@ class Tracker(Follower):
         """Take the lock, and find out what the store has."""
         try:
             self._lock.acquire()
-        # Two writers would create every run twice: a look-up and a creation are two requests.
+        # Two writers would create every run twice, because a look-up and a creation are two requests.
         except Timeout:
             raise OrchestratorError(f"another process is writing {self._plan.id} to MLflow") from None
         store = MlflowStore(self._plan.dataset, known=self._is_known)
         self._is_known = True
-        self._away_since = None  # it answers, however long it then takes to write what is missing
+        self._away_since = None  # it answers, however long it takes to write what is missing
         self._paced = time.thread_time()
         return store, RunsWriter(self._plan, self._journal, store, self._pace)
 

@@ -33,7 +33,8 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class _StopRequest:
     """Whether a signal asked us to stop.
 
-    It is polled: an exception raised by a handler could come between a start and the code that ends what was started.
+    It is polled, because an exception raised by a handler could come between a start and the code that ends what was
+    started.
     """
 
     made: bool = False
@@ -91,13 +92,13 @@ def _ui_command(port: int) -> list[str]:
 
 def _start(command: list[str], store_uri: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
-        # In the environment, because a URI may hold a password, and command lines are public on a machine.
+        # Passed in the environment, because a URI may contain a password, and command lines are public on a machine.
         "MLFLOW_BACKEND_STORE_URI": store_uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts_dir().as_uri(),
-        # Nothing here runs jobs in the server; without them it starts twice as fast, with seven processes fewer.
+        # We run no jobs in the server; without job execution it starts twice as fast and with seven fewer processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    # In a session of its own, so that Ctrl-C reaches only us, and its whole family can be found and ended.
+    # In a session of its own, so that Ctrl-C reaches only us, and all its processes can be found and ended.
     return subprocess.Popen(command, cwd=home(), env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
@@ -165,7 +166,7 @@ def _stop_signals() -> Iterator[_StopRequest]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the server does: a port counts as free although its last connection is still in TIME_WAIT.
+        # Like the server: a port counts as free even if its last connection is still in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

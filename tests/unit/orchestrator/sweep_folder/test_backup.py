@@ -87,7 +87,7 @@ def test_an_empty_home_has_the_sweep_back_line_by_line(
     assert restore_sweep(str(backup)) == (plan.id, str(backup))
     assert (sweep_dir(plan.id) / JOURNAL_FILE).read_bytes() == original
     assert load_plan(plan.id) == plan
-    with pytest.raises(UserError, match="is in this home already"):
+    with pytest.raises(UserError, match="is already in this home"):
         restore_sweep(str(backup / plan.id))
 
 
@@ -245,7 +245,7 @@ def test_a_segment_that_is_missing_doubled_or_changed_is_said(
     restore_sweep(str(backup))
     assert len(follow(sweep_dir(plan.id) / JOURNAL_FILE)[0]) == 10
     first.with_name(first.name.replace("segment-000001", "segment-000002")).write_bytes(first.read_bytes())
-    with pytest.raises(OrchestratorError, match="each segment of the journal once"):
+    with pytest.raises(OrchestratorError, match="each segment of the journal exactly once"):
         list_segments(storage)
 
 

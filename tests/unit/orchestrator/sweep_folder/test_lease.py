@@ -111,7 +111,7 @@ def test_one_that_was_taken_and_given_back_meanwhile_is_lost_as_well(tmp_path: P
     lease = Lease(tmp_path)
     (tmp_path / LEASE_FILE).write_text("")
     lease.renew()
-    with pytest.raises(OrchestratorError, match="released it since"):
+    with pytest.raises(OrchestratorError, match="since released it"):
         lease.require()
 
 
