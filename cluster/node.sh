@@ -4,7 +4,7 @@
 #   node.sh setup          install the hashed lock and this checkout into .venv, next to this folder
 #   node.sh COMMAND ...    run a command from that .venv in the environment of the nodes: node.sh ray start --head
 #
-# PYTHON names the interpreter, by default python3. It must be 3.11 or newer and the same on all nodes: Ray joins no
+# PYTHON names the interpreter, by default python3. It must be 3.11 or newer and the same on all nodes, because Ray refuses
 # others. Credentials and addresses come only from the node's ~/.orchestrator.env (lines VARIABLE=value, used literally;
 # mode 600).
 set -euo pipefail

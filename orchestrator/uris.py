@@ -18,7 +18,7 @@ _WHERE_TO_PUT_THEM = (
 
 
 def join_uri(uri: str, *names: str) -> str:
-    """Return the place of these names below a folder or URI; the part after a ``?`` stays at the end."""
+    """Join names to a folder or URI; the part after a ``?`` stays at the end."""
     if "://" not in uri:
         return os.path.join(uri, *names)
     # A query may carry options of a filesystem (endpoint_override, say), which apply to every place below.
@@ -34,7 +34,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def absolute_uri(uri: str) -> str:
-    """Return a folder by its absolute path, and a URI unchanged."""
+    """Return a folder as an absolute path, and a URI unchanged."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
@@ -46,7 +46,7 @@ def require_no_credentials(option: str, uri: str | None) -> None:
     """
     if uri is None or "://" not in uri:
         return
-    # Not by urlsplit alone: a key may contain a slash, after which it sees no user name any more.
+    # urlsplit alone is not enough: a key may contain a slash, after which it no longer sees a user name.
     if redact(uri) != uri or urlsplit(uri).username or _SECRET_KEY.search(urlsplit(uri).query):
         raise UserError(
             f"{option} must not contain credentials, but got {option}={redact(uri)}: plans and journals would show "
@@ -60,7 +60,7 @@ def require_text_without_credentials(file: str, text: str, shown_by: str) -> Non
     Args:
         file: Its name, for the message.
         text: Its content.
-        shown_by: What would show the credentials: ``plans and journals``, say.
+        shown_by: What would show the credentials, for example ``plans and journals``.
 
     Raises:
         UserError: A line has a URI with credentials, or a secret that is also in this process's environment.

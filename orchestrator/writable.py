@@ -15,14 +15,14 @@ def require_writable(address: str | None) -> None:
     """Check all folders outside the sweep's own that a driver writes to.
 
     Args:
-        address: Address of a Ray cluster; None means that Ray starts on this machine, and writes here too.
+        address: Address of a Ray cluster; None means that Ray starts on this machine and also writes here.
 
     Raises:
         UserError: A folder cannot be written; the message says which, why, and which variable moves it.
     """
     _require("The home", home(), HOME_VARIABLE)
     require_writable_cache()
-    # On a cluster those folders are the nodes' own, which `doctor --address` checks.
+    # On a cluster, those folders belong to the nodes, and `doctor --address` checks them.
     if address is None:
         _require("Ray's folder for temporary files", _ray_temp_dir(), "RAY_TMPDIR")
         if not _has_ray_token():
@@ -39,13 +39,13 @@ def require_writable_cache() -> None:
 
 
 def find_obstacle(folder: Path) -> str | None:
-    """Return why a folder, or the one it would be made in, cannot be written; None if it can."""
+    """Return why a folder, or the folder in which it would be created, cannot be written; None if it can."""
     try:
-        # The folder itself may not exist yet; then its nearest parent decides.
+        # If the folder itself does not exist yet, its nearest existing parent decides.
         nearest = folder
         while not nearest.exists():
             nearest = nearest.parent
-        # By writing: permission bits say nothing of a full or read-only file system.
+        # Check by writing: permission bits say nothing about a full or read-only file system.
         with tempfile.TemporaryFile(dir=nearest):
             return None
     except OSError as error:
@@ -55,7 +55,7 @@ def find_obstacle(folder: Path) -> str | None:
 def _require(subject: str, folder: Path, variable: str) -> None:
     obstacle = find_obstacle(folder)
     if obstacle is not None:
-        raise UserError(f"{subject} cannot be written: {folder} ({obstacle}). Set {variable} to a folder that can.")
+        raise UserError(f"{subject} cannot be written: {folder} ({obstacle}). Set {variable} to a writable folder.")
 
 
 def _ray_temp_dir() -> Path:

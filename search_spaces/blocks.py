@@ -12,7 +12,7 @@ from search_spaces.section import ScalarValue, Section, fault
 
 
 def none_as(empty: Any) -> BeforeValidator:
-    """Take a key with nothing under it (``ranges:``) for an empty one."""
+    """Treat a key with nothing under it (``ranges:``) as an empty one."""
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
@@ -72,7 +72,7 @@ class WrittenBlock(Section):
 
     Attributes:
         like: The block that this one starts from, its published settings excepted.
-        ranges: As in :class:`Block`; null for a key that is not searched any more.
+        ranges: As in :class:`Block`; null for a key that is no longer searched.
         start: What every start point of this block has, unless the point says otherwise.
     """
 
@@ -100,7 +100,7 @@ class ShippedBlock(WrittenBlock):
 
 
 class ProtocolBlock(Section):
-    """Which data choose the configuration, and which the epoch."""
+    """Which data selects the configuration, and which selects the epoch."""
 
     select_config_by: Literal["published", "clean-val", "observed-val"] = "clean-val"
     select_epoch_by: Literal["clean-val", "observed-val", "last"] = "clean-val"

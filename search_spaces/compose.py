@@ -1,9 +1,9 @@
 """Merge the method blocks of a space with the shipped methods that it builds on.
 
-One rule: blocks are laid over one another, key by key, and the later one wins. First comes the block named by ``like``,
-then the shipped method (``use_methods``), then the block in the space itself. Fixing a key ends its search, giving it a
-range ends its being fixed, and a range of null removes the range. A range, a list of points and published settings are
-replaced as a whole.
+There is one rule: blocks are merged key by key, and the later one wins. First comes the block named by ``like``,
+then the shipped method (``use_methods``), then the block in the space itself. A fixed key is no longer searched, a key
+with a range is no longer fixed, and a range of null removes the range. A range, a list of points and published settings
+are replaced as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.config.strict import shown
 METHODS_FOLDER = Path(__file__).parent / "methods"
 
 Origin = tuple[Document, KeyPath]
-"""Where something stands: the file, and the path of the key in it."""
+"""Where something is defined: the file, and the path of the key in it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Layer:
     Attributes:
         block: What the file says.
         origin: Where it says so.
-        published: The published settings that hold here, and where they stand.
+        published: The published settings that apply here, and where they are defined.
     """
 
     block: WrittenBlock
@@ -46,8 +46,8 @@ class Merged:
     """A method block while layers are laid over one another.
 
     Attributes:
-        origins: Path of a key within the block -> where it really stands.
-        layers: Where the layers stand, first the one that the others change.
+        origins: Path of a key within the block -> where it is really defined.
+        layers: Where the layers are defined, starting with the one that the others change.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Merged:
         """Lay a block over this one."""
         block, (document, path) = layer.block, layer.origin
         self.name = block.name or self.name
-        # First what this layer takes away, then what it gives: a key may be fixed below and searched here.
+        # First remove what this layer takes away, then add what it gives: a key may be fixed below and searched here.
         for key in (*block.fixed, *(key for key, found in block.ranges.items() if found is None)):
             self._unsearch(key)
         for key in block.ranges:
@@ -75,7 +75,7 @@ class Merged:
         self.start_from = block.start_from or self.start_from
         self.epoch_s = block.epoch_s or self.epoch_s
         self.layers.append(layer.origin)
-        # Of each key, so that a message blames the line that the user has to change, in whichever file it is.
+        # Kept for each key, so that a message blames the line that the user has to change, in whatever file it is.
         keys: list[KeyPath] = [(part,) for part in block.model_fields_set]
         keys += [(part, key) for part in ("fixed", "ranges", "start") for key in getattr(block, part)]
         self.origins |= {key: (document, path + key) for key in keys}
@@ -91,7 +91,7 @@ class Merged:
     def finish(
         self, label: str, shared: WrittenShared, document: Document
     ) -> tuple[MethodBlock, dict[KeyPath, Origin]]:
-        """Return the block with its start points completed, and where its keys stand."""
+        """Return the block with its start points completed, and where its keys are defined."""
         # The shared start holds for all methods, so also for one that fixes some of its keys.
         start = {key: value for key, value in shared.start.items() if key not in self.fixed} | self.start
         points = self.start_from or ([{}] if start else [])
@@ -131,7 +131,7 @@ class Composer:
         self._check_uses()
 
     def compose(self, shared: WrittenShared) -> tuple[dict[str, MethodBlock], dict[KeyPath, Origin]]:
-        """Return all method blocks, those of ``use_methods`` first, and where their keys really stand."""
+        """Return all method blocks, those of ``use_methods`` first, and where their keys are really defined."""
         blocks: dict[str, MethodBlock] = {}
         origins: dict[KeyPath, Origin] = {}
         # In order and without repetition: the space may change a method that it uses.
@@ -223,7 +223,7 @@ def shipped_methods() -> dict[str, tuple[ShippedBlock, Document]]:
 
 
 def find_origin(origins: Mapping[KeyPath, Origin], document: Document, key: KeyPath) -> Origin:
-    """Return where a key of a space really stands: in the file of the space unless ``origins`` says otherwise."""
+    """Return where a key of a space is really defined: in the file of the space unless ``origins`` says otherwise."""
     # The longest path that is known: the origin of a range is also that of its ends.
     for end in range(len(key), 0, -1):
         if key[:end] in origins:

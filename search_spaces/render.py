@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from search_spaces.blocks import Block, MethodBlock
     from search_spaces.schema import SearchSpace
 
-# What YAML takes as text without quotes, wherever it stands.
+# What YAML reads as text without quotes, wherever it occurs.
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
 
@@ -88,7 +88,7 @@ class _Writer:
         yield f"{indent}{path[-1]}: {value}".rstrip() + beside
 
     def _comments(self, path: KeyPath) -> tuple[list[str], str]:
-        """Return the comment lines above a key, and the comment beside it; none is told twice."""
+        """Return the comment lines above a key and the comment next to it; no comment is repeated."""
         document, key = find_origin(self.origins, self.document, path)
         number = document.lines.get(key)
         # Variants share the lines of the block that they are like.
@@ -101,7 +101,7 @@ class _Writer:
             first -= 1
         if first == 0 and document is self.document:  # the header, which is there already
             first = number - 1
-        # A # within quotes would be found too; the worst that happens is a comment too many.
+        # A # within quotes would be found too; at worst, there is one comment too many.
         found = re.search(r"\s(#\s.*)$", lines[number - 1])
         return [line.strip() for line in lines[first : number - 1]], f"  {found[1]}" if found else ""
 

@@ -54,7 +54,7 @@ class _Top(Section):
 
 
 class SpaceFile(_Top):
-    """A search space as its file says it.
+    """A search space as written in its file.
 
     Attributes:
         use_methods: Shipped methods that the space takes over (:mod:`search_spaces.compose` has the rule).
@@ -98,7 +98,7 @@ class SearchSpace(_Top):
     shared: Block = Block()
     methods: dict[str, MethodBlock]
 
-    # Where the space comes from is not part of what it says.
+    # Where the space comes from is not part of its content.
     _name: str = PrivateAttr("")
     _reference: str = PrivateAttr("")
     _text: str = PrivateAttr("")
@@ -132,7 +132,7 @@ class SearchSpace(_Top):
 
     @property
     def source(self) -> str:
-        """The file, as messages call it."""
+        """The file's name in messages."""
         return self._document.source
 
     @property
@@ -146,7 +146,7 @@ class SearchSpace(_Top):
         return f"{document.source}:{document.line(path)}"
 
     def error(self, key: KeyPath, message: str) -> SpaceError:
-        """Return the error that blames a key, at the file and line where it really stands."""
+        """Return the error that blames a key, at the file and line where it is really defined."""
         return SpaceError(f"{self.place(key)}: {message}", key)
 
 

@@ -1,4 +1,4 @@
-"""Find the folder for files that can be made again."""
+"""Find the folder for files that can be recreated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrap what the core needs of torch.distributed; without a process group each function answers for one process."""
+"""Wrap what the core needs from torch.distributed; without a process group, functions assume one process."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class StepMemoryError(RuntimeError):
 
     Attributes:
         figures: device, epoch, step, batch_size (of this process), image_size, peak_gib (the most that was allocated),
-            total_gib (all there is).
+            total_gib (the total memory).
     """
 
     def __init__(self, figures: Mapping[str, str | float]) -> None:

@@ -19,7 +19,8 @@ PARTIAL = ".partial"
 def open_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing under another name; it gets its own once it is complete and on disk.
 
-    If the writer fails, nothing is left; if it is killed, only the partial file, which the next attempt overwrites.
+    If the writer fails, nothing is left; if it is killed, only the partial file is left, and the next attempt
+    overwrites it.
 
     Raises:
         OSError: It cannot be written.

@@ -1,4 +1,4 @@
-"""Ask this machine for its CPUs and memory, on Linux and on macOS."""
+"""Find out this machine's CPUs and memory, on Linux and on macOS."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def usable_cpus() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had resident."""
-    # getrusage is the fallback only: on Linux its figure starts with that of the process that started this one.
+    """Return the peak resident memory of this process."""
+    # getrusage is only a fallback: on Linux its figure starts with that of the parent process.
     with suppress(OSError, IndexError, ValueError):
         return int(_STATUS.read_text().partition("VmHWM:")[2].split()[0]) << 10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

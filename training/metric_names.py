@@ -1,7 +1,7 @@
 """Names of the metrics that a run reports for each epoch, written ``split/name``.
 
 Kept apart from :mod:`training.metrics` because the scheduler, the tracker and the command line need the names without
-paying for an import of torch.
+the cost of importing torch.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that depends on the parts alone (``derive_seed(seed, "weak", epoch)``)."""
+    """Return a 63-bit seed that depends only on the parts (``derive_seed(seed, "weak", epoch)``)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits, because torch's seeds are signed
 

@@ -1,7 +1,7 @@
-"""Gather every private name and undocumented protocol of torch that this project uses, to check them in one place.
+"""Collect every private name and undocumented protocol of torch that this project uses, to check them in one place.
 
-Each was read in torch 2.15.0 and says which public call is missing. The unit test of this module fails when one of them
-is gone or behaves differently.
+Each was read in torch 2.15.0, and its docstring says which public call is missing. The unit test of this module fails
+when one of them is gone or behaves differently.
 """
 
 from __future__ import annotations

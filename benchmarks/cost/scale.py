@@ -3,7 +3,7 @@
     python -m benchmarks.cost scale [--trials 300 1000 10000] [--quick]
 
 - Driver: trivial one-worker trials (random sampler, tracking into a new sqlite store, constant scores), compared with
-  plain Ray Tune; each sweep has its own process. Measured is the processor time of the driver's process with all its
+  plain Ray Tune; each sweep has its own process. It measures the processor time of the driver's process with all its
   threads, from the end of the first trial to the end of the last. The share of the MLflow writer is printed separately.
   A sweep with more reports per trial gives the cost of one result.
 - TPE: ask and tell separately, after a given number of trials.

@@ -61,7 +61,7 @@ class Round:
         epochs: Epochs in the journal at the end.
         lost, doubled: Epochs that the journal or MLflow lacks, or has more than once.
         orphans: Processes left running.
-        faults: All that is wrong, one sentence each.
+        faults: Everything that is wrong, one sentence each.
     """
 
     killed_at: tuple[int, ...]

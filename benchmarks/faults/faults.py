@@ -2,8 +2,8 @@
 
 Two sweeps with different code run at once, one of a one-worker trial and one of a trial over two nodes, while actors,
 workers, nodes and drivers are killed under them, storage fills up and a checkpoint is cut short. After that, trials
-hang and run out of memory, and MLflow's server and its database go away under a sweep. At last the head is lost, and a
-new cluster goes on from the backup, which was out of reach for the last epochs.
+hang and run out of memory, and MLflow's server and its database go away under a sweep. Finally the head is lost, and a
+new cluster continues from the backup, which was unreachable for the last epochs.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Faults:
         self._cost(f"driver killed with -9 {'once' if times == 1 else 'twice'}, and resumed", self.narrow, kill)
 
     def fill_storage(self) -> None:
-        """Fill the checkpoint storage: the sweep must stop, say so, and go on once there is space again."""
+        """Fill the checkpoint storage: the sweep must stop, say so, and continue once there is space again."""
 
         def fill() -> None:
             self.narrow.full_file.touch()
@@ -232,7 +232,7 @@ class Faults:
         return faults + sweep.check() + sweep.check_logged()
 
     def lose_head(self) -> list[str]:
-        """Kill the driver and the head with -9; a new cluster with an empty home must go on from the backup.
+        """Kill the driver and the head with -9; a new cluster with an empty home must continue from the backup.
 
         The backup is out of reach for the last epochs: the last of them is reported again, those before are missing.
         Changes the home in the environment, so cause this fault last.

@@ -60,7 +60,7 @@ class Soak:
     _before: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Start both sweeps, and go on killing until both are over."""
+        """Start both sweeps, and keep killing until both are over."""
         self.wide.start()
         self.wide.wait_for(lambda: bool(self.wide.reports()), "first epoch")
         self.narrow.start()

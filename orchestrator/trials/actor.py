@@ -87,8 +87,8 @@ class _Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         if self._poisoned:
-            # Nothing can run on this process's GPU any more. Tune starts another one, and the director hands the trial
-            # out again.
+            # Nothing can run on this process's GPU any longer. Tune starts another one, and the director hands the
+            # trial out again.
             os._exit(1)
         self._handout: Handout = config[HANDOUT]
         self._metrics = dict(self._handout.metrics)
@@ -96,7 +96,10 @@ class _Trial(tune.Trainable):
         self._began = time.time()
 
     def _build(self) -> Run:
-        """Build the run; in the first step, because nothing watches for a hang while Tune sets a trial up."""
+        """Build the run.
+
+        This is done in the first step, because nothing watches for a hang while Tune sets up a trial.
+        """
         _free_device()
         run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
         self._resumed = run.resume()
@@ -144,7 +147,7 @@ def describe_failure(error: BaseException) -> TrialReport:
     origin = error
     while (earlier := origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)) is not None:
         origin = earlier
-    # For a step out of memory our own message has the figures; torch's stays in the details.
+    # If a step runs out of memory, our own message has the figures; torch's stays in the details.
     origin = error if isinstance(error, StepMemoryError) else origin
     ours = isinstance(origin, NonFiniteLossError | StepMemoryError) or not str(origin).strip()
     message = first_line(origin) if ours else f"{type(origin).__name__}: {first_line(origin)}"

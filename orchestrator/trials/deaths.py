@@ -1,4 +1,4 @@
-"""Finds out why a process died: out of memory if Ray's monitor or the kernel's control group says so, else lost."""
+"""Finds out why a process died: out of memory if Ray's monitor or the kernel's control group says so, or lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ASK_S = 5.0
 def describe_death(error: BaseException | None) -> tuple[str, Cause]:
     """Return the line that matters in Ray's error for a dead process, and OOM if its memory monitor killed it.
 
-    The classes of ``ray.exceptions`` do not say why an actor died: ``ActorDiedError`` has the reason in its text only.
+    The classes of ``ray.exceptions`` do not say why an actor died: ``ActorDiedError`` has the reason only in its text.
     """
     text = _COLOURS.sub("", str(error or ""))
     cause = Cause.OOM if "memory pressure" in text or "running low on memory" in text else Cause.LOST
@@ -43,7 +43,7 @@ def find_address(text: str) -> str | None:
 
 
 def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int | None:
-    """Return how many processes of our control group the kernel killed for memory; None if it does not say."""
+    """Return how many processes of our control group the kernel killed for lack of memory; None if that is unknown."""
     try:
         entries = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -53,7 +53,7 @@ def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _C
             "": [cgroups / path.lstrip("/"), cgroups],
             "memory": [cgroups / "memory" / path.lstrip("/"), cgroups / "memory"],
         }
-        # In a container the path may be the host's. The group is then the one that is mounted.
+        # In a container, the path may be the host's. The group is then the mounted one.
         for folder in folders.get(controllers, []):
             for name in ("memory.events", "memory.oom_control"):
                 found = _read_kills(folder / name)
@@ -71,7 +71,7 @@ def _read_kills(path: Path) -> int | None:
 
 
 class MemoryKills:
-    """Compares the nodes' counters of kills for memory: did one grow since the last time?
+    """Compares the nodes' counters of out-of-memory kills with their last values.
 
     A node's counter is first read when the node is first seen, so that earlier kills are not blamed on a trial.
     """
@@ -83,7 +83,7 @@ class MemoryKills:
         self._next_look = 0.0
 
     def look(self) -> None:
-        """Read the counters of nodes that have joined; cheap enough to be called at every step."""
+        """Read the counters of nodes that have joined; cheap enough to call at every step."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_S
@@ -92,7 +92,7 @@ class MemoryKills:
                 self._asked[address] = _ask(node_id)
 
     def grew(self, address: str | None) -> bool:
-        """Return whether the node at an address had one more kill; each counts once."""
+        """Return whether the node at an address had another kill; each kill counts once."""
         here, others = _this_address(), _other_nodes()
         if address in others:
             if address in self._asked:

@@ -1,8 +1,8 @@
-"""Decides what every trial of a sweep does next; knows nothing of Ray.
+"""Decides what every trial of a sweep does next, independently of Ray.
 
 Its caller runs the trials: it asks :meth:`Director.next_trial` for work, and reports the outcome with
-:meth:`Director.report` and :meth:`Director.lose`. A kill between any two statements here loses nothing: what a decision
-depends on is in the journal before it is made, and a new director makes the same decision from there.
+:meth:`Director.report` and :meth:`Director.lose`. A kill between any two statements here loses nothing: everything that
+a decision depends on is in the journal before it is made, so a new director makes the same decision.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LEAST_SILENCE_S = 600.0
 _SILENT_EPOCHS = 20
 """A trial hangs if it reports nothing for this many times its longest epoch, and at least ``_LEAST_SILENCE_S``."""
 _SET_UP_S = 3600.0
-"""Least time that an attempt has until its first report: a node may have to copy the data first."""
+"""Minimum time that an attempt has until its first report: a node may have to copy the data first."""
 _FIRST_SILENCE_S = 6 * 3600.0
-"""Time that the first epoch of a sweep has: how long an epoch takes is not known yet."""
+"""Time allowed for the first epoch of a sweep, when the length of an epoch is not known yet."""
 
 
 class Director:
@@ -70,9 +70,9 @@ class Director:
         self._waiting = [record.trial for record in journal.state.open_trials()]
 
     def record_missed_ends(self) -> None:
-        """Record the ends that a kill kept out of the journal; call it before anything is handed out.
+        """Record the ends that a kill kept out of the journal; call this before anything is handed out.
 
-        These are ends of trials whose last report was to be their last one, by its epoch or by the pruner.
+        They belong to trials whose latest report was due to be their last, by its epoch or by the pruner.
         """
         for record in self._journal.state.open_trials():
             if record.last_epoch >= self._plan.epochs or was_stopped(record.metrics.get(record.last_epoch, {})):
@@ -99,8 +99,8 @@ class Director:
     def next_trial(self) -> Handout | None:
         """Return the next attempt, at unfinished trials first, then at new ones; None if none may start now.
 
-        Without GPUs, trials share the memory of the machine. So one that ran out of memory waits until nothing else
-        runs and nothing new is left, and then runs alone.
+        Without GPUs, trials share the memory of the machine. A trial that ran out of memory therefore waits until
+        nothing else is running and nothing new is left, and then runs alone.
         """
         if self._needs_machine(*self._running):
             return None
@@ -125,7 +125,7 @@ class Director:
         if self._journal.state.records[trial].ended:
             return False
         if report.storage_full:
-            # Every other trial would fail in the same way. So the sweep stops, and a resume hands this one out again.
+            # Every other trial would fail in the same way, so the sweep stops, and a resume hands this one out again.
             raise OrchestratorError(
                 f"Trial {trial} cannot write its checkpoint: {report.message}. "
                 f"Free some space, then continue: orchestrator resume {self._plan.id}"
@@ -148,8 +148,8 @@ class Director:
             self._on_artifacts(trial, report.artifacts)
         if not self._journal.append(_epoch_event(trial, report)):
             self.note_work(trial)
-            # A resumed trial reports the epoch of its checkpoint again. If the journal has it, the decision was taken
-            # then, and the trial was to continue: an ended trial is not handed out.
+            # A resumed trial reports the epoch of its checkpoint again. If the journal has it, the decision was made
+            # then, and it was to continue: an ended trial is not handed out.
             return True
         self._losses.pop(trial, None)
         self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
@@ -162,12 +162,14 @@ class Director:
     def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
         """Record that a trial's process died or ran out of memory; hand the trial out again if that may help.
 
-        A lost trial is handed out again until it was lost ``MAX_LOSSES`` times in a row without a new epoch. One that
-        ran out of memory is handed out once more, to run alone.
+        A lost trial is handed out again until it has been lost ``MAX_LOSSES`` times in a row without a new epoch. One
+        that ran out of memory is handed out once more, to run alone.
         """
         if self._journal.state.records[trial].ended:
             return
-        overdue = self._describe_overdue(trial)  # before it counts as no longer running: it may have been killed for it
+        overdue = self._describe_overdue(
+            trial
+        )  # while it still counts as running: it may have been killed for running too long
         self._running.discard(trial)
         if overdue is not None:
             self._end(trial, TrialState.FAILED, Cause.TIMEOUT, overdue)
@@ -191,7 +193,7 @@ class Director:
         self._working_since.setdefault(trial, time.time())
 
     def note_absence(self, seconds: float) -> None:
-        """Record that this driver slept until now, as on a closed laptop; in that time no trial was silent."""
+        """Record that this driver was asleep until now, as on a closed laptop; that time does not count as silence."""
         self._absences.append((time.time(), seconds))
 
     def is_overdue(self, trial: int) -> bool:
@@ -207,7 +209,7 @@ class Director:
         began, last = (moment / 1000 for moment in record.spans[-1])
         if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) > limit_s:
             return f"took longer than {limit_s:g} s"
-        # While a trial has no epoch of its own, the longest one of the sweep is the measure.
+        # Until a trial has an epoch of its own, the sweep's longest epoch is the measure.
         longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
         if last == began:  # this attempt has reported no epoch yet
             if trial not in self._working_since:
@@ -226,7 +228,7 @@ class Director:
         return next((trial for trial in self._waiting if not self._needs_machine(trial)), None)
 
     def _hand_out_last(self) -> Handout | None:
-        """Hand out a trial that needs the whole machine, once nothing else runs."""
+        """Hand out a trial that needs the whole machine, once nothing else is running."""
         if self._running or not self._waiting:
             return None
         record = self._journal.state.records[self._waiting.pop(0)]
@@ -241,7 +243,7 @@ class Director:
         return not self._exhausted and len(state.records) < state.num_trials
 
     def _replay(self) -> set[int]:
-        """Show every known report to the pruner, in the order of the journal; return the trials that it cuts."""
+        """Show every known report to the pruner, in the order of the journal; return the trials that it stops."""
         metric = self._plan.protocol.metric
         reports = [event for event in follow(self._journal.path)[0] if isinstance(event, EpochReported)]
         return {event.trial for event in reports if self._pruner.cuts(event.trial, event.epoch, event.metrics[metric])}

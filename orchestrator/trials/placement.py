@@ -1,8 +1,8 @@
-"""Reserves Ray's resources for trials, and gives back those of trials that died.
+"""Reserves Ray's resources for trials, and releases those of trials that died.
 
-Ray Train reserves a placement group for a trial's workers and gives it back when they end. If the actor that watches
-over them dies, the group stays until the job ends, and the sweep would wait for its own resources. So every group
-carries the name of its attempt, under which the driver finds and removes it. (Ray Train's own cleaner learns of a group
+Ray Train reserves a placement group for a trial's workers and releases it when they end. If the actor that supervises
+them dies, the group stays until the job ends, and the sweep would wait for its own resources. Every group therefore
+carries the name of its attempt, by which the driver finds and removes it. (Ray Train's own cleaner learns of a group
 only once its workers run, and it needs the dashboard.)
 """
 
@@ -21,7 +21,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import Handout
 
 OVERSEER_BYTES = 512 * 1024**2
-"""Memory reserved for the actor that watches over a trial's workers. It takes no CPU, which would cost a whole worker.
+"""Memory reserved for the actor that supervises a trial's workers. It takes no CPU, because that would cost a worker.
 """
 _LOOK_S = 1.0
 _CLEANUP_S = 60.0
@@ -35,7 +35,7 @@ def runs_over_train(plan: SweepPlan) -> bool:
 def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGroupFactory:
     """Return the resources of a trial's actor: one worker's share, or those of an overseer of Ray Train workers.
 
-    A trial that ran out of memory on a part of a GPU gets the whole GPU.
+    A trial that ran out of memory on a share of a GPU gets the whole GPU.
     """
     if runs_over_train(plan):
         return PlacementGroupFactory([{"memory": float(OVERSEER_BYTES)}])
@@ -46,7 +46,7 @@ def request_resources(plan: SweepPlan, handout: Handout | None) -> PlacementGrou
 
 
 def group_name(sweep_id: str, handout: Handout) -> str:
-    """Return the name of one attempt's placement groups; no other attempt has it."""
+    """Return the name of one attempt's placement groups; no other attempt has the same name."""
     return f"{sweep_id}/{trial_name(handout.trial)}/{handout.handed_ms}"
 
 
@@ -63,9 +63,9 @@ def remove_groups(name: str) -> int:
 
 
 class DeadTrials:
-    """Gives back the resources of attempts whose process died, for a while after the death.
+    """Releases the resources of attempts whose process died, for a while after the death.
 
-    Once is not enough: a request that the process made before its death may be granted after it.
+    Doing so once is not enough: a request that the process made before its death may be granted afterwards.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DeadTrials:
         self._next_look = 0.0
 
     def end(self) -> None:
-        """Give back what is reserved now; cheap enough to be called at every step."""
+        """Release what is reserved now; cheap enough to call at every step."""
         now = self._clock()
         if not self._until or now < self._next_look:
             return

@@ -41,14 +41,14 @@ class Proposer(Protocol):
     """Proposes a point for each trial number and learns from how the trial ended."""
 
     def propose(self, trial: int) -> Proposal | None:
-        """Return the point of a new trial, or None if there is none left."""
+        """Return the point of a new trial, or None if no point is left."""
 
     def learn(self, record: TrialRecord) -> None:
-        """Take in the end of a trial."""
+        """Learn from the end of a trial."""
 
 
 def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Proposer:
-    """Return a plan's proposer in its state after these trials; those that have not ended count as running."""
+    """Return a plan's proposer in its state after these trials; unfinished trials count as running."""
     if plan.sampler == "grid" and plan.ranges:
         return GridProposer(plan)
     return OptunaProposer(plan, records)
@@ -59,7 +59,7 @@ class GridProposer:
 
     Start points are not used. Why not ``optuna.samplers.GridSampler``: it shuffles the combinations, so a grid that an
     earlier version began could not be resumed, and after the last one it calls ``study.stop()``, which raises outside
-    ``study.optimize``. Computed from the trial's number, the point needs no state to be the same after a restart.
+    ``study.optimize``. A point that is computed from the trial's number is the same after a restart, without any state.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
@@ -82,7 +82,7 @@ class OptunaProposer:
     """Proposes the start points, then random start-up points, then TPE (multivariate, constant liar) or random points.
 
     A trial that was cut short is reported to Optuna as PRUNED with the values of its epochs, never as a finished one.
-    A failed trial teaches TPE nothing.
+    TPE ignores failed trials.
     """
 
     def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
@@ -97,7 +97,7 @@ class OptunaProposer:
                 self._running[record.trial] = self._ask(record.trial, record.params)
 
     def propose(self, trial: int) -> Proposal | None:
-        """Return a start point, with drawn values for what it leaves out, or a drawn point."""
+        """Return a start point, with drawn values for the keys that it leaves out, or a drawn point."""
         point: Mapping[str, Scalar] = self._plan.start_from[trial] if trial < len(self._plan.start_from) else {}
         self._running[trial] = self._ask(trial, point)
         return Proposal({**point, **self._running[trial].params}, self._origin(trial))
@@ -114,7 +114,7 @@ class OptunaProposer:
         known = {key: value for key, value in point.items() if key in self._distributions}
         if known:
             self.study.enqueue_trial(known)
-        # A new sampler for every trial: one that lived on would be in another state after a restart.
+        # A new sampler for every trial: a long-lived sampler would be in a different state after a restart.
         self.study.sampler = self._sampler(trial)
         return self.study.ask(self._distributions)
 
@@ -135,11 +135,11 @@ class OptunaProposer:
 class _PlannedTpe(optuna.samplers.TPESampler):
     """Samples the plan's ranges by TPE.
 
-    Optuna would work out the search space from every earlier trial, at every draw; ours is known.
+    Optuna would derive the search space from all earlier trials at every draw; ours is known.
     """
 
     def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
-        # One start-up trial: the random phase is counted by trial number in OptunaProposer. Optuna counts finished
+        # One start-up trial, because OptunaProposer counts the random phase by trial number. Optuna counts finished
         # trials, so its own start-up would grow with the number of trials that run at once.
         super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
         self._planned = distributions

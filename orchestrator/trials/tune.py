@@ -1,14 +1,14 @@
 """Runs a sweep's trials on Ray Tune: connects Tune's searcher, stopper and callbacks to the sweep's director.
 
-Tune decides nothing and stores nothing: which trial runs next, when one stops and what follows a death is the
-director's decision, read from the journal. Tune never retries a trial either; the director hands it out again.
+Tune decides nothing and stores nothing: which trial runs next, when one stops and what follows a death are decided
+by the director, from the journal. Tune never retries a trial either; the director hands it out again.
 
-What Tune 2.60 offers in public is used as far as it goes. Five things it does not offer:
+We use the public interface of Tune 2.60 as far as possible. It lacks five things:
 
-- The exception that ended a trial. ``Callback.on_trial_error`` gets the trial alone: ``ray_compat.read_trial_error``.
+- The exception that ended a trial. ``Callback.on_trial_error`` gets only the trial: ``ray_compat.read_trial_error``.
 - An end to a trial that hangs. A stop waits for the running epoch, so we kill the trial's process, whose handle only
   Tune has: ``ray_compat.trial_actor``.
-- A scheduler that does not look at every trial there ever was, at every step: :class:`_FirstComeScheduler`.
+- A scheduler that does not look at every trial so far at every step: :class:`_FirstComeScheduler`.
 - An end without a snapshot of every trial, which ``tune.run`` always writes after ``Searcher.FINISHED``: 2.4 s for 300
   trials on a busy machine, growing with their number, for a file that nobody reads. So the searcher ends Tune with an
   ordinary exception, on which Tune cleans up and writes nothing.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 _ABSENCE_S = 60.0
-"""Tune takes several steps a second: a driver that took none for this long was asleep or stopped."""
+"""Tune takes several steps a second: a driver that took none for this long was asleep or suspended."""
 
 
 def run_trials(
@@ -66,9 +66,9 @@ def run_trials(
         trainable: The result of :func:`orchestrator.trials.actor.make_trainable` or
             :func:`orchestrator.trials.workers.make_train_trainable`.
         director: Makes the decisions.
-        scratch: Folder for what Tune writes; nothing in it is needed later.
-        has_room: Whether the disk has room for one more trial; no trial starts while it has not.
-        interrupted: Whether the user asked for an end; called at every step.
+        scratch: Folder for Tune's files; none of them is needed later.
+        has_room: Whether the disk has room for one more trial; otherwise no trial starts.
+        interrupted: Whether the user asked to stop; called at every step.
 
     Raises:
         Interrupted: ``interrupted`` returned True.
@@ -102,7 +102,7 @@ class _Finished(Exception):  # noqa: N818 - no error
 
 
 class _Trials:
-    """The trials that Tune has in hand, by Tune's ids; what Tune's hooks share."""
+    """The trials that Tune is handling, by Tune's ids; shared by Tune's hooks."""
 
     def __init__(self, plan: SweepPlan, director: Director, has_room: Callable[[], bool]) -> None:
         self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
@@ -129,14 +129,14 @@ class _Trials:
         return {HANDOUT: handout}
 
     def started(self, trial: Trial) -> None:
-        """Note that a trial has its process."""
+        """Record that a trial has its process."""
         self._running[trial.trial_id] = trial
         # Over Ray Train, this process runs long before the workers do; they report themselves when they are ready.
         if not self._over_train:
             self._director.note_work(self._handouts[trial.trial_id].trial)
 
     def report(self, trial_id: str, report: TrialReport) -> bool:
-        """Pass a report to the director and return whether the trial goes on."""
+        """Pass a report to the director and return whether the trial continues."""
         try:
             if report.cause is Cause.LOST:
                 report = self._blame_memory(report)
@@ -169,7 +169,7 @@ class _Trials:
             self._keep_error(error)
 
     def step(self) -> None:
-        """Do what is due; called several times a second."""
+        """Do whatever is due; called several times a second."""
         self.raise_error()
         self._dead.end()
         self._memory_kills.look()
@@ -188,8 +188,8 @@ class _Trials:
             raise self._error
 
     def _keep_error(self, error: Exception) -> bool:
-        # Raised where a result is handled, Tune would turn it into a TuneError that has its traceback as text.
-        # Raised at the next step, it leaves tune.run as it is.
+        # If it were raised where a result is handled, Tune would turn it into a TuneError with its traceback
+        # as text. Raised at the next step, it leaves tune.run unchanged.
         self._error = self._error or error
         return False
 
@@ -200,18 +200,18 @@ class _Trials:
             return False
         raise OrchestratorError(
             "The checkpoints of one more trial do not fit under the sweep's cap, and no running trial is left that "
-            "could free room. Use a space with a larger budget.cap_gib."
+            "could free space. Use a space with a larger budget.cap_gib."
         )
 
     def _blame_memory(self, lost: TrialReport) -> TrialReport:
-        """Return the report of a dead process, with OOM as its cause if the kernel of its node killed one for that."""
+        """Return the report of a dead process, with OOM as its cause if its node's kernel ran out of memory."""
         if not self._memory_kills.grew(find_address(lost.details)):
             return lost
         return replace(lost, cause=Cause.OOM, message="the kernel killed it: its control group was out of memory")
 
 
 class _HandoutSearcher(Searcher):
-    """Gives Tune what the director hands out."""
+    """Gives Tune the trials that the director hands out."""
 
     def __init__(self, trials: _Trials) -> None:
         super().__init__()
@@ -221,10 +221,10 @@ class _HandoutSearcher(Searcher):
         return self._trials.hand_out(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the director knows from the report."""
+        """Do nothing: the director knows it from the report."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Do nothing: the journal has it."""
+        """Do nothing: it is in the journal."""
 
     def save(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep is resumed from its journal")
@@ -234,7 +234,7 @@ class _HandoutSearcher(Searcher):
 
 
 class _ReportStopper(Stopper):
-    """Gives the director what the trials report, and stops those that it stops."""
+    """Passes the trials' reports to the director, and stops the trials that it wants stopped."""
 
     def __init__(self, trials: _Trials, interrupted: Callable[[], bool]) -> None:
         self._trials, self._interrupted = trials, interrupted
@@ -250,7 +250,7 @@ class _ReportStopper(Stopper):
 
 
 class _StepCallback(Callback):
-    """Tells of starts, ends and deaths, and lets time pass."""
+    """Reports starts, ends and deaths to the director, and the passing of time."""
 
     def __init__(self, trials: _Trials) -> None:
         self._trials = trials
@@ -271,8 +271,8 @@ class _StepCallback(Callback):
 class _FirstComeScheduler(FIFOScheduler):
     """Leaves the order to Tune, which keeps a queue of the trials that wait.
 
-    FIFOScheduler looks for the next one in the list of all trials there ever were, at every step: at 10,000 trials that
-    costs more than all else that Tune does.
+    FIFOScheduler searches the list of all trials so far at every step: with 10,000 trials, that costs more than
+    everything else in Tune.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:

@@ -1,7 +1,7 @@
-"""Runs a trial on Ray Train workers: its actor starts them, watches over them, and passes on rank 0's reports.
+"""Runs a trial on Ray Train workers: its actor starts and supervises them, and passes on rank 0's reports.
 
 Ray Train retries nothing by itself. If a worker dies, the director hands the trial out again, and it continues from its
-newest checkpoint on the nodes that are up then.
+newest checkpoint on the nodes that are then up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orchestrator.trials.placement import group_name, remove_groups, request_res
 _POLL_S = 0.2
 _END_S = 20.0
 _ENVIRONMENT = {
-    # How often the controller polls its workers. A start, a report and an end all wait for it: by default 2 s each.
+    # How often the controller polls its workers. A start, a report and an end each wait for it, by default for 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -106,7 +106,7 @@ class Attempt:
         plan: The sweep or promotion.
         handout: The attempt.
         checkpoints: URI of the folder of all trials' checkpoints.
-        scratch: URI of a folder for what Ray Train writes; nothing in it is needed later.
+        scratch: URI of a folder for Ray Train's files; none of them is needed later.
         make_run: Builds the run in place of ``TrainingRun``.
     """
 
@@ -141,7 +141,7 @@ class Attempt:
             return TrialReport(cause=Cause.LOST, message=_describe_loss(error))
 
     def end(self) -> None:
-        """End the workers, by asking them first, and give back their resources."""
+        """End the workers, asking them first, and release their resources."""
         with suppress(RayError):
             # Every message that still arrives is answered with "stop", until fit() has returned or the time is up.
             self._answer(False)
@@ -207,14 +207,14 @@ class Attempt:
 
 
 def judge_end(failure: TrialReport | None, error: BaseException | None) -> TrialReport:
-    """Return how an attempt ended that did not reach its last epoch.
+    """Return how an attempt that did not reach its last epoch ended.
 
     Args:
         failure: The report of the first worker that failed.
         error: The exception that ``fit()`` raised.
 
     Returns:
-        LOST (or OOM, if the node's memory was the cause) if a worker died or lost touch with another one; else the
+        LOST (or OOM, if the node's memory was the cause) if a worker died or lost contact with another; otherwise the
         worker's own failure.
     """
     from ray.train import TrainingFailedError

@@ -1,4 +1,4 @@
-"""Check that settings of data and model fit each other, as far as that shows without torch.
+"""Check that settings of data and model fit together, as far as possible without torch.
 
 This runs before anything is started.
 """
@@ -16,7 +16,7 @@ DIGITS_BACKBONE = "digits/resnet12"
 
 
 def check_fit(config: TrainConfig) -> None:
-    """Check that the settings of a run fit each other.
+    """Check that the settings of a run fit together.
 
     Raises:
         ConfigError: The image size does not fit digits, the digits family has no such backbone, or the backbone has
@@ -31,11 +31,11 @@ def check_fit(config: TrainConfig) -> None:
     of_digits = model.backbone.startswith("digits/")
     if of_digits and model.backbone != DIGITS_BACKBONE:
         raise ConfigError(
-            f"There is no backbone {model.backbone}. The digits family has {DIGITS_BACKBONE} only", "model.backbone"
+            f"There is no backbone {model.backbone}. The digits family has only {DIGITS_BACKBONE}", "model.backbone"
         )
     if model.weights == "pretext" and not (of_digits and data.name == DIGITS):
         raise ConfigError(
-            f"model.weights=pretext exists for {DIGITS_BACKBONE} on digits only, but got "
+            f"model.weights=pretext exists only for {DIGITS_BACKBONE} on digits, but got "
             f"model.backbone={model.backbone} on {data.name}",
             "model.weights",
         )

@@ -87,7 +87,7 @@ class AnLsConfig(StrictModel):
     """AN with label smoothing (AN-LS).
 
     Attributes:
-        smoothing: How far every label, 0 and 1 alike, is moved towards the other. Released: 0.1.
+        smoothing: How far every label (0 or 1) is moved towards the other value. Released: 0.1.
     """
 
     name: Literal["an_ls"] = "an_ls"
@@ -193,7 +193,7 @@ class LargeLossConfig(StrictModel):
     Attributes:
         scheme: What happens to the largest losses of unobserved labels: ``LL-R`` rejects them; ``LL-Ct`` treats the
             label as positive for this step, ``LL-Cp`` permanently.
-        delta_rel_percent: How many labels, in percent of the entries of a batch: so many more with each epoch (LL-R,
+        delta_rel_percent: How many labels, in percent of the entries of a batch: this many more in each epoch (LL-R,
             LL-Ct), or the same number every time (LL-Cp). The paper chose from 0.1-0.5; BoostLU uses 0.5, 0.2 and 0.1.
     """
 

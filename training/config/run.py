@@ -32,10 +32,11 @@ class DataConfig(StrictModel):
         image_size: Side of the square input in px.
         strong_view_strength: Strength of the strong view of digits; 1 is full strength, 0.5 gave better results.
         store: URI or folder of the prepared store; every dataset but digits needs one.
-        num_workers: Processes per rank that read a store and make its views; 0 does both in the run's own process.
+        num_workers: Processes per rank that read a store and make views; with 0, the run's own process does both.
             Digits need none.
         augment_order: Whether RandAugment runs after the resize (``resized``) or, as released, before it on the
-            original image (``original``), which needs a store that keeps the originals. Digits have ``resized`` only.
+            original image (``original``), which needs a store that keeps the originals. Digits support only
+            ``resized``.
         normalisation: How pixels in [0, 1] are normalised: ``dataset`` subtracts a mean colour and divides by a
             deviation (their own for digits, ImageNet's for photos, as in their trunks' training); ``none`` leaves them,
             as released for PLC + LAC, and makes the pixels that IGNORE masks black instead of the mean colour.
@@ -57,7 +58,7 @@ class DataConfig(StrictModel):
 
 
 PLACE_KEYS = frozenset({"data.store", "data.num_workers"})
-"""Settings that no result depends on: where the data are, and how many processes read them.
+"""Settings that no result depends on: where the data is, and how many processes read it.
 
 A run may be resumed with other values, and two configurations that differ only here are the same.
 """
@@ -104,7 +105,7 @@ class ModelConfig(StrictModel):
     @field_validator("num_heads")
     @classmethod
     def _check_heads(cls, num_heads: int, info: ValidationInfo) -> int:
-        # info.data lacks hidden_dim if that failed its own check, whose error is then the one to report.
+        # info.data lacks hidden_dim if it failed its own check; its own error is then the one to report.
         if (hidden_dim := info.data.get("hidden_dim")) and hidden_dim % num_heads:
             raise ValueError(f"a divisor of model.hidden_dim={hidden_dim}")
         return num_heads
@@ -164,8 +165,9 @@ class LoopConfig(StrictModel):
             ``common`` (one set-up for all methods), ``digits`` (that of the digit scenes) or ``custom`` (any other,
             such as a published one with changes).
         select_epoch_by: What chooses the epoch whose weights count.
-        patience_epochs: Number of epochs in a row that may pass without a gain in the metric of ``select_epoch_by``;
-            the next one ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None never ends it.
+        patience_epochs: Number of consecutive epochs that may pass without a gain in the metric of
+            ``select_epoch_by``; one more ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None
+            never ends it.
         max_drop_percent: The run ends when that metric falls this many percentage points below its best so far: 3 for
             large loss, 2 for GR loss. None never ends it.
         num_threads: torch's CPU threads in a worker; bit-identical results need the same number.
@@ -179,7 +181,7 @@ class LoopConfig(StrictModel):
     epochs: int = Field(25, ge=1)
     seed: int = Field(0, ge=0)
     recipe: Literal["digits", "published", "common", "custom"] = "custom"
-    select_epoch_by: SelectBy = Field(SelectBy.CLEAN_VAL, strict=False)  # files and flags give its text
+    select_epoch_by: SelectBy = Field(SelectBy.CLEAN_VAL, strict=False)  # files and flags give its value as text
     patience_epochs: int | None = Field(None, ge=0)
     max_drop_percent: float | None = Field(None, ge=0, le=100)
     num_threads: int = Field(1, ge=1)
@@ -211,10 +213,10 @@ class TrainConfig(StrictModel):
             ConfigError: A key is unknown (the message names the nearest valid one), or a value has the wrong type or is
                 out of range.
         """
-        # As text, so that any value for a name, even a number, is answered with the list of names.
+        # As text, so that for any wrong name, even a number, the error lists the valid names.
         method = str(flat.get("method.name", "ignore"))
         check_keys(flat, method)
-        # The name is always given, because it decides which class the section is validated by.
+        # The name is always given, because it decides which class validates the section.
         nested: dict[str, dict[str, Any]] = {"method": {"name": method}}
         for key, value in flat.items():
             section, _, leaf = key.partition(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-# Short names from papers and other code, for settings with longer names here.
+# Short names from papers and other code, for settings that have longer names here.
 SYNONYMS = {
     "tau": "method.cam_threshold",
     "spbc": "method.spbc_weight",

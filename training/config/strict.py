@@ -1,4 +1,4 @@
-"""The strict base of every configuration, and how to say what is wrong with a value."""
+"""The strict base class of every configuration, and messages that say what is wrong with a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from training.config.spelling import did_you_mean
 
-# What a value must be, by the type of pydantic's error; the fields are those of its context.
+# What a value must be, by the type of pydantic's error; the fields come from the error's context.
 _RULES = {
     "int_type": "an integer",
     "int_parsing": "an integer",
@@ -37,13 +37,13 @@ _RULES = {
 
 
 class StrictModel(BaseModel):
-    """Frozen, without unknown keys, and strict: neither text nor a truth value is taken for a number."""
+    """Frozen, strict and without unknown keys: neither text nor a boolean is accepted as a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def explain(details: ErrorDetails, name: str = "") -> str:
-    """Return what is wrong with a value, as it goes on from the name of its key (``must be an integer, but got 2.5``).
+    """Return what is wrong with a value, to follow the name of its key (``must be an integer, but got 2.5``).
 
     Args:
         details: One of pydantic's errors.
@@ -64,5 +64,5 @@ def explain(details: ErrorDetails, name: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a YAML file has it (``true``, ``null``, quotes around text)."""
+    """Return a value as it is written in a YAML file (``true``, ``null``, quotes around text)."""
     return json.dumps(value, default=repr)

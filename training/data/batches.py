@@ -1,4 +1,4 @@
-"""Make batches of a split in memory; order and views of an epoch depend on (seed, epoch) alone."""
+"""Make batches of a split in memory; the order and views of an epoch depend only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TrainBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and its part may be empty.
+        """Yield this rank's part of every global batch; the last batch may be smaller, and its part may be empty.
 
         Args:
             epoch: Counted from 1.

@@ -1,9 +1,9 @@
-"""Names of the datasets, and the command that prepares each. Light to import: the standard library alone."""
+"""Names of the datasets, and the command that prepares each. Imports only the standard library."""
 
 from __future__ import annotations
 
 EMBEDDED = "digits"
-"""Made from what ships inside scikit-learn when a run first needs it."""
+"""Made from data that ships with scikit-learn when a run first needs it."""
 IMAGE_DATASETS = ("voc", "coco", "nuswide", "cub")
 FOLDER = "folder"
 """Your own images and labels; ``--name`` gives such a dataset another name."""

@@ -1,4 +1,4 @@
-"""Make digit scenes, the embedded dataset, from data that ship inside scikit-learn; nothing is downloaded.
+"""Make digit scenes, the embedded dataset, from data that ships with scikit-learn; nothing is downloaded.
 
 A scene is a 40 x 40 RGB image of one to four handwritten digits (8 x 8 pixels originally) on a dimmed crop of a photo,
 with its true labels and boxes. Digits and photo strips are disjoint between the splits.
@@ -35,7 +35,7 @@ CLASSES = tuple(str(digit) for digit in range(NUM_CLASSES))
 DEFAULT_COUNTS = {"train": 1500, "val": 500, "test": 1000}
 PRETEXT_IMAGES = 1280
 
-# Ranges of each class's digits and of each photo's width: no split sees raw material of another.
+# Ranges of each class's digits and of each photo's width: no split sees another split's raw material.
 _SOURCE_FRACS = {"train": (0.0, 0.60), "val": (0.60, 0.75), "test": (0.75, 1.0)}
 _NUM_DIGITS_PROBS = (0.15, 0.35, 0.30, 0.20)
 # Some classes occur together more often, as in photos: methods that use such correlations need something to find.
@@ -91,7 +91,7 @@ def make_scenes(spec: DigitsSpec, split: str) -> dict[str, Tensor]:
         ``images`` uint8 (N, 3, 40, 40), ``true`` bool (N, 10), ``boxes`` int16 (N, 4, 5) of (class, left, top, right,
         bottom) in px, padded with -1.
     """
-    # A stream of its own per split: more scenes of one split change nothing in the others.
+    # Each split has its own random stream, so more scenes in one split change nothing in the others.
     stream = np.random.default_rng(derive_seed("digits", spec.scene_seed, split))
     material = _load_raw_material(spec.scene_seed, split)
     count = int(getattr(spec, f"num_{split}"))
@@ -154,8 +154,8 @@ def checked_file(folder: Path, name: str, sha256: str) -> Path:
     path = folder / name
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise DatasetError(
-            f"The digit scenes are damaged: {path} does not fit their manifest. Delete {folder}: "
-            f"the next run makes it again"
+            f"The digit scenes are damaged: {path} does not match their manifest. Delete {folder}: "
+            f"the next run recreates it"
         )
     return path
 
@@ -192,7 +192,7 @@ def read_scenes_manifest(folder: Path) -> ScenesManifest:
     try:
         return ScenesManifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged: {error}. Delete {folder}: the next run makes it again") from error
+        raise DatasetError(f"{path} is damaged: {error}. Delete {folder}: the next run recreates it") from error
 
 
 def _load_raw_material(scene_seed: int, split: str) -> _RawMaterial:
@@ -203,7 +203,7 @@ def _load_raw_material(scene_seed: int, split: str) -> _RawMaterial:
     pixels = torch.from_numpy(raw.images.astype(np.float32) / 16.0)
     sized = {size: interpolate(pixels[:, None], size=size, mode="bilinear")[:, 0].numpy() for size in _SIZES_PX}
     low, high = _SOURCE_FRACS[split]
-    # The seed does not name the split: the shares are disjoint only if all splits permute alike.
+    # The seed does not depend on the split: the shares are disjoint only if all splits use the same permutation.
     stream = np.random.default_rng(derive_seed("digits-sources", scene_seed))
     digits = {}
     for label in range(NUM_CLASSES):
@@ -243,7 +243,7 @@ def _compose(
     digits, places, taken = _lay_out(classes, material, stream)
     for digit, place in zip(digits, places, strict=True):
         _paint(canvas, digit, place, stream)
-    # Strokes without a class: a map that lights up on any stroke must be wrong.
+    # Strokes without a class, so that a map that lights up on any stroke is wrong.
     if stream.random() < 0.5:
         _add_distractor(canvas, taken, material, stream)
     canvas += stream.normal(0, _NOISE, canvas.shape).astype(np.float32)
@@ -258,7 +258,7 @@ def _lay_out(
     classes: list[int], material: _RawMaterial, stream: np.random.Generator
 ) -> tuple[list[Pixels], list[tuple[int, int]], NDArray[np.bool_]]:
     """Draw a digit and a free place for every class; start again until all fit."""
-    # The whole scene is drawn again: with the placed digits kept, there might never be room for the rest.
+    # The whole scene is drawn again: if the placed digits were kept, there might never be room for the rest.
     while True:
         taken = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
         digits = [_draw_digit(material.digits[label], stream) for label in classes]
@@ -309,7 +309,7 @@ def _add_distractor(
         return
     half = len(digit) // 2
     blocks = [digit[:half, :half], digit[:half, half:], digit[half:, :half], digit[half:, half:]]
-    order = np.arange(4)  # unchanged it would be a digit without a label
+    order = np.arange(4)  # unchanged, it would be a digit without a label
     while (order == np.arange(4)).all():
         order = stream.permutation(4)
     a, b, c, d = (blocks[index] for index in order)

@@ -1,9 +1,9 @@
 """Load batches of a store through torch's DataLoader, and choose between that and batches made in memory.
 
-Workers hand over uint8 with channels last, through memory that both sides share: a quarter of the bytes of floats,
-nothing is transposed or copied in between, and the device normalises.
-Order, flips and operations depend on (seed, epoch, row) alone, so the number of workers, the batch size and the ranks
-never change what an image becomes, and an epoch can be entered at any step.
+Workers hand over uint8 with channels last, through shared memory: that is a quarter of the bytes of floats, nothing
+is transposed or copied in between, and the device normalises. Order, flips and operations depend only on (seed, epoch,
+row), so the number of workers, the batch size and the ranks never change what an image becomes, and an epoch can be
+entered at any step.
 
 Worker processes live for one pass over a split: nothing is left behind when a run ends, fails or is abandoned half-way,
 and forking them again costs milliseconds.
@@ -129,7 +129,7 @@ class StoreBatches:
         return self._num_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield this rank's part of every global batch; the last batch is smaller, and its part may be empty.
+        """Yield this rank's part of every global batch; the last batch may be smaller, and its part may be empty.
 
         Close the iterator if you leave it before its end (:func:`contextlib.closing`): that ends its workers.
 
@@ -257,7 +257,7 @@ def _slots(
     Yields:
         The reader and an iterator over the slots of the batches. A slot is valid until the next one is requested.
     """
-    # More workers than CPUs would only wait for each other, and torch warns about them.
+    # More workers than CPUs would only wait for each other, and torch warns about that.
     num_workers = min(num_workers, len(rows), usable_cpus())
     # DataLoader starts a task only when a batch is requested, so this many slots are enough: the batch in use and
     # those being read never share one.
@@ -277,8 +277,8 @@ def _slots(
     try:
         yield reader, iterator
     finally:
-        # torch ends workers when the iterator is collected, but a traceback may hold it for long. There is no public
-        # name for this; without the private one they end later.
+        # torch ends workers when the iterator is collected, but a traceback may keep it alive for long. There is no
+        # public name for this; without the private one, they end later.
         shutdown = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
@@ -287,5 +287,5 @@ def _slots(
 def _normalised(pixels: Tensor, scale: PixelScale, device: torch.device) -> Tensor:
     """Return a slot's uint8 (B, H, W, 3) as normalised (B, 3, H, W) on a device, copied out of the slot."""
     if device.type == "cuda":
-        pixels = pixels.pin_memory()  # a copy, so the slot is free while the transfer is under way
+        pixels = pixels.pin_memory()  # a copy, so the slot is free during the transfer
     return scale.normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))

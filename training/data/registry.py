@@ -89,7 +89,7 @@ def open_dataset(config: DataConfig) -> Store:
         )
     store = open_store(config.store)
     manifest = store.manifest
-    # A store of other classes would train without any error, and to no purpose.
+    # A store with other classes would train without any error, but to no purpose.
     if manifest.name != config.name:
         raise ConfigError(
             f"data.store must be a store of {config.name}, but {config.store} is a store of {manifest.name}",
@@ -129,7 +129,7 @@ def digits_place(config: DataConfig) -> Path:
     return digits_folder(digits_spec(config), cache_dir())
 
 
-# An actor is reused for trial after trial, and its splits are immutable.
+# An actor is reused for many trials, and its splits are immutable.
 @lru_cache(maxsize=4)
 def _read_digits(folder: str, split: str, draw_seed: int) -> SplitData:
     return read_split(Path(folder), split, draw_seed)
@@ -137,7 +137,7 @@ def _read_digits(folder: str, split: str, draw_seed: int) -> SplitData:
 
 @dataclass(frozen=True)
 class _Key:
-    """Cache key of a store: one that was prepared again at the same place has another hash."""
+    """Cache key of a store: a store that was prepared again at the same place has a different hash."""
 
     uri: str
     data_hash: str

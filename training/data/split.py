@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Images(Protocol):
-    """Images of one size that are read by row; they can be pickled and read in another process."""
+    """Images of one size, read by row; they can be pickled and read in another process."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -20,7 +20,7 @@ class Images(Protocol):
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return uint8 (n, 3, H, W), or (0, 3, H, W) for no rows.
 
-        Channels should come last in memory: then the loader copies nothing.
+        Channels should be last in memory, so that the loader need not copy.
         """
         ...
 
@@ -30,7 +30,7 @@ class OriginalImages(Images, Protocol):
     """Images whose original files were kept too."""
 
     def read_original(self, row: int) -> Image.Image:
-        """Return one original in RGB, turned as its EXIF data say."""
+        """Return one original in RGB, rotated as its EXIF data says."""
         ...
 
 

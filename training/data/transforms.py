@@ -1,6 +1,6 @@
 """Make weak and strong views of photos: flips, and RandAugment(3, 5) with torchvision's operations and magnitudes.
 
-A view depends on (seed, epoch, row, view) alone, not on the batch, the rank or the worker.
+A view depends only on (seed, epoch, row, view), not on the batch, the rank or the worker.
 
 Every operation gives bit for bit what torchvision's RandAugment gives for PIL images (a test compares them). Photos
 stay PIL images in between, because PIL's kernels on uint8 are 2 to 30 times as fast as torchvision's on uint8 tensors

@@ -78,7 +78,7 @@ def draw_shifts(num_images: int, generator: torch.Generator) -> Tensor:
 def shift(images: Tensor, shifts: Tensor) -> Tensor:
     """Make the weak view: shift images (n, 3, H, W) by up to MAX_SHIFT_PX px and repeat the border pixels."""
     height, width = images.shape[-2:]
-    # Repeated, not black: a black rim would tell the shift.
+    # Repeated, not black: a black rim would reveal the shift.
     padded = pad(images.float(), (MAX_SHIFT_PX,) * 4, mode="replicate")
     places = zip(padded, shifts.tolist(), strict=True)
     picked = [image[:, row : row + height, column : column + width] for image, (row, column) in places]

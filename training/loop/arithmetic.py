@@ -15,7 +15,7 @@ from training.models.base import ModelOutput
 def set_arithmetic(config: LoopConfig) -> None:
     """Set the number of CPU threads, and whether a GPU rounds float32 factors to TF32 (``fp32``: no).
 
-    Both hold for the whole process.
+    Both settings apply to the whole process.
     """
     torch.set_num_threads(config.num_threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision != "fp32"

@@ -1,4 +1,4 @@
-"""Write the files that a run leaves in addition to its metrics: average precision per class, and pictures of CAMs."""
+"""Write the files that a run produces in addition to its metrics: average precision per class, and pictures of CAMs."""
 
 from __future__ import annotations
 

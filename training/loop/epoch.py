@@ -117,7 +117,7 @@ class EpochLoop:
         guard.check(step)
         loss.backward()
         guarded_step(self.optimizer, finite)
-        self.schedule.step()  # also after a step that was held back, so that rates depend on the step alone
+        self.schedule.step()  # also after a skipped step, so that the rate depends only on the step number
         self._method.apply_updates(output, finite)
         if self._average is not None:
             self._average.update(finite)

@@ -15,7 +15,7 @@ from training.models.cam_quality import cam_metrics
 
 NUM_IMAGES = 256
 _BATCH = 32
-# For methods that mask nothing.
+# For methods without masks.
 _THRESHOLD = 0.5
 _HOW: CamNormalisation = "per_image"
 
@@ -25,7 +25,7 @@ def measure_localisation(
 ) -> dict[str, float]:
     """Measure the maps on the first ``NUM_IMAGES`` images with boxes.
 
-    Every rank scores all of them: so few are not worth sharing, and all ranks get the same figures.
+    Every rank scores all of them: there are too few to be worth sharing, and all ranks get the same figures.
 
     Args:
         model: In eval mode.

@@ -26,7 +26,7 @@ from training.methods.base import Sizes
 from training.methods.registry import build_method
 from training.models.registry import build_model
 
-_SCHEDULE_STEPS = 1000  # any length does: memory does not depend on it
+_SCHEDULE_STEPS = 1000  # any length works: memory does not depend on it
 _SHARED_FRAC = 0.95
 _STEPS = 2  # the first step allocates the optimiser's moments, so only the second needs all the memory
 
@@ -55,8 +55,8 @@ class MaxBatch:
         limit_gib: The memory it had to fit into.
         attempts: All attempts, in order.
         own_batch_size: The batch size of the run's own settings.
-        own_gib: Memory of a process with that batch, on a GPU with its context and torch's cache. None if it does not
-            fit.
+        own_gib: Memory of a process with that batch; on a GPU, including its context and torch's cache. None if it
+            does not fit.
     """
 
     batch_size: int
@@ -94,7 +94,7 @@ def probe_gpu(config: TrainConfig, num_classes: int, largest: int, device: torch
     Args:
         config: Settings of the run; its weights and compilation do not matter.
         num_classes: C.
-        largest: Images of the train split. No batch is larger, and a method may keep state for so many.
+        largest: Number of images in the train split. No batch is larger, and a method may keep state for each of them.
         device: The GPU.
     """
 
@@ -136,7 +136,7 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
             target=_try_on_cpu, args=(there, config.flatten(), num_classes, batch_size, largest, limit_gib)
         )
         process.start()
-        there.close()  # our copy of the writing end, or recv would wait forever for a process that was killed
+        there.close()  # close our copy of the writing end, or recv would wait forever for a process that was killed
         try:
             fits, peak = here.recv()
         except EOFError:

@@ -1,4 +1,4 @@
-"""Report the figures of a step that runs out of memory, not only the fact."""
+"""Report how much memory a step used when it runs out of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch has no error class for CPU memory: only the text tells.
+    # torch has no error class for CPU memory: only the text shows it.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 

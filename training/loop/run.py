@@ -201,7 +201,7 @@ class TrainingRun:
         return state is not None
 
     def best_state(self) -> dict[str, Any]:
-        """Return what pictures, evaluation, prediction and registration need of the current epoch.
+        """Return what pictures, evaluation, prediction and registration need from the current epoch.
 
         The weights are the averaged ones if the run keeps them and they are better.
         """
@@ -291,7 +291,7 @@ class TrainingRun:
         value = self.metrics.get(epoch_metric(select_by))
         if select_by is SelectBy.LAST:
             self.best_epoch = self.epoch
-        # Strictly better: of equal epochs the earliest counts, as in training.selection.choose_epoch.
+        # Strictly better: among equal epochs the earliest counts, as in training.selection.choose_epoch.
         elif value is not None and value > self._best_value:
             self.best_epoch, self._best_value = self.epoch, value
 

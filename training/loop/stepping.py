@@ -1,4 +1,4 @@
-"""Define what an actor or a Ray Train worker needs of a run that it steps; imports no torch."""
+"""Define the interface of a run that an actor or a Ray Train worker steps; does not import torch."""
 
 from __future__ import annotations
 

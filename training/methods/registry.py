@@ -37,7 +37,7 @@ METHODS: dict[str, type[Method]] = {
     "plc": Plc,
     "plc_lac": PlcLac,
 }
-# Settings are defined apart from methods, so that they can be read without torch; the two lists must agree.
+# Settings are defined separately from methods, so that they can be read without torch; the two lists must agree.
 assert METHODS.keys() == METHOD_CONFIGS.keys()
 
 

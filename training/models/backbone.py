@@ -1,4 +1,4 @@
-"""Build trunks: any CNN of timm or torchvision without its classifier, or the small one of the digit scenes.
+"""Build trunks: any CNN from timm or torchvision without its classifier, or the small one for the digit scenes.
 
 Their initial weights come by name, from a file, or are random; see :mod:`training.models.weights`.
 """
@@ -104,7 +104,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 def _build_digits(name: str) -> nn.Module:
     if name != "resnet12":
         raise ConfigError(
-            f"There is no backbone digits/{name}. The digits family has digits/resnet12 only", "model.backbone"
+            f"There is no backbone digits/{name}. The digits family has only digits/resnet12", "model.backbone"
         )
     return DigitsTrunk()
 
@@ -165,7 +165,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -
 def _count_features(module: nn.Module, backbone: str) -> int:
     """Return the trunk's output channels, or raise ConfigError if it is not a CNN.
 
-    Two image sizes tell: a transformer takes one size only, or returns tokens, or has its channels last.
+    Two image sizes show this: a transformer takes only one size, returns tokens, or has its channels last.
     """
     was_training = module.training
     module.eval()

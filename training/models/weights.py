@@ -50,7 +50,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     if config.weights == "pretext":
         if library != "digits" or pretext_file is None:
             raise ConfigError(
-                f"model.weights=pretext exists for digits/resnet12 only, but got model.backbone={config.backbone}",
+                f"model.weights=pretext exists only for digits/resnet12, but got model.backbone={config.backbone}",
                 "model.weights",
             )
         return load_file(pretext_file)
@@ -58,7 +58,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     if path.is_file():
         return _read_file(path)
     if path.suffix in FILES:
-        raise WeightsError(f"There is no file {config.weights} (model.weights)")
+        raise WeightsError(f"The file {config.weights} (model.weights) does not exist")
     find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
     if find_source is None:
         raise _unknown(config.weights, ["pretext"])
@@ -104,7 +104,9 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
     try:
         if source.find() is None:
             with _only_fetcher(), redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout
-                if source.find() is None:  # asked again, because another process may have fetched it meanwhile
+                if (
+                    source.find() is None
+                ):  # looked up again, because another process may have fetched it in the meantime
                     _reach(source.url)
                 return source.load(source.find())
         return source.load(source.find())
@@ -148,7 +150,8 @@ def _timm_source(name: str, weights: str) -> _Source:
     hub_id, url = source.hf_hub_id, str(source.url or constants.ENDPOINT)
 
     def load(cached: Path | None) -> Mapping[str, Tensor]:
-        # Pass the cached file: without a network, the hub's client retries for most of a minute even then.
+        # Pass the cached file: without a network, the hub's client would retry for most of a minute even if it is
+        # cached.
         overlay = None if cached is None else {"file": str(cached)}
         return timm.create_model(
             tagged, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool=""

@@ -43,7 +43,7 @@ def test_what_cannot_be_written_is_named_with_the_variable_that_moves_it(
     monkeypatch.setenv(variable, str(file))
     with pytest.raises(
         UserError,
-        match=rf"^{subject} cannot be written: .* \(Not a directory\)\. Set {variable} to a folder that can\.$",
+        match=rf"^{subject} cannot be written: .* \(Not a directory\)\. Set {variable} to a writable folder\.$",
     ):
         require_writable(None)
 

@@ -32,7 +32,7 @@ def test_preparing_twice_does_nothing_the_second_time(cache: Path, monkeypatch: 
     assert not is_prepared(config)
     prepare(config)
     assert is_prepared(config)
-    monkeypatch.setattr(preparation, "_write", lambda spec, folder: pytest.fail("made again"))
+    monkeypatch.setattr(preparation, "_write", lambda spec, folder: pytest.fail("recreated"))
     prepare(config)
 
 

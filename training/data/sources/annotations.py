@@ -1,4 +1,4 @@
-"""Types for what a dataset's own files say: its images in the protocol's order, their labels, and faults found."""
+"""Types for the content of a dataset's own files: its images in the protocol's order, their labels, and any faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Fault:
         why: What is wrong with it.
         line: The line of a text file, counted from 1, if one is wrong.
         id: The image that must be left out because of it, if any.
-        is_fatal: Whether labels of other images cannot be trusted either, so that leaving images out does not help.
+        is_fatal: Whether the labels of other images cannot be trusted either, so that leaving images out does not help.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Annotations:
 
     Attributes:
         name: ``voc``, ``coco``, ``nuswide``, ``cub``, or the name of your own data.
-        layout: The layout that was found, in words; some datasets circulate in several.
+        layout: The layout that was found, in words; some datasets circulate in several layouts.
         root: The folder that the paths of images are relative to.
         classes: C names, in the order of the label columns.
         phases: ``train`` (the official training set) and ``test``; ``val`` only where the source gives one.
@@ -70,7 +70,7 @@ class Annotations:
         parts: Names of the parts that ``Phase.points`` is numbered by, if any.
         faults: What is wrong, in the order of the files.
         num_unlabelled: Per phase, images without any annotation, which the protocol leaves out (COCO).
-        notes: What the user should know although nothing is wrong.
+        notes: What the user should know even though nothing is wrong.
     """
 
     name: str

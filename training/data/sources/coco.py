@@ -36,7 +36,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class _Instances:
-    """The fields needed of one JSON: I images, A annotations, C categories."""
+    """The required fields of one JSON: I images, A annotations, C categories."""
 
     path: Path
     image_ids: NDArray[np.int64]
@@ -52,7 +52,7 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
 
     Args:
         source: The folder that holds ``annotations/`` or one above it, or ``annotations/`` itself.
-        images: Whether to look for the images and read boxes; without, the two JSONs are enough.
+        images: Whether to look for the images and read boxes; if not, the two JSONs are enough.
 
     Raises:
         NotThisDatasetError: The folder holds something else, or COCO of another year.
@@ -98,7 +98,7 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
     if content is None:
         return None
     try:
-        # Arrow reads just these fields and skips the outlines: a fifth of the time and a quarter of the memory of json.
+        # Arrow reads only these fields and skips the outlines: a fifth of the time and a quarter of the memory of json.
         table = pyarrow.json.read_json(
             pa.BufferReader(content),
             read_options=pyarrow.json.ReadOptions(
@@ -213,7 +213,7 @@ def _boxes(
 ) -> tuple[NDArray[np.float32], ...]:
     """Return (M, 5) for each image, from COCO's left, top, width and height; boxes without area are left out."""
     bbox = instances.bbox.filter(pa.array(known))
-    # Checked before flatten, which would shift all later boxes by a short one.
+    # Checked before flatten, because a short box would shift all later boxes.
     whole = pc.list_value_length(bbox).fill_null(0).to_numpy(zero_copy_only=False) == 4
     for id in np.unique(ids[rows[~whole]]).tolist():
         files.fault(instances.path, f"image {id} has a box that is not left, top, width and height", id=str(id))

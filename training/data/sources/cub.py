@@ -68,7 +68,7 @@ def find_cub(source: Path) -> Path:
 
 def _holds_labels(folder: Path) -> bool:
     found = [(folder / name).exists() for name in ("images.txt", "train_test_split.txt", _LABELS)]
-    return sum(found) >= 2  # one may be missing: that is a fault of CUB, not another dataset
+    return sum(found) >= 2  # one may be missing: that is a fault of CUB, not a different dataset
 
 
 def _attribute_names(files: LabelFiles) -> list[str]:
@@ -137,12 +137,12 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
 def _read_columns(files: LabelFiles, path: Path) -> NDArray[np.int64] | None:
     """Return (L, 3) of image, attribute and present.
 
-    Some lines of the real file have more than five columns; the first three are right in those too.
+    Some lines of the real file have more than five columns; the first three are correct in those lines too.
     """
     content = files.read(path)
     if content is None:
         return None
-    longer: list[list[str]] = []  # put aside, and appended: the order of the lines does not matter
+    longer: list[list[str]] = []  # set aside and appended later: the order of the lines does not matter
 
     def keep_longer(row: pyarrow.csv.InvalidRow) -> str:
         if row.actual_columns < 3:

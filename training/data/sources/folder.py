@@ -15,8 +15,9 @@ cell must be filled.
 
 A split whose images are in ``labels`` has true labels. One whose images are only in ``observed`` has none, and whatever
 needs them is not available. Images in both tables have true labels, and their observed label is the given one instead
-of a drawn one. All images of a split must be of one kind, so with images of both kinds the splits must be given.
-Without given splits, a fifth of the images is drawn for test, always the same ones; without ``val``, a run draws it
+of a drawn one. All images of a split must have the same kind of labels, so with images of both kinds the splits must be
+given. Without given splits, a fifth of the images is drawn for test, always the same ones; without ``val``, a run draws
+it
 from train by ``data.split_seed``, as in the literature. Images are ordered by name.
 """
 
@@ -60,7 +61,7 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
     phases = {}
     for split in SPLITS:
         ids = tuple(id for id in sorted(split_of) if split_of[id] == split)
-        # An empty val is none, and is then drawn from train; an empty test is kept, with a note.
+        # An empty val counts as none and is drawn from train; an empty test is kept, with a note.
         if ids or split != "val":
             phases[split] = _phase(files, split, ids, true, observed, len(classes))
             if images:
@@ -102,7 +103,7 @@ def _table_paths(files: LabelFiles, kind: str) -> list[Path]:
 
 
 def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
-    """Return the classes of classes.txt, else those of the tables: columns in order, names from lists sorted."""
+    """Return the classes in classes.txt, or else those of the tables: columns in order, names from lists sorted."""
     path = files.root / "classes.txt"
     if path.exists():
         classes = list(files.unique_lines(path))
@@ -155,7 +156,7 @@ def _splits(files: LabelFiles, tables: dict[str, Table], images: list[str]) -> t
         return _listed_splits(files, lists, set(images)), "by " + ", ".join(path.name for path in lists.values())
     if columns:
         return _column_splits(files, tables), "by the column split"
-    # By the function that splits off val elsewhere; images are sorted, so the order of the tables does not matter.
+    # Uses the function that splits off val elsewhere; images are sorted, so the order of the tables does not matter.
     rest, test = split_train_val(len(images), _SEED)
     return {
         **{images[row]: "train" for row in rest},
@@ -208,7 +209,7 @@ def _phase(
     observed: dict[str, NDArray[np.bool_]],
     width: int,
 ) -> Phase:
-    """Return one split; note a fault if its labels are not all of one kind."""
+    """Return one split; record a fault if its labels are not all of the same kind."""
     known, seen = [id for id in ids if id in true], [id for id in ids if id in observed]
     has_true, has_observed = bool(known) or not ids, bool(seen)
     for has, those, kind in ((has_true, known, "labels"), (has_observed, seen, "observed")):
@@ -221,7 +222,7 @@ def _phase(
             )
             files.fault(
                 _table_paths(files, kind)[0],
-                f"{why}. Give splits of one kind each in train.txt and test.txt",
+                f"{why}. In train.txt and test.txt, give splits with one kind of labels each",
                 fatal=True,
             )
     blank = np.zeros(width, bool)

@@ -88,7 +88,7 @@ class LabelFiles:
 
     def check_images(self, phase: Phase) -> None:
         """Note a fault for each listed image without a file, but only one for a folder that is missing entirely."""
-        # One listing per folder instead of a call per image, which takes minutes on a network disk.
+        # One listing per folder instead of one call per image, which would take minutes on a network disk.
         in_folder: dict[Path, set[str] | None] = {}
         absent: Counter[Path] = Counter()
         for id, file in zip(phase.ids, phase.files, strict=True):
@@ -100,7 +100,7 @@ class LabelFiles:
                 in_folder[path.parent] = _names_in(path.parent)
             names = in_folder[path.parent]
             if names is None:
-                # The highest one that is missing: images/ is one fault, however many folders it should hold.
+                # Report the topmost missing folder: images/ is one fault, however many folders it should contain.
                 absent[_highest_absent(path.parent, self.root)] += 1
             elif path.name not in names:
                 self.fault(path, "is listed, but the file does not exist", id=id)
@@ -165,7 +165,7 @@ def find_root(source: Path, title: str, wanted: str, holds: Callable[[Path], boo
     if not source.is_dir():
         what = "is a file. Unpack it and give the folder" if source.exists() else "does not exist"
         raise NotThisDatasetError(f"--source must be the folder of {title}, but {source} {what}")
-    # Level by level: a dataset's own folder must win over copies of its files further down.
+    # Level by level: a dataset's own folder takes precedence over copies of its files further down.
     level = [source]
     for _ in range(3):
         found = [folder for folder in level if holds(folder)]

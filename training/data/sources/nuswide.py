@@ -89,7 +89,7 @@ def _read_npy(files: LabelFiles, name: str) -> NDArray[np.generic] | None:
     if content is None:
         return None
     try:
-        array: NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)  # a pickle could run anything
+        array: NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)  # a pickle could run any code
     except (ValueError, EOFError, OSError) as error:
         files.fault(files.root / name, f"cannot be read as a NumPy array without pickles: {error}", fatal=True)
         return None
@@ -126,7 +126,7 @@ def _formatted_phase(
     true = np.zeros((count, width), bool)
     shared = min(width, labels.shape[1])
     true[:, :shared] = labels[:count, :shared] == 1
-    # Some copies write a negative as -1.
+    # Some copies write negatives as -1.
     if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
         files.fault(path, f"{len(bad):,} rows have values other than 1 and 0; the first is row {bad[0]}", fatal=True)
     listed = path.with_name(path.name.replace("labels", "images"))

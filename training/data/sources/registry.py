@@ -84,7 +84,7 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
     Args:
         name: Key of ``DATASETS``.
         source: The dataset's folder, one above it, or one below it where that is unambiguous.
-        images: Whether to look for the images and read boxes or parts; without, the label files are enough.
+        images: Whether to look for the images and read boxes or parts; if not, the label files are enough.
         called: The name to give a ``folder``.
 
     Raises:
@@ -111,7 +111,7 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
 
 
 def _looks_like(source: Path, name: str) -> str | None:
-    # Downloads are easily mixed up, so name the dataset that was found instead.
+    # Downloads are easily mixed up, so name the dataset that was actually found.
     for other, known in DATASETS.items():
         try:
             if other != name:

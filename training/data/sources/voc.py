@@ -115,7 +115,7 @@ def _read_class(
     for id in ids:
         if id not in values:
             files.fault(path, f"{id} of {against} has no line", id=id)
-    # Both lists without what the other lacks: then the first difference is a wrong order.
+    # Compare only what both lists contain: the first difference is then a wrong order.
     ours, theirs = ([id for id in order if id in other] for order, other in ((values, listed), (listed, values)))
     for number, (id, expected) in enumerate(zip(ours, theirs, strict=True), 1):
         if id != expected:

@@ -1,4 +1,4 @@
-"""Name the files of a store, and recognise a folder that holds one. Light to import: the standard library alone."""
+"""Name the files of a store, and recognise a folder that holds one. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MANIFEST = "manifest.json"
-"""Written last: a store without it is not finished, and does not open."""
+"""Written last: a store without it is unfinished and does not open."""
 LOCK = "writer.lock"
 """Held while a store is written; it outlives a writer that was killed."""
 DONE = ".done.json"
@@ -16,7 +16,7 @@ DONE = ".done.json"
 _PHASE = "(train|val|test)"
 _SHARD_OR_LABELS = rf"{_PHASE}-labels\.parquet|{_PHASE}-\d{{5,}}(\.arrow|\.originals\.arrow|\.done\.json)"
 _OURS = re.compile(rf"(manifest\.json|{_SHARD_OR_LABELS})(\.partial)?")
-# "manifest.json" alone proves nothing: browser extensions, web apps and data releases have one too.
+# "manifest.json" alone proves nothing: browser extensions, web apps and data releases also have one.
 _TELLING = re.compile(rf"({_SHARD_OR_LABELS})(\.partial)?|manifest\.json\.partial|writer\.lock")
 # A folder full of other people's data may hold a huge manifest.json; the one of COCO's store takes 0.3 MB.
 _LARGEST_MANIFEST_BYTES = 64 << 20
@@ -33,12 +33,12 @@ def shard_name(phase: str, number: int, *, originals: bool = False) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a store may write and delete a file of this name; all others in its folder are left alone."""
+    """Return whether a store may write and delete a file with this name; other files in its folder are left alone."""
     return _OURS.fullmatch(name) is not None
 
 
 def is_telling(names: Iterable[str]) -> bool:
-    """Return whether any of these file names occurs in stores only, finished or not."""
+    """Return whether any of these file names occurs only in stores, finished or not."""
     return any(_TELLING.fullmatch(name) for name in names)
 
 
@@ -52,7 +52,7 @@ def is_manifest(content: str | bytes) -> bool:
 
 
 def holds_store(folder: Path) -> bool:
-    """Return whether a local folder holds a store, finished or begun; a folder that cannot be read holds none."""
+    """Return whether a local folder holds a store, finished or not; a folder that cannot be read holds none."""
     try:
         names = {path.name for path in folder.iterdir() if path.is_file()}
         if is_telling(names):

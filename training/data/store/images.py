@@ -95,7 +95,7 @@ def prepare_image(original: bytes, preprocessing: Preprocessing) -> tuple[bytes,
 
 
 def open_upright(original: bytes) -> Image.Image:
-    """Decode an image to RGB and turn it as its EXIF data say.
+    """Decode an image to RGB and rotate it as its EXIF data says.
 
     Raises:
         BadImageError: It is cut short, damaged or not an image.
@@ -144,7 +144,7 @@ def scale_boxes(boxes: NDArray[np.float32], facts: ImageFacts, image_size: int) 
     """Scale boxes (M, 5) of (class, left, top, right, bottom) to px of the store, each at least 1 px wide."""
     corners = np.concatenate([turn_points(boxes[:, 1:3], facts), turn_points(boxes[:, 3:5], facts)], 1)
     factor = np.array([image_size / facts.width, image_size / facts.height], np.float64)
-    # A turn may swap the corners, so the smaller of each is left and top.
+    # A rotation may swap the corners, so the smaller values are left and top.
     low = np.rint(np.minimum(corners[:, :2], corners[:, 2:]) * factor).clip(0, image_size - 1)
     high = np.rint(np.maximum(corners[:, :2], corners[:, 2:]) * factor).clip(low + 1, image_size)
     return np.concatenate([boxes[:, :1], low, high], 1).astype(np.int16)
@@ -157,7 +157,7 @@ def scale_points(points: NDArray[np.float32], facts: ImageFacts, image_size: int
 
 
 def _decode(original: bytes) -> tuple[Image.Image, int]:
-    # Common after an interrupted download, and Pillow's own message for it says little.
+    # Common after an interrupted download, and Pillow's own message says little.
     if not original:
         raise BadImageError("is empty")
     try:

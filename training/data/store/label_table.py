@@ -23,7 +23,7 @@ from training.data.store.images import ImageFacts, scale_boxes, scale_points
 class LabelTable:
     """Labels of one official phase, in the protocol's order.
 
-    Left-out images keep their row: split and draw count all rows, and must not change with what was left out.
+    Left-out images keep their row: split and draw count all rows, and must not depend on what was left out.
 
     Attributes:
         ids: N names.
@@ -94,7 +94,7 @@ def to_parquet(table: LabelTable) -> pa.Buffer:
 def from_parquet(content: bytes, num_classes: int) -> LabelTable:
     """Decode the output of :func:`to_parquet`."""
     table = read_parquet(content)
-    columns = set(table.column_names)  # what the source did not give has no column at all
+    columns = set(table.column_names)  # what the source does not give has no column at all
     known = zip(*(table[name].to_pylist() for name in ("sha256", "width", "height", "orientation")), strict=True)
     return LabelTable(
         ids=tuple(table["id"].to_pylist()),

@@ -30,7 +30,7 @@ class StoreFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a store without opening its other files.
+    """Everything that is known about a store without opening its other files.
 
     Attributes:
         name: Name of the dataset.
@@ -113,7 +113,7 @@ class Manifest:
 
 def how_to_redo(uri: str) -> str:
     """Return the sentence that says how to prepare a damaged store again."""
-    # Only the manifest: the folder may hold files that are not ours, and without it all shards are written again.
+    # Only the manifest: the folder may contain unrelated files, and without the manifest all shards are rewritten.
     command = f"orchestrator data prepare NAME --source DIR --out {uri}"
     return f"Delete {uri}/{MANIFEST} and prepare the dataset again: {command}"
 

@@ -21,9 +21,9 @@ _PARALLEL = 8
 
 
 def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[str]) -> Path:
-    """Return a folder with copies of some files of a store; one process of a node copies and the others wait for it.
+    """Return a folder with copies of some files of a store; one process per node copies, and the others wait for it.
 
-    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``. It may be deleted whenever nothing trains.
+    The folder is ``$XDG_CACHE_HOME/orchestrator/stores/<key>/<part>``. It may be deleted whenever nothing is training.
 
     Args:
         storage: The store's place.
@@ -36,7 +36,7 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
     """
     home = cache_dir() / "stores" / cache_key(manifest)
     target = home / part
-    # No lock is needed for this: the folder gets its name only once it is complete.
+    # This needs no lock: the folder gets its name only once it is complete.
     if target.is_dir():
         return target
     try:
@@ -56,8 +56,8 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
 def cache_key(manifest: Manifest) -> str:
     """Return the name of a store's folder in the cache.
 
-    The data hash alone is not enough: two stores of the same data may differ in their files, say with and without
-    originals.
+    The data hash alone is not enough: two stores of the same data may differ in their files, for example with and
+    without originals.
     """
     # Sorted, because a manifest's order of files means nothing.
     files = "".join(f"{name}{file.sha256}" for name, file in sorted(manifest.files.items()))
@@ -72,7 +72,7 @@ def _copy_all(storage: Storage, manifest: Manifest, names: Sequence[str], draft:
             for copying in [pool.submit(_copy, storage, name, manifest.files[name], draft) for name in names]:
                 copying.result()
     except OSError:
-        shutil.rmtree(draft, ignore_errors=True)  # do not keep a full disk full
+        shutil.rmtree(draft, ignore_errors=True)  # do not leave a full disk full
         raise
 
 

@@ -1,4 +1,4 @@
-"""Read a store: labels at once, images row by row, and the test set by a method of its own."""
+"""Read a store: labels all at once, images row by row, and the test set through a separate method."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StoreImages:
         Raises:
             StoreError: The store is damaged.
         """
-        # Allocated with channels last, which is how images are decoded: nothing is transposed on the way.
+        # Allocated with channels last, as images are decoded, so nothing has to be transposed.
         pixels = torch.empty((len(rows), self.image_size, self.image_size, 3), dtype=torch.uint8)
         target = pixels.numpy()
         for place, row in enumerate(rows):
@@ -81,7 +81,7 @@ class StoreImagesWithOriginals(StoreImages):
     originals: tuple[ShardFile, ...] = ()
 
     def read_original(self, row: int) -> Image.Image:
-        """Return one original in RGB, turned as its EXIF data say.
+        """Return one original in RGB, rotated as its EXIF data says.
 
         Raises:
             StoreError: The store is damaged.
@@ -172,7 +172,7 @@ class Store:
         return None if table.points is None else [table.points[row] for row in np.nonzero(table.kept)[0]]
 
     def check(self) -> list[str]:
-        """Read every file and return what is damaged, in words; nothing if all files are as written.
+        """Read every file and return descriptions of any damage; empty if all files are as written.
 
         Raises:
             OSError: The storage cannot be read.
@@ -292,7 +292,7 @@ def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray
         if drawn.shape == true.shape and bool((drawn.sum(1) == true.any(1)).all()) and not bool((drawn & ~true).any()):
             return drawn
     drawn = draw_single_positives(true, draw_seed)
-    with suppress(OSError):  # without the cache, those seconds are spent again, no more
+    with suppress(OSError):  # without the cache, those seconds are merely spent again
         path.parent.mkdir(parents=True, exist_ok=True)
         # Several trials may draw at the same time: each writes its own draft, and the last rename wins.
         draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -51,7 +51,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a shard, with the size and time of change by which an unchanged file is recognised."""
+    """One image of a shard, with the size and modification time by which an unchanged file is recognised."""
 
     facts: ImageFacts
     num_bytes: int
@@ -80,7 +80,7 @@ def plan_shards(
         for number, start in enumerate(range(0, len(phase), shard_images)):
             rows = slice(start, start + shard_images)
             ids, files = phase.ids[rows], phase.files[rows]
-            # Part of the key: when a fault is fixed, its shard is made again, now with the image.
+            # Part of the key: when a fault is fixed, its shard is rewritten with the image.
             wanted = tuple(each not in bad_ids for each in ids)
             planned.append(
                 PlannedShard(name, number, ids, files, wanted, _hash_json([settings, name, number, ids, files, wanted]))
@@ -107,7 +107,7 @@ def write_shard(
         files[name] = _put(storage, name, originals)
     files[shard.name] = _put(storage, shard.name, images)
     note = Note(tuple(rows), files)
-    # After the shard: a note must never speak of a shard that is not there.
+    # After the shard: a note must never describe a shard that does not exist.
     storage.put(shard.note_name, json.dumps({"key": shard.key, **asdict(note)}).encode())
     return note
 
@@ -165,7 +165,7 @@ def is_same_source(
     """Return whether a store was made from these labels and lists with these settings."""
     if manifest.source_hash == source_hash(annotations, preprocessing, keep_originals):
         return True
-    # Earlier versions hashed the wording of faults too: compare what that hash was made of, without the wording.
+    # Earlier versions also hashed the wording of faults: compare the hashed content without the wording.
     known = [(fault.path, fault.line, fault.id) for fault in annotations.faults]
     return (
         bool(known)
@@ -203,7 +203,7 @@ def _parse(raw: Mapping[str, Any]) -> Note:
 def _unchanged(root: Path, name: str, row: Row | None, wanted: bool) -> bool:
     if row is None:
         return not wanted
-    # By size and time, not by hash: hashing all of COCO would take a good part of the time that is to be saved.
+    # By size and time, not by hash: hashing all of COCO would take much of the time that this saves.
     try:
         state = (root / name).stat()
     except OSError:

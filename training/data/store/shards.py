@@ -16,7 +16,7 @@ from training.errors import StoreError
 
 _COLUMN = "image"
 _OPEN_FILES = 256
-"""Shards that a process keeps open, far below the 1,024 files that a process is commonly allowed."""
+"""Maximum number of shards that a process keeps open, far below the usual limit of 1,024 files."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_row(shard: ShardFile, position: int) -> bytes:
     """Read one image of a shard.
 
     The bytes are read with pread at the offsets in the Arrow file's index, not through a memory map: mapped pages count
-    as the process's memory until the kernel takes them back, and Ray's memory monitor would mistake them for a leak.
+    as the process's memory until the kernel reclaims them, and Ray's memory monitor would mistake them for a leak.
 
     Raises:
         StoreError: The shard is missing or damaged.

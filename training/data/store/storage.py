@@ -1,4 +1,4 @@
-"""Read and write a flat folder of files, local or remote; a file appears in it complete or not at all."""
+"""Read and write a flat folder of files, local or remote; files appear in it complete or not at all."""
 
 from __future__ import annotations
 

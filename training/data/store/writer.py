@@ -53,7 +53,7 @@ Progress = Callable[[int, int], None]
 
 
 class BadSourceError(StoreError):
-    """A source has faults, and no image may be left out for them.
+    """A source has faults, and the affected images may not be left out.
 
     Attributes:
         faults: All faults.
@@ -62,7 +62,7 @@ class BadSourceError(StoreError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         whole = any(fault.is_fatal for fault in faults)
         otherwise = (
-            "Until then the labels cannot be trusted, so --skip-bad does not help"
+            "Until they are fixed, the labels cannot be trusted, so --skip-bad does not help"
             if whole
             else "Or leave these images out with --skip-bad"
         )
@@ -107,7 +107,7 @@ def write_store(
     skip_bad: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Write the store of a dataset, or finish one that was begun; a finished store of the same kind is left alone.
+    """Write the store of a dataset, or finish an unfinished one; a finished store of the same kind is left alone.
 
     Args:
         annotations: The source's images and labels.
@@ -133,7 +133,7 @@ def write_store(
     done = find_finished(annotations, out_uri, image_size=image_size, keep_originals=keep_originals, encoding=encoding)
     if done is not None:
         return done
-    # Before any image: hours of decoding are wasted if the labels turn out to be useless.
+    # Checked before any image: hours of decoding would be wasted if the labels turned out to be useless.
     if any(fault.is_fatal for fault in annotations.faults):
         raise BadSourceError(annotations.faults)
     progress = _Meter(

@@ -1,4 +1,4 @@
-"""Let only one process write a store: by a file lock on disks, by a heartbeat object on S3 and the like."""
+"""Let only one process write a store: with a file lock on disks, with a heartbeat object on S3 and similar storage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 @contextmanager
 def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
-    """Be the only writer of a store.
+    """Become the only writer of a store.
 
     Yields:
         A function to call every few seconds: it keeps the lock, and raises StoreError if another process took it.
@@ -53,7 +53,7 @@ def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the kernel's lock, which ends with the process however it ends."""
+    """Hold the kernel's lock, which is released however the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     # No fallback to the mere existence of a file, whose owner may be dead: then the heartbeat takes over.
@@ -79,7 +79,7 @@ def _beating(storage: Storage) -> Iterator[Callable[[], None]]:
         raise _refusal(storage.uri, other)
     mine = {**_myself(), "token": secrets.token_hex(8)}
     storage.put(LOCK, json.dumps({**mine, "beat": time.time()}).encode())
-    time.sleep(_SETTLE_S)  # if two start together, the later object stays, and the other writer sees that
+    time.sleep(_SETTLE_S)  # if two start together, the later object remains, and the other writer notices
     last = time.monotonic()
 
     def beat(at_once: bool = False) -> None:
@@ -105,7 +105,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _alive(other: dict[str, Any]) -> bool:
-    # On this host the process itself can be asked, so that a killed writer delays nobody for ten minutes.
+    # On this host the process itself can be checked, so that a killed writer delays nobody for ten minutes.
     if other.get("host") == socket.gethostname():
         try:
             os.kill(int(other["pid"]), 0)

@@ -261,11 +261,11 @@ def test_at_first_point_nothing_is_left_to_search(merge: Merge) -> None:
         ({"data__image_size": 64}, "--set: data.image_size must be 40 for digits, but got data.image_size=64"),
         (
             {"model__backbone": "digits/resnet18"},
-            "--set: There is no backbone digits/resnet18. The digits family has digits/resnet12",
+            "--set: There is no backbone digits/resnet18. The digits family has only digits/resnet12",
         ),
         (
             {"model__backbone": "torchvision/resnet18"},
-            "--set: model.weights=pretext exists for digits/resnet12 on digits only",
+            "--set: model.weights=pretext exists only for digits/resnet12 on digits",
         ),
         ({"model__weights": "IMAGENET1K_V1"}, "--set: model.weights must be pretext, a file or none"),
     ],
@@ -282,7 +282,7 @@ def test_file_whose_settings_do_not_fit_its_dataset_is_told_its_line(merge: Merg
         "mine.yaml:1: data.image_size must be 40 for digits"
     )
     with pytest.raises(
-        SpaceError, match="mine.yaml:5: model.weights=pretext exists for digits/resnet12 on digits only"
+        SpaceError, match="mine.yaml:5: model.weights=pretext exists only for digits/resnet12 on digits"
     ):
         merge("optim.lr: 1e-3", "model.weights: pretext")
 

@@ -24,7 +24,7 @@ def test_weights_that_the_digits_backbone_may_have(weights: str) -> None:
 
 def test_pretext_weights_belong_to_digits() -> None:
     with pytest.raises(
-        ConfigError, match="exists for digits/resnet12 on digits only, but got model.backbone=digits/resnet12 on voc"
+        ConfigError, match="exists only for digits/resnet12 on digits, but got model.backbone=digits/resnet12 on voc"
     ):
         check_fit(tiny_config({"data.name": "voc"}))
 
