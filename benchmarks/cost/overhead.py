@@ -10,9 +10,8 @@ liar, in memory), whose own cost grows with the number of trials.
 
 Time runs from the call to the end of the last trial, as the journal has it for ours. It includes the MLflow writer's
 work during that time; the writer's processor time, and the time it needs afterwards, are printed separately. A least-
-squares
-line over the numbers of trials gives the fixed cost (such as starting Ray) and the marginal cost per trial. The ratio
-of the last to the first quarter shows whether trials become slower as their number grows.
+squares line over the numbers of trials gives the fixed cost (such as starting Ray) and the marginal cost per trial. The
+ratio of the last to the first quarter shows whether trials become slower as their number grows.
 
 The table goes to ``results/overhead.md``.
 """

@@ -2,8 +2,7 @@
 
 Ray's workers should end with their raylet. When the raylet is killed with -9, however, workers whose actor is waiting
 (all of Ray Train's, as measured) live on for 20 s or more. They keep the GPU's memory, and could write a checkpoint
-next to
-that of the trial's next attempt.
+next to that of the trial's next attempt.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The file is a zip archive of text, pictures and Parquet; nothing in it is code, and nothing is unpickled::
 
-    bundle.json what the archive is
+    bundle.json                                   what the archive is
     plan.json  journal.jsonl  space.yaml          the sweep, as in its home
     runs.csv  metrics.csv  configurations.jsonl   for other programs: leaderboard, epochs, settings of every trial
     errors/t0007.txt                              tracebacks

@@ -126,8 +126,8 @@ class RunsWriter:
         self._state = SweepState()
         self._offset = 0
         self._ended_ms: int | None = None
-        # Two runs have the same tag only if two writers ran at once; the oldest run counts.
-        # A dict keeps the last of equal keys, hence the reversed order.
+        # Two runs have the same tag only if two writers ran at once; the oldest run counts. A dict keeps the last of
+        # equal keys, hence the reversed order.
         self._runs = {run.trial: run for run in reversed(store.find_runs(plan.id))}
         self._points: dict[int, list[Point]] = {}
         self._provenance: dict[int, Mapping[str, str]] = {}

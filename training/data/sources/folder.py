@@ -17,8 +17,7 @@ A split whose images are in ``labels`` has true labels. One whose images are onl
 needs them is not available. Images in both tables have true labels, and their observed label is the given one instead
 of a drawn one. All images of a split must have the same kind of labels, so with images of both kinds the splits must be
 given. Without given splits, a fifth of the images is drawn for test, always the same ones; without ``val``, a run draws
-it
-from train by ``data.split_seed``, as in the literature. Images are ordered by name.
+it from train by ``data.split_seed``, as in the literature. Images are ordered by name.
 """
 
 from __future__ import annotations
