@@ -50,7 +50,7 @@ def ask_server(
     verify: bool | str = True,
     timeout_s: float = TIMEOUT_S,
 ) -> Answer:
-    """Ask an HTTP server for a page.
+    """Request a page from an HTTP server.
 
     Args:
         uri: Where the server is. A user name and password in it are sent as basic authentication.
@@ -81,7 +81,7 @@ def ask_server(
 
 
 def ask_mlflow(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
-    """Ask an MLflow server whether it is up and accepts the credentials that MLflow's own client would send."""
+    """Check whether an MLflow server is up and accepts the credentials that MLflow's own client would send."""
     headers = _mlflow_headers()
     verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not _is_set(
         "MLFLOW_TRACKING_INSECURE_TLS"

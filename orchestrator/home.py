@@ -23,7 +23,7 @@ PLAN_FILE = "plan.json"
 CHECKPOINTS_DIR = "checkpoints"
 SPOOL_DIR = "spool"
 ERRORS_DIR = "errors"
-# Fits into a path, a URL and `SWEEP/TRIAL`, and is never taken for an option.
+# Fits into a path, a URL and `SWEEP/TRIAL`, and is never mistaken for an option.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A name that looks like an id could hide the sweep that has this id.
 _ID_SUFFIX = re.compile(r"-[0-9a-f]{8}$")

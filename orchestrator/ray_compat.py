@@ -1,7 +1,7 @@
-"""Collects every private name of Ray that this project uses, so that a new version of Ray is checked in
+"""Collects every private name of Ray that this project uses, so that a new version of Ray is checked in one place.
 
-one place. Each was read in Ray 2.60, and its docstring says which public call is missing. This module's unit test fails
-when one of them moves or changes its signature; a repository test fails when another module uses a private name.
+Each was read in Ray 2.60, and its docstring says which public call is missing. This module's unit test fails when one
+of them moves or changes its signature; a repository test fails when another module uses a private name.
 
 Ray is imported inside the functions: `orchestrator --help` must not wait for it.
 """
@@ -24,7 +24,7 @@ _PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
 
 
 def read_operator_limits() -> dict[str, int]:
-    """Return the resources that the joined cluster may grow to, as its operator reports them; empty if it does not.
+    """Return the resources to which the joined cluster can grow, as its operator reports them; empty if unknown.
 
     ``ray.cluster_resources()`` knows only the nodes that are up. No public call returns what the autoscaler may add.
     """
@@ -125,8 +125,8 @@ def worker_death_errors() -> tuple[type[Exception], ...]:
 def make_named_trainer() -> Any:
     """Return a ``TorchTrainer`` that takes ``group_name``, the name of its placement groups; torch is imported here.
 
-    ``RunConfig`` and ``ScalingConfig`` cannot name the placement group of the workers, and without a name nobody can
-    give back the group of a controller that was killed. Ray Train's own cleaner is left out: it learns of a group only
+    ``RunConfig`` and ``ScalingConfig`` cannot name the placement group of the workers, and without a name, the group
+    of a killed controller cannot be released. Ray Train's own cleaner is left out: it learns of a group only
     once the workers run, and it needs the dashboard, which a local Ray does not start.
     """
     from ray.train.torch import TorchTrainer

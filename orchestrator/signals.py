@@ -41,9 +41,9 @@ class StopSignals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal raise Interrupted inside; one that came earlier raises it at once. It
+        """Let the first signal raise Interrupted inside; one that came earlier raises it at once.
 
-        is raised immediately rather than after the current call: a signal to the whole process group ends Ray's
+        It is raised immediately rather than after the current call: a signal to the whole process group ends Ray's
         processes too, and a call to them would then hang for a minute.
         """
         self._interrupts = True

@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 def render_space(space: SearchSpace, document: Document, origins: Mapping[KeyPath, Origin]) -> str:
-    """Return a space as YAML, with the comments that stand next to its keys in the files they come from."""
+    """Return a space as YAML, with the comments that are next to its keys in their files."""
     return "\n".join(_Writer(document, origins).space(space)).rstrip() + "\n"
 
 

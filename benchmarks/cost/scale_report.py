@@ -26,7 +26,7 @@ class Measured:
 
     Attributes:
         plain, ours: The sweeps of plain Ray Tune and ours, by number of trials.
-        once, often: Our shortest sweep once more, and with more reports per trial.
+        once, often: Our shortest sweep repeated, and with more reports per trial.
         tpe, journal, resumed: What each costs, by the number of trials before.
         num_stored: The number of trials that MLflow catches up with.
         catch_up: How fast it does, by store.

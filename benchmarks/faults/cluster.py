@@ -61,7 +61,7 @@ class FaultCluster:
         """Kill a node's raylet with -9; the processes under it must notice and end by themselves."""
         self._nodes.remove(node)
         self._cluster.worker_nodes.discard(node)
-        # Note them now: once the raylet is dead, they are nobody's children. psutil also compares the start time, so a
+        # Record them now: once the raylet is dead, they have no parent. psutil also compares the start time, so a
         # later process with the same pid is not mistaken for one of them.
         self._left_behind += self.processes(node)
         raylet_of(node).kill()

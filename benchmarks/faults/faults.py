@@ -194,7 +194,7 @@ class Faults:
         return faults + [f"placement group {name} is left" for name in self.cluster.wait_for_no_groups()]
 
     def lose_mlflow(self) -> list[str]:
-        """Kill MLflow's server and restart its PostgreSQL: what is reported meanwhile must be written afterwards."""
+        """Kill MLflow's server and restart its PostgreSQL: everything reported in between must be written later."""
         sweep = self._make_sweep("logged-00000001", trials=2, epochs=_MANY_EPOCHS, tracking=True)
         # Not in this folder: if root starts PostgreSQL, it runs as another user, who cannot enter root's folders.
         with tempfile.TemporaryDirectory(prefix="mlflow-service-") as folder:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 5000
 # Enough for the events that a driver could not write while MLflow was away.
 CATCH_UP_S = 60.0
-# A bundle may hold thousands of trials, all of which are written again.
+# A bundle may hold thousands of trials, all of which have to be written again.
 UNPACK_S = 1800.0
 
 
@@ -70,7 +70,7 @@ def _browse_bundle(file: Path, port: int) -> None:
     require_free_port(port)
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
         os.environ[HOME_VARIABLE] = folder
-        # Otherwise the bundle would be written into the user's own MLflow.
+        # Otherwise the bundle would be written to the user's own MLflow store.
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             os.environ.pop(name, None)
         plan = load_plan(unpack_bundle(file))

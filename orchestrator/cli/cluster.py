@@ -16,9 +16,9 @@ DEFAULT_CONFIG = Path("cluster.yaml")
 
 
 def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: YesOption = False) -> None:
-    """Start or update the cluster that a file describes. Checks
+    """Start or update the cluster that a file describes.
 
-    the file, shows Ray's own command, and runs it.
+    Checks the file, shows Ray's own command, and runs it.
     """
     from orchestrator.cluster.files import check_ready, read_cluster, render_up
 

@@ -37,8 +37,8 @@ def doctor(
 ) -> None:
     """Check what a sweep needs, here or on every node of a cluster.
 
-    Prints what is there, what is missing, and how to fix it. Exits with 1 if a sweep on the embedded dataset could not
-    run, or, with --address, if anything is wrong on any node.
+    Prints what is present, what is missing, and how to fix it. Exits with 1 if a sweep on the embedded dataset could
+    not run, or, with --address, if anything is wrong on any node.
     """
     if submitted(context, address):
         return

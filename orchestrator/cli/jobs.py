@@ -158,7 +158,7 @@ def _submit(
 
 
 def _check_verb(context: typer.Context, words: list[str]) -> list[str]:
-    """Return the words for the head to run, after parsing them here: a typo should not take a minute to be found."""
+    """Return the words for the head to run, after parsing them here, so that a typo is found at once."""
     if not words or words[0] in _NOT_SUBMITTED:
         raise UserError(
             f"{f'{words[0]} cannot be submitted' if words else 'submit needs a verb to run'}. See: "

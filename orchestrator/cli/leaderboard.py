@@ -64,7 +64,7 @@ def leaderboard(
 
 
 def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None = None, *, is_here: bool = True) -> None:
-    """Print a leaderboard under a heading that says what its scores stand for.
+    """Print a leaderboard under a heading that says what its scores refer to.
 
     Args:
         plan: The sweep.

@@ -130,7 +130,7 @@ def print_next(steps: Mapping[str, str]) -> None:
     width = max(len(arguments) for arguments in steps)
     lines = [f"  {program()} {arguments:{width}}  # {purpose}" for arguments, purpose in steps.items()]
     if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
-        # The purpose goes above: a command that wraps cannot be copied.
+        # The purpose goes on the line above, because a wrapped command cannot be copied.
         lines = [f"  # {purpose}\n  {program()} {arguments}" for arguments, purpose in steps.items()]
     for line in lines:
         print_line(line)
@@ -163,7 +163,7 @@ def name_as_called(text: str) -> str:
 
     Messages from lower layers say ``orchestrator``, because they do not know how the program was called.
     """
-    # A command follows a colon or stands between backticks; anything else is prose about the orchestrator.
+    # A command follows a colon or is between backticks; anything else is prose about the orchestrator.
     return _COMMAND.sub(lambda _: f"{program()} ", text) if PROGRAM in text else text
 
 

@@ -57,9 +57,9 @@ def promote(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Retrain a sweep's winner at full length, and decide on
+    """Retrain a sweep's winner at full length, and decide on it.
 
-    it. Runs it K times with fresh seeds and compares their mean selection metric with the champion's: PROMOTE, KEEP, or
+    Runs it K times with fresh seeds and compares their mean selection metric with the champion's: PROMOTE, KEEP, or
     REFUSE (exit code 1) if the two cannot be compared. Then the test split is opened, once; it does not influence the
     decision.
     """
@@ -110,7 +110,7 @@ def _resume_command(outcome: PromotionOutcome) -> str:
     plan = outcome.plan
     if outcome.keep_weights == plan.keep_weights:
         return f"resume {plan.id}"
-    # This call asked for more than the plan says: only the same call again keeps the weights.
+    # This call requested more than the plan says, so only repeating the same call keeps the weights.
     return f"promote {plan.parent} --seeds {plan.num_trials} --workers {plan.resources.workers} --keep-weights"
 
 

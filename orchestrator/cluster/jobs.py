@@ -197,7 +197,7 @@ def cancel(job: Job) -> str:
     while (state := read_state(job)[0]) not in ENDED:
         if time.monotonic() > deadline:
             raise OrchestratorError(
-                f"Job {job.id} is still {state} {_STOP_S:.0f} s after it was told to stop. "
+                f"Job {job.id} is still {state} {_STOP_S:.0f} s after being asked to stop. "
                 f"See what it does: orchestrator logs {job.id}"
             )
         time.sleep(_POLL_S)

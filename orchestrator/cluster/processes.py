@@ -25,9 +25,9 @@ def find_processes(folder: Path) -> list[psutil.Process]:
 
 
 def end_orphans(folder: Path) -> int:
-    """Kill the processes that a dead driver of the sweep in this folder left on this host, and wait until they have
+    """Kill the processes that a dead driver of the sweep in this folder left on this host; wait until they have ended.
 
-    ended. Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
+    Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
 
     Returns:
         The number of orphans.

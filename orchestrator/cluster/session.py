@@ -44,7 +44,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
-    # Without it, trials that asked for no GPU would all see the first one, and share it.
+    # Without it, trials that requested no GPU would all see the first one and share it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # The driver handles signals itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

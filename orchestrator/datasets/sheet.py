@@ -42,7 +42,7 @@ class Picture:
     points: tuple[Point, ...] = ()
 
     def caption(self) -> str:
-        """Return what is known about its labels, in one line."""
+        """Return what is known about the image's labels, in one line."""
         observed = f"observed {', '.join(self.observed) or 'none'}"
         if self.hidden is None:
             return f"{observed}; {self.num_unknown} unknown, true labels not available"

@@ -33,7 +33,7 @@ class PlanRequest:
         seed: Seed of the search; the training seed is ``loop.seed``.
         seeds: Training seeds of each variant of an ablation, or of a promotion.
         workers: Ray Train workers of a final run.
-        overrides: ``--set``: dotted key -> value; text is read as YAML reads it. An overridden key is not searched.
+        overrides: ``--set``: dotted key -> value; text is read as in a YAML file. An overridden key is not searched.
         name: Replaces the space's name. The caller checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: Available resources; None means those of this machine.

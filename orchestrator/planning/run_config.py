@@ -29,7 +29,7 @@ def complete_settings(flat: Mapping[str, Scalar]) -> Flat:
 
 
 def read_overrides(overrides: Mapping[str, Scalar], epochs: int | None) -> Flat:
-    """Return ``--set`` and ``--epochs`` as one mapping; text is read as YAML reads it.
+    """Return ``--set`` and ``--epochs`` as one mapping; text is read as in a YAML file.
 
     Raises:
         UserError: They disagree, or ``--epochs`` is below 1.

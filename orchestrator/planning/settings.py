@@ -102,7 +102,7 @@ def merge_settings(
         space: The search space.
         method: Label of a method block; None means the space's default.
         epochs: ``--epochs``; None means the space's budget.
-        overrides: ``--set``: dotted key -> value; text is read as YAML reads it. A searched key is fixed by it.
+        overrides: ``--set``: dotted key -> value; text is read as in a YAML file. A searched key is fixed by it.
         recipe: ``common`` (or None): the space's set-up, the same for all its methods; ``published``: that of the
             method's authors.
 

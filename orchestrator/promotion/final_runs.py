@@ -41,7 +41,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"{sweep_id} is itself a promotion. Promote a sweep or a training, or continue this one: orchestrator "
             f"resume {sweep_id}"
         )
-    # Its variants are trained at one fixed point each: nothing was searched, and nothing won.
+    # Each of its variants is trained at one fixed point: nothing was searched, and nothing won.
     if plan.kind == "ablate":
         raise UserError(
             f"{sweep_id} is an ablation, and the best of its variants is not a winner. Promote a sweep or a training."

@@ -62,7 +62,7 @@ def render_card(
 
 
 def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, float]]) -> str:
-    # All metrics of all seeds: one that a seed lacks leaves an empty cell.
+    # All metrics of all seeds; a metric that a seed lacks leaves an empty cell.
     names = sorted({name for figures in test.values() for name in figures})
     # The validation metric comes first, because it decided.
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}

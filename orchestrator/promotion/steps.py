@@ -52,7 +52,7 @@ class PromotionSteps:
         """Compare the result with the champion; compare again if it changed before a PROMOTE was carried out."""
         from orchestrator.tracking.registry import find_champion, find_other_champions
 
-        # A decision stands, unless it is a PROMOTE that was never carried out and the champion has changed since.
+        # A decision is final unless it is a PROMOTE that was never carried out and the champion has since changed.
         known = self._state.promotion
         if known is not None and (known.verdict != Verdict.PROMOTE or self._state.champion is not None):
             return _read_decision(known)

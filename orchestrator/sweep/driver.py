@@ -1,7 +1,8 @@
-"""Run a sweep: start it, resume it, extend it. Each of these replays the journal and starts a fresh Tuner; nothing
+"""Run a sweep: start it, resume it, extend it.
 
-is unpickled. The driver may die at any moment, even from kill -9. Whatever the next driver needs is therefore in the
-journal and the checkpoints: nothing is kept only in memory, and nothing has to be written at the end.
+Each of these replays the journal and starts a fresh Tuner; nothing is unpickled. The driver may die at any moment,
+even from kill -9. Whatever the next driver needs is therefore in the journal and the checkpoints: nothing is kept only
+in memory, and nothing has to be written at the end.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
     require_writable(options.address)
     folder, started = sweep_dir(plan.id), time.monotonic()
     with ExitStack() as stack:
-        # The lease is taken before the journal is opened, and given back after everything else has ended.
+        # The lease is taken before the journal is opened, and released after everything else has ended.
         lease = stack.enter_context(Lease(folder, steal=options.steal_lease))
         signals = stack.enter_context(StopSignals())
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))

@@ -65,7 +65,7 @@ class Progress:
         self._watched.append(_Watched(name, find_problem))
 
     def enter_phase(self, phase: str) -> None:
-        """Show what is being done; an empty text shows the trials again."""
+        """Show the current activity; an empty text shows the trials again."""
         self._phase, self._phase_began = phase, time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -192,9 +192,9 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
 
 
 def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float | None:
-    """Estimate the seconds left from how long epochs and trials have taken so far; None before the first
+    """Estimate the seconds left from how long epochs and trials have taken so far; None before the first epoch.
 
-    epoch. A running epoch counts in part, so that the estimate also falls between two reports.
+    A running epoch counts in part, so that the estimate also falls between two reports.
     """
     records = list(state.records.values())
     num_epochs = sum(len(record.metrics) for record in records)
@@ -221,7 +221,7 @@ def _unit(plan: SweepPlan) -> str:
 
 
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
-    """Return the trial that leads so far. Pruned and failed trials cannot win any more."""
+    """Return the trial that leads so far. Pruned and failed trials can no longer win."""
     # A first report may score 0.0, so compare with None instead of testing for truth.
     contenders = (TrialState.COMPLETE, TrialState.RUNNING)
     scored = [

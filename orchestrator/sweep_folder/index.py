@@ -16,7 +16,7 @@ from training.files import sync_folder, write_whole
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """What the plan of a sweep, a training or a promotion says about it."""
+    """A summary of the plan of a sweep, a training or a promotion."""
 
     id: str
     name: str

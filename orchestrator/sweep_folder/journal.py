@@ -169,7 +169,7 @@ def _replay(path: Path) -> tuple[SweepState, int]:
 
 
 def _read(path: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
-    """Yield each event (None for one of a later version) and the offset after its line."""
+    """Yield each event (None for one from a later version) and the offset after its line."""
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -93,9 +93,9 @@ class SweepState:
 
 
 def _is_by_driver(event: Event) -> bool:
-    """Return whether an event shows that the latest driver was running at the time. Other events are
+    """Return whether an event shows that the latest driver was running at the time.
 
-    written when the sweep is resumed, extended or promoted, perhaps hours after a driver was killed.
+    Other events are written when the sweep is resumed, extended or promoted, perhaps hours after a driver was killed.
     """
     if isinstance(event, DriverEnded):
         return not event.settled

@@ -1,7 +1,7 @@
-"""Connect to MLflow: its URI, a client that is known to get an answer, and errors that say why
+"""Connect to MLflow: its URI, a client that is known to get an answer, and errors that say why there is none.
 
-there is none. A missing answer is never treated as an empty one: whatever MLflow raises becomes an
-:class:`MlflowFailedError`, except when it says that something does not exist.
+A missing answer is never treated as an empty one: whatever MLflow raises becomes an :class:`MlflowFailedError`, except
+when it says that something does not exist.
 """
 
 from __future__ import annotations

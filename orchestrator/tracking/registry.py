@@ -231,7 +231,7 @@ def _fetch(version: ModelVersion) -> Path:
                 f"The run that trained {version} is gone from MLflow at {redact(tracking_uri())}, and the weights with "
                 f"it. Promote its sweep again."
             ) from error
-        # Artifacts on this machine are used where they are; a copy in the cache would only cost disk.
+        # Artifacts on this machine are used in place; a copy in the cache would only waste disk space.
         if urlsplit(location).scheme in ("", "file"):
             folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
         else:

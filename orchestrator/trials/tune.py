@@ -10,8 +10,8 @@ We use the public interface of Tune 2.60 as far as possible. It lacks five thing
   Tune has: ``ray_compat.trial_actor``.
 - A scheduler that does not look at every trial so far at every step: :class:`_FirstComeScheduler`.
 - An end without a snapshot of every trial, which ``tune.run`` always writes after ``Searcher.FINISHED``: 2.4 s for 300
-  trials on a busy machine, growing with their number, for a file that nobody reads. So the searcher ends Tune with an
-  ordinary exception, on which Tune cleans up and writes nothing.
+  trials on a busy machine, growing with their number, for a file that nobody reads. The searcher therefore ends Tune
+  with an ordinary exception, on which Tune cleans up and writes nothing.
 - An end within seconds after Ctrl-C. After ``Stopper.stop_all`` or a signal to its own handler, Tune waits up to 15 s
   for trials in the middle of an epoch, and calls Ray's processes, which a SIGTERM to the process group ends as well. So
   our signal handler raises KeyboardInterrupt wherever Tune is at that moment, as Python's own handler does

@@ -32,7 +32,7 @@ _RULES = {
     "less_than_equal": "less than or equal to {le}",
     "multiple_of": "a multiple of {multiple_of}",
     "string_pattern_mismatch": "text that matches {pattern}",
-    "value_error": "{error}",  # of our own validators, which go on from "must be"
+    "value_error": "{error}",  # from our own validators, whose messages continue after "must be"
 }
 
 

@@ -89,7 +89,7 @@ class TrainBatches:
         shifts = draw_shifts(num, named_generator(self._seed, "weak", epoch))
         strong = None
         if self._strength is not None:
-            size = self._data.images.read([]).shape[-1]  # reading no rows tells the size without touching a file
+            size = self._data.images.read([]).shape[-1]  # reading no rows gives the size without touching a file
             strong = draw_strong(num, size, self._strength, named_generator(self._seed, "strong", epoch))
         for rows in order.split(self._batch_size)[first_step : len(self)]:
             # Divided only here, so that global batches are the same for any number of ranks.

@@ -38,7 +38,7 @@ PRETEXT_IMAGES = 1280
 # Ranges of each class's digits and of each photo's width: no split sees another split's raw material.
 _SOURCE_FRACS = {"train": (0.0, 0.60), "val": (0.60, 0.75), "test": (0.75, 1.0)}
 _NUM_DIGITS_PROBS = (0.15, 0.35, 0.30, 0.20)
-# Some classes occur together more often, as in photos: methods that use such correlations need something to find.
+# Some classes occur together more often, as in photos, so that methods that use such correlations find some.
 _PARTNER_STEPS = (1, 5)
 _PARTNER_WEIGHT = 4.0
 _SIZES_PX = (12, 14, 16)

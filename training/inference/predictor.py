@@ -84,7 +84,7 @@ def choose_device(name: DeviceName) -> torch.device:
     """Return the device to score on; ``auto`` is a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: ``cuda`` was asked for and torch finds no GPU.
+        ValueError: ``cuda`` was requested and torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("There is no CUDA GPU here that torch can use. Use --device cpu")

@@ -3,7 +3,7 @@
 A checkpoint ``last-0007.pt`` is complete once ``last-0007.pt.done`` exists, which is written after it and holds its
 size and sha256. On a local disk each file is also written under another name, flushed and renamed into place. A file is
 deleted only once its successor is complete, so the process may die at any moment. If the storage truncates the last
-state all the same, the one before it is still there.
+state anyway, the previous one is still there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stop a run before its full length by the rules of published recipes.
 
 The rules watch the metric that chooses the epoch. Every rank measures it alike, so all ranks stop together. A resumed
-run decides as one that was never interrupted, because the rules need only the best epoch so far, which is part of the
-run's state.
+run makes the same decisions as an uninterrupted one, because the rules need only the best epoch so far, which is part
+of the run's state.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class EpochLoop:
         Returns:
             The method's output, and the value of each part of the loss over the global batch.
         """
-        # Before the forward passes, whose graphs are the peak of memory: the old gradients are not needed any more.
+        # Before the forward passes, whose graphs are the peak of memory: the old gradients are no longer needed.
         self.optimizer.zero_grad()
         output: StepOutput = self._forward(batch, epoch)
         loss, values = total_loss(output.parts)
@@ -125,7 +125,7 @@ class EpochLoop:
 
 
 class _Forward(nn.Module):
-    """Model and method as one module, so that DistributedDataParallel sees one forward a step."""
+    """Model and method as one module, so that DistributedDataParallel sees one forward per step."""
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         super().__init__()

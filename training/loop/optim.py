@@ -50,7 +50,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | 
 
 
 def build_schedule(config: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    """Build the schedule, stepped per batch.
+    """Build the schedule, which is stepped once per batch.
 
     ``one_cycle`` is torch's: cosine from lr / 25 up to lr and down to lr / 25e4, cycling Adam's beta1 between 0.95 and
     0.85.

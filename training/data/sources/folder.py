@@ -212,7 +212,7 @@ def _phase(
     known, seen = [id for id in ids if id in true], [id for id in ids if id in observed]
     has_true, has_observed = bool(known) or not ids, bool(seen)
     for has, those, kind in ((has_true, known, "labels"), (has_observed, seen, "observed")):
-        # A kind is given for a split as soon as one of its images has it, and then all must.
+        # A split has a kind of labels as soon as one of its images has it, and then all its images must.
         if has and len(those) < len(ids):
             without = sorted(set(ids) - set(those))
             why = (

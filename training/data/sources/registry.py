@@ -106,7 +106,7 @@ def read_source(name: str, source: Path, *, images: bool, called: str | None = N
         raise
     except PermissionError as error:
         raise NotThisDatasetError(
-            f"Cannot read --source={source}: {error.filename} is denied. Ask its owner, or use a copy"
+            f"Cannot read --source={source}: permission denied for {error.filename}. Ask its owner, or use a copy"
         ) from error
 
 

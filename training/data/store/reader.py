@@ -284,7 +284,7 @@ def open_store(uri: str) -> Store:
 
 
 def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray[np.bool_]:
-    """Return the draw, from the cache if possible: COCO's takes seconds, and each trial of a sweep asks for it."""
+    """Return the draw, from the cache if possible: COCO's takes seconds, and each trial of a sweep needs it."""
     with suppress(OSError, ValueError, EOFError):
         packed = np.load(path, allow_pickle=False)
         drawn = np.unpackbits(packed, axis=1, count=true.shape[1]).astype(bool)

@@ -66,7 +66,7 @@ def _locked(folder: Path) -> Iterator[None]:
         path.write_text(json.dumps(_myself()), encoding="utf-8")
         yield
     finally:
-        # Before the release: a writer that has opened this file meanwhile then finds it gone, and starts over.
+        # Before the release, so that a writer that has opened this file in the meantime finds it gone and starts over.
         path.unlink(missing_ok=True)
         lock.release()
 

@@ -86,5 +86,5 @@ def test_source_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     # Injected, since tests may run as root, who may look everywhere.
     monkeypatch.setattr(Path, "exists", denied)
-    with pytest.raises(NotThisDatasetError, match=r"Cannot read --source=.* is denied"):
+    with pytest.raises(NotThisDatasetError, match=r"Cannot read --source=.*permission denied for "):
         read_source("voc", tmp_path, images=False)
