@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass
 class Merged:
-    """A method block while layers are laid over one another.
+    """A method block while its layers are being merged.
 
     Attributes:
         origins: Path of a key within the block -> where it is really defined.
@@ -191,7 +191,7 @@ class Composer:
         )  # fmt: skip
 
     def _layers(self, label: str) -> Iterator[Layer]:
-        # A block may be like a shipped method that the space does not use.
+        # `like` may name a shipped method that the space does not use.
         if label in self.use_methods or label not in self.methods:
             block, document = shipped_methods()[label]
             on = self.use_published or ""

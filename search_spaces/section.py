@@ -68,7 +68,7 @@ def dotted(key: KeyPath) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """Return words with commas between them."""
+    """Return words separated by commas."""
     return ", ".join(words)
 
 

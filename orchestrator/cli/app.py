@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def describe_usage(error: typer.TyperException) -> str:
     """Return what to print when the words are not a command of this program; without any words, that is the help."""
     context = getattr(error, "ctx", None)
-    # Errors of the parser itself have no context, and then no formatted message.
+    # Errors of the parser itself have no context, and therefore no formatted message.
     message = str(getattr(error, "message", error)) if context is None else error.format_message()
     if context is not None and message == context.get_help():
         return message

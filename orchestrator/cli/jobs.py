@@ -15,10 +15,10 @@ from orchestrator.errors import UserError
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs import Job
 
-# They need a terminal, or are about jobs themselves.
+# These need a terminal, or are about jobs themselves.
 _NOT_SUBMITTED = ("browse", "cancel", "cluster", "jobs", "logs", "submit")
 _RESUMED = ("ablate", "extend", "promote", "resume", "sweep", "train")
-# They take seconds, and the user wants what they print.
+# These take seconds, and the user wants their output.
 _FOLLOWED = ("doctor",)
 # Options that name places that must outlast the job.
 _PLACES = ("storage", "backup", "mirror", "out")

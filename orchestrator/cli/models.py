@@ -76,7 +76,7 @@ def predict(
         typer.Option("--device", help="Where to compute; auto uses a GPU if there is one."),
     ] = "auto",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=1, help="Images to score at a time.")
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Number of images to score at a time.")
     ] = 64,
 ) -> None:
     """Score every image in a folder.

@@ -54,7 +54,7 @@ class Digest:
 
     @property
     def is_known(self) -> bool | None:
-        """Whether the digest is right; None if the right one is not known."""
+        """Whether the digest is correct; None if the correct one is not known."""
         return None if self.known is None else self.sha256 == self.known
 
 

@@ -257,7 +257,7 @@ class _Driver:
             num_gpus=math.ceil(slots * resources.gpus_per_worker),
             driver_modules=["orchestrator.trials.director", "orchestrator.trials.tune"],
         )
-        # Cluster nodes share no disk with us unless the plan names a place.
+        # Cluster nodes share no disk with us unless the plan names one.
         if address is not None:
             require_shared(self._plan)
 

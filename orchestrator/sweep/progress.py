@@ -221,7 +221,7 @@ def _unit(plan: SweepPlan) -> str:
 
 
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
-    """Return the trial that leads so far. Pruned and failed trials can no longer win."""
+    """Return the trial that is leading so far. Pruned and failed trials can no longer win."""
     # A first report may score 0.0, so compare with None instead of testing for truth.
     contenders = (TrialState.COMPLETE, TrialState.RUNNING)
     scored = [

@@ -196,7 +196,7 @@ class JournalBackup(Follower):
         Raises:
             UserError: It has something that the journal does not.
         """
-        # By content, because the number of segments does not show that another driver wrote some of them.
+        # Compare by content, because the number of segments does not show whether another driver wrote some of them.
         offset = 0
         with self._journal.path.open("rb") as file:
             for segment in segments:

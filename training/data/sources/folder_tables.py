@@ -98,7 +98,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def _read_csv(content: bytes) -> pa.Table:
-    # Every cell as text: as a number, the image 0001 would become 1.
+    # Read every cell as text: as a number, the image 0001 would become 1.
     # The column names come first: types can be set by name only.
     header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)

@@ -1,4 +1,4 @@
-"""Decode, turn upright, resize and encode the images of a store, and decode them again when it is read."""
+"""Decode, rotate, resize and encode the images of a store, and decode them when the store is read."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_ori
         annotations.classes,
         annotations.parts,
     ]
-    # Without the wording of faults, which may change from version to version.
+    # Without the wording of faults, which may change between versions.
     faults = [[fault.path, fault.line, fault.id, fault.is_fatal] for fault in annotations.faults]
     digest.update(_hash_json([header, faults]).encode())
     for name, phase in sorted(annotations.phases.items()):

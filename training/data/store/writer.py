@@ -391,7 +391,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Pillow, which warns of odd EXIF data and large images, but raises for broken ones."""
+    """Silence Pillow's warnings about odd EXIF data and large images; it still raises errors for broken images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
