@@ -234,7 +234,7 @@ def test_a_segment_that_is_missing_doubled_or_changed_is_said(
     storage = Storage(str(backup / plan.id))
     content = second.read_bytes()
     second.unlink()
-    with pytest.raises(OrchestratorError, match=r"but 1, 3 \(2 in all\)"):
+    with pytest.raises(OrchestratorError, match=r"but has 1, 3 \(2 in all\)"):
         list_segments(storage)
     second.write_bytes(content[:-1] + b"!")
     with pytest.raises(OrchestratorError, match=f"{second.name} in .* does not match"):
