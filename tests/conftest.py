@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 # With two processes on two cores, further threads of torch only wait for each other: a step took four times as long.
 if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -81,18 +84,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-# First, because xdist reads the groups in a hook of the same name.
-@pytest.hookimpl(tryfirst=True)
+class _ByFile(LoadScopeScheduling):
+    """Keeps a file of tests in one process, and all files that start Ray in the same one.
+
+    xdist's own ``loadgroup`` does nothing under pytest 9.1, which ignores the node id that xdist changes.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if _starts_ray(self.config.rootpath / file) else file
+
+
+@cache
+def _starts_ray(file: Path) -> bool:
+    return "pytest.mark.ray" in file.read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """Choose which process runs a test."""
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process the tests that start Ray, and those of a module whose fixtures are slow to make."""
-    # The long groups first, so that at the end no process waits for the other.
+    """Run the long files first, so that at the end no process waits for the other."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "integration" not in item.path.parts))
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "integration" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        items.sort(key=lambda item: (not _starts_ray(item.path), "integration" not in item.path.parts))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
