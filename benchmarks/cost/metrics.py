@@ -165,12 +165,9 @@ def render_report(sizes: dict[str, SizeReport], differences: dict[str, float], l
     """Return the results as Markdown."""
     repeats = len(next(iter(next(iter(sizes.values())).timings.values())).wall_s)
     head = (
-        "# Metrics\n\n"
-        f"{os.cpu_count()} cores, Linux {platform.machine()}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}.\nLoad average at the start {load:.1f}. Seconds, median of {repeats} "
-        f"alternated repeats "
-        "(lowest - highest); CPU is the CPU time of the process."
+        f"# Metrics\n\n{os.cpu_count()} cores, Linux {platform.machine()}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, scikit-learn {sklearn.__version__}.\nLoad average at the start {load:.1f}. Seconds, "
+        f"median of {repeats} alternated repeats (lowest - highest); CPU is the CPU time of the process."
     )
     return (
         "\n\n".join([head, *(_size_table(name, report) for name, report in sizes.items()), _agreement(differences)])

@@ -172,8 +172,7 @@ def _describe_machine(found: Measured) -> str:
     cores = os.cpu_count() or 1
     text = (
         f"{cores} CPU cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
-        f"{NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start "
-        f"{found.load:.1f}. "
+        f"{NUM_SLOTS} trials at a time; {time.strftime('%Y-%m-%d')}; load average at the start {found.load:.1f}. "
         "Single runs; CPU is the processor time of the process."
     )
     if found.load > cores / 2:

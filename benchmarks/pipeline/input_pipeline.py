@@ -268,20 +268,14 @@ def render_report(report: Report) -> str:
 def _head(report: Report) -> str:
     repeats = len(next(iter(report.here.values())))
     return (
-        "# Input pipeline\n\n"
-        f"CPU time from file to the weak and strong views of a batch of {BATCH} at {SIZE} px, on {report.photos}, each "
-        f"under many ids;\n"
-        f"files in the page cache, one thread. {os.cpu_count()} cores, Linux {platform.machine()}, Python "
-        f"{platform.python_version()}, "
-        f"torch {torch.__version__}, Pillow {PIL.__version__}.\n"
-        f"Load average at the start {report.load:.1f}. Median of {repeats} interleaved repeats (lowest - highest); an "
-        f"image is a training "
-        "example with both its views.\n\n"
-        "The first three rows end in normalised floats, as those loaders do. Ours hands uint8 to the device, which "
-        "normalises: with a\n"
-        "GPU the rows `uint8` hold; on a CPU alone the rows `normalised` do, and there the aims are judged too. Most "
-        "of the difference\n"
-        f"is new memory for the floats, {2 * BATCH * 3 * SIZE**2 * 4 / 1e6:.0f} MB a batch."
+        f"# Input pipeline\n\nCPU time from file to the weak and strong views of a batch of {BATCH} at {SIZE} px, on "
+        f"{report.photos}, each under many ids;\nfiles in the page cache, one thread. {os.cpu_count()} cores, Linux "
+        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, Pillow "
+        f"{PIL.__version__}.\nLoad average at the start {report.load:.1f}. Median of {repeats} interleaved repeats "
+        "(lowest - highest); an image is a training example with both its views.\n\nThe first three rows end in "
+        "normalised floats, as those loaders do. Ours hands uint8 to the device, which normalises: with a\nGPU the "
+        "rows `uint8` hold; on a CPU alone the rows `normalised` do, and there the aims are judged too. Most of the "
+        f"difference\nis new memory for the floats, {2 * BATCH * 3 * SIZE**2 * 4 / 1e6:.0f} MB a batch."
     )
 
 

@@ -191,10 +191,8 @@ def _require_lasting(name: str, place: object) -> None:
     if isinstance(place, str | Path) and "://" not in str(place) and not str(place).startswith(("/", "~")):
         raise UserError(
             f"--{name} of a submitted verb must be a URI or an absolute path, but got --{name}={place}. On the "
-            "cluster, "
-            f"a relative path is in the job's own folder, which is removed when the job ends. Use --{name} "
-            f"s3://bucket/{place}, "
-            f"or a folder that all nodes mount."
+            f"cluster, a relative path is in the job's own folder, which is removed when the job ends. Use --{name} "
+            f"s3://bucket/{place}, or a folder that all nodes mount."
         )
 
 

@@ -24,9 +24,8 @@ def is_job_server(address: str | None) -> bool:
     if address is not None and address.startswith("ray://"):
         raise UserError(
             f"--address must be auto, HOST:PORT or http://HOST:8265, but got --address={address}. Through Ray's "
-            "client, "
-            f"the sweep would run far from its journal and end when the connection does. Submit a job instead: "
-            f"--address http://HOST:8265"
+            "client, the sweep would run far from its journal and end when the connection does. Submit a job "
+            "instead: --address http://HOST:8265"
         )
     return address is not None and address.startswith(("http://", "https://"))
 

@@ -78,8 +78,7 @@ def resume(
         if backup is not None:
             raise UserError(
                 f"A promotion cannot be backed up, and {found} is one: its decision and registration are not only in "
-                "its "
-                f"journal. Leave --backup out. If it is lost, promote again: {program()} promote"
+                f"its journal. Leave --backup out. If it is lost, promote again: {program()} promote"
             )
         from orchestrator.promotion.promote import resume_promotion
 

@@ -98,8 +98,8 @@ def require_place(name: str, uri: str) -> None:
     if uri != str(data_dir(name)) and pointer.exists() and _read_pointer(pointer) is None:
         raise UserError(
             f"{pointer} belongs to another program, but the location of the store would be recorded there. Drop "
-            "--out, or set "
-            f"{HOME_VARIABLE} to another folder{'' if name in IMAGE_DATASETS else ', or choose another --name'}."
+            f"--out, or set {HOME_VARIABLE} to another "
+            f"folder{'' if name in IMAGE_DATASETS else ', or choose another --name'}."
         )
 
 

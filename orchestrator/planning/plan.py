@@ -99,8 +99,7 @@ def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings)
     if len(changes) == 1:
         raise UserError(
             f"{space.source} has no variants of {settings.method} to compare it with. A variant is a method block "
-            "whose "
-            f"label starts with the method's, such as {settings.method}_without_..."
+            f"whose label starts with the method's, such as {settings.method}_without_..."
         )
     first, seeds = int(settings.base["loop.seed"] or 0), range(request.seeds)
     num_trials = len(changes) * len(seeds)

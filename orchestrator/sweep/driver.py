@@ -132,8 +132,7 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
             f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
-            f"{plan.num_points} "
-            f"points. Start a sweep over a larger space."
+            f"{plan.num_points} points. Start a sweep over a larger space."
         )
     return _drive(plan, options, num_more)
 

@@ -95,10 +95,8 @@ def list_segments(storage: Storage) -> list[Segment]:
         numbers = ", ".join(str(segment.number) for segment in whole[:20])
         raise OrchestratorError(
             f"The backup {storage.uri} should have each segment of the journal exactly once, but has {numbers} "
-            f"({len(whole)} in "
-            "all). Either two drivers have written it, or a file was deleted. Continue from the sweep's own folder, "
-            "or "
-            f"delete the segments that do not belong."
+            f"({len(whole)} in all). Either two drivers have written it, or a file was deleted. Continue from the "
+            "sweep's own folder, or delete the segments that do not belong."
         )
     return whole
 
