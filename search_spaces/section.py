@@ -26,7 +26,7 @@ class Section(StrictModel):
             if key not in cls.model_fields:
                 hint = did_you_mean(key, cls.model_fields)
                 raise fault(
-                    f"is not a key of a search space. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
+                    f"is not a valid key. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
                     key,
                 )
         return {} if data is None else data  # ``search:`` with nothing under it

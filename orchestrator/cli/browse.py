@@ -36,8 +36,8 @@ def browse(
     """
     from orchestrator.results.bundle import SUFFIX
 
-    # A name with the suffix is a bundle even if it does not exist, so that the message is about a file.
-    if sweep is not None and (sweep.endswith(SUFFIX) or Path(sweep).is_file()):
+    # What looks like a file is a bundle even if it does not exist, so that the message is about a file.
+    if sweep is not None and (Path(sweep).suffix == Path(SUFFIX).suffix or Path(sweep).is_file()):
         _browse_bundle(Path(sweep), port)
         return
     from orchestrator.sweep_folder.index import find_sweep, load_plan

@@ -57,7 +57,7 @@ def require_store(name: str) -> str:
             f"Run the same command again: it continues where it stopped."
         )
     # Dataset names are included: for a typo in one that is not prepared yet, the message should suggest it.
-    nearest = nearest_word(name, [*stores, *IMAGE_DATASETS, FOLDER])
+    nearest = nearest_word(name, [*stores, EMBEDDED, *IMAGE_DATASETS, FOLDER])
     if nearest and name not in (nearest, *IMAGE_DATASETS):
         raise UserError(
             f"No prepared dataset is called {name!r}. Did you mean {nearest}? `orchestrator data list` lists them."

@@ -165,12 +165,16 @@ def _choose_published(space: SearchSpace, label: str, recipe: str | None) -> Blo
     if recipe in (None, COMMON):
         return None
     if recipe != PUBLISHED:
-        raise UserError(f"--recipe must be {COMMON} or {PUBLISHED}, but got --recipe={recipe}.")
+        hint = did_you_mean(recipe or "", [COMMON, PUBLISHED])
+        raise UserError(f"--recipe must be {COMMON} or {PUBLISHED}, but got --recipe={recipe}. {hint}".rstrip())
     published = space.methods[label].published
     if published is None:
         having = listed(name for name, block in space.methods.items() if block.published is not None)
-        having = f"It has some for {having}." if having else "It has none at all."
-        raise UserError(f"{space.source} has no published settings for {label}. {having} Use --recipe {COMMON}.")
+        if not having:
+            raise UserError(f"{space.source} has no published settings. Use --recipe {COMMON}.")
+        raise UserError(
+            f"{space.source} has no published settings for {label}, only for {having}. Use --recipe {COMMON}."
+        )
     return published
 
 
@@ -316,7 +320,10 @@ def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin
         found = settings.ranges[key]
         _check(settings.base, {key: Setting(value, origin)}, origin)
         if not found.contains(value):
-            raise origin.error(f"{key} must be within its range ({found}), but got {shown(value)}. Widen the range.")
+            raise origin.error(
+                f"{key} of a start point must be within its range ({found}), but got {shown(value)}. "
+                f"Change the point, or widen the range."
+            )
         return True
     if key not in settings.overridden and settings.base[key] != value:
         raise origin.error(

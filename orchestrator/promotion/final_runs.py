@@ -16,6 +16,7 @@ from orchestrator.provenance import UNKNOWN
 from orchestrator.sweep_folder.events import DriverStarted
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from training.config.run import TrainConfig
@@ -50,10 +51,10 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     # The journal knows of extensions; the plan has the number of trials at the start.
     num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
     if ended < num_trials:
-        raise UserError(
-            f"{sweep_id} is not finished: {ended} of {num_trials} trials have ended. Finish it: orchestrator resume "
-            f"{sweep_id}"
-        )
+        progress = f"{ended} of {num_trials} trials have ended"
+        if find_holder(sweep_dir(sweep_id)) is not None:
+            raise UserError(f"{sweep_id} is still running: {progress}. Watch it: orchestrator status {sweep_id}")
+        raise UserError(f"{sweep_id} is not finished: {progress}. Finish it: orchestrator resume {sweep_id}")
     winner = best(state.records.values(), plan.protocol)
     if winner is None:
         raise UserError(

@@ -1,8 +1,8 @@
 """Run a sweep: start it, resume it, extend it.
 
-Each of these replays the journal and starts a fresh Tuner; nothing is unpickled. The driver may die at any moment,
-even from kill -9. Whatever the next driver needs is therefore in the journal and the checkpoints: nothing is kept only
-in memory, and nothing has to be written at the end.
+Each of these replays the journal and starts Ray Tune from nothing; nothing is unpickled. The driver may die at any
+moment, even from kill -9. Whatever the next driver needs is therefore in the journal and the checkpoints: nothing is
+kept only in memory, and nothing has to be written at the end.
 """
 
 from __future__ import annotations

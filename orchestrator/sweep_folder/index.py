@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import HOME_VARIABLE, PLAN_FILE, check_name, home, require_home, sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.lease import find_holder
 from training.config.spelling import did_you_mean
 from training.files import sync_folder, write_whole
 
@@ -118,9 +119,11 @@ def require_free_name(name: str) -> str:
     check_name(name)
     taken = [entry.id for entry in list_sweeps() if entry.name == name]
     if taken:
+        is_running = find_holder(sweep_dir(taken[0])) is not None
+        verb = "status" if is_running else "resume"
         raise UserError(
-            f"{taken[0]} already has the name {name!r}. Choose another name, leave out --name, or continue that one: "
-            f"`orchestrator resume {taken[0]}`"
+            f"{taken[0]} already has the name {name!r}. Choose another name, leave out --name, or "
+            f"{'watch' if is_running else 'continue'} that one: orchestrator {verb} {taken[0]}"
         )
     return name
 

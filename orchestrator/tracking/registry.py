@@ -183,7 +183,8 @@ def _no_such_model(text: str, models: Sequence[RegisteredModel]) -> str:
     champions = [model for model in models if CHAMPION in model.aliases]
     if not champions:
         return (
-            f"{text!r} is not a folder with {WEIGHTS_FILE}, and no model is registered yet: orchestrator promote SWEEP"
+            f"{text!r} is not a folder with {WEIGHTS_FILE}, and no model is registered yet. Make one: "
+            "orchestrator sweep digits, then orchestrator promote"
         )
     # Either word may be mistyped.
     words = {word: model for model in models for word in (model.name, model.dataset)}

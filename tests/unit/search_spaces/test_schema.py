@@ -68,11 +68,11 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("", "mine.yaml:1: methods must be given"),
         ("methods:", "mine.yaml:3: methods must be given (or use_methods"),
         ("methods: [a]", 'mine.yaml:3: methods must be a mapping (key: value), but got ["a"]'),
-        ("method: {a: }", "mine.yaml:3: method is not a key of a search space. Did you mean methods?"),
+        ("method: {a: }", "mine.yaml:3: method is not a valid key. Did you mean methods?"),
         ("methods: {a: {ranges: [x]}}", "mine.yaml:3: methods.a.ranges must be a mapping"),
         (
             "methods:\n  a:\n    range: {}",
-            "mine.yaml:5: methods.a.range is not a key of a search space. Did you mean ranges?",
+            "mine.yaml:5: methods.a.range is not a valid key. Did you mean ranges?",
         ),
         (
             "methods:\n  a:\n    fixed:\n      k: [1]",
@@ -139,7 +139,7 @@ def test_fault_names_file_line_and_key(tmp_path: Path, text: str, message: str) 
         ("{type: float, low: 0, high: 1, log: 1}", "k.log must be true or false, but got 1"),
         (
             "{type: float, low: 0, high: 1, step: 1}",
-            "k.step is not a key of a search space. Valid here: type, low, high",
+            "k.step is not a valid key. Valid here: type, low, high",
         ),
         ("{type: float, low: 0, high: 1, choices: [1, 2]}", "k.choices must not be given for type float"),
         ("{type: float, low: 0, high: 1, num: 1}", "k.num must be greater than or equal to 2"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,8 @@ def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
         taken.listen()
         code, _, err = run(capsys, "browse", "--port", str(taken.getsockname()[1]))
     assert (code, "--port" in err, store) == (2, True, [])
+
+
+def test_browse_says_which_bundle_does_not_exist(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    code, _, err = run(capsys, "browse", "nothing.zip")
+    assert (code, "nothing.zip" in err) == (2, True), err

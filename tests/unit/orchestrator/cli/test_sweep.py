@@ -127,7 +127,7 @@ def test_recipe_is_chosen_printed_and_carried(capsys: pytest.CaptureFixture[str]
     code, _, err = run(capsys, "sweep", "digits", "--method", "em", "--recipe", "published")
     assert (
         code,
-        "search_spaces/digits.yaml has no published settings for em. It has none at all." in err,
+        "search_spaces/digits.yaml has no published settings. Use --recipe common." in err,
     ) == (2, True)
     assert run(capsys, "train", "digits")[0] == 0
     code, _, err = run(capsys, "train", "--from", "digits-train/1", "--recipe", "common")

@@ -190,6 +190,7 @@ def test_home_that_cannot_be_written_is_told(home: Path) -> None:
         ("voc", "orchestrator data prepare voc --source DIR"),
         ("folder", "orchestrator data prepare folder --source DIR"),
         ("vco", "Did you mean voc?"),
+        ("digts", "Did you mean digits?"),
         ("brids", "Did you mean birds?"),
         ("teapots", "orchestrator data prepare folder --source DIR --name teapots"),
         ("digits", "generated when a run first needs it"),

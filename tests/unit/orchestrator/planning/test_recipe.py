@@ -146,8 +146,8 @@ def test_a_method_without_published_settings_names_those_that_have_some(space: A
     with pytest.raises(UserError) as caught:
         published(space(), "wan")
     assert "has no published settings for wan" in str(caught.value)
-    assert str(caught.value).endswith("It has some for em_apl, an_ls. Use --recipe common.")
-    with pytest.raises(UserError, match="It has none at all"):
+    assert str(caught.value).endswith("for wan, only for em_apl, an_ls. Use --recipe common.")
+    with pytest.raises(UserError, match="has no published settings. Use --recipe common"):
         make_plan(PlanRequest("digits", recipe="published"))
 
 

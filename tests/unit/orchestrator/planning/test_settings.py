@@ -198,7 +198,7 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         (
             "cam_threshold: 0.6",
             "cam_threshold: 0.95",
-            "mine.yaml:18: method.cam_threshold must be within its range (0.3 to 0.9), but got 0.95",
+            "mine.yaml:18: method.cam_threshold of a start point must be within its range (0.3 to 0.9), but got 0.95",
         ),
         ("cam_threshold: 0.6", "cam_threshold: 6", "mine.yaml:18: method.cam_threshold must be less than 1"),
         ("cam_threshold: 0.6", "camthreshold: 0.6", "mine.yaml:18: method.camthreshold is not a setting of a run"),
@@ -302,7 +302,8 @@ def test_fault_in_a_shipped_method_names_its_file_and_one_in_the_space_its_own(t
         merge_settings(load_space(path))
     path.write_text(f"{head}methods:\n  asl:\n    start: {{method.clip: 0.5}}\n", encoding="utf-8")
     with pytest.raises(
-        SpaceError, match=r"mine.yaml:6: method.clip must be within its range \(0 to 0.2\), but got 0.5"
+        SpaceError,
+        match=r"mine.yaml:6: method.clip of a start point must be within its range \(0 to 0.2\), but",
     ):
         merge_settings(load_space(path))
     path.write_text(f"{head}methods:\n  asl:\n    fixed: {{method.gama: 1}}\n", encoding="utf-8")

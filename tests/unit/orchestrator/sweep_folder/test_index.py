@@ -15,6 +15,7 @@ from orchestrator.sweep_folder.index import (
     read_plan,
     require_free_name,
 )
+from orchestrator.sweep_folder.lease import Lease
 
 
 def make_folder(sweep_id: str, created: float, kind: str = "sweep") -> str:
@@ -125,6 +126,9 @@ def test_sweeps_that_are_a_file_are_no_sweeps(home: Path) -> None:
 def test_taken_name_is_refused_and_a_free_one_returned() -> None:
     make_folder("mine-00000001", created=1)
     with pytest.raises(UserError, match="orchestrator resume mine-00000001"):
+        require_free_name("mine")
+    # A sweep that is running cannot be resumed.
+    with Lease(sweep_dir("mine-00000001")), pytest.raises(UserError, match="orchestrator status mine-00000001"):
         require_free_name("mine")
     assert require_free_name("mine-too") == "mine-too"
 
