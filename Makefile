@@ -18,10 +18,11 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
 test: $(INSTALLED)  ## run the tests (10 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not long"
 
 test-all: $(INSTALLED)  ## the tests in random order, and the fault-injection suites (hours)
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -p randomly
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not long" -p randomly
+	$(BIN)/python -m pytest -m long
 	$(MAKE) faults soak
 
 check: $(INSTALLED)  ## lint, format, types, import direction

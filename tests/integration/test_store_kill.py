@@ -28,7 +28,7 @@ store_writer.SHARD_IMAGES = 8
 source = make_source(Path(sys.argv[1]), num_train={NUM_TRAIN}, write=False)
 print("ready", flush=True)
 # Slow enough to be killed in the middle, whatever the machine.
-wait = lambda done, total: time.sleep(0.01)
+wait = lambda done, total: time.sleep(0.03)
 store_writer.write_store(source, sys.argv[2], image_size=64, encoding="raw", workers=2, on_progress=wait)
 """
 
