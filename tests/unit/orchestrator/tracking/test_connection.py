@@ -99,7 +99,7 @@ def test_champion_is_not_missing_because_the_registry_does_not_answer(
 
 def test_what_our_own_code_raises_keeps_its_kind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "make_client", lambda: Client("INTERNAL_ERROR"))
-    with pytest.raises(MlflowFailedError, match=r"failed: KeyError: 'x'\. Sweeps do not need it"), answering():
+    with pytest.raises(MlflowFailedError, match=r"failed: KeyError: 'x'\. Sweeps do not need MLflow"), answering():
         raise KeyError("x")
 
 
