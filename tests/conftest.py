@@ -84,7 +84,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class _ByFile(LoadScopeScheduling):
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """Keeps a file of tests in one process, and all files that start Ray in the same one.
 
     xdist's own ``loadgroup`` does nothing under pytest 9.1, which ignores the node id that xdist changes.
