@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -23,6 +24,12 @@ Points = Annotated[list[Flat], none_as([])]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+def _refuse_fixed_and_searched(fixed: Flat, ranges: Iterable[str]) -> None:
+    for key in ranges:
+        if key in fixed:
+            raise fault("must be either fixed or searched, but is under both. Remove one of them", "ranges", key)
+
+
 class Block(Section):
     """Settings and ranges under dotted keys (``optim.lr``)."""
 
@@ -31,9 +38,7 @@ class Block(Section):
 
     @model_validator(mode="after")
     def _refuse_both(self) -> Self:
-        for key in self.ranges:
-            if key in self.fixed:
-                raise fault("must be either fixed or searched, but is under both. Remove one of them", "ranges", key)
+        _refuse_fixed_and_searched(self.fixed, self.ranges)
         return self
 
 
@@ -87,9 +92,7 @@ class WrittenBlock(Section):
 
     @model_validator(mode="after")
     def _refuse_both(self) -> Self:
-        for key in self.ranges:
-            if key in self.fixed:
-                raise fault("must be either fixed or searched, but is under both. Remove one of them", "ranges", key)
+        _refuse_fixed_and_searched(self.fixed, self.ranges)
         return self
 
 
