@@ -53,7 +53,7 @@ def test_unknown_model_names_the_nearest(text: str, message: str) -> None:
 
 
 def test_no_champion_yet_names_the_command() -> None:
-    with pytest.raises(UserError, match="orchestrator promote SWEEP"):
+    with pytest.raises(UserError, match="Make one: orchestrator sweep digits, then orchestrator promote"):
         choose_version("digits", [])
 
 

@@ -181,7 +181,7 @@ class TestPrepared:
             scenes = load_file(path)
             scenes["true"][0] = ~scenes["true"][0]
             save_file(scenes, path)
-        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*val.safetensors does not fit"):
+        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*val.safetensors does not match"):
             read_split(folder, "val", 1200)
         assert len(read_split(folder, "train", 1200)) == 64
 
@@ -197,7 +197,7 @@ class TestPrepared:
         trunk = dataset_info(tiny_config().data).pretext_file
         assert trunk is not None
         trunk.write_bytes(trunk.read_bytes()[:-1])
-        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*trunk.safetensors does not fit"):
+        with pytest.raises(DatasetError, match=r"The digit scenes are damaged: .*trunk.safetensors does not match"):
             dataset_info(tiny_config().data)
 
     def test_data_hash_is_over_all_splits(self) -> None:

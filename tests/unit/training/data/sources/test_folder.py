@@ -169,7 +169,8 @@ def test_a_split_of_two_kinds_is_a_fault(tmp_path: Path) -> None:
     labels, observed = "image,split,cat,dog\na,train,1,0\n", "image,split,cat,dog\nb,train,0,1\n"
     said = faults(read_folder(write(tmp_path / "own", labels_csv=labels, observed_csv=observed)))
     assert said[0].startswith(
-        "labels.csv: must have rows for all images of train or for none of them, but 1 of 2 have none: b. Give splits"
+        "labels.csv: must have rows for all images of train or for none of them, but 1 of 2 have none: b. "
+        "In train.txt and test.txt, give splits with one kind of labels each"
     )
 
 
