@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 from pathlib import Path
 
 from orchestrator.errors import UserError
@@ -26,7 +27,7 @@ ERRORS_DIR = "errors"
 # Fits into a path, a URL and `SWEEP/TRIAL`, and is never mistaken for an option.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A name that looks like an id could hide the sweep that has this id.
-_ID_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+_ID_SUFFIX = re.compile(r"(-[0-9a-f]{8})+$")
 
 
 def home() -> Path:
@@ -76,17 +77,21 @@ def make_sweep_id(name: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """Return a sweep's name if it is valid.
+    """Return what ``--name`` gives if it can be a name.
 
     Raises:
         UserError: It has characters that do not fit into a path, a URL or ``SWEEP/TRIAL``, or it looks like an id.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"name must be 1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit, but got {name!r}."
+            f"--name must be 1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit, but got "
+            f"--name={shlex.quote(name)}. For example: --name={clean_name(name)}"
         )
     if _ID_SUFFIX.search(name):
-        raise UserError(f"name must not end like an id (- and 8 hex digits), but got {name!r}.")
+        raise UserError(
+            f"--name must not end like the id of a sweep (a - and 8 hex digits), but got --name={name}. For example: "
+            f"--name={_ID_SUFFIX.sub('', name)}"
+        )
     return name
 
 

@@ -17,6 +17,9 @@ def none_as(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
+Sampler = Literal["tpe", "random", "grid"]
+SchedulerName = Literal["asha", "none"]
+
 # A key with nothing under it is common while somebody edits a file, and YAML reads it as null.
 Flat = Annotated[dict[str, ScalarValue], none_as({})]
 Ranges = Annotated[dict[str, Range], none_as({})]
@@ -130,7 +133,7 @@ class Budget(Section):
 class Search(Section):
     """What proposes the next point, and its seed."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    sampler: Sampler = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -143,7 +146,7 @@ class Scheduler(Section):
         grace_epochs: Epochs that every trial gets; None means the largest warm-up of the space + 2.
     """
 
-    name: Literal["asha", "none"] = "asha"
+    name: SchedulerName = "asha"
     reduction_factor: Annotated[float, Field(gt=1)] = 3
     grace_epochs: Annotated[int, Field(ge=1)] | None = None
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from search_spaces.blocks import Block, MethodBlock, ShippedBlock, WrittenBlock, WrittenShared
 from search_spaces.ranges import Range
 from search_spaces.reader import Document, KeyPath, Scalar, read_document, read_text
-from search_spaces.section import check_section, listed
-from training.config.spelling import did_you_mean
+from search_spaces.section import check_section
+from training.config.spelling import suggest
 from training.config.strict import shown
 
 METHODS_FOLDER = Path(__file__).parent / "methods"
@@ -146,18 +146,17 @@ class Composer:
     def _check_uses(self) -> None:
         for index, label in enumerate(self.use_methods):
             if label not in shipped_methods():
-                hint = did_you_mean(label, shipped_methods())
                 raise self.document.error(
                     ("use_methods", index),
-                    f"use_methods must name shipped methods ({listed(shipped_methods())}), but got {shown(label)}. "
-                    f"{hint}".rstrip(),
+                    f"use_methods must name shipped methods, but got {shown(label)}. "
+                    f"{suggest(label, shipped_methods())}",
                 )
         known = sorted({key for block, _ in shipped_methods().values() for key in block.published_on})
         if self.use_published not in (None, *known):
             raise self.document.error(
                 ("use_published",),
-                f"use_published must be one of {listed(known)}, but got {shown(self.use_published)}. "
-                f"{did_you_mean(str(self.use_published), known)}".rstrip(),
+                f"use_published must name a dataset and network with published settings, but got "
+                f"{shown(self.use_published)}. {suggest(str(self.use_published), known)}",
             )
 
     def _merge(self, label: str, within: tuple[str, ...]) -> Merged:
@@ -179,10 +178,8 @@ class Composer:
         label, (document, path) = str(layer.block.like), layer.origin
         known = [*self.methods, *(name for name in shipped_methods() if name not in self.methods)]
         if label in within or label not in known:
-            problem = "must not lead back to itself" if label in within else f"must be one of {listed(known)}"
-            raise document.error(
-                (*path, "like"), f"like {problem}, but got {shown(label)}. {did_you_mean(label, known)}".rstrip()
-            )
+            problem = "must not lead back to itself" if label in within else "must be the label of a method block"
+            raise document.error((*path, "like"), f"like {problem}, but got {shown(label)}. {suggest(label, known)}")
         like = self._merge(label, within)
         # Without the published settings: the authors published the method, not its variant.
         return Merged(

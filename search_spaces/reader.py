@@ -14,9 +14,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from training.config.spelling import nearest_word
+
 Scalar = str | int | float | bool | None
 KeyPath = tuple[str | int, ...]
 
+YAML_SUFFIXES = (".yaml", ".yml")
 _CORE = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on", "y"}
 
@@ -70,8 +73,12 @@ def read_text(path: Path, source: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpaceError(f"{source}: the file is not UTF-8 text (see byte {error.start}). Save it as UTF-8.") from None
+    except FileNotFoundError:
+        raise SpaceError(f"{source} does not exist. {_suggest_file(path)}".rstrip()) from None
+    except IsADirectoryError:
+        raise SpaceError(f"{source} is a folder. Name a YAML file.") from None
     except OSError as error:
-        raise SpaceError(f"{source}: cannot read the file: {error.strerror}. Check the path.") from None
+        raise SpaceError(f"{source} cannot be read: {error.strerror}.") from None
 
 
 def read_document(text: str, source: str) -> Document:
@@ -175,6 +182,15 @@ def _scalar(node: Node) -> Scalar:
 
 def _name(path: KeyPath) -> str:
     return ".".join(str(part) for part in path) or "the file"
+
+
+def _suggest_file(path: Path) -> str:
+    """Return a hint at the YAML file that was probably meant instead of a missing one."""
+    if not path.parent.is_dir():
+        return f"Its folder {path.parent} does not exist either."
+    beside = {found.name: found for suffix in YAML_SUFFIXES for found in path.parent.glob(f"*{suffix}")}
+    nearest = nearest_word(path.name, beside)
+    return f"Did you mean {beside[nearest]}?" if nearest else ""
 
 
 def _syntax_error(error: MarkedYAMLError, source: str) -> SpaceError:

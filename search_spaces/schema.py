@@ -26,14 +26,13 @@ from search_spaces.blocks import (
     none_as,
 )
 from search_spaces.compose import Composer, Origin, find_origin
-from search_spaces.reader import Document, KeyPath, SpaceError, read_document, read_text
+from search_spaces.reader import YAML_SUFFIXES, Document, KeyPath, SpaceError, read_document, read_text
 from search_spaces.render import render_space
-from search_spaces.section import Section, check_section, fault, listed
-from training.config.spelling import did_you_mean
+from search_spaces.section import Section, check_section, fault
+from training.config.spelling import did_you_mean, listed, suggest
 from training.config.strict import shown
 
 _FOLDER = Path(__file__).parent
-_SUFFIXES = (".yaml", ".yml")
 
 
 class _Top(Section):
@@ -74,9 +73,9 @@ class SpaceFile(_Top):
         if not labels:
             raise fault("must be given (or use_methods: a list of shipped methods)", "methods")
         if self.default_method not in (None, *labels):
-            hint = did_you_mean(str(self.default_method), labels)
             raise fault(
-                f"must be one of {listed(labels)}, but got {shown(self.default_method)}. {hint}".rstrip(),
+                f"must be the label of a method block, but got {shown(self.default_method)}. "
+                f"{suggest(str(self.default_method), labels)}",
                 "default_method",
             )
         return self
@@ -184,8 +183,12 @@ def _find(name: str) -> Path:
     if name in shipped:
         return _FOLDER / f"{name}.yaml"
     # A shipped name wins over a file of that name; a path or a suffix is always a file.
-    if name.endswith(_SUFFIXES) or re.search(r"[/\\]", name):
-        return Path(name).expanduser()
+    if name.endswith(YAML_SUFFIXES) or re.search(r"[/\\]", name):
+        path = Path(name).expanduser()
+        # Somebody who types voc.yaml far from the folder of the shipped spaces most likely means the shipped voc.
+        if not path.exists() and path.stem in shipped:
+            raise SpaceError(f"{name} does not exist. The shipped space is called {path.stem}, without .yaml.")
+        return path
     hint = did_you_mean(name, shipped)
     raise SpaceError(
         f"There is no search space called {name}. {hint} The shipped ones are {listed(shipped)}; the name of a file of "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from search_spaces.reader import Document, KeyPath, Scalar
-from training.config.spelling import did_you_mean
+from training.config.spelling import suggest
 from training.config.strict import StrictModel, explain, shown
 
 Checked = TypeVar("Checked")
@@ -24,11 +23,7 @@ class Section(StrictModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         for key in data if isinstance(data, dict) else ():
             if key not in cls.model_fields:
-                hint = did_you_mean(key, cls.model_fields)
-                raise fault(
-                    f"is not a valid key. {hint} Valid here: {listed(cls.model_fields)}".replace("  ", " "),
-                    key,
-                )
+                raise fault(f"is not a valid key. {suggest(key, cls.model_fields)}", key)
         return {} if data is None else data  # ``search:`` with nothing under it
 
 
@@ -65,11 +60,6 @@ def check_section(section: type[Checked], document: Document) -> Checked:
 def dotted(key: KeyPath) -> str:
     """Return the path of a key with dots between its parts."""
     return ".".join(str(part) for part in key) or "the file"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Return words separated by commas."""
-    return ", ".join(words)
 
 
 def _located(details: ErrorDetails) -> tuple[KeyPath, str]:

@@ -1,4 +1,4 @@
-"""Find out this machine's CPUs and memory, on Linux and on macOS."""
+"""Find out this machine's CPUs, memory and processes, on Linux and on macOS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 _STATUS = Path("/proc/self/status")
 
@@ -38,3 +40,22 @@ def limit_memory(num_bytes: int) -> None:
     # macOS may refuse the limit. The attempt is then stopped by the machine itself, later and less gently.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Return whether a process is alive and not a zombie."""
+    try:
+        # In a container, zombies may remain forever, because nothing reaps them.
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether the process with this pid and start time (Unix time in s) is running on this host."""
+    try:
+        process = psutil.Process(pid)
+        # Not exactly equal: the start time is derived from the clock of the host, which may be adjusted.
+        return abs(process.create_time() - started) < 1.0 and is_running(process)
+    except psutil.Error:
+        return False

@@ -9,6 +9,8 @@ import typer
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_json, print_line, print_table, program
 
+COPY = "my.yaml"
+
 
 def spaces(
     space: Annotated[
@@ -29,7 +31,7 @@ def spaces(
         if json:
             print_json(loaded.model_dump(mode="json"))
         else:
-            print_line(loaded.text.rstrip("\n"))
+            print_line(_as_copy(loaded.text.rstrip("\n"), space))
         return
     entries = [_describe(name) for name in shipped_spaces()]
     if json:
@@ -42,7 +44,13 @@ def spaces(
         wrapped=(5,),
         hint=f"{program()} spaces --json",
     )
-    print_line(f"Print one in full, to copy: {program()} spaces digits > my.yaml")
+    print_line(f"Print one in full, to copy: {program()} spaces digits > {COPY}")
+
+
+def _as_copy(text: str, name: str) -> str:
+    """Return the text of a space with the command in its header as it is for a copy."""
+    # A copy is run by the name of its file; the shipped name would run the original.
+    return text.replace(f"  orchestrator sweep {name}", f"  orchestrator sweep {COPY}", 1)
 
 
 def _describe(name: str) -> dict[str, Any]:

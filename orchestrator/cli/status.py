@@ -124,7 +124,11 @@ def _next_steps(found: SweepSummary) -> dict[str, str]:
         if found.source is not None:
             return {f"submit resume {sweep}": "continue it, on the cluster whose head has its folder"}
         return {f"resume {sweep}": "continue where it stopped"}
-    return {f"leaderboard {sweep}": "its trials, ranked"}
+    ranked = {f"leaderboard {sweep}": "its trials, ranked"}
+    # Only the home that has its folder can promote it, and only what was searched has a winner.
+    if state == "FINISHED" and found.kind == "sweep" and found.best is not None and found.source is None:
+        return {f"promote {sweep}": "train the winner at full length", **ranked}
+    return ranked
 
 
 def _progress(found: SweepSummary) -> str:

@@ -61,22 +61,8 @@ def plan(
 
     Shows how many trials, for how long, with which settings, and why. Does not start or write anything.
     """
-    sweep(
-        context,
-        space,
-        trials=trials,
-        epochs=epochs,
-        startup_trials=startup_trials,
-        concurrency=concurrency,
-        seed=seed,
-        method=method,
-        recipe=recipe,
-        settings=settings,
-        name=name,
-        storage=storage,
-        dry_run=True,
-        json=json,
-    )
+    # The options of `plan` are some of those of `sweep`, under the same names.
+    sweep(context, **context.params, dry_run=True)
 
 
 def sweep(

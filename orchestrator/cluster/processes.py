@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.sweep_folder.lease import is_running
+from training.machine import is_running
 
 SWEEP_VARIABLE = "ORCHESTRATOR_SWEEP"
 """Set in the environment of every process that works for a driver, to the sweep's folder."""

@@ -40,7 +40,8 @@ class FlagOrigin:
 
     def error(self, message: str) -> ValueError:
         """Return the error that blames this flag."""
-        return UserError(f"{self.flag}: {message}")
+        # Without its value, which the message already gives.
+        return UserError(f"{self.flag.partition(' ')[0]}: {message}")
 
     def __str__(self) -> str:
         return self.flag

@@ -16,8 +16,9 @@ from orchestrator.planning.capacity import count_slots
 from orchestrator.planning.page import make_notes
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
-from orchestrator.planning.sweep_plan import Kind, Params, Resources, Sampler, SweepPlan, count_points
+from orchestrator.planning.sweep_plan import Kind, Params, Resources, SweepPlan, count_points
 from orchestrator.uris import require_no_credentials, require_text_without_credentials
+from search_spaces.blocks import Sampler
 from search_spaces.schema import SearchSpace
 from training.selection import SelectBy
 

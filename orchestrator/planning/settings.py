@@ -26,9 +26,9 @@ from orchestrator.planning.space_keys import check_override_keys, check_space_ke
 from search_spaces.blocks import Block
 from search_spaces.ranges import Range
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
-from search_spaces.section import listed
+from training.config.fit import DIGITS, DIGITS_BACKBONE, DIGITS_IMAGE_SIZE, PRETEXT
 from training.config.run import Scalar, TrainConfig
-from training.config.spelling import did_you_mean
+from training.config.spelling import did_you_mean, listed, suggest
 from training.config.strict import shown
 from training.errors import ConfigError
 from training.selection import Protocol, SelectBy
@@ -153,10 +153,11 @@ def _choose_label(space: SearchSpace, method: str | None) -> str:
             for name in shipped_spaces()
             if (other := load_space(name)).dataset == space.dataset and method in other.methods
         ]
-        hint = f"{method} is in {listed(having)}." if having else did_you_mean(method, space.methods)
+        if having:
+            raise UserError(f"--method={method} is not in {space.source}, but in {listed(having)}. Use that space.")
         raise UserError(
-            f"--method must be one of {listed(space.methods)} in {space.source}, "
-            f"but got --method={method}. {hint}".rstrip()
+            f"--method={method} is not in {space.source}. {suggest(method, space.methods)} "
+            f"To see them all: orchestrator spaces {space.reference}"
         )
     return method
 
@@ -182,7 +183,8 @@ def _top_layer(space: SearchSpace, label: str) -> Layer:
     """Return the settings that have their own place in the file."""
     root = FileOrigin(space, ())
     return Layer(
-        {
+        _implied_settings(space, label)
+        | {
             "data.name": Setting(space.dataset, root.under("dataset")),
             "method.name": Setting(space.methods[label].name or label, root.under("methods", label, "name")),
             "loop.epochs": Setting(space.budget.epochs, root.under("budget", "epochs")),
@@ -190,6 +192,19 @@ def _top_layer(space: SearchSpace, label: str) -> Layer:
             RECIPE_KEY: Setting(COMMON, root),
         }
     )
+
+
+def _implied_settings(space: SearchSpace, label: str) -> dict[str, Setting]:
+    """Return what the dataset decides, so that a short space need not say it: digit scenes have one size, one trunk."""
+    if space.dataset != DIGITS:
+        return {}
+    implied: dict[str, Scalar] = {"data.image_size": DIGITS_IMAGE_SIZE}
+    # Another trunk keeps the default weights: those of the pretext task fit only this one.
+    backbone = (space.shared.fixed | space.methods[label].fixed).get("model.backbone", DIGITS_BACKBONE)
+    if backbone == DIGITS_BACKBONE:
+        implied |= {"model.backbone": DIGITS_BACKBONE, "model.weights": PRETEXT}
+    origin = FileOrigin(space, ("dataset",))
+    return {key: Setting(value, origin) for key, value in implied.items()}
 
 
 def _block_layers(space: SearchSpace, label: str, published: Block | None) -> list[Layer]:
@@ -266,8 +281,12 @@ def _complete(space: SearchSpace, merged: Layer, flags: Flat) -> Flat:
         if flags.keys() & {error.key, "model.backbone"}:
             raise UserError(f"--set: {error}") from None
         setting = merged.fixed.get(error.key or "")
-        origin = setting.origin if setting else FileOrigin(space, ("dataset",))
-        raise origin.error(str(error)) from None
+        if setting is not None:
+            raise setting.origin.error(str(error)) from None
+        # The file does not have the setting, so blame what its default does not fit.
+        cause = merged.fixed.get("model.backbone")
+        origin = cause.origin if cause and error.key == "model.weights" else FileOrigin(space, ("dataset",))
+        raise origin.error(f"{error}, the default. Give {error.key} under shared.fixed.") from None
 
 
 def _check_range(base: Flat, key: str, found: Searched, *, grid: bool) -> None:

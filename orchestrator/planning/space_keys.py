@@ -8,10 +8,9 @@ from orchestrator.errors import UserError
 from orchestrator.planning.layers import FileOrigin, list_keys, make_layer
 from orchestrator.planning.recipe import PUBLISHED, RECIPE_KEY
 from search_spaces.schema import SearchSpace
-from search_spaces.section import listed
 from training.config.methods import METHOD_CONFIGS
 from training.config.run import Scalar, check_keys
-from training.config.spelling import did_you_mean
+from training.config.spelling import suggest
 from training.config.strict import shown
 from training.errors import ConfigError
 
@@ -55,7 +54,7 @@ def check_override_keys(space: SearchSpace, method: str, overrides: Mapping[str,
     try:
         check_keys(overrides, method)
     except ConfigError as error:
-        raise UserError(f"--set {error.key}: {error}") from None
+        raise UserError(f"--set: {error}") from None
     if overrides.get("method.name", method) != method:
         raise UserError("--set cannot change method.name: its ranges would not fit. Use --method.")
     if RECIPE_KEY in overrides:
@@ -67,12 +66,11 @@ def check_override_keys(space: SearchSpace, method: str, overrides: Mapping[str,
 def _check_method(method: str, label: str, origin: FileOrigin) -> None:
     if method in METHOD_CONFIGS:
         return
-    hint = did_you_mean(method, METHOD_CONFIGS)
     if method == label:
-        what = "a method block without name: must be labelled with a method, and it"
+        what = "the label of a method block without name:"
     else:
         origin, what = origin.under("name"), "name"
-    raise origin.error(f"{what} must be one of {listed(METHOD_CONFIGS)}, but got {shown(method)}. {hint}".rstrip())
+    raise origin.error(f"{what} must be a method, but got {shown(method)}. {suggest(method, METHOD_CONFIGS)}")
 
 
 def _check_key(key: str, method: str, origin: FileOrigin, *, published: bool = False) -> None:

@@ -15,13 +15,13 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from search_spaces.blocks import Sampler, SchedulerName
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.config.strict import explain
 from training.selection import Protocol
 
 Kind = Literal["sweep", "train", "promote", "ablate"]
-Sampler = Literal["tpe", "random", "grid"]
 Params = dict[str, Scalar]
 
 
@@ -84,7 +84,7 @@ class SweepPlan:
     sampler: Sampler = "tpe"
     search_seed: int = 0
     startup_trials: int = 0
-    scheduler: Literal["asha", "none"] = "none"
+    scheduler: SchedulerName = "none"
     grace_epochs: int = 1
     reduction_factor: float = 3.0
     resources: Resources = Resources()

@@ -24,6 +24,7 @@ import psutil
 from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
+from training.machine import is_alive
 
 LEASE_FILE = "lease.json"
 RENEW_S = 10.0
@@ -54,12 +55,7 @@ class Holder:
         """Return whether it is running or, on another host, whether it has renewed its lease recently."""
         if not self.is_here:
             return now - self.renewed < EXPIRES_S
-        try:
-            process = psutil.Process(self.pid)
-            # Not exactly equal: the start time is derived from the clock of the host, which may be adjusted.
-            return abs(process.create_time() - self.pid_started) < 1.0 and is_running(process)
-        except psutil.Error:
-            return False
+        return is_alive(self.pid, self.pid_started)
 
     def is_same(self, other: Holder | None) -> bool:
         """Return whether both are the same process."""
@@ -272,15 +268,6 @@ def read_holder(text: str | bytes) -> Holder | None:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):  # TypeError: JSON, but not with the fields of a holder
         return None
-
-
-def is_running(process: psutil.Process) -> bool:
-    """Return whether a process is alive and not a zombie."""
-    try:
-        # In a container, zombies may remain forever, because nothing reaps them.
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def _read(path: Path) -> Holder | None:

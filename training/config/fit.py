@@ -13,6 +13,7 @@ from training.errors import ConfigError
 DIGITS = "digits"
 DIGITS_IMAGE_SIZE = 40
 DIGITS_BACKBONE = "digits/resnet12"
+PRETEXT = "pretext"
 
 
 def check_fit(config: TrainConfig) -> None:
@@ -33,13 +34,13 @@ def check_fit(config: TrainConfig) -> None:
         raise ConfigError(
             f"There is no backbone {model.backbone}. The digits family has only {DIGITS_BACKBONE}", "model.backbone"
         )
-    if model.weights == "pretext" and not (of_digits and data.name == DIGITS):
+    if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):
         raise ConfigError(
             f"model.weights=pretext exists only for {DIGITS_BACKBONE} on digits, but got "
             f"model.backbone={model.backbone} on {data.name}",
             "model.weights",
         )
-    if of_digits and model.weights not in ("pretext", "none") and not Path(model.weights).suffix:
+    if of_digits and model.weights not in (PRETEXT, "none") and not Path(model.weights).suffix:
         raise ConfigError(
             f"model.weights must be pretext, a file or none for {DIGITS_BACKBONE}, but got "
             f"model.weights={model.weights}",

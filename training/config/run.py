@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from training.config.methods import METHOD_CONFIGS, IgnoreConfig, MethodConfig
-from training.config.spelling import nearest_key
+from training.config.spelling import nearest_key, suggest
 from training.config.strict import StrictModel, explain, shown
 from training.errors import ConfigError
 from training.selection import SelectBy
@@ -250,10 +250,8 @@ def valid_keys(method: str) -> list[str]:
         ConfigError: The method is unknown.
     """
     if method not in METHOD_CONFIGS:
-        nearest = nearest_key(method, METHOD_CONFIGS)
-        hint = f" Did you mean {nearest}?" if nearest else ""
         raise ConfigError(
-            f"method.name must be one of {', '.join(METHOD_CONFIGS)}, but got {shown(method)}.{hint}", "method.name"
+            f"method.name must be a method, but got {shown(method)}. {suggest(method, METHOD_CONFIGS)}", "method.name"
         )
     return [f"{section}.{leaf}" for section, model in _sections(method).items() for leaf in model.model_fields]
 
@@ -274,8 +272,9 @@ def check_keys(flat: Mapping[str, Any], method: str) -> None:
     for key in flat:
         if key not in known:
             nearest = nearest_key(key, known)
-            hint = f" Did you mean {nearest}?" if nearest else f" Valid keys: {', '.join(known)}."
-            raise ConfigError(f"{key} is not a setting of a run with method {method}.{hint}", key)
+            # All keys would fill the screen. `plan` shows each with its value.
+            hint = f"Did you mean {nearest}?" if nearest else "To see all settings: orchestrator plan SPACE"
+            raise ConfigError(f"{key} is not a setting of a run with method {method}. {hint}", key)
 
 
 def _config_error(error: ValidationError) -> ConfigError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_LISTED = 12
+"""Nobody reads a longer list of words, and what follows it is lost."""
+
 # Short names from papers and other code, for settings that have longer names here.
 SYNONYMS = {
     "tau": "method.cam_threshold",
@@ -32,6 +35,19 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """Return ``Did you mean ...?`` with the nearest valid word, or nothing."""
     nearest = nearest_word(word, valid)
     return f"Did you mean {nearest}?" if nearest else ""
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """Return what to write instead of a misspelt word: the nearest valid one, if any is near, and those there are."""
+    valid = list(valid)
+    return f"{did_you_mean(word, valid)} Valid: {listed(valid)}.".lstrip()
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words separated by commas; of a long list, the first ones and the number of the others."""
+    words = list(words)
+    more = f", and {len(words) - MAX_LISTED} more" if len(words) > MAX_LISTED else ""
+    return ", ".join(words[:MAX_LISTED]) + more
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:

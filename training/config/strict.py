@@ -27,9 +27,9 @@ _RULES = {
     "too_short": "one entry or more",
     "finite_number": "finite",
     "greater_than": "greater than {gt}",
-    "greater_than_equal": "greater than or equal to {ge}",
+    "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
-    "less_than_equal": "less than or equal to {le}",
+    "less_than_equal": "at most {le}",
     "multiple_of": "a multiple of {multiple_of}",
     "string_pattern_mismatch": "text that matches {pattern}",
     "value_error": "{error}",  # from our own validators, whose messages continue after "must be"

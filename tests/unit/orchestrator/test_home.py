@@ -37,7 +37,7 @@ def test_ids_are_the_name_and_eight_hex_digits_and_differ() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "-a", ".a", "a@b", "x" * 65, "../a", "a-0123abcd"])
 def test_names_that_no_path_or_id_could_carry_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="name must"):
+    with pytest.raises(UserError, match=r"--name must .*, but got --name=.* For example: --name=\S+$"):
         check_name(name)
 
 

@@ -115,8 +115,14 @@ def test_places_are_those_of_the_file_where_a_key_stands(tmp_path: Path) -> None
     [
         ("use_methods: [ignroe]\n", r':3: use_methods must name .*, but got "ignroe". Did you mean ignore\?'),
         ("use_methods: ignore\n", r':3: use_methods must be a list .*, but got "ignore"'),
-        ("use_methods: [em]\nuse_published: vco\n", r":4: use_published must be one of .*voc.* Did you mean voc\?"),
-        ("methods:\n  a:\n    like: ignroe\n", r':5: like must be one of .*, but got "ignroe". Did you mean ignore\?'),
+        (
+            "use_methods: [em]\nuse_published: vco\n",
+            r':4: use_published must name .*, but got "vco". Did you mean voc\? Valid: .*voc',
+        ),
+        (
+            "methods:\n  a:\n    like: ignroe\n",
+            r':5: like must be the label of a method block, but got "ignroe". Did you mean ignore\? Valid: ',
+        ),
         ("methods:\n  a: {like: b}\n  b: {like: a}\n", r':5: like must not lead back to itself, but got "a"'),
         ("use_methods: []\n", r"methods must be given \(or use_methods: a list of shipped methods\)"),
         ("use_methods: [em]\nmethods: {em: {rangse: {}}}\n", r":4: methods.em.rangse .* Did you mean ranges\?"),

@@ -94,7 +94,7 @@ def test_empty_file_has_no_data(text: str) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"x\.yaml: .*No such file"):
+    with pytest.raises(SpaceError, match=r"x\.yaml does not exist"):
         read_text(tmp_path / "x.yaml", "x.yaml")
     with pytest.raises(SpaceError, match="directory"):
         read_text(tmp_path, "folder")

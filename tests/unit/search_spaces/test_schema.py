@@ -82,7 +82,10 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("methods: {a: {start_from: {k: 1}}}", "mine.yaml:3: methods.a.start_from must be a list"),
         ("methods: {a: {start_from: [3]}}", "mine.yaml:3: methods.a.start_from.0 must be a mapping"),
         ("methods: {a: {epoch_s: 0}}", "mine.yaml:3: methods.a.epoch_s must be greater than 0"),
-        ("methods: {a: }\ndefault_method: b", 'mine.yaml:4: default_method must be one of a, but got "b"'),
+        (
+            "methods: {a: }\ndefault_method: b",
+            'mine.yaml:4: default_method must be the label of a method block, but got "b". Valid: a.',
+        ),
         ("methods: {a: }\nscheduler: none", 'mine.yaml:4: scheduler must be a mapping (key: value), but got "none"'),
         (
             "methods: {a: }\nscheduler: {name: ahsa}",
@@ -96,7 +99,7 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
             "methods: {a: }\nprotocol: {select_epoch_by: published}",
             "mine.yaml:4: protocol.select_epoch_by must be one of clean-val, observed-val",
         ),
-        ("methods: {a: }\nsearch: {seed: -1}", "mine.yaml:4: search.seed must be greater than or equal to 0"),
+        ("methods: {a: }\nsearch: {seed: -1}", "mine.yaml:4: search.seed must be at least 0"),
         (
             "methods: {a: }\nresources: {workers: 2, gpus_per_worker: 0.5}",
             "mine.yaml:4: resources.gpus_per_worker must be whole with more than one worker, which cannot share a GPU, "
@@ -139,10 +142,10 @@ def test_fault_names_file_line_and_key(tmp_path: Path, text: str, message: str) 
         ("{type: float, low: 0, high: 1, log: 1}", "k.log must be true or false, but got 1"),
         (
             "{type: float, low: 0, high: 1, step: 1}",
-            "k.step is not a valid key. Valid here: type, low, high",
+            "k.step is not a valid key. Valid: type, low, high",
         ),
         ("{type: float, low: 0, high: 1, choices: [1, 2]}", "k.choices must not be given for type float"),
-        ("{type: float, low: 0, high: 1, num: 1}", "k.num must be greater than or equal to 2"),
+        ("{type: float, low: 0, high: 1, num: 1}", "k.num must be at least 2"),
         ("{type: int, low: 0, high: 2.5}", "k.high must be a whole number for type int, but got high=2.5"),
         ("{type: int, low: 0.0, high: 2}", "k.low must be a whole number for type int"),
         ("{type: categorical}", "k.choices must be at least two values, but got choices=null"),
@@ -197,8 +200,23 @@ def test_unknown_space_names_the_nearest(name: str, hint: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"nowhere\.yaml: cannot read the file: No such file"):
+    with pytest.raises(SpaceError, match=r"nowhere\.yaml does not exist\.$"):
         load_space(tmp_path / "nowhere.yaml")
+    with pytest.raises(SpaceError, match=r"Its folder \S+/gone does not exist either\.$"):
+        load_space(tmp_path / "gone" / "nowhere.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(SpaceError, match=r"folder\.yaml is a folder\. Name a YAML file\.$"):
+        load_space(tmp_path / "folder.yaml")
+
+
+def test_missing_file_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, "dataset: voc", "birds.yaml")
+    for wrong in ("birds.yml", "brids.yaml"):
+        with pytest.raises(SpaceError, match=rf"{wrong} does not exist\. Did you mean {tmp_path}/birds.yaml\?$"):
+            load_space(tmp_path / wrong)
+    for wrong in ("voc.yml", "voc.yaml", f"{tmp_path}/voc.yaml"):
+        with pytest.raises(SpaceError, match=rf"{wrong} does not exist\. The shipped space is called voc, without"):
+            load_space(wrong)
 
 
 def test_shipped_space_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from training import machine
@@ -56,3 +58,13 @@ def test_limit_that_the_system_refuses_is_no_error(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     machine.limit_memory(1 << 30)
+
+
+def test_process_is_alive_by_its_pid_and_its_start_until_it_has_ended() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    started = psutil.Process(process.pid).create_time()
+    assert machine.is_alive(process.pid, started)
+    assert not machine.is_alive(process.pid, started - 60)  # a later process with the same pid
+    process.kill()
+    process.wait()
+    assert not machine.is_alive(process.pid, started)

@@ -13,11 +13,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from training.data.store.file_names import LOCK
 from training.data.store.storage import Storage
 from training.errors import StoreError
+from training.machine import is_alive
 
 STALE_S = 600.0
 """A writer on another host whose heartbeat is older than this is considered dead."""
@@ -101,18 +103,19 @@ def _beating(storage: Storage) -> Iterator[Callable[[], None]]:
 
 
 def _myself() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pid_started": psutil.Process().create_time(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
 
 
 def _alive(other: dict[str, Any]) -> bool:
     # On this host the process itself can be checked, so that a killed writer delays nobody for ten minutes.
-    if other.get("host") == socket.gethostname():
-        try:
-            os.kill(int(other["pid"]), 0)
-        except ProcessLookupError:
-            return False
-        except (PermissionError, ValueError):
-            pass
+    pid, started = other.get("pid"), other.get("pid_started")
+    if other.get("host") == socket.gethostname() and isinstance(pid, int) and isinstance(started, float):
+        return is_alive(pid, started)
     return time.time() - float(other.get("beat", 0)) < STALE_S
 
 

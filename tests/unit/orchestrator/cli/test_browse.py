@@ -67,6 +67,17 @@ def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
     assert (code, "--port" in err, store) == (2, True, [])
 
 
+def test_browse_says_what_takes_so_long_before_it_opens_a_bundle(
+    capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "broken.zip"
+    bundle.write_bytes(b"PK")
+    _, _, err = run(capsys, "browse", str(bundle), "--port", "5987")
+    first, second = err.splitlines()
+    assert first.startswith(f"opening {bundle} in a temporary MLflow store")
+    assert second.startswith("error: ")
+
+
 def test_browse_says_which_bundle_does_not_exist(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     code, _, err = run(capsys, "browse", "nothing.zip")
     assert (code, "nothing.zip" in err) == (2, True), err

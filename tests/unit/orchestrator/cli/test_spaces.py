@@ -23,6 +23,8 @@ def test_shipped_spaces_are_listed_with_what_they_are(capsys: pytest.CaptureFixt
 def test_printed_space_loads_again_and_plans_identically(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     copy = tmp_path / "my.yaml"
     copy.write_text(run(capsys, "spaces", "voc")[1], encoding="utf-8")
+    assert "orchestrator sweep my.yaml   (after: orchestrator data prepare voc" in copy.read_text(encoding="utf-8")
+    # The only difference: the command in the header runs the copy.
     assert load_space(copy).model_dump() == load_space("voc").model_dump()
     for method, recipe in (("ignore", "common"), ("ignore_without_rejection", "common"), ("wan", "published")):
         shipped, copied = plan_sweep("voc", method, recipe), plan_sweep(str(copy), method, recipe)
@@ -37,7 +39,8 @@ def test_printed_space_loads_again_and_plans_identically(capsys: pytest.CaptureF
             "grace_epochs",
         ):
             assert getattr(copied, field) == getattr(shipped, field), (method, field)
-        assert copied.space_text == copy.read_text(encoding="utf-8") == shipped.space_text
+        assert copied.space_text == copy.read_text(encoding="utf-8")
+        assert copied.space_text == shipped.space_text.replace("sweep voc ", "sweep my.yaml ", 1)
 
 
 def test_unknown_space_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ def test_status_of_a_finished_sweep(capsys: pytest.CaptureFixture[str], finished
     assert "4/4 ended (2 complete, 1 pruned, 1 failed)" in out
     assert "80.00 val/mAP in percent: trial 3 at epoch 3" in out
     assert f"orchestrator leaderboard {finished}" in out
+    assert f"orchestrator promote {finished}" in out
 
 
 def test_status_of_a_killed_sweep_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +90,7 @@ def test_final_runs_are_called_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  runs    1/3 ended" in out
     assert "run 0 at epoch 1" in out
     assert "trial" not in out
+    assert "orchestrator promote" not in out
 
 
 def test_status_all_lists_the_latest_first(capsys: pytest.CaptureFixture[str], finished: str) -> None:

@@ -42,11 +42,17 @@ def merge(tmp_path: Path) -> Merge:
     """Merge the space above after replacing a part of its text."""
 
     def merge_changed(
-        old: str = "", new: str = "", method: str | None = None, epochs: int | None = None, **overrides: Scalar
+        old: str = "",
+        new: str = "",
+        method: str | None = None,
+        epochs: int | None = None,
+        of: str = "voc",
+        **overrides: Scalar,
     ) -> Settings:
         assert old in SPACE
         path = tmp_path / "mine.yaml"
-        path.write_text(SPACE.replace(old, new, 1) if old else SPACE, encoding="utf-8")
+        text = SPACE.replace("dataset: voc", f"dataset: {of}")
+        path.write_text(text.replace(old, new, 1) if old else text, encoding="utf-8")
         return merge_settings(
             load_space(path), method, epochs, {key.replace("__", "."): value for key, value in overrides.items()}
         )
@@ -112,12 +118,16 @@ def test_epoch_half_of_the_protocol_is_a_setting_of_the_run(merge: Merge) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("method.tau", ".5", "--set method.tau: .* Did you mean method.cam_threshold"),
-        ("tau", ".5", "--set tau: .* Did you mean method.cam_threshold"),
+        ("method.tau", ".5", "^--set: method.tau is not .* Did you mean method.cam_threshold"),
+        ("tau", ".5", "^--set: tau is not .* Did you mean method.cam_threshold"),
         ("spbc", "1", "Did you mean method.spbc_weight"),
         ("reg", "1", "Did you mean method.reg_weight"),
         ("optim.batchsize", "1", "Did you mean optim.batch_size"),
-        ("method.cam_threshold", "2", "--set method.cam_threshold=2: method.cam_threshold must be less than 1"),
+        (
+            "method.cam_threshold",
+            "2",
+            "^--set: method.cam_threshold must be less than 1, but got method.cam_threshold=2$",
+        ),
         ("method.cam_threshold", "high", 'must be a number, but got method.cam_threshold="high"'),
         ("method.cam_threshold", "true", "must be a number, but got method.cam_threshold=true"),
         ("method.warmup_epochs", "2.0", "must be an integer, but got method.warmup_epochs=2.0"),
@@ -127,7 +137,7 @@ def test_epoch_half_of_the_protocol_is_a_setting_of_the_run(merge: Merge) -> Non
         ("optim.lr", "", "optim.lr must be a number"),
         ("method.name", "em", "Use --method"),
         ("data.name", "coco", "mine.yaml is for voc"),
-        ("loop.epochs", "0", "loop.epochs must be greater than or equal to 1"),
+        ("loop.epochs", "0", "loop.epochs must be at least 1"),
         ("loop.select_epoch_by", "published", "select_epoch_by must be clean-val, observed-val or last"),
         ("loop.select_epoch_by", "best", "loop.select_epoch_by must be one of published, clean-val"),
     ],
@@ -144,7 +154,7 @@ def test_set_may_repeat_what_cannot_change(merge: Merge) -> None:
 def test_unknown_method_names_the_nearest(merge: Merge) -> None:
     with pytest.raises(
         UserError,
-        match=r"--method must be one of ignore, em in .*mine.yaml, but got --method=ignor. Did you mean ignore\?",
+        match=r"^--method=ignor is not in .*mine.yaml. Did you mean ignore\? Valid: ignore, em. To see them all: orch",
     ):
         merge(method="ignor")
 
@@ -182,9 +192,9 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
         (
             "high: 0.1}",
             "high: 1.1}",
-            "mine.yaml:8: optim.weight_decay must be less than or equal to 1, but got optim.weight_decay=1.1",
+            "mine.yaml:8: optim.weight_decay must be at most 1, but got optim.weight_decay=1.1",
         ),
-        ("low: 0.3", "low: -0.3", "mine.yaml:14: method.cam_threshold must be greater than or equal to 0"),
+        ("low: 0.3", "low: -0.3", "mine.yaml:14: method.cam_threshold must be at least 0"),
         (
             "type: int, low: 1",
             "type: float, low: 1",
@@ -207,8 +217,16 @@ def test_unknown_method_names_the_nearest(merge: Merge) -> None:
             "reg_weight: 0.6",
             "mine.yaml:18: method.reg_weight is fixed at 0.5, so a",
         ),
-        ("  ignore:", "  ignor:", "mine.yaml:10: a method block without name: must be labelled with a method"),
-        ("  ignore:", "  best:\n    name: ignor", "mine.yaml:11: name must be one of"),
+        (
+            "  ignore:",
+            "  ignor:",
+            "mine.yaml:10: the label of a method block without name: must be a method, but got",
+        ),
+        (
+            "  ignore:",
+            "  best:\n    name: ignor",
+            'mine.yaml:11: name must be a method, but got "ignor". Did you mean ignore?',
+        ),
     ],
 )
 def test_fault_in_the_file_names_its_line(merge: Merge, old: str, new: str, message: str) -> None:
@@ -278,19 +296,42 @@ def test_settings_that_do_not_fit_each_other_are_refused_before_anything_starts(
 
 
 def test_file_whose_settings_do_not_fit_its_dataset_is_told_its_line(merge: Merge) -> None:
-    assert fault(merge, "dataset: voc", "dataset: digits").startswith(
-        "mine.yaml:1: data.image_size must be 40 for digits"
-    )
+    with pytest.raises(SpaceError, match="mine.yaml:5: data.image_size must be 40 for digits, but got .*=64"):
+        merge("    optim.lr: 1e-3", "    data.image_size: 64", of="digits")
     with pytest.raises(
         SpaceError, match="mine.yaml:5: model.weights=pretext exists only for digits/resnet12 on digits"
     ):
         merge("optim.lr: 1e-3", "model.weights: pretext")
 
 
+def test_short_space_on_digits_has_their_size_and_trunk(merge: Merge) -> None:
+    keys = ("data.image_size", "model.backbone", "model.weights")
+    digits = (40, "digits/resnet12", "pretext")
+    assert tuple(merge(of="digits").base[key] for key in keys) == digits
+    with_trunk = merge("    optim.lr: 1e-3", "    model.backbone: digits/resnet12", of="digits")
+    assert tuple(with_trunk.base[key] for key in keys) == digits
+    # Another trunk keeps its own default weights, and another dataset all defaults.
+    other = merge("    optim.lr: 1e-3", "    model.backbone: torchvision/resnet18", of="digits")
+    assert tuple(other.base[key] for key in keys) == (40, "torchvision/resnet18", "IMAGENET1K_V1")
+    assert merge().base["data.image_size"] == 448
+
+
+def test_default_that_does_not_fit_blames_what_it_does_not_fit(merge: Merge) -> None:
+    with pytest.raises(
+        SpaceError, match=r"mine.yaml:5: model.weights must be .*, the default. Give model.weights under shared.fixed."
+    ):
+        merge("optim.lr: 1e-3", "model.backbone: digits/resnet12")
+
+
 def test_a_method_of_another_space_of_the_dataset_is_named_with_it() -> None:
-    with pytest.raises(UserError, match=r"but got --method=plc_lac\. plc_lac is in voc_q2l\.$"):
+    with pytest.raises(
+        UserError, match=r"^--method=plc_lac is not in search_spaces/voc.yaml, but in voc_q2l. Use that space\.$"
+    ):
         merge_settings(load_space("voc"), "plc_lac")
-    with pytest.raises(UserError, match=r"but got --method=plc_lca\. Did you mean plc\?$"):
+    with pytest.raises(
+        UserError,
+        match=r"is not in \S+ Did you mean plc\? Valid: .*, and \d+ more. .* spaces voc$",
+    ):
         merge_settings(load_space("voc"), "plc_lca")
 
 

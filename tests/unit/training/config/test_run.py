@@ -73,7 +73,9 @@ def test_unknown_key_names_the_nearest(key: str, nearest: str | None) -> None:
     with pytest.raises(ConfigError) as error:
         TrainConfig.from_flat({key: 1})
     assert error.value.key == key
-    assert (f"Did you mean {nearest}?" if nearest else "Valid keys: data.name") in str(error.value)
+    assert (f"Did you mean {nearest}?" if nearest else "To see all settings: orchestrator plan SPACE") in str(
+        error.value
+    )
 
 
 def test_every_synonym_means_a_setting_that_exists() -> None:
@@ -139,7 +141,8 @@ def test_a_stopping_rule_must_have_something_to_watch(key: str, value: float) ->
 @pytest.mark.parametrize("name", ["ignor", "", None, 5, ["em"]])
 def test_unknown_method_lists_the_known_ones(name: Any) -> None:
     with pytest.raises(
-        ConfigError, match="method.name must be one of full_labels, assumed_negative, wan, em, ignore, .*, but got"
+        ConfigError,
+        match=r"method.name must be a method, but got .* Valid: full_labels, assumed_negative, .*, and \d+ more",
     ):
         TrainConfig.from_flat({"method.name": name})
     with pytest.raises(ConfigError, match="method.name"):

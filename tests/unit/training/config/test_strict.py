@@ -42,7 +42,7 @@ class Model(StrictModel):
         ("whole", "2", 'must be an integer, but got "2"'),
         ("whole", True, "must be an integer, but got true"),
         ("whole", None, "must be an integer, but got null"),
-        ("whole", 0, "must be greater than or equal to 1, but got 0"),
+        ("whole", 0, "must be at least 1, but got 0"),
         ("part", "0.5", 'must be a number, but got "0.5"'),
         ("part", float("nan"), "must be finite, but got NaN"),
         ("part", 0.0, "must be greater than 0, but got 0.0"),
