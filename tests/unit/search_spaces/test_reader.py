@@ -96,7 +96,7 @@ def test_empty_file_has_no_data(text: str) -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"x\.yaml does not exist"):
         read_text(tmp_path / "x.yaml", "x.yaml")
-    with pytest.raises(SpaceError, match="directory"):
+    with pytest.raises(SpaceError, match=r"folder is a folder\. Name a YAML file"):
         read_text(tmp_path, "folder")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe4")
     with pytest.raises(SpaceError, match=r"latin.yaml: .*UTF-8 .*byte 3"):
