@@ -21,9 +21,11 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     def work() -> None:
         try:
             future.set_result(function())
+        # Whatever it is, even SystemExit: without a result, whoever waits for the future would wait forever.
         except BaseException as error:
             future.set_exception(error)
 
+    # Not a ThreadPoolExecutor, whose threads are joined when the process exits: a call that hangs would keep it alive.
     threading.Thread(target=work, daemon=True).start()
     return future
 

@@ -101,6 +101,7 @@ class Range(Section):
             return list(self.choices or ())
         low, high = self.ends
         if self.num is not None:
+            # Rounding may make two points of a short whole-number range equal.
             points = _spaced(low, high, self.num, log=self.log)
             return list(dict.fromkeys(round(point) for point in points)) if self.type == "int" else list(points)
         if self.type == "int":
@@ -119,5 +120,6 @@ class Range(Section):
 def _spaced(low: float, high: float, num: int, *, log: bool) -> list[float]:
     """Return ``num`` evenly spaced points from low to high, on a logarithmic scale or not; both ends are exact."""
     scale, back = (math.log, math.exp) if log else (float, float)
+    # The ends are taken as they are: exp(log(low)) may lie just outside of the range, which would then refuse it.
     step = (scale(high) - scale(low)) / (num - 1)
     return [float(low), *(back(scale(low) + step * index) for index in range(1, num - 1)), float(high)]

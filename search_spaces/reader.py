@@ -121,6 +121,7 @@ class _Builder:
         self.open: list[Node] = []
 
     def build(self, node: Node, path: KeyPath) -> Any:
+        # The line of a key is known by now, and stays: its value may begin on a later one.
         self.document.lines.setdefault(path, node.start_mark.line + 1)
         if any(node is parent for parent in self.open):
             raise self.document.error(path, f"{_name(path)} must not contain itself. Write it out without the alias.")
@@ -172,6 +173,7 @@ def _scalar(node: Node) -> Scalar:
         case "bool":
             return text.lower() in _TRUE
         case "int":
+            # Base 0 only with a prefix: it refuses 010, which is 10 in YAML 1.2.
             return int(text, 0) if text.lstrip("+-")[:2].lower() in ("0x", "0o", "0b") else int(text)
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 def world_size() -> int:
     """Return the number of ranks, 1 without a process group."""
+    # A torch that was built without distributed has no is_initialized, so is_available is asked first.
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -24,6 +25,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     values = values.detach()
     if world_size() == 1:
         return values
+    # all_reduce writes in place, and the caller's tensor has to stay this rank's share.
     total = values.clone()
     dist.all_reduce(total)
     return total
@@ -32,6 +34,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 class _DifferentiableSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
+        # Contiguous, because collectives refuse strided tensors; cloned, because they write in place.
         total = values.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -64,6 +67,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
+    # Two collectives, in this order on every rank, even on one without rows: how many rows each has, then the rows.
     counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     # all_gather needs equal shapes, so pad to the longest rank and cut the padding off afterwards.
@@ -87,6 +91,7 @@ def extremes_over_ranks(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     # No boolean indexing, which would make the host wait for the device to learn the number of rows.
     chosen = rows.view(-1, *[1] * (values.dim() - 1))
+    # One infinite row, so that a rank without any row has something to reduce.
     empty = values.new_full((1, *values.shape[1:]), float("inf"))
     low = torch.cat([torch.where(chosen, values, torch.inf), empty]).amin(0)
     high = torch.cat([torch.where(chosen, values, -torch.inf), -empty]).amax(0)

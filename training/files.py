@@ -33,6 +33,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             # Renaming first could, after a power failure, leave an empty file under the final name.
             os.fsync(file.fileno())
         os.replace(partial, path)
+    # Not on Ctrl-C or SystemExit: those are treated like a kill, and the next attempt overwrites the partial file.
     except Exception:
         partial.unlink(missing_ok=True)
         raise
@@ -46,6 +47,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with open_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+    # The new name is an entry of the folder, which has to reach the disk as well as the file.
     sync_folder(path.parent)
 
 

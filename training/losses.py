@@ -31,11 +31,13 @@ class LossPart:
 
 def mean_part(values: Tensor, weight: float = 1.0) -> LossPart:
     """Return the mean over all entries as a part."""
+    # Filled on the device: a number copied there would make the host wait.
     return LossPart(values.sum(), torch.full((), float(values.numel()), device=values.device), weight)
 
 
 def masked_mean_part(values: Tensor, mask: Tensor, weight: float = 1.0) -> LossPart:
     """Return the mean over the entries of a boolean mask as a part; it is 0 if the mask is empty."""
+    # No boolean indexing, which would make the host wait for the device to learn the number of entries.
     return LossPart(torch.where(mask, values, 0).sum(), mask.sum().to(values.dtype), weight)
 
 
@@ -53,6 +55,7 @@ def total_loss(parts: Mapping[str, LossPart]) -> tuple[Tensor, dict[str, Tensor]
         [*(part.numerator.detach() for part in parts.values()), *(part.count for part in parts.values())]
     )
     totals = sum_over_ranks(local)  # one all-reduce for all parts
+    # Over no entry at all, numerator and count are 0: divided by 1, such a part is 0 instead of NaN.
     numerators, counts = totals[: len(parts)], totals[len(parts) :].clamp_min(1)
     loss = torch.stack(
         [

@@ -214,6 +214,8 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     keys <<= 1
     keys |= labels.T.numpy()
     keys |= np.arange(num_classes, dtype=np.int64)[:, None] << 33
+    # Each row is sorted by itself. With the class in the highest bits, the rows in a line are sorted too, which
+    # searchsorted needs.
     keys.sort(axis=1)
     ranked = keys.reshape(-1)
     hits = ranked[(ranked & 1) == 1]
@@ -222,6 +224,7 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     # same score, and all entries from there on count for this hit: tied scores share one threshold.
     num_at_least = (owner + 1) * num - np.searchsorted(ranked, hits - 1)
     num_positive = np.bincount(owner, minlength=num_classes)
+    # The same among the hits alone: where the class's hits end, less the place of the first hit of the same score.
     hits_at_least = num_positive.cumsum()[owner] - np.searchsorted(hits, hits)
     precision = np.bincount(owner, weights=hits_at_least / num_at_least, minlength=num_classes)
     return torch.from_numpy(precision / num_positive.clip(1))

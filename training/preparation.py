@@ -100,6 +100,7 @@ def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int
             cross_entropy(model(scale.normalise(shift(images[rows], shifts[rows]))), classes[rows]).backward()
             optimizer.step()
             schedule.step()
+    # safetensors refuses tensors that are not contiguous, which those in channels-last format are not.
     return {name: value.detach().contiguous() for name, value in trunk.state_dict().items()}
 
 

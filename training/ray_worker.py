@@ -88,6 +88,7 @@ def train_worker(job: Job) -> None:
     """
     began = time.time()
     try:
+        # Before the model is built, so that the driver can tell workers that wait for resources from slow ones.
         if _rank() == 0 and not ray.get(job.channel.tell.remote({"epoch": 0})):
             raise _StoppedError
         run = _build(job)
@@ -100,6 +101,8 @@ def train_worker(job: Job) -> None:
             first = {}
         while not run.finished:
             run.train_epoch()
+            # Saved before it is reported: an epoch in the journal has to be in a checkpoint from which a resume can
+            # continue.
             run.save()
             _wait_for_all_ranks()
             _report(job, run, first)

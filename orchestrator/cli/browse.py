@@ -74,7 +74,8 @@ def _browse_bundle(file: Path, port: int) -> None:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             os.environ.pop(name, None)
         # Before the work, which takes minutes for a large bundle.
-        print_note(f"opening {file} in a temporary MLflow store and starting its UI; this takes a few seconds ...")
+        if file.is_file():
+            print_note(f"opening {file} in a temporary MLflow store and starting its UI; this takes a few seconds ...")
         plan = load_plan(unpack_bundle(file))
         if not sync(plan.id, UNPACK_S):
             print_note(f"MLflow is incomplete: {plan.id} could not be written within {UNPACK_S / 60:.0f} min.")

@@ -115,6 +115,7 @@ class SweepPlan:
         rungs: list[int] = []
         epoch = float(self.grace_epochs)
         while self.scheduler == "asha" and epoch < self.epochs:
+            # Rounded only here, so that the roundings do not add up from rung to rung.
             rungs.append(math.ceil(epoch))
             epoch *= self.reduction_factor
         return rungs

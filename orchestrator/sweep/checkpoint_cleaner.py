@@ -59,6 +59,7 @@ class CheckpointCleaner(Follower):
         answers no, the checkpoints of ended trials are deleted.
         """
         if not self._fits():
+            # Queue.join, but with a time-out, which Queue.join does not take.
             with self._ended.all_tasks_done:
                 self._ended.all_tasks_done.wait_for(lambda: not self._ended.unfinished_tasks, timeout=_SETTLE_S)
         return self._fits()

@@ -180,6 +180,7 @@ class JournalBackup(Follower):
             if not segments:  # before the first segment, so that a backup with segments always has a plan
                 storage.put(name, text.encode())
         if not claim.is_held:
+            # Only now: a backup that has more than this journal belongs to the driver that wrote it.
             claim.take(self._refuse)
         self._storage, self._claim = storage, claim
         return storage

@@ -28,6 +28,7 @@ from training.machine import is_alive
 
 LEASE_FILE = "lease.json"
 RENEW_S = 10.0
+# Several renewals may fail: a short outage of a shared file system must not cost the lease.
 EXPIRES_S = 60.0
 _WIDTH = 512  # a renewal overwrites the one before in one call: readers see a complete one, even on a full disk
 Clock = Callable[[], float]

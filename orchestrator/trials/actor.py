@@ -145,6 +145,7 @@ class _Trial(tune.Trainable):
 def describe_failure(error: BaseException) -> TrialReport:
     """Return the report of a failure: its cause, and the first line of the error that led to it."""
     origin = error
+    # The way Python prints it: the explicit cause, else what was being handled, unless `from None` hides that.
     while (earlier := origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)) is not None:
         origin = earlier
     # If a step runs out of memory, our own message has the figures; torch's stays in the details.

@@ -105,6 +105,7 @@ class MemoryKills:
         before = self._known.get(address)
         if now is None or before is None or now <= before:
             return False
+        # Not `now`: of two kills, each explains one death, and each death asks here.
         self._known[address] = before + 1
         return True
 
@@ -122,6 +123,7 @@ def _this_address() -> str:
 
 def _ask(node_id: str) -> ray.ObjectRef[int | None]:
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    # Without a CPU, because the trials may have all of them; without retries, because the node may be gone.
     asked: ray.ObjectRef[int | None] = (
         ray.remote(count_memory_kills).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote()
     )

@@ -144,6 +144,8 @@ class Director:
         if report.passed_over:
             broken = ", ".join(report.passed_over)
             self._say(f"trial {trial} continues from epoch {report.epoch}: its newer checkpoint {broken} is incomplete")
+        # Before the epoch is in the journal: if this driver is killed in between, the next one hands the trial out
+        # again and gets them. Afterwards the trial counts as complete, and nobody asks for them.
         if report.artifacts:
             self._on_artifacts(trial, report.artifacts)
         if not self._journal.append(_epoch_event(trial, report)):

@@ -52,6 +52,7 @@ def group_name(sweep_id: str, handout: Handout) -> str:
 
 def remove_groups(name: str) -> int:
     """Remove the placement groups whose names start with ``name``, and end what runs in them; return their number."""
+    # Ray's table also lists groups that were removed long ago.
     found = [
         key
         for key, group in placement_group_table().items()

@@ -80,6 +80,7 @@ def run_trials(
             trainable,
             name=plan.id,
             config={},
+            # Without a limit: the searcher knows when the sweep is over.
             num_samples=-1,
             search_alg=_HandoutSearcher(trials),
             scheduler=_FirstComeScheduler(),  # type: ignore[no-untyped-call]

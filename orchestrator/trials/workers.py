@@ -158,6 +158,7 @@ class Attempt:
     def _wait_for_report(self) -> TrialReport:
         taking = self._channel.take.remote()
         while True:
+            # Read before the wait, so that a message sent just before the end is still taken.
             over = not self._fitting.is_alive()
             if ray.wait([taking], timeout=_POLL_S)[0]:
                 message = ray.get(taking)

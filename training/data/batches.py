@@ -91,6 +91,7 @@ class TrainBatches:
         if self._strength is not None:
             size = self._data.images.read([]).shape[-1]  # reading no rows gives the size without touching a file
             strong = draw_strong(num, size, self._strength, named_generator(self._seed, "strong", epoch))
+        # len(self) leaves out a last batch that is to be dropped.
         for rows in order.split(self._batch_size)[first_step : len(self)]:
             # Divided only here, so that global batches are the same for any number of ranks.
             rows = rows.tensor_split(world_size())[rank()]

@@ -28,6 +28,8 @@ from training.data.split import InMemoryImages, SplitData
 from training.errors import DatasetError
 from training.seeding import derive_seed
 
+# Increase it with every change that alters a scene: it is part of the cache key, and old scenes would be used
+# otherwise.
 RECIPE_VERSION = 2
 IMAGE_SIZE = 40
 NUM_CLASSES = 10
@@ -282,6 +284,8 @@ def _draw_digit(digits: list[dict[int, Pixels]], stream: np.random.Generator) ->
 
 def _free_place(taken: NDArray[np.bool_], size: int, stream: np.random.Generator) -> tuple[int, int] | None:
     """Draw a place that no object covers, and mark it as taken; None if none was found."""
+    # With a limit, because there may be no room left. The caller then draws the scene again, or leaves the distractor
+    # out.
     for _ in range(60):
         top, left = (int(value) for value in stream.integers(0, IMAGE_SIZE - size + 1, 2))
         window = taken[top : top + size, left : left + size]

@@ -68,6 +68,7 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
         card: The model card, in Markdown.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # safetensors refuses tensors that are not contiguous, which those in channels-last format are not.
     save_file({name: value.contiguous() for name, value in state["model"].items()}, folder / "model.safetensors")
     described = {
         "config": config.flatten(),
@@ -174,6 +175,7 @@ class Predictor:
         files = find_images(folder)
         names: list[str] = []
         broken: list[BrokenImage] = []
+        # An empty part, so that a folder without a single readable image gives a table too.
         parts = [torch.zeros(0, len(self.classes))]
         # Batch by batch, because a folder of originals need not fit into memory.
         for start in range(0, len(files), batch_size):

@@ -56,6 +56,7 @@ class CheckpointStore:
         if best is not None:
             self._write("best", epoch, best)
         self._write("last", epoch, state)
+        # One older state stays: the storage may turn out to have cut the new one short.
         self._prune("last", epoch, num_before=1)
         if best is not None:
             self._prune("best", epoch)
@@ -99,6 +100,8 @@ class CheckpointStore:
 
     def _put(self, path: str, payload: bytes) -> None:
         if not self._local:
+            # An object storage shows an object only once all of it has arrived, so it needs no other name in the
+            # meantime.
             with self._fs.open_output_stream(path) as stream:
                 stream.write(payload)
             return

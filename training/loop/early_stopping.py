@@ -22,6 +22,7 @@ def is_over(config: LoopConfig, epoch: int, value: float | None, best_epoch: int
         value: The epoch's value of that metric in percent, or None if it has none.
         best_epoch, best_value: The best epoch so far (the earliest of equals; None at first) and its value.
     """
+    # If no epoch has had the metric yet, the patience counts from the start.
     if config.patience_epochs is not None and epoch - (best_epoch or 0) > config.patience_epochs:
         return True
     return config.max_drop_percent is not None and value is not None and best_value - value > config.max_drop_percent

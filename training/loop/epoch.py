@@ -114,6 +114,8 @@ class EpochLoop:
         output: StepOutput = self._forward(batch, epoch)
         loss, values = total_loss(output.parts)
         finite = guard.observe(step, values)
+        # Before backward: on the CPU, where every step is checked, a bad one ends the run before it has changed
+        # anything.
         guard.check(step)
         loss.backward()
         guarded_step(self.optimizer, finite)

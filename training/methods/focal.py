@@ -82,6 +82,7 @@ class Hill(MeanOverEntries):
     def entries(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss per entry."""
         shifted, probs = logits - self._config.margin, logits.sigmoid()
+        # logsigmoid stays finite where the sigmoid underflows to 0, whose logarithm would be infinite.
         positive = (-shifted).sigmoid() ** self._config.gamma * -logsigmoid(shifted)
         return torch.where(labels > 0, positive, (self._config.hill_lambda - probs) * probs.square())
 

@@ -79,6 +79,8 @@ class Ignore(Method):
 
         With ``masked_pass_bn=eval_both`` the gap takes two extra passes in eval mode.
         """
+        # The passes keep this order (weak, strong, masked): in train mode each of them moves BatchNorm's running
+        # statistics.
         weak = model(batch.weak)
         # In float32 whatever the network computes in: thresholds compare values that differ little.
         logits = strong_logits = weak.logits.float()
@@ -149,6 +151,7 @@ class Ignore(Method):
         sums["kept_frac"] = torch.where(has_positive, kept, 0).sum()
         # A mask may be empty, for example with a flat map; the masked image is then all mean colour.
         sums["empty"] = ((kept == 0) & has_positive).sum()
+        # Images are normalised, so the 0 of a masked pixel is the dataset's mean colour.
         masked = batch.weak * mask[:, None]
         with masked_pass(model, self._config.masked_pass_bn):
             if self._config.masked_pass_bn != "eval_both":
@@ -179,6 +182,7 @@ class Ignore(Method):
     def _thresholds_of(
         self, gap: Tensor, average: Tensor, num_gap: Tensor, num_average: Tensor
     ) -> tuple[Tensor, Tensor]:
+        # Before the first update both thresholds are 0, and so would be 1 - d^0: hence at least one update.
         if self._config.correct_gap_bias:
             gap = gap / (1 - self._config.gap_decay ** num_gap.clamp_min(1))
         if self._config.correct_average_bias:

@@ -168,6 +168,7 @@ def _count_features(module: nn.Module, backbone: str) -> int:
     Two image sizes show this: a transformer takes only one size, returns tokens, or has its channels last.
     """
     was_training = module.training
+    # In eval mode, so that the images of zeros below do not enter BatchNorm's statistics.
     module.eval()
     try:
         with torch.no_grad():

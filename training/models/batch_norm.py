@@ -44,6 +44,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         sums = differentiable_sum_over_ranks(torch.cat([per_channel.flatten(), count]))
         count = sums[-1].detach()
         mean, square = (sums[:-1] / count).view(2, -1)
+        # Rounding may take it slightly below 0, where rsqrt would be NaN.
         variance = (square - mean.square()).clamp_min(0)
         if self.track_running_stats:
             self._update_running(mean.detach(), variance.detach(), count)

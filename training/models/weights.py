@@ -78,6 +78,7 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
             f"model.weights={path} cannot be read: {first_line(error).rstrip('.')}. "
             "Use a complete .safetensors file, or a .pth file that holds only tensors"
         ) from error
+    # Training scripts tend to save the weights under one of these names, next to the optimiser's state.
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, Mapping) else None
     if not isinstance(state, Mapping):

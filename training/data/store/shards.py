@@ -36,6 +36,8 @@ class ShardFile:
 
 def encode_shard(images: Sequence[bytes]) -> pa.Buffer:
     """Return the content of a shard: an Arrow IPC file with one record batch of one binary column."""
+    # "large": 64-bit offsets, which _offsets reads. Those of plain binary end at 2 GiB, which a shard of originals may
+    # exceed.
     batch = pa.record_batch([pa.array(images, pa.large_binary())], names=[_COLUMN])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
@@ -61,6 +63,7 @@ def read_row(shard: ShardFile, position: int) -> bytes:
     return content
 
 
+# Without a limit, unlike the open files: this is 8 bytes per image.
 @cache
 def _offsets(shard: ShardFile) -> NDArray[np.int64]:
     """Return the file offsets at which each image starts and the last one ends, int64 (n + 1,)."""

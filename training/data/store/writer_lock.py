@@ -23,6 +23,8 @@ from training.machine import is_alive
 
 STALE_S = 600.0
 """A writer on another host whose heartbeat is older than this is considered dead."""
+# Far more often than STALE_S suggests, because the writer beats only between two shards, each of which may take
+# minutes.
 _BEAT_S = 30.0
 _SETTLE_S = 1.0
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
