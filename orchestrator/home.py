@@ -97,5 +97,6 @@ def check_name(name: str) -> str:
 
 def clean_name(word: str) -> str:
     """Return the nearest name that :func:`check_name` accepts, for a sweep named after a file."""
+    # Short enough to take -space, -train or -promote as well.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", word).lstrip("._-")[:48] or "space"
     return f"{name}-space" if _ID_SUFFIX.search(name) else name

@@ -95,6 +95,7 @@ def _git(root: Path, *arguments: str) -> str | None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(
+            # Without locks, so that looking at a checkout never gets in the way of a git command of the user's.
             ["git", "--no-optional-locks", "-C", str(root), *arguments],
             capture_output=True,
             encoding="utf-8",

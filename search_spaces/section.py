@@ -21,6 +21,7 @@ class Section(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
+        # Before pydantic looks at them, because its own message names no nearest key.
         for key in data if isinstance(data, dict) else ():
             if key not in cls.model_fields:
                 raise fault(f"is not a valid key. {suggest(key, cls.model_fields)}", key)

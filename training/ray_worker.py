@@ -107,6 +107,7 @@ def train_worker(job: Job) -> None:
             _wait_for_all_ranks()
             _report(job, run, first)
             first = {}
+    # Nothing to report: it was the driver that stopped the run.
     except _StoppedError:
         raise
     except Exception as error:

@@ -31,6 +31,7 @@ from training.errors import first_line
 MIN_PYTHON = (3, 11)
 MIN_FREE_GIB = 5.0
 STORE_TIMEOUT_S = 5.0
+# Those from which training.data.digits cuts its backgrounds; importing that module would import torch.
 PHOTOS = ("china.jpg", "flower.jpg")
 _CHECKOUT = Path(__file__).parents[2]
 INSTALL = (
@@ -108,6 +109,7 @@ def check_cuda() -> Finding:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("CUDA", Health.OK, f"{torch.version.cuda}: {', '.join(names)}")
+    # NVIDIA's driver brings this program along, so where it is missing there is no GPU that torch could use.
     if shutil.which("nvidia-smi") is None:
         return Finding("CUDA", Health.ABSENT, "no NVIDIA driver: everything runs on the CPU")
     reason = _find_cuda_problem()
@@ -305,6 +307,7 @@ def _check_sqlite(uri: str) -> Finding:
     if not path.exists():
         return Finding("MLflow store", Health.OK, f"{path} does not exist yet; the first sweep creates it")
     try:
+        # Read-only, because looking must not change a store into which a sweep may be writing.
         with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=STORE_TIMEOUT_S) as store:
             (num_runs,) = store.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:

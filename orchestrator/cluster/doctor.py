@@ -54,6 +54,8 @@ def diagnose_nodes(
     require_no_credentials("--storage", storage)
     stores, model, problems = list_stores(), None, {}
     if space is not None:
+        # Only the settings are read. The numbers of CPUs and GPUs are given so that this machine is not counted for
+        # nothing.
         base = make_plan(PlanRequest(space, overrides=overrides or {}, num_cpus=1, num_gpus=0)).base
         problems = _find_missing_store(base)
         stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}

@@ -18,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.provenance import BUILD_FILE, read_build
 from orchestrator.redaction import redact
 from orchestrator.uris import require_text_without_credentials
+from search_spaces.reader import YAML_SUFFIXES
 
 MAX_PACKAGE_BYTES = 10 * 2**20
 _GIVEN = "given"
@@ -102,7 +103,7 @@ def _send_file(word: str, folder: Path) -> str:
     """Copy the YAML file that a word names, if any, and return the word with its path on the cluster."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = Path(value).expanduser()
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix not in YAML_SUFFIXES or not path.is_file():
         return word
     require_text_without_credentials(str(path), path.read_text(encoding="utf-8", errors="replace"), "Ray")
     target = folder / _GIVEN / path.name

@@ -50,6 +50,7 @@ class Job:
 
 def split_address(words: Sequence[str]) -> tuple[list[str], str | None]:
     """Return a verb's words without ``--address``, and its value."""
+    # By hand, because the words belong to another verb, whose parser gets them later.
     rest, address, index = [], None, 0
     while index < len(words):
         word = words[index]
@@ -83,6 +84,7 @@ def submit(package: Package, address: str) -> Job:
                     raise
                 time.sleep(_POLL_S)
     job = Job(job_id, address, package.words, time.time(), package.num_bytes)
+    # Only once Ray has it: a record of a job that does not exist would be the latest one for every other verb.
     _jobs_dir().mkdir(parents=True, exist_ok=True)
     write_whole(_jobs_dir() / f"{job.id}.json", json.dumps(asdict(job), indent=2) + "\n")
     return job

@@ -179,6 +179,7 @@ def ask_nodes(
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(wanted)
             for node in nodes
         ]
+        # One time-out for all nodes together: one by one, each silent node would take it anew.
         ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
         return [_read_answer(node, answer) for node, answer in zip(nodes, answers, strict=True)]
 
@@ -212,6 +213,7 @@ def is_networked(folder: Path) -> bool:
         for mount in psutil.disk_partitions(all=True)
         if os.path.commonpath([path, mount.mountpoint]) == mount.mountpoint
     ]
+    # Mounts are nested, and the folder is on the innermost one.
     return bool(mounts) and max(mounts, key=lambda mount: len(mount.mountpoint)).fstype in _NETWORK_FILE_SYSTEMS
 
 

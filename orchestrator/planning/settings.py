@@ -122,6 +122,7 @@ def merge_settings(
     if published is not None:
         # Below the flags, so that a flag that changes a published setting also changes the recipe's name.
         below = layer_settings(below, Layer({RECIPE_KEY: Setting(PUBLISHED, FlagOrigin(f"--recipe {PUBLISHED}"))}))
+    # The settings without the flags, to tell whether the flags change the recipe.
     before = _complete(space, below, flags) if published is not None else {}
     merged = layer_settings(below, _flag_layer(below, flags))
     base = _complete(space, merged, flags)
@@ -221,6 +222,7 @@ def _flag_layer(below: Layer, flags: Flat) -> Layer:
     """Return the settings from the flags, each checked as a change to the layers below."""
     layer = Layer({key: Setting(value, FlagOrigin(f"--set {key}={shown(value)}")) for key, value in flags.items()})
     given = below.values
+    # One by one, so that the message blames the right flag.
     for key, setting in layer.fixed.items():
         _check(given, {key: setting}, setting.origin)
         given[key] = setting.value

@@ -187,6 +187,7 @@ def _is_plain(info: zipfile.ZipInfo) -> bool:
     # Other compression methods unpack everything at once, so counting bytes would come too late.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return False
+    # Bit 0 means encrypted. A plain file has the type 0 if zipfile's writestr or another system wrote it.
     return not info.is_dir() and not info.flag_bits & 1 and (stat.S_IFMT(mode) in (0, stat.S_IFREG))
 
 
@@ -260,6 +261,7 @@ def _runs(plan: SweepPlan, state: SweepState) -> str:
 def _metrics(state: SweepState) -> str:
     records = sorted(state.records.items())
     return _table(
+        # The epoch as a whole number, in place of the metric of the same name, which is a float.
         {"trial": trial, **metrics, "epoch": epoch}
         for trial, record in records
         for epoch, metrics in sorted(record.metrics.items())

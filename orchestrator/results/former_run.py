@@ -13,9 +13,8 @@ from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep_folder.index import find_sweep, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from search_spaces.reader import YAML_SUFFIXES
 from training.config.run import Scalar
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 def plan_rerun(request: PlanRequest) -> SweepPlan:
@@ -31,7 +30,7 @@ def plan_rerun(request: PlanRequest) -> SweepPlan:
     assert source is not None
     file = _find_file(source)
     # A missing .yaml is reported as a missing file, not as an unknown run.
-    if source.endswith(_SUFFIXES) or file.is_file():
+    if source.endswith(YAML_SUFFIXES) or file.is_file():
         return make_rerun_plan(request, FormerRun(read_config(file), source))
     sweep_id, trial = find_trial(source)
     plan = load_plan(sweep_id)

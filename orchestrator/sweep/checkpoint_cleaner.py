@@ -15,6 +15,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 
 GIB = 1024**3
+# Not more often, because an object storage takes a request for every trial that is measured.
 _MEASURE_S = 5.0
 _SETTLE_S = 60.0
 

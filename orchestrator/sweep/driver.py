@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
+# How soon Ctrl-C is noticed while something starts.
 _LOOK_S = 0.2
 
 

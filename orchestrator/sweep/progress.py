@@ -21,7 +21,9 @@ from orchestrator.sweep_folder.state import SweepState
 _PLAIN_S = 10.0
 _LOOK_S = 1.0
 _AWAY_S = 5.0  # a database that is being created or locked for a moment is not worth a message
+# How much of the driver's time may go into drawing.
 _DRAWING_SHARE = 0.05
+# Leaves room for the summary on a terminal of 24 lines.
 _MAX_ROWS = 12
 _BETWEEN = " | "
 

@@ -44,6 +44,7 @@ HOLDER_FILE = "driver.json"
 CONNECT_S = 10.0
 """How long a driver waits for the backup when it starts; it never waits for it later."""
 
+# Events of about this long are lost if the machine is lost, too.
 _POLL_S = 0.2
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0

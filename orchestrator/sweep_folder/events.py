@@ -200,6 +200,7 @@ def from_line(line: bytes) -> Event | None:
         return kind(**plain)
     except KeyError as error:
         raise EventError(f"event {name} lacks the field {error.args[0]}") from None
+    # Before ValueError, of which it is a kind: its message is complete.
     except EventError:
         raise
     except ValueError as error:

@@ -139,6 +139,7 @@ def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[Mlf
     client = connect(wait_s, advice)
     try:
         yield client
+    # Our own errors already say what to do; anything else comes from MLflow.
     except (UserError, OrchestratorError):
         raise
     except Exception as error:

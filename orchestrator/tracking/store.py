@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+# Short, because somebody is waiting for a table, and MLflow is only the second place to look.
 _LOOK_WAIT_S = 3.0
 _SWEEP_WORD = re.compile(r"[A-Za-z0-9._-]+")
 _ID_SUFFIX = re.compile(r"-[0-9a-f]{8}")

@@ -16,7 +16,9 @@ from orchestrator.sweep_folder.records import Cause
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"\bip: (\S+)")
 _CGROUPS = Path("/sys/fs/cgroup")
+# Listing the nodes is a request to Ray's head, so not at every step.
 _LOOK_S = 10.0
+# Tune's loop stands still until the node answers.
 _ASK_S = 5.0
 
 

@@ -109,6 +109,7 @@ class Director:
             self._waiting.remove(waiting)
             record = self._journal.state.records[waiting]
             return self._hand_out(waiting, dict(record.params), record.origin, record.attempts + 1)
+        # Trials are numbered without gaps, whatever happens to them.
         trial = len(self._journal.state.records)
         proposal = self._proposer.propose(trial) if self._may_propose() else None
         if proposal is None:
@@ -251,6 +252,7 @@ class Director:
         return {event.trial for event in reports if self._pruner.cuts(event.trial, event.epoch, event.metrics[metric])}
 
     def _hand_out(self, trial: int, params: dict[str, Scalar], origin: str, attempt: int) -> Handout:
+        # First of all: a driver that is killed right after this must not give the same number to another point.
         self._journal.append(TrialStarted(trial, attempt, params, origin, host=socket.gethostname(), pid=os.getpid()))
         self._running.add(trial)
         self._working_since.pop(trial, None)

@@ -100,6 +100,7 @@ class OptunaProposer:
         """Return a start point, with drawn values for the keys that it leaves out, or a drawn point."""
         point: Mapping[str, Scalar] = self._plan.start_from[trial] if trial < len(self._plan.start_from) else {}
         self._running[trial] = self._ask(trial, point)
+        # A point may also give keys that nothing searches, such as the seed of a final run.
         return Proposal({**point, **self._running[trial].params}, self._origin(trial))
 
     def learn(self, record: TrialRecord) -> None:

@@ -27,6 +27,8 @@ from orchestrator.trials.deaths import describe_death
 from orchestrator.trials.placement import group_name, remove_groups, request_resources
 
 _POLL_S = 0.2
+# How long workers may take to end by themselves. After that they lose their placement group, and with it their
+# processes.
 _END_S = 20.0
 _ENVIRONMENT = {
     # How often the controller polls its workers. A start, a report and an end each wait for it, by default for 2 s.

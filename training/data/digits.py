@@ -39,6 +39,7 @@ PRETEXT_IMAGES = 1280
 
 # Ranges of each class's digits and of each photo's width: no split sees another split's raw material.
 _SOURCE_FRACS = {"train": (0.0, 0.60), "val": (0.60, 0.75), "test": (0.75, 1.0)}
+# Of one, two, three and four digits in a scene: 2.55 on average.
 _NUM_DIGITS_PROBS = (0.15, 0.35, 0.30, 0.20)
 # Some classes occur together more often, as in photos, so that methods that use such correlations find some.
 _PARTNER_STEPS = (1, 5)

@@ -61,6 +61,7 @@ def build_schedule(config: OptimConfig, optimizer: Optimizer, num_steps: int) ->
         num_steps: Steps of one cycle; a longer run starts the next one.
     """
     if config.schedule == "constant":
+        # A schedule all the same, so that the loop steps and saves one whatever the setting is.
         return LambdaLR(optimizer, lambda step: 1.0)
     highest = [group["lr"] for group in optimizer.param_groups]
     # torch divides by zero if the rise is exactly one step long.

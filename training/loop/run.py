@@ -131,6 +131,7 @@ class TrainingRun:
         trained[TIME_TRAIN_S] += evaluating - labelling  # scoring the train split for the method is part of training
         evaluated = self._evaluate()
         ended = time.perf_counter()
+        # Only now: an epoch that failed half-way must not count as finished.
         self.epoch = epoch
         self.metrics = {
             EPOCH: float(epoch),
@@ -155,6 +156,7 @@ class TrainingRun:
             "average": None if self._average is None else self._average.model.state_dict(),
             "method": self._method.state_dict(),
             "optimizer": self._loop.optimizer.state_dict(),
+            # No state of any random generator: every epoch derives its seeds from the run's seed and its own number.
             "schedule": self._loop.schedule.state_dict(),
         }
 

@@ -17,6 +17,7 @@ from training.data.store.storage import Storage
 from training.errors import StoreError
 from training.files import PARTIAL, open_whole
 
+# An object storage is slow to answer, but serves many requests at a time.
 _PARALLEL = 8
 
 

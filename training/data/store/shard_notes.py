@@ -128,6 +128,7 @@ def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], r
         if raw["key"] != shard.key:
             return None
         note = _parse(raw)
+    # Cut short by a kill, or written by another version: the shard is made again.
     except (ValueError, KeyError, TypeError):
         return None
     fits = all(sizes.get(name) == file.bytes for name, file in note.files.items())
