@@ -68,15 +68,39 @@ def gather_rows(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows
     # Two collectives, in this order on every rank, even on one without rows: how many rows each has, then the rows.
-    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    counts = _count_rows(rows)
     # all_gather needs equal shapes, so pad to the longest rank and cut the padding off afterwards.
-    longest = int(max(count.item() for count in counts))
-    padded = torch.zeros((longest, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+    padded = torch.zeros((max(counts), *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count.item())] for part, count in zip(parts, counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def differentiable_gather_rows(rows: Tensor) -> Tensor:
+    """Do :func:`gather_rows` with gradient: a rank's rows receive the gradients of all ranks' losses.
+
+    Every rank must run backward through it, or the others wait forever.
+
+    Args:
+        rows: Floating-point tensor (n_rank, ...), same trailing shape and dtype on every rank.
+
+    Returns:
+        Tensor (sum of n_rank, ...), the same on every rank.
+    """
+    if world_size() == 1:
+        return rows
+    counts = _count_rows(rows)
+    before, after = sum(counts[: rank()]), sum(counts[rank() + 1 :])
+    # Each rank adds zeros where the others have rows, which is exact; the sum's gradient is the one that is needed.
+    padding = [rows.new_zeros((num, *rows.shape[1:])) for num in (before, after)]
+    return differentiable_sum_over_ranks(torch.cat([padding[0], rows, padding[1]]))
+
+
+def _count_rows(rows: Tensor) -> list[int]:
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    return [int(count.item()) for count in counts]
 
 
 def extremes_over_ranks(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

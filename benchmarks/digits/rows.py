@@ -12,7 +12,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import trial_config
 from search_spaces.schema import SearchSpace, load_space
-from training.config.run import PLACE_KEYS, Scalar, TrainConfig
+from training.config.run import ADDED_SETTINGS, PLACE_KEYS, Scalar, TrainConfig
 
 SCENE_SEEDS = [101, 102, 103]
 Group = Literal["main", "rivals", "ablations", "query2label"]
@@ -98,7 +98,11 @@ class Run:
     @property
     def settings_hash(self) -> str:
         """Hash of all settings that the result depends on."""
-        flat = {key: value for key, value in self.config.flatten().items() if key not in PLACE_KEYS}
+        flat = {
+            key: value
+            for key, value in self.config.flatten().items()
+            if key not in PLACE_KEYS and ADDED_SETTINGS.get(key, ...) != value
+        }
         return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -19,7 +19,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
-from training.config.run import TrainConfig
+from training.config.run import ADDED_SETTINGS, ModelConfig, TrainConfig
 
 _HASHES = ("data_hash", "weights_hash")
 
@@ -111,8 +111,7 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
     identity = {
         "dataset": config.data.name,
         "data_hash": provenance.get("data_hash", UNKNOWN),
-        # Without the name of its weights, which may be a path: the hash identifies them.
-        "model": json.dumps(config.model.model_dump(mode="json", exclude={"weights"}), sort_keys=True),
+        "model": _identify_model(config.model),
         "weights_hash": provenance.get("weights_hash", UNKNOWN),
         "recipe": config.loop.recipe,
         "select_config_by": str(plan.protocol.select_config_by),
@@ -126,6 +125,15 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
     return Result(
         plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete)
+    )
+
+
+def _identify_model(model: ModelConfig) -> str:
+    # Without the name of its weights, which may be a path: the hash identifies them.
+    settings = model.model_dump(mode="json", exclude={"weights"})
+    return json.dumps(
+        {key: value for key, value in settings.items() if ADDED_SETTINGS.get(f"model.{key}", ...) != value},
+        sort_keys=True,
     )
 
 

@@ -29,7 +29,14 @@ from tests.kit.scenes import prepare_tiny, tiny_config
 from training.config.run import TrainConfig
 from training.data.split import InMemoryImages, SplitData
 from training.data.views import PixelScale
-from training.distributed import extremes_over_ranks, gather_rows, rank, sum_over_ranks, world_size
+from training.distributed import (
+    differentiable_gather_rows,
+    extremes_over_ranks,
+    gather_rows,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
 from training.inference.evaluation import accumulate
 from training.loop.run import TrainingRun, score_split
 from training.losses import masked_mean_part, total_loss
@@ -72,7 +79,7 @@ CASES: dict[str, dict[str, Any]] = {
         for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss")
     },
     **{name: {"method.name": name} for name in ("role", "crisp", "plc")},
-    "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, **Q2L},
+    "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, "model.frozen_stem": True, **Q2L},
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 2},
     "plc_lac": {
         "method.name": "plc_lac",
@@ -203,6 +210,10 @@ def compute_pieces() -> dict[str, Any]:
             if value.grad is not None
         }
         low, high = extremes_over_ranks(mine.detach(), mask[rows, 0])
+        gathered = images[rows].mean((2, 3)).requires_grad_()
+        everyone = differentiable_gather_rows(gathered)
+        (everyone @ everyone.T).square().sum().backward()  # all ranks' rows with all ranks' rows
+        assert gathered.grad is not None
         found[str(number)] = {
             "logits": gather_rows(logits.detach()),
             "gradient": gather_rows(mine.grad) / world_size(),
@@ -211,6 +222,8 @@ def compute_pieces() -> dict[str, Any]:
             "by_weight": by_weight,
             "low": low,
             "high": high,
+            "gathered": everyone.detach(),
+            "gathered_gradient": gather_rows(gathered.grad) / world_size(),
         }
     return found
 

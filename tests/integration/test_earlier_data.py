@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.promotion.final_runs import make_result
+from orchestrator.sweep_folder.index import load_plan
+from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking.tracker import sync
 from tests.kit.program import run
 
@@ -83,6 +86,17 @@ def test_mlflow_lacks_nothing_and_gets_nothing_twice(earlier: Path) -> None:
         assert sync(PROMOTION)
         assert database.execute(count).fetchone() == before
     database.close()
+
+
+def test_a_champion_keeps_its_name(earlier: Path) -> None:
+    """What identifies a registered model does not change when settings are added."""
+    with sqlite3.connect(earlier / "home" / "mlflow.db") as database:
+        query = "SELECT value FROM model_version_tags WHERE key = 'orchestrator.identity'"
+        (registered,) = database.execute(query).fetchone()
+    database.close()
+    journal = earlier / "home" / "sweeps" / PROMOTION / "journal.jsonl"
+    found = make_result(load_plan(PROMOTION), replay(journal), journal).identity
+    assert json.loads(registered).items() <= found.items()
 
 
 def test_the_prepared_dataset_is_ready(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tests.kit.fingerprint import fingerprint, train, train_elsewhere
 from tests.kit.scenes import prepare_tiny, tiny_config
 from training.cache import cache_dir
+from training.config.run import ADDED_SETTINGS
 from training.data.registry import load_split
 from training.data.split import SplitData
 from training.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
@@ -129,6 +130,22 @@ class TestResume:
         train(tiny_config(), tmp_path, stop_after=1)
         with pytest.raises(CheckpointError, match=f"belongs to another configuration: its {key} is .*, not {value}"):
             TrainingRun(tiny_config({key: value}), storage=tmp_path).resume()
+
+    def test_checkpoint_of_an_earlier_version_goes_on_with_the_defaults_of_later_settings(self) -> None:
+        config = tiny_config({"optim.average_decay": 0.9, "loop.patience_epochs": 3})
+        run = train(config, stop_after=2)
+        state = run.state_dict()
+        for key in ADDED_SETTINGS:
+            del state["config"][key]
+        del state["best_of_sets"]  # later too
+        resumed = TrainingRun(config)
+        resumed.load_state_dict(state)
+        assert resumed.epoch == 2
+        for one in (run, resumed):
+            one.train_epoch()
+        assert fingerprint(resumed)["metrics"] == fingerprint(run)["metrics"]
+        with pytest.raises(CheckpointError, match=r"its model.frozen_stem is False, not True"):
+            TrainingRun(tiny_config({"model.frozen_stem": True})).load_state_dict(state)
 
     def test_a_state_in_memory_is_not_trained_along(self) -> None:
         config = tiny_config()

@@ -24,7 +24,7 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     """Return a run's metrics, but for its times, and a hash of its complete state."""
     state = run.state_dict()
     digest = hashlib.sha256()
-    for name in ("model", "average", "method", "optimizer", "schedule", "best"):
+    for name in ("model", "average", "method", "optimizer", "schedule", "best", "best_of_sets"):
         for value in _leaves(state[name]):
             digest.update(value)
     return {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from math import exp, log
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from tests.kit.scenes import random_batch
-from tests.reference.plain import loss_of, nl, sigmoid
+from tests.reference.plain import loss_of, sigmoid
 from training.config.methods import PlcConfig, PlcLacConfig
+from training.config.run import OptimConfig
 from training.data.batches import Batch
+from training.loop.optim import build_optimizer, set_own_decay
 from training.losses import total_loss
 from training.methods.base import Sizes
 from training.methods.plc import EMPTY, Plc, PlcLac, pseudo_labels
@@ -58,7 +62,7 @@ def test_loss_of_the_first_stage_is_the_formula() -> None:
     for row in range(NUM):
         for column in range(NUM_CLASSES):
             observed, p = float(batch.observed[row, column]), sigmoid(weak[row][column])
-            negative += nl(p) if observed else nl(1 - p)
+            negative += -log(p) if observed else -log(1 - p)
             q = p + observed
             if q >= 0.6 or q < 0.4:
                 s = sigmoid(strong[row][column])
@@ -77,15 +81,33 @@ def test_gradient_of_each_part_goes_to_its_view_alone() -> None:
         "plc": torch.stack(
             [torch.zeros_like(probs[0]), 0.8 * torch.where(known, probs[1] - label.float(), 0) / known.sum()]
         ),
-        # Equal except for the eps in the logarithms.
         "assumed_negative": torch.stack([(probs[0] - batch.observed) / probs[0].numel(), torch.zeros_like(probs[0])]),
     }
     for name, gradient in expected.items():
         model.zero_grad()
         total_loss({name: method.step(model, batch, 1).parts[name]})[0].backward()
         assert model.logits.grad is not None
-        torch.testing.assert_close(model.logits.grad, gradient, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.logits.grad, gradient, rtol=1e-5, atol=1e-7)
         assert gradient.any()
+
+
+def test_assumed_negatives_are_cross_entropy_with_logits_however_far_from_zero() -> None:
+    # Values at which 1e-5 inside the logarithm would change the gradient by 2 and 21 %, and cut it to 38 % for the
+    # positive at -12.
+    logits = [[3.0, 6.0, -12.0, 0.5]]
+    observed = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    images = torch.zeros(1, 3, 8, 8)
+    model = TwoViews()
+    model.logits = nn.Parameter(torch.tensor([logits, logits]))
+    method = Plc(PlcConfig(), Sizes(NUM_CLASSES, 1, 4))
+    part = method.step(model, Batch(torch.arange(1), images, images, observed, observed), 1).parts["assumed_negative"]
+    loss, _ = total_loss({"assumed_negative": part})
+    loss.backward()
+    plain = [log(1 + exp(3.0)), log(1 + exp(6.0)), log(1 + exp(12.0)), log(1 + exp(0.5))]
+    assert float(loss.detach()) == pytest.approx(sum(plain) / 4, rel=1e-6)
+    assert model.logits.grad is not None
+    expected = [sigmoid(3.0) / 4, sigmoid(6.0) / 4, (sigmoid(-12.0) - 1) / 4, sigmoid(0.5) / 4]
+    assert model.logits.grad[0, 0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def lac_of(queue_size: int = 64, **settings: float) -> PlcLac:
@@ -107,40 +129,50 @@ def projected(method: PlcLac, model: TwoViews) -> Tensor:
     return unit
 
 
-def plain_contrast(
-    anchors: list[tuple[np.ndarray, int, int]], keys: list[tuple[np.ndarray, int, int]], temperature: float
-) -> float:
-    """Return the contrast of anchors and keys (vector, class, name); keys with the anchor's own name do not count."""
+def plain_contrast(entries: list[tuple[Tensor, int]], temperature: float) -> Tensor:
+    """Return LAC of a queue's entries (two unit vectors (2, d), class), by its formula and in double precision."""
+    vectors = [
+        (view.double(), label, 2 * number + place)
+        for number, (views, label) in enumerate(entries)
+        for place, view in enumerate(views)
+    ]
     losses = []
-    for vector, label, name in anchors:
-        others = [
-            (exp(float(vector @ key) / temperature), float(vector @ key) / temperature, kind)
-            for key, kind, own in keys
-            if own != name
-        ]
-        same = [similarity for _, similarity, kind in others if kind == label]
-        if same:
-            losses.append(log(sum(power for power, _, _ in others)) - sum(same) / len(same))
-    return sum(losses) / len(losses)
+    for anchor, label, own in vectors:
+        others = [(anchor @ key / temperature, kind) for key, kind, name in vectors if name != own]
+        same = [similarity for similarity, kind in others if kind == label]
+        total = sum((similarity.exp() for similarity, _ in others), torch.zeros((), dtype=torch.float64))
+        losses.append(total.log() - torch.stack(same).mean())
+    return torch.stack(losses).mean()
 
 
-def test_contrast_of_the_second_stage_is_the_formula_over_batch_and_queue() -> None:
-    method = lac_of(lac_weight=0.6, temperature=0.5)
-    keys: list[tuple[np.ndarray, int, int]] = []
-    for step in range(3):
+def test_contrast_of_the_second_stage_is_the_formula_over_the_whole_queue() -> None:
+    """The loss of each step, and its gradient by embeddings and projector, with entries of up to three steps."""
+    method = lac_of(queue_size=24, lac_weight=0.6, temperature=0.5)
+    projector = copy.deepcopy(method.projector).double()
+    queue: list[tuple[Tensor, int]] = []
+    for step in range(4):
         batch, model = batch_of(seed=step), TwoViews(seed=step)
-        features = projected(method, model).numpy()
-        entries = chosen_entries(model, batch, 0.8)
-        anchors = [
-            (features[view, r, c], c, 10000 * step + 100 * r + 10 * c + view) for r, c in entries for view in range(2)
-        ]
-        keys += anchors
+        embeddings = model.embeddings.detach().double().requires_grad_()
+        features = normalize(projector(embeddings), dim=-1)
+        # The batch's own entries have gradient, as anchors and as keys; those of earlier steps have none.
+        queue = [(views.detach(), label) for views, label in queue]
+        queue += [(features[:, r, c], c) for r, c in chosen_entries(model, batch, 0.8)]
+        queue = queue[-24:]
+        expected = 0.6 * plain_contrast(queue, 0.5)
+        own = [embeddings, *projector.parameters()]
+        slopes = torch.autograd.grad(expected, own)
+
+        method.zero_grad()
         output = method.step(model, batch, 2)
-        _, values = total_loss(output.parts)
-        assert float(values["lac"]) == pytest.approx(0.6 * plain_contrast(anchors, keys, 0.5), rel=1e-4)
+        loss, _ = total_loss({"lac": output.parts["lac"]})
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+        for parameter, slope in zip([model.embeddings, *method.projector.parameters()], slopes, strict=True):
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad.double(), slope, rtol=1e-4, atol=1e-6)
+            assert slope.any()
         method.apply_updates(output, torch.tensor(True))
-    assert int(method.next_key) == len(keys) // 2
-    assert int((method.key_classes != EMPTY).sum()) == len(keys) // 2
+    assert int((method.key_classes != EMPTY).sum()) == 24, "the queue is full, or older entries were never replaced"
 
 
 def test_queue_is_a_ring_that_keeps_the_newest() -> None:
@@ -184,7 +216,7 @@ def test_thresholds_of_the_stages() -> None:
     assert [method._threshold(epoch) for epoch in (1, 2, 3)] == [0.6, 0.8, 0.8]
 
 
-def test_keys_carry_no_gradient() -> None:
+def test_stored_keys_carry_no_gradient_and_only_chosen_entries_receive_some() -> None:
     method, batch, model = lac_of(), batch_of(), TwoViews()
     output = method.step(model, batch, 2)
     assert not output.updates["keys"].requires_grad
@@ -194,3 +226,17 @@ def test_keys_carry_no_gradient() -> None:
     for row in range(NUM):
         for column in range(NUM_CLASSES):
             assert ((row, column) in chosen) == bool(model.embeddings.grad[:, row, column].any())
+
+
+def test_projector_takes_weight_decay_from_the_second_stage_on() -> None:
+    method, model = lac_of(), TwoViews()
+    config = OptimConfig(name="adam", lr=1e-2, weight_decay=0.5)
+    optimizer = build_optimizer(config, model, method)
+    before = [parameter.detach().clone() for parameter in method.parameters()]
+    for epoch, decay in ((1, 0.0), (2, 0.5), (3, 0.5)):
+        set_own_decay(config, optimizer, method, epoch)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5, decay]
+        if epoch == 1:  # no gradient yet: with decay, Adam would take whole steps towards 0
+            total_loss(method.step(model, batch_of(), epoch).parts)[0].backward()
+            optimizer.step()
+            assert all(map(torch.equal, before, method.parameters()))

@@ -261,10 +261,12 @@ class PlcLacConfig(StrictModel):
     """PLC + LAC, both stages in one run.
 
     Attributes:
-        plc_weight, lac_weight: lambda_plc and lambda_lac. Released: 1 and 1.
+        plc_weight, lac_weight: lambda_plc and lambda_lac. Released: 1 and 1, at a batch of 32: what the latter does is
+            in proportion to the batch's share of the queue.
         first_threshold, second_threshold: thr of the pseudo-labels in the two stages. Released: 0.6 and 0.9.
         first_stage_epochs: Epochs of the first stage. Released: 40, and 40 more for the second.
-        queue_size: Entries in the queue of the contrast's keys. Released: 512.
+        queue_size: Entries in the queue that are contrasted with each other; memory grows with its square. Released:
+            512.
         projection_dim: Width of the contrasted vectors. Released: 128.
         temperature: Temperature of the contrast. Released: 0.5.
     """

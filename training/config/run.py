@@ -64,6 +64,13 @@ A run may be resumed with other values, and two configurations that differ only 
 """
 
 
+ADDED_SETTINGS: dict[str, Scalar] = {"model.frozen_stem": False}
+"""Settings that came after the first results -> the value that those had.
+
+Whatever identifies a result leaves them out at that value, so that earlier results are still recognised.
+"""
+
+
 class ModelConfig(StrictModel):
     """The network.
 
@@ -74,6 +81,8 @@ class ModelConfig(StrictModel):
         weights: Initial weights of the trunk: ``pretext`` (digits), the name of torchvision's or timm's weights
             (``IMAGENET1K_V1``), the path of a safetensors or ``.pth`` file, or ``none``.
         frozen_bn: Whether to keep BatchNorm at its pretrained statistics and affine parameters.
+        frozen_stem: Whether to keep the trunk's stem and first stage at their initial weights, BatchNorms included, as
+            the releases of Query2Label and PLC + LAC do (ResNets only).
         cam_boost: Factor on the positive values of the CAM before they are averaged to logits (BoostLU's alpha,
             published: 5), in training and evaluation; ``resnet_cam`` only. 1 turns it off.
         hidden_dim: Width d of Query2Label's transformer; the map of a trunk of another width is projected. This setting
@@ -92,6 +101,7 @@ class ModelConfig(StrictModel):
     backbone: str = Field("torchvision/resnet50", pattern=r"^(digits|torchvision|timm)/.+$")
     weights: str = "IMAGENET1K_V1"
     frozen_bn: bool = False
+    frozen_stem: bool = False
     cam_boost: float = Field(1.0, ge=1, le=100)
     # A multiple of 4, because positions use half of it for rows and half for columns, each in pairs of sine and cosine.
     hidden_dim: int = Field(2048, ge=4, multiple_of=4)
@@ -166,8 +176,9 @@ class LoopConfig(StrictModel):
             such as a published one with changes).
         select_epoch_by: What chooses the epoch whose weights count.
         patience_epochs: Number of consecutive epochs that may pass without a gain in the metric of
-            ``select_epoch_by``; one more ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. None
-            never ends it.
+            ``select_epoch_by``; one more ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. With
+            averaged weights, a gain of the trained ones alone counts too, and the run goes on while the averaged ones
+            are at their best. None never ends it.
         max_drop_percent: The run ends when that metric falls this many percentage points below its best so far: 3 for
             large loss, 2 for GR loss. None never ends it.
         num_threads: torch's CPU threads in a worker; bit-identical results need the same number.

@@ -19,7 +19,7 @@ from training.distributed import sum_over_ranks, world_size
 from training.loop.arithmetic import training_network
 from training.loop.guard import FiniteGuard
 from training.loop.memory import memory_figures
-from training.loop.optim import build_optimizer, build_schedule, guarded_step
+from training.loop.optim import build_optimizer, build_schedule, guarded_step, set_own_decay
 from training.loop.weight_average import WeightAverage
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput
@@ -50,7 +50,7 @@ class EpochLoop:
         device: torch.device,
         average: WeightAverage | None = None,
     ) -> None:
-        self._method, self._device, self._average = method, device, average
+        self._config, self._method, self._device, self._average = config.optim, method, device, average
         self.optimizer = build_optimizer(config.optim, model, method)
         self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
         self._forward: nn.Module = _Forward(training_network(model, config.loop), method)
@@ -70,6 +70,7 @@ class EpochLoop:
             StepMemoryError: A step ran out of memory.
         """
         self._forward.train()
+        set_own_decay(self._config, self.optimizer, self._method, epoch)
         guard = FiniteGuard(epoch, self._device)
         sums = _EpochSums()
         started, waited = time.perf_counter(), 0.0

@@ -21,6 +21,9 @@ class Estimating(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over its own parameters."""
 
+    def decays_in(self, epoch: int) -> bool:
+        """Return whether they take weight decay in this epoch."""
+
 
 def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | None = None) -> Optimizer:
     """Build a fused optimiser over all trainable parameters.
@@ -30,8 +33,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | 
     Args:
         config: The ``optim`` section; Adam's decay is L2, AdamW's is decoupled, SGD has momentum 0.9.
         model: Parameters whose name starts with ``head.`` get ``lr * head_lr_multiplier``.
-        method: Its own parameters, if it has any, get ``lr * lr_multiplier`` and no decay, because they are estimates
-            and not weights.
+        method: Its own parameters, if it has any, get ``lr * lr_multiplier`` and the decay that
+            :func:`set_own_decay` gives them, none at first.
     """
     # Fused, because only fused optimisers read the flag that guarded_step sets.
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -47,6 +50,16 @@ def build_optimizer(config: OptimConfig, model: nn.Module, method: Estimating | 
         return SGD(groups, momentum=0.9, weight_decay=config.weight_decay, fused=True)
     factory = Adam if config.name == "adam" else AdamW
     return factory(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def set_own_decay(config: OptimConfig, optimizer: Optimizer, method: Estimating, epoch: int) -> None:
+    """Give the method's own parameters the run's weight decay in the epochs in which they take it.
+
+    Call it at the start of every epoch: a parameter that has no gradient yet would be shrunk by its decay alone.
+    """
+    # The third group, if there is one.
+    for group in optimizer.param_groups[2:]:
+        group["weight_decay"] = config.weight_decay if method.decays_in(epoch) else 0.0
 
 
 def build_schedule(config: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from training.distributed import gather_rows, rank, world_size
 from training.errors import CheckpointError, ConfigError
 from training.loop.arithmetic import set_arithmetic
 from training.loop.checkpoint import CheckpointStore
-from training.loop.early_stopping import is_over, was_stopped
+from training.loop.early_stopping import Best, BestOfSets, is_over, was_stopped
 from training.loop.epoch import EpochLoop
 from training.loop.localisation import measure_localisation
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
@@ -62,9 +63,8 @@ class TrainingRun:
         self.config = config
         self.epoch = 0
         self.metrics: dict[str, float] = {}
-        self.best_epoch: int | None = None
         self._loaded_epoch: int | None = None
-        self._best_value = float("-inf")
+        self._best = Best()
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._store = None if storage is None else CheckpointStore(storage)
         info = dataset_info(config.data)
@@ -97,6 +97,7 @@ class TrainingRun:
         decay = config.optim.average_decay
         # Built here, because the average starts from the initial weights.
         self._average = None if decay is None else WeightAverage(self._model, decay)
+        self._best_of_sets = None if decay is None else BestOfSets()
         self._loop = EpochLoop(config, self._model, self._method, cycle_steps, self._device, self._average)
         self.passed_over: tuple[str, ...] = ()
 
@@ -104,6 +105,11 @@ class TrainingRun:
     def finished(self) -> bool:
         """Whether all epochs are done, or a stopping rule ended the run early."""
         return self.epoch >= self.config.loop.epochs or was_stopped(self.metrics)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch so far."""
+        return self._best.epoch
 
     @property
     def is_best(self) -> bool:
@@ -129,7 +135,7 @@ class TrainingRun:
         trained |= self._end_epoch(epoch)
         evaluating = time.perf_counter()
         trained[TIME_TRAIN_S] += evaluating - labelling  # scoring the train split for the method is part of training
-        evaluated = self._evaluate()
+        evaluated = self._evaluate(epoch)
         ended = time.perf_counter()
         # Only now: an epoch that failed half-way must not count as finished.
         self.epoch = epoch
@@ -151,7 +157,8 @@ class TrainingRun:
             "config": self.config.flatten(),
             "epoch": self.epoch,
             "metrics": dict(self.metrics),
-            "best": {"epoch": self.best_epoch, "value": self._best_value},
+            "best": asdict(self._best),
+            "best_of_sets": None if self._best_of_sets is None else asdict(self._best_of_sets),
             "model": self._model.state_dict(),
             "average": None if self._average is None else self._average.model.state_dict(),
             "method": self._method.state_dict(),
@@ -176,7 +183,11 @@ class TrainingRun:
         self._loop.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._loop.schedule.load_state_dict(state["schedule"])
         self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
-        self.best_epoch, self._best_value = state["best"]["epoch"], state["best"]["value"]
+        self._best = Best(**state["best"])
+        # Checkpoints of earlier versions lack it: patience then begins anew, and the run may end later.
+        if self._best_of_sets is not None and (of_sets := state.get("best_of_sets")):
+            best = {name: Best(**of_sets[name]) for name in ("trained", "averaged")}
+            self._best_of_sets = BestOfSets(**best, has_fallen=of_sets["has_fallen"])
 
     def save(self) -> None:
         """Write this epoch's checkpoint, and the best one too if this epoch is the best; only rank 0 writes.
@@ -261,12 +272,14 @@ class TrainingRun:
         logits = self._scores(self._train, self._model)
         return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, epoch: int) -> dict[str, float]:
         """Evaluate on val; with averaged weights, return the better set's metrics and the gain of averaging."""
         trained = self._measure(self._model)
-        if self._average is None:
+        if self._average is None or self._best_of_sets is None:
             return trained
         averaged = self._measure(self._average.model)
+        name = epoch_metric(self.config.loop.select_epoch_by)
+        self._best_of_sets = self._best_of_sets.after(epoch, trained.get(name), averaged.get(name))
         gain = gain_of_average(averaged, trained, self.config.loop.select_epoch_by)
         return (averaged if average_leads(gain, self.config.loop.select_epoch_by) else trained) | gain
 
@@ -292,14 +305,13 @@ class TrainingRun:
         select_by = self.config.loop.select_epoch_by
         value = self.metrics.get(epoch_metric(select_by))
         if select_by is SelectBy.LAST:
-            self.best_epoch = self.epoch
-        # Strictly better: among equal epochs the earliest counts, as in training.selection.choose_epoch.
-        elif value is not None and value > self._best_value:
-            self.best_epoch, self._best_value = self.epoch, value
+            self._best = Best(self.epoch)
+        else:
+            self._best = self._best.after(self.epoch, value)
 
     def _is_over(self) -> bool:
         value = self.metrics.get(epoch_metric(self.config.loop.select_epoch_by))
-        return is_over(self.config.loop, self.epoch, value, self.best_epoch, self._best_value)
+        return is_over(self.config.loop, self.epoch, value, self._best, self._best_of_sets)
 
     def _check_embeddings(self, sizes: Sizes) -> None:
         if self._method.needs_embeddings and sizes.embedding_dim is None:
@@ -324,10 +336,12 @@ class TrainingRun:
             )
 
     def _check_config(self, saved: dict[str, Any]) -> None:
+        # A checkpoint of an earlier version lacks settings that came later; it was trained with their defaults.
+        saved = TrainConfig.from_flat({"method.name": self.config.method.name}).flatten() | saved
         for key, value in self.config.flatten().items():
-            if key not in PLACE_KEYS and saved.get(key) != value:
+            if key not in PLACE_KEYS and saved[key] != value:
                 raise CheckpointError(
-                    f"The checkpoint belongs to another configuration: its {key} is {saved.get(key)!r}, not {value!r}"
+                    f"The checkpoint belongs to another configuration: its {key} is {saved[key]!r}, not {value!r}"
                 )
 
 

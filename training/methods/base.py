@@ -64,7 +64,7 @@ class Method(nn.Module, ABC):
         needs_strong_view: Whether batches must hold the strong view.
         needs_true_labels: Whether it reads true labels (bounds and oracles only).
         needs_embeddings: Whether it reads ``ModelOutput.embeddings``, which not every model returns.
-        lr_multiplier: Factor on ``optim.lr`` for the method's own parameters; they take no weight decay.
+        lr_multiplier: Factor on ``optim.lr`` for the method's own parameters.
     """
 
     needs_strong_view: bool = False
@@ -77,6 +77,13 @@ class Method(nn.Module, ABC):
 
         Most methods do not need them.
         """
+
+    def decays_in(self, epoch: int) -> bool:
+        """Return whether the method's own parameters take the run's weight decay in this epoch (from 1).
+
+        By default they take none, because they are estimates and not weights.
+        """
+        return False
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:

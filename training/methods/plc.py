@@ -5,21 +5,31 @@ strong one, y the observed labels and sg stopping the gradient,
 
     q   = sg sigmoid(z) + y,     pseudo-label 1[q >= thr],     known where q >= thr or q < 1 - thr
     PLC = mean of BCE(z_s, pseudo-label) over the entries where it is known
-    L   = AN(z) + lambda_plc PLC                       first stage, thr 0.6
-    L   = AN(z) + lambda_plc PLC + lambda_lac LAC      second stage, thr 0.9
+    L   = BCE(z, y) + lambda_plc PLC                       first stage, thr 0.6
+    L   = BCE(z, y) + lambda_plc PLC + lambda_lac LAC      second stage, thr 0.9
+
+where BCE is binary cross-entropy with logits, a mean over all entries in its first use: AN without the 1e-5 inside the
+logarithms of other methods, as released.
 
 LAC is a supervised contrast (Khosla et al., 2020) of class embeddings. A projector maps the model's embedding of a
-class in an image to a unit vector. Entries that are observed or known pseudo-positives are anchors, in both views. Keys
-are the 512 newest of them with both their views, and an anchor's positives are the keys of its class. The temperature
-is 0.5.
+class in an image to a unit vector. A queue holds the 512 newest entries that are observed or known pseudo-positives,
+each as u_j with its class c_j, once per view: its entries are both anchors and keys. With temperature T = 0.5, N the
+anchors and P_i the other vectors of the anchor's class,
+
+    LAC = 1/N sum_i [ log sum_{j != i} exp(u_i u_j / T) - 1/|P_i| sum_{j in P_i} u_i u_j / T ]
+
+As released, the batch's own entries are put into the queue first, with gradient, as anchors and as keys; older entries
+have none. An anchor is not a key of its own, but the other view of its entry is one. Since the mean is over the whole
+queue, LAC's gradient is in proportion to the batch's share of it: a ``lac_weight`` of 1 is the published one at a batch
+of 32 and a queue of 512, and acts like 1/4 at a batch of 8.
 
 Differences from the released code:
   * Both stages are one run: the second starts after ``first_stage_epochs`` epochs, from the weights at that point. The
-    release starts it from the best weights of the first stage, with a new optimiser and schedule.
-  * Keys carry no gradient, including those of the current batch, and come from the global batch, so that one process
-    and several compute the same.
-  * The queue is a ring that keeps the newest entries; the release starts over at its beginning when it overflows.
-  * A key that is the anchor's own view is left out of its sums.
+    release starts it from the best weights of the first stage, with a new optimiser and schedule. Its projector is new
+    then too, so ours takes weight decay only from the second stage on; before, Adam would shrink it to nothing.
+  * Several ranks contrast the entries of the global batch, so they compute what one process computes.
+  * The queue is a ring that keeps the newest entries; the release starts over at its beginning when it overflows, and
+    fails if a single batch has more entries than the queue.
 ``plc`` has no second stage and needs no embeddings.
 """
 
@@ -33,8 +43,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from training.config.methods import PlcConfig, PlcLacConfig
 from training.data.batches import Batch
-from training.distributed import gather_rows, rank, world_size
-from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part
+from training.distributed import differentiable_gather_rows, gather_rows
+from training.losses import LossPart, masked_mean_part, mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
 from training.models.base import ModelOutput
@@ -59,10 +69,11 @@ class Plc(Method):
         label, known = pseudo_labels(weak.logits.detach().float(), batch.observed, self._threshold(epoch))
         consistency = binary_cross_entropy_with_logits(strong.logits.float(), label.float(), reduction="none")
         positive = batch.observed > 0
+        negative = binary_cross_entropy_with_logits(weak.logits.float(), positive.float(), reduction="none")
         return self._extend(
             StepOutput(
                 {
-                    "assumed_negative": mean_part(assumed_negative_entries(weak.logits.float(), batch.observed)),
+                    "assumed_negative": mean_part(negative),
                     "plc": masked_mean_part(consistency, known, self._config.plc_weight),
                 },
                 sums=count_found(label & ~positive, positive, batch.true),
@@ -110,6 +121,10 @@ class PlcLac(Plc):
     def _threshold(self, epoch: int) -> float:
         return self.config.second_threshold if self._in_second_stage(epoch) else self.config.first_threshold
 
+    def decays_in(self, epoch: int) -> bool:
+        """Return whether the projector takes weight decay, as released, in this epoch (from 1)."""
+        return self._in_second_stage(epoch)
+
     def _in_second_stage(self, epoch: int) -> bool:
         return epoch > self.config.first_stage_epochs
 
@@ -125,32 +140,25 @@ class PlcLac(Plc):
             output.parts["lac"] = LossPart(0 * views.sum(), label.sum().float(), self.config.lac_weight)
             return output
         classes = torch.arange(label.shape[1], device=label.device).expand_as(label)
-        anchors, anchor_classes, chosen = views.flatten(0, 1), classes.flatten(), label.flatten()
-        updates, place = self._enqueue(anchors.detach(), anchor_classes, chosen)
-        losses, counted = _contrast(
-            anchors, anchor_classes, place, updates["keys"], updates["key_classes"], self.config.temperature
-        )
-        output.parts["lac"] = masked_mean_part(losses, counted & chosen[:, None], self.config.lac_weight)
-        output.updates.update(updates)
+        queue = self._enqueue(views.flatten(0, 1), classes.flatten(), label.flatten())
+        # Every rank computes the whole of it, and the sum over ranks counts all of them alike.
+        losses, filled = contrast(queue["keys"], queue["key_classes"], self.config.temperature)
+        output.parts["lac"] = masked_mean_part(losses, filled, self.config.lac_weight)
+        output.updates.update({name: value.detach() for name, value in queue.items()})
         return output
 
     def _project(self, embeddings: Tensor) -> Tensor:
         return normalize(self.projector(embeddings.float()), dim=-1)
 
-    @torch.no_grad()
-    def _enqueue(self, views: Tensor, classes: Tensor, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the queue with the chosen entries of all ranks added, and the places of this rank's entries.
+    def _enqueue(self, views: Tensor, classes: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        """Return the queue with the chosen entries of all ranks added, which keep their gradient.
 
         Args:
             views: (M, 2, d).
             classes: (M,).
             chosen: bool (M,).
-
-        Returns:
-            The new buffers, and the places (M,) in the queue; the queue's length stands for entries left out.
         """
-        mine = gather_rows(torch.full_like(classes, rank())) == rank()
-        views, classes, chosen = gather_rows(views), gather_rows(classes), gather_rows(chosen)
+        views, classes, chosen = differentiable_gather_rows(views), gather_rows(classes), gather_rows(chosen)
         size = len(self.key_classes)
         order = chosen.long().cumsum(0)
         total = chosen.sum()
@@ -161,8 +169,7 @@ class PlcLac(Plc):
         # Entries left out are all written to one extra place behind the end, which is cut off.
         keys = torch.cat([self.keys, self.keys[:1]]).index_copy(0, place, views)[:size]
         key_classes = torch.cat([self.key_classes, self.key_classes[:1]]).index_copy(0, place, classes)[:size]
-        updates = {"keys": keys, "key_classes": key_classes, "next_key": (self.next_key + total) % size}
-        return updates, place if world_size() == 1 else place[mine]
+        return {"keys": keys, "key_classes": key_classes, "next_key": (self.next_key + total) % size}
 
 
 def pseudo_labels(logits: Tensor, observed: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -181,27 +188,23 @@ def pseudo_labels(logits: Tensor, observed: Tensor, threshold: float) -> tuple[T
     return label, label | (score < 1 - threshold)
 
 
-def _contrast(
-    anchors: Tensor, anchor_classes: Tensor, place: Tensor, keys: Tensor, key_classes: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of each anchor view (M, 2), and whether it has a positive key (M, 2).
+def contrast(keys: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return LAC's loss of each vector of the queue (Q, 2), and whether its place is filled (Q, 2).
+
+    It holds several tensors of (2 Q)^2 numbers: 4 MB each at the published 512, 1 GB each at 8192.
 
     Args:
-        anchors: Unit vectors (M, 2, d).
-        anchor_classes: (M,).
-        place: The place of each anchor among the keys (M,).
-        keys: Unit vectors without gradient (Q, 2, d); those of class EMPTY do not count.
-        key_classes: (Q,).
-        temperature: The softmax's.
+        keys: Unit vectors (Q, 2, d): both views of each entry.
+        classes: (Q,); EMPTY where nothing is stored yet.
+        temperature: T, the softmax's.
     """
-    similarities = torch.einsum("mvd,qwd->mvqw", anchors, keys).flatten(2) / temperature
-    classes = key_classes.repeat_interleave(2)
-    view = torch.arange(2, device=place.device)
-    own = torch.arange(len(classes), device=place.device) == (2 * place[:, None] + view)[..., None]
-    counts = (classes != EMPTY) & ~own
-    positives = counts & (anchor_classes[:, None, None] == classes)
+    vectors, of_vector = keys.flatten(0, 1), classes.repeat_interleave(2)
+    similarities = vectors @ vectors.T / temperature
+    filled = of_vector != EMPTY
+    others = filled & ~torch.eye(len(of_vector), dtype=torch.bool, device=classes.device)
+    positives = others & (of_vector[:, None] == of_vector)
     # A finite number instead of -inf: the gradient of a row without any key would be NaN.
-    log_sum = torch.where(counts, similarities, _NEVER).logsumexp(2)
-    num_positives = positives.sum(2)
-    mean_similarity = torch.where(positives, similarities, 0).sum(2) / num_positives.clamp_min(1)
-    return log_sum - mean_similarity, num_positives > 0
+    log_sum = torch.where(others, similarities, _NEVER).logsumexp(1)
+    # An entry's other view is always a positive; only empty places have none.
+    mean_similarity = torch.where(positives, similarities, 0).sum(1) / positives.sum(1).clamp_min(1)
+    return (log_sum - mean_similarity).view(-1, 2), filled.view(-1, 2)

@@ -29,17 +29,21 @@ class Network(nn.Module):
     """Base class of the models.
 
     Attributes:
-        frozen_norms: Whether BatchNorms stay in eval mode when the model is put in train mode; see
-            :func:`training.models.batch_norm.freeze`.
+        trunk: The image encoder.
+        frozen_norms: Names of the parts whose BatchNorms stay in eval mode when the model is put in train mode; the
+            name of the whole model is empty. See :func:`training.models.batch_norm.freeze` and
+            :func:`training.models.frozen_stem.freeze_stem`.
     """
 
-    frozen_norms = False
+    trunk: nn.Module
+    frozen_norms: tuple[str, ...] = ()
 
     def train(self, mode: bool = True) -> Self:
-        """Put the model in train or eval mode, except for its BatchNorms if they are frozen."""
+        """Put the model in train or eval mode, except for its frozen BatchNorms."""
         super().train(mode)
-        if self.frozen_norms:
-            for norm in find_norms(self):
+        # By name, because BatchNorms may be replaced after they were frozen.
+        for part in self.frozen_norms:
+            for norm in find_norms(self.get_submodule(part)):
                 norm.eval()
         return self
 

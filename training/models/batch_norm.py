@@ -98,7 +98,7 @@ def convert_to_global(model: nn.Module, device: torch.device) -> nn.Module:
 
 def freeze(model: Network) -> None:
     """Keep every BatchNorm of a model at its statistics and affine parameters, whatever the mode of the model."""
-    model.frozen_norms = True
+    model.frozen_norms = ("",)
     for norm in find_norms(model):
         norm.eval()
         for parameter in norm.parameters():

@@ -12,6 +12,7 @@ from training.config.run import ModelConfig
 from training.models.backbone import Trunk, build_trunk
 from training.models.base import Network
 from training.models.batch_norm import convert_to_global, freeze
+from training.models.frozen_stem import freeze_stem
 from training.models.query2label import Query2Label
 from training.models.resnet_cam import ResnetCam
 
@@ -43,7 +44,7 @@ def build_model(
         The model and the hash of its initial trunk weights.
 
     Raises:
-        ConfigError: The backbone does not exist.
+        ConfigError: The backbone does not exist, or is not one whose stem can be frozen.
         WeightsError: The weights cannot be loaded.
     """
     trunk = build_trunk(config, pretext_file)
@@ -53,5 +54,7 @@ def build_model(
         freeze(network)
     elif distributed:
         model = convert_to_global(model, device)
+    if config.frozen_stem:
+        freeze_stem(network, config.backbone)
     # Channels-last is the layout that convolutions are fastest in, on GPUs and in oneDNN.
     return model.to(device, memory_format=torch.channels_last), trunk.weights_hash  # type: ignore[call-overload]

@@ -50,6 +50,13 @@ def test_settings_tell_runs_apart() -> None:
     assert len({run.settings_hash for run in runs}) == len(runs)
 
 
+def test_a_setting_that_came_later_does_not_invalidate_earlier_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Run("assumed negative", 101, 0).settings_hash == "5af3bb8a3702", "as benchmarks/results/digits.jsonl has it"
+    row = ROWS["assumed negative"]
+    monkeypatch.setitem(ROWS, "assumed negative", Row(row.group, row.label, {"model.frozen_stem": True}))
+    assert Run("assumed negative", 101, 0).settings_hash != "5af3bb8a3702"
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
