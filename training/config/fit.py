@@ -5,6 +5,7 @@ This runs before anything is started.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from training.config.run import TrainConfig
@@ -14,6 +15,7 @@ DIGITS = "digits"
 DIGITS_IMAGE_SIZE = 40
 DIGITS_BACKBONE = "digits/resnet12"
 PRETEXT = "pretext"
+_RESNET = re.compile(r"/(wide_)?resnex?t\d")
 
 
 def check_fit(config: TrainConfig) -> None:
@@ -21,7 +23,7 @@ def check_fit(config: TrainConfig) -> None:
 
     Raises:
         ConfigError: The image size does not fit digits, the digits family has no such backbone, or the backbone has
-            no such weights.
+            no such weights or no stem that can be frozen.
     """
     data, model = config.data, config.model
     if data.name == DIGITS and data.image_size != DIGITS_IMAGE_SIZE:
@@ -33,6 +35,13 @@ def check_fit(config: TrainConfig) -> None:
     if of_digits and model.backbone != DIGITS_BACKBONE:
         raise ConfigError(
             f"There is no backbone {model.backbone}. The digits family has only {DIGITS_BACKBONE}", "model.backbone"
+        )
+    # Of timm's trunks only the library knows which are ResNets.
+    if model.frozen_stem and model.backbone.startswith("torchvision/") and not _RESNET.search(model.backbone):
+        raise ConfigError(
+            "model.frozen_stem=true needs a ResNet, whose first stage is known, but got "
+            f"model.backbone={model.backbone}. Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50",
+            "model.frozen_stem",
         )
     if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):
         raise ConfigError(

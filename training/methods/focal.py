@@ -1,10 +1,9 @@
 """Focal, ASL, Hill and SPLC: losses on assumed negatives that weight entries by how hard they are.
 
 The released code of all four (robust-loss-mlml; for ASL also its own) sums over the batch. Here the mean over B x C
-entries is taken, as for all methods; with Adam, a constant factor matters only through epsilon and weight decay. The
-only published training script is ASL's, on all labels of COCO: batches of 128, lr 1e-4, one-cycle, weight decay 1e-4
-and averaged weights (recipe ``published`` for COCO). For focal, Hill and SPLC only the losses and their values are
-known.
+entries is taken, as for all methods; with Adam, a constant factor matters only through epsilon and weight decay. Both
+repositories have training scripts, ASL's for all labels of COCO, robust-loss-mlml's for single positives of COCO and
+NUS-WIDE: batches of 128, lr 1e-4, one-cycle, weight decay 1e-4 and averaged weights (recipe ``published``).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_of_any_resnet_everything_before_the_second_stage_is_frozen(backbone: st
 
 def test_a_trunk_without_a_resnets_stages_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="frozen_stem needs a trunk with a ResNet's stages.*torchvision/densenet121"
+        ConfigError, match="needs a ResNet, whose first stage is known, but got model.backbone=torchvision/densenet121"
     ) as error:
         build("torchvision/densenet121")
     assert error.value.key == "model.frozen_stem"
