@@ -39,8 +39,8 @@ def check_fit(config: TrainConfig) -> None:
     # Of timm's trunks only the library knows which are ResNets.
     if model.frozen_stem and model.backbone.startswith("torchvision/") and not _RESNET.search(model.backbone):
         raise ConfigError(
-            "model.frozen_stem=true needs a ResNet, whose first stage is known, but got "
-            f"model.backbone={model.backbone}. Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50",
+            "model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone="
+            f"{model.backbone}. Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50",
             "model.frozen_stem",
         )
     if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):

@@ -29,8 +29,8 @@ def freeze_stem(model: Network, backbone: str) -> None:
     parts = [f"trunk.{name}" for name in _names_before_second_stage(model.trunk)]
     if not parts:
         raise ConfigError(
-            f"model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone={backbone}. Set "
-            "model.frozen_stem=false, or use a ResNet such as torchvision/resnet50 or timm/resnet50",
+            f"model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone={backbone}. "
+            "Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50 or timm/resnet50",
             "model.frozen_stem",
         )
     model.frozen_norms += tuple(parts)
