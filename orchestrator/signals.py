@@ -39,6 +39,10 @@ class StopSignals:
                 # Remember only the first one: after a second arm(), `before` would be a library's handler.
                 self._before.setdefault(number, before)
 
+    def send(self) -> None:
+        """Do what a first Ctrl-C does; call it from another thread."""
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
     @contextmanager
     def interrupting(self) -> Iterator[None]:
         """Let the first signal raise Interrupted inside; one that came earlier raises it at once.

@@ -29,6 +29,10 @@ _SESSION_FILE = "ray.session"
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """The part of ``_ENVIRONMENT`` that must be sent to other nodes: processes there do not inherit it from this driver."""
 _OBJECT_STORE_BYTES = 100 * 1024**2  # holds only reports and a handful of pictures
+_RECONNECT_S = 600
+"""How long Ray tries to reach its GCS before it ends the driver; :mod:`orchestrator.cluster.watch` notices long before.
+"""
+_TOO_SLOW = "timed out during startup"
 _STOP_S = 15.0
 _KILLED_S = 5.0
 _ENVIRONMENT = {
@@ -46,6 +50,8 @@ _ENVIRONMENT = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     # Without it, trials that requested no GPU would all see the first one and share it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Without it, Ray would end a driver that lost its GCS before the driver notices, without a word.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_RECONNECT_S),
     # The driver handles signals itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -140,13 +146,19 @@ def joined(address: str) -> Iterator[None]:
 
 
 def _init(ray: Any, options: Mapping[str, Any]) -> Any:
-    try:
-        return ray.init(**options)
-    # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own for
-    # a refused token.
-    except Exception as error:
-        address = options["address"]
-        raise cannot_start(None if address == "local" else address, error) from error
+    address = None if options["address"] == "local" else options["address"]
+    for is_last in (False, False, True):
+        try:
+            return ray.init(**options)
+        # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own
+        # for a refused token.
+        except Exception as error:
+            # A busy machine needs longer than the 30 s that Ray allows its processes, and Ray has no setting for it.
+            # The next try is faster, because the files are in memory by then.
+            if address is not None or is_last or _TOO_SLOW not in str(error):
+                raise cannot_start(address, error) from error
+            _kill_local_ray(os.environ[SWEEP_VARIABLE])
+    raise AssertionError
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
@@ -182,9 +194,18 @@ def stop_ray() -> None:
     shutdown = threading.Thread(target=ray.shutdown, daemon=True)
     shutdown.start()
     shutdown.join(_STOP_S)
+    kill_local_ray()
+
+
+def kill_local_ray() -> None:
+    """Kill what is left of the local Ray, and remove its files."""
     folder = os.environ.pop(SWEEP_VARIABLE, None)
-    if folder is None:
-        return
+    if folder is not None:
+        _kill_local_ray(folder)
+        _remove_session(Path(folder))
+
+
+def _kill_local_ray(folder: str) -> None:
     killed = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -192,7 +213,6 @@ def stop_ray() -> None:
                 process.kill()
                 killed.append(process)
     psutil.wait_procs(killed, timeout=_KILLED_S)
-    _remove_session(Path(folder))
 
 
 def _note_session(folder: Path, session: str) -> None:

@@ -86,7 +86,7 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     rungs = ", ".join(map(str, plan.rungs()))
     rows["pruning"] = f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
     rows["selection"] = f"{plan.protocol} ({plan.protocol.metric})"
-    rows["per trial"] = _resources_text(plan)
+    rows["per trial"] = plan.resources.describe()
     rows["total epochs"], estimate = _estimate(plan)
     if estimate:
         rows["time"] = estimate
@@ -108,12 +108,6 @@ def _stopping_rules(plan: SweepPlan) -> str:
     if isinstance(drop, float):
         rules.append(f"at more than {drop:g} points below the best")
     return " or ".join(rules)
-
-
-def _resources_text(plan: SweepPlan) -> str:
-    resources = plan.resources
-    text = f"{resources.workers} worker{'s' * (resources.workers > 1)} x {resources.cpus_per_worker} CPU"
-    return text + (f" + {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else "")
 
 
 def _estimate(plan: SweepPlan) -> tuple[str, str | None]:

@@ -33,6 +33,11 @@ class Resources:
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
 
+    def describe(self) -> str:
+        """Return the resources as text: ``1 worker x 1 CPU + 0.5 GPU``."""
+        text = f"{self.workers} worker{'s' * (self.workers > 1)} x {self.cpus_per_worker} CPU"
+        return text + (f" + {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "")
+
 
 @dataclass(frozen=True)
 class SweepPlan:

@@ -22,6 +22,7 @@ from orchestrator.background import in_background, quick_handover
 from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.processes import end_orphans
 from orchestrator.cluster.session import quieten, start_ray, stop_ray
+from orchestrator.cluster.watch import RayWatch, describe_loss
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
@@ -52,6 +53,8 @@ FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
 # How soon Ctrl-C is noticed while something starts.
 _LOOK_S = 0.2
+_SHORTAGE_S = 30.0
+"""A cluster's autoscaler may replace a node within this time; trials of a smaller one wait without a word."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,8 @@ class _Driver:
         self._folder, self._options, self._hooks = sweep_dir(plan.id), options, options.hooks
         self.tracker: TrackerLike = NoTracker()
         self._cleaner = CheckpointCleaner(plan, journal.state)
+        self._resume = f"orchestrator resume {plan.id}{options.repeated_flags()}"
+        self._watch = RayWatch(options.address, signals.send, resume=self._resume)
 
     def run(self, num_more: int) -> str:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
@@ -213,6 +218,8 @@ class _Driver:
                     self._start(stack, num_trials)
                     self._run_trials()
             except KeyboardInterrupt:
+                if self._watch.problem is not None:
+                    raise OrchestratorError(describe_loss(self._watch.problem, self._resume)) from None
                 if num_more and self._journal.state.num_trials != num_trials:
                     self._keep_extension(num_trials)
                 return INTERRUPTED
@@ -237,6 +244,9 @@ class _Driver:
         stack.callback(stop_ray)
         self._start_ray()
         self._signals.arm()  # again, because Ray installs a SIGTERM handler of its own when it starts
+        stack.callback(self._watch.stop)
+        self._watch.start()
+        self._progress.warn_of(self._describe_shortage, back="There are enough nodes again", patience_s=_SHORTAGE_S)
         current = collect_provenance(self._plan, self._wait(inputs))
         if not self._options.allow_changed:
             self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
@@ -245,6 +255,13 @@ class _Driver:
         stack.push(self._end)
         stack.callback(self._cleaner.stop)
         self._cleaner.start()
+
+    def _describe_shortage(self) -> str | None:
+        shortage = self._watch.find_shortage(self._plan.resources)
+        return shortage and (
+            f"No trial can start: {shortage}. The sweep waits for more nodes. "
+            f"Stop it with Ctrl-C, and continue it later: {self._resume}"
+        )
 
     def _start_ray(self) -> None:
         address, resources = self._options.address, self._plan.resources

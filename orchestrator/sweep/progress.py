@@ -46,7 +46,7 @@ class Progress:
         self._console = console or Console(stderr=True)
         self.enter_phase("starting")
         self._closing = threading.Event()
-        self._watched: list[_Watched] = []
+        self._warnings: list[_Warning] = []
         self._drawn: RenderableType = ""
         self._draw_next = 0.0
         self._live: Live | None = None
@@ -64,7 +64,22 @@ class Progress:
             name: The service.
             find_problem: Returns why it is unavailable, or None; called repeatedly.
         """
-        self._watched.append(_Watched(name, find_problem))
+        meanwhile = "The sweep continues, and whatever is missing there is written later"
+        self.warn_of(
+            lambda: (problem := find_problem()) and f"{name} is unavailable ({problem}). {meanwhile}",
+            back=f"{name} is back",
+            patience_s=_AWAY_S,
+        )
+
+    def warn_of(self, find_warning: Callable[[], str | None], back: str, patience_s: float) -> None:
+        """Print a warning once when there is one to print, and a line when the reason is gone.
+
+        Args:
+            find_warning: Returns the warning, or None; called repeatedly.
+            back: Printed when the reason is gone.
+            patience_s: How long the reason must last before the warning is printed.
+        """
+        self._warnings.append(_Warning(find_warning, back, patience_s))
 
     def enter_phase(self, phase: str) -> None:
         """Show the current activity; an empty text shows the trials again."""
@@ -96,8 +111,8 @@ class Progress:
 
     def _report_problems(self) -> None:
         # Checked while drawing, so no extra thread is needed.
-        for watched in self._watched:
-            report = watched.look(time.monotonic())
+        for warning in self._warnings:
+            report = warning.look(time.monotonic())
             if report:
                 self.say(report)
 
@@ -127,27 +142,26 @@ class Progress:
             self.say(describe_progress(self._plan, self._state, time.time() * 1000, self._timed_phase()))
 
 
-class _Watched:
-    """A service that may be unavailable: reported after it has been away for a few seconds, and when it is back."""
+class _Warning:
+    """A warning that is printed once its reason has lasted for a while, and taken back when the reason is gone."""
 
-    def __init__(self, name: str, find_problem: Callable[[], str | None]) -> None:
-        self._name, self._find = name, find_problem
+    def __init__(self, find: Callable[[], str | None], back: str, patience_s: float) -> None:
+        self._find, self._back, self._patience_s = find, back, patience_s
         self._since: float | None = None
         self._reported = False
 
     def look(self, now: float) -> str | None:
-        """Return what to report now, or None."""
-        problem = self._find()
-        if problem is None:
+        """Return what to print now, or None."""
+        warning = self._find()
+        if warning is None:
             back, self._since, self._reported = self._reported, None, False
-            return f"{self._name} is back" if back else None
+            return self._back if back else None
         # Not `or`: a monotonic clock may be at 0.0.
         self._since = now if self._since is None else self._since
-        if self._reported or now - self._since < _AWAY_S:
+        if self._reported or now - self._since < self._patience_s:
             return None
         self._reported = True
-        missing = "The sweep continues, and whatever is missing there is written later"
-        return f"{self._name} is unavailable ({problem}). {missing}"
+        return warning
 
 
 def render_progress(

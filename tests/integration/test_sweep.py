@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
 from orchestrator.cluster.processes import find_processes
@@ -218,6 +219,32 @@ def test_ctrl_c_and_sigterm_stop_it_cleanly(driver: type[Driver], number: signal
     code, output = first.end()
     assert code == 130
     assert all(line.startswith(f"{ID}: ") for line in output.splitlines()), output
+    assert replay(journal()).driver_state == "INTERRUPTED"
+    assert find_processes(sweep_dir(ID)) == []
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "said"),
+    [
+        ("raylet", signal.SIGKILL, "the raylet was killed or hangs"),
+        pytest.param("raylet", signal.SIGSTOP, "the raylet was killed or hangs", marks=pytest.mark.long),
+        pytest.param("gcs_server", signal.SIGKILL, "has not answered for 60 s", marks=pytest.mark.long),
+        pytest.param("gcs_server", signal.SIGSTOP, "has not answered for 60 s", marks=pytest.mark.long),
+    ],
+)
+def test_a_driver_whose_ray_is_gone_ends_with_the_way_to_go_on(
+    driver: type[Driver], victim: str, number: signal.Signals, said: str
+) -> None:
+    first = driver("--trials", "2", "--epochs", "200", "--epoch-s", "0.5")
+    first.wait_for(EpochReported, 3)
+    for process in psutil.Process(first.process.pid).children(recursive=True):
+        if process.name() == victim:
+            process.send_signal(number)
+    code, output = first.end()
+    assert code == 1
+    assert "Ray is gone: " in output
+    assert said in output
+    assert f"Continue: orchestrator resume {ID}" in output
     assert replay(journal()).driver_state == "INTERRUPTED"
     assert find_processes(sweep_dir(ID)) == []
 

@@ -65,7 +65,7 @@ def test_a_score_of_zero_leads_and_is_shown(plan: SweepPlan) -> None:
 
 
 def test_what_is_away_since_time_zero_is_said_after_some_seconds() -> None:
-    watched = progress_module._Watched("MLflow", lambda: "refused")
+    watched = progress_module._Warning(lambda: "refused", "back", progress_module._AWAY_S)
     assert watched.look(0.0) is None
     assert "refused" in (watched.look(progress_module._AWAY_S + 1) or "")
 
