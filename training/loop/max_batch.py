@@ -127,8 +127,10 @@ def probe_cpu(config: TrainConfig, num_classes: int, largest: int, limit_gib: fl
     Raises:
         RuntimeError: An attempt failed for a reason other than memory; its process has printed the error.
     """
-    # Not forked: a child that shares this process's pages would count them as its own.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from here: a child that shares this process's pages would count them as its own. The server from which
+    # they are forked has imported torch and nothing else, which takes longer than an attempt.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
 
     def try_batch(batch_size: int) -> Attempt:
         here, there = context.Pipe(duplex=False)

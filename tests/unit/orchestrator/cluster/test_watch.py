@@ -87,7 +87,12 @@ def test_a_main_thread_that_does_not_react_ends_with_the_process(
 ) -> None:
     codes: list[int] = []
     ended = threading.Event()
-    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
     watch = RayWatch(
         None,
         lambda: None,
