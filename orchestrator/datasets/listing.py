@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.datasets.prepared import list_stores
 from orchestrator.errors import UserError
 from orchestrator.home import require_home
+from training.data.dataset_names import IMAGE_DATASETS
 from training.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ def list_prepared() -> list[PreparedDataset]:
 
 def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
     """Return a summary of a finished store, in lines."""
+    from training.data.sources.annotations import counted, describe_faults  # brings NumPy
+
     counts = " + ".join(f"{count:,} {phase}" for phase, count in manifest.counts.items())
     originals = " with originals" if manifest.keeps_originals else ""
     lines = [
-        f"{name}: {counts} images, {len(manifest.classes)} classes, {manifest.image_size} px "
+        f"{name}: {counts} images, {counted(len(manifest.classes), 'class')}, {manifest.image_size} px "
         f"{manifest.encoding}{originals}",
         f"  in {uri}, {format_bytes(manifest.num_bytes)}, data hash {manifest.data_hash[:12]}",
     ]
@@ -72,8 +75,9 @@ def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
     if unlabelled:
         lines.append(f"  without {unlabelled:,} images that have no annotation, which the protocol leaves out")
     if manifest.left_out:
-        lines.append(f"  left out ({len(manifest.left_out)}); the split and all results now differ from the paper's:")
-        lines += [f"    {fault}" for fault in manifest.left_out]
+        differs = "; the split and all results now differ from the paper's" if manifest.name in IMAGE_DATASETS else ""
+        lines.append(f"  left out ({len(manifest.left_out):,}){differs}:")
+        lines += [f"    {line}" for line in describe_faults(manifest.left_out)]
     return lines
 
 

@@ -18,11 +18,12 @@ from orchestrator.datasets.progress import showing_progress
 from orchestrator.errors import UserError
 from orchestrator.home import data_dir
 from orchestrator.uris import absolute_uri, require_no_credentials
-from training.data.sources.annotations import Annotations
+from training.data.dataset_names import IMAGE_DATASETS
+from training.data.sources.annotations import Annotations, counted, some
 from training.data.sources.registry import read_source
 from training.data.store.images import ENCODINGS
 from training.data.store.manifest import DEFAULT_ENCODING, Manifest
-from training.data.store.writer import find_finished, write_store
+from training.data.store.writer import find_finished, require_trusted, write_store
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,31 @@ def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Pre
     uri = str(data_dir(name)) if request.out is None else absolute_uri(request.out)
     require_place(name, uri)  # checked before the source is read: COCO's labels alone take half a minute
     annotations = read_source(request.dataset, request.source.expanduser(), images=True, called=name)
+    require_trusted(annotations)
     num_images = sum(len(phase) for phase in annotations.phases.values())
-    note(f"{name}: {annotations.layout}, {num_images:,} images, {len(annotations.classes)} classes")
-    for text in annotations.notes:
-        note(f"note: {text}")
+    note(f"{name}: {annotations.layout}, {num_images:,} images, {_describe_classes(annotations)}")
+    # With faults, most of what there is to note follows from them; it comes once they are left out.
+    if not annotations.faults:
+        _show_notes(annotations, note)
     manifest = find_finished(annotations, uri, **settings)
     is_new = manifest is None
     if manifest is None:
         require_room(uri, num_images, request.image_size, settings["encoding"])
         manifest = _write(request, name, annotations, uri, settings, note)
+    if annotations.faults:
+        _show_notes(annotations, note)
     remember_store(name, uri)
     return Prepared(name, uri, manifest, is_new)
+
+
+def _describe_classes(annotations: Annotations) -> str:
+    names = f" ({some(annotations.classes)})" if annotations.name not in IMAGE_DATASETS else ""
+    return counted(len(annotations.classes), "class") + names
+
+
+def _show_notes(annotations: Annotations, note: Callable[[str], None]) -> None:
+    for text in annotations.notes:
+        note(f"note: {text}")
 
 
 def _settings(request: PrepareRequest) -> dict[str, Any]:

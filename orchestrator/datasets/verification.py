@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.protocol import draw_single_positives
-from training.data.sources.annotations import Annotations, Phase
+from training.data.sources.annotations import Annotations, Fault, Phase, counted, describe_faults
 from training.data.table1 import PAPER, Line, compare, compute_counts, name_class_differences
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Verification:
     root: str
     figures: tuple[Line, ...]
     digests: tuple[Digest, ...]
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -94,7 +94,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verification as plain values."""
-        return {**asdict(self), "seed": SEED, "equal": self.is_equal}
+        faults = [str(fault) for fault in self.faults]
+        return {**asdict(self), "faults": faults, "seed": SEED, "equal": self.is_equal}
 
 
 def verify_labels(annotations: Annotations, where: str | None = None) -> Verification:
@@ -111,14 +112,14 @@ def verify_labels(annotations: Annotations, where: str | None = None) -> Verific
         str(annotations.root) if where is None else where,
         tuple(compare(counts, PAPER.get(annotations.name))),
         tuple(digest for name in annotations.phases for digest in make_digests(annotations, name)),
-        tuple(str(fault) for fault in annotations.faults),
+        annotations.faults,
         (*annotations.notes, *_unlabelled(annotations), *name_class_differences(annotations)),
     )
 
 
 def _unlabelled(annotations: Annotations) -> list[str]:
     return [
-        f"left out of {_OFFICIAL[phase]}, as in the protocol: {_counted(count, 'image')} without any label"
+        f"left out of {_OFFICIAL[phase]}, as in the protocol: {counted(count, 'image')} without any label"
         for phase, count in annotations.num_unlabelled.items()
         if count
     ]
@@ -171,8 +172,8 @@ def render_verification(verification: Verification) -> list[str]:
     if verification.faults:
         lines += [
             "",
-            f"{_counted(len(verification.faults), 'fault')} in the files:",
-            *(f"  {fault}" for fault in verification.faults),
+            f"{counted(len(verification.faults), 'fault')} in the files:",
+            *(f"  {line}" for line in describe_faults(verification.faults)),
         ]
     return [*lines, "", _verdict(verification, has_paper)]
 
@@ -203,13 +204,9 @@ def _verdict(verification: Verification, has_paper: bool) -> str:
             else ""
         )
         return f"{verification.dataset}: {found}{own}."
-    faults = _counted(len(verification.faults), "fault") if verification.faults else ""
+    faults = counted(len(verification.faults), "fault") if verification.faults else ""
     compared = sum(line.equal is not None for line in verification.figures) + sum(
         digest.is_known is not None for digest in verification.digests
     )
     differ = f"{verification.num_different} of {compared} differ" if verification.num_different else ""
     return f"{verification.dataset}: {' and '.join(filter(None, (differ, faults)))}."
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+_NUM_NAMED = 6
+_MOST_CAUSES = 8
+_PARTICULARS = re.compile(r"'[^']*'|\d[\d,.]*")
+
+
+def some(names: Iterable[object]) -> str:
+    """Return the first few of many names, and the number of the others."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - _NUM_NAMED:,} more" if len(listed) > _NUM_NAMED else ""
+    return ", ".join(listed[:_NUM_NAMED]) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is made plural: ``1 image``, ``1,200 images``, ``2 classes``."""
+    plural = f"{noun}{'es' if noun.endswith('s') else 's'}"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,34 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.path}{'' if self.line is None else f':{self.line}'}: {self.why}"
+
+    @property
+    def cause(self) -> tuple[str, str]:
+        """What the same mistake in another line or file has in common with this one."""
+        why = self.why if self.id is None else self.why.replace(self.id, "*")
+        return self.path if self.line is not None else "", _PARTICULARS.sub("*", why)
+
+
+def describe_faults(faults: Iterable[Fault]) -> list[str]:
+    """Return faults as a few lines: those that make labels useless first, and one line for all of the same cause."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for fault in sorted(dict.fromkeys(faults), key=lambda fault: not fault.is_fatal):
+        groups.setdefault(fault.cause, []).append(fault)
+    causes = list(groups.values())
+    lines = [_describe_group(group) for group in causes[:_MOST_CAUSES]]
+    if left := causes[_MOST_CAUSES:]:
+        lines.append(f"and {sum(map(len, left)):,} more of {counted(len(left), 'other kind')}")
+    return lines
+
+
+def _describe_group(group: Sequence[Fault]) -> str:
+    first, *others = group
+    if not others:
+        return str(first)
+    places = dict.fromkeys(fault.path if fault.line is None else str(fault.line) for fault in others)
+    noun = "file" if first.line is None else "line"
+    sentence = f"{first!s}{'' if first.why.endswith(('.', '?')) else '.'}"
+    return f"{sentence} The same for {counted(len(places), f'more {noun}')}: {some(places)}"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.json
 from numpy.typing import NDArray
 
-from training.data.sources.annotations import Annotations, Phase
-from training.data.sources.label_files import LabelFiles, describe, find_root, group_rows, some
+from training.data.sources.annotations import Annotations, Phase, some
+from training.data.sources.label_files import LabelFiles, describe, find_root, group_rows
 from training.errors import NotThisDatasetError
 
 LAYOUT = "instances_{train,val}2014.json"
@@ -71,8 +71,8 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
         if list(instances.categories.items()) != list(categories.items()):
             files.fault(instances.path, "has other categories than the training JSON, or in another order")
         phases[phase], num_unlabelled[phase] = _phase(files, instances, list(categories), _PHASES[phase], images)
-        if images:
-            files.check_images(phases[phase])
+    if images:
+        phases = files.check_images(phases)
     return files.annotations("coco", LAYOUT, list(categories.values()), phases, num_unlabelled=num_unlabelled)
 
 

@@ -52,8 +52,8 @@ def read_cub(source: Path, *, images: bool = False) -> Annotations:
         listed = tuple(f"images/{names[number]}" for number in numbers)
         located = None if points is None else tuple(points[row] for row in rows)
         phases[phase] = Phase(tuple(str(number) for number in numbers), listed, true[rows], points=located)
-        if images:
-            files.check_images(phases[phase])
+    if images:
+        phases = files.check_images(phases)
     return files.annotations("cub", LAYOUT, classes, phases, parts=parts)
 
 

@@ -10,8 +10,9 @@
 
 A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either one
 column per class with 1 or 0 in it, or one column ``labels`` with class names: separated by ``;``, ``|`` or ``,`` in a
-CSV, a list or such a text in Parquet. In ``observed``, 0 and an empty cell both mean "not known"; in ``labels`` every
-cell must be filled.
+CSV, a list or such a text in Parquet. In ``observed``, 0 and an empty cell both mean "not known", and an image of which
+nothing is known is left out; in ``labels`` every cell must be filled. Blanks around names do not count, and names that
+differ only in case are a fault. A CSV is in UTF-8 or marked UTF-16, with commas, semicolons or tabs.
 
 A split whose images are in ``labels`` has true labels. One whose images are only in ``observed`` has none, and whatever
 needs them is not available. Images in both tables have true labels, and their observed label is the given one instead
@@ -23,7 +24,8 @@ it from train by ``data.split_seed``, as in the literature. Images are ordered b
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +33,18 @@ from numpy.typing import NDArray
 
 from training.config.spelling import nearest_word
 from training.data.protocol import draw_single_positives, split_train_val
-from training.data.sources.annotations import Annotations, Phase
-from training.data.sources.folder_tables import EMPTY, Table, read_table
-from training.data.sources.label_files import LabelFiles, find_root, some
-from training.image_files import IMAGE_SUFFIXES
+from training.data.sources.annotations import Annotations, Phase, counted, some
+from training.data.sources.folder_tables import EMPTY, Table, clean, clean_image, read_table
+from training.data.sources.label_files import LabelFiles, find_root
+from training.errors import NotThisDatasetError
+from training.image_files import IMAGE_SUFFIXES, is_mac_twin
 
 SPLITS = ("train", "val", "test")
 TABLES = {kind: [f"{kind}.csv", f"{kind}.parquet"] for kind in ("labels", "observed")}
 _SEED = 1200
+_FEW = 2_000
+"""Up to this many images, a name that is not among them is compared with each."""
+_Labels = dict[str, NDArray[np.bool_]]
 
 
 def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> Annotations:
@@ -56,19 +62,25 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
     tables = {kind: table for kind in TABLES if (table := _read_table(files, kind))}
     classes = _classes(files, tables)
     true, observed = (_matrix(files, tables.get(kind), classes, kind) for kind in TABLES)
+    empty = _find_empty(files, tables, true, observed)
+    # With labels that cannot be used, whatever else there is to say would only be a consequence.
+    if any(fault.is_fatal for fault in files.faults):
+        nothing = Phase((), (), np.zeros((0, len(classes)), bool))
+        return files.annotations(name, "images/ and tables", classes, {"train": nothing, "test": nothing})
     split_of, given = _splits(files, tables, sorted(true.keys() | observed.keys()))
     phases = {}
     for split in SPLITS:
-        ids = tuple(id for id in sorted(split_of) if split_of[id] == split)
+        ids = tuple(id for id in sorted(split_of) if split_of[id] == split and id not in empty)
         # An empty val counts as none and is drawn from train; an empty test is kept, with a note.
         if ids or split != "val":
             phases[split] = _phase(files, split, ids, true, observed, len(classes))
-            if images:
-                files.check_images(phases[split])
     if not len(phases["test"]):
         files.notes.append("there are no test images, so a promotion cannot be scored")
+    _note_unlabelled(files, classes, phases)
     if images:
-        _note_unlisted(files, {file for phase in phases.values() for file in phase.files})
+        phases = files.check_images(phases)
+        listed = {clean(file) for phase in phases.values() for file in phase.files}
+        _note_unlisted(files, listed | {f"images/{id}" for id in empty})
     kinds = ", ".join(f"{split} {'observed only' if phase.true is None else 'true'}" for split, phase in phases.items())
     return files.annotations(name, f"images/ and tables; splits {given}; labels: {kinds}", classes, phases)
 
@@ -83,7 +95,26 @@ def find_folder(source: Path) -> Path:
         "labels.csv or observed.csv (or .parquet) next to images/, with a column image and either a column per class "
         "or one column labels"
     )
-    return find_root(source, "your own images", wanted, _holds_table)
+    try:
+        return find_root(source, "your own images", wanted, _holds_table)
+    except NotThisDatasetError as error:
+        raise NotThisDatasetError(f"{error}{_hint_table(source)}") from None
+
+
+def _hint_table(source: Path) -> str:
+    """Return what to do with a file that is probably meant as a table."""
+    files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else []
+    for path in files:
+        if path.name.casefold() in (name for names in TABLES.values() for name in names):
+            return f". Rename {path.name} to {path.name.casefold()}"
+        if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers"):
+            return f'. Save {path.name} as labels.csv ("CSV UTF-8" in Excel)'
+        if path.suffix.lower() in (".csv", ".tsv", ".parquet") and not is_mac_twin(path.name):
+            suffix = ".parquet" if path.suffix.lower() == ".parquet" else ".csv"
+            return (
+                f". Rename {path.name} to labels{suffix} if it has all labels of its images, else to observed{suffix}"
+            )
+    return ""
 
 
 def _holds_table(folder: Path) -> bool:
@@ -93,7 +124,7 @@ def _holds_table(folder: Path) -> bool:
 def _read_table(files: LabelFiles, kind: str) -> Table | None:
     found = _table_paths(files, kind)
     if len(found) > 1:
-        files.fault(found[1], f"is a second table next to {found[0].name}; keep one of them")
+        files.fault(found[1], f"is a second table next to {found[0].name}; keep one of them", fatal=True)
     return read_table(files, found[0]) if found else None
 
 
@@ -104,27 +135,48 @@ def _table_paths(files: LabelFiles, kind: str) -> list[Path]:
 def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
     """Return the classes in classes.txt, or else those of the tables: columns in order, names from lists sorted."""
     path = files.root / "classes.txt"
+    listed = {clean(name): line for name, line in files.unique_lines(path).items()} if path.exists() else {}
+    _refuse_twins(files, [(name, path, line) for name, line in listed.items()], tables.values())
     if path.exists():
-        classes = list(files.unique_lines(path))
         for table in tables.values():
-            for name in table.names:
-                if name not in classes:
-                    close = nearest_word(name, classes)
-                    files.fault(
-                        table.path,
-                        f"class {name!r} is not in classes.txt{f'; did you mean {close!r}?' if close else ''}",
-                    )
-        return classes
+            if unknown := [name for name in table.names if name not in listed]:
+                close = nearest_word(unknown[0], listed)
+                hint = f"; did you mean {close!r}?" if close else ""
+                why = f"{some(map(repr, unknown))} {'is' if len(unknown) == 1 else 'are'} not in classes.txt{hint}"
+                files.fault(table.path, why, table.named_in.get(unknown[0]), fatal=True)
+        return list(listed)
     if any(table.is_list for table in tables.values()):
         return sorted({name for table in tables.values() for name in table.names})
     if len({frozenset(table.names) for table in tables.values()}) > 1:
         first, second = tables.values()
-        differ = sorted(set(first.names) ^ set(second.names))
-        files.fault(second.path, f"must have the class columns of {first.path.name}, but differs in {some(differ)}")
+        differ = some(map(repr, sorted(set(first.names) ^ set(second.names))))
+        why = f"must have the class columns of {first.path.name}, but differs in {differ}"
+        files.fault(second.path, why, (second.named_in and 1) or None, fatal=True)
     return list(dict.fromkeys(name for table in tables.values() for name in table.names))
 
 
-def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind: str) -> dict[str, NDArray[np.bool_]]:
+def _refuse_twins(files: LabelFiles, listed: list[tuple[str, Path, int]], tables: Iterable[Table]) -> None:
+    """Note a fault for names that differ only in case or blanks: they would share the positives of one class."""
+    first: dict[str, tuple[str, Path, int | None]] = {}
+    named = [
+        (name, table.path, table.named_in.get(name))
+        for table in tables
+        for name in sorted(table.names, key=lambda name: table.named_in.get(name, 0))
+    ]
+    for name, path, line in [*listed, *named]:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        other, where, at = first.setdefault(key, (name, path, line))
+        if other != name:
+            place = f"{files.name(where)}{'' if at is None else f':{at}'}"
+            files.fault(
+                path,
+                f"class {name!r} and {other!r} of {place} differ only in case or blanks. Write them in one way",
+                line,
+                fatal=True,
+            )
+
+
+def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind: str) -> _Labels:
     """Return image -> bool (C,); an empty cell in true labels is a fault."""
     if table is None:
         return {}
@@ -132,14 +184,29 @@ def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind
     for column, name in enumerate(table.names):
         if name in classes:
             labels[:, classes.index(name)] = table.values[:, column] == 1
-    if kind == "labels":
-        for row, column in np.argwhere(table.values == EMPTY).tolist():
-            why = (
-                f"{table.names[column]} of {table.images[row]} must be 1 or 0, but is empty. If its labels are not "
-                f"all known, list it in observed.csv"
-            )
+    empty = table.values == EMPTY
+    if kind == "labels" and empty.any():
+        named = some(repr(table.names[column]) for column in np.flatnonzero(empty.any(0)))
+        why = (
+            f"cells of a class must be 1 or 0, but some of {named} are empty. Images whose labels are not all known "
+            f"belong in observed.csv"
+        )
+        for row in np.flatnonzero(empty.any(1)).tolist():
             files.fault(table.path, why, table.line(row), table.images[row])
     return dict(zip(table.images, labels, strict=True))
+
+
+def _find_empty(files: LabelFiles, tables: dict[str, Table], true: _Labels, observed: _Labels) -> set[str]:
+    """Return the images of which no label is known; note how many there are."""
+    empty = {image for image, marks in observed.items() if image not in true and not marks.any()}
+    if empty and len(empty) == len(observed):
+        files.fault(tables["observed"].path, "has no image with a 1", fatal=True)
+    elif empty:
+        files.notes.append(
+            f"{counted(len(empty), 'image')} of {tables['observed'].path.name} without an observed label left out: "
+            f"{some(sorted(empty))}"
+        )
+    return empty
 
 
 def _splits(files: LabelFiles, tables: dict[str, Table], images: list[str]) -> tuple[dict[str, str], str]:
@@ -167,13 +234,17 @@ def _listed_splits(files: LabelFiles, lists: dict[str, Path], images: set[str]) 
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         for listed, line in files.unique_lines(path).items():
-            image = listed.removeprefix("images/")
+            image = clean_image(listed, files.root)
+            if is_mac_twin(image.rpartition("/")[2]):
+                continue
             if image not in images:
-                files.fault(path, f"{image} has no row in a table", line, image)
+                close = nearest_word(image, images) if len(images) < _FEW else None
+                hint = f"; did you mean {close!r}?" if close else ""
+                files.fault(path, f"{image} has no row in a table{hint}", line, image)
             elif split_of.setdefault(image, split) != split:
                 files.fault(path, f"{image} is also in {split_of[image]}.txt", line, image)
     if left := sorted(images - split_of.keys()):
-        files.notes.append(f"{len(left):,} images of the tables are in no split and were left out: {some(left)}")
+        files.notes.append(f"{counted(len(left), 'image')} of the tables in no split left out: {some(left)}")
     return split_of
 
 
@@ -182,14 +253,12 @@ def _column_splits(files: LabelFiles, tables: dict[str, Table]) -> dict[str, str
     # The table with the column comes first: one without it takes the split from the other.
     for table in sorted(tables.values(), key=lambda table: table.splits is None):
         for row, image in enumerate(table.images):
-            split = table.splits[row] if table.splits else split_of.get(image, "")
+            split = table.splits[row].casefold() if table.splits else split_of.get(image, "")
             if split not in SPLITS:
-                files.fault(
-                    table.path,
-                    f"split must be one of {', '.join(SPLITS)}, but {image} has {split or 'none'}",
-                    table.line(row),
-                    image,
+                why = (
+                    f"split must be one of {', '.join(SPLITS)}, but is {split!r}" if split else f"{image} has no split"
                 )
+                files.fault(table.path, why, table.line(row), image)
             elif split_of.setdefault(image, split) != split:
                 files.fault(
                     table.path,
@@ -235,15 +304,30 @@ def _phase(
                 files.fault(path, f"{ids[row]} has an observed label that is not among its true ones", id=ids[row])
     if (several := int((marks.sum(1) > 1).sum())) > 0:
         files.notes.append(
-            f"{several:,} images of {split} have several observed labels; one of them was drawn (seed {_SEED})"
+            f"{counted(several, 'image')} of {split} with several observed labels: one of them was drawn (seed {_SEED})"
         )
         marks = draw_single_positives(marks, _SEED)  # images with a single mark keep it
     paths = tuple(f"images/{id}" for id in ids)
     return Phase(ids, paths, labels if has_true else None, marks if has_observed else None)
 
 
+def _note_unlabelled(files: LabelFiles, classes: Sequence[str], phases: dict[str, Phase]) -> None:
+    """Note images that have no class, which are kept, and classes that no image of train has."""
+    for split, phase in phases.items():
+        if phase.true is not None and (num := int((~phase.true.any(1)).sum())):
+            files.notes.append(f"{counted(num, 'image')} of {split} with no class at all, kept as such")
+    train = phases["train"]
+    labels = train.true if train.observed is None else train.observed
+    if labels is not None and len(train) and (unused := np.flatnonzero(~labels.any(0)).tolist()):
+        names = some(classes[column] for column in unused)
+        files.notes.append(f"{counted(len(unused), 'class')} without a positive in train: {names}")
+
+
 def _note_unlisted(files: LabelFiles, listed: set[str]) -> None:
-    found = (Path(folder, name) for folder, _, names in os.walk(files.root / "images") for name in names)
-    pictures = {path.relative_to(files.root).as_posix() for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = [Path(folder, name) for folder, _, names in os.walk(files.root / "images") for name in names]
+    inside = [path.relative_to(files.root) for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = {clean(path.as_posix()) for path in inside if not any(map(is_mac_twin, path.parts))}
+    if twins := len(inside) - len(pictures):
+        files.notes.append(f"{counted(twins, 'file')} that only a Mac put there ignored (._*, __MACOSX)")
     if left := sorted(pictures - listed):
-        files.notes.append(f"{len(left):,} images have no row in a table or no split and were left out: {some(left)}")
+        files.notes.append(f"{counted(len(left), 'image')} without a row in a table or a split left out: {some(left)}")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
+import shlex
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.sources.annotations import Annotations, Fault, Phase
+from training.data.sources.annotations import Annotations, Fault, Phase, counted, some
 from training.errors import NotThisDatasetError
+from training.image_files import is_mac_twin
 
-_NUM_NAMED = 6
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class LabelFiles:
@@ -49,18 +54,38 @@ class LabelFiles:
         self.hashes[self.name(path)] = hashlib.sha256(content).hexdigest()
         return content
 
-    def lines(self, path: Path) -> list[str] | None:
-        """Return a text file's lines, without blank ones at its end; a fatal fault and None if it cannot be read."""
+    def text(self, path: Path) -> str | None:
+        """Return a text file; a fatal fault and None if it cannot be read.
+
+        The text may be UTF-8, or UTF-16 with a byte order mark, as a spreadsheet's "Unicode text" is.
+        """
         content = self.read(path)
         if content is None:
             return None
+        convert = f"iconv -f {{}} -t UTF-8 {shlex.quote(path.name)} > new.csv"
         try:
             # -sig: tables saved by Excel start with a byte order mark.
-            return content.decode("utf-8-sig").rstrip().splitlines()
+            text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            self.fault(path, f"is not UTF-8 text: byte {error.start} is {content[error.start]:#04x}", line, fatal=True)
+            why = f"is not UTF-8 text: byte {error.start} is {content[error.start]:#04x}. "
+            self.fault(
+                path,
+                f'{why}Save it as "CSV UTF-8" in Excel, or convert it: {convert.format("WINDOWS-1252")}',
+                line,
+                fatal=True,
+            )
             return None
+        if "\0" in text:
+            why = f"has zero bytes. If it is text in UTF-16, convert it: {convert.format('UTF-16LE')}"
+            self.fault(path, why, text.count("\n", 0, text.index("\0")) + 1, fatal=True)
+            return None
+        return text
+
+    def lines(self, path: Path) -> list[str] | None:
+        """Return a text file's lines, without blank ones at its end; a fatal fault and None if it cannot be read."""
+        text = self.text(path)
+        return None if text is None else text.rstrip().splitlines()
 
     def unique_lines(self, path: Path) -> dict[str, int]:
         """Return id -> line for the ids in a list, stripped; an id that occurs twice is a fault."""
@@ -86,27 +111,41 @@ class LabelFiles:
                 found[int(number)] = value.strip()
         return found
 
-    def check_images(self, phase: Phase) -> None:
-        """Note a fault for each listed image without a file, but only one for a folder that is missing entirely."""
+    def check_images(self, phases: dict[str, Phase]) -> dict[str, Phase]:
+        """Look for the listed images; note a fault for each that is missing, and one for a whole missing folder.
+
+        Returns:
+            The phases, with the names that the files really have: a Mac stores an accent as a character of its own.
+        """
         # One listing per folder instead of one call per image, which would take minutes on a network disk.
-        in_folder: dict[Path, set[str] | None] = {}
+        folders: dict[Path, _Folder | None] = {}
         absent: Counter[Path] = Counter()
-        for id, file in zip(phase.ids, phase.files, strict=True):
-            path = self.root / file
-            if ".." in Path(file).parts or Path(file).is_absolute():
-                self.fault(path, "must be inside the dataset's folder", id=id)
-                continue
-            if path.parent not in in_folder:
-                in_folder[path.parent] = _names_in(path.parent)
-            names = in_folder[path.parent]
-            if names is None:
-                # Report the topmost missing folder: images/ is one fault, however many folders it should contain.
-                absent[_highest_absent(path.parent, self.root)] += 1
-            elif path.name not in names:
-                self.fault(path, "is listed, but the file does not exist", id=id)
-        for folder, count in absent.items():
-            what = "cannot be read" if folder.is_dir() else "is missing"
-            self.fault(folder, f"the folder {what}, and {count:,} listed image{'s' * (count != 1)} with it")
+        example: dict[Path, Path] = {}
+        found: dict[str, list[str]] = {name: [] for name in phases}
+        for name, phase in phases.items():
+            for id, file in zip(phase.ids, phase.files, strict=True):
+                path = self.root / file
+                found[name].append(file)
+                if ".." in Path(file).parts or Path(file).is_absolute():
+                    self.fault(path, "must be inside the dataset's folder", id=id)
+                    continue
+                if path.parent not in folders:
+                    folders[path.parent] = _list_folder(path.parent)
+                folder = folders[path.parent]
+                if folder is None:
+                    # Report the topmost missing folder: images/ is one fault, however many folders it should contain.
+                    top = _highest_absent(path.parent, self.root)
+                    absent[top] += 1
+                    example.setdefault(top, path)
+                elif (real := folder.real_name(path.name)) is not None:
+                    found[name][-1] = file[: len(file) - len(path.name)] + real
+                else:
+                    self.fault(path, f"is listed, but the file does not exist{folder.near(path.name)}", id=id)
+        for folder_path, count in absent.items():
+            what = "cannot be read" if folder_path.is_dir() else "is missing"
+            why = f"the folder {what}, and {counted(count, 'listed image')} with it"
+            self.fault(folder_path, why + _near_folder(folder_path, example[folder_path]))
+        return {name: replace(phase, files=tuple(found[name])) for name, phase in phases.items()}
 
     def annotations(
         self,
@@ -122,7 +161,7 @@ class LabelFiles:
         train, test = (set(phases[phase].ids) if phase in phases else set() for phase in ("train", "test"))
         notes = list(self.notes)
         if both := sorted(train & test):
-            notes.append(f"{len(both):,} images are both in the training and in the test set: {some(both)}")
+            notes.append(f"{counted(len(both), 'image')} both in the training and in the test set: {some(both)}")
         return Annotations(
             name,
             layout,
@@ -143,11 +182,49 @@ def _highest_absent(folder: Path, root: Path) -> Path:
     )
 
 
-def _names_in(folder: Path) -> set[str] | None:
+class _Folder:
+    """The names in a folder."""
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
+        self._composed: dict[str, str] = {}
+        self._loose: dict[str, str] = {}
+
+    def real_name(self, name: str) -> str | None:
+        """Return how a file is spelt on disk, or None; the two spellings of an accent in Unicode are the same."""
+        if name in self._names:
+            return name
+        if not self._composed:
+            self._composed = {unicodedata.normalize("NFC", each): each for each in self._names}
+        return self._composed.get(unicodedata.normalize("NFC", name))
+
+    def near(self, name: str) -> str:
+        """Return a hint at the file that was probably meant."""
+        if not self._loose:
+            named = [each for each in sorted(self._names) if not is_mac_twin(each)]
+            self._loose = {_without_suffix(each): each for each in named} | {each.casefold(): each for each in named}
+        near = self._loose.get(name.casefold()) or self._loose.get(_without_suffix(name))
+        return f"; did you mean {near!r}?" if near else ""
+
+
+def _without_suffix(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()
+
+
+def _list_folder(folder: Path) -> _Folder | None:
     try:
-        return {entry.name for entry in os.scandir(folder)}
+        return _Folder({entry.name for entry in os.scandir(folder)})
     except OSError:
         return None
+
+
+def _near_folder(folder: Path, image: Path) -> str:
+    """Return a hint where the images of a missing folder are: in one of another case, or in the folder above."""
+    beside = {entry.name for entry in os.scandir(folder.parent)}
+    if image.name in beside:
+        return f". {image.name!r} lies in the folder above: make {folder.name}/ and move the images into it"
+    near = next((name for name in sorted(beside) if name.casefold() == folder.name.casefold() != name), None)
+    return f"; did you mean {near!r}?" if near and folder.name not in beside else ""
 
 
 def find_root(source: Path, title: str, wanted: str, holds: Callable[[Path], bool]) -> Path:
@@ -196,15 +273,7 @@ def describe(folder: Path) -> str:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
     except OSError as error:
         return f"nothing that can be read ({error.strerror})"
-    more = f" and {len(entries) - _NUM_NAMED:,} more" if len(entries) > _NUM_NAMED else ""
-    return ", ".join(entries[:_NUM_NAMED]) + more if entries else "nothing"
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first few of many names, and the number of the others."""
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_NAMED:,} more" if len(listed) > _NUM_NAMED else ""
-    return ", ".join(listed[:_NUM_NAMED]) + more
+    return some(entries) or "nothing"
 
 
 def group_rows(

@@ -8,13 +8,15 @@ site. In both, rows without any label (a fifth) are kept, and rows stay in the o
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.sources.annotations import Annotations, Phase
+from training.data.sources.annotations import Annotations, Phase, counted
 from training.data.sources.label_files import LabelFiles, find_root
 
 FORMATTED = "formatted_{train,val}_{images,labels}.npy, the lists of the SPML literature"
@@ -41,10 +43,37 @@ def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
             "the dataset's own Groundtruth/ was not read: move the formatted_*.npy away to read it instead"
         )
     layout, classes, phases = _read_formatted(files) if formatted else _read_official(files)
+    for phase, content in phases.items():
+        num = 0 if content.true is None else int((~content.true.any(1)).sum())
+        if num:
+            share = f"{num:,} of {counted(len(content), 'image')}"
+            files.notes.append(f"{share} of {phase} with no label at all, kept as in the literature")
     if images:
-        for phase in phases.values():
-            files.check_images(phase)
+        phases = files.check_images(_find_flat(files, phases))
     return files.annotations("nuswide", layout, classes, phases)
+
+
+def _find_flat(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
+    """Return the phases with the paths of images that lie in one folder, without the folders that the lists name."""
+    listed = [Path(file) for phase in phases.values() for file in phase.files]
+    if not listed or listed[0].parent.name in ("", *_IMAGE_FOLDERS):
+        return phases
+    base = Path(listed[0].parts[0]) if listed[0].parts[0] in _IMAGE_FOLDERS else Path()
+    names = {path.name for path in listed}
+    try:
+        found = {entry.name for entry in os.scandir(files.root / base)}
+    except OSError:
+        return phases
+    if names.isdisjoint(found) or any(path.parent.name in found for path in listed):
+        return phases
+    if len(names) < len(listed):
+        files.fault(files.root / base, "lies in one folder, but the lists name several images alike", fatal=True)
+        return phases
+    files.notes.append(f"the images lie in {base}/ without the folders that the lists name; found by their names")
+    return {
+        name: replace(phase, files=tuple((base / Path(file).name).as_posix() for file in phase.files))
+        for name, phase in phases.items()
+    }
 
 
 def find_nuswide(source: Path) -> Path:

@@ -57,10 +57,8 @@ def read_voc(source: Path, *, images: bool = False) -> Annotations:
         num_unlabelled[phase] = len(ids) - len(positive)
         kept = tuple(ids[row] for row in positive)
         phases[phase] = Phase(kept, tuple(f"JPEGImages/{id}.jpg" for id in kept), true[positive])
-        if images:
-            files.check_images(phases[phase])
     if images:
-        phases = _with_boxes(files, phases)
+        phases = _with_boxes(files, files.check_images(phases))
     return files.annotations("voc", LAYOUT, CLASSES, phases, num_unlabelled=num_unlabelled)
 
 

@@ -167,10 +167,30 @@ def _decode(original: bytes) -> tuple[Image.Image, int]:
             orientation = _orientation(image)
             rgb = _to_rgb(image)
     except UnidentifiedImageError:
-        raise BadImageError("is not an image that Pillow can read") from None
+        raise BadImageError(_describe_content(original)) from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise BadImageError(
+            f"has more than {limit} million pixels, the most that are read. Make it smaller: "
+            f"mogrify -resize 4096x4096 FILE"
+        ) from None
     except _BROKEN as error:
         raise BadImageError(f"cannot be decoded: {error}") from None
     return (rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb), orientation
+
+
+def _describe_content(content: bytes) -> str:
+    """Return why a file is no image that can be read, from its first bytes."""
+    start = content[:64].lstrip().lower()
+    if content[4:8] == b"ftyp":
+        return (
+            "is a HEIC photo or a video, which are not read. Convert photos of a phone to JPEG: heif-convert IN OUT.jpg"
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not an image: its download failed"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the image. Fetch the images: git lfs pull"
+    return "is not an image that Pillow can read"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from training.data.sources.annotations import Annotations, Fault
+from training.data.sources.annotations import Annotations, Fault, counted, describe_faults
 from training.data.store.file_names import MANIFEST, is_ours, labels_name
 from training.data.store.images import BadImageError, Encoding, ImageFacts, Preprocessing, prepare_image
 from training.data.store.label_table import LabelTable, compute_data_hash, make_label_table, to_parquet
@@ -55,23 +55,38 @@ Progress = Callable[[int, int], None]
 class BadSourceError(StoreError):
     """A source has faults, and the affected images may not be left out.
 
-    Attributes:
+    Args:
         faults: All faults.
+        num_left: Training images without a fault.
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        whole = any(fault.is_fatal for fault in faults)
-        otherwise = (
-            "Until they are fixed, the labels cannot be trusted, so --skip-bad does not help"
-            if whole
-            else "Or leave these images out with --skip-bad"
-        )
+    def __init__(self, faults: Sequence[Fault], num_left: int = 0) -> None:
+        if any(fault.is_fatal for fault in faults):
+            otherwise = "Until they are fixed, the labels cannot be trusted, so --skip-bad does not help"
+        elif num_left:
+            otherwise = f"Or leave these images out with --skip-bad, which keeps {counted(num_left, 'training image')}"
+        else:
+            otherwise = "--skip-bad does not help, because no training image would be left"
         super().__init__(
-            f"The source has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}:\n"
-            + "\n".join(f"  {fault}" for fault in faults)
-            + f"\nFix them and run the same command again; finished images are kept. {otherwise}"
+            "\n".join(
+                (
+                    f"The source has {counted(len(faults), 'fault')}:",
+                    *(f"  {line}" for line in describe_faults(faults)),
+                    f"Fix them and run the same command again; finished images are kept. {otherwise}",
+                )
+            )
         )
         self.faults = tuple(faults)
+
+
+def require_trusted(annotations: Annotations) -> None:
+    """Check that nothing makes the labels of a whole source useless.
+
+    Raises:
+        BadSourceError: Something does.
+    """
+    if any(fault.is_fatal for fault in annotations.faults):
+        raise BadSourceError(annotations.faults)
 
 
 @dataclass(frozen=True)
@@ -134,8 +149,7 @@ def write_store(
     if done is not None:
         return done
     # Checked before any image: hours of decoding would be wasted if the labels turned out to be useless.
-    if any(fault.is_fatal for fault in annotations.faults):
-        raise BadSourceError(annotations.faults)
+    require_trusted(annotations)
     progress = _Meter(
         on_progress or (lambda done, total: None), sum(len(phase) for phase in annotations.phases.values())
     )
@@ -232,9 +246,10 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
                 notes[shard.name] = _write_shard(job, shard, prepared)
             progress.add(len(shard.ids))
     # Only now, so that the user learns of all faults at once.
-    if faults and not job.skip_bad:
-        raise BadSourceError(faults)
     train = job.annotations.phases.get("train")
+    if faults and not job.skip_bad:
+        bad = _bad_ids(job.annotations) | {fault.id for fault in faults if fault.id is not None}
+        raise BadSourceError(faults, 0 if train is None else sum(id not in bad for id in train.ids))
     if train is not None and not any(
         row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])
     ):
@@ -299,7 +314,9 @@ def _prepare(job: _Job, shard: PlannedShard, row: int) -> _Prepared | Fault:
             original = file.read()
         encoded, facts = prepare_image(original, job.preprocessing)
     except FileNotFoundError:
-        return Fault(name, "is missing", id=shard.ids[row])
+        path = job.annotations.root / name
+        why = f"is a link to {os.readlink(path)!r}, which does not exist" if path.is_symlink() else "is missing"
+        return Fault(name, why, id=shard.ids[row])
     except BadImageError as error:
         return Fault(name, str(error), id=shard.ids[row])
     # A fault, not an error: one bad file must not hide the others.

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from orchestrator.datasets import preparing
+from orchestrator.datasets.listing import describe_store
 from orchestrator.datasets.prepared import find_store
 from orchestrator.datasets.preparing import PrepareRequest, prepare_dataset
 from orchestrator.errors import UserError
 from tests.kit.layouts import make_voc
+from training.data.store.writer import BadSourceError
 
 
 @pytest.fixture
@@ -28,6 +31,27 @@ def test_prepared_once_and_found_by_its_name(request_: PrepareRequest, home: Pat
     assert notes[0].startswith("voc: devkit, ImageSets/Main, ")
     assert find_store("voc") == first.uri
     assert prepare_dataset(request_, notes.append) == replace(first, is_new=False)
+
+
+def test_notes_that_may_follow_from_a_fault_do_not_come_before_it(request_: PrepareRequest, tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    (source / "images").mkdir(parents=True)
+    for name in "abcd":
+        Image.new("RGB", (8, 8)).save(source / "images" / f"{name}.jpg")
+    request, notes = replace(request_, dataset="folder", source=source), list[str]()
+    (source / "labels.csv").write_text("picture,cat,dog\na.jpg,1,0\n")
+    with pytest.raises(BadSourceError, match="must have a column image"):
+        prepare_dataset(request, notes.append)
+    assert notes == []
+    (source / "labels.csv").write_text("image,cat,dog\na.jpg,1,0\nb.jpg,0,0\nlost.jpg,0,1\n")
+    with pytest.raises(BadSourceError, match="lost.jpg: is listed"):
+        prepare_dataset(request, notes.append)
+    assert [note for note in notes if note.startswith("note")] == []
+    done = prepare_dataset(replace(request, skip_bad=True), notes.append)
+    assert any(note.startswith("note: 2 images without a row in a table or a split left out: ") for note in notes)
+    assert "3 images, 2 classes (cat, dog)" in notes[0]
+    (left_out, fault) = describe_store(done.name, done.uri, done.manifest)[2:]
+    assert (left_out, "lost.jpg" in fault) == ("  left out (1):", True)  # one's own data are in no paper
 
 
 @pytest.mark.parametrize(

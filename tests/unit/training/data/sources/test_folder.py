@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.kit.layouts import FOLDER_CLASSES, make_folder
-from training.data.sources.annotations import Annotations
+from training.data.sources.annotations import Annotations, describe_faults
 from training.data.sources.folder import read_folder
 from training.errors import NotThisDatasetError
 
@@ -131,9 +131,10 @@ def test_in_observed_an_empty_cell_is_unknown_and_in_labels_a_fault(tmp_path: Pa
     assert observed.faults == ()
     assert observed.phases["train"].true is None
     assert observed.phases["train"].observed is not None
-    assert observed.phases["train"].observed.tolist() == [[True, False], [False, False]]
+    assert observed.phases["train"].observed.tolist() == [[True, False]]
+    assert observed.notes[0] == "1 image of observed.csv without an observed label left out: b.jpg"
     said = faults(read_folder(write(tmp_path / "labels", labels_csv=text)))
-    assert said[0].startswith("labels.csv:2: dog of a.jpg must be 1 or 0, but is empty")
+    assert said[0].startswith("labels.csv:2: cells of a class must be 1 or 0, but some of 'cat', 'dog' are empty")
     assert len(said) == 2
 
 
@@ -146,7 +147,7 @@ def test_an_image_in_both_tables_has_true_labels_and_its_own_observed_one(tmp_pa
     assert both.phases["train"].observed is not None
     assert both.phases["train"].observed.tolist() == [[False, True], [False, True]]
     write(source, observed_csv="image,cat,dog\na,0,1\nb,0,1\nc,0,1\n")
-    assert faults(read_folder(source))[0] == "observed.csv:4: split must be one of train, val, test, but c has none"
+    assert faults(read_folder(source))[0] == "observed.csv:4: c has no split"
 
 
 def test_an_observed_label_that_is_not_true_is_a_fault(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_of_several_observed_labels_one_is_drawn_and_a_note_says_so(tmp_path: Pa
     observed = annotations.phases["train"].observed
     assert observed is not None
     assert observed.sum(1).tolist() == [1, 1]
-    assert annotations.notes[0] == "1 images of train have several observed labels; one of them was drawn (seed 1200)"
+    assert annotations.notes[0] == "1 image of train with several observed labels: one of them was drawn (seed 1200)"
 
 
 def test_a_split_of_two_kinds_is_a_fault(tmp_path: Path) -> None:
@@ -185,25 +186,25 @@ def test_classes_txt_gives_the_order_and_catches_a_misspelt_name(tmp_path: Path)
     source = write(tmp_path / "own", labels_csv="image,labels\na,dog\nb,catt\n", classes_txt="dog\nzebra\ncat\n")
     annotations = read_folder(source)
     assert annotations.classes == ("dog", "zebra", "cat")
-    assert faults(annotations)[0] == "labels.csv: class 'catt' is not in classes.txt; did you mean 'cat'?"
+    assert faults(annotations)[0] == "labels.csv:3: 'catt' is not in classes.txt; did you mean 'cat'?"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "labels.csv: cannot be read: Empty CSV file"),
-        ("file,cat\na,1\n", "labels.csv:1: must have a column image and no column twice, but has file, cat"),
-        ("image,cat,cat\na,1,0\n", "labels.csv:1: must have a column image and no column twice"),
+        ("", "labels.csv: is empty"),
+        ("file,cat\na,1\n", "labels.csv:1: must have a column image, but has 'file', 'cat'"),
+        ("image,cat,cat\na,1,0\n", "labels.csv:1: must have no column twice, but has 'cat' more than once"),
         ("image\na\n", "labels.csv:1: must have either a column per class or one column labels, but has image"),
         ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either a column per class or one column labels"),
-        ("image,cat\na,1\na,0\n", "labels.csv:3: a has two rows"),
+        ("image,cat\na,1\na,0\n", "labels.csv:3: 'a' has two rows. Write all its labels in one"),
         ("image,cat\n,1\n", "labels.csv:2: the column image is empty"),
         (
             "image,width\na,640\n",
-            "labels.csv:2: cells of the class column 'width' must be 1 or 0, but a has '640'",
+            "labels.csv:2: cells of a class must be 1 or 0, but 'width' has '640'. Delete columns that are not classes",
         ),
-        ("image,cat\na,1,0\n", "labels.csv: cannot be read: CSV parse error"),
-        ("image,cat,split\na,1,training\n", "labels.csv:2: split must be one of train, val, test, but a has training"),
+        ("image,cat\na,1,0\n", "labels.csv:2: has 3 cells, but the header has 2"),
+        ("image,cat,split\na,1,training\n", "labels.csv:2: split must be one of train, val, test, but is 'training'"),
     ],
 )
 def test_a_wrong_table_is_a_fault_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -214,7 +215,7 @@ def test_lists_of_splits_and_rows_must_fit(tmp_path: Path) -> None:
     source = write(tmp_path / "own", labels_csv="image,cat\na,1\nb,0\nc,1\n", train_txt="a\nlost\n", test_txt="a\nb\n")
     annotations = read_folder(source)
     assert faults(annotations) == ["train.txt:2: lost has no row in a table", "test.txt:1: a is also in train.txt"]
-    assert "1 images of the tables are in no split and were left out: c" in annotations.notes[0]
+    assert "1 image of the tables in no split left out: c" in annotations.notes[0]
     (source / "labels.csv").write_text("image,cat,split\na,1,train\nb,0,test\nc,1,val\n")
     assert "gives the splits too; keep one" in faults(read_folder(source))[0]
 
@@ -224,9 +225,7 @@ def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Pat
     (source / "images" / "train" / "003.jpg").rename(source / "images" / "train" / "other.jpg")
     annotations = read_folder(source, images=True)
     assert [fault.id for fault in annotations.faults] == ["train/003.jpg"]
-    assert annotations.notes == (
-        "1 images have no row in a table or no split and were left out: images/train/other.jpg",
-    )
+    assert annotations.notes == ("1 image without a row in a table or a split left out: images/train/other.jpg",)
 
 
 def test_a_file_that_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
@@ -244,3 +243,145 @@ def test_a_folder_without_tables_is_refused_with_what_is_needed(tmp_path: Path) 
 
 def test_it_bears_the_name_it_is_given(tmp_path: Path) -> None:
     assert read_folder(make_folder(tmp_path / "own"), name="birds").name == "birds"
+
+
+def test_a_table_reads_the_same_however_a_spreadsheet_writes_it(tmp_path: Path) -> None:
+    plain = "image,cat,dog\nä/1.jpg,1,0\nb.jpg,0,1\nc.jpg,1,0\nd.jpg,0,1\ne.jpg,0,1\n"
+    forms = {
+        "excel": "\ufeff" + plain.replace("\n", "\r\n"),
+        "old mac": plain.replace("\n", "\r"),
+        "european": plain.replace(",", ";"),
+        "hinted": "sep=;\r\n" + plain.replace(",", ";"),
+        "tabs": plain.replace(",", "\t"),
+        "blanks": plain.replace(",cat,dog", ", cat ,\xa0dog").replace("image", "Image"),
+        "quoted": plain.replace("image,cat,dog", '"image","cat","dog"').replace("b.jpg", '"b.jpg"'),
+        "separator at the end": plain.replace("\n", ",\n"),
+        "empty rows": plain.replace("b.jpg", "\nb.jpg") + ",,\n,,\n",
+        "backslashes": plain.replace("ä/", "images\\ä\\"),
+        "dots": plain.replace("b.jpg", "./images/b.jpg"),
+        "decomposed": plain.replace("ä", "a\u0308"),
+        "copied row": plain + "b.jpg,0,1\n",
+        "a Mac's twin": plain + "._b.jpg,0,1\n",
+    }
+    wanted = read_folder(write(tmp_path / "plain", observed_csv=plain)).phases
+    for name, text in forms.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "observed.csv").write_bytes(text.encode())
+        found = read_folder(folder)
+        assert (found.faults, found.classes) == ((), ("cat", "dog")), name
+        assert found.phases["train"].ids == wanted["train"].ids, name
+        assert np.array_equal(found.phases["train"].observed, wanted["train"].observed), name  # type: ignore[arg-type]
+    (tmp_path / "european" / "observed.csv").write_bytes(plain.replace(",", "\t").encode("utf-16"))
+    assert read_folder(tmp_path / "european").phases["train"].ids == wanted["train"].ids
+    absolute = plain.replace("b.jpg", str(tmp_path / "plain" / "images" / "b.jpg"))
+    assert read_folder(write(tmp_path / "plain", observed_csv=absolute)).phases["train"].ids == wanted["train"].ids
+
+
+def test_lines_are_those_of_the_file_after_blank_lines_and_quoted_ends_of_lines(tmp_path: Path) -> None:
+    text = 'image,cat\na,1\n\n"b",0\nc,x\n'
+    assert faults(read_folder(write(tmp_path / "own", labels_csv=text)))[0].startswith("labels.csv:5: ")
+
+
+def test_names_that_differ_only_in_case_or_blanks_are_a_fault_with_both_places(tmp_path: Path) -> None:
+    columns = "image,{},dog\na,1,0\nb,0,1\n"
+    tables = {"labels_csv": columns.format(" cat"), "observed_csv": columns.format("cat")}
+    assert read_folder(write(tmp_path / "blanks", **tables)).faults == ()
+    cases: list[tuple[str, dict[str, str]]] = [
+        ("observed.csv:1: class 'cat' and 'Cat' of labels.csv:1 ", {**tables, "labels_csv": columns.format("Cat")}),
+        (
+            "labels.csv:3: class 'hot  dog' and 'hot dog' of labels.csv:2 ",
+            {"labels_csv": "image,labels\na,hot dog\nb,hot  dog\n"},
+        ),
+        ("classes.txt:3: class 'Cat' and 'cat' of classes.txt:1 ", {**tables, "classes_txt": "cat\ndog\nCat\n"}),
+    ]
+    for number, (said, texts) in enumerate(cases):
+        found = read_folder(write(tmp_path / str(number), **texts)).faults
+        assert str(found[0]) == f"{said}differ only in case or blanks. Write them in one way"
+        assert found[0].is_fatal
+
+
+def test_what_a_table_means_but_does_not_say_is_asked_for(tmp_path: Path) -> None:
+    cases = {
+        "image;cat;dog\na;1,5;0\n": "labels.csv:2: cells of a class must be 1 or 0, but 'cat' has '1,5'",
+        "filename,cat\na.JPG,1\n": "Rename 'filename', which holds names of images, to image",
+        ",image,cat\n0,a,1\n": "column 1 has no name. Name it, or delete it if it only counts the rows",
+        "image,labels\na,cat,dog\n": "has 3 cells, but the header has 2. Put cells that contain ',' in double quotes",
+        "image,labels\na,cat;dog\nb,cat|dog\n": "'cat|dog' is no name of a class: names are separated by ';' elsewhere",
+        "image,labels\na,\"['cat']\"\n": "write lists as cat;dog, without brackets and quotes",
+        "image,cat\n/home/ann/birds/a.jpg,1\n": "'/home/ann/birds/a.jpg' is not a path inside images/. Write 'a.jpg'",
+        "image,cat\nC:\\birds\\x.jpg,1\n": "'C:/birds/x.jpg' is not a path inside images/. Write 'birds/1.jpg' for",
+        "image,cat\n": "labels.csv: has a header, but no rows",
+    }
+    for number, (text, said) in enumerate(cases.items()):
+        folder = write(tmp_path / str(number), labels_csv=text)
+        (folder / "images").mkdir()
+        (folder / "images" / "a.jpg").touch()
+        assert said in faults(read_folder(folder))[0]
+    for content, said in ((b"image,k\xe4fer\na,1\n", "iconv -f WINDOWS-1252"), (b"i\0m\0", "iconv -f UTF-16LE")):
+        (folder / "labels.csv").write_bytes(content)
+        assert said in faults(read_folder(folder))[0]
+
+
+def test_a_cell_is_reported_once_and_after_a_fatal_fault_nothing_that_follows_from_it(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.jpg,yes,no\n" for number in range(40))
+    annotations = read_folder(write(tmp_path / "own", labels_csv=f"image,cat,dog\n{rows}"), images=True)
+    assert len(annotations.faults) == 40 + 1  # one for each row, and the missing folder
+    (one, missing) = describe_faults(annotations.faults)
+    assert one.endswith("The same for 39 more lines: 3, 4, 5, 6, 7, 8 and 33 more")
+    assert missing == "images: the folder is missing, and 40 listed images with it"
+    table_broken = read_folder(write(tmp_path / "own", labels_csv=f"picture,cat\n{rows}", train_txt="a\n"), images=True)
+    assert (len(table_broken.faults), table_broken.notes) == (40, ())
+    assert all("has 3 cells" in fault.why for fault in table_broken.faults)
+
+
+def test_an_image_of_which_nothing_is_known_is_left_out_and_one_without_a_class_is_kept(tmp_path: Path) -> None:
+    text = "image,split,cat,dog,mug\na,train,1,0,0\nb,train,0,0,0\nc,test,0,1,0\n"
+    observed = read_folder(write(tmp_path / "observed", observed_csv=text))
+    assert observed.phases["train"].ids == ("a",)
+    assert observed.notes == (
+        "1 image of observed.csv without an observed label left out: b",
+        "2 classes without a positive in train: dog, mug",
+    )
+    true = read_folder(write(tmp_path / "true", labels_csv=text))
+    assert true.phases["train"].ids == ("a", "b")
+    assert true.notes[0] == "1 image of train with no class at all, kept as such"
+    none = read_folder(write(tmp_path / "none", observed_csv="image,cat\na,0\nb,\n"))
+    assert faults(none) == ["observed.csv: has no image with a 1"]
+
+
+def test_images_are_found_under_the_name_that_the_disk_gives_them_and_near_names_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", observed_csv="image,cat\nkäfer.jpg,1\n2,1\n3.JPG,1\n._3.JPG,1\n4.jpg,1\n")
+    (folder / "images" / "__MACOSX").mkdir(parents=True)
+    for name in ("ka\u0308fer.jpg", "2.jpg", "3.jpg", "._2.jpg", "__MACOSX/5.jpg", "Thumbs.db"):
+        (folder / "images" / name).touch()
+    found = read_folder(folder, images=True)
+    assert "images/ka\u0308fer.jpg" in [file for phase in found.phases.values() for file in phase.files]
+    assert {fault.id: fault.why.partition("; ")[2] for fault in found.faults} == {
+        "2": "did you mean '2.jpg'?",
+        "3.JPG": "did you mean '3.jpg'?",
+        "4.jpg": "",
+    }
+    assert found.notes[:2] == (
+        "1 row of observed.csv with a Mac's own ._ files ignored",
+        "2 files that only a Mac put there ignored (._*, __MACOSX)",
+    )
+    (folder / "images").rename(folder / "Images")
+    assert faults(read_folder(folder, images=True))[-1].endswith("4 listed images with it; did you mean 'Images'?")
+    for name in ("käfer.jpg", "2", "3.JPG", "4.jpg"):
+        (folder / name).touch()
+    assert "lies in the folder above: make images/ and move" in faults(read_folder(folder, images=True))[-1]
+
+
+def test_a_table_of_another_name_is_recognised(tmp_path: Path) -> None:
+    cases = {
+        "Labels.CSV": "Rename Labels.CSV to labels.csv",
+        "labels.xlsx": 'Save labels.xlsx as labels.csv ("CSV UTF-8" in Excel)',
+        "birds.csv": "Rename birds.csv to labels.csv if it has all labels of its images, else to observed.csv",
+    }
+    for name, said in cases.items():
+        (tmp_path / name).touch()
+        with pytest.raises(NotThisDatasetError) as caught:
+            read_folder(tmp_path)
+        assert str(caught.value).endswith(said)
+        (tmp_path / name).unlink()

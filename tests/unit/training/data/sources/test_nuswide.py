@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.kit.layouts import NUS_CONCEPTS, make_nuswide
-from training.data.sources.annotations import Annotations
+from training.data.sources.annotations import Annotations, describe_faults
 from training.data.sources.nuswide import FORMATTED, OFFICIAL, read_nuswide
 from training.errors import NotThisDatasetError
 
@@ -65,7 +65,7 @@ def test_columns_of_the_lists_are_numbered_until_a_file_names_them(tmp_path: Pat
     assert "Concepts81.txt" in numbered.notes[0]
     (source / "Concepts81.txt").write_text("\n".join(NUS_CONCEPTS))
     named = read_nuswide(source)
-    assert (named.classes, named.notes) == (NUS_CONCEPTS, ())
+    assert (named.classes, any("Concepts81.txt" in note for note in named.notes)) == (NUS_CONCEPTS, False)
     (source / "Concepts81.txt").write_text("\n".join(NUS_CONCEPTS[:-1]))
     assert "must have 81 names, one for each column of the lists, but has 80" in faults(read_nuswide(source))[0]
 
@@ -144,7 +144,39 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
 
 def test_without_the_folder_of_images_it_alone_is_missing(tmp_path: Path) -> None:
     said = faults(read_nuswide(make_nuswide(tmp_path / "nus", images=False), images=True))
-    assert said == [
-        "Flickr: the folder is missing, and 20 listed images with it",
-        "Flickr: the folder is missing, and 10 listed images with it",
-    ]
+    assert said == ["Flickr: the folder is missing, and 30 listed images with it"]
+
+
+def test_images_in_one_folder_are_found_by_their_names(tmp_path: Path) -> None:
+    for layout in ("formatted", "official"):
+        source = make_nuswide(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
+        for path in sorted((source / "Flickr").rglob("*.jpg")):
+            path.rename(source / "Flickr" / path.name)
+        for folder in (source / "Flickr").iterdir():
+            if folder.is_dir():
+                folder.rmdir()
+        found = read_nuswide(source, images=True)
+        assert found.faults == ()
+        assert found.phases["train"].files[4] == "Flickr/0004_train31676.jpg"
+        assert found.notes[-1].startswith("the images lie in Flickr/ without the folders that the lists name")
+        # A missing image is a missing image, not a missing folder.
+        (source / "Flickr" / "0004_train31676.jpg").unlink()
+        assert faults(read_nuswide(source, images=True)) == [
+            "Flickr/0004_train31676.jpg: is listed, but the file does not exist"
+        ]
+
+
+def test_rows_without_a_label_are_counted_in_a_note(tmp_path: Path) -> None:
+    notes = read_nuswide(make_nuswide(tmp_path)).notes
+    assert "4 of 20 images of train with no label at all, kept as in the literature" in notes
+
+
+def test_many_missing_folders_are_one_line(tmp_path: Path) -> None:
+    source = make_nuswide(tmp_path / "nus")
+    for folder in sorted((source / "Flickr").iterdir()):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    (line,) = describe_faults(read_nuswide(source, images=True).faults)
+    assert line.startswith("Flickr/concept00: the folder is missing, and ")
+    assert "more files: Flickr/concept01," in line

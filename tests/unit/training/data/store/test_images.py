@@ -128,6 +128,21 @@ def test_broken_files_say_why(original: bytes, why: str) -> None:
         prepare_image(original, RAW)
 
 
+def test_files_that_are_called_like_images_say_what_they_are_and_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {
+        b"\0\0\0\x18ftypheic" + bytes(50): "is a HEIC photo or a video.*heif-convert",
+        b"\n<!DOCTYPE html><title>gone</title>": "is a web page",
+        b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+        b"no picture": "is not an image that Pillow can read",
+    }
+    for original, why in cases.items():
+        with pytest.raises(BadImageError, match=why):
+            prepare_image(original, RAW)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(BadImageError, match=r"has more than 0 million pixels.*mogrify -resize"):
+        prepare_image(encoded(marked()), RAW)
+
+
 def test_boxes_are_scaled_turned_and_never_empty() -> None:
     boxes = np.array([[2, 0, 0, 50, 20], [1, 99, 39, 100, 40], [0, -5, -5, 300, 300]], np.float32)
     assert scale_boxes(boxes, ImageFacts("", 100, 40), 20).tolist() == [

@@ -243,6 +243,20 @@ def test_all_faults_are_listed_and_nothing_opens(source: Annotations, tmp_path: 
         open_store(str(tmp_path / "store"))
 
 
+def test_leaving_out_is_advised_only_where_something_would_be_left(source: Annotations, tmp_path: Path) -> None:
+    train = source.phases["train"].files
+    (source.root / train[0]).unlink()
+    (source.root / train[0]).symlink_to("/nowhere/1.jpg")
+    with pytest.raises(BadSourceError, match="is a link to '/nowhere/1.jpg', which(.|\n)*keeps 19 training images"):
+        write(source, tmp_path / "store")
+    for file in train[1:]:
+        break_file(source, file)
+    with pytest.raises(BadSourceError) as caught:
+        write(source, tmp_path / "store")
+    assert "--skip-bad does not help, because no training image would be left" in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 8  # however many images are broken in the same way
+
+
 def test_fixed_source_is_finished_and_equals_one_that_was_always_whole(source: Annotations, tmp_path: Path) -> None:
     bad = source.root / source.phases["train"].files[2]
     good = bad.read_bytes()
