@@ -100,8 +100,8 @@ def clean_image(text: str, root: Path) -> str:
 def read_table(files: LabelFiles, path: Path) -> Table | None:
     """Read a table; note a fatal fault and return None if it cannot be read."""
     raw = _read_parquet(files, path) if path.suffix == ".parquet" else _read_csv(files, path)
-    raw = raw and _check_columns(files, path, raw)
-    return raw and _parse(files, path, raw)
+    raw = None if raw is None else _check_columns(files, path, raw)
+    return None if raw is None else _parse(files, path, raw)
 
 
 def _parse(files: LabelFiles, path: Path, raw: _Raw) -> Table | None:

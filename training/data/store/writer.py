@@ -248,8 +248,8 @@ def _write(job: _Job, workers: int, beat: Callable[[], None], progress: _Meter) 
     # Only now, so that the user learns of all faults at once.
     train = job.annotations.phases.get("train")
     if faults and not job.skip_bad:
-        bad = _bad_ids(job.annotations) | {fault.id for fault in faults if fault.id is not None}
-        raise BadSourceError(faults, 0 if train is None else sum(id not in bad for id in train.ids))
+        left_out = _bad_ids(job.annotations) | {fault.id for fault in faults if fault.id is not None}
+        raise BadSourceError(faults, 0 if train is None else sum(id not in left_out for id in train.ids))
     if train is not None and not any(
         row for shard in planned if shard.phase == "train" for row in _rows(notes[shard.name])
     ):

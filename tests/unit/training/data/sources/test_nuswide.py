@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -148,8 +149,9 @@ def test_without_the_folder_of_images_it_alone_is_missing(tmp_path: Path) -> Non
 
 
 def test_images_in_one_folder_are_found_by_their_names(tmp_path: Path) -> None:
-    for layout in ("formatted", "official"):
-        source = make_nuswide(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
+    layouts: tuple[Literal["formatted", "official"], ...] = ("formatted", "official")
+    for layout in layouts:
+        source = make_nuswide(tmp_path / layout, layout=layout)
         for path in sorted((source / "Flickr").rglob("*.jpg")):
             path.rename(source / "Flickr" / path.name)
         for folder in (source / "Flickr").iterdir():
