@@ -36,6 +36,11 @@ def check_fit(config: TrainConfig) -> None:
         raise ConfigError(
             f"There is no backbone {model.backbone}. The digits family has only {DIGITS_BACKBONE}", "model.backbone"
         )
+    if model.frozen_stem and model.weights == "none":
+        raise ConfigError(
+            "model.frozen_stem=true would keep random weights with model.weights=none. Set model.frozen_stem=false",
+            "model.frozen_stem",
+        )
     # Of timm's trunks only the library knows which are ResNets.
     if model.frozen_stem and model.backbone.startswith("torchvision/") and not _RESNET.search(model.backbone):
         raise ConfigError(

@@ -31,7 +31,7 @@ def test_pretext_weights_belong_to_digits() -> None:
 
 
 def test_a_trunk_whose_stem_cannot_be_frozen_is_refused_before_anything_starts() -> None:
-    frozen: dict[str, Any] = {"data.name": "voc", "model.weights": "none", "model.frozen_stem": True}
+    frozen: dict[str, Any] = {"data.name": "voc", "model.weights": "IMAGENET1K_V1", "model.frozen_stem": True}
     for backbone in ("resnet50", "resnext50_32x4d", "wide_resnet50_2"):
         check_fit(tiny_config({**frozen, "model.backbone": f"torchvision/{backbone}"}))
     for backbone in ("densenet121", "regnet_y_400mf", "efficientnet_b0"):
@@ -40,6 +40,11 @@ def test_a_trunk_whose_stem_cannot_be_frozen_is_refused_before_anything_starts()
         ):
             check_fit(tiny_config({**frozen, "model.backbone": f"torchvision/{backbone}"}))
         check_fit(tiny_config({**frozen, "model.frozen_stem": False, "model.backbone": f"torchvision/{backbone}"}))
+
+
+def test_random_weights_are_not_frozen() -> None:
+    with pytest.raises(ConfigError, match="frozen_stem=true would keep random weights with model.weights=none"):
+        check_fit(tiny_config({"model.weights": "none", "model.frozen_stem": True}))
 
 
 def test_looking_imports_nothing_heavy() -> None:
