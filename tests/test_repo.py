@@ -1,4 +1,4 @@
-"""What the repository says of itself is so: links, commands, locks, packages, import contracts, shipped files."""
+"""Check what the repository says about itself: links, commands, locks, packages, import contracts, shipped files."""
 
 from __future__ import annotations
 

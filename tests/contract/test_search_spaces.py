@@ -69,7 +69,7 @@ PUBLISHED = {
     "coco_q2l": ["plc", "plc_lac"],
     "cub_q2l": ["plc"],
 }
-"""Space -> the methods that somebody published settings of, for this dataset and network or for all."""
+"""Space -> the methods with published settings, for this dataset and network or for all."""
 EACH_PUBLISHED = [(space, method) for space, methods in PUBLISHED.items() for method in methods]
 # A batch of 128, and a decay that says little where the loss is a mean.
 OUT_OF_RANGE = {(space, method) for space in ("coco", "nuswide") for method in ZHANG}
@@ -84,7 +84,7 @@ CLASSES = {
 
 
 def for_each(cases: Sequence[tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """Make one test of a check and its cases: it runs them all and reports each that failed."""
+    """Return one test of a check and its cases: it runs all of them, and reports each one that failed."""
 
     def decorate(check: Callable[..., None]) -> Callable[[], None]:
         def test() -> None:

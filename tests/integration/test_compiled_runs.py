@@ -16,7 +16,7 @@ COMPILED = {"loop.compile": True, "loop.epochs": 3}
 
 @pytest.fixture(autouse=True)
 def _no_compiler(_isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a backend that traces and differentiates like the default one, without a C++ compiler and its minute."""
+    """Use a backend that traces and differentiates like the default one, but needs no C++ compiler and no minute."""
     prepare_tiny()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 

@@ -118,7 +118,7 @@ UNCHANGED = {
 }
 """Buffers of methods -> what they hold before anything happens."""
 NUM_ROWS = (5, 0, 3)
-"""Of the pieces' global batches: rank 0 has all of the second, rank 1 the rest of the others."""
+"""Rows of rank 0 in each piece's global batch: all of the second one. Rank 1 has the rest of the others."""
 
 
 def config_of(case: str) -> TrainConfig:

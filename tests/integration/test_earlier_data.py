@@ -1,4 +1,4 @@
-"""What an earlier version wrote still opens: sweep folders, MLflow's store, a prepared dataset, a backup, a bundle."""
+"""Test that data of an earlier version opens: sweep folders, MLflow's store, a prepared dataset, a backup, a bundle."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_plan_can_be_trained_again(earlier: Path, capsys: pytest.CaptureFixtur
 def test_an_interrupted_sweep_goes_on_from_its_backup(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commit differs, and so does the machine: the refusal says so, and --allow-changed goes on to the end."""
+    """The commit and the machine differ: the refusal says so, and --allow-changed continues to the end."""
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "new"))
     backup = str(earlier / "backup")
     code, _, err = run(capsys, "resume", "--from", backup)

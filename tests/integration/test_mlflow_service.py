@@ -54,7 +54,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowService]:
 
 @pytest.fixture
 def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A sweep that takes longer than what is to happen to the service."""
+    """A sweep that takes longer than what will happen to the service."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""That both sides of the overhead benchmark still run; what they measure needs a quiet machine."""
+"""Test that both sides of the overhead benchmark still run. Measuring needs a quiet machine."""
 
 from __future__ import annotations
 

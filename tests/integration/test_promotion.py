@@ -56,7 +56,7 @@ def swept() -> SweepPlan:
 
 
 def _epochs(plan: SweepPlan) -> dict[int, list[int]]:
-    """Every epoch that the journal has, as often as it has it."""
+    """Every epoch in the journal, as often as it occurs."""
     epochs: dict[int, list[int]] = {}
     for event in follow(sweeps.journal_path(plan))[0]:
         if isinstance(event, EpochReported):

@@ -71,7 +71,7 @@ def make_plan(sweep_id: str) -> SweepPlan:
 
 
 def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
-    """Return what the journal has, in order of trial and epoch, but for times."""
+    """Return what the journal has, in order of trial and epoch, except times."""
     reports = [event for event in follow(journal_path(plan))[0] if isinstance(event, EpochReported)]
     return sorted(
         (

@@ -145,7 +145,7 @@ def test_failing_trials_do_not_end_a_sweep() -> None:
 
 
 class DieWhenReused:
-    """Kills a process that is given a second trial, before it has begun."""
+    """Kills a process that gets a second trial, before that trial begins."""
 
     def __init__(self) -> None:
         self.used = False

@@ -1,4 +1,4 @@
-"""The machine of a driver is lost: another one, with an empty home, goes on from the backup."""
+"""A driver's machine is lost, and another one, with an empty home, continues from the backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps of real training runs: what Ray, reused actors and kills must not change is every single number."""
+"""Test sweeps of real training runs: Ray, reused actors and kills must not change a single number."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make_plan(sweep_id: str) -> SweepPlan:
 
 
 def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
-    """Return what the journal has, in order of trial and epoch, but for times."""
+    """Return what the journal has, in order of trial and epoch, except times."""
     reports = [event for event in follow(journal_path(plan))[0] if isinstance(event, EpochReported)]
     return sorted((event.trial, event.epoch, without_times(event.metrics)) for event in reports)
 

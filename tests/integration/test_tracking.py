@@ -1,4 +1,4 @@
-"""Tracking against a real sqlite MLflow: kills, a store that is away, a schema made by two at once, and silence."""
+"""Test tracking against a real sqlite MLflow: kills, outages, and two processes that create the schema at once."""
 
 from __future__ import annotations
 

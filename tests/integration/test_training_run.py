@@ -71,7 +71,7 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
     "ignore, Query2Label with dropout": _Q2L,
     "plc_lac": {"method.name": "plc_lac", **_PLC, **_Q2L},
 }
-"""One of each method beside ``RECIPES``, stopped when it has something to keep, if it ever has."""
+"""One of each method in addition to ``RECIPES``, stopped once it has state to keep, if it ever has any."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""A wheel, installed into another environment and used from an empty folder, is all that it takes."""
+"""Test that a wheel, installed into another environment and used from an empty folder, is enough."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from orchestrator.tracking.runs import SWEEP_TAG, Point, StoredRun
 
 
 class Killed(BaseException):
-    """The writer's death; no ``except Exception`` may survive it."""
+    """The writer's death, which no ``except Exception`` may catch."""
 
 
 class FakeStore:
-    """An identical row is one row; params and points are each written whole."""
+    """Keeps identical rows once, and writes params and points each in one piece."""
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}

@@ -21,7 +21,7 @@ from training.loop.run import TrainingRun
 
 
 def fingerprint(run: TrainingRun) -> dict[str, Any]:
-    """Return a run's metrics, but for its times, and a hash of its complete state."""
+    """Return a run's metrics, except times, and a hash of its complete state."""
     state = run.state_dict()
     digest = hashlib.sha256()
     for name in ("model", "average", "method", "optimizer", "schedule", "best", "best_of_sets"):

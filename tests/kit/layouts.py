@@ -286,7 +286,7 @@ def _folder_labels(scene: Sequence[Drawn], form: str, suffix: str) -> dict[str, 
 
 
 def _scene(rng: np.random.Generator, num_classes: int) -> list[Drawn]:
-    """Draw one to three objects, each in a third of the picture of its own."""
+    """Draw one to three objects, each in its own third of the picture."""
     labels = rng.choice(num_classes, size=int(rng.integers(1, 4)), replace=False)
     third = WIDTH // 3
     scene = []

@@ -52,7 +52,7 @@ class MlflowService:
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """What a driver needs: where the server is, and who asks. Nothing of the database or the storage."""
+        """What a driver needs: the server's address and an account, but nothing about the database or the storage."""
         return {
             "MLFLOW_TRACKING_URI": f"http://{HOST}:{self.port}",
             "MLFLOW_TRACKING_USERNAME": USER,
@@ -61,7 +61,7 @@ class MlflowService:
 
     @property
     def database_uri(self) -> str:
-        """Of MLflow's database; the password comes by the environment."""
+        """Of MLflow's database; the password comes from the environment."""
         return f"postgresql://postgres@/mlflow?host={self._folder / 'postgres'}"
 
     @property

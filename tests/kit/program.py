@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 
 def parse(command: str) -> str:
-    """Have a command line parsed without running it; return its verb."""
+    """Parse a command line without running it; return its verb."""
     program, verb, *words = shlex.split(command)
     assert program.rpartition("/")[2] == "orchestrator"
     group = typer.main.get_command(cli.app)
@@ -32,7 +32,7 @@ def parse(command: str) -> str:
 
 
 def pretend_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    """Have the program believe that its output goes to a terminal so many columns wide; call it in the test itself."""
+    """Make the program believe that its output goes to a terminal of this width; call it in the test itself."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "dumb")
     for stream in (sys.stdout, sys.stderr):

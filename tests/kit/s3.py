@@ -73,7 +73,7 @@ class S3Server:
         self.objects = _Objects(self._client)
 
     def close(self) -> None:
-        """Stop serving; the bucket is gone with it, though moto keeps its objects in a global of this process."""
+        """Stop serving, and delete the bucket, whose objects moto would keep in a global variable of this process."""
         from moto.s3.models import s3_backends
 
         self._server.shutdown()
@@ -83,7 +83,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to find this server."""
+        """The environment in which a process finds this server."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
             "AWS_ACCESS_KEY_ID": "somebody",

@@ -15,7 +15,7 @@ from training.data.batches import Batch
 from training.data.split import SplitData
 
 SCENE_SEED = 770
-"""Used by no other test: the trunk beside these scenes is trained for one epoch only."""
+"""Not used by other tests: the trunk of these scenes is trained for one epoch only."""
 
 TINY: dict[str, Any] = {
     "data.name": "digits",
@@ -45,7 +45,7 @@ def tiny_config(changes: Mapping[str, Any] | None = None) -> TrainConfig:
 
 
 def prepare_tiny() -> None:
-    """Prepare the tiny scenes, unless they are."""
+    """Prepare the tiny scenes, unless that has been done."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "PRETEXT_EPOCHS", 1)
         preparation.prepare(tiny_config().data)
@@ -57,7 +57,7 @@ def pixels_of(split: SplitData) -> Tensor:
 
 
 def use_one_thread() -> None:
-    """Let torch use one thread: on tensors this small, more only wait for each other, for long on a busy machine."""
+    """Let torch use one thread: with tensors this small, more of them only wait for each other."""
     torch.set_num_threads(1)
 
 

@@ -86,7 +86,7 @@ def read(text: str) -> dict[str, dict[str, Flat]]:
 
 
 def differences(golden: dict[str, dict[str, Flat]], now: dict[str, dict[str, Flat]]) -> list[str]:
-    """Return what differs, a line each."""
+    """Return the differences, one per line."""
     found = []
     for space in sorted(golden.keys() | now.keys()):
         before, after = golden.get(space, {}), now.get(space, {})
@@ -115,7 +115,7 @@ def _plan_space(name: str) -> dict[str, Flat]:
 
 
 def _changes(plain: Flat, other: Flat) -> Flat:
-    """Return what a plan has otherwise than the method's common sweep."""
+    """Return where a plan differs from the method's common sweep."""
     keys = sorted(plain.keys() | other.keys())
     return {key: other.get(key, "absent") for key in keys if _text(plain.get(key)) != _text(other.get(key))}
 

@@ -65,7 +65,7 @@ def create(plan: SweepPlan) -> None:
 
 
 def journal_path(plan: SweepPlan) -> Path:
-    """Return where a plan's journal lies."""
+    """Return the path of a plan's journal."""
     return sweep_dir(plan.id) / JOURNAL_FILE
 
 
@@ -77,7 +77,7 @@ def write_events(plan: SweepPlan, events: Iterable[Event]) -> None:
 
 
 def at(seconds: float) -> int:
-    """Return a time in ms, so many seconds after the start of the tests' sweeps."""
+    """Return a time in ms, this many seconds after the start of the tests' sweeps."""
     return START_MS + round(seconds * 1000)
 
 
@@ -119,7 +119,7 @@ def trial_ended(
 
 
 def whole_sweep(plan: SweepPlan) -> list[Event]:
-    """A sweep that was interrupted once: trial 0 finished, 1 was pruned, 2 failed; 3 went on after the interruption."""
+    """A sweep that was interrupted once: trial 0 finished, 1 was pruned, 2 failed; 3 continued afterwards."""
     return [
         driver_started(plan),
         trial_started(0, 1, 1, **{"method.cam_threshold": 0.5}),

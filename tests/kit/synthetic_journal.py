@@ -1,4 +1,4 @@
-"""The journal of a sweep that nobody ran: as many trials as one likes in no time."""
+"""The journal of a sweep that never ran: any number of trials, in no time."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def trivial_plan(sweep_id: str, *, trials: int, epochs: int, **changes: Any) -> 
 
 
 def trivial_hooks(runs: TrivialRuns, *, tracking: bool) -> Hooks:
-    """Return what puts trivial runs in the place of real ones."""
+    """Return the hooks that replace real runs by trivial ones."""
     return Hooks(
         make_run=runs,
         make_tracker=make_mlflow_tracker if tracking else make_no_tracker,

@@ -21,7 +21,7 @@ NUM, NUM_CLASSES = 7, 6
 SIZES = Sizes(NUM_CLASSES, NUM, num_epochs=4)
 
 Entry = Callable[[float, float, int], float]
-"""Of the logit, the logit at which weights without gradient are taken, and the observed label."""
+"""Takes the logit, the logit at which weights without gradient are computed, and the observed label."""
 
 
 def asymmetric(gamma_pos: float, gamma_neg: float, clip: float) -> Entry:

@@ -1,4 +1,4 @@
-"""A trivial run says where it went on from, if it is asked to."""
+"""A trivial run says from where it continued, if it is asked to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests of the verbs share."""
+"""Fixtures that several tests of the verbs share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One way to tell a duration, and a rough one."""
+"""Test both ways to format a duration: exactly, and roughly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A follower does all that there is to do, whatever fails in between, and says what keeps it from it."""
+"""Test that a follower does all there is to do, whatever fails in between, and says what stops it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.follower import Follower
 
 
 class Counter(Follower):
-    """Counts down what is left, one a round; fails as often as asked."""
+    """Counts down what is left, one per round; fails as often as asked."""
 
     gives_up_on = (UserError,)
 

@@ -1,4 +1,4 @@
-"""Provenance: whose commit it is, what is guarded, and what a wheel is told."""
+"""Test provenance: whose commit it is, what is guarded, and what is built into a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray's private names are where Ray 2.60 has them, and do what we use them for."""
+"""Check that Ray's private names are where Ray 2.60 has them, and do what we use them for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No password is repeated, wherever in a text it stands."""
+"""Test that no password is repeated, wherever in a text it occurs."""
 
 from __future__ import annotations
 

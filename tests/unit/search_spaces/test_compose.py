@@ -1,4 +1,4 @@
-"""One rule merges method blocks; every message blames the file and line where a key really stands."""
+"""Test the rule that merges method blocks, and that messages blame the file and line where a key really is."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_faults_name_the_line_and_the_nearest_word(tmp_path: Path, text: str, me
 
 
 def test_shipped_methods_do_not_repeat_one_another() -> None:
-    """What one block of a file says is not said again by a block that is like it."""
+    """Check that a block does not repeat what it takes over from the block that it is like."""
     methods = shipped_methods()
     for label, (block, _) in methods.items():
         if block.like is not None:

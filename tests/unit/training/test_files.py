@@ -1,4 +1,4 @@
-"""What is renamed into place was on the disk before, and what fails leaves nothing."""
+"""Test that a file is on disk before it is renamed into place, and that a failed write leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the metrics: its rows compute what they say, and its report says whether the aims are met."""
+"""Test the benchmark of the metrics: its rows compute what they say, and its report says whether the aims are met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed raylet leaves behind is seen in the end, though nothing leads to it any more."""
+"""Test that what a killed raylet left behind is found in the end, although nothing points to it any longer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ input()
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FaultCluster:
-    """Return one without anything in it."""
+    """Return a cluster without any node."""
     nothing = SimpleNamespace(
         head_node=None, worker_nodes=SimpleNamespace(discard=lambda node: None), shutdown=lambda: None
     )

@@ -1,4 +1,4 @@
-"""The checks of the kill test must themselves see what is lost."""
+"""Test that the checks of the kill test notice what is lost."""
 
 from __future__ import annotations
 

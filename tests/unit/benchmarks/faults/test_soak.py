@@ -13,7 +13,7 @@ from benchmarks.faults.soak import Soak
 
 
 class Schedule(Soak):
-    """Three kinds, of which one finds nothing to kill the first two times."""
+    """Three kinds of faults; one of them finds nothing to kill the first two times."""
 
     turns: list[str]
 

@@ -20,7 +20,7 @@ ID = "narrow-00000001"
 
 
 def epoch(number: int, began: int, trial: int = 0) -> Event:
-    """An epoch of an attempt that went on from another epoch."""
+    """An epoch of an attempt that continued from another epoch."""
     event = sweeps.epoch_reported(trial, number, number)
     return replace(event, metrics={**event.metrics, RESUMED_FROM: float(began)})
 

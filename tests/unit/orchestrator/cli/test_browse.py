@@ -17,7 +17,7 @@ from tests.kit.sweeps import make_sweep
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put a store in MLflow's place that has one run; return what was asked of it."""
+    """Replace MLflow by a store with one run; return the requests that it gets."""
     asked: list[str] = []
 
     def sync(sweep_id: str, wait_s: float) -> bool:

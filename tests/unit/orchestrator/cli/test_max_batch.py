@@ -1,4 +1,4 @@
-"""The verb max-batch: what it prints and what it refuses. The probe itself is tested beside training.max_batch."""
+"""Test the verb max-batch: what it prints and what it refuses; the probe itself is tested under training/loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.loop.max_batch import Attempt, MaxBatch
 
 
 def _find(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> list[tuple[TrainConfig, float | None]]:
-    """Have the probe find this; return what it was asked."""
+    """Make the probe find this; return what it was asked."""
     asked: list[tuple[TrainConfig, float | None]] = []
 
     def probe(config: TrainConfig, limit_gib: float | None) -> MaxBatch:

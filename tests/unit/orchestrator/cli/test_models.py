@@ -62,7 +62,7 @@ def write_model(folder: Path, classes: list[str]) -> Path:
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a test fail that comes as far as a model."""
+    """Make a test fail if it gets as far as building a model."""
     monkeypatch.setattr(cli_models, "_load_predictor", lambda *_: pytest.fail("a model was loaded"))
 
 

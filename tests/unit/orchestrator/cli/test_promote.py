@@ -56,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def promotion(finished: str) -> PromotionOutcome:
-    """Return what came of promoting a sweep with two seeds."""
+    """Promote a sweep with two seeds, and return the outcome."""
     plan = make_sweep("digits-promote-00000002", kind="promote", parent=finished, num_trials=2)
     events: list[Event] = [driver_started(plan)]
     for run_number, score in enumerate((70.0, 68.0)):

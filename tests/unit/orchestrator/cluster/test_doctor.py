@@ -46,7 +46,7 @@ def test_flags_of_the_cluster_s_doctor_are_not_silently_ignored_here(capsys: pyt
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Put one healthy node in the place of a cluster; return the stores that it was asked for."""
+    """Replace the cluster by one healthy node; return the stores that it was asked for."""
     stores: list[Any] = []
 
     def ask_nodes(**wanted: Any) -> list[NodeReport]:

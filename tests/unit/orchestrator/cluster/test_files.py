@@ -159,7 +159,7 @@ def test_status_is_asked_with_the_ray_that_was_started(commands: list[str], stat
 
 @pytest.fixture
 def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a program in Ray's place that writes down how it was called; return its notes."""
+    """Replace Ray by a program that records how it was called; return its records."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     ray = python.with_name("ray")

@@ -48,7 +48,7 @@ def test_jobs_are_found_by_id_or_as_the_latest(home: Path) -> None:
 
 
 class StartingCluster:
-    """In the place of Ray's client: its server answers before there is an agent to hand a job to."""
+    """Replaces Ray's client: its server answers before there is an agent that can take a job."""
 
     refusals: ClassVar[int]
     said: ClassVar[str] = (
@@ -86,7 +86,7 @@ def test_a_head_that_has_just_started_is_waited_for_and_the_job_remembered(
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Put what notes down in the place of a cluster; return the notes."""
+    """Replace the cluster by a stub that takes notes; return the notes."""
     sent: list[tuple[str, ...]] = []
 
     def submit(package: Package, address: str) -> Job:

@@ -11,12 +11,12 @@ from orchestrator.errors import OrchestratorError
 
 
 class AuthenticationError(Exception):
-    """Named as Ray's is."""
+    """Has the same name as Ray's class."""
 
 
 @pytest.fixture
 def session(tmp_path: Path, home: Path) -> Path:
-    """Return the folder that a Ray has made for the sweep whose folder is the home, beside one of another Ray."""
+    """Return the folder that Ray made for the sweep whose folder is the home, next to that of another Ray."""
     ours = tmp_path / "ray" / "session_2026_1"
     for folder in (ours, ours.with_name("session_2026_2")):
         (folder / "logs").mkdir(parents=True)

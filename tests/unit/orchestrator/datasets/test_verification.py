@@ -31,7 +31,7 @@ def make_annotations(name: str = "voc", *, observed_only: bool = False) -> Annot
 
 @pytest.fixture
 def alike(monkeypatch: pytest.MonkeyPatch) -> Annotations:
-    """Return data whose own counts and draws stand where the paper's do."""
+    """Return data whose own counts and draws replace the paper's."""
     annotations = make_annotations()
     counts = compute_counts(annotations)
     assert counts.positives_per_image is not None

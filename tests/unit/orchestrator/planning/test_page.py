@@ -21,7 +21,7 @@ def plan(**changes: Any) -> SweepPlan:
 
 
 def row(made: SweepPlan, name: str) -> str | None:
-    """Return the text after a word at the left."""
+    """Return the text after a word at the start of a line."""
     found = re.search(rf"^  {name}  +(.*)$", "\n".join(render_plan(made)), flags=re.MULTILINE)
     return found.group(1) if found else None
 

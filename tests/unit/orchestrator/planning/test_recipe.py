@@ -1,4 +1,4 @@
-"""The two recipes: what ``--recipe`` makes of a space, and that a result never carries the wrong name."""
+"""Test the two recipes: what ``--recipe`` does to a space, and that no result carries the wrong name."""
 
 from __future__ import annotations
 

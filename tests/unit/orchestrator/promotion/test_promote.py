@@ -1,4 +1,4 @@
-"""Promotion: each step is taken once, whatever dies between them."""
+"""Test promotion: each step is taken once, whatever dies in between."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ IDENTITY = {
 
 
 class Store:
-    """The registry and the test split, counted."""
+    """Counts the calls to the registry and how often the test split is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.champions: dict[str, ModelVersion] = {}

@@ -1,4 +1,4 @@
-"""The decision on a promotion, from its figures alone."""
+"""Test the decision on a promotion, which depends on its figures alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _result(*values: float | None, name: str = "digits-promote-1", **changes: st
 
 
 class TestDecide:
-    """The ladder of verdicts."""
+    """Test each verdict, and the order in which reasons count."""
 
     def test_first_result_is_promoted(self) -> None:
         assert decide(_result(80.0, 82.0), None).verdict is Verdict.PROMOTE

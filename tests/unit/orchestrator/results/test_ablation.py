@@ -1,4 +1,4 @@
-"""The ablation table: what is run for it, and what its rows say."""
+"""Test the ablation table: which runs it needs, and what its rows say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle shows a sweep elsewhere, gives no password away, and opens nothing hostile."""
+"""Test that a bundle shows a sweep elsewhere, gives no password away, and opens nothing hostile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PICTURE = b"\x89PNG not really"
 
 @pytest.fixture
 def plan() -> SweepPlan:
-    """A finished sweep with a picture that MLflow has not got yet, and a traceback."""
+    """A finished sweep with a picture that MLflow does not have yet, and a traceback."""
     plan = make_sweep(num_trials=4)
     write_events(plan, whole_sweep(plan))
     put(sweep_dir(plan.id) / "spool" / "t0000" / "cam" / "cat.png", PICTURE)
@@ -39,7 +39,7 @@ def plan() -> SweepPlan:
 
 @pytest.fixture(autouse=True)
 def artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow has a table, and something that does not belong into a bundle."""
+    """MLflow has a table, and something that does not belong in a bundle."""
 
     def read(plan: SweepPlan) -> Iterator[tuple[int, str, bytes]]:
         yield 3, "per_class/val.parquet", b"PAR1"
@@ -253,7 +253,7 @@ def rewrite(bundle: Path, changed: dict[str, bytes]) -> None:
 
 
 def check_refused(bundle: Path, tmp_path: Path, why: str) -> None:
-    """Check that it is the user's mistake, and that nothing of it is anywhere."""
+    """Check that it is the user's mistake, and that it left nothing behind."""
     with pytest.raises(UserError, match=why):
         unpack_bundle(bundle)
     assert list_sweeps() == []

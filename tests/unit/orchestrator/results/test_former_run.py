@@ -72,7 +72,7 @@ def test_logged_run_is_found_by_its_id(sweep: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("source", "error", "hint"),
     [
-        ("no/such.yaml", SpaceError, "No such file"),
+        ("no/such.yaml", SpaceError, "no/such.yaml does not exist. Its folder no does not exist either"),
         (
             "digits/9",
             UserError,

@@ -1,4 +1,4 @@
-"""What a driver keeps for the next one, whenever it is stopped; Ray is not started."""
+"""Test what a driver keeps for the next one, whenever it is stopped. Ray is not started."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPTIONS = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker,
 
 
 class LateFuture(Future[T]):
-    """Finishes at the very end of a wait: the wait has expired when the result is there."""
+    """Finishes at the very end of a wait: the wait has expired by the time the result is there."""
 
     def result(self, timeout: float | None = None) -> T:
         found = super().result()

@@ -1,4 +1,4 @@
-"""The backup: its segments, its two drivers, and what a kill or an outage leaves."""
+"""Test the backup: its segments, two drivers at once, and what a kill or an outage leaves behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 def copy(plan: SweepPlan, uri: str | Path, *, steal: bool = False) -> None:
-    """Copy a journal as it stands."""
+    """Copy a journal as it is."""
     folder = sweep_dir(plan.id)
     with Lease(folder, steal=steal) as lease, Journal.open(folder / JOURNAL_FILE, lease) as journal:
         copier = JournalBackup(plan, journal, lease, str(uri), steal=steal)
@@ -65,7 +65,7 @@ def segments(backup: Path, plan: SweepPlan) -> list[Path]:
 
 
 def move_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Be another machine: an empty home."""
+    """Act as another machine, with an empty home."""
     home = tmp_path / "elsewhere"
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(home))
     return home
@@ -338,13 +338,13 @@ def test_a_kill_in_the_middle_of_a_copy_leaves_whole_segments(
 
 
 def take(folder: Path, holder: dict[str, object]) -> bool:
-    """Take the backup as a driver does, whole or not at all."""
+    """Take over the backup as a driver does, completely or not at all."""
     Storage(str(folder)).put(HOLDER_FILE, json.dumps(holder).encode())
     return True
 
 
 def wait_for_segments(backup: Path, plan: SweepPlan, count: int) -> None:
-    """Wait until there are so many."""
+    """Wait until there are this many."""
     wait_until(lambda: len(segments(backup, plan)) >= count)
 
 

@@ -1,4 +1,4 @@
-"""Events as lines: each comes back as it was, other versions' lines are read, and what is missing is named."""
+"""Test events as lines: each is read back as it was, other versions' lines are read, and missing fields are named."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_later_process_with_the_same_pid_is_another(tmp_path: Path) -> None:
 
 
 class Now:
-    """A clock that stands."""
+    """A clock that stands still."""
 
     def __init__(self) -> None:
         self.s = 1000.0

@@ -24,7 +24,7 @@ ASKING = {
 
 
 class Client:
-    """Answers that it is there, and raises for everything else that it is asked."""
+    """Answers that it is up, and raises for every other request."""
 
     def __init__(self, code: str) -> None:
         self._code = code
@@ -47,7 +47,7 @@ def connection_codes() -> Any:
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A server that nobody listens at, and a folder with a picture to score."""
+    """A server address at which nobody listens, and a folder with a picture to score."""
     (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)

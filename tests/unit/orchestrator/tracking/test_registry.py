@@ -1,4 +1,4 @@
-"""What a user's word for a model stands for."""
+"""Test how a user may name a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journal written to MLflow: exactly once whatever call the writer dies at, and what MLflow is told."""
+"""Test writing a journal to MLflow: exactly once, whichever call the writer dies at; and what MLflow gets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _writer(plan: SweepPlan, store: FakeStore) -> RunsWriter:
 
 
 def _contents(store: FakeStore) -> Any:
-    """All that the store has, without the ids that it gave."""
+    """Everything in the store, without the ids that it gave."""
     names = {run_id: run.trial for run_id, run in store.runs.items()}
     runs = [
         (

@@ -1,4 +1,4 @@
-"""The tracking thread: what it does about a store that fails, and how long it keeps anyone waiting."""
+"""Test the tracking thread: what it does when the store fails, and how long it makes others wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kit.fake_store import FakeStore
 
 
 class Flaky(FakeStore):
-    """A store that is away for its first calls."""
+    """A store that is unavailable for its first calls."""
 
     def __init__(self, num_failures: float) -> None:
         super().__init__()

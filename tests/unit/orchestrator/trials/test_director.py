@@ -48,7 +48,7 @@ def metrics(handout: Handout, epoch: int) -> dict[str, float]:
 
 @dataclass
 class Machine:
-    """One slot; its checkpoints outlive it, as a storage does, and are written before an epoch is reported."""
+    """One slot. Its checkpoints outlive it, as on a storage, and are written before an epoch is reported."""
 
     checkpoints: dict[int, int] = field(default_factory=dict)
 

@@ -43,7 +43,7 @@ def ended(trial: int, params: dict[str, Any], *values: float, state: TrialState 
 
 
 def run(proposer: OptunaProposer, trials: range) -> list[TrialRecord]:
-    """Play trials one after the other; every third is pruned, every fourth of the others fails."""
+    """Run trials one after the other; every third is pruned, every fourth of the others fails."""
     records = []
     for trial in trials:
         proposal = proposer.propose(trial)

@@ -43,7 +43,7 @@ MakeTrials = Callable[..., _Trials]
 
 @pytest.fixture
 def make_trials(plan: SweepPlan, director: Director, monkeypatch: pytest.MonkeyPatch) -> MakeTrials:
-    """Return what makes the trials of a driver, on nodes on which the kernel has killed nothing for memory."""
+    """Return a function that makes a driver's trials, on nodes where the kernel killed nothing for lack of memory."""
     monkeypatch.setattr(MemoryKills, "look", lambda self: None)
 
     def make(*, grew: bool = False) -> _Trials:
@@ -54,7 +54,7 @@ def make_trials(plan: SweepPlan, director: Director, monkeypatch: pytest.MonkeyP
 
 
 def tune_trial(trial_id: str, tmp_path: Path, error: Exception | None = None) -> Any:
-    """Return what our hooks look at in a Tune trial that died of an error, or runs."""
+    """Return the parts of a Tune trial that our hooks read; it has died of an error, or is running."""
     file = tmp_path / "error.pkl"
     file.write_bytes(cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
     return SimpleNamespace(

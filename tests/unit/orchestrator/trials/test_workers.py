@@ -1,4 +1,4 @@
-"""How an attempt over Ray Train workers ends: what is the run's own fault, and what is worth another try."""
+"""Test how an attempt over Ray Train workers ends: what is the run's own fault, and what is worth another try."""
 
 from __future__ import annotations
 

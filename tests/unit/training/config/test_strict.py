@@ -1,4 +1,4 @@
-"""What is wrong with a value is said from pydantic's fields, never from its sentences."""
+"""Test that messages about wrong values use pydantic's fields, never its sentences."""
 
 from __future__ import annotations
 
