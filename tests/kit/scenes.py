@@ -39,6 +39,20 @@ TINY: dict[str, Any] = {
 }
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "ignore, digits recipe": {},
+    "ignore, as released": {
+        "method.masked_pass_bn": "train",
+        "method.cam_normalisation": "batch",
+        "optim.schedule": "constant",
+    },
+    "ignore, corrected": {"method.correct_gap_bias": True, "method.correct_average_bias": True, "optim.name": "adamw"},
+    "wan": {"method.name": "wan", "optim.name": "sgd"},
+    "full labels": {"method.name": "full_labels", "optim.head_lr_multiplier": 10.0},
+}
+"""Name -> changes to the configuration of the tiny scenes, one for each way in which a run may differ."""
+
+
 def tiny_config(changes: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the configuration of IGNORE on the tiny scenes, with changes under their dotted keys."""
     return TrainConfig.from_flat(TINY).with_params(changes or {})
