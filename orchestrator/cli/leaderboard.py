@@ -157,13 +157,18 @@ def _print_ablation(plan: SweepPlan, rows: list[dict[str, Any]]) -> None:
     cells = [
         (
             row["variant"],
-            row["num_seeds"],
+            _count_seeds(row),
             _plus_minus(row["mean"], row["deviation"]),
             _plus_minus(row["difference"], row["difference_deviation"]),
         )
         for row in rows
     ]
     print_table(["variant", "seeds", "score", "difference"], cells, right=[1, 2, 3])
+
+
+def _count_seeds(row: Mapping[str, Any]) -> str:
+    failed = row["num_failed"]
+    return f"{row['num_seeds']} ({failed} failed)" if failed else str(row["num_seeds"])
 
 
 def _plus_minus(mean: float | None, deviation: float | None) -> str:

@@ -22,7 +22,11 @@ MAX_ROWS = 20
 
 
 def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, json: bool) -> None:
-    """Print the leaderboard and what to type next; exit with 130 if interrupted, 1 if no trial was completed."""
+    """Print the leaderboard and what to type next.
+
+    Exits with 130 if the sweep was interrupted, and with 1 if no trial, or no run of some variant, was completed.
+    """
+    from orchestrator.results.ablation import find_failed, tabulate_ablation
     from orchestrator.results.summary import read_sweep
 
     # Read again: a trial that was running when the driver last looked is interrupted now.
@@ -44,6 +48,9 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     # A script must notice that there is nothing to promote, even though the sweep itself ended normally.
     if outcome.best is None:
         print_note("No trial was completed.")
+        raise typer.Exit(EXIT_FAILURE)
+    if plan.kind == "ablate" and (failed := find_failed(tabulate_ablation(plan, state.records.values()))):
+        print_note(f"All runs of {', '.join(failed)} failed. See why: {program()} leaderboard {plan.id}")
         raise typer.Exit(EXIT_FAILURE)
     # With --json, stdout is the JSON alone.
     if not json:

@@ -199,10 +199,12 @@ def ablate(
     """Measure what each part of a method contributes.
 
     Trains the complete method at its first start_from point, and each variant that leaves a part out (for example
-    ignore_without_reg), with K seeds each. Scores are measured on validation data.
+    ignore_without_reg), with K seeds each. Scores are measured on validation data. Without true labels, the variants
+    that need them are left out.
     """
     if submitted(context, address):
         return
+    from orchestrator.planning.data_fit import leave_out_oracles
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
 
@@ -224,6 +226,7 @@ def ablate(
             num_gpus=machine.get("num_gpus"),
         )
     )
+    planned = leave_out_oracles(planned)
     if dry_run:
         _show_plan(planned, address, json)
     else:

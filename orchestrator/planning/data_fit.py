@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.datasets.prepared import require_store
 from orchestrator.errors import UserError
-from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.planning.sweep_plan import Params, SweepPlan
 from training.data.dataset_names import EMBEDDED
+from training.errors import StoreError
 from training.selection import SelectBy
+
+if TYPE_CHECKING:
+    from training.data.store.manifest import Manifest
 
 # The same as training.models.weights.FILES, without its import of torch.
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt")
@@ -42,11 +48,8 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
             f"data.image_size must be {own}, the size in the store, but got data.image_size={asked}. "
             f"Use --set data.image_size={own}, or prepare another store with --image-size {asked} and --out."
         )
-    if not manifest.has_true["train"] and _needs_true_labels(plan):
-        raise UserError(
-            f"The method {plan.method} needs true labels, but {plan.dataset} has only observed ones. Choose another "
-            f"--method."
-        )
+    if not manifest.has_true["train"]:
+        _require_no_true_labels(plan)
     # If the source has no val split of its own, part of train is held out.
     val = "val" if "val" in manifest.has_true else "train"
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
@@ -54,6 +57,54 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
             f"The protocol {plan.protocol} needs true labels of val, which {plan.dataset} does not have. Select by "
             f"observed-val: change protocol: in a copy of the space."
         )
+
+
+def leave_out_oracles(plan: SweepPlan) -> SweepPlan:
+    """Return an ablation without the variants that need true labels if its data have none, with a note that says so.
+
+    The complete method stays, whatever it needs: :func:`check_data` refuses it.
+    """
+    manifest = _find_manifest(plan)
+    if manifest is None or manifest.has_true["train"]:
+        return plan
+    seeds = plan.num_trials // len(plan.variants)
+    points = {
+        variant: plan.start_from[number * seeds : (number + 1) * seeds] for number, variant in enumerate(plan.variants)
+    }
+    left_out = [variant for variant in plan.variants[1:] if _asks_oracle(points[variant][0])]
+    kept = [variant for variant in plan.variants if variant not in left_out]
+    if not left_out:
+        return plan
+    if len(kept) == 1:
+        raise UserError(
+            f"{' and '.join(left_out)} would be compared with {plan.method}, but needs true labels, and {plan.dataset} "
+            f"has only observed ones. Nothing is left to compare: choose another --method."
+        )
+    num_trials = len(kept) * seeds
+    return replace(
+        plan,
+        variants=tuple(kept),
+        start_from=tuple(point for variant in kept for point in points[variant]),
+        num_trials=num_trials,
+        concurrency=min(plan.concurrency, num_trials),
+        notes=(
+            *plan.notes,
+            f"without {', '.join(left_out)}, which needs true labels: {plan.dataset} has only observed ones",
+        ),
+    )
+
+
+def _find_manifest(plan: SweepPlan) -> Manifest | None:
+    """Return the manifest of a plan's data; None if they need none, or cannot be read, which check_data reports."""
+    from training.data.store.manifest import read_manifest
+
+    place = plan.base.get("data.store")
+    if plan.dataset == EMBEDDED or place is None:
+        return None
+    try:
+        return read_manifest(str(place))
+    except StoreError:
+        return None
 
 
 def _require_place(plan: SweepPlan, place: str) -> None:
@@ -71,8 +122,23 @@ def _require_weights(plan: SweepPlan) -> None:
         raise UserError(f"model.weights={weights} does not exist. Name an existing file, or leave it out.")
 
 
-def _needs_true_labels(plan: SweepPlan) -> bool:
-    return plan.base["method.name"] == "full_labels" or plan.base.get("method.rejection") == "oracle"
+def _require_no_true_labels(plan: SweepPlan) -> None:
+    rejection = plan.ranges.get("method.rejection")
+    if plan.base["method.name"] == "full_labels" or _asks_oracle(plan.base):
+        raise UserError(
+            f"The method {plan.method} needs true labels, but {plan.dataset} has only observed ones. Choose another "
+            f"--method."
+        )
+    # Trials that need them would fail one by one.
+    if any(map(_asks_oracle, plan.start_from)) or (rejection is not None and "oracle" in rejection.grid()):
+        raise UserError(
+            f"method.rejection=oracle, in the space {plan.space}, needs true labels, but {plan.dataset} has only "
+            f"observed ones. Use --set method.rejection=gap, or take oracle out of the space."
+        )
+
+
+def _asks_oracle(settings: Params) -> bool:
+    return settings.get("method.rejection") == "oracle"
 
 
 def _selected_by(plan: SweepPlan) -> tuple[SelectBy, SelectBy]:

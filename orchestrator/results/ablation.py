@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -20,18 +20,20 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
         records: The records of its trials so far.
 
     Returns:
-        Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that are COMPLETE, ``mean`` and ``deviation``
-        of their scores in percent, and the ``difference`` from the complete method with its ``difference_deviation``,
-        over the seeds that both have. A figure is None if there are too few seeds.
+        Rows with ``variant``, the settings it ``changes``, ``num_seeds`` that have a score, ``num_failed`` that are
+        FAILED, ``mean`` and ``deviation`` of their scores in percent, and the ``difference`` from the complete method
+        with its ``difference_deviation``, over the seeds that both have. A figure is None if there are too few seeds.
     """
+    by_trial = {record.trial: record for record in records}
     # Pruned or failed trials have no score that counts.
-    known = {record.trial: record.value(plan.protocol) for record in records if record.state is TrialState.COMPLETE}
+    known = {
+        trial: record.value(plan.protocol) for trial, record in by_trial.items() if record.state is TrialState.COMPLETE
+    }
+    failed = {trial for trial, record in by_trial.items() if record.state is TrialState.FAILED}
     # Trials are numbered variant by variant, each with all its seeds.
     num_seeds = plan.num_trials // len(plan.variants)
-    scores = [
-        [known.get(trial) for trial in range(first, first + num_seeds)]
-        for first in range(0, plan.num_trials, num_seeds)
-    ]
+    trials = [range(first, first + num_seeds) for first in range(0, plan.num_trials, num_seeds)]
+    scores = [[known.get(trial) for trial in own] for own in trials]
     rows = []
     for number, (variant, own) in enumerate(zip(plan.variants, scores, strict=True)):
         there = [score for score in own if score is not None]
@@ -50,6 +52,7 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
                     key: value for key, value in plan.start_from[number * num_seeds].items() if key != SEED_KEY
                 },
                 "num_seeds": len(there),
+                "num_failed": len(failed.intersection(trials[number])),
                 "mean": _mean(there),
                 "deviation": _deviation(there),
                 "difference": difference[0],
@@ -57,6 +60,11 @@ def tabulate_ablation(plan: SweepPlan, records: Iterable[TrialRecord]) -> list[d
             }
         )
     return rows
+
+
+def find_failed(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the variants of :func:`tabulate_ablation` of which no run has a score and some have failed."""
+    return [str(row["variant"]) for row in rows if row["num_failed"] and not row["num_seeds"]]
 
 
 def _mean(values: list[float]) -> float | None:

@@ -15,11 +15,14 @@ from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.promote import promote
 from orchestrator.results.ablation import tabulate_ablation
+from orchestrator.sweep import driver
+from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import run
 from tests.kit.sweeps import (
     create,
+    driver_ended,
     driver_started,
     epoch_reported,
     journal_path,
@@ -108,6 +111,27 @@ def test_rows_are_means_and_differences_by_seed() -> None:
     assert rejection["changes"] == {"method.rejection": "none"}
     assert (average["mean"], average["num_seeds"], average["deviation"], average["difference"]) == (83.0, 1, None, -1.0)
     assert (spbc["mean"], spbc["num_seeds"], spbc["difference"]) == (None, 0, None)
+    assert [row["num_failed"] for row in rows[:4]] == [0, 0, 1, 0]
+
+
+def test_a_variant_whose_runs_all_failed_is_named_and_the_exit_code_is_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = scored({trial: None if trial in (2, 3, 6) else 80.0 + trial for trial in range(14)})
+    write_events(plan, [driver_ended(20)])
+    records = tuple(replay(journal_path(plan)).records.values())
+    monkeypatch.setattr(driver, "resume", lambda sweep_id, options: SweepOutcome(plan, records, "FINISHED", 1.0))
+    code, out, err = run(capsys, "resume", plan.id)
+    assert code == 1
+    assert f"All runs of ignore_without_rejection failed. See why: orchestrator leaderboard {plan.id}" in err
+    rows = [line.split() for line in out.splitlines()]
+    assert ["ignore_without_rejection", "0", "(2", "failed)"] in rows
+    assert next(row for row in rows if "ignore_without_spbc" in row)[:4] == [
+        "ignore_without_spbc",
+        "1",
+        "(1",
+        "failed)",
+    ]
 
 
 def test_leaderboard_ends_with_the_table(capsys: pytest.CaptureFixture[str], home: Path) -> None:
