@@ -1,4 +1,4 @@
-"""Every kind of fault once, on a Ray cluster of several raylets; ``make faults`` repeats them.
+"""Test every kind of fault once, on a Ray cluster of several raylets; ``make faults`` repeats them.
 
 The tests share one cluster and its sweeps, so they run in order, each from where the one before stopped.
 """

@@ -1,6 +1,4 @@
-"""A sweep against MLflow as a service: a server with passwords on a real PostgreSQL, artifacts on S3; each of them goes
-away once.
-"""
+"""Test a sweep with MLflow as a service, with passwords, PostgreSQL and S3, each of which is down once."""
 
 from __future__ import annotations
 

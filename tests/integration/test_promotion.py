@@ -1,6 +1,4 @@
-"""A promotion for real: final runs of two gloo workers over Ray Train, MLflow, the registry, and a model that is loaded
-again.
-"""
+"""Test a real promotion: final runs of two gloo workers on Ray Train, MLflow, the registry, and loading the model."""
 
 from __future__ import annotations
 

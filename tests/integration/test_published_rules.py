@@ -1,4 +1,4 @@
-"""Test what published recipes ask of a run besides the method.
+"""Test what published recipes ask of a run apart from the method.
 
 These are averaged weights, early stops, cycles, no normalisation, and no small last batch.
 """

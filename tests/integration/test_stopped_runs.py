@@ -1,6 +1,4 @@
-"""A sweep and a promotion of real runs that stop by their own rule, with averaged weights: killed,
-resumed, promoted.
-"""
+"""Test real runs that stop by their own rule, with averaged weights: killed, resumed, promoted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Trials of two workers over Ray Train inside Tune: as a promotion's final run, killed or not; and what they leave on
-the cluster.
-"""
+"""Test trials of two workers, on Ray Train inside Tune: as final runs, killed or not, and what is left of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two runs must share to be the same to the last bit; as a program, trains a run and prints it as JSON.
+"""Compute what two runs share if they are the same to the last bit; as a program, train a run and print that as JSON.
 
 ``python -m tests.kit.fingerprint CONFIG STORAGE STOP_AFTER``: CONFIG is flat JSON, STORAGE a folder ('' for none),
 STOP_AFTER an epoch.

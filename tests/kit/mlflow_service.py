@@ -35,7 +35,7 @@ _START_S = 120.0
 
 
 class MlflowService:
-    """All three; what they keep lies in one folder.
+    """All three services, with all their data in one folder.
 
     Attributes:
         port: Of the MLflow server, the same after a restart.

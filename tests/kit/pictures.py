@@ -24,10 +24,11 @@ def make_source(
     has_observed: bool = False,
     write: bool = True,
 ) -> Annotations:
-    """Write JPEGs of 40 x 30 px, noise on one colour, and say what is in them; the fourth image of a phase has no
-    positive.
+    """Write JPEGs of 40 x 30 px, noise on one colour, and return what is in them.
 
-    With ``write`` False the pictures are there already, and only what is in them is said again.
+    The fourth image of a phase has no positive.
+
+    With ``write`` False the pictures exist already, and only their content is returned.
     """
     stream = np.random.default_rng(7)
     phases = {}

@@ -1,4 +1,4 @@
-"""What every shipped search space plans, as one JSON file: the reference that a change of the files is held against.
+"""What every shipped search space plans, as one JSON file: the reference for changes to the files.
 
 Written by ``python -m tests.kit.shipped_plans``; write it again only where a shipped space is meant to change.
 """

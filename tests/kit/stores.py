@@ -1,6 +1,4 @@
-"""Small stores for the tests of what reads them: noise that never repeats, so that every image is told from every
-other.
-"""
+"""Small stores for tests of their readers, of noise that never repeats, so that no image is mistaken for another."""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ NUM_EPOCHS = 3
 
 
 def write_journal(sweep_id: str, num_trials: int, *, num_open: int = 0, sampler: str = "random") -> SweepPlan:
-    """Make the folder of a sweep whose trials have ended, all but the last few, each with three epochs; return its
-    plan.
-    """
+    """Make the folder of a sweep, and return its plan; all trials but the last ``num_open`` have ended, at epoch 3."""
     plan = trivial_plan(sweep_id, trials=num_trials, epochs=NUM_EPOCHS, sampler=sampler, scheduler="none")
     folder = create_sweep(plan.id, plan.to_json())
     (folder / JOURNAL_FILE).write_bytes(b"".join(map(to_line, make_events(plan, num_open=num_open))))

@@ -1,6 +1,4 @@
-"""A run that trains nothing: what a sweep costs, and what it survives, shows without torch. Used by benchmarks and
-tests.
-"""
+"""A run that trains nothing, to see what a sweep costs and survives without torch; for benchmarks and tests."""
 
 from __future__ import annotations
 

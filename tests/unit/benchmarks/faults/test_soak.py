@@ -1,6 +1,4 @@
-"""The soak's schedule: each kind of death once before any comes again, and none counts before it
-has killed something.
-"""
+"""Test the soak's schedule: each kind of death comes once before any comes again, and counts if it killed something."""
 
 from __future__ import annotations
 

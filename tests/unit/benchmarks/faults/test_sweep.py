@@ -1,6 +1,4 @@
-"""What is asked of a sweep in the end must itself see what is lost, and what was trained again
-from too early an epoch.
-"""
+"""Test that the final checks of a sweep notice lost epochs, and training repeated from too early an epoch."""
 
 from __future__ import annotations
 

@@ -76,9 +76,7 @@ def promotion(finished: str) -> PromotionOutcome:
 
 @pytest.fixture
 def promote(monkeypatch: pytest.MonkeyPatch, promotion: PromotionOutcome) -> Callable[..., list[dict[str, Any]]]:
-    """Return a function that puts a promotion with changes in place of the real one, and returns what it is called
-    with.
-    """
+    """Return a function that replaces the real promotion by one with changes, and returns its arguments."""
 
     def put(**changes: Any) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []

@@ -75,8 +75,8 @@ def events(plan: SweepPlan, kind: type[E]) -> list[E]:
 
 
 def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]:
-    """Return what must not depend on kills: trial -> state, epochs in order, params; fails if an
-    epoch is there twice.
+    """Return what must not depend on kills: trial -> state, epochs in order, params. Fails if an
+    epoch occurs twice.
     """
     with Journal.open(journal_path(plan)) as journal:
         records = journal.state.records

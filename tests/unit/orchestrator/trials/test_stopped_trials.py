@@ -1,6 +1,4 @@
-"""Trials that a rule of their recipe ends before their full length: they are COMPLETE, and nothing waits for their
-other epochs.
-"""
+"""Test trials that a rule of their recipe ends early: they are COMPLETE, and nothing waits for more epochs."""
 
 from __future__ import annotations
 
