@@ -33,6 +33,10 @@ VAL_CAM_IOU = "val/cam_iou"
 # Percentage points by which the averaged weights beat the trained ones (training.loop.weight_average).
 VAL_AVERAGE_GAIN = "val/average_gain"
 
+# Only in the journal of a promotion, which opens the test split.
+TEST_MAP = "test/mAP"
+TEST_OBSERVED_MAP = "test/observed_mAP"
+
 TIME_EPOCH_S = "time/epoch_s"
 TIME_DATA_S = "time/data_s"
 TIME_TRAIN_S = "time/train_s"

@@ -73,19 +73,22 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         is_here: Whether the sweep is in this home, where the tracebacks of failed trials are.
     """
     from orchestrator.results.ablation import tabulate_ablation
+    from orchestrator.results.opened_test import summarise_test
     from orchestrator.results.summary import NO_LABELS, make_heading
-    from orchestrator.sweep_folder import records
 
-    rows = records.leaderboard(state.records.values(), plan.protocol)
+    rows = _rank(plan, state)
     heading = make_heading(plan)
     print_text(
         f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
         f"by {plan.protocol}"
     )
+    scores = None if state.test is None else summarise_test(state.test.figures)
     if rows:
-        _print_rows(plan, rows, num_rows, is_here=is_here)
+        _print_rows(plan, rows, num_rows, None if scores is None else scores.metric, is_here=is_here)
     else:
         print_note("No trial has started yet.")
+    if scores is not None:
+        print_line(f"test: {scores}")
     if plan.kind == "ablate":
         _print_ablation(plan, tabulate_ablation(plan, state.records.values()))
     if state.provenance.get("true_labels") == NO_LABELS:
@@ -95,12 +98,14 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
 def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | None = None) -> None:
     """Print a leaderboard as JSON; for a sweep from another home, the source says where it comes from."""
     from orchestrator.results.ablation import tabulate_ablation
+    from orchestrator.results.opened_test import summarise_test
     from orchestrator.results.summary import make_heading
-    from orchestrator.sweep_folder import records
 
     printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
     printed["true_labels"] = state.provenance.get("true_labels")
-    printed["rows"] = records.leaderboard(state.records.values(), plan.protocol)
+    printed["rows"] = _rank(plan, state)
+    if state.test is not None:
+        printed["test"] = asdict(summarise_test(state.test.figures))
     if plan.kind == "ablate" and (ablation := tabulate_ablation(plan, state.records.values())):
         printed["ablation"] = ablation
     print_json(printed)
@@ -108,14 +113,26 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
 
 def _print_csv(plan: SweepPlan, state: SweepState) -> None:
     from orchestrator.results.summary import make_heading
-    from orchestrator.sweep_folder import records
 
     # Every row names its sweep and settings, because rows from several files may end up in one table.
     heading = asdict(make_heading(plan))
-    print_csv([{**row, **heading} for row in records.leaderboard(state.records.values(), plan.protocol)])
+    # The test figures under their own names, as in the table and in MLflow.
+    print_csv([{**row, **tests, **heading} for row in _rank(plan, state) for tests in [row.pop("test", {})]])
 
 
-def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, *, is_here: bool) -> None:
+def _rank(plan: SweepPlan, state: SweepState) -> list[dict[str, Any]]:
+    """Return the leaderboard's rows; those of a promotion that has opened the test split have its figures."""
+    from orchestrator.sweep_folder import records
+
+    rows = records.leaderboard(state.records.values(), plan.protocol)
+    if state.test is None:
+        return rows
+    return [{**row, "test": dict(state.test.figures.get(str(row["trial"]), {}))} for row in rows]
+
+
+def _print_rows(
+    plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | None, test_metric: str | None, *, is_here: bool
+) -> None:
     from orchestrator.home import ERRORS_DIR, sweep_dir
 
     # The union, in the order of the space: start points may fix keys that other trials draw.
@@ -123,15 +140,16 @@ def _print_rows(plan: SweepPlan, rows: list[dict[str, Any]], num_rows: int | Non
     failed = any(row["cause"] for row in rows)
     # The last word is enough to identify a parameter, and the table is already wide.
     names = [key.rsplit(".", 1)[-1] for key in keys]
-    headers = ["#", "trial", "state", "score", "epoch", *names, "time", *(["failure"] if failed else [])]
+    tests = [] if test_metric is None else [test_metric]
+    headers = ["#", "trial", "state", "score", "epoch", *tests, *names, "time", *(["failure"] if failed else [])]
     shown = rows[:num_rows]
-    params = range(5, 5 + len(keys))
+    params = range(5 + len(tests), 5 + len(tests) + len(keys))
     time_s, failure = params.stop, params.stop + 1
     command = f"{program()} leaderboard {plan.id}"
     print_table(
         headers,
-        [_cells(row, keys)[: len(headers)] for row in shown],
-        right=[0, 1, 3, 4, *params, time_s],
+        [_cells(row, keys, tests)[: len(headers)] for row in shown],
+        right=[0, 1, *range(3, time_s + 1)],
         wrapped=[failure],
         # On a narrow terminal, the space's last parameter is dropped first; score, state and failure are kept.
         drop=[time_s, *reversed(params), 4],
@@ -175,13 +193,14 @@ def _plus_minus(mean: float | None, deviation: float | None) -> str:
     return "" if mean is None else format_score(mean) + ("" if deviation is None else f" +- {format_score(deviation)}")
 
 
-def _cells(row: Mapping[str, Any], keys: list[str]) -> list[str]:
+def _cells(row: Mapping[str, Any], keys: list[str], tests: list[str]) -> list[str]:
     return [
         format_number(row["rank"]),
         str(row["trial"]),
         row["state"],
         format_score(row["value"]),
         "" if row["epoch"] is None else f"{row['epoch']}/{row['last_epoch']}",
+        *(format_score(row["test"].get(metric)) for metric in tests),
         *(format_number(row["params"].get(key)) for key in keys),
         format_seconds(row["run_s"]),
         f"{row['cause']}: {row['message']}" if row["cause"] else "",

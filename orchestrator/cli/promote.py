@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from orchestrator.promotion.promote import PromotionOutcome
     from orchestrator.promotion.verdict import Decision
     from orchestrator.sweep.options import DriveOptions
-
-TEST_MAP = "test/mAP"
 
 
 def promote(
@@ -115,6 +113,8 @@ def _resume_command(outcome: PromotionOutcome) -> str:
 
 
 def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
+    from orchestrator.results.opened_test import summarise_test
+
     plan = outcome.plan
     return {
         "promotion": plan.id,
@@ -128,6 +128,7 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "model": outcome.model,
         "version": outcome.version,
         "config_file": str(outcome.config_file),
+        "test": asdict(summarise_test(outcome.test)),
         "runs": [
             {
                 "run": record.trial,
@@ -143,8 +144,13 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
 
 
 def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
+    from orchestrator.results.opened_test import summarise_test
+    from training.metric_names import TEST_MAP
+
     plan, described = outcome.plan, _describe(outcome, decision)
     print_line(f"{plan.id}: final runs of the winner of {plan.parent}, in percent, selected by {plan.protocol}")
+    scores = summarise_test(outcome.test)
+    metric = scores.metric or TEST_MAP
     rows = [
         (
             run["run"],
@@ -152,21 +158,15 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
             run["state"],
             format_score(run["value"]),
             run["epoch"],
-            format_score(run["test"].get(TEST_MAP)),
+            format_score(run["test"].get(metric)),
         )
         for run in described["runs"]
     ]
-    print_table(["run", "seed", "state", plan.protocol.metric, "epoch", TEST_MAP], rows, right=[0, 1, 3, 4, 5])
+    print_table(["run", "seed", "state", plan.protocol.metric, "epoch", metric], rows, right=[0, 1, 3, 4, 5])
     print_line(f"{decision.verdict}: {decision.reason}")
     for mark in decision.marks:
         print_line(f"  note: {mark}")
-    scores = [figures[TEST_MAP] for figures in outcome.test.values() if TEST_MAP in figures]
-    # One seed has no deviation.
-    if len(scores) > 1:
-        spread = f"{statistics.fmean(scores):.2f} +- {statistics.stdev(scores):.2f}"
-        print_line(
-            f"{TEST_MAP}: {spread} over {len(scores)} seeds; opened after the decision, which it did not influence"
-        )
+    print_line(f"test: {scores}; opened after the decision, which it did not influence")
     if outcome.version:
         print_line(f"registered: {outcome.version}, the run of the first seed, now {outcome.model}@champion")
     print_line(f"settings of the winner, worth committing: {outcome.config_file}")

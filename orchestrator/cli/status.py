@@ -88,6 +88,7 @@ def _cells(found: SweepSummary | BrokenSweep) -> tuple[str, ...]:
 
 
 def _print_status(found: SweepSummary) -> None:
+    from orchestrator.results.opened_test import summarise_test
     from orchestrator.results.summary import NO_LABELS
 
     heading, best = found.heading, found.best
@@ -100,6 +101,10 @@ def _print_status(found: SweepSummary) -> None:
         print_line(f"  best    {score}: {unit} {best.trial} at epoch {best.epoch}")
     if found.decision:
         print_line(f"  {found.decision.verdict}: {found.decision.reason}")
+    if found.test is not None:
+        print_line(f"  test    {summarise_test(found.test)}")
+    if found.decision and found.decision.version:
+        print_line(f"  registered as {found.decision.version}")
     print_line(f"  time    {format_seconds(found.run_s)}")
     if found.true_labels == NO_LABELS:
         print_text(NO_TRUE_LABELS)

@@ -13,6 +13,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.recipe import RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.index import SweepEntry, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.lease import find_holder
@@ -52,11 +53,13 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class DecisionSummary:
-    """What a promotion decided."""
+    """What a promotion decided, and under which ``NAME/VERSION`` it registered its model, if it did."""
 
     verdict: str
     reason: str
     model: str | None
+    marks: tuple[str, ...] = ()
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class SweepSummary:
         true_labels: ``not available`` if the dataset has only observed labels; None before the first trial.
         open: The trials that have not ended.
         decision: The decision, if this is a promotion that has decided.
+        test: Final run -> metrics in percent on the test split, if this is a promotion that has opened it.
         source: Where the information comes from, if the sweep is not in this home.
     """
 
@@ -95,6 +99,7 @@ class SweepSummary:
     true_labels: str | None
     open: tuple[TrialSummary, ...]
     decision: DecisionSummary | None
+    test: Mapping[str, Mapping[str, float]] | None = None
     source: Source | None = None
 
     @property
@@ -188,9 +193,15 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         best=None if winner is None else _summarise_trial(winner, plan),
         true_labels=state.provenance.get("true_labels"),
         open=tuple(_summarise_trial(record, plan) for record in state.open_trials()),
-        decision=None if promotion is None else DecisionSummary(promotion.verdict, promotion.reason, promotion.model),
+        decision=None if promotion is None else _summarise_decision(promotion, state),
+        test=None if state.test is None else state.test.figures,
         source=source,
     )
+
+
+def _summarise_decision(decided: PromotionDecided, state: SweepState) -> DecisionSummary:
+    version = None if state.champion is None else state.champion.version
+    return DecisionSummary(decided.verdict, decided.reason, decided.model, tuple(decided.marks), version)
 
 
 def _summarise_trial(record: TrialRecord, plan: SweepPlan) -> TrialSummary:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.events import PromotionDecided
+from orchestrator.sweep_folder.events import PromotionDecided, TestOpened
 from orchestrator.sweep_folder.records import Cause, TrialRecord
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
@@ -23,7 +23,7 @@ from orchestrator.tracking.store import find_logged_sweep
 from training.metric_names import EPOCH
 from training.selection import Protocol, epoch_metric
 
-_OURS, _PROVENANCE = "orchestrator.", "provenance."
+_OURS, _PROVENANCE, _TEST = "orchestrator.", "provenance.", "test/"
 _TRIAL_STATES = {status: state for state, status in TRIAL_STATUS.items()}
 _DRIVER_STATES = {status: state for state, status in DRIVER_STATUS.items()}
 
@@ -73,10 +73,13 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
         trials: The runs of its trials, oldest first; of two runs of one trial the older counts.
     """
     records: dict[int, TrialRecord] = {}
+    figures: dict[str, dict[str, float]] = {}
     for run in trials:
         # The oldest run of a trial is the one that the writer continued.
         if run.trial is not None and run.trial not in records:
             records[run.trial] = rebuild_record(plan.protocol, run)
+            if measured := {name: value for name, value in run.metrics.items() if name.startswith(_TEST)}:
+                figures[str(run.trial)] = measured
     # A status has two names: ours, and the nearest one that MLflow has.
     tags, state = _take(own.tags, _OURS), _DRIVER_STATES.get(own.status)
     driver_started_ms = int(tags.get("driver_started_ms", own.started_ms))
@@ -91,6 +94,8 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
             round(1000 * float(tags.get("run_s", 0))), driver_started_ms, is_at_work=state == "RUNNING"
         ),
         promotion=_decision(tags),
+        # Which epochs were evaluated is not known: MLflow lists only a metric's value.
+        test=TestOpened(figures, epochs={}) if figures else None,
     )
 
 

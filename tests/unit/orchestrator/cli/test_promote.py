@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +15,7 @@ from orchestrator.promotion import promote as promotion_module
 from orchestrator.promotion.promote import PromotionOutcome
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.events import Event, PromotionDecided
+from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided, TestOpened
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, run
 from tests.kit.sweeps import (
@@ -105,11 +107,12 @@ def test_promote_prints_runs_decision_and_what_to_do_with_the_model(
     ]
     assert "PROMOTE: 69.00 is higher than 65.00" in out
     assert "label-draw seed is 7 and not 1200" in out
-    assert "test/mAP: 65.00 +- 1.41 over 2 seeds" in out
+    assert "test: 65.00 +- 1.41 test/mAP in percent over 2 seeds; opened after the decision" in out
     assert f"{MODEL}/3" in out
     for command in out.partition("next:\n")[2].splitlines():
         parse(command.partition("#")[0])
     printed = json.loads(run(capsys, "promote", "--json")[1])
+    assert (printed["test"]["metric"], printed["test"]["mean"]) == ("test/mAP", 65.0)
     assert (printed["verdict"], printed["version"], printed["runs"][1]["test"]) == (
         "PROMOTE",
         f"{MODEL}/3",
@@ -154,3 +157,44 @@ def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(
     _, out, _ = run(capsys, "status", promotion.plan.id)
     assert "KEEP: not higher" in out
     assert "resume" not in out
+
+
+def test_test_figures_and_the_version_are_shown_as_long_as_the_promotion_is_there(
+    capsys: pytest.CaptureFixture[str], promotion: PromotionOutcome
+) -> None:
+    plan = promotion.plan
+    figures = {"0": {"test/mAP": 66.0, "test/CF1": 60.5}, "1": {"test/mAP": 64.0, "test/CF1": 59.5}}
+    decided = PromotionDecided("PROMOTE", "higher", ("label-draw seed is 7 and not 1200",), MODEL)
+    write_events(plan, [decided, TestOpened(figures, {"0": 1, "1": 1}), ChampionSet(f"{MODEL}/3")])
+    out = run(capsys, "status", plan.id)[1]
+    assert "test    65.00 +- 1.41 test/mAP in percent over 2 seeds" in out
+    assert f"registered as {MODEL}/3" in out
+    found = json.loads(run(capsys, "status", plan.id, "--json")[1])
+    assert (found["test"], found["decision"]["version"]) == (figures, f"{MODEL}/3")
+    assert found["decision"]["marks"] == ["label-draw seed is 7 and not 1200"]
+    out = run(capsys, "leaderboard", plan.id)[1]
+    assert [line.split()[:6] for line in out.splitlines()[1:4]] == [
+        ["#", "trial", "state", "score", "epoch", "test/mAP"],
+        ["1", "0", "COMPLETE", "70.00", "1/1", "66.00"],
+        ["2", "1", "COMPLETE", "68.00", "1/1", "64.00"],
+    ]
+    assert "test: 65.00 +- 1.41 test/mAP" in out
+    board = json.loads(run(capsys, "leaderboard", plan.id, "--json")[1])
+    assert (board["test"]["mean"], board["rows"][1]["test"]) == (65.0, figures["1"])
+    rows = list(csv.DictReader(io.StringIO(run(capsys, "leaderboard", plan.id, "--csv")[1])))
+    assert [(row["test/mAP"], row["test/CF1"]) for row in rows] == [("66.0", "60.5"), ("64.0", "59.5")]
+    assert "test" not in rows[0]
+
+
+def test_a_test_split_without_true_labels_or_images_says_so(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]]
+) -> None:
+    promote(test={0: {"test/observed_mAP": 50.0}, 1: {"test/observed_mAP": 52.0}})
+    out = run(capsys, "promote")[1]
+    assert "test/observed_mAP" in out.splitlines()[1]
+    assert out.splitlines()[2].split()[-1] == "50.00"
+    assert "51.00 +- 1.41 test/observed_mAP in percent over 2 seeds (test/mAP needs true labels, which" in out
+    promote(test={0: {}, 1: {}})
+    assert "test: not measured: the test split has no images" in run(capsys, "promote")[1]
+    promote(test={})
+    assert "test: not measured: no final run is complete" in run(capsys, "promote")[1]

@@ -70,7 +70,8 @@ def test_verbs_print_the_same_from_mlflow_as_from_the_journal(
 ) -> None:
     plan = log(num_trials=4)
     local, recalled, notes = _here_and_there(capsys, tmp_path, words[0], "digits", *words[1:])
-    assert recalled == local
+    # What to do next differs: only the home that has the sweep's folder can promote it.
+    assert recalled.partition("next:")[0] == local.partition("next:")[0]
     assert f"digits-00000001 is not in this home. This is what MLflow at sqlite:///{tmp_path}/shared.db knows" in notes
     assert re.search(r"behind; its last event is .* old\.", notes)
     if words == ("leaderboard",):
@@ -238,4 +239,16 @@ def test_a_promotion_keeps_its_decision(home: Path) -> None:
         "not higher",
         "spml-digits",
     ]
-    assert (found.driven_s(), found.num_trials) == (state.driven_s(), 3)
+    assert (found.driven_s(), found.num_trials, found.test) == (state.driven_s(), 3, None)
+
+
+def test_a_promotion_keeps_its_test_figures(home: Path) -> None:
+    plan = sweeps.make_sweep("digits-promote-00000003", kind="promote")
+    tags = {"orchestrator.trial": "1"}
+    run_in_mlflow = StoredRun(
+        "a", "FINISHED", tags, 2, metrics={"test/mAP": 61.5, "val/mAP": 60.0, "epoch": 2.0}, started_ms=sweeps.START_MS
+    )
+    own = StoredRun("b", "FINISHED", {"orchestrator.num_trials": "3"}, started_ms=sweeps.START_MS)
+    found = rebuild_state(plan, own, [run_in_mlflow])
+    assert found.test is not None
+    assert found.test.figures == {"1": {"test/mAP": 61.5}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.kit.scenes import tiny_config
+from tests.kit.stores import make_store, store_config
 from training.inference.evaluation import evaluate_split, evaluate_test
 from training.loop.run import TrainingRun
 from training.metrics import compute_metrics
@@ -37,3 +40,7 @@ def test_threshold_and_absent_classes_are_those_asked_for() -> None:
 def test_test_split_is_not_to_be_had_by_evaluate_split() -> None:
     with pytest.raises(ValueError, match="split must be train or val"):
         evaluate_split(tiny_config(), {"classes": []}, "test")  # type: ignore[arg-type]
+
+
+def test_a_test_split_without_images_has_no_figures(tmp_path: Path) -> None:
+    assert evaluate_test(store_config(make_store(tmp_path, num_test=0)), {}) == {}, "0 would look like a result"
