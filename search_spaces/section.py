@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
@@ -13,6 +14,7 @@ from training.config.spelling import suggest
 from training.config.strict import StrictModel, explain, shown
 
 Checked = TypeVar("Checked")
+Changed = TypeVar("Changed", bound="Section")
 
 
 class Section(StrictModel):
@@ -56,6 +58,19 @@ def check_section(section: type[Checked], document: Document) -> Checked:
         faults = [_located(details) for details in error.errors(include_url=False)]
     key, message = min(faults, key=lambda located: document.line(located[0]))
     raise document.error(key, f"{dotted(key)} {message}")
+
+
+def change_section(section: Changed, values: Mapping[str, Scalar]) -> Changed:
+    """Return a section with some of its values replaced.
+
+    Raises:
+        ValueError: A key does not exist, or a value is wrong; the message starts with the key.
+    """
+    try:
+        return type(section).model_validate({**section.model_dump(), **values})
+    except ValidationError as error:
+        key, message = _located(error.errors(include_url=False)[0])
+    raise ValueError(f"{dotted(key)} {message}")
 
 
 def dotted(key: KeyPath) -> str:

@@ -134,5 +134,5 @@ def _show_sharing(found: MaxBatch, *, on_gpu: bool) -> None:
     use = "--concurrency N with N up to that"
     if on_gpu:
         # Rounded down, so that together they do not ask for more than one GPU.
-        use = f"gpus_per_worker: {math.floor(100 / num) / 100:g} under resources: in your own space"
+        use = f"--set resources.gpus_per_worker={math.floor(100 / num) / 100:g}"
     print_line(f"{own}: {num} fit at a time. Use {use}.")

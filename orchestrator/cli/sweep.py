@@ -253,6 +253,7 @@ def _count_machine(address: str | None) -> dict[str, int]:
 
 
 def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
+    from orchestrator.planning.capacity import require_room_here
     from orchestrator.planning.data_fit import check_data
     from orchestrator.planning.page import render_plan
 
@@ -261,17 +262,22 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
     else:
         for line in render_plan(planned):
             print_line(line)
-    # Last, because a plan is useful before the data is prepared.
+    # Last, because a plan is useful before the data is prepared, and on a machine without the GPUs.
     check_data(planned, address)
+    if address is None:
+        require_room_here(planned)
 
 
 def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
+    from orchestrator.planning.capacity import require_room_here
     from orchestrator.planning.data_fit import check_data
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
-    # Checked before Ray starts, so that a missing dataset is reported at once.
+    # Checked before Ray starts, so that a missing dataset or GPU is reported at once.
     check_data(planned, address)
+    if address is None:
+        require_room_here(planned)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:

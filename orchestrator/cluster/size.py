@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from ruamel.yaml.error import YAMLError
 
 from orchestrator import ray_compat
 from orchestrator.cluster.session import joined
+from orchestrator.errors import UserError
+from orchestrator.planning.sweep_plan import Resources
 
 
 def count_cluster(address: str) -> dict[str, int]:
@@ -41,6 +43,59 @@ def grown_resources() -> dict[str, int]:
     most = ray_compat.read_operator_limits() or _most_of_autoscaler(ray.get_runtime_context().gcs_address)
     # Ray reports "no limit" as the largest integer, which is no size to plan with.
     return {name: count for name, count in most.items() if 0 < count < sys.maxsize}
+
+
+def require_room(resources: Resources) -> None:
+    """Check that the joined cluster has what a trial requests, now or at its maximum size.
+
+    Ray would wait for it without a word.
+
+    Raises:
+        UserError: It has not.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    obstacle = find_obstacle_to_room(resources, nodes, grown_resources())
+    if obstacle is not None:
+        raise UserError(obstacle)
+
+
+def find_obstacle_to_room(
+    resources: Resources, nodes: Sequence[Mapping[str, float]], grown: Mapping[str, int]
+) -> str | None:
+    """Return why no trial can run on a cluster, or None.
+
+    Args:
+        resources: Of a trial.
+        nodes: The resources of each node that is up.
+        grown: The resources of the cluster at its maximum size; empty if that is unknown or it does not grow.
+    """
+    if sum(count_workers(node, resources) for node in nodes) >= resources.workers:
+        return None
+    # The sizes of nodes that are not up yet are unknown, so only their sum can be compared.
+    if any(grown.values()) and all(
+        grown.get(name, 0) >= resources.workers * share for name, share in _shares(resources).items()
+    ):
+        return None
+    largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
+    up = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with at most"
+    return (
+        f"A trial needs {resources.describe()}, but the cluster has {up} {largest['CPU']:g} CPU and "
+        f"{largest['GPU']:g} GPU each. Add nodes, or request less with --set resources.cpus_per_worker=..., "
+        "resources.gpus_per_worker=... or resources.workers=..."
+    )
+
+
+def count_workers(node: Mapping[str, float], resources: Resources) -> int:
+    """Return how many workers of a trial fit on an empty node."""
+    # Shares such as 0.1 are not exact in binary.
+    return min(int(node.get(name, 0.0) / share + 1e-9) for name, share in _shares(resources).items())
+
+
+def _shares(resources: Resources) -> dict[str, float]:
+    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    return {name: share for name, share in wanted.items() if share > 0}
 
 
 def compute_most(config: Mapping[str, Any]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.cluster.session import kill_local_ray
+from orchestrator.cluster.size import count_workers
 from orchestrator.planning.sweep_plan import Resources
 
 SILENCE_S = 60.0
@@ -79,7 +80,7 @@ class RayWatch:
     def find_shortage(self, resources: Resources) -> str | None:
         """Return why no node that is up can run a trial, or None; a lost node may have been the only one that could."""
         nodes = [node["Resources"] for node in self._nodes if node["Alive"]]
-        if not nodes or sum(_count_workers(node, resources) for node in nodes) >= resources.workers:
+        if not nodes or sum(count_workers(node, resources) for node in nodes) >= resources.workers:
             return None
         up = f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} up"
         return f"each needs {resources.describe()}, which no longer fits on the nodes of the cluster ({up})"
@@ -125,12 +126,6 @@ class RayWatch:
         print(f"error: {describe_loss(str(self.problem), self._resume)}", file=sys.stderr, flush=True)
         kill_local_ray()
         os._exit(1)
-
-
-def _count_workers(node: Mapping[str, float], resources: Resources) -> int:
-    """Return how many workers of a trial fit on an empty node."""
-    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    return min(int(node.get(name, 0.0) / share + 1e-9) for name, share in wanted.items() if share > 0)
 
 
 def describe_loss(problem: str, resume: str) -> str:

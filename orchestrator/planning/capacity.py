@@ -1,12 +1,14 @@
-"""Counts how many trials a machine can run at once."""
+"""Counts how many trials a machine can run at once, and finds out whether it can run any."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
+from orchestrator.errors import UserError
 from orchestrator.planning.request import PlanRequest
-from orchestrator.planning.sweep_plan import Resources
+from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from training.machine import usable_cpus
 
 
@@ -20,9 +22,58 @@ def count_slots(resources: Resources, request: PlanRequest) -> int:
     return max(1, slots)
 
 
+def require_room_here(plan: SweepPlan) -> None:
+    """Check that this machine has what the trials of a plan request.
+
+    Ray would believe any number that it is given: a trial that requests a missing GPU would train on the CPU.
+    More CPUs than there are may be shared by trials that run at a time, but not requested by one of them.
+
+    Raises:
+        UserError: It does not. The message has the flags with which it would run here.
+    """
+    resources = plan.resources
+    num_cpus, num_gpus = usable_cpus(), 0
+    if resources.gpus_per_worker:
+        needed = math.ceil(plan.concurrency * resources.workers * resources.gpus_per_worker)
+        # Torch has the last word, but its import takes seconds.
+        num_gpus = found if (found := _count_gpus()) >= needed else max(found, _count_gpus_of_torch())
+    fixes = _find_fixes(plan, num_cpus, num_gpus)
+    if fixes:
+        has = f"{num_cpus} CPU{'s' * (num_cpus != 1)} and {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
+        at_once = f", and {plan.concurrency} run at a time" if plan.concurrency > 1 else ""
+        raise UserError(
+            f"A trial needs {resources.describe()}{at_once}, but this machine has {has}. "
+            f"To run it here, start it with {' '.join(fixes)}. To run it on a cluster, name it with --address."
+        )
+
+
+def _find_fixes(plan: SweepPlan, num_cpus: int, num_gpus: int) -> list[str]:
+    resources = plan.resources
+    workers, cpus, gpus = resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
+    fixes = []
+    if workers * cpus > num_cpus:
+        if workers > num_cpus:
+            fixes.append("--workers 1" if plan.kind == "promote" else "--set resources.workers=1")
+            workers = 1
+        if workers * cpus > num_cpus:
+            fixes.append(f"--set resources.cpus_per_worker={num_cpus // workers}")
+    if workers * gpus > num_gpus:
+        fixes.append(f"--set resources.gpus_per_worker={num_gpus // workers}")
+    elif gpus and plan.concurrency * workers * gpus > num_gpus:
+        fixes.append(f"--concurrency {int(num_gpus / (workers * gpus))}")
+    return fixes
+
+
 def _count_gpus() -> int:
     # Without torch, whose import takes seconds that `plan` does not need.
+    present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
+    if visible is not None and present:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
+    return present
+
+
+def _count_gpus_of_torch() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -12,7 +12,9 @@ from orchestrator.planning.page import make_rerun_notes
 from orchestrator.planning.plan import make_identity, require_settings_without_credentials
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import change_config, render_config
+from orchestrator.planning.space_keys import change_resources
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from search_spaces.blocks import ResourcesBlock
 from training.config.run import Scalar
 from training.selection import Protocol, SelectBy
 
@@ -48,7 +50,9 @@ def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
     # The earlier run may have read its data elsewhere or on another machine; data prepared here takes precedence.
     at_home = find_store(str(config["data.name"]))
     config_here = config if at_home is None else {**config, "data.store": at_home}
-    base = require_settings_without_credentials(change_config(config_here, request.overrides, request.epochs))
+    own = replace(like.resources, workers=1) if like else Resources()  # one trial runs in one actor
+    resources, overrides = change_resources(ResourcesBlock(**vars(own)), request.overrides)
+    base = require_settings_without_credentials(change_config(config_here, overrides, request.epochs))
     dataset, select_epoch_by = str(base["data.name"]), SelectBy(str(base["loop.select_epoch_by"]))
     # The last epoch selects no configuration, so a file that asks for it is compared by clean validation.
     select_config_by = SelectBy.CLEAN_VAL if select_epoch_by is SelectBy.LAST else select_epoch_by
@@ -60,7 +64,7 @@ def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
         method=like.method if like else str(base["method.name"]),
         base=base,
         protocol=Protocol(like.protocol.select_config_by if like else select_config_by, select_epoch_by),
-        resources=replace(like.resources, workers=1) if like else Resources(),  # one trial runs in one actor
+        resources=Resources(**dict(resources)),
         storage=request.storage_uri,
         parent=former.source if like else None,
     )

@@ -16,6 +16,7 @@ from orchestrator.planning.capacity import count_slots
 from orchestrator.planning.page import make_notes
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
+from orchestrator.planning.space_keys import change_sections
 from orchestrator.planning.sweep_plan import Kind, Params, Resources, SweepPlan, count_points
 from orchestrator.uris import require_no_credentials, require_text_without_credentials
 from search_spaces.blocks import Sampler
@@ -36,8 +37,8 @@ def make_plan(request: PlanRequest) -> SweepPlan:
         UserError: A flag is wrong, or the method to ablate has no variants.
     """
     request.check_counts()
-    space = request.load_space()
-    settings = merge_settings(space, request.method, request.epochs, request.overrides, request.recipe)
+    space, overrides = change_sections(request.load_space(), request.overrides)
+    settings = merge_settings(space, request.method, request.epochs, overrides, request.recipe)
     # A promotion is planned from a finished sweep, not from a request.
     makers = {"sweep": _plan_sweep, "train": _plan_training, "ablate": _plan_ablation}
     return makers[request.kind](request, space, settings)

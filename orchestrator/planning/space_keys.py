@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from orchestrator.errors import UserError
 from orchestrator.planning.layers import FileOrigin, list_keys, make_layer
 from orchestrator.planning.recipe import PUBLISHED, RECIPE_KEY
+from orchestrator.planning.run_config import Flat
+from search_spaces.blocks import ResourcesBlock
+from search_spaces.reader import parse_scalar
 from search_spaces.schema import SearchSpace
+from search_spaces.section import Changed, change_section
 from training.config.methods import METHOD_CONFIGS
 from training.config.run import Scalar, check_keys
 from training.config.spelling import suggest
 from training.config.strict import shown
 from training.errors import ConfigError
+
+# What a space says besides settings. Its protocol is left out: results under another one cannot be compared.
+_SECTIONS = ("budget", "search", "scheduler", "resources")
 
 # Settings that have their own place in the file.
 _PLACES = {
@@ -20,6 +27,52 @@ _PLACES = {
     "loop.epochs": "budget.epochs",
     "loop.select_epoch_by": "protocol.select_epoch_by",
 }
+
+
+def change_sections(space: SearchSpace, overrides: Mapping[str, Scalar]) -> tuple[SearchSpace, dict[str, Scalar]]:
+    """Apply what ``--set`` changes in the space itself, such as ``resources.gpus_per_worker`` or ``budget.cap_gib``.
+
+    Returns:
+        The changed space, and the overrides that are left: those of settings.
+
+    Raises:
+        UserError: A key does not exist, or a value is wrong.
+    """
+    changes, left = _split(overrides)
+    sections = {name: _change(name, getattr(space, name), values) for name, values in changes.items()}
+    return space.model_copy(update=sections), left
+
+
+def change_resources(resources: ResourcesBlock, overrides: Mapping[str, Scalar]) -> tuple[ResourcesBlock, Flat]:
+    """As :func:`change_sections`, where there is no space: only the resources can be changed.
+
+    Raises:
+        UserError: A key does not exist, or a value is wrong.
+    """
+    changes, left = _split(overrides)
+    for name in changes:
+        if name != "resources":
+            raise UserError(f"--set {name}.{next(iter(changes[name]))} needs a space: there is nothing to search here.")
+    return _change("resources", resources, changes.get("resources", {})), left
+
+
+def _split(overrides: Mapping[str, Scalar]) -> tuple[dict[str, dict[str, Scalar]], Flat]:
+    changes: dict[str, dict[str, Scalar]] = {}
+    left = {}
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if section in _SECTIONS:
+            changes.setdefault(section, {})[name] = parse_scalar(value) if isinstance(value, str) else value
+        else:
+            left[key] = value
+    return changes, left
+
+
+def _change(name: str, section: Changed, values: Mapping[str, Scalar]) -> Changed:
+    try:
+        return change_section(section, values)
+    except ValueError as error:
+        raise UserError(f"--set {name}.{error}") from None
 
 
 def check_space_keys(space: SearchSpace, label: str) -> None:

@@ -22,9 +22,11 @@ from orchestrator.background import in_background, quick_handover
 from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.processes import end_orphans
 from orchestrator.cluster.session import quieten, start_ray, stop_ray
+from orchestrator.cluster.size import require_room
 from orchestrator.cluster.watch import RayWatch, describe_loss
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
+from orchestrator.planning.capacity import require_room_here
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
@@ -210,6 +212,8 @@ class _Driver:
 
     def run(self, num_more: int) -> str:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
+        if self._options.address is None:
+            require_room_here(self._plan)
         num_trials = _num_trials(self._plan, self._journal.state) + num_more
         # Leaving the stack ends what was started in the opposite order, however the run ended.
         with self._progress:
@@ -276,6 +280,7 @@ class _Driver:
         )
         # Cluster nodes share no disk with us unless the plan names one.
         if address is not None:
+            require_room(self._plan.resources)
             require_shared(self._plan)
 
     def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:

@@ -101,6 +101,8 @@ class _Trial(tune.Trainable):
         This is done in the first step, because nothing watches for a hang while Tune sets up a trial.
         """
         _free_device()
+        if self.plan.resources.gpus_per_worker:
+            _require_gpu()
         run = type(self).make_run(trial_config(self.plan, self._handout.params), self._checkpoint_uri())
         self._resumed = run.resume()
         self._first: dict[str, Any] = {
@@ -191,6 +193,21 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _require_gpu() -> None:
+    """Refuse to train on the CPU what was to run on a GPU: it would take days, and nobody would notice.
+
+    Raises:
+        RuntimeError: Torch sees no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"Ray assigned a GPU to this trial, but torch {torch.__version__} sees none on {socket.gethostname()}. "
+            "Look at the driver and at torch's build with: orchestrator doctor"
+        )
 
 
 def _device_is_lost() -> bool:

@@ -201,7 +201,7 @@ class _Trials:
             return False
         raise OrchestratorError(
             "The checkpoints of one more trial do not fit under the sweep's cap, and no running trial is left that "
-            "could free space. Use a space with a larger budget.cap_gib."
+            "could free space. Start a sweep with a larger one: --set budget.cap_gib=..."
         )
 
     def _blame_memory(self, lost: TrialReport) -> TrialReport:

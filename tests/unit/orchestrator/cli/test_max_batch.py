@@ -57,7 +57,7 @@ def test_says_what_part_of_a_gpu_a_trial_needs(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     code, out, err = run(capsys, "max-batch", "digits")
     assert code == 0, err
-    assert "3 fit at a time. Use gpus_per_worker: 0.33 under resources" in out
+    assert "3 fit at a time. Use --set resources.gpus_per_worker=0.33." in out
 
 
 @pytest.mark.parametrize(("own_gib", "num"), [(None, 0), (0.3, 3), (0.316, 3), (0.32, 2), (0.6, 1), (0.99, 0)])

@@ -46,6 +46,21 @@ def test_sweep_on_a_cluster_runs_as_many_trials_at_a_time_as_the_cluster_carries
     assert "20 trials at a time share resources for 17" in " ".join(driver[1]["plan"].notes)
 
 
+def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr("orchestrator.planning.capacity._count_gpus", lambda: 0)
+    monkeypatch.setattr("orchestrator.planning.capacity._count_gpus_of_torch", lambda: 0)
+    wanted = ("--set", "resources.gpus_per_worker=1")
+    for verb in ("sweep", "train", "ablate", "plan"):
+        code, out, err = run(capsys, verb, "digits", *wanted)
+        assert code == 2, verb
+        assert "no GPUs. To run it here, start it with --set resources.gpus_per_worker=0." in err
+        assert ("1 worker x 1 CPU + 1 GPU" in out) == (verb == "plan")
+    assert driver == []
+    assert list(home.iterdir()) == []
+
+
 def test_sweep_ends_with_the_leaderboard_and_three_commands(
     capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

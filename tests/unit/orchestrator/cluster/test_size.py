@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.cluster import size
+from orchestrator.planning.sweep_plan import Resources
 
 
 def test_a_cluster_file_says_how_far_the_cluster_may_grow() -> None:
@@ -39,3 +40,17 @@ def test_the_autoscaler_of_this_cluster_is_found_by_its_address(tmp_path: Path) 
             assert size._most_of_autoscaler("10.9.8.8:6379") == {}
         finally:
             monitor.kill()
+
+
+def test_a_trial_that_fits_on_no_node_is_refused_unless_the_cluster_may_grow() -> None:
+    cpu, gpu = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}
+    find = size.find_obstacle_to_room
+    assert find(Resources(1, 4, 1), [cpu, gpu], {}) is None
+    assert find(Resources(2, 4, 1), [gpu], {}) is None
+    for resources in (Resources(1, 4, 4), Resources(3, 4, 1), Resources(1, 16), Resources(5, 4)):
+        said = find(resources, [cpu, gpu], {})
+        assert said is not None
+        assert said.startswith(f"A trial needs {resources.describe()}, but the cluster has 2 nodes with at most 8 CPU")
+    assert find(Resources(1, 4, 4), [cpu], {"CPU": 64, "GPU": 8}) is None
+    assert find(Resources(1, 4, 4), [cpu], {"CPU": 64, "GPU": 2}) is not None
+    assert find(Resources(1, 4, 1), [cpu], {}) is not None

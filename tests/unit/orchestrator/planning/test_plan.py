@@ -253,6 +253,24 @@ class TestConcurrency:
         made = edited("{workers: 1, cpus_per_worker: 1", "{workers: 2, cpus_per_worker: 2", num_cpus=9)
         assert (made.concurrency, made.resources) == (2, Resources(2, 2, 0))
 
+    def test_set_changes_what_the_space_says_besides_settings(self) -> None:
+        made = plan(
+            overrides={"resources.gpus_per_worker": "0.5", "budget.cap_gib": 3, "scheduler.name": "none"},
+            num_cpus=8,
+            num_gpus=1,
+        )
+        assert (made.resources, made.concurrency, made.cap_gib) == (Resources(1, 1, 0.5), 2, 3)
+        assert made.scheduler == "none"
+        assert not [key for key in made.base if key.startswith(("resources.", "budget."))]
+        for key, value, message in (
+            ("resources.gpus", "1", "--set resources.gpus is not a valid key. Valid: workers, cpus_per_worker"),
+            ("resources.workers", "two", '--set resources.workers must be an integer, but got "two"'),
+            ("resources.gpus_per_worker", "1.5", "--set resources.gpus_per_worker must be a part of one GPU"),
+            ("budget.cap_gib", "-1", "--set budget.cap_gib must be greater than 0"),
+        ):
+            with pytest.raises(UserError, match=message):
+                plan(overrides={key: value})
+
     def test_more_than_fit_is_done_and_said(self) -> None:
         made = plan(concurrency=5)
         assert made.concurrency == 5
