@@ -255,6 +255,7 @@ def _count_machine(address: str | None) -> dict[str, int]:
 def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
     from orchestrator.planning.capacity import require_room_here
     from orchestrator.planning.data_fit import check_data
+    from orchestrator.planning.model_fit import check_model
     from orchestrator.planning.page import render_plan
 
     if json:
@@ -263,6 +264,7 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
         for line in render_plan(planned):
             print_line(line)
     # Last, because a plan is useful before the data is prepared, and on a machine without the GPUs.
+    check_model(planned)
     check_data(planned, address)
     if address is None:
         require_room_here(planned)
@@ -271,10 +273,12 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
 def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
     from orchestrator.planning.capacity import require_room_here
     from orchestrator.planning.data_fit import check_data
+    from orchestrator.planning.model_fit import check_model
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
     # Checked before Ray starts, so that a missing dataset or GPU is reported at once.
+    check_model(planned)
     check_data(planned, address)
     if address is None:
         require_room_here(planned)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training.config.run import ModelConfig
 from training.config.spelling import nearest_word
 from training.errors import ConfigError, WeightsError
-from training.models.weights import read_weights
+from training.models.weights import check_weights_name, read_weights
 
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "avgpool.")
 # The torchvision families whose forward pass runs their children in order: ResNet, RegNet, ShuffleNet, MNASNet. Others
@@ -90,6 +90,17 @@ def build_trunk(config: ModelConfig, pretext_file: Path | None = None) -> Trunk:
     return Trunk(
         module, _count_features(module, config.backbone), "none" if state is None else hash_weights(module.state_dict())
     )
+
+
+def check_trunk(config: ModelConfig) -> None:
+    """Check that the trunk exists, is a CNN, and has initial weights of the given name; nothing is downloaded.
+
+    Raises:
+        ConfigError: It does not, or is not, or has not.
+    """
+    library, _, name = config.backbone.partition("/")
+    _count_features(_BUILDERS[library](name), config.backbone)
+    check_weights_name(config)
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:

@@ -65,6 +65,18 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     return _fetch(config, find_source(name, config.weights))
 
 
+def check_weights_name(config: ModelConfig) -> None:
+    """Check that ``model.weights`` exists for ``model.backbone``, by name or as a file, without loading anything.
+
+    Raises:
+        ConfigError: The backbone has no weights of this name.
+    """
+    library, _, name = config.backbone.partition("/")
+    find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
+    if config.weights != "none" and Path(config.weights).suffix not in FILES and find_source is not None:
+        find_source(name, config.weights)
+
+
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     try:
         # weights_only, so that a pickle of anything else is refused and cannot run code.
