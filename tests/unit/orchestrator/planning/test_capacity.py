@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,10 +82,10 @@ def test_cuda_visible_devices_hides_gpus_and_makes_none(monkeypatch: pytest.Monk
     monkeypatch.undo()
     for name in ("0", "0,1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
-        monkeypatch.setattr(capacity.Path, "glob", lambda self, pattern: iter(()))
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
         assert capacity._count_gpus() == 0
-    files = [capacity.Path(f"/dev/nvidia{suffix}") for suffix in ("0", "1", "ctl", "-uvm")]
-    monkeypatch.setattr(capacity.Path, "glob", lambda self, pattern: iter(files))
+    files = [Path(f"/dev/nvidia{suffix}") for suffix in ("0", "1", "ctl", "-uvm")]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(files))
     for visible, num in (("0,1", 2), ("1", 1), ("", 0), ("-1", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert capacity._count_gpus() == num
