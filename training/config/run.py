@@ -177,7 +177,7 @@ class LoopConfig(StrictModel):
         select_epoch_by: What chooses the epoch whose weights count.
         patience_epochs: Number of consecutive epochs that may pass without a gain in the metric of
             ``select_epoch_by``; one more ends the run. 0 ends it at the first (EM and EM + APL); 8 for PLC + LAC. With
-            averaged weights, a gain of the trained ones alone counts too, and the run goes on while the averaged ones
+            averaged weights, a gain of the trained ones alone counts too, and the run continues while the averaged ones
             are at their best. None never ends it.
         max_drop_percent: The run ends when that metric falls this many percentage points below its best so far: 3 for
             large loss, 2 for GR loss. None never ends it.

@@ -17,7 +17,7 @@ Where the releases differ from each other or from this code:
     paper's code has ties in S for the loss, but compares strictly for the corrections, which leaves the k-th largest
     label uncorrected in every batch.
   * The LL paper's code compares the scheme's name by identity, which never holds for LL-Cp: its LL-Cp takes the k of
-    LL-Ct and corrects no label for good. Ours is that of the paper and of BoostLU's code.
+    LL-Ct and corrects no label permanently. Ours is that of the paper and of BoostLU's code.
   * k is rounded before it is rounded up. The releases compute it from ``1 - clean_rate`` in floating point, which made
     it one larger or smaller in 10 of 1,800 settings that were compared.
   * The largest losses are those of the global batch; the releases run in one process.

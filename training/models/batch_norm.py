@@ -89,7 +89,7 @@ def convert_to_global(model: nn.Module, device: torch.device) -> nn.Module:
             model.set_submodule(name, replacements.setdefault(module, GlobalBatchNorm2d.replacing(module)))
         elif isinstance(module, AnyBatchNorm) and not isinstance(module, GlobalBatchNorm2d):
             raise ConfigError(
-                f"model.backbone has {type(module).__name__}, which cannot count the batch of several CPU workers. "
+                f"model.backbone has {type(module).__name__}, whose statistics cannot cover several CPU workers. "
                 "Use one worker, GPUs, or a backbone with torch's BatchNorm2d",
                 "model.backbone",
             )
