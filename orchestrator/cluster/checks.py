@@ -333,7 +333,7 @@ def _check_server(uri: str) -> Finding:
             else "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of that server"
         )
         return Finding("MLflow store", Health.WARN, detail, fix)
-    problem = "answers, but not as MLflow does" if answer.is_up else "does not answer"
+    problem = "answers, but not like an MLflow server" if answer.is_up else "does not answer"
     fix = (
         "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the authority that signed the server's"
         if "certificate" in answer.reason.lower()

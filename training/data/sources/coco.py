@@ -69,7 +69,7 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
             phases[phase] = Phase((), (), np.zeros((0, len(categories)), bool))
             continue
         if list(instances.categories.items()) != list(categories.items()):
-            files.fault(instances.path, "has other categories than the training JSON, or in another order")
+            files.fault(instances.path, "has different categories from the training JSON, or another order of them")
         phases[phase], num_unlabelled[phase] = _phase(files, instances, list(categories), _PHASES[phase], images)
     if images:
         phases = files.check_images(phases)

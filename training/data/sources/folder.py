@@ -203,7 +203,7 @@ def _find_empty(files: LabelFiles, tables: dict[str, Table], true: _Labels, obse
         files.fault(tables["observed"].path, "has no image with a 1", fatal=True)
     elif empty:
         files.notes.append(
-            f"{counted(len(empty), 'image')} of {tables['observed'].path.name} without an observed label left out: "
+            f"left out {counted(len(empty), 'image')} of {tables['observed'].path.name} without an observed label: "
             f"{some(sorted(empty))}"
         )
     return empty
@@ -244,7 +244,7 @@ def _listed_splits(files: LabelFiles, lists: dict[str, Path], images: set[str]) 
             elif split_of.setdefault(image, split) != split:
                 files.fault(path, f"{image} is also in {split_of[image]}.txt", line, image)
     if left := sorted(images - split_of.keys()):
-        files.notes.append(f"{counted(len(left), 'image')} of the tables in no split left out: {some(left)}")
+        files.notes.append(f"left out {counted(len(left), 'image')} of the tables without a split: {some(left)}")
     return split_of
 
 
@@ -315,7 +315,7 @@ def _note_unlabelled(files: LabelFiles, classes: Sequence[str], phases: dict[str
     """Note images that have no class, which are kept, and classes that no image of train has."""
     for split, phase in phases.items():
         if phase.true is not None and (num := int((~phase.true.any(1)).sum())):
-            files.notes.append(f"{counted(num, 'image')} of {split} with no class at all, kept as such")
+            files.notes.append(f"kept {counted(num, 'image')} of {split} without any class")
     train = phases["train"]
     labels = train.true if train.observed is None else train.observed
     if labels is not None and len(train) and (unused := np.flatnonzero(~labels.any(0)).tolist()):
@@ -328,6 +328,6 @@ def _note_unlisted(files: LabelFiles, listed: set[str]) -> None:
     inside = [path.relative_to(files.root) for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     pictures = {clean(path.as_posix()) for path in inside if not any(map(is_mac_twin, path.parts))}
     if twins := len(inside) - len(pictures):
-        files.notes.append(f"{counted(twins, 'file')} that only a Mac put there ignored (._*, __MACOSX)")
+        files.notes.append(f"ignored {counted(twins, 'file')} that only a Mac adds (._*, __MACOSX)")
     if left := sorted(pictures - listed):
-        files.notes.append(f"{counted(len(left), 'image')} without a row in a table or a split left out: {some(left)}")
+        files.notes.append(f"left out {counted(len(left), 'image')} without a row in a table or without a split: {some(left)}")

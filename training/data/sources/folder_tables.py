@@ -253,9 +253,9 @@ def _choose_rows(files: LabelFiles, path: Path, raw: _Raw, images: list[str]) ->
     for row, why in faults:
         files.fault(path, why if raw.lines else f"{why} (row {row})", raw.line(row), fatal=True)
     if num_twins:
-        files.notes.append(f"{counted(num_twins, 'row')} of {path.name} with a Mac's own ._ files ignored")
+        files.notes.append(f"ignored {counted(num_twins, 'row')} of {path.name} for files that only a Mac adds (._*)")
     if num_same:
-        files.notes.append(f"{counted(num_same, 'row')} of {path.name} ignored, each a copy of an earlier one")
+        files.notes.append(f"ignored {counted(num_same, 'row')} of {path.name} that only repeat an earlier one")
     return None if faults else list(first.values())
 
 

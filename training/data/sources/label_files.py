@@ -161,7 +161,7 @@ class LabelFiles:
         train, test = (set(phases[phase].ids) if phase in phases else set() for phase in ("train", "test"))
         notes = list(self.notes)
         if both := sorted(train & test):
-            notes.append(f"{counted(len(both), 'image')} both in the training and in the test set: {some(both)}")
+            notes.append(f"{counted(len(both), 'image')} are in both the training and the test set: {some(both)}")
         return Annotations(
             name,
             layout,

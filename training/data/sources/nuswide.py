@@ -47,7 +47,7 @@ def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
         num = 0 if content.true is None else int((~content.true.any(1)).sum())
         if num:
             share = f"{num:,} of {counted(len(content), 'image')}"
-            files.notes.append(f"{share} of {phase} with no label at all, kept as in the literature")
+            files.notes.append(f"kept {share} of {phase} without any label, as in the literature")
     if images:
         phases = files.check_images(_find_flat(files, phases))
     return files.annotations("nuswide", layout, classes, phases)

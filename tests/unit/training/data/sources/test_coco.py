@@ -111,7 +111,7 @@ def test_names_and_boxes_are_not_checked_against_a_list(source: Path) -> None:
     edit(source, rename)
     coco = read_coco(source)
     assert coco.classes[0] == "person of my own"
-    assert "has other categories than the training JSON" in faults(coco)[0]
+    assert "has different categories from the training JSON" in faults(coco)[0]
 
 
 def test_images_may_lie_in_a_folder_images(source: Path) -> None:

@@ -132,7 +132,7 @@ def test_in_observed_an_empty_cell_is_unknown_and_in_labels_a_fault(tmp_path: Pa
     assert observed.phases["train"].true is None
     assert observed.phases["train"].observed is not None
     assert observed.phases["train"].observed.tolist() == [[True, False]]
-    assert observed.notes[0] == "1 image of observed.csv without an observed label left out: b.jpg"
+    assert observed.notes[0] == "left out 1 image of observed.csv without an observed label: b.jpg"
     said = faults(read_folder(write(tmp_path / "labels", labels_csv=text)))
     assert said[0].startswith("labels.csv:2: cells of a class must be 1 or 0, but some of 'cat', 'dog' are empty")
     assert len(said) == 2
@@ -215,7 +215,7 @@ def test_lists_of_splits_and_rows_must_fit(tmp_path: Path) -> None:
     source = write(tmp_path / "own", labels_csv="image,cat\na,1\nb,0\nc,1\n", train_txt="a\nlost\n", test_txt="a\nb\n")
     annotations = read_folder(source)
     assert faults(annotations) == ["train.txt:2: lost has no row in a table", "test.txt:1: a is also in train.txt"]
-    assert "1 image of the tables in no split left out: c" in annotations.notes[0]
+    assert "left out 1 image of the tables without a split: c" in annotations.notes[0]
     (source / "labels.csv").write_text("image,cat,split\na,1,train\nb,0,test\nc,1,val\n")
     assert "gives the splits too; keep one" in faults(read_folder(source))[0]
 
@@ -225,7 +225,7 @@ def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Pat
     (source / "images" / "train" / "003.jpg").rename(source / "images" / "train" / "other.jpg")
     annotations = read_folder(source, images=True)
     assert [fault.id for fault in annotations.faults] == ["train/003.jpg"]
-    assert annotations.notes == ("1 image without a row in a table or a split left out: images/train/other.jpg",)
+    assert annotations.notes == ("left out 1 image without a row in a table or without a split: images/train/other.jpg",)
 
 
 def test_a_file_that_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
@@ -340,12 +340,12 @@ def test_an_image_of_which_nothing_is_known_is_left_out_and_one_without_a_class_
     observed = read_folder(write(tmp_path / "observed", observed_csv=text))
     assert observed.phases["train"].ids == ("a",)
     assert observed.notes == (
-        "1 image of observed.csv without an observed label left out: b",
+        "left out 1 image of observed.csv without an observed label: b",
         "2 classes without a positive in train: dog, mug",
     )
     true = read_folder(write(tmp_path / "true", labels_csv=text))
     assert true.phases["train"].ids == ("a", "b")
-    assert true.notes[0] == "1 image of train with no class at all, kept as such"
+    assert true.notes[0] == "kept 1 image of train without any class"
     none = read_folder(write(tmp_path / "none", observed_csv="image,cat\na,0\nb,\n"))
     assert faults(none) == ["observed.csv: has no image with a 1"]
 
@@ -363,8 +363,8 @@ def test_images_are_found_under_the_name_that_the_disk_gives_them_and_near_names
         "4.jpg": "",
     }
     assert found.notes[:2] == (
-        "1 row of observed.csv with a Mac's own ._ files ignored",
-        "2 files that only a Mac put there ignored (._*, __MACOSX)",
+        "ignored 1 row of observed.csv for files that only a Mac adds (._*)",
+        "ignored 2 files that only a Mac adds (._*, __MACOSX)",
     )
     (folder / "images").rename(folder / "Images")
     assert faults(read_folder(folder, images=True))[-1].endswith("4 listed images with it; did you mean 'Images'?")

@@ -170,7 +170,7 @@ def test_images_in_one_folder_are_found_by_their_names(tmp_path: Path) -> None:
 
 def test_rows_without_a_label_are_counted_in_a_note(tmp_path: Path) -> None:
     notes = read_nuswide(make_nuswide(tmp_path)).notes
-    assert "4 of 20 images of train with no label at all, kept as in the literature" in notes
+    assert "kept 4 of 20 images of train without any label, as in the literature" in notes
 
 
 def test_many_missing_folders_are_one_line(tmp_path: Path) -> None:
