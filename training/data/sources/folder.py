@@ -330,4 +330,4 @@ def _note_unlisted(files: LabelFiles, listed: set[str]) -> None:
     if twins := len(inside) - len(pictures):
         files.notes.append(f"ignored {counted(twins, 'file')} that only a Mac adds (._*, __MACOSX)")
     if left := sorted(pictures - listed):
-        files.notes.append(f"left out {counted(len(left), 'image')} without a row in a table or without a split: {some(left)}")
+        files.notes.append(f"left out {counted(len(left), 'image')} with no row or no split: {some(left)}")

@@ -299,7 +299,7 @@ def _read_lists(
 def _mistaken(name: str, names: set[str], separator: str) -> str | None:
     """Return why a name is more likely several names, or None."""
     if name[0] in "[{":
-        return "write lists as cat;dog, without brackets and quotes"
+        return "write lists as cat;dog, without brackets or quotes"
     for mark in _SEPARATORS:
         if mark != separator and mark in name and names & {clean(part) for part in name.split(mark)}:
             return f"names are separated by {separator!r} elsewhere. Use one separator"

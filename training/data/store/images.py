@@ -171,8 +171,7 @@ def _decode(original: bytes) -> tuple[Image.Image, int]:
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise BadImageError(
-            f"has more than {limit} million pixels, the most that are read. Make it smaller: "
-            f"mogrify -resize 4096x4096 FILE"
+            f"has more than {limit} million pixels, the maximum. Make it smaller: mogrify -resize 4096x4096 FILE"
         ) from None
     except _BROKEN as error:
         raise BadImageError(f"cannot be decoded: {error}") from None

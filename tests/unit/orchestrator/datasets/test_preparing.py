@@ -48,7 +48,7 @@ def test_notes_that_may_follow_from_a_fault_do_not_come_before_it(request_: Prep
         prepare_dataset(request, notes.append)
     assert [note for note in notes if note.startswith("note")] == []
     done = prepare_dataset(replace(request, skip_bad=True), notes.append)
-    assert any(note.startswith("note: left out 2 images without a row in a table or without a split: ") for note in notes)
+    assert any(note.startswith("note: left out 2 images with no row or no split: ") for note in notes)
     assert "3 images, 2 classes (cat, dog)" in notes[0]
     (left_out, fault) = describe_store(done.name, done.uri, done.manifest)[2:]
     assert (left_out, "lost.jpg" in fault) == ("  left out (1):", True)  # one's own data are in no paper

@@ -225,7 +225,7 @@ def test_missing_images_are_faults_and_images_without_a_row_a_note(tmp_path: Pat
     (source / "images" / "train" / "003.jpg").rename(source / "images" / "train" / "other.jpg")
     annotations = read_folder(source, images=True)
     assert [fault.id for fault in annotations.faults] == ["train/003.jpg"]
-    assert annotations.notes == ("left out 1 image without a row in a table or without a split: images/train/other.jpg",)
+    assert annotations.notes == ("left out 1 image with no row or no split: images/train/other.jpg",)
 
 
 def test_a_file_that_is_no_parquet_is_a_fault(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_what_a_table_means_but_does_not_say_is_asked_for(tmp_path: Path) -> Non
         ",image,cat\n0,a,1\n": "column 1 has no name. Name it, or delete it if it only counts the rows",
         "image,labels\na,cat,dog\n": "has 3 cells, but the header has 2. Put cells that contain ',' in double quotes",
         "image,labels\na,cat;dog\nb,cat|dog\n": "'cat|dog' is no name of a class: names are separated by ';' elsewhere",
-        "image,labels\na,\"['cat']\"\n": "write lists as cat;dog, without brackets and quotes",
+        "image,labels\na,\"['cat']\"\n": "write lists as cat;dog, without brackets or quotes",
         "image,cat\n/home/ann/birds/a.jpg,1\n": "'/home/ann/birds/a.jpg' is not a path inside images/. Write 'a.jpg'",
         "image,cat\nC:\\birds\\x.jpg,1\n": "'C:/birds/x.jpg' is not a path inside images/. Write 'birds/1.jpg' for",
         "image,cat\n": "labels.csv: has a header, but no rows",
