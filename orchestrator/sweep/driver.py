@@ -23,7 +23,6 @@ from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.processes import end_orphans
 from orchestrator.cluster.session import quieten, start_ray, stop_ray
 from orchestrator.cluster.size import require_room
-from orchestrator.cluster.watch import RayWatch, describe_loss
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.capacity import require_room_here
@@ -31,6 +30,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
+from orchestrator.sweep.guard import Guard
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep.origin import collect_provenance
@@ -55,8 +55,6 @@ FINISHED, INTERRUPTED, FAILED = "FINISHED", "INTERRUPTED", "FAILED"
 _SCRATCH_DIR = ".ray"
 # How soon Ctrl-C is noticed while something starts.
 _LOOK_S = 0.2
-_SHORTAGE_S = 30.0
-"""A cluster's autoscaler may replace a node within this time; trials of a smaller one wait without a word."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ class _Driver:
         self.tracker: TrackerLike = NoTracker()
         self._cleaner = CheckpointCleaner(plan, journal.state)
         self._resume = f"orchestrator resume {plan.id}{options.repeated_flags()}"
-        self._watch = RayWatch(options.address, signals.send, resume=self._resume)
+        self._guard = Guard(plan, self._folder, options, signals)
 
     def run(self, num_more: int) -> str:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
@@ -222,8 +220,8 @@ class _Driver:
                     self._start(stack, num_trials)
                     self._run_trials()
             except KeyboardInterrupt:
-                if self._watch.problem is not None:
-                    raise OrchestratorError(describe_loss(self._watch.problem, self._resume)) from None
+                if (loss := self._guard.describe_loss()) is not None:
+                    raise OrchestratorError(loss) from None
                 if num_more and self._journal.state.num_trials != num_trials:
                     self._keep_extension(num_trials)
                 return INTERRUPTED
@@ -248,9 +246,8 @@ class _Driver:
         stack.callback(stop_ray)
         self._start_ray()
         self._signals.arm()  # again, because Ray installs a SIGTERM handler of its own when it starts
-        stack.callback(self._watch.stop)
-        self._watch.start()
-        self._progress.warn_of(self._describe_shortage, back="There are enough nodes again", patience_s=_SHORTAGE_S)
+        stack.callback(self._guard.stop)
+        self._guard.start(self._progress)
         current = collect_provenance(self._plan, self._wait(inputs))
         if not self._options.allow_changed:
             self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
@@ -321,6 +318,7 @@ class _Driver:
             with self._signals.interrupting():
                 self._run_over_tune(director)
         finally:
+            self._guard.note_end()
             self._progress.enter_phase("ending")
             # Ray Tune's own files. Nothing is ever read from them: the journal is the only source of truth.
             shutil.rmtree(self._folder / _SCRATCH_DIR, ignore_errors=True)
@@ -343,6 +341,7 @@ class _Driver:
             scratch=self._folder / _SCRATCH_DIR,
             has_room=self._cleaner.has_room,
             interrupted=lambda: self._signals.received,
+            on_step=self._guard.note_step,
         )
 
     def _keep_artifacts(self, trial: int, files: dict[str, bytes]) -> None:

@@ -58,6 +58,7 @@ def run_trials(
     scratch: Path,
     has_room: Callable[[], bool] = lambda: True,
     interrupted: Callable[[], bool] = lambda: False,
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every trial that the director hands out; return when it has none left.
 
@@ -69,6 +70,7 @@ def run_trials(
         scratch: Folder for Tune's files; none of them is needed later.
         has_room: Whether the disk has room for one more trial; otherwise no trial starts.
         interrupted: Whether the user asked to stop; called at every step.
+        on_step: Called at every step, several times a second.
 
     Raises:
         Interrupted: ``interrupted`` returned True.
@@ -85,7 +87,7 @@ def run_trials(
             search_alg=_HandoutSearcher(trials),
             scheduler=_FirstComeScheduler(),  # type: ignore[no-untyped-call]
             stop=_ReportStopper(trials, interrupted),
-            callbacks=[_StepCallback(trials)],
+            callbacks=[_StepCallback(trials, on_step)],
             max_concurrent_trials=plan.concurrency,
             reuse_actors=True,
             storage_path=str(scratch),
@@ -253,10 +255,11 @@ class _ReportStopper(Stopper):
 class _StepCallback(Callback):
     """Reports starts, ends and deaths to the director, and the passing of time."""
 
-    def __init__(self, trials: _Trials) -> None:
-        self._trials = trials
+    def __init__(self, trials: _Trials, on_step: Callable[[], None]) -> None:
+        self._trials, self._on_step = trials, on_step
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._on_step()
         self._trials.step()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -103,7 +103,7 @@ def test_a_death_is_read_from_the_exception_that_tune_kept(
     trials.hand_out("a")
     text = f"The actor died unexpectedly before finishing this task.\n\tip: {ADDRESS}\nexit detail: it was killed."
     trial = tune_trial("a", tmp_path, RayActorError(error_msg=text))
-    callback = _StepCallback(trials)
+    callback = _StepCallback(trials, lambda: None)
     callback.on_trial_start(0, [], trial)
     callback.on_trial_error(0, [], trial)
     lost = next(event for event in follow(director._journal.path)[0] if isinstance(event, TrialLost))
@@ -126,7 +126,7 @@ def test_an_error_of_a_report_stops_the_trial_and_is_raised_as_it_is_at_the_next
 
     monkeypatch.setattr(director, "report", refuse)
     monkeypatch.setattr(director, "lose", refuse)
-    callback = _StepCallback(trials)
+    callback = _StepCallback(trials, lambda: None)
     callback.on_step_begin(0, [])
     assert _ReportStopper(trials, lambda: False)("a", {REPORT: TrialReport(1, {VAL_MAP: 1.0})})
     callback.on_trial_error(0, [], tune_trial("a", tmp_path))
@@ -143,7 +143,7 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
     monkeypatch.setattr(ray, "kill", killed.append)
     monkeypatch.setattr(director, "is_overdue", lambda trial: True)
     trials = make_trials()
-    callback, trial = _StepCallback(trials), tune_trial("a", tmp_path)
+    callback, trial = _StepCallback(trials, lambda: None), tune_trial("a", tmp_path)
     trials.hand_out("a")
     callback.on_step_begin(0, [])
     assert killed == [], "it waits for a node"
@@ -186,7 +186,7 @@ def test_a_driver_that_slept_says_so_before_anybody_is_overdue(
 ) -> None:
     absences: list[float] = []
     monkeypatch.setattr(director, "note_absence", absences.append)
-    callback = _StepCallback(make_trials())
+    callback = _StepCallback(make_trials(), lambda: None)
     callback.on_step_begin(0, [])
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 500)

@@ -1,0 +1,76 @@
+"""Says what a driver is waiting for when nothing happens: Ray, nodes, or a disk that does not answer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from orchestrator.cluster.watch import RayWatch, describe_loss
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.signals import StopSignals
+from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep.progress import Progress
+
+STALL_S = 60.0
+"""Tune takes several steps a second; one that takes this long waits for something that does not answer."""
+_SHORTAGE_S = 30.0
+"""A cluster's autoscaler may replace a node within this time; trials of a smaller one wait without a word."""
+
+
+class Guard:
+    """Watches what a driver depends on while trials run.
+
+    Args:
+        plan: The sweep.
+        folder: Its folder.
+        options: How it runs.
+        signals: Interrupted when Ray is gone.
+    """
+
+    def __init__(self, plan: SweepPlan, folder: Path, options: DriveOptions, signals: StopSignals) -> None:
+        self._resume = f"orchestrator resume {plan.id}{options.repeated_flags()}"
+        self._resources, self._folder = plan.resources, folder
+        self._watch = RayWatch(options.address, signals.send, resume=self._resume)
+        self._stepped: float | None = None
+
+    def start(self, progress: Progress) -> None:
+        """Start watching; call it once Ray runs."""
+        self._watch.start()
+        progress.warn_of(self.describe_shortage, back="There are enough nodes again", patience_s=_SHORTAGE_S)
+        progress.warn_of(self.describe_stall, back="The driver continues", patience_s=0.0)
+
+    def stop(self) -> None:
+        """Stop watching; call it before Ray is stopped."""
+        self._watch.stop()
+
+    def note_step(self) -> None:
+        """Record that the driver takes its steps."""
+        self._stepped = time.monotonic()
+
+    def note_end(self) -> None:
+        """Record that no further step is due."""
+        self._stepped = None
+
+    def describe_loss(self) -> str | None:
+        """Return that Ray is gone and how to continue, or None."""
+        problem = self._watch.problem
+        return None if problem is None else describe_loss(problem, self._resume)
+
+    def describe_shortage(self) -> str | None:
+        """Return which resources are missing, or None."""
+        shortage = self._watch.find_shortage(self._resources)
+        return shortage and (
+            f"No trial can start: {shortage}. The sweep waits for more nodes. "
+            f"Stop it with Ctrl-C, and continue it later: {self._resume}"
+        )
+
+    def describe_stall(self) -> str | None:
+        """Return that the driver takes no steps, or None."""
+        stepped = self._stepped
+        if stepped is None or time.monotonic() - stepped < STALL_S:
+            return None
+        # When Ray is gone, the watch says so. What else a step waits for is the disk: it is synced after every report.
+        return (
+            f"The driver has been waiting for {STALL_S:.0f} s for the disk with {self._folder}, or for Ray. It "
+            f"continues when they answer. You can also stop it, and continue later: {self._resume}"
+        )

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
+from orchestrator.signals import StopSignals
+from orchestrator.sweep import guard as guard_module
+from orchestrator.sweep.guard import STALL_S, Guard
+from orchestrator.sweep.options import DriveOptions
+
+
+def test_a_driver_that_takes_no_steps_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = [0.0]
+    monkeypatch.setattr(guard_module.time, "monotonic", lambda: now[0])
+    plan = make_plan(PlanRequest("digits", num_cpus=1, num_gpus=0))
+    guard = Guard(plan, tmp_path, DriveOptions("auto"), StopSignals())
+    assert guard.describe_stall() is None, "trials have not begun"
+    guard.note_step()
+    now[0] = STALL_S - 1
+    assert guard.describe_stall() is None
+    now[0] = STALL_S + 1
+    said = guard.describe_stall()
+    assert said is not None
+    assert str(tmp_path) in said
+    assert said.endswith(f"continue later: orchestrator resume {plan.id} --address auto")
+    guard.note_step()
+    assert guard.describe_stall() is None
+    now[0] *= 3
+    guard.note_end()
+    assert guard.describe_stall() is None
+    assert guard.describe_shortage() is guard.describe_loss() is None
