@@ -257,13 +257,6 @@ class _Driver:
         stack.callback(self._cleaner.stop)
         self._cleaner.start()
 
-    def _describe_shortage(self) -> str | None:
-        shortage = self._watch.find_shortage(self._plan.resources)
-        return shortage and (
-            f"No trial can start: {shortage}. The sweep waits for more nodes. "
-            f"Stop it with Ctrl-C, and continue it later: {self._resume}"
-        )
-
     def _start_ray(self) -> None:
         address, resources = self._options.address, self._plan.resources
         # Each trial takes a slot per worker; Ray must be started with as many CPUs as all of them need.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,13 @@ import pytest
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.signals import StopSignals
-from orchestrator.sweep import guard as guard_module
 from orchestrator.sweep.guard import STALL_S, Guard
 from orchestrator.sweep.options import DriveOptions
 
 
 def test_a_driver_that_takes_no_steps_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     now = [0.0]
-    monkeypatch.setattr(guard_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     plan = make_plan(PlanRequest("digits", num_cpus=1, num_gpus=0))
     guard = Guard(plan, tmp_path, DriveOptions("auto"), StopSignals())
     assert guard.describe_stall() is None, "trials have not begun"
