@@ -40,11 +40,12 @@ def browse(
     if sweep is not None and (Path(sweep).suffix == Path(SUFFIX).suffix or Path(sweep).is_file()):
         _browse_bundle(Path(sweep), port)
         return
-    from orchestrator.sweep_folder.index import find_sweep, load_plan
+    from orchestrator.sweep_folder.index import find_sweep
     from orchestrator.tracking.connection import tracking_uri
+    from orchestrator.tracking.reading import read_sweep
     from orchestrator.tracking.ui import require_free_port, serve
 
-    plan = load_plan(find_sweep(sweep))
+    plan, _ = read_sweep(find_sweep(sweep))
     uri = tracking_uri()
     is_server = uri.startswith(("http://", "https://"))
     # Checked before catching up, which can take a long time and would be wasted if the port is taken.

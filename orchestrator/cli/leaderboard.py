@@ -44,7 +44,8 @@ def leaderboard(
     The sweep's protocol decides the order; scores are in percent. For a sweep that is not in this home, asks MLflow.
     """
     from orchestrator.errors import UserError
-    from orchestrator.results.summary import make_source, read_sweep
+    from orchestrator.results.summary import make_source
+    from orchestrator.tracking.reading import read_sweep
 
     if json and csv:
         raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")

@@ -27,7 +27,7 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     Exits with 130 if the sweep was interrupted, and with 1 if no trial, or no run of some variant, was completed.
     """
     from orchestrator.results.ablation import find_failed, tabulate_ablation
-    from orchestrator.results.summary import read_sweep
+    from orchestrator.tracking.reading import read_sweep
 
     # Read again: a trial that was running when the driver last looked is interrupted now.
     plan, state = read_sweep(outcome.plan.id)

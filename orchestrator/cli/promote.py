@@ -127,6 +127,7 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "marks": list(decision.marks),
         "model": outcome.model,
         "version": outcome.version,
+        "champion": outcome.champion,
         "config_file": str(outcome.config_file),
         "test": asdict(summarise_test(outcome.test)),
         "runs": [
@@ -168,5 +169,8 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
         print_line(f"  note: {mark}")
     print_line(f"test: {scores}; opened after the decision, which it did not influence")
     if outcome.version:
-        print_line(f"registered: {outcome.version}, the run of the first seed, now {outcome.model}@champion")
+        now = f"now {outcome.model}@champion"
+        if outcome.champion != outcome.version:
+            now = f"champion until {outcome.champion} took its place" if outcome.champion else "no longer champion"
+        print_line(f"registered: {outcome.version}, the run of the first seed, {now}")
     print_line(f"settings of the winner, worth committing: {outcome.config_file}")

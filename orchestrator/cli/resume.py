@@ -22,6 +22,9 @@ from orchestrator.cli.output import print_note, program
 from orchestrator.cli.promote import finish_promotion
 from orchestrator.errors import UserError
 
+MLFLOW = "mlflow"
+"""The word for MLflow in ``--from``."""
+
 
 def resume(
     context: typer.Context,
@@ -43,7 +46,8 @@ def resume(
         typer.Option(
             "--from",
             metavar="URI",
-            help="A backup to continue from, in a home that does not have the sweep.",
+            help="Continue from a backup, in a home that lacks the sweep or has lost its journal. `mlflow` rebuilds a "
+            "lost journal from MLflow.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +63,8 @@ def resume(
 
     started = time.monotonic()
     backup = check_places(None, backup, mirror)
-    if source is None:
+    is_restored = source is not None
+    if source is None or source == MLFLOW:
         found = find_sweep(sweep)
     else:
         from orchestrator.sweep_folder.restore import restore_sweep
@@ -70,9 +75,15 @@ def resume(
         backup = backup or copied
     from orchestrator.sweep.driver import resume as resume_sweep
     from orchestrator.sweep.options import DriveOptions
-    from orchestrator.sweep_folder.index import load_plan
+    from orchestrator.sweep_folder.index import load_plan, repair_plan
 
-    options = DriveOptions(address, allow_changed, steal_lease, backup)
+    if (repaired := repair_plan(found)) is not None:
+        print_note(f"note: {repaired} was missing or damaged; it was written again from the journal.")
+    if source == MLFLOW:
+        from orchestrator.tracking.rebuild import rebuild_journal
+
+        print_note(f"note: rebuilt the journal of {found} from MLflow: {rebuild_journal(found)} epochs.")
+    options = DriveOptions(address, allow_changed, steal_lease, backup, allow_gaps=is_restored)
     if load_plan(found).kind == "promote":
         # The registry and the ledger would be missing from the copy, so a resume from it could promote twice.
         if backup is not None:

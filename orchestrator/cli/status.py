@@ -54,9 +54,10 @@ def status(
 
 def _show_all(json: bool) -> None:
     from orchestrator.results.summary import BrokenSweep, summarise_entry
-    from orchestrator.sweep_folder.index import list_sweeps
+    from orchestrator.sweep_folder.index import list_broken, list_sweeps
 
-    summaries = [summarise_entry(entry) for entry in list_sweeps()]
+    entries = sorted([*list_sweeps(), *list_broken()], key=lambda entry: entry.created, reverse=True)
+    summaries = [summarise_entry(entry) for entry in entries]
     broken = [found for found in summaries if isinstance(found, BrokenSweep)]
     if json:
         print_json([found.to_json() for found in summaries])

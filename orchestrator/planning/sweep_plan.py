@@ -5,6 +5,7 @@ It is written once as ``plan.json`` and never changed; what happens later (an ex
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -18,11 +19,14 @@ from pydantic_core import ErrorDetails
 from search_spaces.blocks import Sampler, SchedulerName
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
-from training.config.strict import explain
+from training.config.strict import explain, shown
 from training.selection import Protocol
 
 Kind = Literal["sweep", "train", "promote", "ablate"]
 Params = dict[str, Scalar]
+MAX_TIME_S = 253_402_300_799
+"""The last second that a calendar has."""
+_MAX_COUNT = 10**9
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,32 @@ class SweepPlan:
         Raises:
             ValueError: It is not a valid plan; the message names every missing, unknown and invalid field.
         """
+        plain = text.encode() if isinstance(text, str) else text
         try:
-            return _adapter().validate_json(text)
+            # An editor may have put a byte order mark in front.
+            plan = _adapter().validate_json(plain.removeprefix(codecs.BOM_UTF8))
         except ValidationError as error:
             raise ValueError("; ".join(map(_describe_fault, error.errors()))) from None
+        plan._check()
+        return plan
+
+    def _check(self) -> None:
+        """Check what every reader of a plan relies on and types do not say."""
+        try:
+            self.to_json()
+        except ValueError:
+            raise ValueError("every number must be finite, but one is infinite or not a number") from None
+        if not 0 <= self.created < MAX_TIME_S:
+            raise ValueError(f"created must be a time in seconds, but got {self.created}")
+        epochs = self.base.get("loop.epochs")
+        if type(epochs) is not int or not 1 <= epochs <= _MAX_COUNT:
+            raise ValueError(f"base.loop.epochs must be a number of epochs, but got {shown(epochs)}")
+        for name, least in (("num_trials", 0), ("concurrency", 1), ("startup_trials", 0), ("grace_epochs", 1)):
+            if not least <= getattr(self, name) <= _MAX_COUNT:
+                raise ValueError(f"{name} must be from {least} to {_MAX_COUNT}, but got {getattr(self, name)}")
+        # Otherwise the rungs of the pruner would have no end.
+        if not 1 < self.reduction_factor <= _MAX_COUNT:
+            raise ValueError(f"reduction_factor must be above 1, but got {self.reduction_factor}")
 
 
 @cache

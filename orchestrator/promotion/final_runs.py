@@ -19,6 +19,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
 from training.config.run import ADDED_SETTINGS, ModelConfig, TrainConfig
 
 _HASHES = ("data_hash", "weights_hash")
@@ -36,7 +37,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     Raises:
         UserError: It cannot be promoted; the message says why and what to do.
     """
-    plan = load_plan(sweep_id)
+    plan, state = read_sweep(sweep_id)
     if plan.kind == "promote":
         raise UserError(
             f"{sweep_id} is itself a promotion. Promote a sweep or a training, or continue this one: orchestrator "
@@ -47,7 +48,6 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
         raise UserError(
             f"{sweep_id} is an ablation, and the best of its variants is not a winner. Promote a sweep or a training."
         )
-    state = replay(sweep_dir(sweep_id) / JOURNAL_FILE)
     # The journal knows of extensions; the plan has the number of trials at the start.
     num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
     if ended < num_trials:

@@ -38,11 +38,12 @@ class PromotionOutcome:
         decision: The verdict, its reason and its marks.
         test: Trial -> test metrics in percent; they did not influence the decision.
         model: The registered model's name.
-        version: ``NAME/VERSION`` of the new champion, if it was promoted.
+        version: ``NAME/VERSION`` under which it is registered, if it was promoted.
         config_file: The winner's settings, for you to commit.
         reused: Whether every step had already been taken.
         keep_weights: Whether the weights of every final run are kept.
         tracking_problem: Why MLflow is incomplete, if it is.
+        champion: ``NAME/VERSION`` of the present champion, if this promotion is registered.
     """
 
     plan: SweepPlan
@@ -57,6 +58,7 @@ class PromotionOutcome:
     reused: bool = False
     keep_weights: bool = False
     tracking_problem: str | None = None
+    champion: str | None = None
 
 
 def promote(
@@ -147,7 +149,7 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
     # The order is the protocol: the test split is opened after the decision, so it cannot influence it.
     decision = steps.decide()
     test = steps.open_test()
-    version = steps.register(decision, test) if decision.verdict is Verdict.PROMOTE else None
+    version = steps.register() if decision.verdict is Verdict.PROMOTE else None
     config_file = write_config(outcome.plan, decision)
     # Not if every step had already been taken: a promotion that is only read must not touch the disk.
     if steps.taken and not outcome.keep_weights:
@@ -158,6 +160,7 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
         test=test,
         model=steps.name,
         version=version,
+        champion=None if version is None else steps.find_champion_now(),
         config_file=config_file,
         reused=not steps.taken,
     )

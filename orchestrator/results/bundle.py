@@ -14,6 +14,7 @@ more than 2 GiB of content are refused.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -32,10 +33,12 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import ERRORS_DIR, PLAN_FILE, SPOOL_DIR, sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.redaction import describe_error, redact
-from orchestrator.sweep_folder.index import create_sweep, load_plan, read_plan
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.chain import reseal
+from orchestrator.sweep_folder.index import create_sweep
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
 from training.files import open_whole
 
 SUFFIX = ".bundle.zip"
@@ -66,21 +69,19 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
     Raises:
         UserError: The file cannot be written.
     """
-    plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
-    state = replay(path)
+    (plan, state), path = read_sweep(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
     # A half-written bundle must never have the requested name: open_whole renames it at the end.
     try:
         with open_whole(out) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_ABOUT_FILE, _describe(plan, state))
-            archive.writestr(PLAN_FILE, _redact_json(read_plan(sweep_id), indent=2))
-            journal = path.read_bytes()[: follow(path)[1]].decode()  # without a last line cut short by a kill
-            archive.writestr(JOURNAL_FILE, "".join(f"{_redact_json(line)}\n" for line in journal.splitlines()))
+            archive.writestr(PLAN_FILE, _redact_json(plan.to_json(), indent=2))
+            archive.writestr(JOURNAL_FILE, _redact_journal(path))
             archive.writestr(_SPACE_FILE, redact(plan.space_text))
             for name, text in zip(
                 _TABLES, (_runs(plan, state), _metrics(state), _configurations(plan, state)), strict=True
             ):
                 archive.writestr(name, text)
-            for error in sorted((sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt")):
+            for error in sorted(path for path in (sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt") if path.is_file()):
                 archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
             num_artifacts = _add_artifacts(archive, plan, say)
     except OSError as error:
@@ -283,6 +284,12 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(listed)
     return text.getvalue()
+
+
+def _redact_journal(path: Path) -> str:
+    # Without a last line cut short by a kill, and with checksums that fit the redacted lines.
+    lines = path.read_bytes()[: follow(path)[1]].removeprefix(codecs.BOM_UTF8).splitlines()
+    return "".join(f"{line.decode()}\n" for line in reseal(_redact_json(line.decode()).encode() for line in lines))
 
 
 def _redact_json(text: str, indent: int | None = None) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.errors import UserError
-from orchestrator.home import home, sweep_dir
+from orchestrator.home import home
 from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.sweep_folder.index import find_sweep, load_plan
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.index import find_sweep
+from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
 from search_spaces.reader import YAML_SUFFIXES
 from training.config.run import Scalar
 
@@ -33,8 +34,8 @@ def plan_rerun(request: PlanRequest) -> SweepPlan:
     if source.endswith(YAML_SUFFIXES) or file.is_file():
         return make_rerun_plan(request, FormerRun(read_config(file), source))
     sweep_id, trial = find_trial(source)
-    plan = load_plan(sweep_id)
-    config = trial_config(plan, _trial_params(sweep_id, trial)).flatten()
+    plan, state = read_sweep(sweep_id)
+    config = trial_config(plan, _trial_params(sweep_id, trial, state)).flatten()
     return make_rerun_plan(request, FormerRun(config, f"{sweep_id}/{trial}", plan))
 
 
@@ -72,8 +73,8 @@ def _find_logged(run_id: str) -> tuple[str, int]:
     return sweep_id, trial
 
 
-def _trial_params(sweep_id: str, trial: int) -> Mapping[str, Scalar]:
-    records = replay(sweep_dir(sweep_id) / JOURNAL_FILE).records
+def _trial_params(sweep_id: str, trial: int, state: SweepState) -> Mapping[str, Scalar]:
+    records = state.records
     if trial not in records:
         if not records:
             raise UserError(f"{sweep_id} has no trials yet. See: orchestrator status {sweep_id}")

@@ -14,11 +14,11 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.recipe import RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import PromotionDecided
-from orchestrator.sweep_folder.index import SweepEntry, load_plan
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.index import SweepEntry
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.recall import RecalledSweep
 from training.config.run import Scalar
 
@@ -129,11 +129,6 @@ class BrokenSweep:
     def to_json(self) -> dict[str, Any]:
         """Return what ``status --all --json`` prints."""
         return asdict(self)
-
-
-def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
-    """Return a sweep's plan and its state, replayed from its journal."""
-    return load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
 
 
 def make_heading(plan: SweepPlan) -> Heading:

@@ -7,6 +7,7 @@ kept only in memory, and nothing has to be written at the end.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -36,13 +37,15 @@ from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
-from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepExtended
-from orchestrator.sweep_folder.index import create_sweep, load_plan
+from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepExtended, SweepPlanned
+from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, best
 from orchestrator.sweep_folder.spool import spool_artifacts, write_error
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.sweep_folder.traces import require_no_gap
+from orchestrator.tracking.reading import read_sweep
 from orchestrator.writable import require_writable
 from training.errors import DatasetError, WeightsError
 
@@ -114,7 +117,9 @@ def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
         UserError: No such sweep exists, another driver is running it, or the commit, the lock or the data changed.
         OrchestratorError: As :func:`run_sweep`; or the journal is broken.
     """
-    return _drive(load_plan(sweep_id), options)
+    plan, state = read_sweep(sweep_id)
+    _require_no_gap(plan, state, options)
+    return _drive(plan, options)
 
 
 def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> SweepOutcome:
@@ -129,16 +134,30 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
         UserError: ``num_more`` is not positive, or every point has been tried; or as :func:`resume`.
         OrchestratorError: As :func:`resume`.
     """
-    plan = load_plan(sweep_id)
     if num_more < 1:
         raise UserError(f"--trials must be at least +1, but got {num_more}.")
-    num_trials = _num_trials(plan, replay(sweep_dir(sweep_id) / JOURNAL_FILE))
+    plan, state = read_sweep(sweep_id)
+    num_trials = _num_trials(plan, state)
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
             f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
             f"{plan.num_points} points. Start a sweep over a larger space."
         )
+    _require_no_gap(plan, state, options, num_more)
     return _drive(plan, options, num_more)
+
+
+def _require_no_gap(plan: SweepPlan, state: SweepState, options: DriveOptions, num_more: int = 0) -> None:
+    # After a restore from a backup, what the backup lacked is known to be missing.
+    if not (options.allow_changed or options.allow_gaps):
+        require_no_gap(plan, state, f"orchestrator {_repeat(plan, options, num_more)}")
+
+
+def _repeat(plan: SweepPlan, options: DriveOptions, num_more: int) -> str:
+    """Return the command that makes the same request, in spite of changed conditions."""
+    # A plain `resume` would drop the new trials.
+    verb = f"extend {plan.id} --trials +{num_more}" if num_more else f"resume {plan.id}"
+    return f"{verb} --allow-changed{options.repeated_flags()}"
 
 
 def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOutcome:
@@ -276,17 +295,16 @@ class _Driver:
     def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
         changed = differences(self._journal.state.provenance, current)
         if changed:
-            # The command must repeat the request: a plain `resume` would drop the new trials.
-            verb = f"extend {self._plan.id} --trials +{num_more}" if num_more else f"resume {self._plan.id}"
             raise UserError(
                 f"{self._plan.id} was started under other conditions: {describe_differences(changed)}. Restore them, "
-                f"or continue with the present ones: "
-                f"orchestrator {verb} --allow-changed{self._options.repeated_flags()}"
+                f"or continue with the present ones: orchestrator {_repeat(self._plan, self._options, num_more)}"
             )
 
     def _announce(self, current: dict[str, str], num_trials: int) -> None:
         if num_trials != _num_trials(self._plan, self._journal.state):
             self._journal.append(SweepExtended(num_trials))
+        if self._journal.state.plan is None:
+            self._journal.append(SweepPlanned(json.loads(self._plan.to_json())))
         self._journal.append(
             DriverStarted(
                 self._plan.id, socket.gethostname(), os.getpid(), num_trials, current, backup=self._options.backup

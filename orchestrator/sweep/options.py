@@ -16,6 +16,7 @@ class DriveOptions:
     Attributes:
         address: Address of a Ray cluster (``auto``); None starts Ray on this machine.
         allow_changed: Continue even if the commit, the lock or the data differ from those at the start.
+        allow_gaps: Continue even if checkpoints are ahead of the journal, as after a restore from a backup.
         steal_lease: Take the lease from a driver on another host, even though that driver may still be running.
         backup: URI to copy the journal to, for :func:`orchestrator.sweep_folder.restore.restore_sweep`. None keeps
             copying to wherever the last driver did, if it did.
@@ -24,11 +25,12 @@ class DriveOptions:
     """
 
     address: str | None = None
-    # The next two are not in repeated_flags: each allows one exception, for this driver only.
+    # The next two and allow_gaps are not in repeated_flags: each allows one exception, for this driver only.
     allow_changed: bool = False
     steal_lease: bool = False
     backup: str | None = None
     progress: bool = True
+    allow_gaps: bool = False
     hooks: Hooks = REAL
 
     def repeated_flags(self) -> str:

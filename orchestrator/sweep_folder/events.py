@@ -1,14 +1,16 @@
 """Define the events of a journal, and read and write them as lines of JSON.
 
-A line is ``{"event": <name>, "time_ms": <Unix time in ms>, <fields>}``; a field that is None is left out.
+A line is ``{"event": <name>, "time_ms": <Unix time in ms>, <fields>}``; a field that is None is left out. In a journal
+each line also ends with a checksum, see :mod:`.chain`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from orchestrator.sweep_folder.records import Cause, TrialState
 from training.config.run import Scalar
@@ -31,6 +33,13 @@ class Event:
     """
 
     time_ms: int = 0
+
+
+@dataclass(frozen=True)
+class SweepPlanned(Event):
+    """The plan that the sweep began with, as ``plan.json`` has it."""
+
+    plan: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,7 @@ class ChampionSet(Event):
 TrialEvent = TrialStarted | EpochReported | TrialLost | TrialEnded
 
 _TYPES: dict[str, type[Event]] = {
+    "sweep_planned": SweepPlanned,
     "driver_started": DriverStarted,
     "driver_ended": DriverEnded,
     "sweep_extended": SweepExtended,
@@ -166,6 +176,8 @@ _TYPES: dict[str, type[Event]] = {
     "test_opened": TestOpened,
     "champion_set": ChampionSet,
 }
+_MAX_WHOLE = 253_402_300_799_000  # the last time, in ms, that a calendar has; far above any count
+_MAX_SHOWN = 80
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
@@ -186,12 +198,21 @@ def from_line(line: bytes) -> Event | None:
     try:
         plain = json.loads(line.decode())  # decoded here, because json would first guess the encoding of bytes
         name = plain.pop("event")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise BrokenLineError("not a JSON object with an event") from None
     # A later version may have written to this journal: its additions must not make the sweep unreadable here.
-    kind = _TYPES.get(name)
+    kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         return None
+    plain.pop("crc", None)  # of the line, not of the event
+    event = _build(name, kind, plain)
+    for field, value in vars(event).items():
+        if not _SHAPES[kind][field].fits(value):
+            raise EventError(f"event {name} has a value that is not valid: {field} is {_shorten(value)}")
+    return event
+
+
+def _build(name: str, kind: type[Event], plain: dict[str, Any]) -> Event:
     try:
         if not plain["time_ms"]:  # the constructor's default is only for events that are not written yet
             raise EventError(f"event {name} has no time")
@@ -207,6 +228,11 @@ def from_line(line: bytes) -> Event | None:
         raise EventError(f"event {name} has a value that is not valid: {error}") from None
     except TypeError:
         return _from_other_version(name, kind, plain)
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
 def _from_other_version(name: str, kind: type[Event], plain: dict[str, Any]) -> Event:
@@ -233,7 +259,54 @@ def _read_trial_ended(plain: dict[str, Any]) -> None:
 
 
 def _read_promotion_decided(plain: dict[str, Any]) -> None:
-    plain["marks"] = tuple(plain["marks"])
+    if isinstance(plain["marks"], list):
+        plain["marks"] = tuple(plain["marks"])
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a field may hold. Journals are long, so this takes a set operation per field and not a library's validator.
+
+    Attributes:
+        types: The types of the value, exactly: True is not a number.
+        inner: The shape of a mapping's or a tuple's values; None if they may be anything.
+    """
+
+    types: frozenset[type]
+    inner: _Shape | None = None
+
+    @classmethod
+    def of(cls, hint: Any) -> _Shape:
+        """Return the shape of an annotation."""
+        if hint is Any:
+            return cls(frozenset())
+        if get_origin(hint) in (Mapping, tuple):
+            inner = cls.of(get_args(hint)[-1 if get_origin(hint) is Mapping else 0])
+            return cls(frozenset({dict if get_origin(hint) is Mapping else tuple}), inner if inner.types else None)
+        types = {NoneType if found is None else found for found in get_args(hint) or (hint,)}
+        return cls(frozenset(types | ({int} if float in types else set())))
+
+    def fits(self, value: Any) -> bool:
+        """Return whether a value has this shape; whole numbers must be ones that a sweep can reach."""
+        kind = type(value)
+        if kind not in self.types:
+            return False
+        if kind is int:
+            # One that no float can hold would raise in whatever computes with it.
+            return bool(abs(value) < 2**64 if float in self.types else 0 <= value <= _MAX_WHOLE)
+        return self.inner is None or self.inner.fits_all(value.values() if kind is dict else value)
+
+    def fits_all(self, values: Iterable[Any]) -> bool:
+        """Return whether all values have this shape."""
+        if self.inner is not None:
+            return all(map(self.fits, values))
+        kinds = set(map(type, values))
+        return kinds <= self.types and (int not in kinds or all(map(self.fits, values)))
+
+
+_SHAPES: dict[type[Event], dict[str, _Shape]] = {
+    kind: {field: _Shape.of(hint) for field, hint in get_type_hints(kind).items()} for kind in _TYPES.values()
+}
 
 
 # Only for events with fields that JSON has no type for; all other lines skip this step.

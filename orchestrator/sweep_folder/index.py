@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import HOME_VARIABLE, PLAN_FILE, check_name, home, require_home, sweep_dir, sweeps_dir
-from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.planning.sweep_plan import MAX_TIME_S, SweepPlan
+from orchestrator.sweep_folder.events import SweepPlanned
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, read_whole
 from orchestrator.sweep_folder.lease import find_holder
+from orchestrator.sweep_folder.plan_check import read_recorded
 from training.config.spelling import did_you_mean
 from training.files import sync_folder, write_whole
+
+_ID = re.compile(r"[A-Za-z0-9].*-[0-9a-f]{8}")
+_SUFFIX_LENGTH = len("-01234567")
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,8 @@ def create_sweep(sweep_id: str, plan_text: str) -> Path:
     return folder
 
 
-def read_plan(sweep_id: str) -> str:
-    """Return the text of a sweep's plan.
-
-    Raises:
-        UserError: The sweep does not exist.
-    """
-    try:
-        return (sweep_dir(sweep_id) / PLAN_FILE).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(_no_such_sweep(sweep_id, list_sweeps())) from None
+class PlanError(OrchestratorError):
+    """The plan of a sweep is missing or damaged."""
 
 
 def load_plan(sweep_id: str) -> SweepPlan:
@@ -64,15 +63,56 @@ def load_plan(sweep_id: str) -> SweepPlan:
 
     Raises:
         UserError: The sweep does not exist.
-        OrchestratorError: Its plan cannot be read.
+        PlanError: Its plan is missing or damaged.
     """
-    text = read_plan(sweep_id)
+    path = sweep_dir(sweep_id) / PLAN_FILE
     try:
-        return SweepPlan.from_json(text)
-    except ValueError as error:
-        raise OrchestratorError(
-            f"Cannot read the plan of {sweep_id}, {sweep_dir(sweep_id) / PLAN_FILE}: {error}"
-        ) from None
+        plan = SweepPlan.from_json(path.read_bytes())
+        if plan.id != sweep_id:
+            raise ValueError(f"it is the plan of {plan.id}, which cannot be that of {sweep_id}")
+    except (OSError, ValueError) as error:
+        if not path.exists() and not _is_sweep(path.parent):
+            raise UserError(_no_such_sweep(sweep_id, list_sweeps())) from None
+        problem = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise PlanError(f"Cannot read the plan of {sweep_id}, {path}: {problem}. {_advise(sweep_id)}") from None
+    return plan
+
+
+def repair_plan(sweep_id: str) -> Path | None:
+    """Write the plan of a sweep again as its journal recorded it, if the file is missing or damaged.
+
+    Returns:
+        The file, if it was written.
+
+    Raises:
+        UserError: The sweep does not exist.
+        PlanError: The journal has not recorded it either, or the file cannot be written.
+    """
+    try:
+        load_plan(sweep_id)
+    except PlanError:
+        recorded = _find_recorded(sweep_id)
+        if recorded is None:
+            raise
+        path = sweep_dir(sweep_id) / PLAN_FILE
+        try:
+            write_whole(path, recorded.to_json())
+        except OSError as error:
+            raise PlanError(f"Cannot write {path} again ({error.strerror}). Move what is there away.") from None
+        return path
+    return None
+
+
+def _find_recorded(sweep_id: str) -> SweepPlan | None:
+    events, _ = read_whole(sweep_dir(sweep_id) / JOURNAL_FILE)
+    plain = next((event.plan for event in events if isinstance(event, SweepPlanned)), None)
+    return None if plain is None else read_recorded(plain)
+
+
+def _advise(sweep_id: str) -> str:
+    if _find_recorded(sweep_id) is not None:
+        return f"The journal has it: `orchestrator resume {sweep_id}` writes it again and goes on."
+    return "Restore the file from a copy, or from MLflow, where plan.json is an artifact of the sweep's own run."
 
 
 def list_sweeps(kinds: Collection[str] | None = None) -> list[SweepEntry]:
@@ -84,9 +124,20 @@ def list_sweeps(kinds: Collection[str] | None = None) -> list[SweepEntry]:
     Raises:
         UserError: The home is not a folder.
     """
-    entries = [entry for path in _plan_files() if (entry := _read_entry(path))]
+    entries = [entry for folder in _sweep_folders() if (entry := _read_entry(folder / PLAN_FILE))]
     if kinds is not None:
         entries = [entry for entry in entries if entry.kind in kinds]
+    return sorted(entries, key=lambda entry: (entry.created, entry.id), reverse=True)
+
+
+def list_broken() -> list[SweepEntry]:
+    """Return the sweeps whose plan is missing or damaged, latest first; their kind is unknown.
+
+    Only folders that are named like a sweep count, because others may keep their own files here.
+    """
+    known = {entry.id for entry in list_sweeps()}
+    broken = [folder for folder in _sweep_folders() if folder.name not in known]
+    entries = [SweepEntry(folder.name, folder.name[:-_SUFFIX_LENGTH], "", folder.stat().st_mtime) for folder in broken]
     return sorted(entries, key=lambda entry: (entry.created, entry.id), reverse=True)
 
 
@@ -101,10 +152,10 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
         UserError: No sweep matches.
     """
     # An exact id is found even if its plan is broken, so that reading the plan can say what is wrong.
-    if name is not None and name in (path.parent.name for path in _plan_files()):
+    if name is not None and name in (folder.name for folder in _sweep_folders()):
         return name
     entries = list_sweeps(kinds)
-    for entry in entries:
+    for entry in [*entries, *list_broken()]:
         if name in (None, entry.name):
             return entry.id
     raise UserError(_no_such_sweep(name, entries))
@@ -128,17 +179,23 @@ def require_free_name(name: str) -> str:
     return name
 
 
-def _plan_files() -> Iterator[Path]:
+def _sweep_folders() -> Iterator[Path]:
     require_home()
     # A folder that is still being written has a name that starts with a dot.
-    return sweeps_dir().glob(f"[!.]*/{PLAN_FILE}")
+    return (path for path in sweeps_dir().glob("[!.]*") if (path / PLAN_FILE).is_file() or _is_sweep(path))
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Return whether a folder is that of a sweep, whatever has become of its plan."""
+    return bool(_ID.fullmatch(folder.name)) and any((folder / name).exists() for name in (PLAN_FILE, JOURNAL_FILE))
 
 
 def _read_entry(path: Path) -> SweepEntry | None:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-        return SweepEntry(path.parent.name, str(plan["name"]), str(plan["kind"]), float(plan["created"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        entry = SweepEntry(path.parent.name, str(plan["name"]), str(plan["kind"]), float(plan["created"]))
+        return entry if 0 <= entry.created < MAX_TIME_S else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None  # one broken plan must not hide the other sweeps
 
 

@@ -5,22 +5,30 @@ It is the sweep's only source of truth.
 An event is on disk (fsync) before anything acts on it. There is one writer. It drops events that are already known (an
 epoch of a trial, the end of a trial), so the journal has each only once. A kill may leave a last line that is cut
 short: nothing has acted on it, and it is removed when the journal is next opened for writing. :mod:`.events` lists the
-events.
+events; :mod:`.chain` says how each line protects itself and those before it.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.home import PLAN_FILE
 from orchestrator.redaction import redact
+from orchestrator.sweep_folder.chain import Chain, read_value
 from orchestrator.sweep_folder.events import (
     BrokenLineError,
+    DriverStarted,
     Event,
     EventError,
     TrialEnded,
@@ -31,9 +39,18 @@ from orchestrator.sweep_folder.events import (
 from orchestrator.sweep_folder.lease import Lease, find_holder
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import SweepState
-from training.files import sync_folder
+from training.files import sync_folder, write_whole
 
 JOURNAL_FILE = "journal.jsonl"
+_NOT_AS_WRITTEN = (
+    "it does not match its checksum, so it was changed, or lines before it were changed, removed, repeated or moved"
+)
+_BREAK = b"\n"
+_TAIL_BYTES = 64  # more than the checksum at the end of a line takes
+
+
+class JournalError(OrchestratorError):
+    """A journal that cannot be read as it was written; the message says where and how to restore it."""
 
 
 class Journal:
@@ -44,11 +61,13 @@ class Journal:
         size: How many bytes are on disk.
     """
 
-    def __init__(self, path: Path, descriptor: int, state: SweepState, lease: Lease | None = None) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, state: SweepState, chain: Chain, lease: Lease | None = None
+    ) -> None:
         self.path = path
         self.state = state
         self.size = os.fstat(descriptor).st_size
-        self._descriptor, self._lease = descriptor, lease
+        self._descriptor, self._chain, self._lease = descriptor, chain, lease
 
     @classmethod
     def open(cls, path: Path, lease: Lease | None = None) -> Journal:
@@ -59,15 +78,16 @@ class Journal:
             lease: Must be ours whenever a line is written.
 
         Raises:
-            OrchestratorError: A line other than the last is broken.
+            JournalError: A line other than the last is broken, or the file cannot be read.
         """
-        state, size = _replay(path)
+        chain = Chain()
+        state, size = _replay(path, chain)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         # Otherwise the next event would continue the half line.
         os.ftruncate(descriptor, size)
         os.fsync(descriptor)
         sync_folder(path.parent)
-        return cls(path, descriptor, state, lease)
+        return cls(path, descriptor, state, chain, lease)
 
     def append(self, event: Event) -> bool:
         """Write one event, wait until it is on disk, and apply it to ``state``.
@@ -90,7 +110,7 @@ class Journal:
         if isinstance(stamped, TrialEnded | TrialLost) and stamped.message:
             # A library's message may contain a URI with its password.
             stamped = replace(stamped, message=redact(stamped.message))
-        self._write(to_line(stamped))
+        self._write(to_line(stamped).removesuffix(_BREAK))
         self.state.apply(stamped)
         return True
 
@@ -106,8 +126,10 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, event: bytes) -> None:
         size = os.fstat(self._descriptor).st_size
+        sealed = self._chain.seal(event)
+        line = sealed + _BREAK
         try:
             # In one call: a signal handler that also writes cannot get between two halves of a line.
             written = os.write(self._descriptor, line)
@@ -115,6 +137,7 @@ class Journal:
                 raise OSError(f"only {written} of {len(line)} bytes were written")
             os.fsync(self._descriptor)
             self.size = size + written
+            self._chain.add(sealed)
         except OSError as error:
             # Half a line in the middle would make the whole journal unreadable.
             os.ftruncate(self._descriptor, size)
@@ -130,9 +153,9 @@ def replay(path: Path) -> SweepState:
     Unless a living driver holds the sweep's lease, the driver and unfinished trials count as INTERRUPTED.
 
     Raises:
-        OrchestratorError: A line other than the last is broken.
+        JournalError: A line other than the last is broken, or the file cannot be read.
     """
-    state, _ = _replay(path)
+    state, _ = _replay(path, Chain())
     if find_holder(path.parent) is None:
         if state.driver_state == "RUNNING":
             state.driver_state = "INTERRUPTED"
@@ -145,53 +168,134 @@ def follow(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Return the events after an offset, and the offset after them; a line that is not complete yet is left for later.
 
     Raises:
-        OrchestratorError: A line other than the last is broken.
+        JournalError: A line other than the last is broken, or the file cannot be read.
     """
     events: list[Event] = []
-    for event, end in _read(path, offset):
+    for event, end in _read(path, Chain(), offset):
         if event is not None:
             events.append(event)
         offset = end
     return events, offset
 
 
-def _replay(path: Path) -> tuple[SweepState, int]:
+def read_whole(path: Path) -> tuple[list[Event], bytes]:
+    """Return the events and the lines before the first broken one: what can still be believed of a damaged journal."""
+    events: list[Event] = []
+    end = 0
+    with suppress(JournalError):
+        for event, offset in _read(path, Chain()):
+            events += [] if event is None else [event]
+            end = offset
+    lines = path.read_bytes()[:end].split(_BREAK)[:-1] if end else []
+    return events, b"".join(_clean(line) + _BREAK for line in lines)
+
+
+def check_journal(path: Path) -> str | None:
+    """Return why a journal cannot be used, or None: a line is broken, or it has no driver."""
+    try:
+        return None if _replay(path, Chain())[0].driver_state is not None else "it has no events"
+    except JournalError as error:
+        return str(error)
+
+
+def replace_journal(path: Path, content: bytes) -> Path | None:
+    """Put another journal in the place of a damaged one, which is kept under another name; return that name."""
+    kept = None
+    if path.exists():
+        kept = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+        path.rename(kept)
+    write_whole(path, content)
+    return kept
+
+
+def _replay(path: Path, chain: Chain) -> tuple[SweepState, int]:
     state, size = SweepState(), 0
-    for event, end in _read(path):
+    for event, end in _read(path, chain):
         try:
             if event is not None:
                 state.apply(event)
         # A line that was edited by hand may break any assumption of the state.
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-            raise OrchestratorError(_describe_broken(path, size, "contradicts the events before it")) from None
+            raise _broken(path, size, "contradicts the events before it", state.backup) from None
         size = end
     return state, size
 
 
-def _read(path: Path, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
+def _read(path: Path, chain: Chain, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
     """Yield each event (None for one from a later version) and the offset after its line."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    start = 0
+    data, backup, start = _read_bytes(path, chain, offset), None, 0
     while (newline := data.find(b"\n", start)) >= 0:
+        line = _clean(data[start:newline])
         try:
-            event = from_line(data[start:newline])
-        except BrokenLineError as error:
-            if data.find(b"\n", newline + 1) < 0:
-                return  # the last complete line: cut short by a kill
-            raise OrchestratorError(_describe_broken(path, offset + start, str(error))) from None
+            event = from_line(line)
         except EventError as error:
-            raise OrchestratorError(_describe_broken(path, offset + start, str(error))) from None
-        yield event, offset + newline + 1
+            # The last complete line: cut short by a kill.
+            if isinstance(error, BrokenLineError) and data.find(b"\n", newline + 1) < 0:
+                return
+            raise _broken(path, offset + start, str(error), backup) from None
+        if not chain.add(line):
+            raise _broken(path, offset + start, _NOT_AS_WRITTEN, backup)
+        if isinstance(event, DriverStarted):
+            backup = event.backup
         start = newline + 1
+        yield event, offset + start
 
 
-def _describe_broken(path: Path, position: int, problem: str) -> str:
-    number = path.read_bytes()[:position].count(b"\n") + 1
+def _read_bytes(path: Path, chain: Chain, offset: int) -> bytes:
+    """Return what follows an offset at the end of a line, and bring a chain there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, offset - _TAIL_BYTES))
+            value = read_value(_clean(file.read(min(offset, _TAIL_BYTES)).removesuffix(b"\n")))
+            if value is None:
+                # Lines of an earlier version have no checksum to continue from.
+                file.seek(0)
+                for line in file.read(offset).split(b"\n")[:-1]:
+                    chain.add(_clean(line))
+            else:
+                chain.value = value
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise JournalError(f"{path}: the journal cannot be read: {error.strerror}.") from None
+
+
+def _clean(line: bytes) -> bytes:
+    """Return a line without what an editor adds to a file that it saves: a byte order mark, and carriage returns."""
+    return line.removeprefix(codecs.BOM_UTF8).removesuffix(b"\r")
+
+
+def _broken(path: Path, position: int, problem: str, backup: str | None) -> JournalError:
+    place = f"{path}:{path.read_bytes()[:position].count(_BREAK) + 1}"
+    return JournalError(f"{place}: a broken line in a journal: {problem}. {advise_restore(path.parent, backup)}")
+
+
+def advise_restore(folder: Path, backup: str | None = None) -> str:
+    """Return how a sweep's journal can be restored, as a sentence.
+
+    Args:
+        folder: The sweep's.
+        backup: The place of its backup, if that is known; otherwise the plan may name one.
+    """
+    plan = _read_plainly(folder / PLAN_FILE)
+    backup = backup or plan.get("backup")
+    if isinstance(backup, str):
+        return f"Restore the journal from its backup: `orchestrator resume {folder.name} --from {shlex.quote(backup)}`"
+    if plan.get("kind") == "promote":
+        return (
+            f"Restore the file from a copy, or move {folder} away and promote again: "
+            f"`orchestrator promote {plan.get('parent')}`"
+        )
     return (
-        f"{path}:{number}: a broken line in a journal: {problem}. Restore the file from a copy, or delete the line if "
-        f"you know what it was."
+        f"Restore the file from a copy, or rebuild the journal from MLflow, if that has the sweep: "
+        f"`orchestrator resume {folder.name} --from mlflow`"
     )
+
+
+def _read_plainly(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return plain if isinstance(plain, dict) else {}

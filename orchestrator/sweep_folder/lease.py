@@ -31,6 +31,7 @@ RENEW_S = 10.0
 # Several renewals may fail: a short outage of a shared file system must not cost the lease.
 EXPIRES_S = 60.0
 _WIDTH = 512  # a renewal overwrites the one before in one call: readers see a complete one, even on a full disk
+_MAX_PID, _MAX_S = 2**31, 1e12
 Clock = Callable[[], float]
 
 
@@ -163,6 +164,7 @@ class Lease:
 
     Raises:
         UserError: Another living driver holds it.
+        OrchestratorError: Its file cannot be read.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._lost: str | None = None
         self._claim = Claim(_LeaseFile(folder / LEASE_FILE), clock)
+        _read(folder / LEASE_FILE)  # before its lock, which cannot say what is wrong with the file
         self._claim.take(refuse)
 
     def require(self) -> None:
@@ -264,11 +267,17 @@ def this_process(now: float) -> Holder:
 
 
 def read_holder(text: str | bytes) -> Holder | None:
-    """Return the holder in a lease, or None if it was released or cut short by a kill."""
+    """Return the holder in a lease, or None if it was released, cut short by a kill, or damaged.
+
+    A driver that is alive writes it again within 10 s.
+    """
     try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):  # TypeError: JSON, but not with the fields of a holder
+        holder = Holder(**json.loads(text))
+        # A comparison with something that is not a number raises; NaN and infinity fail it.
+        is_sound = 0 < holder.pid < _MAX_PID and 0 <= holder.pid_started < _MAX_S and 0 <= holder.renewed < _MAX_S
+    except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but not with the fields of a holder
         return None
+    return holder if is_sound and isinstance(holder.host, str) and isinstance(holder.pid, int) else None
 
 
 def _read(path: Path) -> Holder | None:
@@ -276,6 +285,11 @@ def _read(path: Path) -> Holder | None:
         return read_holder(path.read_bytes())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise OrchestratorError(
+            f"Cannot read {path} ({error.strerror}), which says whether a driver runs {path.parent.name}. If none "
+            f"does, delete it."
+        ) from None
 
 
 def _held(sweep_id: str, holder: Holder) -> str:

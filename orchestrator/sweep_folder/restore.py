@@ -1,4 +1,4 @@
-"""Restore the folder of a sweep from its backup, in a home that does not have it."""
+"""Restore a sweep from its backup: its folder, in a home that lacks it, or only a journal that is lost or damaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.backup import Segment, find_backup_holder, held, list_segments
 from orchestrator.sweep_folder.checkpoints import has_checkpoints
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.index import PlanError, load_plan
+from orchestrator.sweep_folder.journal import (
+    JOURNAL_FILE,
+    check_journal,
+    read_whole,
+    replace_journal,
+    replay,
+)
+from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.uris import join_uri, require_no_credentials, split_uri
 from training.data.store.storage import Storage
@@ -29,6 +37,8 @@ def restore_sweep(
     uri: str, sweep: str | None = None, *, steal_lease: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> tuple[str, str]:
     """Restore a sweep from its backup into this home, so that it can be resumed.
+
+    If the home has its folder, only a journal that is lost, damaged or behind the backup is restored.
 
     Args:
         uri: The folder or URI of all backups, or of one sweep's.
@@ -51,13 +61,15 @@ def restore_sweep(
         holder = find_backup_holder(storage)
         if holder is not None and not steal_lease:
             raise UserError(held(plan.id, holder))
-        _require_new(plan.id)
         content = _read_journal(storage)
     except ConfigError as error:
         raise UserError(redact(str(error))) from None
     except OSError as error:
         raise UserError(f"Cannot read the backup at --from={redact(uri)} ({describe_error(error)}).") from None
-    _write(plan, content, say)
+    if sweep_dir(plan.id).exists():
+        _restore_journal(plan, content, say)
+    else:
+        _write(plan, content, say)
     return plan.id, parent
 
 
@@ -91,12 +103,24 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
     return plan
 
 
-def _require_new(sweep_id: str) -> None:
-    if sweep_dir(sweep_id).exists():
+def _restore_journal(plan: SweepPlan, content: bytes, say: Callable[[str], None]) -> None:
+    path = sweep_dir(plan.id) / JOURNAL_FILE
+    holder = find_holder(path.parent)
+    _, here = read_whole(path)
+    # A journal that ends earlier, and has nothing that the backup lacks, has lost its end.
+    is_behind = content.startswith(here) and len(content) > len(here)
+    if holder is not None or (check_journal(path) is None and not is_behind):
         raise UserError(
-            f"{sweep_id} is already in this home, in {sweep_dir(sweep_id)}. Continue it: "
-            f"`orchestrator resume {sweep_id}`. If the backup is newer, move that folder away first."
+            f"{plan.id} is already in this home, in {path.parent}. Continue it: `orchestrator resume {plan.id}`. If "
+            f"the backup is newer, move that folder away first."
         )
+    # What was written after the last copy is still good up to the first broken line.
+    kept = replace_journal(path, here if here.startswith(content) else content)
+    say(f"note: restored the journal of {plan.id}" + (f"; the former one is {kept}" if kept else ""))
+    try:
+        load_plan(plan.id)
+    except PlanError:
+        write_whole(path.with_name(PLAN_FILE), plan.to_json())
 
 
 def _read_journal(storage: Storage) -> bytes:

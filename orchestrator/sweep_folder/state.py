@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from orchestrator.sweep_folder.events import (
     Event,
     PromotionDecided,
     SweepExtended,
+    SweepPlanned,
     TestOpened,
     TrialEnded,
     TrialEvent,
@@ -30,6 +31,7 @@ class SweepState:
     """The state of a sweep after some events.
 
     Attributes:
+        plan: The plan that the sweep began with; None if only earlier versions have run it.
         records: Trial number -> record.
         num_trials: How many trials the sweep should have.
         driver_state: ``RUNNING``, or how the last driver ended (``INTERRUPTED`` if it was killed); None before the
@@ -42,6 +44,7 @@ class SweepState:
         handed_out: Trials that the last driver has handed out.
     """
 
+    plan: Mapping[str, Any] | None = None
     records: dict[int, TrialRecord] = field(default_factory=dict)
     num_trials: int = 0
     driver_state: str | None = None
@@ -100,6 +103,10 @@ def _is_by_driver(event: Event) -> bool:
     if isinstance(event, DriverEnded):
         return not event.settled
     return type(event) in _OF_TRIALS
+
+
+def _sweep_planned(state: SweepState, event: SweepPlanned) -> None:
+    state.plan = event.plan
 
 
 def _driver_started(state: SweepState, event: DriverStarted) -> None:
@@ -181,6 +188,7 @@ def _spans_until(state: SweepState, record: TrialRecord, end_ms: int) -> tuple[t
 
 # Any: mypy cannot tie the key of an entry to the type of its function's argument.
 _APPLY: dict[type[Event], Callable[[SweepState, Any], None]] = {
+    SweepPlanned: _sweep_planned,
     DriverStarted: _driver_started,
     DriverEnded: _driver_ended,
     SweepExtended: _sweep_extended,

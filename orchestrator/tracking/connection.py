@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ ADVICE = (
 )
 
 _POLL_S = 1.0
+_DAMAGED = ("database disk image is malformed", "file is not a database")
 _NOISY = r"(mlflow|sqlalchemy|alembic)(\.|$)"
 _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -51,6 +53,17 @@ _ENVIRONMENT = {
 
 # MLflow's answers when the requested object does not exist. An alias that is not set counts as an invalid parameter.
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}
+
+
+class BrokenDatabaseError(OrchestratorError):
+    """The file of MLflow's database is not one."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(
+            f"{file} is not a database, or a damaged one. Restore it from a copy, or move it away: then `orchestrator "
+            f"browse SWEEP` writes the runs of a sweep to a new one, and `orchestrator resume PROMOTION` registers its "
+            f"champion again."
+        )
 
 
 class MlflowFailedError(OrchestratorError):
@@ -92,6 +105,7 @@ def make_client() -> MlflowClient:
     warnings.filterwarnings("ignore", module=_NOISY)
     from mlflow import MlflowClient
 
+    require_sound_database()
     # Set again, because MLflow may have been imported before us, with its own level.
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -120,10 +134,11 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
             # Creating a client sends nothing: only a request shows whether MLflow answers.
             client.search_experiments(max_results=1)
             return client
-        # Waiting does not help if a setting is wrong.
-        except UserError:
+        # Waiting does not help if a setting is wrong, or the file.
+        except (UserError, BrokenDatabaseError):
             raise
         except Exception as error:
+            _refuse_damaged(error)
             if time.monotonic() > deadline:
                 raise MlflowFailedError(describe_error(error), advice) from error
             time.sleep(_POLL_S)
@@ -143,6 +158,7 @@ def answering(advice: str = ADVICE, wait_s: float | None = None) -> Iterator[Mlf
     except (UserError, OrchestratorError):
         raise
     except Exception as error:
+        _refuse_damaged(error)
         raise MlflowFailedError(describe_error(error), advice) from error
 
 
@@ -173,6 +189,34 @@ def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def require_sound_database() -> None:
+    """Check the file of an sqlite database, if it exists.
+
+    Raises:
+        BrokenDatabaseError: It is not a database, or its tables cannot be listed.
+    """
+    file = database_file()
+    if file is None or not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            database.execute("PRAGMA quick_check(1)")
+    except sqlite3.OperationalError:
+        # Locked by its writer, which is no damage; or something that is not a file.
+        if not file.is_file():
+            raise BrokenDatabaseError(file) from None
+    except sqlite3.DatabaseError:
+        raise BrokenDatabaseError(file) from None
+
+
+def _refuse_damaged(error: Exception) -> None:
+    """Raise for an error that says that a page of the database is damaged, which only a request finds."""
+    file = database_file()
+    if file is not None and any(sign in str(error) for sign in _DAMAGED):
+        raise BrokenDatabaseError(file) from error
 
 
 def is_database() -> bool:

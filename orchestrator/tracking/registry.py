@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.redaction import redact
+from orchestrator.sweep_folder.index import list_sweeps
 from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
+from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.runs import SWEEP_TAG
 from training.cache import cache_dir
 from training.config.spelling import did_you_mean
 
@@ -61,6 +65,18 @@ def find_champion(name: str) -> ModelVersion | None:
     """
     with answering() as client:
         return _find_aliased(client, name)
+
+
+def find_version_of(name: str, sweep_id: str) -> ModelVersion | None:
+    """Return the version of a registered model that a promotion registered, or None.
+
+    Raises:
+        MlflowFailedError: MLflow does not answer.
+    """
+    with answering() as client:
+        found = all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+        versions = [version for version in map(_version, found) if version.tags.get(SWEEP_TAG) == sweep_id]
+        return max(versions, key=lambda version: version.version, default=None)
 
 
 def find_other_champions(dataset: str, name: str) -> list[ModelVersion]:
@@ -140,13 +156,36 @@ def resolve_model(text: str) -> Path | ModelVersion:
     if (Path(text).expanduser() / WEIGHTS_FILE).is_file():
         return Path(text).expanduser()
     with answering(_ADVICE) as client:
-        name, version = choose_version(text, _list_models(client))
+        models = _list_models(client)
+        try:
+            name, version = choose_version(text, models)
+        except UserError:
+            _refuse_lost(text, models)
+            raise
         try:
             return _version(client.get_model_version(name, str(version)))
         except Exception as error:
             if not is_missing(error):
                 raise
             raise UserError(f"{name} has no version {version} in MLflow at {redact(tracking_uri())}.") from None
+
+
+def _refuse_lost(text: str, models: Sequence[RegisteredModel]) -> None:
+    """Say how to get a champion back that a promotion of this home registered and MLflow no longer has."""
+    known = {model.name for model in models if CHAMPION in model.aliases}
+    # The latest promotion comes first.
+    for entry in list_sweeps(kinds={"promote"}):
+        try:
+            plan, state = read_sweep(entry.id)
+        except OrchestratorError:
+            continue  # damaged, or written by a later version
+        if state.champion is None or state.promotion is None or state.promotion.model in known:
+            continue
+        if re.split("[@/]", text)[0] in (state.promotion.model, plan.dataset):
+            raise UserError(
+                f"MLflow at {redact(tracking_uri())} has lost {state.promotion.model}@{CHAMPION}, which {plan.id} "
+                f"registered. Register it again from its weights: orchestrator resume {plan.id}"
+            )
 
 
 def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, int]:

@@ -161,6 +161,9 @@ class RunsWriter:
         if self._state.knows(event):
             return
         self._state.apply(event)
+        # Before the first driver there is nothing to show, and a run needs a start.
+        if self._state.started_ms is None:
+            return
         if isinstance(event, TestOpened):
             for trial, figures in event.figures.items():
                 self._add(int(trial), Point(event.epochs[trial], event.time_ms, figures))
@@ -195,7 +198,7 @@ class RunsWriter:
 
     def _create_sweep_run(self) -> StoredRun:
         tags = sweep_tags(self._plan, self._state)
-        # The first event of every journal is the start of a driver.
+        # Nothing is written before the first driver has started.
         assert self._state.started_ms is not None
         run = StoredRun(self._store.create_run(self._plan.id, self._state.started_ms, tags), "RUNNING", tags)
         self._runs[None] = run

@@ -181,6 +181,27 @@ def find_logged_sweep(name: str | None) -> LoggedSweep | None:
         return LoggedSweep(_read_plan(client, own), own, tuple(run for run in stored if run.trial is not None))
 
 
+def has_runs(sweep_id: str) -> bool:
+    """Return whether MLflow has any run of a sweep.
+
+    Raises:
+        OrchestratorError: MLflow does not answer.
+    """
+    file = database_file()
+    if file is not None and not file.exists():
+        return False
+    with answering(wait_s=_LOOK_WAIT_S) as client:
+        experiments = [str(experiment.experiment_id) for experiment in client.search_experiments()]
+        return bool(experiments) and any(_search(client, experiments, _of_sweep(sweep_id), "ASC"))
+
+
+def find_runs_of_trials(client: MlflowClient, plan: SweepPlan) -> dict[int, StoredRun]:
+    """Return trial -> run; of two runs of one trial the older counts."""
+    experiment = client.get_experiment_by_name(plan.dataset)
+    runs = [] if experiment is None else _search(client, [experiment.experiment_id], _of_sweep(plan.id), "DESC")
+    return {stored.trial: stored for stored in map(_stored, runs) if stored.trial is not None}
+
+
 def _is_called(sweep_id: str, name: str | None) -> bool:
     return name in (None, sweep_id) or (
         sweep_id.startswith(str(name)) and bool(_ID_SUFFIX.fullmatch(sweep_id[len(str(name)) :]))

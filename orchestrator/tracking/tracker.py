@@ -17,7 +17,7 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE
-from orchestrator.tracking.connection import SCHEMA_WAIT_S
+from orchestrator.tracking.connection import SCHEMA_WAIT_S, require_sound_database
 from orchestrator.tracking.runs import RunsWriter
 from orchestrator.tracking.store import MlflowStore
 
@@ -94,7 +94,12 @@ class Tracker(Follower):
 
 
 def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
-    """Write what MLflow lacks of a sweep; return False if another process is doing so, or if it takes too long."""
+    """Write what MLflow lacks of a sweep; return False if another process is doing so, or if it takes too long.
+
+    Raises:
+        BrokenDatabaseError: The file of MLflow's database is damaged.
+    """
+    require_sound_database()
     tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE)
     tracker.start()
     return tracker.stop(wait_s)

@@ -145,6 +145,10 @@ class Director:
         if report.passed_over:
             broken = ", ".join(report.passed_over)
             self._say(f"trial {trial} continues from epoch {report.epoch}: its newer checkpoint {broken} is incomplete")
+        known = self._journal.state.records[trial].last_epoch
+        if report.epoch > known + 1:
+            missing = f"{known + 1} to {report.epoch - 1}" if report.epoch > known + 2 else str(known + 1)
+            self._say(f"trial {trial} continues from epoch {report.epoch}; the figures of epoch {missing} are lost")
         # Before the epoch is in the journal: if this driver is killed in between, the next one hands the trial out
         # again and gets them. Afterwards the trial counts as complete, and nobody asks for them.
         if report.artifacts:

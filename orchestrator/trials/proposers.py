@@ -14,6 +14,8 @@ from typing import Protocol
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.home import PLAN_FILE, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from search_spaces.ranges import Range
@@ -91,6 +93,7 @@ class OptunaProposer:
         self.study = optuna.create_study(storage=None, direction="maximize")
         self._running: dict[int, optuna.Trial] = {}
         for record in sorted(records, key=lambda record: record.trial):
+            _require_in_ranges(plan, record)
             if record.ended:
                 self.study.add_trial(_frozen(record, self._distributions, plan.protocol))
             else:
@@ -163,6 +166,17 @@ def _distribution(found: Range) -> BaseDistribution:
     if found.type == "int":
         return IntDistribution(int(low), int(high), log=found.log)
     return FloatDistribution(low, high, log=found.log)
+
+
+def _require_in_ranges(plan: SweepPlan, record: TrialRecord) -> None:
+    for key, found in plan.ranges.items():
+        # Optuna would raise an error that names neither the trial nor the file.
+        if key not in record.params or not found.contains(record.params[key]):
+            raise OrchestratorError(
+                f"Trial {record.trial} of {plan.id} has {key}={record.params.get(key)}, which is not in its range in "
+                f"{sweep_dir(plan.id) / PLAN_FILE} ({found}). The plan was changed after the sweep began. Undo that, "
+                f"or start a new sweep with the other range."
+            )
 
 
 def _frozen(

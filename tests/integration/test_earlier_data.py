@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator.promotion.final_runs import make_result
+from orchestrator.sweep_folder.events import SweepExtended
 from orchestrator.sweep_folder.index import load_plan
-from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.journal import Journal, replay
 from orchestrator.tracking.tracker import sync
 from tests.kit.program import run
 
@@ -110,6 +111,42 @@ def test_a_plan_can_be_trained_again(earlier: Path, capsys: pytest.CaptureFixtur
     planned = read_json(capsys, "train", "--from", f"{SWEEP}/2", "--dry-run")
     params = json.loads((FIXTURE / "leaderboard.json").read_text(encoding="utf-8"))["rows"][0]["params"]
     assert params.items() <= planned["base"].items()
+
+
+def test_a_champion_is_registered_again_after_the_loss_of_the_database(
+    earlier: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(empty_store, earlier / "home" / "mlflow.db")
+    code, _, err = run(capsys, "evaluate", "digits")
+    assert (code, f"Register it again from its weights: orchestrator resume {PROMOTION}" in err) == (2, True), err
+    code, out, err = run(capsys, "resume", PROMOTION)
+    assert (code, "now digits.resnet_cam" in out) == (0, True), out + err
+    test_the_promoted_model_scores_what_it_scored(earlier, capsys)
+
+
+def test_a_champion_without_weights_is_said_to_be_gone(
+    earlier: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(empty_store, earlier / "home" / "mlflow.db")
+    shutil.rmtree(earlier / "home" / "sweeps" / PROMOTION / "checkpoints")
+    code, out, err = run(capsys, "resume", PROMOTION)
+    assert (code, out) == (1, "")
+    assert "MLflow has lost it, and it cannot be registered again. The best weights of final run 0 are missing" in err
+    assert f"then promote again: `orchestrator promote {SWEEP} --seeds" in err
+
+
+def test_the_journal_of_an_earlier_version_is_protected_once_this_one_has_written(
+    earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = earlier / "home" / "sweeps" / STOPPED / "journal.jsonl"
+    before = path.read_bytes()
+    with Journal.open(path) as journal:
+        journal.append(SweepExtended(7))
+    assert path.read_bytes().startswith(before)
+    assert read_json(capsys, "status", STOPPED)["num_trials"] == 7
+    path.write_bytes(path.read_bytes().replace(b'"num_trials":6', b'"num_trials":5', 1))
+    code, _, err = run(capsys, "status", STOPPED)
+    assert (code, f"{path}:" in err, "does not match its checksum" in err) == (1, True, True)
 
 
 @pytest.mark.ray

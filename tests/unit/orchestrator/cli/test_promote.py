@@ -71,9 +71,8 @@ def promotion(finished: str) -> PromotionOutcome:
     records = tuple(replay(journal_path(plan)).records.values())
     decision = Decision(Verdict.PROMOTE, "69.00 is higher than 65.00", ("label-draw seed is 7 and not 1200",))
     test = {0: {"test/mAP": 66.0}, 1: {"test/mAP": 64.0}}
-    return PromotionOutcome(
-        plan, records, "FINISHED", 9.0, decision, test, MODEL, f"{MODEL}/3", Path("promoted", "a.yaml")
-    )
+    outcome = PromotionOutcome(plan, records, "FINISHED", 9.0, decision, test, MODEL, f"{MODEL}/3")
+    return replace(outcome, champion=f"{MODEL}/3", config_file=Path("promoted", "a.yaml"))
 
 
 @pytest.fixture
@@ -118,6 +117,18 @@ def test_promote_prints_runs_decision_and_what_to_do_with_the_model(
         f"{MODEL}/3",
         {"test/mAP": 64.0},
     )
+
+
+def test_a_version_that_is_no_longer_champion_is_not_called_one(
+    capsys: pytest.CaptureFixture[str], promote: Callable[..., list[dict[str, Any]]], finished: str
+) -> None:
+    promote(champion=f"{MODEL}/7")
+    assert (
+        f"registered: {MODEL}/3, the run of the first seed, champion until {MODEL}/7 took its place"
+        in run(capsys, "promote")[1]
+    )
+    promote(champion=None)
+    assert f"registered: {MODEL}/3, the run of the first seed, no longer champion" in run(capsys, "promote")[1]
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.KEEP, 0), (Verdict.REFUSE, 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,24 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
 from orchestrator.promotion.final_runs import plan_promotion
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
-from orchestrator.promotion.steps import IDENTITY_TAG, VALUES_TAG
+from orchestrator.promotion.registration import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
 from orchestrator.sweep_folder.events import Event
-from orchestrator.sweep_folder.index import load_plan
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.tracking import registry
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.connection import MlflowFailedError
 from orchestrator.tracking.registry import ModelVersion
+from orchestrator.tracking.runs import SWEEP_TAG
 from tests.kit import sweeps
 from training.data.registry import DatasetInfo
 from training.data.views import PixelScale
+from training.loop.checkpoint import CheckpointStore
 
 IDENTITY = {
     "dataset": "digits",
@@ -64,6 +67,7 @@ class Store:
                 lambda dataset, name: [found for found in self.champions.values() if found.name != name],
             ),
             (registry, "register_version", self.register),
+            (registry, "find_version_of", self.find_version_of),
             (registry, "set_champion", self.set_champion),
             (tracking, "sync", lambda sweep_id: True),
             (mlflow_store, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
@@ -112,6 +116,15 @@ class Store:
                 return known
         self.versions.append(ModelVersion(name, len(self.versions) + 1, run_id, tags))
         return self.versions[-1]
+
+    def find_version_of(self, name: str, sweep_id: str) -> ModelVersion | None:
+        found = [known for known in self.versions if (known.name, known.tags.get(SWEEP_TAG)) == (name, sweep_id)]
+        return found[-1] if found else None
+
+    def lose_registry(self) -> None:
+        """Stand in for the loss of mlflow.db."""
+        self.champions.clear()
+        self.versions.clear()
 
     def set_champion(self, version: ModelVersion) -> None:
         self._fail("set_champion")
@@ -341,3 +354,66 @@ def test_final_runs_that_mlflow_lacks_are_written_before_one_is_registered(
     with pytest.raises(OrchestratorError, match="does not have all final runs yet.*orchestrator resume"):
         _promote(swept)
     assert not store.versions
+
+
+def _sweep_and_promote(store: Store, sweep_id: str, *scores: float) -> PromotionOutcome:
+    plan = sweeps.make_sweep(sweep_id, num_trials=4)
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    store.scores = scores
+    return _promote(plan)
+
+
+def test_a_champion_that_mlflow_has_lost_is_registered_again_by_any_promotion_of_its_model(
+    swept: SweepPlan, store: Store
+) -> None:
+    first = _promote(swept)
+    better = _sweep_and_promote(store, "better-00000002", 70.0, 72.0)
+    assert (better.version, better.champion) == (f"{better.model}/2", f"{better.model}/2")
+    store.lose_registry()
+    # A newcomer is compared with the champion that was, and does not win because nobody is there.
+    newcomer = _sweep_and_promote(store, "newcomer-00000003", 65.0, 65.0)
+    assert newcomer.decision is not None
+    assert newcomer.decision.verdict is Verdict.KEEP
+    assert [version.tags[SWEEP_TAG] for version in store.versions] == [first.plan.id, better.plan.id]
+    assert str(store.champions[str(better.model)]) == f"{better.model}/2"
+    store.lose_registry()
+    # The first one is read again: it says who is champion now, and nothing is trained or opened again.
+    trained, opened = store.trained, len(store.opened)
+    again = resume_promotion(first.plan.id)
+    assert (again.version, again.champion, again.reused) == (f"{first.model}/1", f"{first.model}/2", True)
+    assert (store.trained, len(store.opened)) == (trained, opened)
+
+
+def test_a_version_gets_its_new_number_in_a_new_registry(swept: SweepPlan, store: Store) -> None:
+    _promote(swept)
+    better = _sweep_and_promote(store, "better-00000002", 70.0, 72.0)
+    store.lose_registry()
+    shutil.rmtree(sweeps.journal_path(load_plan(next(iter(_promotions_of(swept))))).parent)
+    again = resume_promotion(better.plan.id)
+    assert (again.version, again.champion) == (f"{better.model}/1", f"{better.model}/1")
+    champion = replay(sweeps.journal_path(better.plan)).champion
+    assert champion is not None
+    assert champion.version == f"{better.model}/1"
+
+
+def test_a_lost_champion_without_weights_is_said_to_be_gone(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _promote(swept)
+    store.lose_registry()
+    load_best = CheckpointStore.load_best
+
+    def lose(checkpoints: CheckpointStore, epoch: int | None = None) -> dict[str, Any] | None:
+        return None if first.plan.id in checkpoints._root else load_best(checkpoints, epoch)
+
+    monkeypatch.setattr("training.loop.checkpoint.CheckpointStore.load_best", lose)
+    with pytest.raises(OrchestratorError, match=r"MLflow has lost it, .* cannot be registered again. .* Move .* away"):
+        resume_promotion(first.plan.id)
+    newcomer = _sweep_and_promote(store, "newcomer-00000003", 50.0, 50.0)
+    assert newcomer.decision is not None
+    assert newcomer.decision.verdict is Verdict.PROMOTE
+    assert "the former champion 61.00 (60.00, 62.00)" in newcomer.decision.marks[-1]
+
+
+def _promotions_of(plan: SweepPlan) -> list[str]:
+    return [entry.id for entry in list_sweeps(kinds={"promote"}) if load_plan(entry.id).parent == plan.id]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from orchestrator.sweep_folder.events import (
     EventError,
     PromotionDecided,
     SweepExtended,
+    SweepPlanned,
     TestOpened,
     TrialEnded,
     TrialLost,
@@ -28,6 +31,7 @@ from orchestrator.sweep_folder.events import (
 from orchestrator.sweep_folder.records import Cause, TrialState
 
 EVENTS: list[Event] = [
+    SweepPlanned({"id": "digits-1", "base": {"optim.lr": 1e-3}, "start_from": [{}]}, time_ms=1),
     DriverStarted("digits-1", "h", 1, 3, {"commit": "c"}, backup="s3://bucket/x", time_ms=1),
     DriverStarted("digits-1", "h", 1, 3, {}, time_ms=1),
     DriverEnded("FINISHED", time_ms=1),
@@ -79,7 +83,36 @@ def test_a_value_that_no_version_writes_is_an_error() -> None:
         from_line(line(event="trial_ended", time_ms=1, trial=0, state="DONE"))
 
 
-@pytest.mark.parametrize("broken", [b"", b'{"event": "epo', b"[1]", b"1", b"{}", b"\x00\x00", b"\xff"])
+HUGE = 10**400
+NUMBERS = (int, float)
+WRONG: tuple[Any, ...] = (None, True, "text", [1], {"a": [1]}, -1, HUGE, 1.5, math.inf, math.nan)
+
+
+def test_a_value_of_another_kind_is_an_error_and_nothing_else() -> None:
+    """Every field of every event, and every value in its mappings, is replaced by what it cannot be."""
+    for event in EVENTS:
+        fields = json.loads(to_line(event))
+        for name in set(fields) - {"event", "plan"}:
+            for wrong in WRONG:
+                inside = dict.fromkeys(fields[name], wrong) if isinstance(fields[name], dict) else {}
+                for value in [wrong, *([inside] if inside else [])]:
+                    with contextlib.suppress(EventError):
+                        read = from_line(line(**fields | {name: value}))
+                        assert isinstance(getattr(read, name), NUMBERS if isinstance(value, float) else type(value))
+    for name, wrong in (("epoch", 4.0), ("epoch", True), ("trial", -1), ("epoch", HUGE), ("metrics", {"a": HUGE})):
+        fields = json.loads(to_line(EpochReported(0, 1, {"val/mAP": 50.0}, time_ms=1)))
+        with pytest.raises(EventError, match=f"has a value that is not valid: {name} is "):
+            from_line(line(**fields | {name: wrong}))
+    # 1e400 is read as infinity, which is no epoch; a metric may be infinite.
+    with pytest.raises(EventError, match="epoch is inf"):
+        from_line(to_line(EpochReported(0, 7, {}, time_ms=1)).replace(b":7", b":1e400"))
+    assert from_line(to_line(EpochReported(0, 1, {"train/loss": math.inf}, time_ms=1))) is not None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b'{"event": "epo', b"[1]", b"1", b"{}", b"\x00\x00", b"\xff", b"[" * 100_000, b'{"event":' * 100_000],
+)
 def test_what_a_kill_leaves_is_a_broken_line(broken: bytes) -> None:
     with pytest.raises(BrokenLineError):
         from_line(broken)

@@ -8,14 +8,19 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.sweep_folder.events import SweepPlanned
 from orchestrator.sweep_folder.index import (
+    PlanError,
     create_sweep,
     find_sweep,
+    list_broken,
     list_sweeps,
-    read_plan,
+    load_plan,
+    repair_plan,
     require_free_name,
 )
 from orchestrator.sweep_folder.lease import Lease
+from tests.kit.sweeps import make_sweep, whole_sweep, write_events
 
 
 def make_folder(sweep_id: str, created: float, kind: str = "sweep") -> str:
@@ -28,10 +33,10 @@ def test_plan_is_written_once_and_read_back() -> None:
     folder = create_sweep("a-00000001", "{}")
     assert folder == sweep_dir("a-00000001")
     assert [path.name for path in folder.iterdir()] == ["plan.json"]
-    assert read_plan("a-00000001") == "{}"
+    assert (folder / "plan.json").read_text() == "{}"
     with pytest.raises(UserError, match="Sweep a-00000001 already exists in "):
         create_sweep("a-00000001", "other")
-    assert read_plan("a-00000001") == "{}"
+    assert (folder / "plan.json").read_text() == "{}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -90,8 +95,29 @@ def test_folder_with_a_broken_plan_hides_no_other(text: str) -> None:
     create_sweep("b-00000002", text)
     (sweeps_dir() / "c-00000003").mkdir()  # as a kill before the plan leaves it
     assert find_sweep() == good
-    # By its id it is found, so that reading it can say what is wrong with it.
-    assert find_sweep("b-00000002") == "b-00000002"
+    # By its id it is found, so that reading it can say what is wrong with it; so it is by a name that no other has.
+    assert find_sweep("b-00000002") == find_sweep("b") == "b-00000002"
+    assert [(entry.id, entry.name) for entry in list_broken()] == [("b-00000002", "b")]
+    with pytest.raises(PlanError, match=f"Cannot read the plan of b-00000002, {sweep_dir('b-00000002')}/plan.json: "):
+        load_plan("b-00000002")
+    with pytest.raises(PlanError, match="Restore the file from a copy, or from MLflow"):
+        repair_plan("b-00000002")
+
+
+def test_a_plan_that_is_lost_or_damaged_is_written_again_from_the_journal() -> None:
+    plan = make_sweep("mine-00000001")
+    path = sweep_dir(plan.id) / "plan.json"
+    write_events(plan, [SweepPlanned(json.loads(plan.to_json())), *whole_sweep(plan)])
+    assert repair_plan(plan.id) is None
+    for damage in ("", "[" * 100_000, plan.to_json()[:-30], plan.to_json().replace(plan.id, "other-00000002"), None):
+        path.unlink()
+        if damage is not None:
+            path.write_text(damage)
+        assert [entry.id for entry in list_broken()] == ([] if damage and "other" in damage else [plan.id])
+        with pytest.raises(PlanError, match="The journal has it: `orchestrator resume mine-00000001` writes it again"):
+            load_plan(plan.id)
+        assert repair_plan(plan.id) == path
+        assert load_plan(plan.id) == plan
 
 
 def test_files_of_somebody_else_among_the_sweeps_are_ignored(home: Path) -> None:
@@ -135,7 +161,7 @@ def test_taken_name_is_refused_and_a_free_one_returned() -> None:
 
 def test_plan_of_no_sweep_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match="No sweeps in "):
-        read_plan("a-00000001")
+        load_plan("a-00000001")
 
 
 def test_home_that_is_a_file_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

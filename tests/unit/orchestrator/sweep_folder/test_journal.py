@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +25,7 @@ from orchestrator.sweep_folder.events import (
     TrialStarted,
     to_line,
 )
-from orchestrator.sweep_folder.journal import Journal, follow, replay
+from orchestrator.sweep_folder.journal import Journal, JournalError, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
 
@@ -197,3 +200,99 @@ def test_a_backup_is_read_under_its_former_name(path: Path) -> None:
     assert replay(path).backup == "s3://bucket/sweeps"
     write(path, replace(DRIVER, backup="s3://other/sweeps"))
     assert replay(path).backup == "s3://other/sweeps"
+
+
+def sealed_lines(path: Path) -> list[bytes]:
+    """Write a short journal and return its lines."""
+    write(path, DRIVER, started(0), reported(0, 1, 33.98), started(1), reported(1, 1, 20.5), reported(0, 2), ended(0))
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_any_change_of_a_line_in_the_middle_is_noticed_and_named(path: Path) -> None:
+    lines = sealed_lines(path)
+    changes = {
+        3: [*lines[:2], lines[2].replace(b"33.98", b"93.98"), *lines[3:]],  # a flipped digit
+        4: [*lines[:3], lines[4], lines[3], *lines[5:]],  # swapped
+        5: [*lines[:4], *lines[5:]],  # missing
+        6: [*lines[:5], lines[4], *lines[5:]],  # repeated
+        2: [lines[0], lines[1].replace(b'"trial":0', b'"trial": 0'), *lines[2:]],  # formatted by an editor
+        1: lines[1:],  # the first is missing
+        7: [*lines[:5], lines[5].split(b',"crc"')[0] + b"}\n", lines[6]],  # without its checksum
+    }
+    for number, changed in changes.items():
+        path.write_bytes(b"".join(changed))
+        for read in (replay, Journal.open, follow):
+            with pytest.raises(JournalError, match=rf"journal\.jsonl:{number}: .* does not match its checksum"):
+                read(path)
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(path: Path) -> None:
+    dice, whole = random.Random(0), b"".join(sealed_lines(path))
+    events = follow(path)[0]
+    for position in dice.sample(range(whole.rindex(b"\n", 0, -1)), 300):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << dice.randrange(8)
+        path.write_bytes(flipped)
+        with contextlib.suppress(JournalError):
+            assert follow(path)[0] == events
+
+
+def test_lines_of_an_earlier_version_are_read_and_protected_once_this_one_has_written(path: Path) -> None:
+    old = b"".join(to_line(replace(event, time_ms=1)) for event in (DRIVER, started(0), reported(0, 1, 33.98)))
+    path.write_bytes(old)
+    assert replay(path).records[0].metrics[1]["val/mAP"] == 33.98
+    write(path, reported(0, 2), reported(0, 3))
+    assert path.read_bytes().startswith(old)
+    assert [*replay(path).records[0].metrics] == [1, 2, 3]
+    # From any offset, before, at and after the change of version.
+    whole = path.read_bytes()
+    ends = [index + 1 for index in range(len(whole)) if whole[index : index + 1] == b"\n"]
+    for end, left in zip([0, *ends], range(5, -1, -1), strict=True):
+        assert len(follow(path, end)[0]) == left
+    path.write_bytes(whole.replace(b"33.98", b"93.98"))
+    with pytest.raises(JournalError, match=r"journal\.jsonl:4: .* lines before it were changed"):
+        replay(path)
+    # An earlier version may go on with it: it ignores the checksum and writes none.
+    path.write_bytes(whole + to_line(replace(ended(0), time_ms=1)))
+    assert replay(path).records[0].ended
+    write(path, started(1))
+    assert list(replay(path).records) == [0, 1]
+
+
+def test_a_torn_last_line_does_not_count_towards_the_checksums(path: Path) -> None:
+    sealed_lines(path)
+    with path.open("ab") as file:
+        file.write(b'{"event": "epoch_rep\n')
+    write(path, started(2))
+    assert list(replay(path).records) == [0, 1, 2]
+
+
+def test_what_an_editor_adds_is_ignored(path: Path) -> None:
+    whole = b"".join(sealed_lines(path))
+    events = follow(path)[0]
+    path.write_bytes(codecs.BOM_UTF8 + whole.replace(b"\n", b"\r\n"))
+    assert follow(path)[0] == events
+    write(path, started(2))
+    assert list(replay(path).records) == [0, 1, 2]
+
+
+def test_the_way_out_names_the_backup_if_there_is_one(path: Path) -> None:
+    write(path, replace(DRIVER, backup="/mnt/my backups"), started(0), reported(0, 1), ended(0))
+    path.write_bytes(path.read_bytes().replace(b"50.0", b"60.0"))
+    with pytest.raises(JournalError, match=rf"`orchestrator resume {path.parent.name} --from '/mnt/my backups'`"):
+        replay(path)
+    sealed_lines(path.with_name("other.jsonl"))
+    other = path.with_name("other.jsonl")
+    other.write_bytes(other.read_bytes().replace(b"33.98", b"93.98"))
+    with pytest.raises(JournalError, match=rf"`orchestrator resume {path.parent.name} --from mlflow`"):
+        replay(other)
+    (path.parent / "plan.json").write_text('{"kind": "promote", "parent": "digits-00000001"}')
+    with pytest.raises(JournalError, match="promote again: `orchestrator promote digits-00000001`"):
+        replay(other)
+
+
+def test_a_folder_in_its_place_is_named(path: Path) -> None:
+    path.mkdir()
+    for read in (replay, Journal.open, follow):
+        with pytest.raises(JournalError, match=r"journal\.jsonl: the journal cannot be read: Is a directory"):
+            read(path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,16 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import connection
-from orchestrator.tracking.connection import MlflowFailedError, all_pages, answering
+from orchestrator.tracking.connection import (
+    BrokenDatabaseError,
+    MlflowFailedError,
+    all_pages,
+    answering,
+    require_sound_database,
+)
 from orchestrator.tracking.registry import find_champion, find_other_champions
+from orchestrator.tracking.tracker import sync
+from tests.kit import sweeps
 from tests.kit.program import run
 
 URI = "http://me:hunter2@127.0.0.1:9"
@@ -113,3 +124,33 @@ def test_all_pages_are_read() -> None:
         return page
 
     assert list(all_pages(search)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", b"\0" * 4096, "page", "folder"])
+def test_a_file_that_is_no_database_is_refused_at_once_with_how_to_replace_it(
+    home: Path, empty_store: Path, damage: bytes | str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "mlflow.db"
+    if damage == "folder":
+        file.mkdir()
+    elif damage == "page":
+        content = empty_store.read_bytes()
+        file.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))  # its first page is whole
+    else:
+        assert isinstance(damage, bytes)
+        file.write_bytes(damage)
+    said = f"{file} is not a database, or a damaged one. Restore it from a copy, or move it away: then `orchestrator"
+    with pytest.raises(BrokenDatabaseError) as refused, answering() as client:
+        client.search_registered_models()
+    assert said in str(refused.value)
+    with pytest.raises(BrokenDatabaseError):
+        sync(sweeps.make_sweep().id)
+    code, _, err = run(capsys, "evaluate", "digits")
+    assert (code, said in err) == (1, True)
+
+
+def test_a_database_that_is_locked_is_not_damaged(home: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, home / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        require_sound_database()

@@ -1,0 +1,58 @@
+"""Read a sweep's plan and journal, and notice if the journal has lost what it had."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.index import load_plan
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, advise_restore, replay
+from orchestrator.sweep_folder.plan_check import require_same_plan
+from orchestrator.sweep_folder.state import SweepState
+from orchestrator.sweep_folder.traces import find_traces
+
+
+def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
+    """Return a sweep's plan and its state, replayed from its journal.
+
+    Raises:
+        UserError: The sweep does not exist.
+        OrchestratorError: Its plan or its journal is damaged, the plan is not the one that it began with, or the
+            journal is gone although the sweep has begun.
+    """
+    plan, state = load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
+    require_intact(plan, state)
+    return plan, state
+
+
+def require_intact(plan: SweepPlan, state: SweepState) -> None:
+    """Check that the plan is the one that the sweep began with, and that a journal without a driver never had one.
+
+    Raises:
+        PlanChangedError: The plan is another.
+        JournalError: The journal is missing or empty, but there are traces of a driver.
+    """
+    require_same_plan(plan, state)
+    if state.driver_state is not None:
+        return
+    traces = find_traces(plan)
+    if not traces and _is_logged(plan.id):
+        traces = ["runs in MLflow"]
+    if traces:
+        path = sweep_dir(plan.id) / JOURNAL_FILE
+        raise JournalError(
+            f"{path} {'has lost its events' if path.exists() else 'is missing'}: {plan.id} has left "
+            f"{' and '.join(traces)}, so it has begun. Without its journal it would start again and mix old results "
+            f"with new ones. {advise_restore(path.parent)}"
+        )
+
+
+def _is_logged(sweep_id: str) -> bool:
+    from orchestrator.tracking.store import has_runs
+
+    # Without an answer nothing is known, and a sweep that never began must be able to start without MLflow.
+    with suppress(OrchestratorError):
+        return has_runs(sweep_id)
+    return False
