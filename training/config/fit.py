@@ -5,7 +5,6 @@ This runs before anything is started.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from training.config.run import TrainConfig
@@ -15,15 +14,14 @@ DIGITS = "digits"
 DIGITS_IMAGE_SIZE = 40
 DIGITS_BACKBONE = "digits/resnet12"
 PRETEXT = "pretext"
-_RESNET = re.compile(r"/(wide_)?resnex?t\d")
 
 
 def check_fit(config: TrainConfig) -> None:
     """Check that the settings of a run fit together.
 
     Raises:
-        ConfigError: The image size does not fit digits, the digits family has no such backbone, or the backbone has
-            no such weights or no stem that can be frozen.
+        ConfigError: The image size does not fit digits, the digits family has no such backbone, the backbone has no
+            such weights, or random ones would be frozen.
     """
     data, model = config.data, config.model
     if data.name == DIGITS and data.image_size != DIGITS_IMAGE_SIZE:
@@ -39,13 +37,6 @@ def check_fit(config: TrainConfig) -> None:
     if model.frozen_stem and model.weights == "none":
         raise ConfigError(
             "model.frozen_stem=true would keep random weights with model.weights=none. Set model.frozen_stem=false",
-            "model.frozen_stem",
-        )
-    # Of timm's trunks only the library knows which are ResNets.
-    if model.frozen_stem and model.backbone.startswith("torchvision/") and not _RESNET.search(model.backbone):
-        raise ConfigError(
-            "model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone="
-            f"{model.backbone}. Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50",
             "model.frozen_stem",
         )
     if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):

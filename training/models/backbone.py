@@ -96,11 +96,31 @@ def check_trunk(config: ModelConfig) -> None:
     """Check that the trunk exists, is a CNN, and has initial weights of the given name; nothing is downloaded.
 
     Raises:
-        ConfigError: It does not, or is not, or has not.
+        ConfigError: It does not, or is not, or has not, or its stem is to be frozen and it is no ResNet.
     """
     library, _, name = config.backbone.partition("/")
-    _count_features(_BUILDERS[library](name), config.backbone)
+    module = _BUILDERS[library](name)
+    _count_features(module, config.backbone)
     check_weights_name(config)
+    if config.frozen_stem:
+        list_stem(module, config.backbone)
+
+
+def list_stem(trunk: nn.Module, backbone: str) -> list[str]:
+    """Return the names of the parts of a ResNet's trunk before its second stage: its stem and its first stage.
+
+    Raises:
+        ConfigError: The trunk is no ResNet.
+    """
+    second = "2" if isinstance(trunk, DigitsTrunk) else "layer2"
+    names = [name for name, _ in trunk.named_children()]
+    if second not in names:
+        raise ConfigError(
+            f"model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone={backbone}. "
+            "Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50 or timm/resnet50",
+            "model.frozen_stem",
+        )
+    return names[: names.index(second)]
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:

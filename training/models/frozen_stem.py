@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import takewhile
-
-from torch import nn
-
-from training.errors import ConfigError
-from training.models.backbone import DigitsTrunk
+from training.models.backbone import list_stem
 from training.models.base import Network, find_norms
 
 
@@ -24,23 +18,11 @@ def freeze_stem(model: Network, backbone: str) -> None:
         backbone: The trunk's name, for the message.
 
     Raises:
-        ConfigError: The trunk has no stages by the names of a ResNet.
+        ConfigError: The trunk is no ResNet.
     """
-    parts = [f"trunk.{name}" for name in _names_before_second_stage(model.trunk)]
-    if not parts:
-        raise ConfigError(
-            f"model.frozen_stem=true needs a ResNet, whose first stage is known, but got model.backbone={backbone}. "
-            "Set model.frozen_stem=false, or use a ResNet such as torchvision/resnet50 or timm/resnet50",
-            "model.frozen_stem",
-        )
+    parts = [f"trunk.{name}" for name in list_stem(model.trunk, backbone)]
     model.frozen_norms += tuple(parts)
     for part in parts:
         module = model.get_submodule(part).requires_grad_(False)
         for norm in find_norms(module):
             norm.eval()
-
-
-def _names_before_second_stage(trunk: nn.Module) -> Iterator[str]:
-    second = "2" if isinstance(trunk, DigitsTrunk) else "layer2"
-    names = [name for name, _ in trunk.named_children()]
-    return takewhile(lambda name: name != second, names if second in names else [])

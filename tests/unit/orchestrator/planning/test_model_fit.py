@@ -43,6 +43,19 @@ def test_a_trunk_or_weights_that_do_not_exist_are_named_with_the_nearest_before_
             check(backbone, weights)
 
 
+def test_a_trunk_whose_stem_cannot_be_frozen_is_refused_before_anything_starts() -> None:
+    for backbone in ("torchvision/densenet121", "timm/mobilenetv3_small_050"):
+        check(backbone)
+        base = {**PLAN.base, "model.backbone": backbone, "model.frozen_stem": True}
+        base["model.weights"] = "IMAGENET1K_V1" if backbone.startswith("torchvision/") else "default"
+        with pytest.raises(
+            ConfigError, match=f"needs a ResNet, .*model.backbone={backbone}. Set model.frozen_stem=false"
+        ):
+            check_model(dataclasses.replace(PLAN, base=base))
+        base["model.backbone"] = f"{backbone.partition('/')[0]}/resnet18"
+        check_model(dataclasses.replace(PLAN, base=base))
+
+
 def test_searched_trunks_are_checked_too() -> None:
     choices = Range(type="categorical", choices=["torchvision/resnet50", "torchvision/resnet19"])
     with pytest.raises(ConfigError, match="torchvision has no model resnet19"):

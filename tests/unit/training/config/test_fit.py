@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -28,18 +27,6 @@ def test_pretext_weights_belong_to_digits() -> None:
         ConfigError, match="exists only for digits/resnet12 on digits, but got model.backbone=digits/resnet12 on voc"
     ):
         check_fit(tiny_config({"data.name": "voc"}))
-
-
-def test_a_trunk_whose_stem_cannot_be_frozen_is_refused_before_anything_starts() -> None:
-    frozen: dict[str, Any] = {"data.name": "voc", "model.weights": "IMAGENET1K_V1", "model.frozen_stem": True}
-    for backbone in ("resnet50", "resnext50_32x4d", "wide_resnet50_2"):
-        check_fit(tiny_config({**frozen, "model.backbone": f"torchvision/{backbone}"}))
-    for backbone in ("densenet121", "regnet_y_400mf", "efficientnet_b0"):
-        with pytest.raises(
-            ConfigError, match=f"got model.backbone=torchvision/{backbone}. Set model.frozen_stem=false"
-        ):
-            check_fit(tiny_config({**frozen, "model.backbone": f"torchvision/{backbone}"}))
-        check_fit(tiny_config({**frozen, "model.frozen_stem": False, "model.backbone": f"torchvision/{backbone}"}))
 
 
 def test_random_weights_are_not_frozen() -> None:
