@@ -8,8 +8,9 @@ and the protocol of selection. Only the shape is checked here; whether its keys 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -26,7 +27,7 @@ from search_spaces.blocks import (
     none_as,
 )
 from search_spaces.compose import Composer, Origin, find_origin
-from search_spaces.reader import YAML_SUFFIXES, Document, KeyPath, SpaceError, read_document, read_text
+from search_spaces.reader import YAML_SUFFIXES, Document, KeyPath, Scalar, SpaceError, read_document, read_text
 from search_spaces.render import render_space
 from search_spaces.section import Section, check_section, fault
 from training.config.spelling import did_you_mean, listed, suggest
@@ -138,6 +139,24 @@ class SearchSpace(_Top):
     def reference(self) -> str:
         """What the space was loaded by: a shipped name or a file."""
         return self._reference
+
+    def changed(self, changes: Mapping[KeyPath, Scalar]) -> SearchSpace:
+        """Return a space with other values at some keys, written out in full.
+
+        Args:
+            changes: Path of a key that the space has -> its new value.
+        """
+        values = self.model_dump(exclude_defaults=True)
+        for key, value in changes.items():
+            section: Any = values
+            for part in key[:-1]:
+                section = section[part]
+            section[key[-1]] = value
+        space = SearchSpace.model_validate(values)
+        space._name, space._reference, space._document = self._name, self._reference, self._document
+        space._origins = self._origins
+        space._text = render_space(space, self._document, self._origins)
+        return space
 
     def place(self, key: KeyPath) -> str:
         """Return ``FILE:LINE`` of a key (``("methods", "ignore", "ranges", "optim.lr", "low")``)."""

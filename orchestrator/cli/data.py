@@ -238,15 +238,15 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def _next_steps(dataset: str, name: str) -> dict[str, str]:
-    # The shipped space folder.yaml works only under this name; for another name, users copy and change it.
-    search = {f"sweep {name}": "search"} if name == dataset else {}
-    check = {f"data verify {name}": "compare its labels with the paper's Table 1"} if dataset != "folder" else {}
-    return {
-        **check,
-        f"data show {name}": "look at images and their labels",
-        f"data stats {name}": "count the labels",
-        **search,
-    }
+    look = {f"data show {name}": "look at images and their labels", f"data stats {name}": "count the labels"}
+    if dataset == "folder":
+        return {
+            **look,
+            f"spaces folder --data {name} > {name}.yaml": "a search space for it, to read and change",
+            f"sweep {name}.yaml": "search",
+        }
+    check = {f"data verify {name}": "compare its labels with the paper's Table 1"}
+    return {**check, **look, f"sweep {name}": "search"}
 
 
 def _printable(line: str) -> str:

@@ -32,6 +32,7 @@ def evaluate(
 
     Scores are in percent. For models trained with EM or EM + APL, their authors recommend a threshold of 0.75.
     """
+    from orchestrator.datasets.prepared import locate_store
     from orchestrator.errors import UserError
 
     if split == "test":
@@ -43,6 +44,8 @@ def evaluate(
     from training.preparation import is_prepared, prepare
 
     predictor = _load_predictor(model)
+    data = predictor.config.data
+    config = predictor.config.with_params({"data.store": locate_store(data.name, data.store)})
     # If this is not the home of the training, the digit scenes may not have been made here yet.
     if not is_prepared(predictor.config.data):
         require_writable_cache()
@@ -50,7 +53,7 @@ def evaluate(
         prepare(predictor.config.data)
     # Evaluation takes a model in the form in which a training run keeps it.
     state = {"classes": list(predictor.classes), "model": predictor.weights}
-    metrics = evaluate_split(predictor.config, state, split, threshold, absent_classes)
+    metrics = evaluate_split(config, state, split, threshold, absent_classes)
     if json:
         print_json(
             {

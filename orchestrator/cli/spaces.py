@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_json, print_line, print_table, program
+from training.data.dataset_names import FOLDER
 
 COPY = "my.yaml"
 
@@ -16,6 +17,15 @@ def spaces(
     space: Annotated[
         str | None,
         typer.Argument(metavar="SPACE", help="Print this shipped space or YAML file in full.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME",
+            help="Print the space folder for this prepared dataset: its name, size, protocol and start points.",
+            show_default=False,
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -26,12 +36,17 @@ def spaces(
     """
     from search_spaces.schema import load_space, shipped_spaces
 
-    if space is not None:
-        loaded = load_space(space)
+    if space is not None or data is not None:
+        loaded = load_space(space or FOLDER)
+        if data is not None:
+            from orchestrator.planning.template import fit_template
+
+            loaded = fit_template(loaded, data)
         if json:
             print_json(loaded.model_dump(mode="json"))
         else:
-            print_line(_as_copy(loaded.text.rstrip("\n"), space))
+            copy = COPY if data is None else f"{data}.yaml"
+            print_line(_as_copy(loaded.text.rstrip("\n"), loaded.reference, copy))
         return
     entries = [_describe(name) for name in shipped_spaces()]
     if json:
@@ -47,10 +62,10 @@ def spaces(
     print_line(f"Print one in full, to copy: {program()} spaces digits > {COPY}")
 
 
-def _as_copy(text: str, name: str) -> str:
+def _as_copy(text: str, name: str, copy: str) -> str:
     """Return the text of a space with the command in its header as it is for a copy."""
     # A copy is run by the name of its file; the shipped name would run the original.
-    return text.replace(f"  orchestrator sweep {name}", f"  orchestrator sweep {COPY}", 1)
+    return text.replace(f"  orchestrator sweep {name}", f"  orchestrator sweep {copy}", 1)
 
 
 def _describe(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
-from orchestrator.home import HOME_VARIABLE, check_name, data_dir
+from orchestrator.home import HOME_VARIABLE, check_name, data_dir, home
 from training.config.spelling import nearest_word
 from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
 from training.data.store.file_names import MANIFEST, holds_store
@@ -30,11 +30,25 @@ _BYTES_PER_PX = {"raw": 3.0, "jpeg": 0.45}
 
 def find_store(name: str) -> str | None:
     """Return the URI of a dataset's store, or None if none was prepared from this home."""
-    pointed = _read_pointer(_pointer(name))
-    if pointed is not None:
-        return pointed
-    folder = data_dir(name)
-    return str(folder) if holds_store(folder) and (folder / MANIFEST).is_file() else None
+    pointed, folder = _read_pointer(_pointer(name)), data_dir(name)
+    at_home = str(folder) if holds_store(folder) and (folder / MANIFEST).is_file() else None
+    # A store that was moved into the home, with a pointer that still has its old place.
+    return at_home if pointed is None or (at_home and _is_gone(pointed)) else pointed
+
+
+def locate_store(name: str, store: str | None) -> str | None:
+    """Return where a store is now that was at ``store`` when a plan was made.
+
+    A home may be moved or copied with its data. Whoever opens the store compares its data hash with the plan's.
+    """
+    if store is None or not _is_gone(store):
+        return store
+    return find_store(name) or store
+
+
+def _is_gone(uri: str) -> bool:
+    # From here, a bucket that is gone looks the same as one that does not answer.
+    return "://" not in uri and not (Path(uri).expanduser() / MANIFEST).exists()
 
 
 def require_store(name: str) -> str:
@@ -73,12 +87,12 @@ def list_stores() -> dict[str, str]:
     Raises:
         UserError: The folder cannot be read.
     """
-    stores = {path.name: str(path) for path in _entries() if path.is_dir() and holds_store(path)}
-    # A pointer goes before a folder of the same name, as in find_store.
-    stores |= {
+    folders = {path.name: str(path) for path in _entries() if path.is_dir() and holds_store(path)}
+    pointed = {
         path.stem: uri for path in _entries() if path.suffix == ".json" and (uri := _read_pointer(path)) is not None
     }
-    return dict(sorted(stores.items()))
+    # Unfinished ones too, which find_store does not return.
+    return {name: find_store(name) or folders[name] for name in sorted(folders | pointed)}
 
 
 def require_place(name: str, uri: str) -> None:
@@ -117,7 +131,10 @@ def remember_store(name: str, uri: str) -> None:
                 pointer.unlink()
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(pointer, json.dumps({"uri": uri}) + "\n")
+        # Relative to the home if it is inside, so that the home can be moved.
+        inside = "://" not in uri and Path(uri).is_relative_to(home())
+        written = str(Path(uri).relative_to(home())) if inside else uri
+        write_whole(pointer, json.dumps({"uri": written}) + "\n")
     except OSError as error:
         raise UserError(
             f"Cannot write {pointer} ({error.strerror}). Set {HOME_VARIABLE} to a folder that you may write to."
@@ -215,7 +232,10 @@ def _read_pointer(path: Path) -> str | None:
     except (OSError, ValueError, RecursionError):
         return None
     is_pointer = isinstance(content, dict) and content.keys() == {"uri"} and isinstance(content["uri"], str)
-    return content["uri"] if is_pointer else None
+    if not is_pointer:
+        return None
+    uri: str = content["uri"]
+    return uri if "://" in uri else str(home() / uri)
 
 
 def _describe_ignored(name: str) -> str:

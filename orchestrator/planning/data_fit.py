@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.datasets.prepared import require_store
+from orchestrator.datasets.prepared import locate_store, require_store
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Params, SweepPlan
 from training.data.dataset_names import EMBEDDED
@@ -105,6 +105,13 @@ def _find_manifest(plan: SweepPlan) -> Manifest | None:
         return read_manifest(str(place))
     except StoreError:
         return None
+
+
+def locate_data(plan: SweepPlan) -> SweepPlan:
+    """Return a plan with the place of its data as it is now, in a home that was moved or copied with its data."""
+    store = plan.base.get("data.store")
+    found = locate_store(plan.dataset, None if store is None else str(store))
+    return plan if found == store else replace(plan, base={**plan.base, "data.store": found})
 
 
 def _require_place(plan: SweepPlan, place: str) -> None:

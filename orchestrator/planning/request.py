@@ -9,7 +9,9 @@ from pathlib import Path
 from orchestrator.errors import UserError
 from orchestrator.home import check_name, clean_name
 from orchestrator.planning.sweep_plan import Kind
+from orchestrator.planning.template import describe_missing_space, fit_if_prepared
 from orchestrator.uris import absolute_uri, require_no_credentials
+from search_spaces.reader import SpaceError
 from search_spaces.schema import SearchSpace, load_space
 from training.config.run import Scalar
 
@@ -74,9 +76,17 @@ class PlanRequest:
 
         Raises:
             SpaceError: The file does not exist or is not a search space.
+            UserError: It is the name of a prepared dataset.
         """
         assert self.space is not None
-        return self.space if isinstance(self.space, SearchSpace) else load_space(self.space)
+        if isinstance(self.space, SearchSpace):
+            return self.space
+        try:
+            return fit_if_prepared(load_space(self.space))
+        except SpaceError:
+            if hint := describe_missing_space(str(self.space)):
+                raise UserError(hint) from None
+            raise
 
     def choose_name(self, default: str) -> str:
         """Return the name of the sweep: the user's, or one made from the default (``digits-train`` for a training).

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
+from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.verdict import SET_UP_KEYS, Result
@@ -20,7 +21,7 @@ from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
-from training.config.run import ADDED_SETTINGS, ModelConfig, TrainConfig
+from training.config.run import ADDED_SETTINGS, PLACE_KEYS, ModelConfig, TrainConfig
 
 _HASHES = ("data_hash", "weights_hash")
 
@@ -38,6 +39,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
         UserError: It cannot be promoted; the message says why and what to do.
     """
     plan, state = read_sweep(sweep_id)
+    plan = locate_data(plan)
     if plan.kind == "promote":
         raise UserError(
             f"{sweep_id} is itself a promotion. Promote a sweep or a training, or continue this one: orchestrator "
@@ -100,8 +102,9 @@ def find_same(planned: SweepPlan) -> SweepPlan | None:
 
 
 def _runs_of(plan: SweepPlan) -> tuple[Any, ...]:
-    # Not the id, the name or the time: those differ between two equal promotions.
-    return plan.parent, plan.base, plan.start_from, plan.resources, plan.protocol
+    # Not the id, the name or the time: those differ between two equal promotions. Nor where the data are.
+    base = {key: value for key, value in plan.base.items() if key not in PLACE_KEYS}
+    return plan.parent, base, plan.start_from, plan.resources, plan.protocol
 
 
 def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import home
+from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.run_config import render_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.final_runs import final_config, make_result
@@ -45,7 +46,7 @@ class PromotionSteps:
     """
 
     def __init__(self, plan: SweepPlan, journal: Journal, say: Callable[[str], None]) -> None:
-        self._plan, self._journal, self._state, self._say = plan, journal, journal.state, say
+        self._plan, self._journal, self._state, self._say = locate_data(plan), journal, journal.state, say
         self._result = make_result(plan, journal.state, journal.path)
         self.name = registered_name(self._result.identity)
         self.taken = False

@@ -27,6 +27,7 @@ from orchestrator.cluster.size import require_room
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.capacity import require_room_here
+from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
@@ -221,6 +222,8 @@ class _Driver:
     ) -> None:
         self.tracking_problem: str | None = None
         self._plan, self._journal, self._signals, self._progress = plan, journal, signals, progress
+        # Trials read the data where they are now; MLflow keeps the place that the plan has.
+        self._placed = locate_data(plan)
         self._folder, self._options, self._hooks = sweep_dir(plan.id), options, options.hooks
         self.tracker: TrackerLike = NoTracker()
         self._cleaner = CheckpointCleaner(plan, journal.state)
@@ -255,7 +258,7 @@ class _Driver:
     def _start(self, stack: ExitStack, num_trials: int) -> None:
         """Start everything that runs alongside the trials. Slow parts start first and run in parallel."""
         quieten()
-        config = trial_config(self._plan, {})
+        config = trial_config(self._placed, {})
         self.tracker = self._hooks.make_tracker(self._plan, self._journal.path)
         # Registered before Ray, so that tracking stops after Ray: the last trials' events are then written too.
         stack.callback(self._stop_tracking)
@@ -345,9 +348,9 @@ class _Driver:
         over_train = runs_over_train(self._plan)
         run_trials(
             self._plan,
-            make_train_trainable(self._plan, make_run)
+            make_train_trainable(self._placed, make_run)
             if over_train
-            else make_trainable(self._plan, make_run or make_training_run),
+            else make_trainable(self._placed, make_run or make_training_run),
             director,
             scratch=self._folder / _SCRATCH_DIR,
             has_room=self._cleaner.has_room,

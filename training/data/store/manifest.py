@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -114,7 +115,7 @@ class Manifest:
 def how_to_redo(uri: str) -> str:
     """Return the sentence that says how to prepare a damaged store again."""
     # Only the manifest: the folder may contain unrelated files, and without the manifest all shards are rewritten.
-    command = f"orchestrator data prepare NAME --source DIR --out {uri}"
+    command = f"orchestrator data prepare NAME --source DIR --out {shlex.quote(uri)}"
     return f"Delete {uri}/{MANIFEST} and prepare the dataset again: {command}"
 
 
@@ -163,4 +164,10 @@ def _describe_absence(uri: str) -> str:
             f"The store {uri} is not finished: `orchestrator data prepare` was stopped or is still running. "
             f"Run the same command again: it continues where it stopped"
         )
-    return f"No store at {uri}. Prepare it: orchestrator data prepare NAME --source DIR --out {uri}"
+    command = f"orchestrator data prepare NAME --source DIR --out {shlex.quote(uri)}"
+    if "://" in uri:
+        return f"No store at {uri}. Prepare it: {command}"
+    return (
+        f"No store at {uri}. If it was moved, move it to data/NAME in the home, or link it there: "
+        f"ln -s PLACE data/NAME. If not, prepare it: {command}"
+    )

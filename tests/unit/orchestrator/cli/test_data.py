@@ -284,15 +284,18 @@ def test_foreign_files_in_the_data_folder_are_left_alone(
 
 
 def test_pointer_to_a_store_that_is_gone_says_how_to_get_it_back(
-    capsys: pytest.CaptureFixture[str], voc: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], voc: Path, tmp_path: Path, home: Path
 ) -> None:
     words = ("data", "prepare", "voc", "--source", str(voc), *SIZE, "--out")
     assert run(capsys, *words, str(tmp_path / "disk"))[0] == 0
     (tmp_path / "disk").rename(tmp_path / "moved")
     state = json.loads(run(capsys, "data", "list", "--json")[1])[0]["state"]
-    assert state.startswith(f"No store at {tmp_path / 'disk'}. Prepare it: ")
+    assert state.startswith(f"No store at {tmp_path / 'disk'}. If it was moved, move it to data/NAME in the home, or ")
     code, _, err = run(capsys, "data", "show", "voc")
     assert (code, f"No store at {tmp_path / 'disk'}" in err) == (1, True)
+    (home / "data" / "voc").symlink_to(tmp_path / "moved")  # as the message says
+    assert run(capsys, "data", "show", "voc")[0] == 0
+    (home / "data" / "voc").unlink()
     code, _, err = run(capsys, *words, str(tmp_path / "moved"))
     assert (code, "nothing was done" in err) == (0, True)
     assert run(capsys, "data", "show", "voc")[0] == 0

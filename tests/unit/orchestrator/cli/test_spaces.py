@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.planning.request import PlanRequest
 from search_spaces.schema import load_space, shipped_spaces
+from tests.kit.layouts import FOLDER_CLASSES, make_folder
 from tests.kit.program import run
 from tests.kit.shipped_plans import plan_sweep
+from training.data.sources.folder import read_folder
 
 
 def test_shipped_spaces_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +50,50 @@ def test_unknown_space_is_answered_with_the_nearest(capsys: pytest.CaptureFixtur
     code, out, err = run(capsys, "spaces", "digts")
     assert (code, out) == (2, "")
     assert "Did you mean digits?" in err
+
+
+def test_the_template_for_data_of_ones_own_runs_without_a_change(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    source, copy = make_folder(tmp_path / "birds", observed_only=["train", "val"]), tmp_path / "birds.yaml"
+    prepare = ("data", "prepare", "folder", "--source", str(source), "--image-size", "32")
+    code, out, err = run(capsys, *prepare, "--name", "birds")
+    assert code == 0, err
+    assert "orchestrator spaces folder --data birds > birds.yaml" in out
+    assert "orchestrator sweep birds.yaml" in out
+    copy.write_text(run(capsys, "spaces", "folder", "--data", "birds")[1])
+    assert "Command:  orchestrator sweep birds.yaml " in copy.read_text()
+    assert run(capsys, "plan", str(copy))[0] == 0
+    space = load_space(copy)
+    assert (space.dataset, space.shared.fixed["data.name"], space.shared.fixed["data.image_size"]) == (
+        "birds",
+        "birds",
+        32,
+    )
+    num_classes = len(FOLDER_CLASSES)
+    assert space.methods["wan"].start_from[0]["method.negative_weight"] == round(1 / (num_classes - 1), 4)
+    assert space.protocol.select_config_by == "observed-val"
+    decays = {block.fixed["method.gap_decay"] for block in space.methods.values() if "method.gap_decay" in block.fixed}
+    assert decays == {0.95}  # so few images make few steps, in the method and in all its variants
+    # Its name is a dataset's, and no shipped space has it.
+    code, _, err = run(capsys, "sweep", "birds")
+    assert (code, "orchestrator spaces folder --data birds > birds.yaml" in err) == (2, True)
+    code, _, err = run(capsys, "spaces", "voc", "--data", "birds")
+    assert (code, "--data goes with the space folder only" in err) == (2, True)
+    code, _, err = run(capsys, "spaces", "--data", "brids")
+    assert (code, "Did you mean birds?" in err) == (2, True)
+
+
+def test_true_labels_decide_the_protocol_and_the_number_of_positives(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    source = make_folder(tmp_path / "mine")
+    assert run(capsys, "data", "prepare", "folder", "--source", str(source), "--image-size", "32")[0] == 0
+    space = PlanRequest("folder").load_space()  # under its own name, the template is fitted without being copied
+    assert space.protocol.select_config_by == space.protocol.select_epoch_by == "clean-val"
+    true = read_folder(source).phases["train"].true
+    assert true is not None
+    mean = pytest.approx(true.sum(1).mean(), abs=1e-3)
+    assert space.methods["epr"].start_from[0]["method.expected_positives"] == mean
+    assert space.methods["role"].fixed["method.expected_positives"] == mean
+    assert load_space("folder").methods["role"].fixed["method.expected_positives"] == 2.0

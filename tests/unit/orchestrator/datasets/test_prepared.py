@@ -12,6 +12,7 @@ from orchestrator.datasets.prepared import (
     choose_name,
     find_store,
     list_stores,
+    locate_store,
     remember_store,
     require_place,
     require_room,
@@ -19,6 +20,8 @@ from orchestrator.datasets.prepared import (
     with_store,
 )
 from orchestrator.errors import UserError
+from orchestrator.planning.data_fit import locate_data
+from tests.kit.sweeps import make_sweep
 
 
 def make_store(home: Path, name: str) -> Path:
@@ -51,6 +54,31 @@ def test_pointer_remembers_a_store_elsewhere_until_one_is_made_at_home(home: Pat
     remember_store("v1.5", str(folder))
     assert find_store("v1.5") == str(folder)
     assert not (home / "data" / "v1.5.json").exists()
+
+
+def test_a_home_that_was_moved_finds_its_stores(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = str(make_store(home, "voc"))
+    inside = home / "big" / "cub"
+    inside.mkdir(parents=True)
+    (inside / "manifest.json").write_text(json.dumps({"schema_version": 1, "data_hash": "ab"}))
+    remember_store("cub", str(inside))
+    remember_store("coco", "/nowhere/coco")
+    plans = {
+        name: make_sweep(f"{name}-00000001", dataset=name, base={"data.store": store})
+        for name, store in (("voc", old), ("cub", str(inside)))
+    }
+    assert all(locate_data(plan) == plan for plan in plans.values())
+    moved = tmp_path / "moved home"
+    home.rename(moved)
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(moved))
+    assert locate_data(plans["voc"]).base["data.store"] == find_store("voc") == str(moved / "data" / "voc")
+    assert locate_data(plans["cub"]).base["data.store"] == find_store("cub") == str(moved / "big" / "cub")
+    # A store outside the home that was moved into it afterwards; until then its old place is told.
+    assert locate_store("coco", "/elsewhere/coco") == "/nowhere/coco"
+    make_store(moved, "coco")
+    assert find_store("coco") == list_stores()["coco"] == str(moved / "data" / "coco")
+    assert locate_store("coco", "s3://bucket/coco") == "s3://bucket/coco"
+    assert locate_store("nuswide", "/elsewhere/nuswide") == "/elsewhere/nuswide"
 
 
 FOREIGN_JSON = [

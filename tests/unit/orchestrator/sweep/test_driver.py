@@ -84,6 +84,24 @@ def test_refusal_names_the_whole_command_that_allows_it(num_more: int, command: 
     assert replay(journal_path(plan)).num_trials == 5
 
 
+def test_a_sweep_goes_on_with_its_data_where_the_home_is_now_and_with_no_other_data(home: Path) -> None:
+    base = {**make_sweep("other-00000001").base, "data.name": "birds", "data.store": "/former/data/birds"}
+    plan = make_sweep(num_trials=5, ranges=RANGES, dataset="birds", base=base)
+    write_events(plan, whole_sweep(plan))
+    (home / "data" / "birds").mkdir(parents=True)
+    (home / "data" / "birds" / "manifest.json").write_text('{"schema_version": 1, "data_hash": "ab"}')
+    places: list[str | None] = []
+
+    def prepare_inputs(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
+        places.append(config.data.store)
+        return {"data_hash": "other"}
+
+    options = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, prepare_inputs=prepare_inputs))
+    with pytest.raises(UserError, match="was started under other conditions: .*data_hash was da7a and is other"):
+        resume(plan.id, options)
+    assert places == [str(home / "data" / "birds")]
+
+
 def test_backup_of_a_sweep_that_was_stopped_while_it_started_is_known_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
