@@ -164,7 +164,7 @@ class ResourcesBlock(Section):
             got = f"but got {self.gpus_per_worker:g}"
             if self.workers > 1:
                 raise fault(
-                    f"must be whole with more than one worker, which cannot share a GPU, {got}. Use 1",
+                    f"must be a whole number with several workers, because they cannot share a GPU, {got}. Use 1",
                     "gpus_per_worker",
                 )
             if self.gpus_per_worker > 1:

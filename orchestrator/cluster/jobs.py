@@ -107,7 +107,7 @@ def find_job(job_id: str | None) -> Job:
         if job_id in (None, job.id):
             return job
     if not jobs:
-        raise UserError(f"No job was submitted from {home()} yet. Submit one: orchestrator submit sweep digits")
+        raise UserError(f"No job has been submitted from {home()} yet. Submit one: orchestrator submit sweep digits")
     raise UserError(
         f"No job {job_id} was submitted from {home()}. The latest is {jobs[0].id}; list them all: orchestrator jobs"
     )

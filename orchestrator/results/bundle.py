@@ -172,7 +172,7 @@ def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo
 
 def _find_fault(info: zipfile.ZipInfo, times: int) -> str | None:
     if not _is_known(info.filename):
-        return "is not written by `orchestrator bundle`"
+        return "was not written by `orchestrator bundle`"
     if times > 1:
         return "occurs more than once"
     return None if _is_plain(info) else "is not a plain file"

@@ -97,7 +97,7 @@ def list_segments(storage: Storage) -> list[Segment]:
         raise OrchestratorError(
             f"The backup {storage.uri} should have each segment of the journal exactly once, but has {numbers} "
             f"({len(whole)} in all). Either two drivers have written it, or a file was deleted. Continue from the "
-            "sweep's own folder, or delete the segments that do not belong."
+            "sweep's own folder, or delete the segments that do not belong to it."
         )
     return whole
 

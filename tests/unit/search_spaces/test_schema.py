@@ -102,8 +102,8 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("methods: {a: }\nsearch: {seed: -1}", "mine.yaml:4: search.seed must be at least 0"),
         (
             "methods: {a: }\nresources: {workers: 2, gpus_per_worker: 0.5}",
-            "mine.yaml:4: resources.gpus_per_worker must be whole with more than one worker, which cannot share a GPU, "
-            "but got 0.5. Use 1",
+            "mine.yaml:4: resources.gpus_per_worker must be a whole number with several workers, because they cannot "
+            "share a GPU, but got 0.5. Use 1",
         ),
         (
             "methods: {a: }\nresources: {gpus_per_worker: 1.5}",

@@ -92,8 +92,8 @@ def find_folder(source: Path) -> Path:
         NotThisDatasetError: No such folder was found.
     """
     wanted = (
-        "labels.csv or observed.csv (or .parquet) next to images/, with a column image and either a column per class "
-        "or one column labels"
+        "labels.csv or observed.csv (or .parquet) next to images/, with the column image and either one column per "
+        "class or the column labels"
     )
     try:
         return find_root(source, "your own images", wanted, _holds_table)
@@ -105,6 +105,7 @@ def _hint_table(source: Path) -> str:
     """Return what to do with a file that is probably meant as a table."""
     files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     for path in files:
+        # Only capitals can differ: with the exact name, the folder would have been found.
         if path.name.casefold() in (name for names in TABLES.values() for name in names):
             return f". Rename {path.name} to {path.name.casefold()}"
         if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers"):
@@ -299,7 +300,7 @@ def _phase(
     )
     if has_true and has_observed:
         for row in np.flatnonzero((marks & ~labels).any(1)).tolist():
-            if ids[row] in true:
+            if ids[row] in true:  # one without true labels has had its fault above
                 path = _table_paths(files, "observed")[0]
                 files.fault(path, f"{ids[row]} has an observed label that is not among its true ones", id=ids[row])
     if (several := int((marks.sum(1) > 1).sum())) > 0:

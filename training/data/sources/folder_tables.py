@@ -26,7 +26,9 @@ EMPTY, WRONG = -1, -2
 IMAGE, SPLIT, LABELS = "image", "split", "labels"
 _DELIMITERS = (",", ";", "\t")
 _SEPARATORS = (";", "|", ",")
+# With 1.0, because pandas writes whole numbers as floats in a column with an empty cell.
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": EMPTY}
+# A byte order mark, a zero-width space and marks of direction, which str.strip() does not take for blanks.
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"
 _ELSEWHERE = re.compile(r"/|[A-Za-z]+:/")
 
@@ -81,7 +83,7 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip(_INVISIBLE).strip()
 
 
-@cache
+@cache  # called for every row, and resolve() asks the file system
 def _ways_to(root: Path) -> tuple[str, ...]:
     """Return how a path may start that leads into ``images/``."""
     folders = (root.absolute().as_posix(), root.resolve().as_posix(), root.name)
@@ -151,6 +153,7 @@ def _read_csv(files: LabelFiles, path: Path) -> _Raw | None:
     stream = io.StringIO(text, newline="")
     has_hint = text[:4].casefold() == "sep="  # a line that spreadsheets write for each other
     delimiter = text[4] if has_hint and text[4:5] in _DELIMITERS else _find_delimiter(text)
+    # Strict, because a quote that is never closed would otherwise take the rest of the file into one cell.
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows, lines = [], []
@@ -178,6 +181,7 @@ def _find_delimiter(text: str) -> str:
     for delimiter in _DELIMITERS:
         if IMAGE in (clean(name.strip().strip('"')).casefold() for name in header.split(delimiter)):
             return delimiter
+    # A fault in any case: the delimiter that splits the header best makes its message show the columns.
     return max(_DELIMITERS, key=header.count)
 
 
@@ -219,7 +223,7 @@ def _check_columns(files: LabelFiles, path: Path, raw: _Raw) -> _Raw | None:
             f"(pandas writes none with index=False)"
         )
     elif (LABELS in names) == bool(classes):
-        why = f"must have either a column per class or one column {LABELS}, but has {some(names)}"
+        why = f"must have either one column per class or the column {LABELS}, but has {some(names)}"
     if why is None:
         return raw
     files.fault(path, why, None if raw.lines is None else 1, fatal=True)

@@ -69,7 +69,9 @@ def _find_flat(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
     if len(names) < len(listed):
         files.fault(files.root / base, "lies in one folder, but the lists name several images alike", fatal=True)
         return phases
-    files.notes.append(f"the images lie in {base}/ without the folders that the lists name; found by their names")
+    files.notes.append(
+        f"the images lie in {base}/ without the folders that the lists name, so they were found by their names"
+    )
     return {
         name: replace(phase, files=tuple((base / Path(file).name).as_posix() for file in phase.files))
         for name, phase in phases.items()

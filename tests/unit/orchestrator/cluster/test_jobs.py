@@ -34,7 +34,7 @@ def note(job: Job, home: Path) -> None:
 
 
 def test_jobs_are_found_by_id_or_as_the_latest(home: Path) -> None:
-    with pytest.raises(UserError, match="No job was submitted from"):
+    with pytest.raises(UserError, match="No job has been submitted from"):
         jobs.find_job(None)
     old, new = (Job(name, "http://h:8265", ("sweep", "digits"), at, 1) for name, at in (("a", 1.0), ("b", 2.0)))
     note(old, home)

@@ -150,7 +150,7 @@ def bundle(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_name_that_does_not_belong_there_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(bundle, "a") as archive:
         archive.writestr(zipfile.ZipInfo(name), b"hostile")
-    check_refused(bundle, tmp_path, "is not written by `orchestrator bundle`")
+    check_refused(bundle, tmp_path, "was not written by `orchestrator bundle`")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR])

@@ -195,8 +195,8 @@ def test_classes_txt_gives_the_order_and_catches_a_misspelt_name(tmp_path: Path)
         ("", "labels.csv: is empty"),
         ("file,cat\na,1\n", "labels.csv:1: must have a column image, but has 'file', 'cat'"),
         ("image,cat,cat\na,1,0\n", "labels.csv:1: must have no column twice, but has 'cat' more than once"),
-        ("image\na\n", "labels.csv:1: must have either a column per class or one column labels, but has image"),
-        ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either a column per class or one column labels"),
+        ("image\na\n", "labels.csv:1: must have either one column per class or the column labels, but has image"),
+        ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either one column per class or the column labels"),
         ("image,cat\na,1\na,0\n", "labels.csv:3: 'a' has two rows. Write all its labels in one"),
         ("image,cat\n,1\n", "labels.csv:2: the column image is empty"),
         (
