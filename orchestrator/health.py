@@ -48,6 +48,7 @@ def ask_server(
     *,
     headers: dict[str, str] | None = None,
     verify: bool | str = True,
+    certificate: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Answer:
     """Request a page from an HTTP server.
@@ -57,6 +58,7 @@ def ask_server(
         path: The page, below the URI.
         headers: Sent with the request.
         verify: Whether to check the server's certificate; a path names the authorities to trust.
+        certificate: Path of our own certificate, if the server asks for one.
         timeout_s: How long to wait for the answer; for the connection it is at most 10 s.
     """
     import requests  # here, because every command imports this module and few ask a server
@@ -64,7 +66,9 @@ def ask_server(
     # Give up quickly on a host that drops packets; a server that accepts the connection may just be busy.
     connect_s = min(timeout_s, _CONNECT_S)
     try:
-        answer = requests.get(join_uri(uri, path), headers=headers, verify=verify, timeout=(connect_s, timeout_s))
+        answer = requests.get(
+            join_uri(uri, path), headers=headers, verify=verify, cert=certificate, timeout=(connect_s, timeout_s)
+        )
     except requests.ConnectTimeout:
         return Answer(is_up=False, reason=f"no connection within {connect_s:.0f} s")
     except requests.Timeout:
@@ -86,11 +90,12 @@ def ask_mlflow(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not _is_set(
         "MLFLOW_TRACKING_INSECURE_TLS"
     )
-    answer = ask_server(uri, headers=headers, verify=verify, timeout_s=timeout_s)
+    own = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+    answer = ask_server(uri, headers=headers, verify=verify, certificate=own, timeout_s=timeout_s)
     if answer.is_well:
         # MLflow answers /health without credentials: only a real request shows whether they are right.
         path = "api/2.0/mlflow/experiments/search?max_results=1"
-        answer = ask_server(uri, path, headers=headers, verify=verify, timeout_s=timeout_s)
+        answer = ask_server(uri, path, headers=headers, verify=verify, certificate=own, timeout_s=timeout_s)
     # These sign each request inside MLflow's client. We cannot, so a refusal of our request means nothing.
     if answer.is_refused and (os.environ.get("MLFLOW_TRACKING_AUTH") or _is_set("MLFLOW_TRACKING_AWS_SIGV4")):
         return replace(answer, is_refused=False, reason="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,22 +42,39 @@ def browse(
         _browse_bundle(Path(sweep), port)
         return
     from orchestrator.sweep_folder.index import find_sweep
-    from orchestrator.tracking.connection import tracking_uri
+    from orchestrator.tracking.connection import is_server, require_answer, tracking_uri
     from orchestrator.tracking.reading import read_sweep
     from orchestrator.tracking.ui import require_free_port, serve
 
     plan, _ = read_sweep(find_sweep(sweep))
     uri = tracking_uri()
-    is_server = uri.startswith(("http://", "https://"))
     # Checked before catching up, which can take a long time and would be wasted if the port is taken.
-    if not is_server:
+    if not is_server():
         require_free_port(port)
+        _require_writable_home(plan)
     print_note("bringing MLflow up to date and starting its UI; this takes a few seconds ...")
+    require_answer("The leaderboard needs no MLflow: orchestrator leaderboard")
     _catch_up(plan)
-    if is_server:
+    if is_server():
         _print_link(plan, uri)
     else:
         serve(uri, port, lambda base: _print_ready(plan, base))
+
+
+def _require_writable_home(plan: SweepPlan) -> None:
+    """Check the home, which MLflow's UI writes to."""
+    from orchestrator.errors import UserError
+    from orchestrator.home import home
+    from orchestrator.results.bundle import SUFFIX
+    from orchestrator.writable import find_obstacle
+
+    obstacle = find_obstacle(home())
+    if obstacle is not None:
+        copy = shlex.quote(str(Path(tempfile.gettempdir(), f"{plan.id}{SUFFIX}")))
+        raise UserError(
+            f"The home cannot be written: {home()} ({obstacle}), and MLflow's UI writes to it. Look at a copy instead: "
+            f"orchestrator bundle {plan.id} --out {copy}, then: orchestrator browse {copy}"
+        )
 
 
 def _browse_bundle(file: Path, port: int) -> None:

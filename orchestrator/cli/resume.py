@@ -20,6 +20,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.outcome import finish_sweep
 from orchestrator.cli.output import print_note, program
 from orchestrator.cli.promote import finish_promotion
+from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.errors import UserError
 
 MLFLOW = "mlflow"
@@ -95,6 +96,7 @@ def resume(
 
         finish_promotion(resume_promotion(found, options, say=print_note), options, started, json)
         return
+    warn_of_mlflow()
     finish_sweep(resume_sweep(found, options), options, started, json)
 
 
@@ -122,6 +124,7 @@ def extend(
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
+    warn_of_mlflow()
     finish_sweep(extend_sweep(found, increase, options), options, started, json)
 
 

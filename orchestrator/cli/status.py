@@ -120,7 +120,7 @@ def _print_status(found: SweepSummary) -> None:
 
 def _next_steps(found: SweepSummary) -> dict[str, str]:
     sweep, state = found.heading.sweep, found.state
-    # Its runs are done, but the driver ended before it decided.
+    # Of a promotion from another home, only its runs and its decision are known.
     undecided = found.kind == "promote" and state == "FINISHED" and found.decision is None
     # A driver is running, so resuming would be refused.
     if state in ("STARTING", "CONCLUDING"):

@@ -30,6 +30,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.outcome import finish_sweep
 from orchestrator.cli.output import print_line, print_note, program, wrap_words
+from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.errors import UserError
 
 _NO_STORAGE = (
@@ -286,6 +287,7 @@ def _run(planned: SweepPlan, address: str | None, started: float, json: bool, ba
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:
         print_note(wrap_words(f"note: {_NO_STORAGE}", sys.stderr))
+    warn_of_mlflow()
     # A new sweep has no lease and no former state, so the other options stay at their defaults.
     options = DriveOptions(address, backup=backup)
     finish_sweep(run_sweep(planned, options), options, started, json)

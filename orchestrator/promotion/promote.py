@@ -21,12 +21,16 @@ from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.signals import terminable
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord
-from orchestrator.tracking.connection import MlflowFailedError
+from orchestrator.tracking.connection import MlflowFailedError, require_answer
 
 _LOCK_FILE = ".promotion.lock"
+_NEEDS_MLFLOW = (
+    "Nothing was started: a promotion needs MLflow, which knows the champion and registers the model. See what is "
+    "wrong: orchestrator doctor"
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def promote(
     planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
     # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
     known = find_same(planned)
+    if known is None or not _is_concluded(known.id):
+        require_answer(_NEEDS_MLFLOW)
     started = time.monotonic()
     trained = run_sweep(planned, options) if known is None else resume(known.id, options)
     return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
@@ -106,8 +112,14 @@ def resume_promotion(
     Raises: as :func:`promote`.
     """
     started = time.monotonic()
+    if not _is_concluded(promotion_id):
+        require_answer(_NEEDS_MLFLOW)
     trained = resume(promotion_id, options)
     return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
+
+
+def _is_concluded(promotion_id: str) -> bool:
+    return replay(sweep_dir(promotion_id) / JOURNAL_FILE).is_concluded
 
 
 def _conclude(

@@ -23,6 +23,7 @@ from orchestrator.tracking.recall import RecalledSweep
 from training.config.run import Scalar
 
 BROKEN = "BROKEN"
+NOT_CONCLUDED = "NOT CONCLUDED"
 NO_LABELS = "not available"
 
 
@@ -148,7 +149,11 @@ def summarise(sweep_id: str) -> SweepSummary:
     """Summarise a sweep in this home."""
     plan, state = read_sweep(sweep_id)
     is_driven = find_holder(sweep_dir(sweep_id)) is not None
-    return _summarise(plan, state, _describe_driver(state.driver_state, is_driven=is_driven))
+    driver = _describe_driver(state.driver_state, is_driven=is_driven)
+    # Its runs are done, but a step after them failed or was never taken.
+    if plan.kind == "promote" and driver == "FINISHED" and not state.is_concluded:
+        driver = NOT_CONCLUDED
+    return _summarise(plan, state, driver)
 
 
 def summarise_recalled(found: RecalledSweep) -> SweepSummary:

@@ -58,6 +58,14 @@ class SweepState:
     champion: ChampionSet | None = None
     handed_out: set[int] = field(default_factory=set)
 
+    @property
+    def is_concluded(self) -> bool:
+        """Whether a promotion has taken every step: decided, opened the test split and registered what it promoted."""
+        decided = self.promotion
+        if decided is None or self.test is None:
+            return False
+        return decided.verdict != "PROMOTE" or self.champion is not None
+
     def knows(self, event: Event) -> bool:
         """Return whether an event adds nothing: its epoch was reported before, or its trial has ended."""
         if isinstance(event, EpochReported):

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,8 +21,10 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.health import TIMEOUT_S, Answer, ask_database, ask_mlflow
 from orchestrator.home import home
 from orchestrator.redaction import describe_error, redact
+from orchestrator.writable import find_obstacle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +40,11 @@ ADVICE = (
 
 _POLL_S = 1.0
 _DAMAGED = ("database disk image is malformed", "file is not a database")
+_ANSWER_S = 10.0  # a server with one worker may be busy
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SCHEMES = ("http", "https", *_DATABASES, "databricks", "databricks-uc", "uc")
+_PLUGINS = "mlflow.tracking_store"
+"""The entry points by which packages teach MLflow other schemes."""
 _NOISY = r"(mlflow|sqlalchemy|alembic)(\.|$)"
 _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -46,6 +54,8 @@ _ENVIRONMENT = {
     # We wait for an unreachable server ourselves, so that a stop request is noticed.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # PostgreSQL's client would wait forever for a server that accepts and never replies.
+    "PGCONNECT_TIMEOUT": "20",
     # An old connection would keep writing to a database file that has been moved away.
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "1",
 }
@@ -95,11 +105,71 @@ def tracking_uri() -> str:
     return chosen or f"sqlite:///{home() / 'mlflow.db'}"
 
 
+def check_uri() -> None:
+    """Check that MLflow can use its URI.
+
+    Raises:
+        UserError: ``$MLFLOW_TRACKING_URI`` is neither a server nor a database.
+    """
+    uri = tracking_uri()
+    # "databricks" alone is a URI too. Of any other word, MLflow would make a folder, into which it cannot write.
+    scheme = urlsplit(uri).scheme.split("+")[0] or uri
+    plugins = {point.name for point in metadata.entry_points(group=_PLUGINS)}
+    if scheme not in {*_SCHEMES, *plugins}:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI must be a server (http://HOST:5000) or a database (sqlite:////PATH/mlflow.db, "
+            f"postgresql://USER@HOST/NAME), but got {redact(uri)}. Without it, MLflow's store is a file in the home."
+        )
+
+
+def ask_store(timeout_s: float = TIMEOUT_S) -> Answer:
+    """Check whether MLflow's server or database answers, or whether its file can be written. Databricks is not asked.
+
+    Raises:
+        UserError: As :func:`check_uri`.
+    """
+    check_uri()
+    uri = tracking_uri()
+    if is_server():
+        return ask_mlflow(uri, timeout_s=timeout_s)
+    file = database_file()
+    if is_database() and file is None:
+        return ask_database(uri, timeout_s=timeout_s)
+    obstacle = None if file is None else find_obstacle(file.parent)
+    # A file that can only be read is still of use.
+    return Answer(is_up=True, reason="" if obstacle is None else f"cannot write to {file.parent}: {obstacle}")
+
+
+def require_answer(advice: str) -> None:
+    """Check that MLflow answers and can be written, before work starts that would be useless without it.
+
+    Args:
+        advice: As for :func:`connect`.
+
+    Raises:
+        UserError: As :func:`check_uri`.
+        MlflowFailedError: It does not.
+    """
+    answer = ask_store(_ANSWER_S)
+    # Whether it accepts our credentials, only MLflow's own client knows: a plugin may send them.
+    if answer.reason and not answer.is_refused:
+        raise MlflowFailedError(answer.reason, advice)
+    connect(advice=advice)
+
+
 def make_client() -> MlflowClient:
     """Return a client of MLflow, which is kept from writing to the terminal.
 
     The first client of a new sqlite database creates its schema, which takes a few seconds.
+
+    Raises:
+        UserError: As :func:`check_uri`.
+        OrchestratorError: MLflow does not answer; the message is only the reason.
     """
+    # MLflow itself would try for minutes to reach what is not there, or does not reply.
+    answer = ask_store(_ANSWER_S)
+    if not answer.is_up:
+        raise OrchestratorError(answer.reason)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=_NOISY)
@@ -219,8 +289,12 @@ def _refuse_damaged(error: Exception) -> None:
         raise BrokenDatabaseError(file) from error
 
 
+def is_server() -> bool:
+    return tracking_uri().startswith(("http://", "https://"))
+
+
 def is_database() -> bool:
-    return urlsplit(tracking_uri()).scheme.split("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+    return urlsplit(tracking_uri()).scheme.split("+")[0] in _DATABASES
 
 
 def database_file() -> Path | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.lease import Lease
+from orchestrator.tracking import connection
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking import ui as browse
@@ -28,6 +30,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(f"serve {port}")
         on_ready(f"http://127.0.0.1:{port}")
 
+    monkeypatch.setattr(connection, "require_answer", lambda advice: None)
     monkeypatch.setattr(tracking, "sync", sync)
     monkeypatch.setattr(mlflow_store, "find_sweep_run", lambda plan: ("1", "abc"))
     monkeypatch.setattr(browse, "serve", serve)
@@ -65,6 +68,26 @@ def test_browse_on_a_taken_port_is_a_mistake_before_anything_starts(
         taken.listen()
         code, _, err = run(capsys, "browse", "--port", str(taken.getsockname()[1]))
     assert (code, "--port" in err, store) == (2, True, [])
+
+
+def test_browse_of_a_server_that_is_away_fails_before_it_catches_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "sync", lambda sweep_id, wait_s: pytest.fail("the store is away"))
+    code, _, err = run(capsys, "browse")
+    assert code == 1
+    assert "MLflow at http://127.0.0.1:9 failed: Connection refused. The leaderboard needs no MLflow: orch" in err
+
+
+def test_browse_in_a_home_that_cannot_be_written_says_how_to_look_at_a_copy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, store: list[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.writable.find_obstacle", lambda folder: "Read-only file system")
+    code, _, err = run(capsys, "browse", "--port", "5987")
+    assert (code, store) == (2, [])
+    assert f"orchestrator bundle {finished} --out " in err
+    assert f"orchestrator browse {Path(tempfile.gettempdir())}/{finished}.bundle.zip" in err
 
 
 def test_browse_says_what_takes_so_long_before_it_opens_a_bundle(

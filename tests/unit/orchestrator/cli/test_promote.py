@@ -162,9 +162,23 @@ def test_stopped_promotion_repeats_the_flag_that_its_plan_does_not_have(
 def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(
     capsys: pytest.CaptureFixture[str], promotion: PromotionOutcome
 ) -> None:
-    _, out, _ = run(capsys, "status", promotion.plan.id)
-    assert f"orchestrator resume {promotion.plan.id}" in out
-    write_events(promotion.plan, [PromotionDecided("KEEP", "not higher", (), MODEL)])
+    def status() -> str:
+        return run(capsys, "status", promotion.plan.id)[1]
+
+    opened = TestOpened({"0": {"test/mAP": 1.0}}, {"0": 1})
+    for event in (None, PromotionDecided("PROMOTE", "higher", (), MODEL), opened):
+        write_events(promotion.plan, [] if event is None else [event])
+        assert ", NOT CONCLUDED" in status(), "what is left: the decision, the test split, or the registration"
+        assert f"orchestrator resume {promotion.plan.id}" in status()
+    write_events(promotion.plan, [ChampionSet(f"{MODEL}/1")])
+    assert ", FINISHED" in status()
+    assert "resume" not in status()
+
+
+def test_decided_promotion_that_keeps_the_champion_is_finished(
+    capsys: pytest.CaptureFixture[str], promotion: PromotionOutcome
+) -> None:
+    write_events(promotion.plan, [PromotionDecided("KEEP", "not higher", (), MODEL), TestOpened({}, {})])
     _, out, _ = run(capsys, "status", promotion.plan.id)
     assert "KEEP: not higher" in out
     assert "resume" not in out

@@ -61,6 +61,27 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(
     assert list(home.iterdir()) == []
 
 
+def test_sweep_says_first_that_mlflow_is_away_and_goes_on(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    code, _, err = run(capsys, "sweep", "digits")
+    assert (code, len(driver)) == (0, 1)
+    assert "note: MLflow at http://me:***@127.0.0.1:9 is unavailable (Connection refused). The run goes on" in err
+    for words in (("resume",), ("extend", "--trials", "+1")):
+        code, _, err = run(capsys, *words)
+        assert (code, "is unavailable" in err) == (0, True)
+
+
+def test_sweep_with_a_uri_that_is_not_mlflows_is_refused(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "blah://x")
+    for words in (("sweep", "digits"), ("train", "digits"), ("ablate", "digits")):
+        code, _, err = run(capsys, *words)
+        assert (code, driver, "but got blah://x" in err) == (2, [], True)
+
+
 def test_sweep_ends_with_the_leaderboard_and_three_commands(
     capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

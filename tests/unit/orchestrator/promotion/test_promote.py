@@ -15,7 +15,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
-from orchestrator.promotion.final_runs import plan_promotion
+from orchestrator.promotion.final_runs import _identify_model, plan_promotion
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.registration import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
@@ -73,6 +73,7 @@ class Store:
             (mlflow_store, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
         ):
             monkeypatch.setattr(module, name, fake)
+        monkeypatch.setattr(promotion, "require_answer", lambda advice: self._fail("require_answer"))
         monkeypatch.setattr(promotion, "run_sweep", self.train)
         monkeypatch.setattr(promotion, "resume", lambda sweep_id, options: self.train(load_plan(sweep_id), options))
         monkeypatch.setattr(
@@ -164,6 +165,35 @@ def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_a
     assert store.versions[0].run_id == f"run-{outcome.plan.id}-0"
     assert json.loads(store.versions[0].tags[VALUES_TAG]) == [60.0, 62.0]
     assert store.opened == [1001, 1002]
+
+
+def test_mlflow_is_asked_before_anything_is_trained(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    away: list[str] = []
+
+    def refuse(advice: str) -> None:
+        away.append(advice)
+        raise MlflowFailedError("Connection refused", advice)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "require_answer", refuse)
+        with pytest.raises(MlflowFailedError, match="refused. Nothing was started: a promotion needs MLflow"):
+            _promote(swept)
+    assert (store.trained, [folder.name for folder in (home / "sweeps").iterdir()]) == (0, [swept.id])
+    store.fail_at = "register"
+    stopped = _promote(swept)
+    assert stopped.state == "INTERRUPTED"
+    monkeypatch.setattr(promotion, "require_answer", refuse)
+    with pytest.raises(MlflowFailedError):
+        resume_promotion(stopped.plan.id)
+    # One that is concluded is only read, which needs no MLflow.
+    monkeypatch.setattr(promotion, "require_answer", lambda advice: None)
+    store.fail_at = None
+    resume_promotion(stopped.plan.id)
+    monkeypatch.setattr(promotion, "require_answer", refuse)
+    assert resume_promotion(stopped.plan.id).reused
+    assert len(away) == 2
 
 
 def test_repeated_promotion_reads_what_is_there(swept: SweepPlan, store: Store) -> None:
@@ -284,7 +314,7 @@ def test_promotion_is_not_promoted(swept: SweepPlan, store: Store) -> None:
 
 
 def _model_of(plan: SweepPlan) -> str:
-    return json.dumps(trial_config(plan, {}).model.model_dump(mode="json", exclude={"weights"}), sort_keys=True)
+    return _identify_model(trial_config(plan, {}).model)
 
 
 @pytest.mark.parametrize(("keep_weights", "left"), [(False, ["t0000"]), (True, ["t0000", "t0001"])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,21 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.health import Answer
 from orchestrator.tracking import connection
 from orchestrator.tracking.connection import (
     BrokenDatabaseError,
     MlflowFailedError,
     all_pages,
     answering,
+    check_uri,
+    make_client,
+    require_answer,
     require_sound_database,
 )
 from orchestrator.tracking.registry import find_champion, find_other_champions
+from orchestrator.tracking.store import MlflowStore
 from orchestrator.tracking.tracker import sync
 from tests.kit import sweeps
 from tests.kit.program import run
@@ -86,6 +93,63 @@ def test_server_that_fails_amid_a_request_is_a_failure(
     assert code == 1
     assert "MLflow at http://me:***@127.0.0.1:9 failed: MlflowException" in err
     assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("words", ASKING)
+def test_server_that_accepts_and_never_replies_is_a_failure(
+    capsys: pytest.CaptureFixture[str], away: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(connection, "_ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert "failed: no answer within 0 s" in err
+    assert ASKING[words] in " ".join(err.split())
+
+
+def test_silent_server_is_a_problem_of_the_writer_within_its_time_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(OrchestratorError, match="^no answer within 0 s$"):
+            MlflowStore("digits")
+
+
+def test_databases_are_asked_with_a_time_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def ask(uri: str, timeout_s: float) -> Answer:
+        asked.append(timeout_s)
+        return Answer(is_up=False, reason="timeout expired")
+
+    monkeypatch.setattr(connection, "ask_database", ask)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg://me@127.0.0.1:9/mlflow")
+    with pytest.raises(OrchestratorError, match="^timeout expired$"):
+        make_client()
+    with pytest.raises(MlflowFailedError, match=r"failed: timeout expired\. Advice$"):
+        require_answer("Advice")
+    assert asked == [10.0, 10.0]
+
+
+@pytest.mark.parametrize("words", ASKING)
+@pytest.mark.parametrize("uri", ["blah://x", "file:///tmp/runs", "runs", "htp://host:5000"])
+def test_what_mlflow_cannot_use_is_the_users_mistake(
+    capsys: pytest.CaptureFixture[str], away: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "MLFLOW_TRACKING_URI must be a server (http://HOST:5000) or a database" in err
+    assert f"but got {uri}" in err
+
+
+def test_what_mlflow_can_use_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("databricks", "databricks://profile", "uc:http://host", "mssql+pyodbc://host/db", "https://host/path"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        check_uri()
 
 
 def test_run_that_does_not_exist_is_the_users_mistake(
