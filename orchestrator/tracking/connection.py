@@ -133,9 +133,9 @@ def ask_store(timeout_s: float = TIMEOUT_S) -> Answer:
     if is_server():
         return ask_mlflow(uri, timeout_s=timeout_s)
     file = database_file()
-    if is_database() and file is None:
-        return ask_database(uri, timeout_s=timeout_s)
-    obstacle = None if file is None else find_obstacle(file.parent)
+    if file is None:
+        return ask_database(uri, timeout_s=timeout_s) if is_database() else Answer(is_up=True)
+    obstacle = find_obstacle(file.parent)
     # A file that can only be read is still of use.
     return Answer(is_up=True, reason="" if obstacle is None else f"cannot write to {file.parent}: {obstacle}")
 
