@@ -134,6 +134,6 @@ def _check_key(key: str, method: str, origin: FileOrigin, *, published: bool = F
     if key in _PLACES and not (published and key == "loop.epochs"):
         raise origin.error(f"{key} does not belong here. Its place is {_PLACES[key]}.")
     if published and key == RECIPE_KEY:
-        raise origin.error(f"{key} does not belong here: these settings are the recipe {PUBLISHED}.")
+        raise origin.error(f"{key} does not belong here: these settings are the {PUBLISHED} recipe.")
     if "ranges" in origin.key and key.startswith(("data.", "loop.")):
         raise origin.error(f"{key} cannot be searched: trials with different values cannot be compared. Fix it.")

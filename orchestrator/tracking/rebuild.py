@@ -57,7 +57,7 @@ def rebuild_journal(sweep_id: str) -> int:
     plan, path = load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE
     if plan.kind == "promote":
         raise OrchestratorError(
-            f"{sweep_id} is a promotion, and MLflow does not have all of its decision. Restore {path} from a copy, or "
+            f"{sweep_id} is a promotion, and MLflow lacks part of its decision. Restore {path} from a copy, or "
             f"move {path.parent} away and promote again: `orchestrator promote {plan.parent}`"
         )
     found = recall_sweep(sweep_id)

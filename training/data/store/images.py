@@ -182,9 +182,7 @@ def _describe_content(content: bytes) -> str:
     """Return why a file is no image that can be read, from its first bytes."""
     start = content[:64].lstrip().lower()
     if content[4:8] == b"ftyp":
-        return (
-            "is a HEIC photo or a video, which are not read. Convert photos of a phone to JPEG: heif-convert IN OUT.jpg"
-        )
+        return "is a HEIC photo or a video, which cannot be read. Convert photos to JPEG: heif-convert IN OUT.jpg"
     if start.startswith((b"<!doctype html", b"<html")):
         return "is a web page, not an image: its download failed"
     if start.startswith(b"version https://git-lfs"):
