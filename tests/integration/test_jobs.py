@@ -105,6 +105,7 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
     assert (job["id"], job["state"], job["address"]) == (job_id, "SUCCEEDED", cluster.url)
 
 
+@pytest.mark.long
 def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
     cluster: RayCluster, head_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[
     end_orphans(sweep_dir(ID))
 
 
+@pytest.mark.long
 def test_what_goes_away_for_a_while_loses_nothing(
     service: MlflowService, driver: subprocess.Popen[str], tmp_path: Path
 ) -> None:

@@ -9,8 +9,7 @@ from benchmarks.cost.overhead import SAMPLERS, SUBJECTS, run_apart
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize(("subject", "sampler"), list(zip(SUBJECTS, SAMPLERS, strict=True)))
 def test_a_subject_can_be_timed(subject: str, sampler: str) -> None:
     timing = run_apart(subject, 4, sampler)
     assert len(timing.ends_s) == 4

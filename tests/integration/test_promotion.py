@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -29,6 +31,8 @@ from training.loop.checkpoint import CheckpointStore
 
 # Ray Train takes 10 to 20 s to start a run, more on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+
+T = TypeVar("T")
 
 EPOCHS = 8
 
@@ -78,16 +82,23 @@ def _start(plan: SweepPlan, workers: int) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", PROMOTE, plan.id, str(workers)], stdout=pipe, stderr=pipe, text=True)
 
 
-def _promotion_of(driver: subprocess.Popen[str], trial: int) -> SweepPlan:
-    """Wait until a promotion has reported an epoch of a trial, and return its plan."""
-    deadline = time.monotonic() + 120
+def _promotion_of(driver: subprocess.Popen[str]) -> SweepPlan:
+    """Wait until a promotion has its folder, and return its plan."""
+    return _wait_for(driver, lambda: next((load_plan(entry.id) for entry in list_sweeps(kinds={"promote"})), None))
+
+
+def _wait_for(driver: subprocess.Popen[str], find: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and driver.poll() is None:
-        for entry in list_sweeps(kinds={"promote"}):
-            plan = load_plan(entry.id)
-            if trial in _epochs(plan):
-                return plan
-        time.sleep(0.05)
+        if (found := find()) is not None:
+            return found
+        time.sleep(0.01)  # a run of a few epochs is soon over
     raise AssertionError(driver.communicate())
+
+
+def _wait_for_trial(driver: subprocess.Popen[str], plan: SweepPlan, trial: int) -> None:
+    """Wait until a promotion has reported an epoch of a trial."""
+    _wait_for(driver, lambda: _epochs(plan).get(trial))
 
 
 def _kill_a_worker(driver: subprocess.Popen[str]) -> None:
@@ -129,11 +140,13 @@ def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: S
     assert not (sweeps.journal_path(outcome.plan).parent / ".ray").exists()
 
 
+@pytest.mark.long
 def test_killed_worker_and_killed_driver_lose_and_double_nothing(swept: SweepPlan) -> None:
     driver = _start(swept, workers=1)
-    plan = _promotion_of(driver, trial=0)
+    plan = _promotion_of(driver)
+    _wait_for_trial(driver, plan, 0)
     _kill_a_worker(driver)
-    _promotion_of(driver, trial=1)
+    _wait_for_trial(driver, plan, 1)
     driver.kill()
     assert driver.communicate() == ("", "")
     assert _start(swept, workers=1).communicate(timeout=400) == ("FINISHED PROMOTE\n", "")

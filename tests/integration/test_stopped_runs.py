@@ -81,10 +81,9 @@ def epochs_of(plan: SweepPlan) -> list[tuple[int, int, dict[str, float]]]:
     )
 
 
-def test_what_stops_is_complete_resumable_and_promotable() -> None:
+def test_what_stops_is_complete() -> None:
     scenes.prepare_tiny()
-    plan, killed = make_plan("tiny-00000003"), make_plan("tiny-00000004")
-    outcome = resume(plan.id, UNTRACKED)
+    outcome = resume(make_plan("tiny-00000003").id, UNTRACKED)
     assert outcome.state == "FINISHED"
     for record in outcome.records:
         assert record.state is TrialState.COMPLETE
@@ -92,6 +91,12 @@ def test_what_stops_is_complete_resumable_and_promotable() -> None:
         assert [epoch for epoch, metrics in record.metrics.items() if TRAIN_STOPPED in metrics] == [record.last_epoch]
         assert all(VAL_AVERAGE_GAIN in metrics for metrics in record.metrics.values())
 
+
+@pytest.mark.long
+def test_what_stops_is_resumable_and_promotable() -> None:
+    scenes.prepare_tiny()
+    plan, killed = make_plan("tiny-00000003"), make_plan("tiny-00000004")
+    resume(plan.id, UNTRACKED)
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -20,7 +20,9 @@ from training.errors import StoreError
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN = 160
 _WRITER = f"""
-import sys, time
+import signal, sys, time
+# A shell that starts the tests in the background lets its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tests.kit.pictures import make_source
 from training.data.store import writer as store_writer

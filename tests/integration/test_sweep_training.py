@@ -79,6 +79,7 @@ def _prepared() -> None:
 
 
 @pytest.mark.usefixtures("_prepared")
+@pytest.mark.long
 def test_reused_actors_and_kills_change_no_number() -> None:
     plan, killed = make_plan("tiny-00000001"), make_plan("tiny-00000002")
     outcome = resume(plan.id, UNTRACKED)

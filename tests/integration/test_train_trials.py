@@ -50,6 +50,7 @@ def _kill_a_worker_after_an_epoch(plan: SweepPlan) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_trial_of_two_workers_that_lost_one_equals_a_final_run_of_two() -> None:
     scenes.prepare_tiny()
     config: dict[str, Any] = {"loop.epochs": EPOCHS, "loop.seed": 1001}
@@ -94,6 +95,7 @@ def cluster() -> Iterator[FaultCluster]:
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.long
 def test_trials_stopped_after_one_report_leave_no_placement_group(
     cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
