@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ DEFAULT_IMAGE_SIZE = 448
 LITERATURE_SEED = 1200
 NUM_SHOWN = 12
 NUM_PAIRS = 10
+# The same as orchestrator.datasets.pictures.FORMATS, without its import of Matplotlib.
+_PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 # Heavy modules are imported inside the verbs: `--help` must not wait for torch.
 DatasetArgument = Annotated[
@@ -34,7 +37,10 @@ NameArgument = Annotated[
 PictureOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="FILE", help="PNG file to write; by default in data/ under the home.", show_default=False
+        "--out",
+        metavar="FILE",
+        help="File to write, ending in .png, .pdf or .svg; by default a PNG in data/ under the home.",
+        show_default=False,
     ),
 ]
 DrawSeedOption = Annotated[
@@ -151,14 +157,15 @@ def stats(
     with _writing(path):
         from orchestrator.datasets.pictures import draw_stats
 
-        draw_stats(path, counted)
+        unwritten = draw_stats(path, counted)
+    _note_unwritten(unwritten)
     if json:
         print_json({**counted.to_json(NUM_PAIRS), "draw_seed": draw_seed, "picture": path})
         return
     print_table(*table_of_classes(counted), right=range(1, 5))
     for line in render_stats(counted, NUM_PAIRS):
         print_line(line)
-    print_line(f"picture: {path}")
+    print_line(f"picture: {shlex.quote(str(path))}")
 
 
 def show(
@@ -195,10 +202,12 @@ def show(
     with _writing(path):
         from orchestrator.datasets.pictures import draw_sheet
 
-        draw_sheet(path, f"{name}, {split}: {len(rows)} of {len(data):,} images, draw seed {draw_seed}", pictures)
+        heading = f"{name}, {split}: {len(rows)} of {len(data):,} images, draw seed {draw_seed}"
+        unwritten = draw_sheet(path, heading, pictures, data.classes)
+    _note_unwritten(unwritten)
     for picture in pictures:
         print_line(f"{picture.title}: {picture.caption()}")
-    print_line(f"picture: {path}")
+    print_line(f"picture: {shlex.quote(str(path))}")
 
 
 def list_(json: JsonOption = False) -> None:
@@ -281,9 +290,14 @@ def _picture_path(name: str, what: str, out: Path | None) -> Path:
     from orchestrator.home import data_dir
 
     path = out or data_dir("") / f"{name}-{what}.png"
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--out must end in .png, but got --out={path}.")
+    if path.suffix.lower() not in _PICTURE_FORMATS:
+        raise UserError(f"--out must end in {' or '.join(_PICTURE_FORMATS)}, but got --out={path}.")
     return path
+
+
+def _note_unwritten(unwritten: str | None) -> None:
+    if unwritten:
+        print_note(unwritten)
 
 
 @contextmanager

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from training.data.split import SplitData
 from training.data.views import PixelScale
+from training.fonts import find_fonts
 from training.loop.localisation import mask_settings
 from training.methods.base import Method
 from training.metrics import average_precision
@@ -81,6 +83,8 @@ def write_cam_sheet(
     rows = data.observed.any(1).nonzero()[:NUM_PICTURES, 0]
     if len(rows) == 0:
         return
+    fonts = find_fonts([heading, *data.classes])
+    data = replace(data, classes=tuple(fonts.label(data.classes)))
     pixels = data.images.read(rows.tolist())
     images, observed = scale.normalise(pixels.to(device)), data.observed[rows].float().to(device)
     output = model(images)
@@ -94,11 +98,17 @@ def write_cam_sheet(
     heat = torch.nn.functional.interpolate(normalised[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     titles = [_title(data, int(row), None if rejected is None else rejected[place]) for place, row in enumerate(rows)]
     classes = [data.classes[int(labels.nonzero()[0, 0])] for labels in data.observed[rows]]
-    parts = [heading, f"{data.name} images", f"threshold {threshold:g} of the CAM, normalised {how.replace('_', ' ')}"]
+    parts = [
+        fonts.replace(heading),
+        f"{data.name} images",
+        f"threshold {threshold:g} of the CAM, normalised {how.replace('_', ' ')}",
+    ]
     if (thresholds := method.thresholds()) is not None:
         # The average-logit threshold is one number per class: too many for a heading.
         parts.append(f"rejected: gap over {float(thresholds[0]):.3g}, logit over its class's threshold")
-    _draw(folder / "cam.png", pixels, heat.cpu(), mask.cpu(), _Captions(" | ".join(parts), titles, classes, threshold))
+    captions = _Captions(" | ".join(parts), titles, classes, threshold)
+    with rc_context(fonts.settings):
+        _draw(folder / "cam.png", pixels, heat.cpu(), mask.cpu(), captions)
 
 
 def _rejected(method: Method, logits: Tensor, masked_logits: Tensor, observed: Tensor) -> Tensor | None:
@@ -140,7 +150,7 @@ def _draw(path: Path, images: Tensor, heat: Tensor, mask: Tensor, captions: _Cap
             axes[row, column].imshow(picture)
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].spines[:].set_visible(False)
-        axes[1, column].imshow(heat[column].numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1)
+        axes[1, column].imshow(heat[column].numpy(), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
         axes[0, column].set_title(title, fontsize=8)
         axes[1, column].set_title(f"CAM of {captions.classes[column]}", fontsize=8)
         axes[2, column].set_title(f"{mask[column].float().mean():.0%} kept", fontsize=8)

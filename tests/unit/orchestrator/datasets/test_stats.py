@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
+from orchestrator.datasets import pictures
 from orchestrator.datasets.pictures import draw_sheet, draw_stats
 from orchestrator.datasets.sheet import Picture, read_rows, spread_rows
 from orchestrator.datasets.stats import LabelStats, count_labels, render_stats, table_of_classes
@@ -75,10 +78,85 @@ def test_sheet_shows_the_image_and_its_box_in_the_colour_of_what_is_known(tmp_pa
         tmp_path / "sheet.png",
         "birds",
         [Picture("0: a", blue, ("dog",), ("mug",), 2, boxes), Picture("1: b", blue, (), None, 3)],
+        CLASSES,
     )
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     for colour in ((0, 0, 200), (0x1A, 0x7F, 0x37), (0xBC, 0x4C, 0x00)):
         assert (pixels == colour).all(1).sum() > 50, colour
+
+
+def draw(monkeypatch: pytest.MonkeyPatch, path: Path, stats: LabelStats) -> tuple[Figure, str | None]:
+    """Return the figure that is drawn, and what is to be told."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    told = draw_stats(path, stats)
+    return figures[0], told
+
+
+def test_counts_are_sorted_have_whole_ticks_and_the_diagonal_is_no_count(
+    stats: LabelStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = np.array([1, 0, 3])
+    unsorted = replace(stats, observed={"train": observed, "val": observed})
+    figure, told = draw(monkeypatch, tmp_path / "stats.png", unsorted)
+    seen, true, together, *_ = figure.axes
+    assert told is None
+    assert [label.get_text() for label in seen.get_xticklabels()] == ["mug", "cat", "dog"]
+    for axes in (seen, true, together):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["mug", "cat", "dog"]
+    assert all(float(tick).is_integer() for axes in (seen, true) for tick in axes.get_yticks())
+    assert len(together.patches) == len(CLASSES)
+    assert "grey: the class itself" in together.get_title()
+    counts = together.images[0].get_array()
+    assert counts is not None
+    assert np.ma.getmaskarray(counts).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+
+
+def test_pictures_are_pdf_and_svg_too_and_the_same_each_time(stats: LabelStats, tmp_path: Path) -> None:
+    for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+        draw_stats(first, stats)
+        draw_stats(second, stats)
+        assert first.read_bytes().startswith(start)
+        assert first.read_bytes() == second.read_bytes(), suffix
+
+
+def test_names_that_no_font_can_write_become_numbers_and_are_told(
+    stats: LabelStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first is in no font of a font's own code points; the others are in fonts that come with Matplotlib.
+    names = ("\U0010fffd犬", "$a$_b$", "𝒜lpha")
+    figure, told = draw(monkeypatch, tmp_path / "stats.png", replace(stats, classes=names))
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["#0", "$a$_b$", "𝒜lpha"]
+    assert told is not None
+    assert "the picture has numbers: #0 \U0010fffd犬. Install a font" in told
+    figure.canvas.draw()  # a dollar sign starts no formula, and no glyph is missing, which would be a warning
+
+
+def test_labels_at_the_edge_of_an_image_do_not_shrink_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    long = "a name of a class that is longer than the image is wide, by far"
+    widths = []
+    for name in ("a", long):
+        boxes, points = ((name, 15.0, 2.0, 20.0, 9.0), (name, 28.0, 2.0, 30.0, 9.0)), ((name, 31.0, 5.0),)
+        draw_sheet(tmp_path / "a.png", "birds", [Picture("0", pixels, (), None, 3, boxes, points)], (name,))
+        figures[-1].draw_without_rendering()
+        widths.append(figures[-1].axes[0].get_position().width)
+    assert widths[0] == widths[1]
+
+
+def test_sheet_and_terminal_give_the_same_number_of_unknown_labels() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for hidden in (("cat", "mug"), None):
+        picture = Picture("0", pixels, ("dog",), hidden, 8)
+        assert "8 unknown" in picture.caption()
+        assert any(text.startswith("8 unknown to training") for text, _ in pictures._lines(picture))
+    assert ("8 unknown to training, 6 of them truly negative") in [
+        text for text, _ in pictures._lines(Picture("0", pixels, ("dog",), ("cat", "mug"), 8))
+    ]
 
 
 def test_caption_says_what_is_observed_true_and_unknown() -> None:

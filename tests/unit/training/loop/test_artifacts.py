@@ -18,6 +18,7 @@ from PIL import Image
 from tests.kit.scenes import tiny_config
 from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
+from training.loop import artifacts
 from training.loop.artifacts import NUM_PICTURES, write_cam_sheet, write_per_class_ap
 from training.methods.base import Sizes
 from training.methods.registry import build_method
@@ -93,6 +94,22 @@ class TestSheet:
         for method in ({"method.rejection": "none"}, {"method.rejection": "oracle"}, {"method.name": "em"}):
             self.draw(tmp_path, method)
         assert not any("rejected" in title for title in titles)
+
+    def test_names_are_no_formulas_and_those_that_no_font_can_write_are_numbers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn: list[str] = []
+        real = artifacts._draw
+        monkeypatch.setattr(
+            artifacts, "_draw", lambda *parts: (drawn.extend([*parts[4].columns, *parts[4].classes]), real(*parts))[1]
+        )
+        split = load_split(tiny_config().data, "val")
+        self.draw(tmp_path, data=replace(split, classes=tuple(f"$a${name}$_{{" for name in split.classes)))
+        assert "$a$" in drawn[0]
+        drawn.clear()
+        self.draw(tmp_path, data=replace(split, classes=tuple(f"\U0010fffd{name}" for name in split.classes)))
+        assert not [text for text in drawn if "\U0010fffd" in text]
+        assert "observed #" in drawn[0]
 
     def test_sheet_says_what_it_shows_and_whose_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[Figure] = []
