@@ -7,10 +7,10 @@ emoji.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.ft2font import FT2Font
 
 _OWN = "DejaVu Sans"
@@ -31,10 +31,9 @@ class Fonts:
     families: tuple[str, ...]
     missing: frozenset[str]
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Matplotlib's settings for texts that are names: no formulas, whatever is in them."""
-        return {"font.family": list(self.families), "text.parse_math": False}
+    def drawing(self) -> AbstractContextManager[None]:
+        """Return a context in which texts are names: no formulas, whatever is in them."""
+        return rc_context({"font.family": list(self.families), "text.parse_math": False})
 
     def can_draw(self, text: str) -> bool:
         """Return whether all characters of a text can be drawn."""

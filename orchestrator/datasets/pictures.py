@@ -70,7 +70,7 @@ def draw_sheet(path: Path, heading: str, pictures: Sequence[Picture], classes: S
         sum(_LINE_PT * len(textwrap.wrap(text, _WIDTH_CHARS)) + _GAP_PT for text, _ in _lines(each))
         for each in pictures
     )
-    with rc_context(fonts.settings):
+    with fonts.drawing():
         figure = Figure(
             figsize=(_SIDE_IN * max(num_columns, 2), (_SIDE_IN + 0.4 + below_pt / 72) * num_rows + 0.8),
             layout="constrained",
@@ -101,7 +101,7 @@ def draw_stats(path: Path, stats: LabelStats) -> str | None:
     # Names of up to 40 classes need less room than those of 100.
     square = 7.0 if num_classes <= 40 else 11.0
     heights = [3.2] * min(panels, 2) + [square] * (panels - min(panels, 2))
-    with rc_context(fonts.settings):
+    with fonts.drawing():
         figure = Figure(figsize=(13, sum(heights) + 0.5), layout="constrained")
         places = figure.subplots(panels, 1, squeeze=False, height_ratios=heights)[:, 0]
         heading = f"{stats.name}: {stats.images['train']:,} train images, {num_classes} classes"
@@ -125,7 +125,7 @@ def _write_readably(picture: Picture, fonts: Fonts, labels: dict[str, str]) -> P
         title=fonts.replace(picture.title),
         observed=tuple(labels[name] for name in picture.observed),
         hidden=None if picture.hidden is None else tuple(labels[name] for name in picture.hidden),
-        boxes=tuple((labels[name], *corners) for name, *corners in picture.boxes),
+        boxes=tuple((labels[name], left, top, right, bottom) for name, left, top, right, bottom in picture.boxes),
     )
 
 
@@ -241,7 +241,7 @@ def _keep_inside(text: Text, place: Axes, picture: Picture, left_px: float) -> N
     text.set_in_layout(False)
     text.set_clip_on(True)
     if left_px > 0.7 * picture.pixels.shape[1]:
-        text.set_ha("right")
+        text.set_horizontalalignment("right")
 
 
 def _draw_points(place: Axes, picture: Picture) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -107,7 +106,7 @@ def write_cam_sheet(
         # The average-logit threshold is one number per class: too many for a heading.
         parts.append(f"rejected: gap over {float(thresholds[0]):.3g}, logit over its class's threshold")
     captions = _Captions(" | ".join(parts), titles, classes, threshold)
-    with rc_context(fonts.settings):
+    with fonts.drawing():
         _draw(folder / "cam.png", pixels, heat.cpu(), mask.cpu(), captions)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from tests.kit.scenes import tiny_config
 from training.data.registry import dataset_info, load_split
@@ -100,9 +101,12 @@ class TestSheet:
     ) -> None:
         drawn: list[str] = []
         real = artifacts._draw
-        monkeypatch.setattr(
-            artifacts, "_draw", lambda *parts: (drawn.extend([*parts[4].columns, *parts[4].classes]), real(*parts))[1]
-        )
+
+        def draw(path: Path, images: Tensor, heat: Tensor, mask: Tensor, captions: artifacts._Captions) -> None:
+            drawn.extend([*captions.columns, *captions.classes])
+            real(path, images, heat, mask, captions)
+
+        monkeypatch.setattr(artifacts, "_draw", draw)
         split = load_split(tiny_config().data, "val")
         self.draw(tmp_path, data=replace(split, classes=tuple(f"$a${name}$_{{" for name in split.classes)))
         assert "$a$" in drawn[0]
