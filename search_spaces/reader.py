@@ -36,6 +36,14 @@ class SpaceError(ValueError):
         self.key = key
 
 
+class UnknownSpaceError(SpaceError):
+    """There is no search space of a name, which may be that of something else."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 @dataclass
 class Document:
     """A YAML file as plain data.

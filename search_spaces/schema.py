@@ -27,7 +27,16 @@ from search_spaces.blocks import (
     none_as,
 )
 from search_spaces.compose import Composer, Origin, find_origin
-from search_spaces.reader import YAML_SUFFIXES, Document, KeyPath, Scalar, SpaceError, read_document, read_text
+from search_spaces.reader import (
+    YAML_SUFFIXES,
+    Document,
+    KeyPath,
+    Scalar,
+    SpaceError,
+    UnknownSpaceError,
+    read_document,
+    read_text,
+)
 from search_spaces.render import render_space
 from search_spaces.section import Section, check_section, fault
 from training.config.spelling import did_you_mean, listed, suggest
@@ -185,6 +194,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     path = _find(str(name_or_path))
     text = read_text(path, _source(path))
     document = read_document(text, _source(path))
+    _refuse_settings(document)
     written = check_section(SpaceFile, document)
     composer = Composer(document, written.methods, written.use_methods, written.use_published)
     methods, origins = composer.compose(written.shared)
@@ -195,6 +205,16 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     # A complete file keeps its own order and comments.
     space._text = text if written.is_complete else render_space(space, document, origins)
     return space
+
+
+def _refuse_settings(document: Document) -> None:
+    """Refuse a file of settings, such as `promote` writes: they are of one run, and have dotted keys."""
+    keys = document.data if isinstance(document.data, dict) else {}
+    if "dataset" not in keys and any("." in str(key) for key in keys):
+        raise SpaceError(
+            f"{document.source}:1: these are the settings of one run, not a search space. Train them: orchestrator "
+            f"train --from {document.source}"
+        )
 
 
 def _find(name: str) -> Path:
@@ -209,9 +229,10 @@ def _find(name: str) -> Path:
             raise SpaceError(f"{name} does not exist. The shipped space is called {path.stem}, without .yaml.")
         return path
     hint = did_you_mean(name, shipped)
-    raise SpaceError(
+    raise UnknownSpaceError(
+        name,
         f"There is no search space called {name}. {hint} The shipped ones are {listed(shipped)}; the name of a file of "
-        "your own ends in .yaml.".replace("  ", " ")
+        "your own ends in .yaml.".replace("  ", " "),
     )
 
 

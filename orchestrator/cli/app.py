@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         code = exit_code(error)
-        print_note(f"error: {describe(error, code)}")
+        print_note(f"error: {_recognise_sweep(error) or describe(error, code)}")
         sys.exit(code)
 
 
@@ -190,3 +190,20 @@ def describe(error: Exception, code: int) -> str:
     if ours or code == EXIT_USER_ERROR:
         return str(error)
     return f"{type(error).__name__}: {error}. Run it again with --debug to see where."
+
+
+def _recognise_sweep(error: Exception) -> str | None:
+    """Return what to say if a sweep of this home was named where a search space is wanted."""
+    from orchestrator.errors import UserError
+    from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry
+    from search_spaces.reader import UnknownSpaceError
+
+    if not isinstance(error, UnknownSpaceError):
+        return None
+    try:
+        entry = find_entry(error.name)
+    except UserError:  # the home is not a folder, which is not what this error is about
+        return None
+    if entry is None:
+        return None
+    return f"{error.name} is {KIND_NOUNS[entry.kind]}, not a search space. See it: orchestrator status {entry.id}"

@@ -15,6 +15,7 @@ from orchestrator.cluster.job_client import DEFAULT_ADDRESS, calling
 from orchestrator.cluster.job_package import Package, render_entrypoint
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
+from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry
 from training.files import write_whole
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def find_job(job_id: str | None) -> Job:
     for job in jobs:
         if job_id in (None, job.id):
             return job
+    if job_id is not None and (entry := find_entry(job_id)) is not None:
+        raise UserError(f"{job_id} is {KIND_NOUNS[entry.kind]}, not a job. See it: orchestrator status {entry.id}")
     if not jobs:
         raise UserError(f"No job has been submitted from {home()} yet. Submit one: orchestrator submit sweep digits")
     raise UserError(

@@ -148,6 +148,8 @@ def check_dataset(name: str) -> str:
         UserError: There is no such dataset; the message names the nearest.
     """
     known = (*IMAGE_DATASETS, FOLDER)
+    if name == EMBEDDED:
+        raise UserError(f"{name} is built in and needs no preparation: orchestrator sweep {name}")
     if name not in known:
         nearest = nearest_word(name, known)
         hint = f"Did you mean {nearest}?" if nearest else f"For your own images and labels: {FOLDER} --name {name}"

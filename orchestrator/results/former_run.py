@@ -11,10 +11,12 @@ from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.sweep_folder.index import find_sweep
+from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry, find_sweep
+from orchestrator.sweep_folder.records import best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 from search_spaces.reader import YAML_SUFFIXES
+from search_spaces.schema import shipped_spaces
 from training.config.run import Scalar
 
 
@@ -54,12 +56,28 @@ def find_trial(run: str) -> tuple[str, int]:
     sweep, slash, trial = run.rpartition("/")
     # MLflow ids are hexadecimal and never contain a slash.
     if not slash:
+        _refuse_whole(run)
         return _find_logged(run)
     if not trial.isdecimal():
         raise UserError(
             f"In {run}, {trial!r} is not the number of a trial. `orchestrator leaderboard {sweep}` lists the trials."
         )
     return find_sweep(sweep), int(trial)
+
+
+def _refuse_whole(word: str) -> None:
+    """Refuse a sweep, or a search space, where a run is wanted."""
+    entry = find_entry(word)
+    if entry is not None:
+        plan, state = read_sweep(entry.id)
+        winner = best(state.records.values(), plan.protocol)
+        which = "its best" if winner else "its first"
+        raise UserError(
+            f"{word} is {KIND_NOUNS[plan.kind]}, not one of its trials. Name a trial, for example {which}: "
+            f"--from {entry.id}/{winner.trial if winner else 0}"
+        )
+    if word in shipped_spaces():
+        raise UserError(f"{word} is a search space, not a run. Train it: orchestrator train {word}")
 
 
 def _find_logged(run_id: str) -> tuple[str, int]:

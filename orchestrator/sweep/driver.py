@@ -39,7 +39,7 @@ from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
 from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepExtended, SweepPlanned
-from orchestrator.sweep_folder.index import create_sweep
+from orchestrator.sweep_folder.index import create_sweep, require_search
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, best
@@ -132,12 +132,13 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
         options: How to run them.
 
     Raises:
-        UserError: ``num_more`` is not positive, or every point has been tried; or as :func:`resume`.
+        UserError: ``num_more`` is not positive, it is no sweep, or every point has been tried; or as :func:`resume`.
         OrchestratorError: As :func:`resume`.
     """
     if num_more < 1:
         raise UserError(f"--trials must be at least +1, but got {num_more}.")
     plan, state = read_sweep(sweep_id)
+    require_search(plan)
     num_trials = _num_trials(plan, state)
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import HOME_VARIABLE, PLAN_FILE, check_name, home, require_home, sweep_dir, sweeps_dir
@@ -15,8 +16,12 @@ from orchestrator.sweep_folder.events import SweepPlanned
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, read_whole
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.plan_check import read_recorded
+from search_spaces.reader import YAML_SUFFIXES
+from search_spaces.schema import shipped_spaces
 from training.config.spelling import did_you_mean
 from training.files import sync_folder, write_whole
+
+KIND_NOUNS = {"sweep": "a sweep", "train": "a training", "ablate": "an ablation", "promote": "a promotion"}
 
 _ID = re.compile(r"[A-Za-z0-9].*-[0-9a-f]{8}")
 _SUFFIX_LENGTH = len("-01234567")
@@ -146,7 +151,7 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
 
     Args:
         name: An id, a name or None.
-        kinds: As in :func:`list_sweeps`; an exact id is found whatever its kind.
+        kinds: As in :func:`list_sweeps`; one that is named is found whatever its kind.
 
     Raises:
         UserError: No sweep matches.
@@ -154,11 +159,40 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
     # An exact id is found even if its plan is broken, so that reading the plan can say what is wrong.
     if name is not None and name in (folder.name for folder in _sweep_folders()):
         return name
-    entries = list_sweeps(kinds)
-    for entry in [*entries, *list_broken()]:
+    entries = list_sweeps()
+    fitting = [entry for entry in entries if kinds is None or entry.kind in kinds]
+    # A name that only others have is found too: the verb then says why it cannot use them.
+    others = [] if name is None else entries
+    for entry in [*fitting, *list_broken(), *others]:
         if name in (None, entry.name):
             return entry.id
+    if name is None and entries:
+        nouns = sorted({KIND_NOUNS.get(entry.kind, entry.kind) for entry in entries})
+        raise UserError(
+            f"No {' and no '.join(sorted(kinds or ()))} in {sweeps_dir()}, only {', '.join(nouns)}. Name one, or "
+            f"start a sweep: `orchestrator sweep digits`"
+        )
     raise UserError(_no_such_sweep(name, entries))
+
+
+def find_entry(word: str) -> SweepEntry | None:
+    """Return the sweep with this id, or the latest with this name, if there is one; for words given as other things."""
+    return next((entry for entry in list_sweeps() if word in (entry.id, entry.name)), None)
+
+
+def require_search(plan: SweepPlan) -> None:
+    """Refuse to extend what searches nothing.
+
+    Raises:
+        UserError: It is not a sweep; the message says what does the same for it.
+    """
+    instead = {
+        "train": f"Train it again with other settings: orchestrator train --from {plan.id}/0 --set KEY=VALUE",
+        "ablate": "Start one with more seeds: orchestrator ablate SPACE --seeds K",
+        "promote": f"Promote again with more seeds: orchestrator promote {plan.parent} --seeds K",
+    }
+    if plan.kind in instead:
+        raise UserError(f"{plan.id} is {KIND_NOUNS[plan.kind]}, and only a sweep can be extended. {instead[plan.kind]}")
 
 
 def require_free_name(name: str) -> str:
@@ -200,8 +234,25 @@ def _read_entry(path: Path) -> SweepEntry | None:
 
 
 def _no_such_sweep(name: str | None, entries: list[SweepEntry]) -> str:
+    if name is not None and (instead := _recognise(name, entries)) is not None:
+        return instead
     if not entries:
         return f"No sweeps in {sweeps_dir()}. Start one: `orchestrator sweep digits`"
     known = [known for entry in entries for known in (entry.id, entry.name)]
     hint = did_you_mean(name or "", known) or f"The latest is {entries[0].id}."
     return f"No sweep {name!r} in {sweeps_dir()}. {hint} List them: `orchestrator status --all`"
+
+
+def _recognise(word: str, entries: list[SweepEntry]) -> str | None:
+    """Return what a word is that does not name a sweep, if it is something else that can be named."""
+    head, slash, number = word.rpartition("/")
+    if slash and number.isdecimal() and any(head in (entry.id, entry.name) for entry in entries):
+        return f"{word} is a trial. Name its sweep: {head}"
+    if word.endswith(".zip"):
+        return f"{word} is a file, and not a sweep of this home. Look into a bundle: orchestrator browse {quote(word)}"
+    if word in shipped_spaces() or word.endswith(YAML_SUFFIXES):
+        return (
+            f"{word} is a search space, and {sweeps_dir()} has no sweep of that name. Start one: orchestrator sweep "
+            f"{quote(word)}"
+        )
+    return None

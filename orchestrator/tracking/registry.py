@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.index import list_sweeps
+from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry, list_sweeps
 from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.runs import SWEEP_TAG
@@ -161,6 +161,7 @@ def resolve_model(text: str) -> Path | ModelVersion:
             name, version = choose_version(text, models)
         except UserError:
             _refuse_lost(text, models)
+            _refuse_sweep(text)
             raise
         try:
             return _version(client.get_model_version(name, str(version)))
@@ -186,6 +187,25 @@ def _refuse_lost(text: str, models: Sequence[RegisteredModel]) -> None:
                 f"MLflow at {redact(tracking_uri())} has lost {state.promotion.model}@{CHAMPION}, which {plan.id} "
                 f"registered. Register it again from its weights: orchestrator resume {plan.id}"
             )
+
+
+def _refuse_sweep(text: str) -> None:
+    """Say which model to name instead of a sweep or a trial, if the text names one."""
+    head, slash, number = text.rpartition("/")
+    entry = find_entry(head if slash and number.isdecimal() else text)
+    if entry is None:
+        return
+    plan, state = read_sweep(entry.id)
+    what = f"{text} is {'a trial' if head == entry.id else KIND_NOUNS[plan.kind]}, not a model."
+    if plan.kind == "ablate":
+        raise UserError(f"{what} The variants of an ablation are not registered.")
+    if plan.kind != "promote":
+        raise UserError(f"{what} Register its best trial as one: orchestrator promote {entry.id}")
+    if state.champion is not None:
+        raise UserError(f"{what} It registered {state.champion.version}: name that.")
+    if state.is_concluded:
+        raise UserError(f"{what} It registered none, because the champion was not beaten.")
+    raise UserError(f"{what} It is not concluded yet: orchestrator resume {entry.id}")
 
 
 def choose_version(text: str, models: Sequence[RegisteredModel]) -> tuple[str, int]:
