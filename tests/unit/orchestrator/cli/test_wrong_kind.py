@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import UserError
 from orchestrator.sweep_folder.events import ChampionSet, PromotionDecided, TestOpened
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.tracking import registry, store
 from tests.kit.program import run
 from tests.kit.sweeps import driver_started, make_sweep, whole_sweep, write_events
@@ -104,7 +106,7 @@ def test_a_model_is_not_a_sweep_or_a_promotion(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def what_is_said(word: str) -> str:
-        with pytest.raises(registry.UserError) as told:
+        with pytest.raises(UserError) as told:
             registry._refuse_sweep(word)
         return str(told.value)
 
@@ -112,7 +114,7 @@ def test_a_model_is_not_a_sweep_or_a_promotion(
     assert what_is_said(f"{SWEEP}/2").startswith(f"{SWEEP}/2 is a trial, not a model.")
     assert what_is_said("a") == "a is an ablation, not a model. The variants of an ablation are not registered."
     assert what_is_said("p").endswith(f"It is not concluded yet: orchestrator resume {PROMOTION}")
-    plan = registry.read_sweep(PROMOTION)[0]
+    plan = load_plan(PROMOTION)
     write_events(plan, [PromotionDecided("PROMOTE", "", (), "m"), TestOpened({}, {}), ChampionSet("m/7")])
     assert what_is_said("p") == "p is a promotion, not a model. It registered m/7: name that."
     registry._refuse_sweep("digits")
