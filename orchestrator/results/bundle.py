@@ -209,7 +209,7 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
         # A plan is user input here, and its id becomes a path.
         if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
             raise ValueError(f"{plan.id!r} cannot be the id of a sweep")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not a file from this version of `orchestrator bundle`: {error}") from None
     return plan
 

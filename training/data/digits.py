@@ -193,8 +193,11 @@ def read_scenes_manifest(folder: Path) -> ScenesManifest:
             f"The digit scenes are not prepared: {path} does not exist. Every command that trains makes them"
         )
     try:
-        return ScenesManifest(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        found = ScenesManifest(**json.loads(path.read_text()))
+        if not isinstance(found.splits, dict) or not isinstance(found.mean, list) or not isinstance(found.std, list):
+            raise ValueError("splits, mean or std is missing")
+        return found
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path} is damaged: {error}. Delete {folder}: the next run recreates it") from error
 
 

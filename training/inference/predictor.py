@@ -1,13 +1,16 @@
 """Save a promoted model as plain files, load it again and score folders of images.
 
-A model folder holds ``model.safetensors`` (the weights), ``config.json`` (the run's flat configuration and the pixel
-scale), ``classes.json`` (the class names) and ``README.md`` (the model card). Nothing is pickled.
+A model folder holds ``model.safetensors`` (the weights), ``config.json`` (the run's flat configuration, the pixel scale
+and the sha256 of the other two), ``classes.json`` (the class names) and ``README.md`` (the model card). Nothing is
+pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +35,18 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 DEFAULT_BATCH_SIZE = 64
 FILE_COLUMN = "file"
 _UNREADABLE = (OSError, BadImageError)
+# What the parsers of JSON, settings and weights raise; RuntimeError: weights that do not fit the model.
+_BAD_CONTENT = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +86,15 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
     folder.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that are not contiguous, which those in channels-last format are not.
     save_file({name: value.contiguous() for name, value in state["model"].items()}, folder / "model.safetensors")
+    (folder / "classes.json").write_text(json.dumps(state["classes"]) + "\n")
     described = {
         "config": config.flatten(),
         "epoch": state["epoch"],
         "mean": scale.mean.tolist(),
         "std": scale.std.tolist(),
+        "sha256": {name: _hash(folder / name) for name in ("model.safetensors", "classes.json")},
     }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-    (folder / "classes.json").write_text(json.dumps(state["classes"]) + "\n")
     (folder / "README.md").write_text(card)
 
 
@@ -137,7 +154,7 @@ class Predictor:
             device: Where to compute; the CPU by default.
 
         Raises:
-            ValueError: The folder lacks one of the files of a model.
+            ValueError: The folder lacks one of the files of a model, or one is damaged.
         """
         missing = [
             name for name in ("model.safetensors", "config.json", "classes.json") if not (folder / name).is_file()
@@ -147,11 +164,18 @@ class Predictor:
                 f"{folder} is not a model folder: it lacks {missing[0]}. A model folder holds model.safetensors, "
                 "config.json and classes.json"
             )
-        described = json.loads((folder / "config.json").read_text())
-        scale = PixelScale(torch.tensor(described["mean"]), torch.tensor(described["std"]))
-        classes = json.loads((folder / "classes.json").read_text())
-        config = TrainConfig.from_flat(described["config"])
-        return cls(config, classes, load_file(folder / "model.safetensors"), scale, device)
+        with _reading(folder / "config.json"):
+            described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            scale = _read_scale(described)
+            config = TrainConfig.from_flat(described["config"])
+            hashes = dict(described.get("sha256", {}))  # earlier versions wrote none
+        for name, expected in hashes.items():
+            if _hash(folder / name) != expected:
+                raise ValueError(_describe_damage(folder / name, "it is not the file that the model was saved with"))
+        with _reading(folder / "classes.json"):
+            classes = _read_classes(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
+        with _reading(folder / "model.safetensors"):
+            return cls(config, classes, load_file(folder / "model.safetensors"), scale, device)
 
     @torch.no_grad()
     def logits(self, images: Tensor, batch_size: int = DEFAULT_BATCH_SIZE) -> Tensor:
@@ -202,3 +226,36 @@ class Predictor:
         return to_pixels(
             open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False
         ).permute(2, 0, 1)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_scale(described: dict[str, Any]) -> PixelScale:
+    mean, std = (torch.tensor(described[name], dtype=torch.float32) for name in ("mean", "std"))
+    if mean.shape != (3,) or std.shape != (3,) or not bool(torch.isfinite(mean / std).all()):
+        raise ValueError("mean and std must be three numbers each")
+    return PixelScale(mean, std)
+
+
+def _read_classes(plain: Any) -> list[str]:
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        raise ValueError("it must be a list of names")
+    return plain
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in whatever is raised for its content."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError, but no fault of the file
+        raise
+    except _BAD_CONTENT as error:
+        raise ValueError(_describe_damage(path, first_line(error))) from None
+
+
+def _describe_damage(path: Path, problem: str) -> str:
+    return f"{path} is damaged: {problem}. Copy the model's folder again, or promote its sweep again"

@@ -129,7 +129,7 @@ class CheckpointStore:
                 expected = json.loads(stream.read())
             with self._fs.open_input_stream(done_path.removesuffix(".done")) as stream:
                 payload: bytes = stream.read()
-        except (OSError, ValueError):  # ValueError: the ``.done`` file itself is truncated
+        except (OSError, ValueError, RecursionError):  # ValueError: the ``.done`` file itself is truncated
             return None
         whole = {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()} == expected
         return payload if whole else None

@@ -99,7 +99,7 @@ class Manifest:
             )
         try:
             return cls._parse(raw)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{uri}/{MANIFEST} is damaged ({error!r}). {how_to_redo(uri)}") from None
 
     @classmethod

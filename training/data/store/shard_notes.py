@@ -129,7 +129,7 @@ def read_note(storage: Storage, shard: PlannedShard, sizes: Mapping[str, int], r
             return None
         note = _parse(raw)
     # Cut short by a kill, or written by another version: the shard is made again.
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     fits = all(sizes.get(name) == file.bytes for name, file in note.files.items())
     return (

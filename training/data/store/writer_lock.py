@@ -118,7 +118,8 @@ def _alive(other: dict[str, Any]) -> bool:
     pid, started = other.get("pid"), other.get("pid_started")
     if other.get("host") == socket.gethostname() and isinstance(pid, int) and isinstance(started, float):
         return is_alive(pid, started)
-    return time.time() - float(other.get("beat", 0)) < STALE_S
+    beat = other.get("beat")
+    return isinstance(beat, int | float) and time.time() - beat < STALE_S
 
 
 def _read(storage: Storage) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _read(storage: Storage) -> dict[str, Any]:
 def _parse(content: bytes) -> dict[str, Any]:
     try:
         owner = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # its owner has not written it yet
     return owner if isinstance(owner, dict) else {}
 
