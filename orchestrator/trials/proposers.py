@@ -171,7 +171,9 @@ def _distribution(found: Range) -> BaseDistribution:
 def _require_in_ranges(plan: SweepPlan, record: TrialRecord) -> None:
     for key, found in plan.ranges.items():
         # Optuna would raise an error that names neither the trial nor the file.
-        if key not in record.params or not found.contains(record.params[key]):
+        # A trial that has not ended may lack keys, which are then drawn.
+        is_inside = found.contains(record.params[key]) if key in record.params else not record.ended
+        if not is_inside:
             raise OrchestratorError(
                 f"Trial {record.trial} of {plan.id} has {key}={record.params.get(key)}, which is not in its range in "
                 f"{sweep_dir(plan.id) / PLAN_FILE} ({found}). The plan was changed after the sweep began. Undo that, "

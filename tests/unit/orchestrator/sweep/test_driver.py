@@ -18,6 +18,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.signals import Interrupted
 from orchestrator.sweep import driver as driver_module
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run_sweep
+from orchestrator.sweep.guard import Guard
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.index import load_plan
@@ -52,6 +53,9 @@ class LateFuture(Future[T]):
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("start_ray", "stop_ray"):
         monkeypatch.setattr(driver_module, name, lambda *args, **options: None)
+    # Whoever asks a Ray that does not run starts one in this process, and other tests count its children.
+    for name in ("start", "stop"):
+        monkeypatch.setattr(Guard, name, lambda *args, **options: None)
 
 
 def make_finished() -> SweepPlan:

@@ -455,3 +455,15 @@ def test_what_goes_into_the_journal_is_plain_json(tmp_path: Path) -> None:
     Machine().run(begin(plan))
     for line in journal_path(plan).read_text().splitlines():
         json.loads(line, parse_constant=lambda constant: pytest.fail(constant))
+
+
+def test_epochs_that_the_journal_lost_are_named_when_a_trial_continues_behind_them() -> None:
+    plan, said = make(), list[str]()
+    started = trial_started(0, 1, 1, **{"method.spbc_weight": 1.0})
+    write_events(plan, [driver_started(plan), started, epoch_reported(0, 1, 2)])
+    director = begin(plan, say=said.append)
+    handout = director.next_trial()
+    assert handout is not None
+    for epoch in (1, 2, 5):
+        director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch)))
+    assert said == ["trial 0 continues from epoch 5; the figures of epoch 3 to 4 are lost"]

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.trials.proposers import GridProposer, OptunaProposer, make_proposer
@@ -162,3 +163,13 @@ def test_a_plan_without_ranges_has_its_points(plan: Callable[..., SweepPlan]) ->
     proposal = make_proposer(plan(ranges={}, start_from=({},), sampler="grid")).propose(0)
     assert proposal is not None
     assert proposal.params == {}
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.RUNNING])
+def test_a_range_that_excludes_what_was_tried_is_named(plan: Callable[..., SweepPlan], state: TrialState) -> None:
+    edited = plan(ranges={**RANGES, "method.spbc_weight": Range(type="float", low=1, high=2)})
+    words = (
+        r"Trial 7 of digits-00000001 has method.spbc_weight=0.5, which is not in its range in .*plan\.json \(1 to 2\)"
+    )
+    with pytest.raises(OrchestratorError, match=words):
+        OptunaProposer(edited, [ended(7, PUBLISHED, 50.0, state=state)])
