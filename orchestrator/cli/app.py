@@ -31,7 +31,7 @@ from orchestrator.cli import (
     sweep,
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.cli.output import print_note, program
+from orchestrator.cli.output import accept_any_text, print_note, program
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -120,6 +120,7 @@ app.add_typer(_data, epilog=f"\b\nExample: {data.VERBS['prepare'][1]}\n{EXIT_COD
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit with its code; an error becomes a message, with a traceback only under ``--debug``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    accept_any_text()
     # Parsed here rather than by typer, so that --debug also works after the verb.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -31,4 +32,4 @@ def bundle(
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
     print_line(f"{out}: {num_artifacts} pictures and tables, {out.stat().st_size / 2**20:.1f} MiB")
-    print_next({f"browse {out}": "open it on any machine"})
+    print_next({f"browse {shlex.quote(str(out))}": "open it on any machine"})

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,13 @@ NO_TRUE_LABELS = (
 _UNWRAPPED = 100_000
 _COMMAND = re.compile(rf"(?:(?<=: )|(?<=`)){PROGRAM} (?=[a-z])")
 Row = Mapping[str, Any]
+
+
+def accept_any_text() -> None:
+    """Print a character that the terminal's encoding lacks as its number: no name may end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_line(text: str = "") -> None:
@@ -155,7 +163,7 @@ def program() -> str:
     if called.name != PROGRAM or (found and os.path.samefile(found, called)):
         return PROGRAM
     # Relative if it is below the current folder: `.venv/bin/orchestrator` is what the user typed.
-    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
+    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))
 
 
 def name_as_called(text: str) -> str:

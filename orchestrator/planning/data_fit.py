@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ def _require_place(plan: SweepPlan, place: str) -> None:
     if "://" not in place and not Path(place).expanduser().exists():
         raise UserError(
             f"data.store={place} does not exist. Prepare it: "
-            f"orchestrator data prepare {plan.dataset} --source DIR --out {place}"
+            f"orchestrator data prepare {plan.dataset} --source DIR --out {shlex.quote(place)}"
         )
 
 

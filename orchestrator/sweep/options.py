@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from orchestrator.sweep.hooks import REAL, Hooks
@@ -37,7 +38,7 @@ class DriveOptions:
         """Return the flags that the next command needs again, as text that follows its arguments."""
         # A resume without them would run on this machine and, if it was stopped early, without its backup.
         flags = {"--address": self.address, "--backup": self.backup}
-        return "".join(f" {flag} {value}" for flag, value in flags.items() if value is not None)
+        return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags.items() if value is not None)
 
 
 DEFAULT = DriveOptions()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import time
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
@@ -203,7 +204,8 @@ class JournalBackup(Follower):
                 if Segment.of(segment.number, file.read(segment.size)) != segment:
                     raise UserError(
                         f"Another driver has continued {self._plan.id} from its backup, {self._uri}. To continue from "
-                        f"there, move the sweep's folder away, then: `orchestrator resume --from {self._uri}`"
+                        f"there, move the sweep's folder away, then: "
+                        f"`orchestrator resume --from {shlex.quote(self._uri)}`"
                     )
                 offset += segment.size
         return offset

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from tests.kit.layouts import make_coco, make_cub, make_folder, make_nuswide, ma
 from tests.kit.program import run
 
 SIZE = ("--image-size", "32")
+# Whatever machine the tests run on.
+ANYWHERE = ("--set", "resources.cpus_per_worker=1", "--set", "resources.gpus_per_worker=0")
 
 
 @pytest.fixture
@@ -238,7 +242,7 @@ def test_plan_takes_the_store_that_is_there_and_refuses_one_that_does_not_fit(
     run(capsys, "data", "prepare", "voc", "--source", str(voc), *SIZE)
     code, _, err = run(capsys, "plan", "voc")
     assert (code, "--set data.image_size=32" in err) == (2, True)
-    code, out, err = run(capsys, "plan", "voc", "--set", "data.image_size=32", "--json")
+    code, out, err = run(capsys, "plan", "voc", *ANYWHERE, "--set", "data.image_size=32", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["base"]["data.store"] == str(home / "data" / "voc")
 
@@ -248,7 +252,7 @@ def test_plan_refuses_what_needs_true_labels_where_there_are_none(
 ) -> None:
     source = make_folder(tmp_path / "mine", observed_only=True)
     run(capsys, "data", "prepare", "folder", "--source", str(source), *SIZE)
-    sized = ("--set", "data.image_size=32")
+    sized = (*ANYWHERE, "--set", "data.image_size=32")
     assert run(capsys, "plan", "folder", *sized)[0] == 0
     code, _, err = run(capsys, "plan", "folder", *sized, "--method", "full_labels")
     assert (code, "only observed ones" in err) == (2, True)
@@ -309,3 +313,27 @@ def test_list_of_a_home_that_is_a_file_says_so(
     code, out, error = run(capsys, "data", "list")
     assert (code, out) == (2, "")
     assert "home must be a folder" in error
+
+
+def test_names_are_printed_in_any_encoding(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "mein Käfer"
+    (source / "images").mkdir(parents=True)
+    for number in range(10):
+        Image.new("RGB", (16, 16)).save(source / "images" / f"犬{number}.jpg")
+    rows = "".join(f"犬{number}.jpg,{number % 2},{1 - number % 2}\n" for number in range(9))
+    (source / "observed.csv").write_text(f"image,犬,ä\n{rows}", encoding="utf-8")
+    (source / "images" / os.fsdecode(b"x\xe4.jpg")).touch()  # a name that is no UTF-8, as in an old archive
+    prepare = ("data", "prepare", "folder", "--source", str(source), "--name", "dogs", *SIZE)
+    for encoding, dog in (("latin-1", "\\u72ac"), ("ascii", "\\u72ac"), ("utf-8", "犬")):
+        for words in (prepare, ("data", "show", "dogs"), ("data", "stats", "dogs"), ("data", "verify", "dogs")):
+            stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+            monkeypatch.setattr(sys, "stdout", stream)
+            monkeypatch.setattr(sys, "stderr", stream)
+            with pytest.raises(SystemExit) as ended:
+                cli.main(list(words))
+            stream.flush()
+            printed = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # it is a BytesIO
+            assert ended.value.code in (0, None), (encoding, words, printed)
+            assert dog in printed or words[1] == "verify", (encoding, words, printed)

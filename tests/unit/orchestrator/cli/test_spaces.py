@@ -63,7 +63,8 @@ def test_the_template_for_data_of_ones_own_runs_without_a_change(
     assert "orchestrator sweep birds.yaml" in out
     copy.write_text(run(capsys, "spaces", "folder", "--data", "birds")[1])
     assert "Command:  orchestrator sweep birds.yaml " in copy.read_text()
-    assert run(capsys, "plan", str(copy))[0] == 0
+    here = ("--set", "resources.cpus_per_worker=1", "--set", "resources.gpus_per_worker=0")
+    assert run(capsys, "plan", str(copy), *here)[0] == 0
     space = load_space(copy)
     assert (space.dataset, space.shared.fixed["data.name"], space.shared.fixed["data.image_size"]) == (
         "birds",
