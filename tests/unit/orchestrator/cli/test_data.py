@@ -334,6 +334,6 @@ def test_names_are_printed_in_any_encoding(
             with pytest.raises(SystemExit) as ended:
                 cli.main(list(words))
             stream.flush()
-            printed = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # it is a BytesIO
+            printed = stream.buffer.getvalue().decode(encoding)
             assert ended.value.code in (0, None), (encoding, words, printed)
             assert dog in printed or words[1] == "verify", (encoding, words, printed)
