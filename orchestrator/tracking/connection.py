@@ -24,6 +24,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.health import TIMEOUT_S, Answer, ask_database, ask_mlflow
 from orchestrator.home import home
 from orchestrator.redaction import describe_error, redact
+from orchestrator.tracking.moved_home import follow_home
 from orchestrator.writable import find_obstacle
 
 if TYPE_CHECKING:
@@ -198,6 +199,9 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     if wait_s is None:
         wait_s = SCHEMA_WAIT_S if is_database() else SERVER_WAIT_S
     deadline = time.monotonic() + wait_s
+    file = database_file()
+    if file is not None and file.parent == home() and file.is_file():
+        follow_home(file)
     while True:
         try:
             client = make_client()
