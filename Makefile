@@ -45,6 +45,7 @@ bench: $(INSTALLED)  ## run the benchmarks behind the documented figures (more t
 faults: $(INSTALLED)  ## every kind of failure on a cluster, and drivers killed twice, many times over (more than an hour)
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.faults.driver_kills
+	$(BIN)/python -m benchmarks.faults.corruption
 	NUM_SWEEPS=20 $(BIN)/python -m pytest -q tests/integration/test_train_trials.py -k placement_group
 
 soak: $(INSTALLED)  ## fifty trials with a kill every ten seconds (half an hour)

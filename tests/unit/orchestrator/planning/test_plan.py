@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -497,3 +498,14 @@ def test_planning_imports_nothing_heavy() -> None:
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_number_that_nothing_can_compute_with_is_named() -> None:
+    text = plan().to_json()
+    for name in ("created", "base.loop.epochs", "ranges.optim.lr.high", "base.data.num_workers"):
+        key = name.removeprefix("base.").rpartition("lr.")[2]
+        for number in ("1e400", "NaN", "-Infinity", "1" + "0" * 400):
+            changed = re.sub(rf'("{re.escape(key)}": )[\d.e-]+', rf"\g<1>{number}", text)
+            with pytest.raises(ValueError, match="must be a number below 1e.300, but got") as refused:
+                SweepPlan.from_json(changed)
+            assert key in str(refused.value)
