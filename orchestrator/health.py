@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from base64 import b64encode
 from configparser import ConfigParser
 from configparser import Error as ConfigError
@@ -65,6 +66,7 @@ def ask_server(
 
     # Give up quickly on a host that drops packets; a server that accepts the connection may just be busy.
     connect_s = min(timeout_s, _CONNECT_S)
+    outer = sys.exception()
     try:
         answer = requests.get(
             join_uri(uri, path), headers=headers, verify=verify, cert=certificate, timeout=(connect_s, timeout_s)
@@ -74,7 +76,7 @@ def ask_server(
     except requests.Timeout:
         return Answer(is_up=False, reason=f"no answer within {timeout_s:.0f} s")
     except (requests.RequestException, ValueError) as error:
-        return Answer(is_up=False, reason=find_cause(error))
+        return Answer(is_up=False, reason=find_cause(error, outer))
     if answer.ok:
         return Answer(is_up=True)
     # A refusal often says why in plain text; a page of HTML says nothing that fits on a line.
@@ -119,10 +121,15 @@ def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     return Answer(is_up=True)
 
 
-def find_cause(error: BaseException) -> str:
-    """Return the first cause of an error: requests wraps `Connection refused` in three layers of its own."""
+def find_cause(error: BaseException, outer: BaseException | None = None) -> str:
+    """Return the first cause of an error: requests wraps `Connection refused` in three layers of its own.
+
+    Args:
+        error: The error.
+        outer: What was being handled when the request was made, which is not a cause of its failure.
+    """
     cause = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
+    while (deeper := cause.__cause__ or cause.__context__) is not None and deeper is not outer:
         cause = deeper
     return _describe(cause)
 

@@ -8,6 +8,7 @@ and the protocol of selection. Only the shape is checked here; whether its keys 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -213,7 +214,7 @@ def _refuse_settings(document: Document) -> None:
     if "dataset" not in keys and any("." in str(key) for key in keys):
         raise SpaceError(
             f"{document.source}:1: these are the settings of one run, not a search space. Train them: orchestrator "
-            f"train --from {document.source}"
+            f"train --from {shlex.quote(document.source)}"
         )
 
 

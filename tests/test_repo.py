@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -243,3 +244,16 @@ def is_member(module: str, name: str) -> bool:
 def has(owner: object, name: str) -> bool:
     """Return whether something has an attribute, or a field without a default."""
     return hasattr(owner, name) or name in getattr(owner, "__annotations__", {})
+
+
+def test_text_files_are_read_and_written_as_utf_8() -> None:
+    # Otherwise the encoding is the user's locale's, which may lack the characters of their class names.
+    silent = []
+    for package in ("orchestrator", "training", "search_spaces"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    is_text = node.func.attr in ("read_text", "write_text")
+                    if is_text and not any(word.arg == "encoding" for word in node.keywords):
+                        silent.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert silent == []

@@ -25,7 +25,7 @@ def peak_memory_bytes() -> int:
     """Return the peak resident memory of this process."""
     # getrusage is only a fallback: on Linux its figure starts with that of the parent process.
     with suppress(OSError, IndexError, ValueError):
-        return int(_STATUS.read_text().partition("VmHWM:")[2].split()[0]) << 10
+        return int(_STATUS.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) << 10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10  # macOS counts bytes, the other systems KiB
 

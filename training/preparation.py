@@ -123,7 +123,7 @@ def _write(spec: DigitsSpec, folder: Path) -> None:
     trunk = _save(pretrain_trunk(*make_pretext_images(spec), scale, spec.scene_seed), folder / "trunk.safetensors")
     data_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     manifest = ScenesManifest(hashes, data_hash, trunk, scale.mean.tolist(), scale.std.tolist())
-    (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> str:

@@ -31,7 +31,7 @@ from orchestrator.cli import (
     sweep,
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.cli.output import accept_any_text, print_note, program
+from orchestrator.cli.output import accept_any_text, print_note, program, tell_of_escapes
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -144,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = exit_code(error)
         print_note(f"error: {_recognise_sweep(error) or describe(error, code)}")
         sys.exit(code)
+    finally:
+        tell_of_escapes()
 
 
 def describe_usage(error: typer.TyperException) -> str:

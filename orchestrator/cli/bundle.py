@@ -25,11 +25,12 @@ def bundle(
     """
     from orchestrator.home import home
     from orchestrator.results.bundle import SUFFIX, write_bundle
+    from orchestrator.sizes import format_sizes
     from orchestrator.sweep_folder.index import find_sweep
 
     found = find_sweep(sweep)
     # Not the current folder: a bundle is large, and easily committed by accident.
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
-    print_line(f"{out}: {num_artifacts} pictures and tables, {out.stat().st_size / 2**20:.1f} MiB")
+    print_line(f"{shlex.quote(str(out))}: {num_artifacts} pictures and tables, {format_sizes(out.stat().st_size)[0]}")
     print_next({f"browse {shlex.quote(str(out))}": "open it on any machine"})

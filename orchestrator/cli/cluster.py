@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: 
     if not dry_run:
         check_ready(document, str(config))
     if _run(render_up(config, yes=yes), dry_run):
-        purpose = f"see what is missing where, while `ray dashboard {config}` runs"
+        purpose = f"see what is missing where, while `ray dashboard {shlex.quote(str(config))}` runs"
         print_next({"doctor --address http://127.0.0.1:8265": purpose})
 
 
@@ -55,8 +56,6 @@ VERBS: dict[str, tuple[Any, str]] = {
 
 def _run(command: list[str], dry_run: bool) -> bool:
     """Show one of Ray's commands, and run it unless this is a dry run; return whether it ran."""
-    import shlex
-
     from orchestrator.cluster.files import run_ray
 
     # Shown in full, so that the user can run it or look up its options in Ray's own documentation.

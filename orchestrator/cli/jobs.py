@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,7 @@ def jobs(json: JsonOption = False) -> None:
             job.id,
             states[job.id],
             time.strftime("%Y-%m-%d %H:%M", time.localtime(job.submitted)),
-            " ".join(job.words),
+            shlex.join(job.words),
             job.address,
         )
         for job in found
@@ -150,7 +151,7 @@ def _submit(
             print_line(f"entry point: {render_entrypoint(package.words)}")
             return
         job = job_store.submit(package, server)
-    print_line(f"submitted {job.id}: {' '.join(job.words)}")
+    print_line(f"submitted {job.id}: {shlex.join(job.words)}")
     if follow or verb[0] in _FOLLOWED:
         _follow(job)
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +127,8 @@ def _rank(plan: SweepPlan, state: SweepState) -> list[dict[str, Any]]:
     """Return the leaderboard's rows; those of a promotion that has opened the test split have its figures."""
     from orchestrator.sweep_folder import records
 
+    if state.driver_state == "RUNNING":
+        state.end_attempts(round(time.time() * 1000))  # they have run until now, however long ago their last epoch was
     rows = records.leaderboard(state.records.values(), plan.protocol)
     if state.test is None:
         return rows
@@ -158,8 +162,10 @@ def _print_rows(
     )
     if failed:
         # Tracebacks stay with the driver; MLflow has only their last line.
-        folder = sweep_dir(plan.id) if is_here else f"in the home of its driver, sweeps/{plan.id}"
-        print_note(f"Tracebacks of failed trials: {folder}/{ERRORS_DIR}")
+        there = f"in the home of its driver, sweeps/{plan.id}/{ERRORS_DIR}"
+        print_note(
+            f"Tracebacks of failed trials: {shlex.quote(str(sweep_dir(plan.id) / ERRORS_DIR)) if is_here else there}"
+        )
     if len(shown) < len(rows):
         # On a screen, the command without --csv would cut the table at the same place.
         whole = " --csv" if len(shown) >= MAX_SCREEN_ROWS else ""

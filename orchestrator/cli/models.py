@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -100,7 +101,7 @@ def predict(
     found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
         _write(found.table, out)
-        print_line(f"{out}: {found.table.num_rows} images, {len(predictor.classes)} classes")
+        print_line(f"{shlex.quote(str(out))}: {found.table.num_rows} images, {len(predictor.classes)} classes")
         if found.file_column != "file":
             print_note(f"A class is called file, so the file names are in the column {found.file_column}.")
     # After the scores are written: one bad file must not lose the others.

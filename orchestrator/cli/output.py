@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -25,15 +26,38 @@ NO_TRUE_LABELS = (
 )
 # rich has no setting for "never wrap".
 _UNWRAPPED = 100_000
+_ESCAPING = "orchestrator.escape"
+_escaped: set[str] = set()
+"""The encodings that lacked a character so far."""
 _COMMAND = re.compile(rf"(?:(?<=: )|(?<=`)){PROGRAM} (?=[a-z])")
 Row = Mapping[str, Any]
 
 
 def accept_any_text() -> None:
-    """Print a character that the terminal's encoding lacks as its number: no name may end a command."""
+    """Let stdout and stderr print the code of a character that their encoding lacks, instead of failing.
+
+    Class names, paths and file names may hold any character, and a terminal or a pipe may be set to Latin-1 or ASCII.
+    """
+    codecs.register_error(_ESCAPING, _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_ESCAPING)
+
+
+def tell_of_escapes() -> None:
+    """Say that characters were printed as codes, if any were."""
+    if _escaped:
+        print_note(
+            f"note: the encoding {' or '.join(sorted(_escaped))} lacks some characters, which are printed as codes. "
+            f"For the characters themselves: export PYTHONIOENCODING=utf-8"
+        )
+        _escaped.clear()
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        _escaped.add(error.encoding)
+    return codecs.backslashreplace_errors(error)
 
 
 def print_line(text: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,4 +174,4 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
         if outcome.champion != outcome.version:
             now = f"champion until {outcome.champion} took its place" if outcome.champion else "no longer champion"
         print_line(f"registered: {outcome.version}, the run of the first seed, {now}")
-    print_line(f"settings of the winner, worth committing: {outcome.config_file}")
+    print_line(f"settings of the winner, worth committing: {shlex.quote(str(outcome.config_file))}")

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,7 @@ def run_ray(command: Sequence[str]) -> None:
             f"Cannot run {program} ({error.strerror}). Install it in the checkout: make setup"
         ) from None
     if code:
-        raise OrchestratorError(f"`{' '.join(command)}` failed with exit code {code}. See its output above.")
+        raise OrchestratorError(f"`{shlex.join(command)}` failed with exit code {code}. See its output above.")
 
 
 def _prefix(document: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def _make_token(token: Path) -> None:
     # mkstemp creates the file with mode 600, so it is never readable by others, not even for a moment.
     descriptor, draft = tempfile.mkstemp(dir=token.parent, prefix=".auth_token-")
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(secrets.token_hex(32))
         # Linked rather than renamed: if another driver creates the token at the same time, the first one stays, and
         # both drivers then read the same one.

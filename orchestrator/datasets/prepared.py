@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
 from orchestrator.home import HOME_VARIABLE, check_name, data_dir, home
+from orchestrator.sizes import format_sizes
 from training.config.spelling import nearest_word
 from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
 from training.data.store.file_names import MANIFEST, holds_store
@@ -201,9 +202,10 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
     standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     needed, free = int(num_images * image_size**2 * _BYTES_PER_PX[encoding]), shutil.disk_usage(standing).free + there
     if needed > free:
+        shown_needed, shown_free = format_sizes(needed, free)
         smaller = "Use --encoding jpeg, which takes a seventh, make room" if encoding == "raw" else "Make room"
         raise UserError(
-            f"The store needs about {needed / 1e9:.1f} GB, but {folder} has room for {free / 1e9:.1f} GB. {smaller}, "
+            f"The store needs about {shown_needed}, but {folder} has room for {shown_free}. {smaller}, "
             f"or name another place with --out."
         )
 

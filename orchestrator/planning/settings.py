@@ -6,6 +6,7 @@ The later one wins: the top of the space, the shared block, the method block, it
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -158,7 +159,7 @@ def _choose_label(space: SearchSpace, method: str | None) -> str:
             raise UserError(f"--method={method} is not in {space.source}, but in {listed(having)}. Use that space.")
         raise UserError(
             f"--method={method} is not in {space.source}. {suggest(method, space.methods)} "
-            f"To see them all: orchestrator spaces {space.reference}"
+            f"To see them all: orchestrator spaces {shlex.quote(str(space.reference))}"
         )
     return method
 

@@ -159,6 +159,7 @@ def replay(path: Path) -> SweepState:
     if find_holder(path.parent) is None:
         if state.driver_state == "RUNNING":
             state.driver_state = "INTERRUPTED"
+            state.end_attempts()
         for record in state.open_trials():
             state.records[record.trial] = replace(record, state=TrialState.INTERRUPTED)
     return state

@@ -98,6 +98,17 @@ class SweepState:
         ]
         return sum(end - start for (start, _), end in zip(self.driver_spans, ends, strict=True)) / 1000
 
+    def end_attempts(self, end_ms: int | None = None) -> None:
+        """Let the attempts that the last driver has under way end now, or by default with that driver.
+
+        An epoch may take an hour, so a trial's own last event says little about how long it ran.
+        """
+        end = self.ended_ms if end_ms is None else end_ms
+        for record in self.open_trials():
+            if end is not None and record.trial in self.handed_out:
+                start, last = record.spans[-1]
+                self.records[record.trial] = replace(record, spans=(*record.spans[:-1], (start, max(last, end))))
+
     def open_trials(self) -> list[TrialRecord]:
         """Return the trials that were started and have not ended, by number."""
         return [record for _, record in sorted(self.records.items()) if not record.ended]
@@ -118,6 +129,8 @@ def _sweep_planned(state: SweepState, event: SweepPlanned) -> None:
 
 
 def _driver_started(state: SweepState, event: DriverStarted) -> None:
+    if state.driver_state == "RUNNING":  # the one before was killed
+        state.end_attempts()
     state.driver_state = "RUNNING"
     state.num_trials = event.num_trials
     state.provenance = dict(event.provenance)
@@ -131,6 +144,8 @@ def _driver_started(state: SweepState, event: DriverStarted) -> None:
 
 def _driver_ended(state: SweepState, event: DriverEnded) -> None:
     state.driver_state = event.state
+    if not event.settled:
+        state.end_attempts()
 
 
 def _sweep_extended(state: SweepState, event: SweepExtended) -> None:

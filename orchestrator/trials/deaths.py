@@ -47,7 +47,7 @@ def find_address(text: str) -> str | None:
 def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int | None:
     """Return how many processes of our control group the kernel killed for lack of memory; None if that is unknown."""
     try:
-        entries = [line.split(":", 2) for line in own.read_text().splitlines()]
+        entries = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return None
     for _, controllers, path in entries:
@@ -66,7 +66,7 @@ def count_memory_kills(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _C
 
 def _read_kills(path: Path) -> int | None:
     try:
-        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+        found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) if found else None

@@ -193,7 +193,7 @@ def read_scenes_manifest(folder: Path) -> ScenesManifest:
             f"The digit scenes are not prepared: {path} does not exist. Every command that trains makes them"
         )
     try:
-        found = ScenesManifest(**json.loads(path.read_text()))
+        found = ScenesManifest(**json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(found.splits, dict) or not isinstance(found.mean, list) or not isinstance(found.std, list):
             raise ValueError("splits, mean or std is missing")
         return found

@@ -86,7 +86,7 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
     folder.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that are not contiguous, which those in channels-last format are not.
     save_file({name: value.contiguous() for name, value in state["model"].items()}, folder / "model.safetensors")
-    (folder / "classes.json").write_text(json.dumps(state["classes"]) + "\n")
+    (folder / "classes.json").write_text(json.dumps(state["classes"]) + "\n", encoding="utf-8")
     described = {
         "config": config.flatten(),
         "epoch": state["epoch"],
@@ -94,8 +94,8 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
         "std": scale.std.tolist(),
         "sha256": {name: _hash(folder / name) for name in ("model.safetensors", "classes.json")},
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-    (folder / "README.md").write_text(card)
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def choose_device(name: DeviceName) -> torch.device:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.events import Event
+from orchestrator.sweep_folder.lease import Lease
 from tests.kit.program import pretend_terminal, run
 from tests.kit.sweeps import (
     driver_started,
@@ -78,3 +80,13 @@ def test_leaderboard_of_a_hundred_trials_is_whole_in_a_pipe(capsys: pytest.Captu
     write_events(plan, events)
     _, out, _ = run(capsys, "leaderboard")
     assert len(out.splitlines()) == 102
+
+
+def test_a_running_trial_has_run_until_now(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep("running-00000009")
+    write_events(plan, [driver_started(plan), trial_started(0, 1)])
+    with Lease(sweep_dir(plan.id)):
+        board = json.loads(run(capsys, "leaderboard", plan.id, "--json")[1])
+    assert board["rows"][0]["run_s"] > 3600, "the tests' sweeps started years ago"
+    board = json.loads(run(capsys, "leaderboard", plan.id, "--json")[1])
+    assert board["rows"][0]["run_s"] == 0, "a killed driver is known to have lived until its last event"

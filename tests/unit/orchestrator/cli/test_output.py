@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import output as cli_output
+from orchestrator.cli.app import main
+from orchestrator.results import bundle as bundle_module
+from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import Event
 from tests.kit.program import pretend_terminal
+from tests.kit.sweeps import driver_started, epoch_reported, make_sweep, trial_ended, trial_started, write_events
 
 
 def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,3 +115,67 @@ def test_commands_in_messages_of_other_layers_are_shown_as_the_user_types_them(
     assert capsys.readouterr().err == f"No sweeps. Start one: {path} sweep digits, or see `{path} status --all`.\n"
     cli_output.print_line(f"the orchestrator is not a command: {path} jobs")
     assert capsys.readouterr().out == f"the orchestrator is not a command: {path} jobs\n"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "digits-00000001"),
+        ("leaderboard",),
+        ("leaderboard", "--csv"),
+        ("leaderboard", "--json"),
+        ("status", "--all"),
+        ("status", "\u732b"),
+        ("plan", "\u732b.yaml"),
+        ("data", "show", "caf\udce9"),
+    ],
+)
+def test_any_character_can_be_printed_in_any_encoding(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], encoding: str
+) -> None:
+    plan = make_sweep()
+    started: list[Event] = [driver_started(plan)]
+    for trial, place in enumerate(("/caf\xe9/w.pt", "/\u732b/w.pt")):
+        started += [trial_started(trial, 1, 1, **{"model.weights": place}), epoch_reported(trial, 1, 2)]
+    write_events(plan, [*started, trial_ended(0, 3, "FAILED", "ERROR", "\u732b \U0001f600")])
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code in (None, 0, 2)
+    printed, said = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))  # type: ignore[attr-defined]
+    assert "UnicodeEncodeError" not in said
+    shown = "\u732b" if encoding == "utf-8" else "\\u732b"
+    if words[0] == "leaderboard" and "--json" not in words:
+        assert f"/{shown}/w.pt" in printed
+        assert (f"the encoding {encoding} lacks some characters" in said) == (encoding != "utf-8")
+    if words == ("status", "\u732b"):
+        assert f"No sweep '{shown}'" in said
+
+
+def test_commands_and_paths_with_spaces_can_be_copied(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(folder))
+    plan = make_sweep()
+    failed = trial_ended(0, 2, "FAILED", "ERROR", "x")
+    write_events(plan, [driver_started(plan), trial_started(0, 1), failed])
+    with pytest.raises(SystemExit):
+        main(["leaderboard"])
+    assert f"'{folder}/sweeps/{plan.id}/errors'" in capsys.readouterr().err
+    options = DriveOptions("auto", backup=f"{folder}/backup")
+    assert options.repeated_flags() == f" --address auto --backup '{folder}/backup'"
+    monkeypatch.setattr(sys, "argv", [str(folder / "orchestrator")])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert cli_output.program() == f"'{folder}/orchestrator'"
+    monkeypatch.setattr(bundle_module, "write_bundle", lambda sweep, out, say: out.write_bytes(b"1234") * 0)
+    with pytest.raises(SystemExit):
+        main(["bundle"])
+    out = capsys.readouterr().out
+    file = f"'{folder}/{plan.id}.bundle.zip'"
+    assert f"{file}: 0 pictures and tables, 4 bytes" in out
+    assert f"browse {file}  # open it" in out

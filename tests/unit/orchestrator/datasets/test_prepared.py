@@ -264,12 +264,12 @@ def test_store_that_would_fill_the_disk_is_not_begun(tmp_path: Path, monkeypatch
     folder = tmp_path / "not" / "there" / "yet"
     with pytest.raises(
         UserError,
-        match=r"needs about 73.6 GB, but .*yet has room for 10.0 GB. Use --encoding jpeg, which takes a seventh",
+        match=r"needs about 73.6 GB, but .*yet has room for 10 GB. Use --encoding jpeg, which takes a seventh",
     ):
         require_room(str(folder), 122_218, 448, "raw")
     with pytest.raises(
         UserError,
-        match=r"needs about 11.0 GB, but .* has room for 10.0 GB. Make room, or name another place",
+        match=r"needs about 11 GB, but .* has room for 10 GB. Make room, or name another place",
     ):
         require_room(str(folder), 122_218, 448, "jpeg")
     require_room(str(folder), 16_000, 448, "raw")

@@ -94,6 +94,21 @@ def test_a_stop_long_after_the_last_epoch_counts_up_to_the_stop(plan: SweepPlan)
     assert state.driven_s() == 3600.0
 
 
+def test_a_trial_that_is_stopped_in_an_epoch_ran_until_its_driver_ended(plan: SweepPlan) -> None:
+    first = [driver_started(plan), trial_started(0, 1)]
+    stopped = [*first, driver_ended(31, "INTERRUPTED")]
+    assert record_after(plan, *stopped).run_s == 30.0
+    later = [driver_started(plan, LATER), trial_started(0, LATER + 1, attempt=2), epoch_reported(0, 1, LATER + 3)]
+    assert record_after(plan, *later).run_s == 32.0
+
+
+def test_a_trial_of_a_killed_driver_ran_as_long_as_the_driver_is_known_to_have_lived(plan: SweepPlan) -> None:
+    plan = make_sweep("digits-00000002", num_trials=2)
+    events = [driver_started(plan), trial_started(0, 1), trial_started(1, 2), epoch_reported(1, 1, 11)]
+    assert record_after(plan, *events).run_s == 10.0
+    assert record_after(plan, driver_started(plan, LATER)).run_s == 10.0, "a resume takes nothing back"
+
+
 def test_a_promotion_that_decides_later_adds_no_time_to_its_runs() -> None:
     plan = make_sweep("digits-promote-00000001", kind="promote", num_trials=1)
     decided = PromotionDecided("KEEP", "not higher", (), "m", time_ms=at(LATER + 1))
