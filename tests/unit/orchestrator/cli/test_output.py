@@ -145,7 +145,7 @@ def test_any_character_can_be_printed_in_any_encoding(
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code in (None, 0, 2)
-    printed, said = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))  # type: ignore[attr-defined]
+    printed, said = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
     assert "UnicodeEncodeError" not in said
     shown = "\u732b" if encoding == "utf-8" else "\\u732b"
     if words[0] == "leaderboard" and "--json" not in words:
