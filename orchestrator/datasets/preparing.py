@@ -21,9 +21,10 @@ from orchestrator.uris import absolute_uri, require_no_credentials
 from training.data.dataset_names import IMAGE_DATASETS
 from training.data.sources.annotations import Annotations, counted, some
 from training.data.sources.registry import read_source
+from training.data.store.bad_source import require_trusted
 from training.data.store.images import ENCODINGS
 from training.data.store.manifest import DEFAULT_ENCODING, Manifest
-from training.data.store.writer import find_finished, require_trusted, write_store
+from training.data.store.writer import find_finished, write_store
 
 
 @dataclass(frozen=True)

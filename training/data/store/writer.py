@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from training.data.sources.annotations import Annotations, Fault, counted, describe_faults
+from training.data.sources.annotations import Annotations, Fault
+from training.data.store.bad_source import BadSourceError, require_trusted
 from training.data.store.file_names import MANIFEST, is_ours, labels_name
 from training.data.store.images import BadImageError, Encoding, ImageFacts, Preprocessing, prepare_image
 from training.data.store.label_table import LabelTable, compute_data_hash, make_label_table, to_parquet
@@ -50,43 +51,6 @@ _REPORT_EVERY = 32
 
 Progress = Callable[[int, int], None]
 """Called with (images done, all images); the first call, before any work, counts those of earlier runs."""
-
-
-class BadSourceError(StoreError):
-    """A source has faults, and the affected images may not be left out.
-
-    Args:
-        faults: All faults.
-        num_left: Training images without a fault.
-    """
-
-    def __init__(self, faults: Sequence[Fault], num_left: int = 0) -> None:
-        if any(fault.is_fatal for fault in faults):
-            otherwise = "Until they are fixed, the labels cannot be trusted, so --skip-bad does not help"
-        elif num_left:
-            otherwise = f"Or leave these images out with --skip-bad, which keeps {counted(num_left, 'training image')}"
-        else:
-            otherwise = "--skip-bad does not help, because no training image would be left"
-        super().__init__(
-            "\n".join(
-                (
-                    f"The source has {counted(len(faults), 'fault')}:",
-                    *(f"  {line}" for line in describe_faults(faults)),
-                    f"Fix them and run the same command again; finished images are kept. {otherwise}",
-                )
-            )
-        )
-        self.faults = tuple(faults)
-
-
-def require_trusted(annotations: Annotations) -> None:
-    """Check that nothing makes the labels of a whole source useless.
-
-    Raises:
-        BadSourceError: Something does.
-    """
-    if any(fault.is_fatal for fault in annotations.faults):
-        raise BadSourceError(annotations.faults)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from orchestrator.datasets.prepared import find_store
 from orchestrator.datasets.preparing import PrepareRequest, prepare_dataset
 from orchestrator.errors import UserError
 from tests.kit.layouts import make_voc
-from training.data.store.writer import BadSourceError
+from training.data.store.bad_source import BadSourceError
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.kit.pictures import make_source, write_picture
 from training.data.sources.annotations import Annotations, Fault, Phase
 from training.data.store import shard_notes
 from training.data.store import writer as store_writer
+from training.data.store.bad_source import BadSourceError
 from training.data.store.file_names import MANIFEST
 from training.data.store.images import ImageFacts, Preprocessing
 from training.data.store.label_table import LabelTable, compute_data_hash
@@ -24,7 +25,7 @@ from training.data.store.manifest import Manifest, read_manifest
 from training.data.store.reader import open_store
 from training.data.store.shard_notes import source_hash
 from training.data.store.storage import Storage
-from training.data.store.writer import BadSourceError, find_finished, write_store
+from training.data.store.writer import find_finished, write_store
 from training.errors import StoreError
 
 
