@@ -29,6 +29,17 @@ JobArgument = Annotated[
 ]
 
 
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="Where the job server is now; by default where the job was submitted.",
+        show_default=False,
+    ),
+]
+
+
 def submit(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="VERB ...", help="A verb with its arguments and options.")],
@@ -74,13 +85,17 @@ def submitted(context: typer.Context, address: str | None) -> bool:
     return True
 
 
-def jobs(json: JsonOption = False) -> None:
+def jobs(address: ServerOption = None, json: JsonOption = False) -> None:
     """List the jobs submitted from this home, with their state."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
+    from orchestrator.cluster.job_client import require_http
     from orchestrator.cluster.jobs import list_jobs, read_states
 
     found = list_jobs()
+    if address is not None:
+        server = require_http(address)
+        found = [replace(job, address=server) for job in found]
     states = read_states(found)
     if json:
         print_json([{**asdict(job), "state": states[job.id]} for job in found])
@@ -107,18 +122,19 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Keep printing until it ends, and exit with its exit code.")
     ] = False,
+    address: ServerOption = None,
 ) -> None:
     """Print the output of a job."""
     from orchestrator.cluster.jobs import find_job, read_log
 
-    found = find_job(job)
+    found = find_job(job, address)
     if follow:
         _follow(found)
         return
     _show(read_log(found))
 
 
-def cancel(job: JobArgument = None) -> None:
+def cancel(job: JobArgument = None, address: ServerOption = None) -> None:
     """Stop a job.
 
     Ray sends SIGTERM, and SIGKILL some seconds later. A sweep survives both and can be resumed.
@@ -126,10 +142,10 @@ def cancel(job: JobArgument = None) -> None:
     from orchestrator.cluster.jobs import cancel as cancel_job
     from orchestrator.cluster.jobs import find_job, render_resume
 
-    found = find_job(job)
+    found = find_job(job, address)
     state = cancel_job(found)
     print_line(f"{found.id}: {state}")
-    if state == "STOPPED" and found.words[0] in _RESUMED:
+    if state == "STOPPED" and found.words[:1] and found.words[0] in _RESUMED:
         print_next({render_resume(found): "continue it; finished epochs are not run again"})
 
 

@@ -7,9 +7,11 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ _ENVIRONMENT_FILE = "~/.orchestrator.env"
 _TOKEN_FILE = "~/.ray/auth_token"
 # Placeholders in the shipped files, to be replaced by the user's own values.
 _PLACEHOLDERS = re.compile(r"sg-0{17}|192\.0\.2\.\d+")
+_NO_AWS_CREDENTIALS = "NoCredentialsError"
 _RAY_START = re.compile(r"([^;&|]*?)\bray start\b")
 
 
@@ -88,10 +91,13 @@ def check_schema(document: Mapping[str, Any], name: str) -> None:
         logging.disable(level)
 
 
-def check_ready(document: Mapping[str, Any], name: str) -> None:
+def check_ready(document: Mapping[str, Any], name: str, *, create_token: bool = True) -> None:
     """Check that a cluster can be started: all values are filled in, and all files to copy to the nodes exist.
 
-    Creates Ray's token if it is among those files and does not exist.
+    Args:
+        document: The cluster file.
+        name: Its name, for messages.
+        create_token: Create Ray's token if it is among those files and does not exist. A dry run does not need it yet.
 
     Raises:
         UserError: A value is still the example's, or a file is missing or readable by others.
@@ -102,9 +108,9 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
             f"{name} still has the example values {', '.join(left)}. Fill in your own values where it is marked <--."
         )
     mounts = [str(local) for local in dict(document.get("file_mounts") or {}).values()]
-    if _TOKEN_FILE in mounts:
+    if _TOKEN_FILE in mounts and create_token:
         ensure_token()
-    for local in mounts:
+    for local in mounts if create_token else [local for local in mounts if local != _TOKEN_FILE]:
         path = Path(local).expanduser()
         if not path.exists():
             raise UserError(f"{local}, in file_mounts of {name}, does not exist. {_suggest_mount(local)}")
@@ -116,26 +122,62 @@ def check_ready(document: Mapping[str, Any], name: str) -> None:
         )
 
 
-def run_ray(command: Sequence[str]) -> None:
+def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None) -> None:
     """Run one of Ray's own commands in this terminal, with the token, and wait until it ends.
 
+    A traceback of Ray's is not shown: its last line says what failed.
+
+    Args:
+        command: The command.
+        advice: What to do if it fails.
+        timeout_s: How long it may take; None is without a limit, for commands that ask the user.
+
     Raises:
-        OrchestratorError: The command is missing or fails.
+        OrchestratorError: The command is missing, fails, or takes too long.
     """
     program, *words = command
     # Prefer the Ray of this environment: the shell might find another one, or none.
     beside = Path(sys.executable).with_name(program)
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
-        code = subprocess.run(
-            [str(beside) if beside.exists() else program, *words], env=environment, check=False
-        ).returncode
+        process = subprocess.Popen(
+            [str(beside) if beside.exists() else program, *words],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
     except OSError as error:
         raise OrchestratorError(
             f"Cannot run {program} ({error.strerror}). Install it in the checkout: make setup"
         ) from None
-    if code:
-        raise OrchestratorError(f"`{shlex.join(command)}` failed with exit code {code}. See its output above.")
+    limit = threading.Timer(timeout_s or threading.TIMEOUT_MAX, process.kill)
+    limit.daemon = True
+    limit.start()
+    try:
+        with process:
+            reason = _forward(process.stderr or ())
+    finally:
+        limit.cancel()
+    if process.returncode == -signal.SIGKILL and timeout_s is not None:
+        reason = f"it did not end within {timeout_s:.0f} s"
+    if process.returncode:
+        if _NO_AWS_CREDENTIALS in reason:
+            advice = "Run `aws configure`, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        raise OrchestratorError(
+            f"`{shlex.join(command)}` failed: {reason or f'exit code {process.returncode}, see its output above'}. {advice}"
+        )
+
+
+def _forward(lines: Iterable[str]) -> str:
+    """Print the lines of a command up to its traceback; return the traceback's last line, or nothing."""
+    withheld: list[str] = []
+    for line in lines:
+        if withheld or line.startswith("Traceback "):
+            withheld.append(line.strip())
+        else:
+            print(line, end="", file=sys.stderr, flush=True)
+    return next((line for line in reversed(withheld) if line), "").rstrip(".")
 
 
 def _prefix(document: Mapping[str, Any]) -> str:

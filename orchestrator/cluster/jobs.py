@@ -7,11 +7,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.job_client import DEFAULT_ADDRESS, calling
+from orchestrator.cluster.job_client import DEFAULT_ADDRESS, calling, require_http
 from orchestrator.cluster.job_package import Package, render_entrypoint
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
@@ -97,16 +97,24 @@ def list_jobs() -> list[Job]:
     return sorted(jobs, key=lambda job: job.submitted, reverse=True)
 
 
-def find_job(job_id: str | None) -> Job:
+def find_job(job_id: str | None, address: str | None = None) -> Job:
     """Return the job with an id, or the latest if it is None.
 
+    Args:
+        job_id: Its id.
+        address: Where its job server is now; None is where it was submitted. With an address, the job may have been
+            submitted from another home.
+
     Raises:
-        UserError: There is no such job in this home.
+        UserError: There is no such job in this home, or the address is not that of a job server.
     """
+    server = None if address is None else require_http(address)
     jobs = list_jobs()
     for job in jobs:
         if job_id in (None, job.id):
-            return job
+            return job if server is None else replace(job, address=server)
+    if job_id is not None and server is not None:
+        return Job(job_id, server, (), 0.0, 0)
     if job_id is not None and (entry := find_entry(job_id)) is not None:
         raise UserError(f"{job_id} is {KIND_NOUNS[entry.kind]}, not a job. See it: orchestrator status {entry.id}")
     if not jobs:
@@ -124,7 +132,7 @@ def default_address() -> str:
 
 def render_resume(job: Job) -> str:
     """Return the command that resumes what a stopped job was doing; it names the sweep if the job's words or log do."""
-    named = job.words[1:2] if job.words[0] in ("resume", "extend") else _RESUME.findall(read_log(job))[-1:]
+    named = job.words[1:2] if job.words[:1] in (("resume",), ("extend",)) else _RESUME.findall(read_log(job))[-1:]
     sweep = next((word for word in named if not word.startswith("-")), "")
     return f"submit --address {job.address} resume {sweep}".rstrip()
 

@@ -121,6 +121,9 @@ def test_example_values_are_refused_and_so_are_missing_files(
         cluster.check_ready(load(path), path.name)
     document = filled_in(path)
     with pytest.raises(UserError, match=r"touch ~/.orchestrator.env && chmod 600"):
+        cluster.check_ready(document, path.name, create_token=False)
+    assert not (user_home / ".ray").exists(), "a dry run makes nothing"
+    with pytest.raises(UserError, match=r"touch ~/.orchestrator.env && chmod 600"):
         cluster.check_ready(document, path.name)
     private = user_home / ".orchestrator.env"
     private.touch(mode=0o644)
@@ -171,10 +174,42 @@ def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_ray_is_run_with_its_token_and_its_failure_is_reported(fake_ray: Path) -> None:
-    cluster.run_ray(cluster.render_up(Path("cluster.yaml"), yes=True))
+    cluster.run_ray(cluster.render_up(Path("cluster.yaml"), yes=True), "Do this")
     assert fake_ray.read_text() == "token up cluster.yaml --yes\n"
-    with pytest.raises(OrchestratorError, match="`ray down cluster.yaml` failed with exit code 1"):
-        cluster.run_ray(cluster.render_down(Path("cluster.yaml")))
+    with pytest.raises(
+        OrchestratorError, match="`ray down cluster.yaml` failed: exit code 1, see its output above. Do"
+    ):
+        cluster.run_ray(cluster.render_down(Path("cluster.yaml")), "Do this")
+
+
+@pytest.mark.parametrize(
+    ("last_line", "told"),
+    [
+        (
+            "RuntimeError: Head node of cluster (spml) not found!",
+            "failed: RuntimeError: Head node of cluster .* Do this",
+        ),
+        ("botocore.exceptions.NoCredentialsError: Unable to locate credentials", "Unable .*. Run `aws configure`, or"),
+    ],
+)
+def test_a_traceback_of_ray_s_becomes_one_sentence(
+    fake_ray: Path, capfd: pytest.CaptureFixture[str], last_line: str, told: str
+) -> None:
+    ray = fake_ray.parent / "bin" / "ray"
+    ray.write_text(
+        f"#!/bin/sh\necho a warning >&2\necho 'Traceback (most recent call last):' >&2\n"
+        f"echo '  File \"x.py\", line 1' >&2\necho '{last_line}' >&2\nexit 1\n"
+    )
+    with pytest.raises(OrchestratorError, match=told):
+        cluster.run_ray(["ray", "exec", "cluster.yaml", "ray status"], "Do this")
+    assert capfd.readouterr().err == "a warning\n"
+
+
+def test_a_head_that_does_not_answer_is_given_up(fake_ray: Path) -> None:
+    ray = fake_ray.parent / "bin" / "ray"
+    ray.write_text("#!/bin/sh\nexec sleep 600\n")
+    with pytest.raises(OrchestratorError, match="`ray exec` failed: it did not end within 0 s. Do this"):
+        cluster.run_ray(["ray", "exec"], "Do this", timeout_s=0.2)
 
 
 def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None:

@@ -184,7 +184,8 @@ def test_cluster_verbs_show_ray_s_command_and_a_missing_file_is_a_mistake(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[4])
-    assert run(capsys, "cluster", "up", "--dry-run")[:2] == (0, "ray up cluster.yaml\n")
+    code, out, err = run(capsys, "cluster", "up", "--dry-run")
+    assert (code, out, "Fill in your own values where it is marked <--" in err) == (2, "ray up cluster.yaml\n", True)
     assert run(capsys, "cluster", "down", "--dry-run", "--yes")[:2] == (0, "ray down cluster.yaml --yes\n")
     code, out, _ = run(capsys, "cluster", "status", "--dry-run", "--config", "cluster/on-prem.yaml")
     assert (code, out) == (0, "ray exec cluster/on-prem.yaml 'bash ~/spml/cluster/node.sh ray status'\n")
