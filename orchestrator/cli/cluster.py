@@ -33,7 +33,7 @@ def up(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes: 
         check_ready(document, str(config), create_token=False)
         return
     check_ready(document, str(config))
-    _run(command, "Starting it again continues where it stopped")
+    _run(command, "The same command continues where it stopped.")
     purpose = f"see what is missing where, while `ray dashboard {shlex.quote(str(config))}` runs"
     print_next({"doctor --address http://127.0.0.1:8265": purpose})
 
@@ -51,9 +51,8 @@ def down(config: ConfigOption = DEFAULT_CONFIG, dry_run: ShowOption = False, yes
     from orchestrator.cluster.files import read_cluster, render_down
 
     read_cluster(config)
-    _run(
-        render_down(config, yes=yes), "Machines may still run, and cost money: look at your provider's console", dry_run
-    )
+    console = "Machines may still run and cost money: look at your provider's console."
+    _run(render_down(config, yes=yes), console, dry_run)
 
 
 VERBS: dict[str, tuple[Any, str]] = {

@@ -164,9 +164,8 @@ def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None)
     if process.returncode:
         if _NO_AWS_CREDENTIALS in reason:
             advice = "Run `aws configure`, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        raise OrchestratorError(
-            f"`{shlex.join(command)}` failed: {reason or f'exit code {process.returncode}, see its output above'}. {advice}"
-        )
+        reason = reason or f"exit code {process.returncode}, see its output above"
+        raise OrchestratorError(f"`{shlex.join(command)}` failed: {reason}. {advice}")
 
 
 def _forward(lines: Iterable[str]) -> str:

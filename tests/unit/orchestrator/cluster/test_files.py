@@ -176,9 +176,7 @@ def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_ray_is_run_with_its_token_and_its_failure_is_reported(fake_ray: Path) -> None:
     cluster.run_ray(cluster.render_up(Path("cluster.yaml"), yes=True), "Do this")
     assert fake_ray.read_text() == "token up cluster.yaml --yes\n"
-    with pytest.raises(
-        OrchestratorError, match="`ray down cluster.yaml` failed: exit code 1, see its output above. Do"
-    ):
+    with pytest.raises(OrchestratorError, match="`ray down cluster.yaml` failed: exit code 1, see its output"):
         cluster.run_ray(cluster.render_down(Path("cluster.yaml")), "Do this")
 
 
@@ -187,7 +185,7 @@ def test_ray_is_run_with_its_token_and_its_failure_is_reported(fake_ray: Path) -
     [
         (
             "RuntimeError: Head node of cluster (spml) not found!",
-            "failed: RuntimeError: Head node of cluster .* Do this",
+            "failed: RuntimeError: Head node .* Do this",
         ),
         ("botocore.exceptions.NoCredentialsError: Unable to locate credentials", "Unable .*. Run `aws configure`, or"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,6 +46,25 @@ def test_jobs_are_found_by_id_or_as_the_latest(home: Path) -> None:
     assert jobs.find_job("a") == old
     with pytest.raises(UserError, match="The latest is b"):
         jobs.find_job("c")
+    # At another address, which may know jobs of other homes.
+    assert jobs.find_job("a", "http://g:8265/") == replace(old, address="http://g:8265")
+    assert jobs.find_job(None, "http://g:8265").id == "b"
+    other = jobs.find_job("c", "http://g:8265")
+    assert (other.id, other.address, other.words) == ("c", "http://g:8265", ())
+    with pytest.raises(UserError, match="must be the URL of a job server"):
+        jobs.find_job("a", "g:8265")
+
+
+def test_logs_cancel_and_jobs_take_the_address_that_their_errors_advise(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    note(Job("a", "http://127.0.0.1:8", ("sweep", "digits"), 1.0, 1), home)
+    for words in (("logs",), ("cancel",), ("logs", "unknown"), ("logs", "--follow")):
+        code, _, err = run(capsys, *words, "--address", "http://127.0.0.1:9")
+        assert code == 1
+        assert "No Ray cluster answers at http://127.0.0.1:9" in err
+        assert "--address URL" in err
+    assert "http://127.0.0.1:9" in run(capsys, "jobs", "--address", "http://127.0.0.1:9")[1]
 
 
 class StartingCluster:
