@@ -256,7 +256,11 @@ def _describe(plan: SweepPlan, state: SweepState) -> str:
 def _runs(plan: SweepPlan, state: SweepState) -> str:
     # The same rows as the leaderboard verb prints, so that no two tables disagree.
     rows = leaderboard(state.records.values(), plan.protocol)
-    return _table({**{key: row[key] for key in row if key != "params"}, **row["params"]} for row in rows)
+    tests = {} if state.test is None else state.test.figures
+    return _table(
+        {**{key: row[key] for key in row if key != "params"}, **tests.get(str(row["trial"]), {}), **row["params"]}
+        for row in rows
+    )
 
 
 def _metrics(state: SweepState) -> str:

@@ -217,3 +217,12 @@ def test_the_space_in_the_docs_plans_as_they_say(tmp_path: Path) -> None:
     low = make_plan(PlanRequest(space, method="ignore_low_tau", num_cpus=8, num_gpus=1))
     assert (low.base["method.name"], low.base["method.cam_threshold"]) == ("ignore", 0.3)
     assert make_plan(PlanRequest(space, method="em", recipe="published")).base["method.entropy_weight"] == 0.2
+
+
+def test_the_grid_in_the_docs_has_the_points_that_they_say(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "recipes.md"
+    (found,) = re.findall(r"```yaml\n([^`]*sampler: grid[^`]*)```", docs.read_text(encoding="utf-8"))
+    path = tmp_path / "grid.yaml"
+    path.write_text(found, encoding="utf-8")
+    made = make_plan(PlanRequest(load_space(path), num_cpus=8, num_gpus=0))
+    assert (made.num_trials, made.num_points, made.scheduler, made.start_from) == (12, 12, "none", ())

@@ -17,6 +17,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.bundle import unpack_bundle, write_bundle
+from orchestrator.sweep_folder.events import TestOpened
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
@@ -80,6 +81,16 @@ def test_it_opens_without_the_home_that_it_comes_from(
         configurations = [json.loads(line) for line in archive.read("configurations.jsonl").splitlines()]
         assert [config["trial"] for config in configurations] == [0, 1, 2, 3]
         assert configurations[1]["method.cam_threshold"] == 0.6
+
+
+def test_runs_of_a_promotion_have_their_test_scores(tmp_path: Path) -> None:
+    plan = make_sweep("p-00000004", kind="promote", num_trials=4)
+    write_events(plan, [*whole_sweep(plan), TestOpened({"3": {"test/mAP": 61.5}}, {"3": 3})])
+    file = tmp_path / "x.bundle.zip"
+    write_bundle(plan.id, file)
+    with zipfile.ZipFile(file) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("runs.csv").decode())))
+    assert [row["test/mAP"] for row in rows] == ["61.5", "", "", ""]
 
 
 def test_no_password_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
