@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from orchestrator.cli.output import print_note, program
 
 
@@ -15,7 +17,8 @@ def warn_of_mlflow() -> None:
     from orchestrator.tracking.connection import ask_store, tracking_uri
 
     answer = ask_store()
-    if answer.is_well:
+    # Without a URI, MLflow's file is in the home, about which the sweep itself complains.
+    if answer.is_well or not os.environ.get("MLFLOW_TRACKING_URI"):
         return
     print_note(
         f"note: MLflow at {redact(tracking_uri())} is unavailable ({answer.reason}). The run goes on without it. What "

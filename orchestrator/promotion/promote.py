@@ -25,6 +25,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.tracking.connection import MlflowFailedError, require_answer
+from orchestrator.writable import require_writable
 
 _LOCK_FILE = ".promotion.lock"
 _NEEDS_MLFLOW = (
@@ -98,7 +99,7 @@ def promote(
     # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
     known = find_same(planned)
     if known is None or not _is_concluded(known.id):
-        require_answer(_NEEDS_MLFLOW)
+        _require_outside(options)
     started = time.monotonic()
     trained = run_sweep(planned, options) if known is None else resume(known.id, options)
     return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
@@ -113,9 +114,15 @@ def resume_promotion(
     """
     started = time.monotonic()
     if not _is_concluded(promotion_id):
-        require_answer(_NEEDS_MLFLOW)
+        _require_outside(options)
     trained = resume(promotion_id, options)
     return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
+
+
+def _require_outside(options: DriveOptions) -> None:
+    """Check what the work needs outside its own folder, before hours go into it."""
+    require_writable(options.address)
+    require_answer(_NEEDS_MLFLOW)
 
 
 def _is_concluded(promotion_id: str) -> bool:
