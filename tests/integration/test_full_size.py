@@ -50,7 +50,10 @@ def count(model: nn.Module) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "by_hand", "num_parameters"),
-    [("resnet_cam", RESNET_CAM, 23_549_012), ("query2label", QUERY2LABEL, 174_668_884)],
+    [
+        ("resnet_cam", RESNET_CAM, 23_549_012),
+        pytest.param("query2label", QUERY2LABEL, 174_668_884, marks=pytest.mark.long),
+    ],
 )
 def test_one_step_at_448_px_changes_every_trainable_parameter(name: str, by_hand: int, num_parameters: int) -> None:
     config = config_of(name)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cost.overhead import SAMPLERS, SUBJECTS, run_apart
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize(("subject", "sampler"), list(zip(SUBJECTS, SAMPLERS, strict=True)))

@@ -157,6 +157,7 @@ class DieWhenReused:
         return TrivialRuns()(config, storage)
 
 
+@pytest.mark.long
 def test_a_process_that_dies_between_two_trials_costs_neither() -> None:
     plan = trivial_plan(ID, trials=3, epochs=2, concurrency=1, scheduler="none")
     hooks = replace(trivial_hooks(TrivialRuns(), tracking=False), make_run=DieWhenReused())
@@ -186,6 +187,7 @@ def test_a_trial_that_hangs_times_out_and_the_next_one_runs() -> None:
     assert other.state is TrialState.COMPLETE
 
 
+@pytest.mark.long
 def test_one_slot_serves_trials_that_are_cut_at_their_first_report() -> None:
     outcome = sweep(trivial_plan(ID, trials=6, epochs=3, concurrency=1))
     assert [record.state for record in outcome.records].count(TrialState.PRUNED) >= 2
@@ -211,7 +213,7 @@ def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Drive
     assert find_processes(sweep_dir(ID)) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_it_cleanly(driver: type[Driver], number: signal.Signals) -> None:
     first = driver("--trials", "4", "--epochs", "20", "--epoch-s", "0.2")
     first.wait_for(EpochReported, 3)
@@ -226,7 +228,7 @@ def test_ctrl_c_and_sigterm_stop_it_cleanly(driver: type[Driver], number: signal
 @pytest.mark.parametrize(
     ("victim", "number", "said"),
     [
-        ("raylet", signal.SIGKILL, "the raylet was killed or hangs"),
+        pytest.param("raylet", signal.SIGKILL, "the raylet was killed or hangs", marks=pytest.mark.long),
         pytest.param("raylet", signal.SIGSTOP, "the raylet was killed or hangs", marks=pytest.mark.long),
         pytest.param("gcs_server", signal.SIGKILL, "has not answered for 60 s", marks=pytest.mark.long),
         pytest.param("gcs_server", signal.SIGSTOP, "has not answered for 60 s", marks=pytest.mark.long),
