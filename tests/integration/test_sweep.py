@@ -23,7 +23,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, EpochReported, Event, TrialEnded, TrialStarted
+from orchestrator.sweep_folder.events import DriverEnded, EpochReported, Event, SweepPlanned, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
@@ -111,7 +111,7 @@ def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFi
     assert outcome.best is not None
     assert outcome.records[0].params == {"method.spbc_weight": 0.5, "method.reg_weight": 0.1}
     assert [type(event) for event in follow(journal())[0]][:: len(follow(journal())[0]) - 1] == [
-        DriverStarted,
+        SweepPlanned,
         DriverEnded,
     ]
     assert outcome.records[0].metrics[1][VAL_MAP] == pytest.approx(65.0)
@@ -276,7 +276,7 @@ def test_a_second_driver_is_refused() -> None:
 
 
 def test_a_run_of_one_point_cannot_be_extended() -> None:
-    plan = trivial_plan(ID, trials=1, epochs=1, ranges={}, kind="train")
+    plan = trivial_plan(ID, trials=1, epochs=1, ranges={})
     sweep_dir(ID).mkdir(parents=True)
     (sweep_dir(ID) / "plan.json").write_text(plan.to_json())
     for num_more, message in ((0, r"at least \+1"), (1, "its space has 1 points")):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -271,6 +272,7 @@ def _slots(
         prefetch_factor=_BATCHES_AHEAD if num_workers > 0 else None,
         # Forked workers inherit the slots, and there is no server process to leave behind.
         multiprocessing_context="fork" if num_workers > 0 else None,
+        worker_init_fn=partial(_end_if_orphaned, os.getpid()),
         generator=torch.Generator(),  # without it, DataLoader draws from the global stream, which dropout uses
     )
     iterator = iter(loader)
@@ -282,6 +284,15 @@ def _slots(
         shutdown = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+
+
+def _end_if_orphaned(parent: int, worker: int) -> None:
+    """End this worker if its run was killed while it was starting.
+
+    Torch's own check remembers the parent only after this point: a worker that is an orphan by then would wait forever.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _normalised(pixels: Tensor, scale: PixelScale, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -283,3 +284,12 @@ class TestChoice:
         ) as error:
             make_train_batches(without, IMAGENET_SCALE, released, True, CPU)
         assert error.value.key == "data.augment_order"
+
+
+def test_a_worker_whose_run_was_killed_while_it_started_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    loaders._end_if_orphaned(os.getppid(), 0)
+    assert ended == []
+    loaders._end_if_orphaned(os.getpid(), 0)
+    assert ended == [1]
