@@ -34,6 +34,7 @@ STORE_TIMEOUT_S = 5.0
 # Those from which training.data.digits cuts its backgrounds; importing that module would import torch.
 PHOTOS = ("china.jpg", "flower.jpg")
 _CHECKOUT = Path(__file__).parents[2]
+# In a checkout, make installs the versions of the lock file; elsewhere only the wheel knows what it needs.
 INSTALL = (
     f"make -C {shlex.quote(str(_CHECKOUT))} clean setup"
     if (_CHECKOUT / "Makefile").is_file()
@@ -133,6 +134,7 @@ def choose_cuda_fix(torch_cuda: str | None, visible: str | None, reason: str) ->
         return INSTALL
     if visible is not None and visible.strip() in ("", "-1"):
         return "unset CUDA_VISIBLE_DEVICES"
+    # Torch has no class or code for this, only "The NVIDIA driver on your system is too old".
     if "too old" in reason:
         return f"update NVIDIA's driver to one that supports CUDA {torch_cuda} or newer"
     return "run `nvidia-smi`; if it lists no GPU, restart the machine or reinstall NVIDIA's driver"
@@ -161,6 +163,7 @@ def check_token() -> Finding:
     if not path.exists():
         return Finding("Ray token", Health.ABSENT, f"{path} does not exist; the first sweep or cluster creates it")
     mode = stat.S_IMODE(path.stat().st_mode)
+    # Any right of the group or of others.
     if mode & 0o077:
         return Finding(
             "Ray token",
@@ -176,6 +179,7 @@ def check_store() -> Finding:
     from orchestrator.tracking.connection import tracking_uri
 
     uri = tracking_uri()
+    # SQLAlchemy's schemes may name a driver too: postgresql+psycopg2.
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme in ("http", "https"):
         return _check_server(uri)
@@ -183,6 +187,7 @@ def check_store() -> Finding:
         return _check_sqlite(uri)
     if scheme in ("postgresql", "mysql", "mssql"):
         return _check_database(uri)
+    # MLflow also accepts the bare word, without a scheme.
     if scheme.startswith("databricks") or uri.startswith("databricks"):
         return Finding(
             "MLflow store",
@@ -308,6 +313,7 @@ def _check_sqlite(uri: str) -> Finding:
         return Finding("MLflow store", Health.OK, f"{path} does not exist yet; the first sweep creates it")
     try:
         # Read-only, because looking must not change a store into which a sweep may be writing.
+        # Five seconds, since a sweep that is writing holds the lock for a moment at a time.
         with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=STORE_TIMEOUT_S) as store:
             (num_runs,) = store.execute("select count(*) from runs").fetchone()
     except sqlite3.Error as error:
@@ -328,6 +334,7 @@ def _check_server(uri: str) -> Finding:
     if answer.is_refused:
         detail = f"{redact(uri)} answers, but refuses our credentials ({answer.reason})"
         fix = (
+            # MLflow refuses requests under a name that it was not told, as a guard against DNS rebinding.
             "name the host of MLFLOW_TRACKING_URI in the server's --allowed-hosts"
             if "Host header" in answer.reason
             else "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of that server"

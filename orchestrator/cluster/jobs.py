@@ -132,6 +132,7 @@ def default_address() -> str:
 
 def render_resume(job: Job) -> str:
     """Return the command that resumes what a stopped job was doing; it names the sweep if the job's words or log do."""
+    # The id of a new sweep is not among the words. Its log prints it, in the command that resumes it.
     named = job.words[1:2] if job.words[:1] in (("resume",), ("extend",)) else _RESUME.findall(read_log(job))[-1:]
     sweep = next((word for word in named if not word.startswith("-")), "")
     return f"submit --address {job.address} resume {sweep}".rstrip()
@@ -146,6 +147,7 @@ def read_states(jobs: Sequence[Job]) -> dict[str, str]:
     for address in dict.fromkeys(job.address for job in jobs):
         try:
             with calling(address) as client:
+                # Drivers that nobody submitted are listed as well, with None as their submission_id.
                 known = {details.submission_id: str(details.status.value) for details in client.list_jobs()}
         except OrchestratorError:
             known = None

@@ -19,7 +19,9 @@ from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.tracking.connection import tracking_uri
 
+# Long, because a node may have to start a worker, import torch and download weights first.
 _ANSWER_S = 120.0
+# As Linux names them in /proc/mounts.
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
@@ -162,6 +164,7 @@ def ask_nodes(
 
     # Sent by value, so that it also runs on a node that lacks this package: that is one of the faults it looks for.
     cloudpickle.register_pickle_by_value(node_probe)  # type: ignore[no-untyped-call]
+    # Without a CPU, so that it also runs on a node whose CPUs are all taken.
     task: Any = ray.remote(num_cpus=0, max_retries=0)(node_probe.probe)
     here = ray.get_runtime_context().get_node_id()
     nodes = sorted(
@@ -175,6 +178,7 @@ def ask_nodes(
             "model": model,
             "marker": marker,
         }
+        # Not soft: another node would answer in the place of the one that cannot.
         answers = [
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(wanted)
             for node in nodes

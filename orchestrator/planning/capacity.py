@@ -66,6 +66,7 @@ def _find_fixes(plan: SweepPlan, num_cpus: int, num_gpus: int) -> list[str]:
 
 def _count_gpus() -> int:
     # Without torch, whose import takes seconds that `plan` does not need.
+    # Only /dev/nvidia0 and the like are GPUs; nvidiactl and nvidia-uvm belong to the driver.
     present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and present:

@@ -69,6 +69,7 @@ def leave_out_oracles(plan: SweepPlan) -> SweepPlan:
     if manifest is None or manifest.has_true["train"]:
         return plan
     seeds = plan.num_trials // len(plan.variants)
+    # The runs are in the order of the variants, one for each seed, and the complete method comes first.
     points = {
         variant: plan.start_from[number * seeds : (number + 1) * seeds] for number, variant in enumerate(plan.variants)
     }

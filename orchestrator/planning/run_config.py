@@ -64,6 +64,7 @@ def change_config(config: Mapping[str, Scalar], overrides: Mapping[str, Scalar],
         after = complete_settings({**config, **changed})
     except ConfigError as error:
         raise UserError(f"--set: {error}") from None
+    # Both complete: a setting that is merely spelt out with its default does not change the recipe.
     return after | {RECIPE_KEY: name_recipe(complete_settings(config), after)}
 
 

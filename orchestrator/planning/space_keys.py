@@ -131,6 +131,7 @@ def _check_key(key: str, method: str, origin: FileOrigin, *, published: bool = F
         check_keys({key: None}, method)
     except ConfigError as error:
         raise origin.error(str(error)) from None
+    # A published block has no budget, so its epochs are given as a setting.
     if key in _PLACES and not (published and key == "loop.epochs"):
         raise origin.error(f"{key} does not belong here. Its place is {_PLACES[key]}.")
     if published and key == RECIPE_KEY:

@@ -8,6 +8,7 @@ from search_spaces.reader import KeyPath, Scalar
 from search_spaces.schema import SearchSpace
 from training.data.dataset_names import FOLDER
 
+# An average with the released decay of 0.999 keeps 5 % of its first value for this long: 0.999 ** 3000.
 _FEW_STEPS = 3_000
 _DIGITS = 3
 
@@ -39,6 +40,7 @@ def fit_template(space: SearchSpace, name: str) -> SearchSpace:
     }
     if manifest.has_true["val" if has_val else "train"]:
         changes |= {("protocol", key): "clean-val" for key in ("select_config_by", "select_epoch_by")}
+    # Without a val of its own, a fifth of train is held out for it.
     num_train = manifest.counts["train"] * (1 if has_val else 0.8)
     batch_size = space.methods["ignore"].start_from[0]["optim.batch_size"]
     assert isinstance(batch_size, int)
@@ -46,6 +48,7 @@ def fit_template(space: SearchSpace, name: str) -> SearchSpace:
         changes |= _set_everywhere(space, "method.gap_decay", 0.95)
     true = store.labels("train").true
     if true is not None and len(true):
+        # Within the range that the template searches.
         mean = round(min(max(float(true.sum(1).mean()), 1.0), 10.0), _DIGITS)
         changes |= _set_everywhere(space, "method.expected_positives", mean)
     return space.changed(changes)

@@ -27,6 +27,7 @@ class Chain:
 
     def seal(self, line: bytes) -> bytes:
         """Return a line (JSON, without a line break) with its checksum, without adding it to the chain."""
+        # The seal takes the place of the last bracket, so a sealed line is still one JSON object.
         return b'%s,"crc":"%08x"}' % (line[:-1], zlib.crc32(line[:-1], self.value))
 
     def add(self, line: bytes) -> bool:

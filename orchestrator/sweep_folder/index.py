@@ -45,9 +45,11 @@ def create_sweep(sweep_id: str, plan_text: str) -> Path:
     """
     folder = sweep_dir(sweep_id)
     try:
+        # Fails if the folder exists, so that of two processes with one id only one goes on.
         folder.mkdir(parents=True)
         # Readers ignore a folder without a complete plan, so a kill up to here leaves no sweep.
         write_whole(folder / PLAN_FILE, plan_text)
+        # A new folder survives a power cut only once the folder that lists it is flushed.
         sync_folder(folder.parent)
     except FileExistsError:
         raise UserError(f"Sweep {sweep_id} already exists in {folder}.") from None

@@ -49,6 +49,7 @@ def read_recorded(plain: Mapping[str, Any]) -> SweepPlan | None:
 
 def describe_changes(before: SweepPlan, now: SweepPlan) -> Iterator[str]:
     """Yield each setting that differs between two plans, with both values, apart from places."""
+    # As JSON, because there every part of a plan is a mapping that can be walked.
     plain_before, plain_now = json.loads(before.to_json()), json.loads(now.to_json())
     for name in plain_now:
         yield from _describe(name, plain_before[name], plain_now[name])

@@ -137,6 +137,7 @@ def _driver_started(state: SweepState, event: DriverStarted) -> None:
     state.backup = event.backup
     state.driver_started_ms = event.time_ms
     state.started_ms = state.started_ms or event.time_ms
+    # Empty at first; apply() moves its end with every event of this driver.
     state.driver_spans = (*state.driver_spans, (event.time_ms, event.time_ms))
     # Nothing that was handed out before is still running: a driver ends its trials, or they end with it.
     state.handed_out = set()
@@ -144,6 +145,7 @@ def _driver_started(state: SweepState, event: DriverStarted) -> None:
 
 def _driver_ended(state: SweepState, event: DriverEnded) -> None:
     state.driver_state = event.state
+    # A settled end is written by a later command, which does not know when the attempts stopped.
     if not event.settled:
         state.end_attempts()
 
@@ -175,6 +177,7 @@ def _epoch_reported(state: SweepState, event: EpochReported) -> None:
 
 def _trial_lost(state: SweepState, event: TrialLost) -> None:
     record = state.records[event.trial]
+    # Stays set: a trial that ran out of memory once gets everything in all later attempts.
     state.records[record.trial] = replace(record, needs_all=record.needs_all or event.cause is Cause.OOM)
 
 

@@ -20,6 +20,7 @@ from training.data.store.storage import Storage
 from training.files import open_location
 
 _TRIAL = re.compile(r"t(\d{4,})")
+# A checkpoint is whole once this file exists, which is written after it.
 _STATE = re.compile(r"last-(\d+)\.pt\.done")
 # What an unreachable or misspelt place raises; it then tells nothing.
 _UNREACHABLE = (OSError, ValueError, NotImplementedError)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 _NUM_NAMED = 6
 _MOST_CAUSES = 8
+# Quoted words and numbers: what differs between two places with the same mistake.
 _PARTICULARS = re.compile(r"'[^']*'|\d[\d,.]*")
 
 
@@ -53,6 +54,7 @@ class Fault:
     def cause(self) -> tuple[str, str]:
         """What the same mistake in another line or file has in common with this one."""
         why = self.why if self.id is None else self.why.replace(self.id, "*")
+        # Lines are grouped within their file, whole files with one another.
         return self.path if self.line is not None else "", _PARTICULARS.sub("*", why)
 
 

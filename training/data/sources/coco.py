@@ -62,6 +62,7 @@ def read_coco(source: Path, *, images: bool = False) -> Annotations:
         phase: _read_json(files, files.root / "annotations" / f"instances_{name}.json")
         for phase, name in _PHASES.items()
     }
+    # Those of val if the training JSON cannot be read: then one run still finds the faults of both.
     categories = next((instances.categories for instances in read.values() if instances), {})
     phases, num_unlabelled = {}, {}
     for phase, instances in read.items():
@@ -84,6 +85,7 @@ def find_coco(source: Path) -> Path:
     """
     source = source.resolve().parent if source.name == "annotations" else source
     wanted = f"annotations/{LAYOUT}"
+    # COCO of any year is found here, so that the message below can say that it is the wrong one.
     root = find_root(source, "COCO 2014", wanted, lambda folder: any((folder / "annotations").glob("instances_*.json")))
     if not any((root / "annotations" / f"instances_{name}.json").exists() for name in _PHASES.values()):
         raise NotThisDatasetError(
@@ -111,8 +113,10 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
     except pa.ArrowInvalid as error:
         _explain(files, path, content, str(error))
         return None
+    # The JSON is one row of three lists; flattened, each list becomes the rows of a table.
     columns = {name: table[name].combine_chunks().flatten() for name in _SCHEMA.names}
     empty = [name for name in ("images", "categories") if not len(columns[name])]
+    # A box may be missing: without images none is needed, and with them _boxes names the image.
     fields = [(name, field.name) for name, rows in columns.items() for field in rows.type if field.name != "bbox"]
     missing = [f"{name}.{field}" for name, field in fields if columns[name].field(field).null_count]
     if empty or missing:
@@ -124,6 +128,7 @@ def _read_json(files: LabelFiles, path: Path) -> _Instances | None:
 def _explain(files: LabelFiles, path: Path, content: bytes, message: str) -> None:
     """Note why Arrow cannot read a JSON, with the position where it breaks off."""
     try:
+        # Parsed a second time, because Arrow does not say where it stopped.
         json.loads(content)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (character {error.pos:,} of {len(content):,})"
@@ -169,6 +174,7 @@ def _phase(
     ids = np.array(sorted(np.unique(annotated).tolist(), key=str), np.int64)
     by_id = np.argsort(ids)  # searchsorted needs them by number
     rows = by_id[np.searchsorted(ids, annotated, sorter=by_id)] if len(ids) else annotated
+    # COCO numbers its 80 categories from 1 to 90, with gaps.
     column_of = {number: column for column, number in enumerate(categories)}
     columns = np.array([column_of[number] for number in labels.tolist()], np.int64)
     true = np.zeros((len(ids), len(categories)), bool)
@@ -180,6 +186,7 @@ def _phase(
         if (files.root / folder).is_dir() or not (files.root / "images" / folder).is_dir()
         else f"images/{folder}"
     )
+    # All are found: _known has dropped the annotations of images that are not listed.
     names = instances.file_names.take(pa.array(np.searchsorted(instances.image_ids, ids))).to_pylist()
     phase = Phase(tuple(str(id) for id in ids.tolist()), tuple(f"{place}/{name}" for name in names), true, boxes=boxes)
     return phase, len(instances.image_ids) - len(ids)

@@ -93,6 +93,7 @@ def _read_split(files: LabelFiles, order: NDArray[np.int64]) -> NDArray[np.int64
     path = files.root / "train_test_split.txt"
     values = files.numbered_lines(path)
     known = set(order.tolist())
+    # Without the file, one fault has been noted, and one for each image would bury it.
     if not values:
         return np.full(len(order), -1)
     for number, value in values.items():
@@ -116,12 +117,14 @@ def _read_labels(files: LabelFiles, order: NDArray[np.int64], width: int) -> NDA
     # An unknown image gets a neighbour's row, or the last one; the comparison below rejects it.
     rows = np.searchsorted(order, image).clip(max=len(order) - 1)
     fits = (order[rows] == image) & (attribute >= 1) & (attribute <= width) & ((present == 0) | (present == 1))
+    # Bounded, because a file with a shifted column would have 3.7 million wrong lines.
     for number, name, value in table[~fits][:_NUM_NAMED].tolist():
         files.fault(
             path,
             f"a line says {number} {name} {value}, but must be an image of images.txt, an attribute from 1 to {width}, "
             f"and 0 or 1",
         )
+    # The cell of (N, C) that a line is about. Attributes are numbered from 1.
     flat = rows[fits] * width + attribute[fits] - 1
     true.reshape(-1)[flat[present[fits] == 1]] = True
     # How often each (image, attribute) occurs: exactly once in a sound file.
@@ -200,8 +203,10 @@ def _read_points(files: LabelFiles, order: NDArray[np.int64], num_parts: int) ->
     if content is None:
         return None
     try:
+        # float32 is exact up to 2 ** 24, far beyond the 11,788 images.
         table = np.loadtxt(io.BytesIO(content), np.float32, ndmin=2)
     except ValueError as error:
+        # Not fatal, like the other faults of this file: no label depends on the parts.
         files.fault(path, f"a line must be image, part, x, y and visible: {error}")
         return None
     if not len(order) or table.shape[1] != 5:
@@ -212,6 +217,7 @@ def _read_points(files: LabelFiles, order: NDArray[np.int64], num_parts: int) ->
             path, f"part must be 1 to {num_parts}, the parts of parts.txt, but is {table[bad[0], 1]:g}", bad[0] + 1
         )
         return None
+    # As for the labels, an unknown image gets some row, and the next line rejects it.
     rows = np.searchsorted(order, table[:, 0].astype(np.int64)).clip(max=len(order) - 1)
     seen = (order[rows] == table[:, 0].astype(np.int64)) & (table[:, 4] == 1)
     # Parts are numbered from 1.

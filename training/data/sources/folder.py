@@ -148,6 +148,7 @@ def _classes(files: LabelFiles, tables: dict[str, Table]) -> list[str]:
         return list(listed)
     if any(table.is_list for table in tables.values()):
         return sorted({name for table in tables.values() for name in table.names})
+    # A class that one table lacks may be misspelt in the other, and only classes.txt could tell.
     if len({frozenset(table.names) for table in tables.values()}) > 1:
         first, second = tables.values()
         differ = some(map(repr, sorted(set(first.names) ^ set(second.names))))
@@ -165,6 +166,7 @@ def _refuse_twins(files: LabelFiles, listed: list[tuple[str, Path, int]], tables
         for name in sorted(table.names, key=lambda name: table.named_in.get(name, 0))
     ]
     for name, path, line in [*listed, *named]:
+        # NFKC also makes full-width letters and ligatures equal to the plain ones.
         key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         other, where, at = first.setdefault(key, (name, path, line))
         if other != name:
@@ -183,6 +185,7 @@ def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind
         return {}
     labels = np.zeros((len(table.images), len(classes)), bool)
     for column, name in enumerate(table.names):
+        # The others have had their fault in _classes.
         if name in classes:
             labels[:, classes.index(name)] = table.values[:, column] == 1
     empty = table.values == EMPTY

@@ -76,6 +76,7 @@ class LabelFiles:
                 fatal=True,
             )
             return None
+        # UTF-16 without its mark passes as UTF-8, with a zero byte next to each plain letter.
         if "\0" in text:
             why = f"has zero bytes. If it is text in UTF-16, convert it: {convert.format('UTF-16LE')}"
             self.fault(path, why, text.count("\n", 0, text.index("\0")) + 1, fatal=True)
@@ -194,6 +195,7 @@ class _Folder:
         """Return how a file is spelt on disk, or None; the two spellings of an accent in Unicode are the same."""
         if name in self._names:
             return name
+        # Made only once a name is not found as listed, which is rare.
         if not self._composed:
             self._composed = {unicodedata.normalize("NFC", each): each for each in self._names}
         return self._composed.get(unicodedata.normalize("NFC", name))
@@ -287,5 +289,6 @@ def group_rows(
         num_rows: Number of images.
     """
     order = np.argsort(rows, kind="stable")
+    # Where each next image begins; an image without values gets an empty piece.
     cuts = np.searchsorted(rows[order], np.arange(1, num_rows))
     return tuple(np.split(values[order], cuts)) if num_rows else ()

@@ -56,6 +56,7 @@ def read_nuswide(source: Path, *, images: bool = False) -> Annotations:
 def _find_flat(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
     """Return the phases with the paths of images that lie in one folder, without the folders that the lists name."""
     listed = [Path(file) for phase in phases.values() for file in phase.files]
+    # Nothing to leave out: these lists name no folder of a class.
     if not listed or listed[0].parent.name in ("", *_IMAGE_FOLDERS):
         return phases
     base = Path(listed[0].parts[0]) if listed[0].parts[0] in _IMAGE_FOLDERS else Path()
@@ -64,6 +65,7 @@ def _find_flat(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
         found = {entry.name for entry in os.scandir(files.root / base)}
     except OSError:
         return phases
+    # Flat only if images lie here and the folders that the lists name do not.
     if names.isdisjoint(found) or any(path.parent.name in found for path in listed):
         return phases
     if len(names) < len(listed):
@@ -96,6 +98,7 @@ def _holds_formatted(folder: Path) -> bool:
 
 
 def _holds_official(folder: Path) -> bool:
+    # One is enough: the message then names the other as missing, instead of saying that this is not NUS-WIDE.
     return (folder / "Groundtruth").is_dir() or (folder / "ImageList").is_dir()
 
 
@@ -146,6 +149,7 @@ def _formatted_phase(
 ) -> Phase:
     if names is None or labels is None:
         return _phase(files, path, [], np.zeros((0, width), bool))
+    # NumPy's kinds: U is text; b, i, u and f are booleans, integers and floats.
     if names.ndim != 1 or names.dtype.kind != "U" or labels.ndim != 2 or labels.dtype.kind not in "biuf":
         found = f"{labels.dtype} {labels.shape} with {names.dtype} {names.shape}"
         files.fault(path, f"must be numbers (N, C) with N names, but is {found}", fatal=True)
@@ -153,6 +157,7 @@ def _formatted_phase(
     if labels.shape != (len(names), width):
         expected = f"{len(names):,} rows of {width} columns as the other lists do"
         files.fault(path, f"must have {expected}, but has the shape {labels.shape}", fatal=True)
+    # What overlaps is read in spite of that fault, so that one run finds the others too.
     count = min(len(names), len(labels))
     true = np.zeros((count, width), bool)
     shared = min(width, labels.shape[1])
@@ -270,6 +275,7 @@ def _phase(files: LabelFiles, path: Path, names: list[str], true: NDArray[np.boo
             files.fault(path, f"{name} is listed twice, in rows {first[name] + 1} and {row + 1}", row + 1)
     rows = np.array(list(first.values()), np.int64)
     beside = not first or (files.root / next(iter(first))).parent.is_dir()
+    # If the images are nowhere, the fault names the usual folder as missing.
     base = next(
         (f"{folder}/" for folder in _IMAGE_FOLDERS if (files.root / folder).is_dir()),
         "" if beside else f"{_IMAGE_FOLDERS[0]}/",

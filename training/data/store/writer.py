@@ -44,6 +44,7 @@ from training.errors import StoreError
 from training.files import PARTIAL
 from training.machine import usable_cpus
 
+# An interrupted run loses what it has prepared of at most two shards.
 SHARD_IMAGES = 512
 _SHARD_BYTES = 64 << 20
 """Largest shard of raw pixels: a shard is held in memory while it is written."""
@@ -109,6 +110,7 @@ def write_store(
         ValueError: Image size or encoding out of range.
     """
     preprocessing = Preprocessing(image_size, encoding)
+    # Before anything is written: a finished store may be on a read-only disk.
     done = find_finished(annotations, out_uri, image_size=image_size, keep_originals=keep_originals, encoding=encoding)
     if done is not None:
         return done
@@ -263,6 +265,7 @@ def _collect(
     shard: PlannedShard, futures: list[Future[_Prepared | Fault] | None], progress: _Meter
 ) -> tuple[PlannedShard, list[_Prepared | Fault | None]]:
     results: list[_Prepared | Fault | None] = []
+    # In the order of the images, whichever is done first.
     for future in futures:
         results.append(None if future is None else future.result())
         if len(results) % _REPORT_EVERY == 0:
@@ -296,6 +299,7 @@ def _write_shard(job: _Job, shard: PlannedShard, prepared: Sequence[_Prepared | 
         shard,
         images=[each.encoded for each in whole],
         originals=[each.original for each in whole] if job.keep_originals else None,
+        # An image that is left out keeps its place, as None, so that the rows still match those of the labels.
         rows=[each.row if isinstance(each, _Prepared) else None for each in prepared],
     )
 
@@ -321,6 +325,7 @@ def _finish(
     # The manifest after all others, since a store opens as soon as it has one.
     manifest = _make_manifest(job, tables, files, faults)
     job.storage.put(MANIFEST, manifest.to_json().encode())
+    # After the manifest: until then the notes are what an interrupted run continues from.
     _tidy(job.storage, manifest)
     return manifest
 
