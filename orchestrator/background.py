@@ -21,7 +21,7 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     def work() -> None:
         try:
             future.set_result(function())
-        # Whatever it is, even SystemExit: without a result, whoever waits for the future would wait forever.
+        # Whatever it is, even SystemExit: without a result, callers would wait for the future forever.
         except BaseException as error:
             future.set_exception(error)
 

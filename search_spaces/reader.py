@@ -37,7 +37,7 @@ class SpaceError(ValueError):
 
 
 class UnknownSpaceError(SpaceError):
-    """There is no search space of a name, which may be that of something else."""
+    """A name is not that of a search space, though it may be the name of something else."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)

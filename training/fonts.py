@@ -53,7 +53,7 @@ class Fonts:
         if not numbered:
             return None
         return (
-            f"No installed font has {' '.join(sorted(self.missing)[:_MOST_NAMED])}, so the picture has numbers: "
+            f"No installed font has {' '.join(sorted(self.missing)[:_MOST_NAMED])}, so the picture shows numbers: "
             f"{', '.join(numbered)}. Install a font for them, such as fonts-noto-cjk or fonts-symbola"
         )
 

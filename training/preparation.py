@@ -32,7 +32,7 @@ from training.data.views import PixelScale, draw_shifts, shift
 from training.models.backbone import WIDTHS, DigitsTrunk
 from training.seeding import named_generator, seed_everything
 
-# Whoever changes one of these increases RECIPE_VERSION too: otherwise the cached trunk would be used. Results on digits
+# If you change one of these, increase RECIPE_VERSION too: otherwise the cached trunk would be used. Results on digits
 # can then no longer be compared with earlier ones.
 PRETEXT_EPOCHS = 8
 PRETEXT_LR = 3e-3

@@ -1,4 +1,4 @@
-"""Looks at MLflow before a verb starts what goes on without it."""
+"""Asks MLflow whether it answers, before a verb starts work that does not need it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def warn_of_mlflow() -> None:
     if answer.is_well or not os.environ.get("MLFLOW_TRACKING_URI"):
         return
     print_note(
-        f"note: MLflow at {redact(tracking_uri())} is unavailable ({answer.reason}). The run goes on without it. What "
-        f"is missing there is written when it is back, or later: {program()} browse SWEEP"
+        f"note: MLflow at {redact(tracking_uri())} is unavailable ({answer.reason}). The run continues without it. "
+        f"What is missing there is written once MLflow is back, or later by: {program()} browse SWEEP"
     )

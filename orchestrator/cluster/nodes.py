@@ -183,7 +183,7 @@ def ask_nodes(
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(wanted)
             for node in nodes
         ]
-        # One time-out for all nodes together: one by one, each silent node would take it anew.
+        # One time-out for all nodes together: one by one, each silent node would take all of it again.
         ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
         return [_read_answer(node, answer) for node, answer in zip(nodes, answers, strict=True)]
 

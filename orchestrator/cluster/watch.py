@@ -1,4 +1,4 @@
-"""Notices that Ray is gone. Ray itself does not tell a driver, whose trials would then seem to run for ever.
+"""Notice that Ray is gone. Ray itself does not say so, and a driver's trials would seem to run forever.
 
 Two deaths look different from a driver (measured with Ray 2.60). When the raylet is killed, as a machine without memory
 does, ``ray.nodes()`` shows its node as dead within 15 s; new work for it waits without an error. When the GCS is killed

@@ -40,7 +40,7 @@ def find_store(name: str) -> str | None:
 def locate_store(name: str, store: str | None) -> str | None:
     """Return where a store is now that was at ``store`` when a plan was made.
 
-    A home may be moved or copied with its data. Whoever opens the store compares its data hash with the plan's.
+    A home may be moved or copied with its data. The data hash is compared with the plan's when the store is opened.
     """
     if store is None or not _is_gone(store):
         return store

@@ -71,7 +71,7 @@ def fit_if_prepared(space: SearchSpace) -> SearchSpace:
 
 
 def describe_missing_space(name: str) -> str | None:
-    """Return what to do if a prepared dataset was named where a search space must be; None if it is none."""
+    """Return what to do if a prepared dataset was named where a search space is wanted; None if it is not one."""
     if find_store(name) is None:
         return None
     return (

@@ -1,4 +1,4 @@
-"""Says what a driver is waiting for when nothing happens: Ray, nodes, or a disk that does not answer."""
+"""Say what a driver is waiting for when nothing happens: Ray, nodes, or a disk that does not answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep.progress import Progress
 
 STALL_S = 60.0
-"""Tune takes several steps a second; one that takes this long waits for something that does not answer."""
+"""Tune takes several steps a second; one that takes this long is waiting for something that does not answer."""
 _SHORTAGE_S = 30.0
 """A cluster's autoscaler may replace a node within this time; trials of a smaller one wait without a word."""
 
@@ -52,12 +52,12 @@ class Guard:
         self._stepped = None
 
     def describe_loss(self) -> str | None:
-        """Return that Ray is gone and how to continue, or None."""
+        """Return a message that Ray is gone and how to continue, or None if it is there."""
         problem = self._watch.problem
         return None if problem is None else describe_loss(problem, self._resume)
 
     def describe_shortage(self) -> str | None:
-        """Return which resources are missing, or None."""
+        """Return a message about missing resources, or None if there are enough."""
         shortage = self._watch.find_shortage(self._resources)
         return shortage and (
             f"No trial can start: {shortage}. The sweep waits for more nodes. "
@@ -65,12 +65,12 @@ class Guard:
         )
 
     def describe_stall(self) -> str | None:
-        """Return that the driver takes no steps, or None."""
+        """Return a message that the driver is stuck, or None if it takes steps."""
         stepped = self._stepped
         if stepped is None or time.monotonic() - stepped < STALL_S:
             return None
         # When Ray is gone, the watch says so. What else a step waits for is the disk: it is synced after every report.
         return (
-            f"The driver has been waiting for {STALL_S:.0f} s for the disk with {self._folder}, or for Ray. It "
+            f"The driver has been waiting for {STALL_S:.0f} s for Ray or the disk of {self._folder}. It "
             f"continues when they answer. You can also stop it, and continue later: {self._resume}"
         )

@@ -76,7 +76,7 @@ def load_plan(sweep_id: str) -> SweepPlan:
     try:
         plan = SweepPlan.from_json(path.read_bytes())
         if plan.id != sweep_id:
-            raise ValueError(f"it is the plan of {plan.id}, which cannot be that of {sweep_id}")
+            raise ValueError(f"it is the plan of {plan.id}, not of {sweep_id}")
     except (OSError, ValueError) as error:
         if not path.exists() and not _is_sweep(path.parent):
             raise UserError(_no_such_sweep(sweep_id, list_sweeps())) from None
@@ -118,7 +118,7 @@ def _find_recorded(sweep_id: str) -> SweepPlan | None:
 
 def _advise(sweep_id: str) -> str:
     if _find_recorded(sweep_id) is not None:
-        return f"The journal has it: `orchestrator resume {sweep_id}` writes it again and goes on."
+        return f"The journal has it: `orchestrator resume {sweep_id}` writes it again and continues."
     return "Restore the file from a copy, or from MLflow, where plan.json is an artifact of the sweep's own run."
 
 
@@ -178,7 +178,7 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
 
 
 def find_entry(word: str) -> SweepEntry | None:
-    """Return the sweep with this id, or the latest with this name, if there is one; for words given as other things."""
+    """Return the sweep with this id, or the latest with this name, if there is one; for words meant as something else."""
     return next((entry for entry in list_sweeps() if word in (entry.id, entry.name)), None)
 
 
@@ -251,7 +251,7 @@ def _recognise(word: str, entries: list[SweepEntry]) -> str | None:
     if slash and number.isdecimal() and any(head in (entry.id, entry.name) for entry in entries):
         return f"{word} is a trial. Name its sweep: {head}"
     if word.endswith(".zip"):
-        return f"{word} is a file, and not a sweep of this home. Look into a bundle: orchestrator browse {quote(word)}"
+        return f"{word} is a file, not a sweep of this home. Look into a bundle: orchestrator browse {quote(word)}"
     if word in shipped_spaces() or word.endswith(YAML_SUFFIXES):
         return (
             f"{word} is a search space, and {sweeps_dir()} has no sweep of that name. Start one: orchestrator sweep "

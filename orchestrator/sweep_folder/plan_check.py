@@ -33,9 +33,9 @@ def require_same_plan(plan: SweepPlan, state: SweepState) -> None:
     if changed:
         raise PlanChangedError(
             f"{sweep_dir(plan.id) / PLAN_FILE} is not the plan that {plan.id} began with: {', '.join(changed)}. A plan "
-            f"does not change, because its trials would no longer be comparable. Delete the file, then `orchestrator "
+            f"does not change, because its trials would no longer be comparable. Delete the file, and `orchestrator "
             f"resume {plan.id}` writes it again as it was. Add trials with `orchestrator extend {plan.id} --trials "
-            f"+12`; for other settings start a new sweep."
+            f"+12`; for other settings, start a new sweep."
         )
 
 

@@ -66,8 +66,8 @@ def require_no_gap(plan: SweepPlan, state: SweepState, command: str) -> None:
             folder = sweep_dir(plan.id)
             raise JournalError(
                 f"{folder / JOURNAL_FILE} has lost its last lines: trial {trial} has a checkpoint of epoch {epoch}, "
-                f"but the journal ends at epoch {known} of it. {advise_restore(folder, state.backup)}. Or go on "
-                f"without the figures of the epochs between: `{command}`"
+                f"but in the journal the trial ends with epoch {known}. {advise_restore(folder, state.backup)}. Or "
+                f"continue without the figures of the epochs in between: `{command}`"
             )
 
 

@@ -67,11 +67,11 @@ _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}
 
 
 class BrokenDatabaseError(OrchestratorError):
-    """The file of MLflow's database is not one."""
+    """The file of MLflow's database is damaged, or something else."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(
-            f"{file} is not a database, or a damaged one. Restore it from a copy, or move it away: then `orchestrator "
+            f"{file} is damaged, or not a database. Restore it from a copy, or move it away: then `orchestrator "
             f"browse SWEEP` writes the runs of a sweep to a new one, and `orchestrator resume PROMOTION` registers its "
             f"champion again."
         )
@@ -137,7 +137,7 @@ def ask_store(timeout_s: float = TIMEOUT_S) -> Answer:
     if file is None:
         return ask_database(uri, timeout_s=timeout_s) if is_database() else Answer(is_up=True)
     obstacle = find_obstacle(file.parent)
-    # A file that can only be read is still of use.
+    # A file that can only be read is still useful.
     return Answer(is_up=True, reason="" if obstacle is None else f"cannot write to {file.parent}: {obstacle}")
 
 

@@ -184,7 +184,7 @@ class TrainingRun:
         self._loop.schedule.load_state_dict(state["schedule"])
         self.epoch, self.metrics = state["epoch"], dict(state["metrics"])
         self._best = Best(**state["best"])
-        # Checkpoints of earlier versions lack it: patience then begins anew, and the run may end later.
+        # Checkpoints of earlier versions lack it: patience then starts again, and the run may end later.
         if self._best_of_sets is not None and (of_sets := state.get("best_of_sets")):
             best = {name: Best(**of_sets[name]) for name in ("trained", "averaged")}
             self._best_of_sets = BestOfSets(**best, has_fallen=of_sets["has_fallen"])

@@ -96,7 +96,7 @@ def check_trunk(config: ModelConfig) -> None:
     """Check that the trunk exists, is a CNN, and has initial weights of the given name; nothing is downloaded.
 
     Raises:
-        ConfigError: It does not, or is not, or has not, or its stem is to be frozen and it is no ResNet.
+        ConfigError: It is not, has none, or its stem is to be frozen and it is not a ResNet.
     """
     library, _, name = config.backbone.partition("/")
     module = _BUILDERS[library](name)
@@ -110,7 +110,7 @@ def list_stem(trunk: nn.Module, backbone: str) -> list[str]:
     """Return the names of the parts of a ResNet's trunk before its second stage: its stem and its first stage.
 
     Raises:
-        ConfigError: The trunk is no ResNet.
+        ConfigError: The trunk is not a ResNet.
     """
     second = "2" if isinstance(trunk, DigitsTrunk) else "layer2"
     names = [name for name, _ in trunk.named_children()]

@@ -18,7 +18,7 @@ def freeze_stem(model: Network, backbone: str) -> None:
         backbone: The trunk's name, for the message.
 
     Raises:
-        ConfigError: The trunk is no ResNet.
+        ConfigError: The trunk is not a ResNet.
     """
     parts = [f"trunk.{name}" for name in list_stem(model.trunk, backbone)]
     model.frozen_norms += tuple(parts)

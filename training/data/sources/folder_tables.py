@@ -292,7 +292,7 @@ def _read_lists(
     names = sorted(named_in)
     for name in names:
         if why := _mistaken(name, set(names), separator):
-            files.fault(path, f"{name!r} is no name of a class: {why}", named_in[name] or None, fatal=True)
+            files.fault(path, f"{name!r} is not the name of a class: {why}", named_in[name] or None, fatal=True)
     column_of = {name: place for place, name in enumerate(names)}
     values = np.zeros((len(lists), len(names)), np.int8)
     for row, cell in enumerate(lists):

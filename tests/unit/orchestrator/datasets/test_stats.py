@@ -130,7 +130,7 @@ def test_names_that_no_font_can_write_become_numbers_and_are_told(
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["#0", "$a$_b$", "𝒜lpha"]
     assert told is not None
-    assert "the picture has numbers: #0 \U0010fffd犬. Install a font" in told
+    assert "the picture shows numbers: #0 \U0010fffd犬. Install a font" in told
     figure.canvas.draw()  # a dollar sign starts no formula, and no glyph is missing, which would be a warning
 
 

@@ -57,7 +57,7 @@ def test_a_checkpoint_may_be_one_epoch_ahead_of_the_journal_and_no_more(storage:
     put_checkpoint(plan, 1, 3)  # of a trial that has ended: left by a cleaner that was killed
     require_no_gap(plan, state, "orchestrator resume")
     put_checkpoint(plan, 0, 3)
-    with pytest.raises(JournalError, match="of epoch 3, but the journal ends at epoch 1 of it"):
+    with pytest.raises(JournalError, match="of epoch 3, but in the journal the trial ends with epoch 1"):
         require_no_gap(plan, state, "orchestrator resume")
     # A driver that is running goes on while we look.
     with Lease(sweep_dir(plan.id)):
@@ -68,5 +68,5 @@ def test_a_checkpoint_of_an_unknown_trial_is_a_gap() -> None:
     plan = make_sweep()
     write_events(plan, [driver_started(plan)])
     put_checkpoint(plan, 0, 1)
-    with pytest.raises(JournalError, match="Or go on without the figures .*`the command`"):
+    with pytest.raises(JournalError, match="Or continue without the figures .*`the command`"):
         require_no_gap(plan, replay(journal_path(plan)), "the command")

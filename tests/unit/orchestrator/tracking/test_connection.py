@@ -203,7 +203,7 @@ def test_a_file_that_is_no_database_is_refused_at_once_with_how_to_replace_it(
     else:
         assert isinstance(damage, bytes)
         file.write_bytes(damage)
-    said = f"{file} is not a database, or a damaged one. Restore it from a copy, or move it away: then `orchestrator"
+    said = f"{file} is damaged, or not a database. Restore it from a copy, or move it away: then `orchestrator"
     with pytest.raises(BrokenDatabaseError) as refused, answering() as client:
         client.search_registered_models()
     assert said in str(refused.value)
