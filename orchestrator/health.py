@@ -111,6 +111,7 @@ def ask_database(uri: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     try:
         kind = sqlalchemy.make_url(uri).get_backend_name()
         waiting: dict[str, Any] = {_TIMEOUT_ARGUMENT[kind]: int(timeout_s)} if kind in _TIMEOUT_ARGUMENT else {}
+        # NullPool, so that the connection is closed with the block instead of kept for later.
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=waiting)
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("select 1"))
@@ -138,6 +139,7 @@ def _mlflow_headers() -> dict[str, str]:
     """Return the header with MLflow's credentials: from the environment, else from ~/.mlflow/credentials."""
     saved: dict[str, str] = {}
     with suppress(OSError, ConfigError, UnicodeDecodeError):
+        # A password may contain a percent sign.
         parser = ConfigParser(interpolation=None)
         parser.read(Path.home() / ".mlflow" / "credentials", encoding="utf-8")
         saved = dict(parser["mlflow"]) if "mlflow" in parser else {}

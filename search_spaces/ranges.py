@@ -82,6 +82,7 @@ class Range(Section):
         """Return whether a value can be drawn from here."""
         if self.type == "categorical":
             return repr(value) in {repr(choice) for choice in self.choices or ()}
+        # In Python, a bool is an int too.
         if isinstance(value, bool) or not isinstance(value, int if self.type == "int" else int | float):
             return False
         low, high = self.ends

@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _CORE = "tag:yaml.org,2002:"
+# All but the first only in a file that declares %YAML 1.1.
 _TRUE = {"true", "yes", "on", "y"}
 
 
@@ -78,6 +79,7 @@ def read_text(path: Path, source: str) -> str:
         SpaceError: The file cannot be read, or is not UTF-8 text.
     """
     try:
+        # -sig, because editors on Windows may start a file with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpaceError(f"{source}: the file is not UTF-8 text (see byte {error.start}). Save it as UTF-8.") from None
@@ -97,6 +99,7 @@ def read_document(text: str, source: str) -> Document:
     """
     document = Document(source, text)
     try:
+        # Nodes and not values, because only nodes know their lines.
         node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         raise _syntax_error(error, source) from None
@@ -131,6 +134,7 @@ class _Builder:
     def build(self, node: Node, path: KeyPath) -> Any:
         # The line of a key is known by now, and stays: its value may begin on a later one.
         self.document.lines.setdefault(path, node.start_mark.line + 1)
+        # An alias inside of its own anchor would be built without end.
         if any(node is parent for parent in self.open):
             raise self.document.error(path, f"{_name(path)} must not contain itself. Write it out without the alias.")
         self.open.append(node)

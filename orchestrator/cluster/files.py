@@ -27,6 +27,7 @@ CONFIG_FILE = "cluster.yaml"
 _ENVIRONMENT_FILE = "~/.orchestrator.env"
 _TOKEN_FILE = "~/.ray/auth_token"
 # Placeholders in the shipped files, to be replaced by the user's own values.
+# No real address can be among them: RFC 5737 keeps 192.0.2.x for examples.
 _PLACEHOLDERS = re.compile(r"sg-0{17}|192\.0\.2\.\d+")
 _NO_AWS_CREDENTIALS = "NoCredentialsError"
 _RAY_START = re.compile(r"([^;&|]*?)\bray start\b")
@@ -151,6 +152,7 @@ def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None)
         raise OrchestratorError(
             f"Cannot run {program} ({error.strerror}). Install it in the checkout: make setup"
         ) from None
+    # A timer, because reading stderr blocks, and a time-out of wait() would only begin afterwards.
     limit = threading.Timer(timeout_s or threading.TIMEOUT_MAX, process.kill)
     limit.daemon = True
     limit.start()

@@ -123,6 +123,7 @@ def _most_of_autoscaler(gcs_address: str) -> dict[str, int]:
         with suppress(psutil.Error, OSError, ValueError, YAMLError):
             words = process.cmdline()
             files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
+            # The machine may run the head of another cluster too.
             if files and f"--gcs-address={gcs_address}" in words:
                 config = YAML(typ="safe", pure=True).load(Path(files[0]).expanduser().read_text(encoding="utf-8"))
                 return compute_most(config) if isinstance(config, dict) else {}

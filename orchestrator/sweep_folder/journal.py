@@ -82,6 +82,7 @@ class Journal:
         """
         chain = Chain()
         state, size = _replay(path, chain)
+        # O_APPEND, so that a write can only ever land at the end.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         # Otherwise the next event would continue the half line.
         os.ftruncate(descriptor, size)
@@ -203,6 +204,7 @@ def replace_journal(path: Path, content: bytes) -> Path | None:
     """Put another journal in the place of a damaged one, which is kept under another name; return that name."""
     kept = None
     if path.exists():
+        # A kill after the rename leaves no journal at all, which every reader notices.
         kept = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
         path.rename(kept)
     write_whole(path, content)
@@ -246,6 +248,7 @@ def _read_bytes(path: Path, chain: Chain, offset: int) -> bytes:
     """Return what follows an offset at the end of a line, and bring a chain there."""
     try:
         with path.open("rb") as file:
+            # The checksum before the offset stands for all lines up to there, so they need not be read again.
             file.seek(max(0, offset - _TAIL_BYTES))
             value = read_value(_clean(file.read(min(offset, _TAIL_BYTES)).removesuffix(b"\n")))
             if value is None:

@@ -38,6 +38,7 @@ def require_intact(plan: SweepPlan, state: SweepState) -> None:
     if state.driver_state is not None:
         return
     traces = find_traces(plan)
+    # Asked last, because it is a request, perhaps to a server that does not answer.
     if not traces and _is_logged(plan.id):
         traces = ["runs in MLflow"]
     if traces:

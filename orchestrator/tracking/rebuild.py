@@ -67,6 +67,7 @@ def rebuild_journal(sweep_id: str) -> int:
             f"move {path.parent} away and start the sweep again."
         )
     _require_same(plan, found)
+    # Held throughout, so that no driver appends to the journal that is being replaced.
     lease = Lease(path.parent)
     try:
         events, whole = read_whole(path)
@@ -99,11 +100,13 @@ def _make_events(plan: SweepPlan, found: RecalledSweep, epochs: Mapping[int, lis
     """Return the events of a journal with these records and epochs, in the order of their times."""
     state = found.state
     timed = [event for record in state.records.values() for event in _of_trial(record, epochs.get(record.trial, []))]
+    # The sort is stable: at equal times, a trial's start stays before its epochs, and its end after them.
     timed.sort(key=lambda event: event.time_ms)
     started_ms = min(state.started_ms or timed[0].time_ms, timed[0].time_ms)
     is_finished = all(record.ended for record in state.records.values()) and len(state.records) >= state.num_trials
     return [
         SweepPlanned(json.loads(plan.to_json()), time_ms=started_ms),
+        # Neither host nor process of the driver is in MLflow, and nothing relies on them.
         DriverStarted(plan.id, "", 0, state.num_trials, state.provenance, backup=plan.backup, time_ms=started_ms),
         *timed,
         DriverEnded("FINISHED" if is_finished else "INTERRUPTED", time_ms=timed[-1].time_ms),

@@ -31,6 +31,7 @@ from training.errors import NonFiniteLossError, StepMemoryError, first_line
 from training.loop.stepping import Run, collect_artifacts
 from training.selection import choose_value
 
+# EROFS too, because Linux makes a disk with errors read-only.
 _STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 HANDOUT = "handout"
 """The only key of a trial's Tune config: a Handout."""
@@ -132,6 +133,7 @@ class _Trial(tune.Trainable):
             if run.finished and self._leads()
             else {}
         )
+        # Only the first report of an attempt has them.
         first, self._first = self._first, {}
         return TrialReport(run.epoch, metrics, artifacts=artifacts, passed_over=passed_over, **first)
 
@@ -216,6 +218,7 @@ def _device_is_lost() -> bool:
     if torch is None or not torch.cuda.is_initialized():
         return False
     try:
+        # An error that has broken the context is raised again by every later call.
         torch.cuda.synchronize()
     except RuntimeError:
         return True

@@ -185,6 +185,7 @@ class Director:
         elif cause is Cause.LOST and self._losses[trial] + 1 == MAX_LOSSES:
             self._end(trial, TrialState.FAILED, cause, f"{message} ({MAX_LOSSES} times without a new epoch)", details)
         else:
+            # Running out of memory is not a loss: it has one attempt of its own.
             self._losses[trial] += cause is Cause.LOST
             self._journal.append(TrialLost(trial, cause, message))
             self._waiting.append(trial)

@@ -23,6 +23,7 @@ from orchestrator.sweep_folder.records import Handout
 OVERSEER_BYTES = 512 * 1024**2
 """Memory reserved for the actor that supervises a trial's workers. It takes no CPU, because that would cost a worker.
 """
+# Every look is a request to Ray's head, so not at every step.
 _LOOK_S = 1.0
 _CLEANUP_S = 60.0
 

@@ -117,6 +117,7 @@ class OptunaProposer:
     def _ask(self, trial: int, point: Mapping[str, Scalar]) -> optuna.Trial:
         known = {key: value for key, value in point.items() if key in self._distributions}
         if known:
+            # The next ask() takes this point and draws only what it leaves out.
             self.study.enqueue_trial(known)
         # A new sampler for every trial: a long-lived sampler would be in a different state after a restart.
         self.study.sampler = self._sampler(trial)
@@ -145,6 +146,7 @@ class _PlannedTpe(optuna.samplers.TPESampler):
     def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
         # One start-up trial, because OptunaProposer counts the random phase by trial number. Optuna counts finished
         # trials, so its own start-up would grow with the number of trials that run at once.
+        # The constant liar counts running trials as bad ones, so that parallel trials do not crowd at one point.
         super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
         self._planned = distributions
 
@@ -156,6 +158,7 @@ class _PlannedTpe(optuna.samplers.TPESampler):
 
 def _mix(seed: int, trial: int) -> int:
     """Return a 32-bit seed; neighbouring pairs give unrelated seeds."""
+    # Seeded with a text, Random hashes it with SHA-512, which is the same on every machine.
     return random.Random(f"{seed}/{trial}").getrandbits(32)
 
 

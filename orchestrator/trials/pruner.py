@@ -27,6 +27,7 @@ class Pruner:
     def __init__(self, plan: SweepPlan) -> None:
         self._asha: Any = None  # Any, because its methods are typed for Tune's own Trial
         self._known: set[int] = set()
+        # Otherwise no rung lies before the end of a trial.
         if plan.scheduler == "asha" and plan.grace_epochs < plan.epochs:
             self._asha = AsyncHyperBandScheduler(
                 time_attr="epoch",
@@ -45,6 +46,7 @@ class Pruner:
         if trial not in self._known:
             self._known.add(trial)
             self._asha.on_trial_add(None, key)
+        # None in place of Tune's controller, which ASHA does not look at.
         decision = self._asha.on_trial_result(None, key, {"epoch": epoch, "value": value})
         return bool(decision == TrialScheduler.STOP)
 

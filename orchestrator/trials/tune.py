@@ -89,9 +89,11 @@ def run_trials(
             stop=_ReportStopper(trials, interrupted),
             callbacks=[_StepCallback(trials, on_step)],
             max_concurrent_trials=plan.concurrency,
+            # A new process would have to import torch, which takes seconds.
             reuse_actors=True,
             storage_path=str(scratch),
             trial_dirname_creator=lambda trial: trial.trial_id,
+            # What a failed trial means for the sweep is for the director to say.
             raise_on_failed_trial=False,
             verbose=0,
         )
@@ -176,6 +178,7 @@ class _Trials:
         self.raise_error()
         self._dead.end()
         self._memory_kills.look()
+        # Not time.monotonic(), which stands still while the machine sleeps.
         now = time.time()
         if now - self._last_step > _ABSENCE_S:
             self._director.note_absence(now - self._last_step)

@@ -175,6 +175,7 @@ def sharpen(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     return result.reshape(height, width, channels)
 
 
+# 150 / 331: up to 150 px for images of 331 px, the size that AutoAugment was searched at.
 OPS: dict[str, _Kind] = {
     "Identity": _Kind(lambda image, _: image, lambda *_: 0.0, signed=False),
     "ShearX": _Kind(_shear_x, lambda *_: _bin(0.3)),

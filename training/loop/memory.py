@@ -45,6 +45,7 @@ def memory_figures(batch: Batch, epoch: int, step: int) -> Iterator[None]:
     """
     try:
         yield
+    # torch.OutOfMemoryError is a RuntimeError, and so is what torch raises on the CPU.
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -73,6 +73,7 @@ class Crisp(Method):
     def _risk(self, probs: Tensor, positive: Tensor) -> LossPart:
         num = probs.new_full((1,), float(len(probs)))
         misses = torch.where(positive, 1 - probs, 0).sum(0)
+        # In one tensor, so that the ranks wait for each other only once.
         totals = differentiable_sum_over_ranks(torch.cat([misses, probs.sum(0), positive.sum(0).to(probs.dtype), num]))
         miss_sums, prob_sums, num_positive, num_images = totals.split([len(misses), len(misses), len(misses), 1])
         missed = 2 * self.priors * miss_sums / num_positive.detach().clamp_min(1)

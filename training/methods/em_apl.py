@@ -66,6 +66,7 @@ class EmApl(Method):
     def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
         """Pseudo-label the lowest scores of each class."""
         num_rounds = self._num_epochs - self._config.warmup_epochs
+        # In double precision, because floor() would turn a rounding error into an entry less.
         quotas = ((~observed).sum(0).double() * self._config.negative_proportion / num_rounds).floor().long()
         probs = logits.sigmoid()
         open_ = (self.pseudo_labels == UNKNOWN) & ~observed

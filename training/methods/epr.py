@@ -40,6 +40,7 @@ def expected_part(probs: Tensor, expected_positives: float) -> LossPart:
     """
     num = probs.new_full((1,), float(len(probs)))
     total, num_global = differentiable_sum_over_ranks(torch.cat([probs.sum()[None], num]))
+    # At least 1, because a global batch without rows would make it NaN.
     penalty = ((total / num_global.detach().clamp_min(1) - expected_positives) / probs.shape[1]).square()
     # The penalty is the same on every rank. Weighted by each rank's rows, its mean over the ranks is the penalty again.
     return LossPart(penalty * num[0], num[0])

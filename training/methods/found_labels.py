@@ -38,6 +38,7 @@ def found_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     if "rejected" not in sums:
         return {}
     metrics = {TRAIN_REJECTED_FRAC: sums["rejected"] / max(sums["unobserved"], 1)}
+    # Without any to find, a recall of 0 would look like a failure of the method.
     if not sums.get("false_negatives"):
         return metrics
     metrics[TRAIN_REJECTION_RECALL] = sums["rejected_false_negatives"] / sums["false_negatives"]

@@ -29,6 +29,7 @@ from training.losses import LossPart, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.epr import expected_part
 
+# As logits: the inverse of the sigmoid at 0.995 and at 0.6.
 _OBSERVED = log(0.995 / 0.005)
 _UNOBSERVED = log(0.6 / 0.4)
 

@@ -99,18 +99,22 @@ class _Head(nn.Module):
         self.decoder = nn.ModuleList(_DecoderLayer(config, attend_self) for attend_self in attend)
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Parameter(torch.randn(num_classes, dim))
+        # As nn.Linear would draw them, and as in the release.
         bound = 1 / math.sqrt(dim)
         self.weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-bound, bound))
         for layers in (self.encoder, self.decoder):
             for parameter in layers.parameters():
+                # Matrices only: biases, and the weights of the norms, keep their own start.
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor) -> ModelOutput:
         features = self.projection(features)
         height, width = features.shape[-2:]
+        # (B, d, h, w) -> (B, HW, d), row by row, as the positions are.
         tokens = features.flatten(2).transpose(1, 2)
+        # Computed in float32; with loop.precision=bf16 the tokens may be bfloat16.
         positions = sine_positions(height, width, tokens.shape[2], tokens.device).to(tokens.dtype)
         memory = tokens
         for layer in self.encoder:
@@ -121,6 +125,7 @@ class _Head(nn.Module):
         for layer in self.decoder:
             embeddings, attention = layer(embeddings, queries, memory, positions, layer is self.decoder[-1])
         embeddings = self.norm(embeddings)
+        # (B, C, d) times (C, d): each class has its own vector, unlike in a linear layer.
         logits = (embeddings * self.weight).sum(2) + self.bias
         # eq. (2): the mean over the d channels of the projected map, weighted by the attention of each class.
         cams = attention * tokens.mean(2)[:, None]

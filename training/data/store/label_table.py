@@ -161,6 +161,7 @@ def _pack(matrix: NDArray[np.bool_]) -> pa.Array:
 
 
 def _unpack(column: pa.ChunkedArray, num_classes: int) -> NDArray[np.bool_]:
+    # The bytes that C bits take, rounded up.
     packed = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(len(column), -(-num_classes // 8))
     return np.unpackbits(packed, axis=1, count=num_classes).astype(bool)
 

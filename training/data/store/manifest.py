@@ -127,6 +127,7 @@ def read_manifest(uri: str) -> Manifest:
     """
     try:
         storage = Storage(uri)
+        # A manifest that is no text either gets the message of a damaged one.
         text = storage.read(MANIFEST).decode("utf-8", "replace")
         if not is_manifest(text) and not is_telling(storage.sizes()):
             raise StoreError(

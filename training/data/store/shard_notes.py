@@ -180,6 +180,7 @@ def is_same_source(
 
 def _arrays(phase: Phase) -> list[Any]:
     # Arrays of different lengths in one row of bytes, then their lengths, so that no two sources hash alike.
+    # The empty array in front is for a phase without images: concatenate refuses an empty list.
     located = [
         None if lists is None else np.concatenate([np.zeros((0, 1)), *(some.reshape(-1, 1) for some in lists)])
         for lists in (phase.boxes, phase.points)
