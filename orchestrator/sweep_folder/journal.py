@@ -204,7 +204,7 @@ def replace_journal(path: Path, content: bytes) -> Path | None:
     """Put another journal in the place of a damaged one, which is kept under another name; return that name."""
     kept = None
     if path.exists():
-        # A kill after the rename leaves no journal at all, which every reader notices.
+        # A kill after the rename leaves no journal at all, which is noticed by what else the sweep has left.
         kept = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
         path.rename(kept)
     write_whole(path, content)
