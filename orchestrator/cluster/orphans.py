@@ -32,6 +32,7 @@ def watch_parent(
     def watch() -> None:
         while parent() == first:
             time.sleep(look_s)
+        # Not sys.exit, which would only end this thread.
         end(1)
 
     threading.Thread(target=watch, name="orphans", daemon=True).start()

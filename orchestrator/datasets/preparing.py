@@ -101,6 +101,7 @@ def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Pre
         manifest = _write(request, name, annotations, uri, settings, note)
     if annotations.faults:
         _show_notes(annotations, note)
+    # Of a finished store too: it may have been moved here, and then only this call knows its place.
     remember_store(name, uri)
     return Prepared(name, uri, manifest, is_new)
 

@@ -25,4 +25,5 @@ def freeze_stem(model: Network, backbone: str) -> None:
     for part in parts:
         module = model.get_submodule(part).requires_grad_(False)
         for norm in find_norms(module):
+            # From now on, train() leaves it in this mode.
             norm.eval()
