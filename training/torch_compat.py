@@ -45,6 +45,6 @@ def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
         skip: On the parameters' device.
     """
     optimizer.found_inf = skip  # type: ignore[attr-defined]
-    # Required next to found_inf; None means that the gradients are not scaled.
+    # Unlike with GradScaler, the gradients are not scaled.
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()
