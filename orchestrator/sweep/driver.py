@@ -132,7 +132,7 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
         options: How to run them.
 
     Raises:
-        UserError: ``num_more`` is not positive, this is not a sweep, or every point has been tried; or as :func:`resume`.
+        UserError: ``num_more`` is not positive, it is not a sweep, or every point has been tried; or as :func:`resume`.
         OrchestratorError: As :func:`resume`.
     """
     if num_more < 1:

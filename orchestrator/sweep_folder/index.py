@@ -178,7 +178,7 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
 
 
 def find_entry(word: str) -> SweepEntry | None:
-    """Return the sweep with this id, or the latest with this name, if there is one; for words meant as something else."""
+    """Return the sweep with this id, or the latest with this name, if any; for words meant as something else."""
     return next((entry for entry in list_sweeps() if word in (entry.id, entry.name)), None)
 
 

@@ -96,8 +96,8 @@ def check_trunk(config: ModelConfig) -> None:
     """Check that the trunk exists, is a CNN, and has initial weights of the given name; nothing is downloaded.
 
     Raises:
-        ConfigError: It does not exist, is not a CNN or has no such weights; or its stem is to be frozen, and it is not a
-            ResNet.
+        ConfigError: It does not exist, is not a CNN or has no such weights; or its stem is to be frozen and it is not
+            a ResNet.
     """
     library, _, name = config.backbone.partition("/")
     module = _BUILDERS[library](name)

@@ -69,7 +69,7 @@ def _find_flat(files: LabelFiles, phases: dict[str, Phase]) -> dict[str, Phase]:
     if names.isdisjoint(found) or any(path.parent.name in found for path in listed):
         return phases
     if len(names) < len(listed):
-        files.fault(files.root / base, "holds the images of all folders, but the lists give several of them the same name", fatal=True)
+        files.fault(files.root / base, "lies in one folder, but images of the lists have the same name", fatal=True)
         return phases
     files.notes.append(
         f"the images lie in {base}/ without the folders that the lists name, so they were found by their names"

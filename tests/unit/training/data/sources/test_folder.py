@@ -307,7 +307,7 @@ def test_what_a_table_means_but_does_not_say_is_asked_for(tmp_path: Path) -> Non
         "filename,cat\na.JPG,1\n": "Rename 'filename', which holds names of images, to image",
         ",image,cat\n0,a,1\n": "column 1 has no name. Name it, or delete it if it only counts the rows",
         "image,labels\na,cat,dog\n": "has 3 cells, but the header has 2. Put cells that contain ',' in double quotes",
-        "image,labels\na,cat;dog\nb,cat|dog\n": "'cat|dog' is not the name of a class: names are separated by ';' elsewhere",
+        "image,labels\na,cat;dog\nb,cat|dog\n": "'cat|dog' is not the name of a class: names are separated by ';'",
         "image,labels\na,\"['cat']\"\n": "write lists as cat;dog, without brackets or quotes",
         "image,cat\n/ann/birds/a.jpg,1\n": "'/ann/birds/a.jpg' is not a path inside images/. Write 'a.jpg'",
         "image,cat\nC:\\birds\\x.jpg,1\n": "'C:/birds/x.jpg' is not a path inside images/. Write 'birds/1.jpg' for",
