@@ -67,7 +67,7 @@ def test_sweep_says_first_that_mlflow_is_away_and_goes_on(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     code, _, err = run(capsys, "sweep", "digits")
     assert (code, len(driver)) == (0, 1)
-    assert "note: MLflow at http://me:***@127.0.0.1:9 is unavailable (Connection refused). The run goes on" in err
+    assert "note: MLflow at http://me:***@127.0.0.1:9 is unavailable (Connection refused). The run continues" in err
     for words in (("resume",), ("extend", "--trials", "+1")):
         code, _, err = run(capsys, *words)
         assert (code, "is unavailable" in err) == (0, True)
