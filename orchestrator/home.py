@@ -51,6 +51,26 @@ def trial_name(trial: int) -> str:
     return f"t{trial:04d}"
 
 
+def locate(place: str, sweep_id: str) -> str:
+    """Return where a folder with something of a sweep is now, in a home that was moved or copied with it.
+
+    Plans and journals have the absolute place from the time when they were written.
+
+    Args:
+        place: A folder or a URI; URIs do not move.
+        sweep_id: Name of the sweep's own folder in it.
+    """
+    path = Path(place)
+    if "://" in place or path.is_relative_to(home()):
+        return place
+    for number in range(1, len(path.parts)):
+        here = home().joinpath(*path.parts[number:])
+        # Every sweep has a folder there, wherever its checkpoints are.
+        if (here / sweep_id).is_dir() and not here.is_relative_to(sweeps_dir()):
+            return str(here)
+    return place
+
+
 def artifacts_dir() -> Path:
     """Return the folder of MLflow's artifacts."""
     return home() / "artifacts"

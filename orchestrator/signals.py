@@ -43,6 +43,11 @@ class StopSignals:
         """Do what a first Ctrl-C does; call it from another thread."""
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
+    def send_first(self) -> None:
+        """Do the same, unless a signal has come already."""
+        if not self.received:
+            self.send()
+
     @contextmanager
     def interrupting(self) -> Iterator[None]:
         """Let the first signal raise Interrupted inside; one that came earlier raises it at once.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 _STATUS = Path("/proc/self/status")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cpus() -> int:
@@ -51,11 +55,72 @@ def is_running(process: psutil.Process) -> bool:
         return False
 
 
-def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process with this pid and start time (Unix time in s) is running on this host."""
+def this_machine() -> str:
+    """Return what tells the processes of this machine and container from all others; empty where there is no /proc.
+
+    It consists of the id of the boot and the number of the PID namespace: containers often share the name of a host,
+    and the same pid is another process in each.
+    """
+    try:
+        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        # With the /proc of another namespace, nobody here can tell whether our pid is alive.
+        is_seen = os.readlink("/proc/self") == str(os.getpid())
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return f"{boot_id}:{namespace}" if is_seen else f"{boot_id}:{namespace}:{os.getpid()}"
+
+
+def identify_process() -> dict[str, Any]:
+    """Return what identifies this process among those of all machines, as plain JSON; see :func:`is_dead`."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pid_started": psutil.Process().create_time(),
+        "machine": this_machine(),
+        "ticks": _read_start(os.getpid()) or 0,
+    }
+
+
+def is_here(host: str, machine: str = "") -> bool:
+    """Return whether processes of a host and a machine (:func:`this_machine`, if it is known) can be seen from here."""
+    return machine == this_machine() if machine else host == socket.gethostname()
+
+
+def is_alive(pid: int, started: float, ticks: int = 0) -> bool:
+    """Return whether a process of this machine is running.
+
+    Args:
+        pid: Its id.
+        started: When it started, in Unix time in s. A step of the clock moves it.
+        ticks: When it started, in clock ticks since the boot, which no clock moves; 0 if that is not known.
+    """
+    if ticks:
+        return _read_start(pid) == ticks
     try:
         process = psutil.Process(pid)
         # Not exactly equal: the start time is derived from the clock of the host, which may be adjusted.
         return abs(process.create_time() - started) < 1.0 and is_running(process)
     except psutil.Error:
         return False
+
+
+def is_dead(process: Mapping[str, Any]) -> bool:
+    """Return whether a process that :func:`identify_process` identified has ended, as far as can be seen from here.
+
+    Raises:
+        KeyError, TypeError: The mapping identifies no process.
+    """
+    if not is_here(process["host"], process["machine"]):
+        return False
+    return not is_alive(process["pid"], process["pid_started"], process["ticks"])
+
+
+def _read_start(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the boot; None if it has ended or there is no /proc."""
+    try:
+        # The name of the program is in parentheses and may contain some.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None

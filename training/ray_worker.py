@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 """A message from rank 0 to the driver.
 
-After an epoch: ``epoch, metrics, artifacts``; the first one also has ``host, pid, queue_s, start_s``, and after a
-resume ``passed_over``. ``epoch`` 0 alone means that the workers have started. After a failure: ``error, details``.
+After an epoch: ``epoch, metrics, artifacts``; the first one also has ``host, pid, queue_s, start_s,
+resumed_from, passed_over``. ``epoch`` 0 alone means that the workers have started. After a failure: ``error, details``.
 """
 
 
@@ -95,9 +95,10 @@ def train_worker(job: Job) -> None:
         resumed = run.resume()
         first = {"host": socket.gethostname(), "pid": os.getpid(), "queue_s": max(0.0, began - job.handed_ms / 1000)}
         first["start_s"] = time.time() - began
+        first |= {"resumed_from": run.epoch if resumed else 0, "passed_over": run.passed_over}
         if resumed:
             # Report the resumed epoch again, because a kill may have swallowed its first report.
-            _report(job, run, first | {"passed_over": run.passed_over})
+            _report(job, run, first)
             first = {}
         while not run.finished:
             run.train_epoch()

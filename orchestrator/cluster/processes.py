@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from training.machine import is_running
+from training.machine import is_dead, is_running
 
 SWEEP_VARIABLE = "ORCHESTRATOR_SWEEP"
 """Set in the environment of every process that works for a driver, to the sweep's folder."""
+DRIVER_VARIABLE = "ORCHESTRATOR_DRIVER"
+"""Set as well, to what :func:`training.machine.identify_process` says of the driver, as JSON."""
 _KILL_WAIT_S = 10.0
 
 
@@ -27,12 +30,13 @@ def find_processes(folder: Path) -> list[psutil.Process]:
 def end_orphans(folder: Path) -> int:
     """Kill the processes that a dead driver of the sweep in this folder left on this host; wait until they have ended.
 
-    Call it while holding the lease: no other driver runs then, so every other process of the sweep is an orphan.
+    Call it while holding the lease. Processes of a driver that is alive, or that cannot be seen from here, are left
+    alone: the lease may have been taken from it by force, and it ends them itself.
 
     Returns:
         The number of orphans.
     """
-    orphans = find_processes(folder)
+    orphans = [process for process in find_processes(folder) if _is_orphan(process)]
     for process in orphans:
         with suppress(psutil.Error):  # it has ended by itself
             process.kill()
@@ -47,6 +51,15 @@ def _works_for(process: psutil.Process, folder: Path) -> bool:
         return process.environ().get(SWEEP_VARIABLE) == str(folder) and is_running(process)
     except psutil.Error:
         return False  # it belongs to another user, or has ended
+
+
+def _is_orphan(process: psutil.Process) -> bool:
+    try:
+        return is_dead(json.loads(process.environ()[DRIVER_VARIABLE]))
+    except psutil.Error:
+        return False
+    except (KeyError, TypeError, ValueError):  # an earlier version did not say whose it is
+        return True
 
 
 def _related(process: psutil.Process, ours: psutil.Process) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -17,15 +18,17 @@ import psutil
 
 from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
-from orchestrator.cluster.processes import SWEEP_VARIABLE
+from orchestrator.cluster.processes import DRIVER_VARIABLE, SWEEP_VARIABLE
 from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
 from training.errors import first_line
+from training.machine import identify_process, is_dead
 
 LOG_FILE = "ray.log"
 _SESSION_FILE = "ray.session"
-"""File with the name of the folder that a local Ray creates among the system's temporary files and leaves behind."""
+"""File with the folder that a local Ray creates among the system's temporary files and leaves behind, and whose it is.
+"""
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """The part of ``_ENVIRONMENT`` that must be sent to other nodes: processes there do not inherit it from this driver."""
 _OBJECT_STORE_BYTES = 100 * 1024**2  # holds only reports and a handful of pictures
@@ -94,6 +97,7 @@ def start_ray(
     import ray
 
     os.environ[SWEEP_VARIABLE] = str(folder)
+    os.environ[DRIVER_VARIABLE] = json.dumps(identify_process())
     options: dict[str, Any] = {
         "address": address,
         "namespace": folder.name,
@@ -104,7 +108,7 @@ def start_ray(
         # "local", because a bare init would try to join a dead cluster that left its address file behind.
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus}
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
-        _remove_session(folder)  # one that a killed driver left behind
+        _remove_left_session(folder)
     else:
         options["runtime_env"] = {
             "env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES},
@@ -200,9 +204,10 @@ def stop_ray() -> None:
 def kill_local_ray() -> None:
     """Kill what is left of the local Ray, and remove its files."""
     folder = os.environ.pop(SWEEP_VARIABLE, None)
+    os.environ.pop(DRIVER_VARIABLE, None)
     if folder is not None:
         _kill_local_ray(folder)
-        _remove_session(Path(folder))
+        _remove_own_session(Path(folder))
 
 
 def _kill_local_ray(folder: str) -> None:
@@ -215,25 +220,57 @@ def _kill_local_ray(folder: str) -> None:
     psutil.wait_procs(killed, timeout=_KILLED_S)
 
 
+_own_session: list[Path] = []
+"""The folder that Ray created for this process."""
+
+
 def _note_session(folder: Path, session: str) -> None:
     """Record which folder Ray created, so that the next driver can remove it if this one is killed."""
-    (folder / _SESSION_FILE).write_text(session, encoding="utf-8")
+    _own_session[:] = [Path(session)]
+    (folder / _SESSION_FILE).write_text(json.dumps({"session": session, **identify_process()}), encoding="utf-8")
 
 
-def _remove_session(folder: Path) -> None:
-    """Remove the folder that Ray created for this sweep, and no other."""
-    note = folder / _SESSION_FILE
+def _remove_own_session(folder: Path) -> None:
+    """Remove the folder that Ray created for this process, and no other."""
+    noted = _read_note(folder)
+    for session in _own_session:
+        _remove_session(session)
+        # Not if it is that of a driver that has since taken the sweep.
+        if noted is not None and noted[0] == session:
+            (folder / _SESSION_FILE).unlink(missing_ok=True)
+    _own_session.clear()
+
+
+def _remove_left_session(folder: Path) -> None:
+    """Remove the folder of Ray that a killed driver of this sweep left behind; a living one removes its own."""
+    noted = _read_note(folder)
+    if noted is not None and noted[1]:
+        _remove_session(noted[0])
+        (folder / _SESSION_FILE).unlink(missing_ok=True)
+
+
+def _read_note(folder: Path) -> tuple[Path, bool] | None:
+    """Return the session of Ray that the last driver noted, and whether that driver is known to be dead."""
     try:
-        session = Path(note.read_text(encoding="utf-8"))
-    except OSError:
-        return
-    # The file might be damaged: never remove anything that is not a session of Ray's.
+        text = (folder / _SESSION_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    try:
+        noted = json.loads(text)
+        return Path(noted["session"]), is_dead(noted)
+    except (ValueError, TypeError, KeyError):
+        # Earlier versions noted only the folder, whose name ends with the pid of its driver.
+        pid = text.rpartition("_")[2]
+        return Path(text), not (pid.isdecimal() and psutil.pid_exists(int(pid)))
+
+
+def _remove_session(session: Path) -> None:
+    # The note might be damaged: never remove anything that is not a session of Ray's.
     if session.name.startswith("session_"):
         shutil.rmtree(session, ignore_errors=True)
         with suppress(OSError):
             if (latest := session.with_name("session_latest")).readlink() == session:
                 latest.unlink()
-    note.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.verdict import SET_UP_KEYS, Result
 from orchestrator.provenance import UNKNOWN
+from orchestrator.sweep_folder.checkpoints import find_storage
 from orchestrator.sweep_folder.events import DriverStarted
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
@@ -66,7 +67,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     # Counted here and not when the runs start: the number decides whether a promotion is the same.
     if workers is None:
         workers = count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
-    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=plan.storage)
+    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
 
 
 def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:

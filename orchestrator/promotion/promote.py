@@ -16,11 +16,13 @@ from filelock import FileLock
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.final_runs import find_same, plan_promotion
+from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.steps import PromotionSteps, write_config
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.signals import terminable
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
+from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord
@@ -90,19 +92,20 @@ def promote(
         say: Called with each step after the final runs.
 
     Raises:
-        UserError: No such sweep exists, it is not finished, or it has no COMPLETE trial; or as
+        UserError: No such sweep exists, it is not finished, has no COMPLETE trial, or is being promoted; or as
             :func:`orchestrator.sweep.driver.resume`.
         OrchestratorError: Ray or MLflow cannot be reached. The promotion can be resumed.
     """
     # Stored in the plan, because the `resume` of an interrupted promotion must know it.
     planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
-    # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
-    known = find_same(planned)
-    if known is None or not _is_concluded(known.id):
-        _require_outside(options)
-    started = time.monotonic()
-    trained = run_sweep(planned, options) if known is None else resume(known.id, options)
-    return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
+    with promoting(sweep_id):
+        # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
+        known = find_same(planned)
+        if known is None or not _is_concluded(known.id):
+            _require_outside(options)
+        started = time.monotonic()
+        trained = run_sweep(planned, options) if known is None else resume(known.id, options)
+        return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 
 def resume_promotion(
@@ -113,10 +116,11 @@ def resume_promotion(
     Raises: as :func:`promote`.
     """
     started = time.monotonic()
-    if not _is_concluded(promotion_id):
-        _require_outside(options)
-    trained = resume(promotion_id, options)
-    return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
+    with promoting(load_plan(promotion_id).parent or promotion_id):
+        if not _is_concluded(promotion_id):
+            _require_outside(options)
+        trained = resume(promotion_id, options)
+        return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
 
 
 def _require_outside(options: DriveOptions) -> None:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -25,20 +25,21 @@ from orchestrator.cluster.processes import end_orphans
 from orchestrator.cluster.session import quieten, start_ray, stop_ray
 from orchestrator.cluster.size import require_room
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import sweep_dir
+from orchestrator.home import locate, sweep_dir
 from orchestrator.planning.capacity import require_room_here
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import Interrupted, StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
+from orchestrator.sweep.extension import extending
 from orchestrator.sweep.guard import Guard
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep.origin import collect_provenance
 from orchestrator.sweep.progress import Progress
 from orchestrator.sweep_folder.backup import JournalBackup
-from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepExtended, SweepPlanned
+from orchestrator.sweep_folder.events import DriverEnded, DriverStarted, SweepPlanned
 from orchestrator.sweep_folder.index import create_sweep, require_search
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
@@ -171,10 +172,14 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
         signals = stack.enter_context(StopSignals())
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
+        # Stop at once if another driver takes the sweep.
+        lease.on_lost = signals.send_first
+        stack.callback(setattr, lease, "on_lost", lambda: None)
         # A killed driver may have left Ray processes behind, which would keep training alongside ours.
         end_orphans(folder)
         # The journal has the latest choice; the plan has the choice of a driver killed before its first event.
-        options = replace(options, backup=options.backup or journal.state.backup or plan.backup)
+        known = journal.state.backup or plan.backup
+        options = replace(options, backup=options.backup or (known and locate(known, plan.id)))
         backup = _make_backup(plan, journal, lease, options)
         if backup is not None:
             stack.enter_context(backup)
@@ -235,28 +240,21 @@ class _Driver:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
         if self._options.address is None:
             require_room_here(self._plan)
-        num_trials = _num_trials(self._plan, self._journal.state) + num_more
+        before = _num_trials(self._plan, self._journal.state)
         # Leaving the stack ends what was started in the opposite order, however the run ended.
         with self._progress:
             try:
-                with ExitStack() as stack:
-                    self._start(stack, num_trials)
+                with extending(self._journal, before, num_more), ExitStack() as stack:
+                    self._start(stack, num_more)
                     self._run_trials()
             except KeyboardInterrupt:
                 if (loss := self._guard.describe_loss()) is not None:
                     raise OrchestratorError(loss) from None
-                if num_more and self._journal.state.num_trials != num_trials:
-                    self._keep_extension(num_trials)
+                self._journal.require_ours()
                 return INTERRUPTED
         return FINISHED
 
-    def _keep_extension(self, num_trials: int) -> None:
-        """Record the trials asked for by an `extend` that was stopped early, so that `resume` runs them."""
-        # No driver_started was written, so write an end event: it makes the sweep count as interrupted.
-        self._journal.append(SweepExtended(num_trials))
-        self._journal.append(DriverEnded(INTERRUPTED, settled=True))
-
-    def _start(self, stack: ExitStack, num_trials: int) -> None:
+    def _start(self, stack: ExitStack, num_more: int) -> None:
         """Start everything that runs alongside the trials. Slow parts start first and run in parallel."""
         quieten()
         config = trial_config(self._placed, {})
@@ -273,8 +271,8 @@ class _Driver:
         self._guard.start(self._progress)
         current = collect_provenance(self._plan, self._wait(inputs))
         if not self._options.allow_changed:
-            self._refuse_changed(current, num_trials - _num_trials(self._plan, self._journal.state))
-        self._announce(current, num_trials)
+            self._refuse_changed(current, num_more)
+        self._announce(current)
         # From here on the journal says that a driver runs, so it must also say how it ended.
         stack.push(self._end)
         stack.callback(self._cleaner.stop)
@@ -304,9 +302,8 @@ class _Driver:
                 f"or continue with the present ones: orchestrator {_repeat(self._plan, self._options, num_more)}"
             )
 
-    def _announce(self, current: dict[str, str], num_trials: int) -> None:
-        if num_trials != _num_trials(self._plan, self._journal.state):
-            self._journal.append(SweepExtended(num_trials))
+    def _announce(self, current: dict[str, str]) -> None:
+        num_trials = _num_trials(self._plan, self._journal.state)
         if self._journal.state.plan is None:
             self._journal.append(SweepPlanned(json.loads(self._plan.to_json())))
         self._journal.append(
@@ -336,7 +333,9 @@ class _Driver:
             self._guard.note_end()
             self._progress.enter_phase("ending")
             # Ray Tune's own files. Nothing is ever read from them: the journal is the only source of truth.
-            shutil.rmtree(self._folder / _SCRATCH_DIR, ignore_errors=True)
+            with suppress(OrchestratorError):  # not those of a driver that has taken the sweep
+                self._journal.require_ours()
+                shutil.rmtree(self._folder / _SCRATCH_DIR, ignore_errors=True)
 
     def _run_over_tune(self, director: Director) -> None:
         from orchestrator.trials.actor import make_trainable, make_training_run
@@ -378,11 +377,12 @@ class _Driver:
     def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # An exit by exception still writes an end event; only a kill leaves none, which distinguishes it from a
-        # failure.
+        # An exit by exception still writes an end event; only a kill leaves none.
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         state = FINISHED if kind is None else INTERRUPTED if interrupted else FAILED
-        self._journal.append(DriverEnded(state))
+        # If it cannot be written either, the first error says why.
+        with suppress(OrchestratorError) if state == FAILED else nullcontext():
+            self._journal.append(DriverEnded(state))
 
     def _stop_tracking(self) -> None:
         self._progress.enter_phase("completing MLflow")

@@ -12,13 +12,12 @@ without a common file system see each other.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 import time
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 
 from orchestrator.background import in_background
@@ -26,17 +25,9 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.follower import Follower
 from orchestrator.home import PLAN_FILE
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.holder import EXPIRES_S, Holder, encode, read_holder, read_number
 from orchestrator.sweep_folder.journal import Journal
-from orchestrator.sweep_folder.lease import (
-    EXPIRES_S,
-    RENEW_S,
-    Claim,
-    Holder,
-    Lease,
-    TakenError,
-    read_holder,
-    this_process,
-)
+from orchestrator.sweep_folder.lease import RENEW_S, Claim, Lease, TakenError
 from orchestrator.uris import join_uri
 from training.data.store.storage import Storage
 
@@ -188,7 +179,7 @@ class JournalBackup(Follower):
         return storage
 
     def _refuse(self, found: Holder) -> None:
-        if not this_process(0.0).is_same(found) and not self._steal:
+        if not found.is_this_process and not self._steal:
             raise UserError(held(self._plan.id, found))
 
     def _compare(self, segments: list[Segment]) -> int:
@@ -263,10 +254,16 @@ class _BackupRecord:
         return _read_holder(self._storage)
 
     def write(self, holder: Holder) -> None:
-        self._storage.put(HOLDER_FILE, json.dumps(asdict(holder)).encode())
+        self._storage.put(HOLDER_FILE, encode(holder))
 
-    def clear(self) -> None:
-        self._storage.put(HOLDER_FILE, b"")
+    def read_number(self) -> int:
+        try:
+            return read_number(self._storage.read(HOLDER_FILE))
+        except FileNotFoundError:
+            return 0
+
+    def clear(self, number: int) -> None:
+        self._storage.put(HOLDER_FILE, encode(number))
 
     def locked(self) -> AbstractContextManager[object]:
         return nullcontext()

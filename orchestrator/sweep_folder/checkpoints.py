@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pyarrow import fs
 
-from orchestrator.home import CHECKPOINTS_DIR, sweep_dir, trial_name
+from orchestrator.home import CHECKPOINTS_DIR, locate, sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.uris import join_uri
 from training.files import open_location
@@ -14,7 +16,16 @@ def checkpoint_uri(plan: SweepPlan) -> str:
     """Return the folder or URI of all checkpoints of a sweep."""
     if plan.storage is None:
         return str(sweep_dir(plan.id) / CHECKPOINTS_DIR)
-    return join_uri(plan.storage, plan.id)
+    return join_uri(locate(plan.storage, plan.id), plan.id)
+
+
+def find_storage(plan: SweepPlan) -> str | None:
+    """Return the folder or URI where a sweep keeps its checkpoints now; None if it is the sweep's own, or gone.
+
+    A folder that is gone was in a former home, and must not be made again there.
+    """
+    found = None if plan.storage is None else locate(plan.storage, plan.id)
+    return found if found is None or "://" in found or Path(found).is_dir() else None
 
 
 def trial_uri(plan: SweepPlan, trial: int) -> str:

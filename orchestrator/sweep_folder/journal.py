@@ -16,7 +16,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -104,16 +104,24 @@ class Journal:
         """
         if self.state.knows(event):
             return False
-        # Check the lease last: a driver that was suspended may have lost it since its previous event.
-        if self._lease is not None:
-            self._lease.require()
         stamped = event if event.time_ms else replace(event, time_ms=time.time_ns() // 1_000_000)
         if isinstance(stamped, TrialEnded | TrialLost) and stamped.message:
             # A library's message may contain a URI with its password.
             stamped = replace(stamped, message=redact(stamped.message))
-        self._write(to_line(stamped).removesuffix(_BREAK))
+        # Nobody can take the lease while the line is written: lines of two drivers would make the journal unreadable.
+        with nullcontext() if self._lease is None else self._lease.writing():
+            self._write(to_line(stamped).removesuffix(_BREAK))
         self.state.apply(stamped)
         return True
+
+    def require_ours(self) -> None:
+        """Check that no other driver has taken the lease.
+
+        Raises:
+            OrchestratorError: One has.
+        """
+        if self._lease is not None:
+            self._lease.require()
 
     def close(self) -> None:
         """Close the file."""

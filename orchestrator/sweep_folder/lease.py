@@ -1,67 +1,43 @@
 """Let only one driver at a time write a sweep's journal.
 
-The driver renews its lease every 10 s. On its own host, a lease is free as soon as its process is dead. Another host
-cannot see whether that process is alive: for it, the lease is free 60 s after the last renewal, or when it is taken by
-force. A driver that comes back after a sleep or a network failure finds the new holder and stops writing. The clocks
-of the hosts must agree to within a few seconds.
+The driver renews its lease every 10 s. On its own host, a lease is free as soon as its process is dead. Another host or
+container cannot see whether that process is alive: for it, the lease is free 60 s after the last renewal, or when it is
+taken by force. The clocks of the hosts must agree to within a few seconds.
+
+Each holder has a number, one more than that of the holder before. A driver reads the file before every line that it
+writes, while it holds the lock without which nobody can take the lease. If the file names another holder, it stops.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-import psutil
 from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
-from training.machine import is_alive
+from orchestrator.redaction import describe_error
+from orchestrator.sweep_folder.holder import (
+    EXPIRES_S,
+    Holder,
+    describe_holder,
+    encode,
+    read_holder,
+    read_number,
+    this_process,
+)
 
 LEASE_FILE = "lease.json"
 RENEW_S = 10.0
-# Several renewals may fail: a short outage of a shared file system must not cost the lease.
-EXPIRES_S = 60.0
 _WIDTH = 512  # a renewal overwrites the one before in one call: readers see a complete one, even on a full disk
-_MAX_PID, _MAX_S = 2**31, 1e12
+_LOCK_WAIT_S, _LOCK_LOOK_S = 10.0, 0.01  # nobody holds the lock for longer than one line takes to reach the disk
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that holds a lease; its start time distinguishes it from a later process with the same pid.
-
-    Attributes:
-        renewed: Unix time in s of the last renewal, by its host's clock.
-    """
-
-    host: str
-    pid: int
-    pid_started: float
-    renewed: float = 0.0
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs or ran on this host."""
-        return self.host == socket.gethostname()
-
-    def is_alive(self, now: float) -> bool:
-        """Return whether it is running or, on another host, whether it has renewed its lease recently."""
-        if not self.is_here:
-            return now - self.renewed < EXPIRES_S
-        return is_alive(self.pid, self.pid_started)
-
-    def is_same(self, other: Holder | None) -> bool:
-        """Return whether both are the same process."""
-        return other is not None and replace(other, renewed=self.renewed) == self
 
 
 class TakenError(Exception):
@@ -78,11 +54,14 @@ class HolderRecord(Protocol):
     def read(self) -> Holder | None:
         """Return the holder, dead or alive, or None."""
 
+    def read_number(self) -> int:
+        """Return the number of the last holder, or 0."""
+
     def write(self, holder: Holder) -> None:
         """Write the holder."""
 
-    def clear(self) -> None:
-        """Record that there is no holder."""
+    def clear(self, number: int) -> None:
+        """Record that there is no holder, and the number of the last one."""
 
     def locked(self) -> AbstractContextManager[object]:
         """Keep others from reading and writing at the same time, if the place supports it."""
@@ -100,6 +79,7 @@ class Claim:
         self.record = record
         self._clock = clock
         self._holder: Holder | None = None
+        self._renewed_s = 0.0
 
     @property
     def is_held(self) -> bool:
@@ -109,8 +89,7 @@ class Claim:
     @property
     def age_s(self) -> float:
         """Seconds since the last renewal."""
-        assert self._holder is not None
-        return self._clock() - self._holder.renewed
+        return time.monotonic() - self._renewed_s  # not by the clock, which may be set back
 
     def check(self, refuse: Callable[[Holder], None]) -> None:
         """Call ``refuse`` with the living holder, if there is one."""
@@ -123,10 +102,11 @@ class Claim:
         # Of two processes that find the same dead holder, only one may read and write at a time.
         with self.record.locked():
             self.check(refuse)
-            self._write()
+            self._write(this_process(self._clock(), self.record.read_number() + 1))
 
-    def renew(self) -> None:
-        """Show that this process is alive.
+    @contextmanager
+    def holding(self) -> Iterator[Holder]:
+        """Keep others from becoming the holder inside the block.
 
         Raises:
             TakenError: Another process is now the holder.
@@ -136,19 +116,27 @@ class Claim:
             found = self.record.read()
             if not self._holder.is_same(found):
                 raise TakenError(found)
-            self._write()
+            yield self._holder
+
+    def renew(self) -> None:
+        """Show that this process is alive.
+
+        Raises:
+            TakenError: Another process is now the holder.
+        """
+        with self.holding() as holder:
+            self._write(replace(holder, renewed=self._clock()))
 
     def release(self) -> None:
         """Release it, if it is still ours."""
         assert self._holder is not None
         with self.record.locked():
             if self._holder.is_same(self.record.read()):
-                self.record.clear()
+                self.record.clear(self._holder.number)
 
-    def _write(self) -> None:
-        holder = this_process(self._clock())
+    def _write(self, holder: Holder) -> None:
         self.record.write(holder)
-        self._holder = holder
+        self._holder, self._renewed_s = holder, time.monotonic()
 
 
 class Lease:
@@ -162,9 +150,12 @@ class Lease:
         clock: Unix time in s.
         renew_s: Seconds between two renewals.
 
+    Attributes:
+        on_lost: Called from another thread once another driver has taken the lease.
+
     Raises:
         UserError: Another living driver holds it.
-        OrchestratorError: Its file cannot be read.
+        OrchestratorError: Its file cannot be read or written.
     """
 
     def __init__(
@@ -174,33 +165,52 @@ class Lease:
             if holder.is_here or not steal:
                 raise UserError(_held(folder.name, holder))
 
-        self._renew_s = renew_s
+        self.on_lost: Callable[[], None] = lambda: None
+        self._folder, self._renew_s = folder, renew_s
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._lost: str | None = None
         self._claim = Claim(_LeaseFile(folder / LEASE_FILE), clock)
         _read(folder / LEASE_FILE)  # before its lock, which cannot say what is wrong with the file
-        self._claim.take(refuse)
+        try:
+            self._claim.take(refuse)
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
-    def require(self) -> None:
-        """Check that it is still ours before something is written.
-
-        Reads the file only if a renewal was missed, because this is called for every event.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep others from taking it while something is written inside the block.
 
         Raises:
-            OrchestratorError: Another driver has taken it.
+            OrchestratorError: Another driver has taken it, or its file cannot be read.
         """
-        if self._lost is None and self._claim.age_s > 2 * self._renew_s:
-            self.renew()
-        if self._lost is not None:
-            raise OrchestratorError(
-                f"This driver has lost the sweep: {self._lost} has taken it over. This driver writes nothing more."
-            )
+        if self._lost is None:
+            try:
+                with self._claim.holding():
+                    yield
+                return
+            except TakenError as error:
+                self._note_taker(error.holder)
+            except OSError as error:
+                raise self._cannot_write(error) from error
+        raise OrchestratorError(
+            f"This driver has lost the sweep: {self._lost} has taken it over. This driver writes nothing more."
+        )
+
+    def require(self) -> None:
+        """Check that it is still ours.
+
+        Raises:
+            OrchestratorError: As :meth:`writing`.
+        """
+        with self.writing():
+            pass
 
     def lose(self, taker: str) -> None:
         """Record that another driver continues the sweep when the file does not show it."""
         # Keep the first one: later ones may be its successors.
         self._lost = self._lost or taker
+        self.on_lost()
 
     def renew(self) -> None:
         """Show that this process is alive, unless another one has taken the lease."""
@@ -209,15 +219,16 @@ class Lease:
             with suppress(OSError):
                 self._claim.renew()
         except TakenError as error:
-            found = error.holder
-            self._lost = f"process {found.pid} on {found.host}" if found else "a driver that has since released it"
+            self._note_taker(error.holder)
 
     def release(self) -> None:
         """Release the lease, if it is still ours."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._claim.release()
+        # A folder that cannot be written any more must not hide why the driver ends, and its lease ends with it.
+        with suppress(OSError, OrchestratorError):
+            self._claim.release()
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -229,8 +240,21 @@ class Lease:
         self.release()
 
     def _keep_renewing(self) -> None:
-        while not self._released.wait(self._renew_s):
-            self.renew()
+        while self._lost is None and not self._released.wait(self._renew_s):
+            with suppress(OrchestratorError):  # its file cannot be read: the next renewal tries again
+                self.renew()
+            # The next line may be an hour away, and until then this driver would train for nothing.
+            if self._lost is not None:
+                self.on_lost()
+
+    def _note_taker(self, found: Holder | None) -> None:
+        self._lost = describe_holder(found) if found else "a driver that has since released it"
+
+    def _cannot_write(self, error: OSError) -> OrchestratorError:
+        return OrchestratorError(
+            f"Cannot write to the sweep's folder, {self._folder} ({describe_error(error)}). Once it can be written "
+            f"again, resume the sweep: `orchestrator resume {self._folder.name}`"
+        )
 
 
 class _LeaseFile:
@@ -238,46 +262,35 @@ class _LeaseFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # One for all threads: a second one in a thread that holds the first would wait for itself.
+        self._lock = FileLock(path, timeout=_LOCK_WAIT_S, poll_interval=_LOCK_LOOK_S)
 
     def read(self) -> Holder | None:
         return _read(self._path)
 
     def write(self, holder: Holder) -> None:
-        # In place and not by renaming, because the lock is on this file.
-        with self._path.open("r+b", buffering=0) as file:
-            file.write(json.dumps(asdict(holder)).ljust(_WIDTH).encode())
+        self._put(encode(holder))
 
-    def clear(self) -> None:
-        # Emptied and not deleted, because another process may be waiting for the lock on it.
-        os.truncate(self._path, 0)
+    def read_number(self) -> int:
+        return read_number(self._path.read_bytes())
+
+    def clear(self, number: int) -> None:
+        # Not deleted, because another process may be waiting for the lock on it.
+        self._put(encode(number))
 
     def locked(self) -> AbstractContextManager[object]:
-        return FileLock(self._path)
+        return self._lock
+
+    def _put(self, content: bytes) -> None:
+        # In place and not by renaming, because the lock is on this file.
+        with self._path.open("r+b", buffering=0) as file:
+            file.write(content.ljust(_WIDTH))
 
 
 def find_holder(folder: Path, clock: Clock = time.time) -> Holder | None:
     """Return the living driver that holds the lease of the sweep in this folder, or None."""
     holder = _read(folder / LEASE_FILE)
     return holder if holder is not None and holder.is_alive(clock()) else None
-
-
-def this_process(now: float) -> Holder:
-    """Return this process as a holder that renewed its lease at this time."""
-    return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time(), now)
-
-
-def read_holder(text: str | bytes) -> Holder | None:
-    """Return the holder in a lease, or None if it was released, cut short by a kill, or damaged.
-
-    A driver that is alive writes it again within 10 s.
-    """
-    try:
-        holder = Holder(**json.loads(text))
-        # A comparison with something that is not a number raises; NaN and infinity fail it.
-        is_sound = 0 < holder.pid < _MAX_PID and 0 <= holder.pid_started < _MAX_S and 0 <= holder.renewed < _MAX_S
-    except (ValueError, TypeError, RecursionError):  # TypeError: JSON, but not with the fields of a holder
-        return None
-    return holder if is_sound and isinstance(holder.host, str) and isinstance(holder.pid, int) else None
 
 
 def _read(path: Path) -> Holder | None:
@@ -300,6 +313,7 @@ def _held(sweep_id: str, holder: Holder) -> str:
         f"use --steal-lease."
     )
     return (
-        f"{sweep_id} is already being run by process {holder.pid} on {holder.host}. "
+        f"{sweep_id} is already being run by {describe_holder(holder)}. "
         f"Watch it with `orchestrator status {sweep_id}`, {remedy}"
     )
+

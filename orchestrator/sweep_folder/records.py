@@ -122,6 +122,8 @@ class TrialReport:
         storage_full: Whether it failed because its storage is full, which is not the trial's fault.
         artifacts: File name -> content, with the last epoch.
         passed_over: Names of incomplete checkpoints, newer than the one it continues from.
+        resumed_from: Epoch of the checkpoint it continues from, 0 for the start; only in the first report of an
+            attempt.
         queue_s, start_s: As in :class:`TrialRecord`; only in the first report of an attempt.
     """
 
@@ -133,6 +135,7 @@ class TrialReport:
     storage_full: bool = False
     artifacts: dict[str, bytes] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
+    resumed_from: int | None = None
     host: str | None = None
     pid: int | None = None
     queue_s: float | None = None

@@ -152,6 +152,9 @@ def _driver_ended(state: SweepState, event: DriverEnded) -> None:
 
 def _sweep_extended(state: SweepState, event: SweepExtended) -> None:
     state.num_trials = event.num_trials
+    # Its driver may have been killed before it began.
+    if state.driver_state == "FINISHED" and event.num_trials > len(state.records):
+        state.driver_state = "INTERRUPTED"
 
 
 def _trial_started(state: SweepState, event: TrialStarted) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pyarrow import fs
 
 from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.home import ERRORS_DIR, SPOOL_DIR, sweep_dir
+from orchestrator.home import ERRORS_DIR, SPOOL_DIR, locate, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.backup import list_segments
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
@@ -37,7 +37,7 @@ def find_traces(plan: SweepPlan) -> list[str]:
             found.append(what)
     if plan.backup is not None:
         with suppress(*_UNREACHABLE, OrchestratorError, UserError):
-            if list_segments(Storage(join_uri(plan.backup, plan.id))):
+            if list_segments(Storage(join_uri(locate(plan.backup, plan.id), plan.id))):
                 found.append("a backup")
     return found
 

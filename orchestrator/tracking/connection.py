@@ -177,6 +177,9 @@ def make_client() -> MlflowClient:
     from mlflow import MlflowClient
 
     require_sound_database()
+    file = database_file()
+    if file is not None and file.parent == home() and file.is_file():
+        follow_home(file)
     # Set again, because MLflow may have been imported before us, with its own level.
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -199,9 +202,6 @@ def connect(wait_s: float | None = None, advice: str = ADVICE) -> MlflowClient:
     if wait_s is None:
         wait_s = SCHEMA_WAIT_S if is_database() else SERVER_WAIT_S
     deadline = time.monotonic() + wait_s
-    file = database_file()
-    if file is not None and file.parent == home() and file.is_file():
-        follow_home(file)
     while True:
         try:
             client = make_client()

@@ -111,6 +111,8 @@ class _Trial(tune.Trainable):
             "pid": os.getpid(),
             "queue_s": round(max(0.0, self._began - self._handout.handed_ms / 1000), 3),
             "start_s": round(time.time() - self._began, 3),
+            "resumed_from": run.epoch if self._resumed else 0,
+            "passed_over": run.passed_over,
         }
         return run
 
@@ -118,10 +120,8 @@ class _Trial(tune.Trainable):
         if self._run is None:
             self._run = self._build()
         run = self._run
-        passed_over: tuple[str, ...] = ()
         if self._resumed:
             # A kill may have come between this epoch's checkpoint and its report, so report it again.
-            passed_over = run.passed_over
             self._resumed = False
         else:
             run.train_epoch()
@@ -135,7 +135,7 @@ class _Trial(tune.Trainable):
         )
         # Only the first report of an attempt has them.
         first, self._first = self._first, {}
-        return TrialReport(run.epoch, metrics, artifacts=artifacts, passed_over=passed_over, **first)
+        return TrialReport(run.epoch, metrics, artifacts=artifacts, **first)
 
     def _leads(self) -> bool:
         """Return whether this trial beats the best one at its start; only then are its pictures worth drawing."""

@@ -142,10 +142,13 @@ class Director:
         return self._take_epoch(trial, report)
 
     def _take_epoch(self, trial: int, report: TrialReport) -> bool:
-        if report.passed_over:
-            broken = ", ".join(report.passed_over)
-            self._say(f"trial {trial} continues from epoch {report.epoch}: its newer checkpoint {broken} is incomplete")
         known = self._journal.state.records[trial].last_epoch
+        broken = ", ".join(report.passed_over)
+        if report.resumed_from == 0 and (broken or known):
+            why = f"its checkpoints are damaged ({broken})" if broken else "it has no checkpoint"
+            self._say(f"trial {trial} starts again from epoch 1: {why}")
+        elif broken:
+            self._say(f"trial {trial} continues from epoch {report.epoch}: its newer checkpoint {broken} is incomplete")
         if report.epoch > known + 1:
             missing = f"{known + 1} to {report.epoch - 1}" if report.epoch > known + 2 else str(known + 1)
             self._say(f"trial {trial} continues from epoch {report.epoch}; the figures of epoch {missing} are lost")

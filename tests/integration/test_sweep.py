@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -282,3 +283,20 @@ def test_a_run_of_one_point_cannot_be_extended() -> None:
     for num_more, message in ((0, r"at least \+1"), (1, "its space has 1 points")):
         with pytest.raises(UserError, match=message):
             extend(ID, num_more)
+
+
+@pytest.mark.long
+def test_a_driver_whose_sweep_was_stolen_stops_and_harms_nothing(driver: type[Driver]) -> None:
+    first = driver("--trials", "4", "--epochs", "40", "--epoch-s", "0.3", "--machine", "another container")
+    first.wait_for(EpochReported, 5)
+    second = driver("--epoch-s", "0.1", "--steal-lease")
+    code, output = first.end()
+    assert code == 1
+    assert f"This driver has lost the sweep: process {second.process.pid} on " in output
+    code, output = second.end()
+    assert code == 0, output
+    check_whole(ID, trials=4, epochs=40)
+    params = {(event.trial, json.dumps(event.params)) for event in events(TrialStarted)}
+    assert len(params) == 4
+    assert find_processes(sweep_dir(ID)) == []
+    assert not (sweep_dir(ID) / "ray.session").exists()

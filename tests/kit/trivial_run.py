@@ -76,7 +76,7 @@ class TrivialRun:
             except FileNotFoundError:
                 continue
             except ValueError:
-                self.passed_over = (name,)
+                self.passed_over += (name,)
                 continue
             self.epoch = self._resumed_from = saved["epoch"]
             self.metrics = saved["metrics"] | self._tell_start()

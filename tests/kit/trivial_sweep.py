@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
@@ -19,6 +20,7 @@ from orchestrator.sweep.hooks import Hooks, make_mlflow_tracker, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRuns
+from training import machine
 from training.config.run import TrainConfig
 from training.selection import Protocol
 
@@ -77,13 +79,17 @@ def main() -> int:
     parser.add_argument("--backup")
     parser.add_argument("--storage")
     parser.add_argument("--address")
+    parser.add_argument("--machine", help="run as if in the container of this name")
+    parser.add_argument("--steal-lease", action="store_true")
     parser.add_argument("--resources", default="{}", help="as JSON")
     parser.add_argument("--runs", default="{}", help="settings of the runs, as JSON")
     parser.add_argument("--changes", default="{}", help="of the plan, as JSON")
     arguments = parser.parse_args()
     runs = TrivialRuns(**{"epoch_s": arguments.epoch_s, **json.loads(arguments.runs)})
     hooks = trivial_hooks(runs, tracking=not arguments.no_tracking)
-    options = DriveOptions(address=arguments.address, hooks=hooks)
+    if arguments.machine:
+        patch.object(machine, "this_machine", return_value=arguments.machine).start()
+    options = DriveOptions(address=arguments.address, steal_lease=arguments.steal_lease, hooks=hooks)
     if (sweep_dir(arguments.id) / "plan.json").exists():
         outcome = resume(arguments.id, replace(options, allow_changed=True))
     else:

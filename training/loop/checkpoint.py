@@ -32,7 +32,8 @@ class CheckpointStore:
         uri: A folder, or any URI of ``pyarrow.fs`` (``s3://bucket/path``); created if it does not exist.
 
     Attributes:
-        passed_over: Names of the incomplete states that were newer than the one :meth:`load_last` returned.
+        passed_over: Names of the incomplete states that were newer than the one :meth:`load_last` returned, or all if
+            it returned None.
     """
 
     def __init__(self, uri: str | Path) -> None:

@@ -13,7 +13,7 @@ class Run(Protocol):
 
     metrics: dict[str, float]
     passed_over: tuple[str, ...]
-    """Names of incomplete checkpoints that were newer than the one the run resumed from."""
+    """Names of incomplete checkpoints that were newer than the one the run resumed from, or all there were."""
 
     @property
     def epoch(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.home import check_name, clean_name, home, make_sweep_id, sweeps_dir
+from orchestrator.home import check_name, clean_name, home, locate, make_sweep_id, sweeps_dir
 
 
 def test_home_is_the_variable_or_the_current_folder(
@@ -48,3 +48,17 @@ def test_clean_name_gives_an_acceptable_name(word: str) -> None:
 
 def test_clean_name_leaves_good_names_alone() -> None:
     assert clean_name("voc_q2l") == "voc_q2l"
+
+
+def test_a_folder_of_a_sweep_is_found_where_its_home_is_now(home: Path) -> None:
+    sweep = "digits-00000001"
+    (home / "sweeps" / sweep).mkdir(parents=True)
+    former = "/former/home/ckpt"
+    assert locate(former, sweep) == former, "nothing was moved"
+    (home / "ckpt" / sweep).mkdir(parents=True)
+    assert locate(former, sweep) == str(home / "ckpt")
+    assert locate(former, "digits-00000002") == former
+    assert locate(str(home / "other"), sweep) == str(home / "other")
+    assert locate("s3://bucket/ckpt", sweep) == "s3://bucket/ckpt"
+    # Every sweep has a folder there, which is not that of its checkpoints.
+    assert locate("/scratch/sweeps", sweep) == "/scratch/sweeps"

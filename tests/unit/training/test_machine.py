@@ -68,3 +68,27 @@ def test_process_is_alive_by_its_pid_and_its_start_until_it_has_ended() -> None:
     process.kill()
     process.wait()
     assert not machine.is_alive(process.pid, started)
+
+
+def test_a_step_of_the_clock_and_a_process_of_another_container_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    ours, ticks = machine.identify_process(), machine._read_start(process.pid)
+    assert ticks is not None
+    other = ours | {"pid": process.pid, "ticks": ticks}
+    # A clock that was set moves the start time that psutil derives from it, but not the ticks.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 12.0)
+    assert machine.is_alive(process.pid, 0.0, ticks)
+    assert not machine.is_alive(process.pid, 0.0, ticks + 1)
+    assert not machine.is_dead(ours)
+    assert not machine.is_dead(other)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not machine.is_alive(process.pid, 0.0, ticks), "a zombie is dead"
+    process.wait()
+    assert machine.is_dead(other)
+    # The same name of the host, but another PID namespace: nobody here can tell.
+    boot_id = machine.this_machine().partition(":")[0]
+    assert not machine.is_dead(other | {"machine": f"{boot_id}:1"})
+    monkeypatch.setattr(machine, "_BOOT_ID", Path("/nowhere"))
+    assert machine.this_machine() == "", "as on macOS"
+    assert machine.is_here(ours["host"])

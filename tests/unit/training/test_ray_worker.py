@@ -100,6 +100,7 @@ def test_first_report_says_where_and_how_long_it_took_to_start() -> None:
     _train(CountingRun(), driver)
     first, second, _ = _epochs(driver)
     assert {"host", "pid", "queue_s", "start_s"} <= set(first)
+    assert (first["resumed_from"], first["passed_over"]) == (0, ())
     assert set(second) == {"epoch", "metrics", "artifacts"}
 
 
@@ -124,7 +125,8 @@ def test_ranks_fail_together_because_they_share_the_evaluation(monkeypatch: pyte
 @pytest.mark.parametrize(("checkpoint", "told"), [(2, [0, 2, 3]), (3, [0, 3])])
 def test_epoch_of_the_checkpoint_is_told_again(checkpoint: int, told: list[int]) -> None:
     driver = Driver()
-    assert _train(CountingRun(checkpoint), driver) == told
+    assert _train(CountingRun(checkpoint, passed_over=("last-0003.pt",)), driver) == told
+    assert (driver.told[1]["resumed_from"], driver.told[1]["passed_over"]) == (checkpoint, ("last-0003.pt",))
     assert driver.told[-1]["artifacts"]
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from training.data.store.file_names import LOCK
 from training.data.store.storage import Storage
 from training.errors import StoreError
-from training.machine import is_alive
+from training.machine import identify_process, is_alive, is_here
 
 STALE_S = 600.0
 """A writer on another host whose heartbeat is older than this is considered dead."""
@@ -105,19 +102,15 @@ def _beating(storage: Storage) -> Iterator[Callable[[], None]]:
 
 
 def _myself() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "pid_started": psutil.Process().create_time(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-    }
+    return {**identify_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
 
 
 def _alive(other: dict[str, Any]) -> bool:
     # On this host the process itself can be checked, so that a killed writer delays nobody for ten minutes.
     pid, started = other.get("pid"), other.get("pid_started")
-    if other.get("host") == socket.gethostname() and isinstance(pid, int) and isinstance(started, float):
-        return is_alive(pid, started)
+    is_ours = is_here(str(other.get("host")), str(other.get("machine", "")))
+    if is_ours and isinstance(pid, int) and isinstance(started, float):
+        return is_alive(pid, started, other.get("ticks", 0))
     beat = other.get("beat")
     return isinstance(beat, int | float) and time.time() - beat < STALE_S
 

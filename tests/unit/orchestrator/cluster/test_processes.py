@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.cluster.processes import SWEEP_VARIABLE, end_orphans
+from orchestrator.cluster.processes import DRIVER_VARIABLE, SWEEP_VARIABLE, end_orphans
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes]) -> None:
+def test_orphans_are_ended_and_gone_afterwards(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The sleeper is a child of ours, so ours to keep; what a dead child of ours started is not.
     code = (
         "from subprocess import *; import sys; quiet = dict(stdout=DEVNULL, stderr=DEVNULL); "
@@ -31,7 +33,7 @@ def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes])
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     parent = subprocess.run(
         [sys.executable, "-c", code, *sleep],
-        env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2"},
+        env=os.environ | {SWEEP_VARIABLE: "/sweeps/digits-2", DRIVER_VARIABLE: '{"pid": 7}'},
         capture_output=True,
         check=True,
     )
@@ -39,6 +41,10 @@ def test_orphans_are_ended_and_gone_afterwards(sleeper: subprocess.Popen[bytes])
     assert end_orphans(Path("/sweeps/digits-1")) == 0
     assert end_orphans(Path("/sweeps/digits-3")) == 0
     assert psutil.pid_exists(orphan)
+    # While its driver is alive or cannot be seen, it is no orphan: the lease may have been taken by force.
+    monkeypatch.setattr("orchestrator.cluster.processes.is_dead", lambda driver: driver != {"pid": 7})
+    assert end_orphans(Path("/sweeps/digits-2")) == 0
+    monkeypatch.setattr("orchestrator.cluster.processes.is_dead", lambda driver: driver == {"pid": 7})
     assert end_orphans(Path("/sweeps/digits-2")) == 1
     assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
     assert sleeper.poll() is None

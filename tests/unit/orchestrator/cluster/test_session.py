@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def session(tmp_path: Path, home: Path) -> Path:
     for folder in (ours, ours.with_name("session_2026_2")):
         (folder / "logs").mkdir(parents=True)
     (ours.parent / "session_latest").symlink_to(ours)
-    (home / ray_session._SESSION_FILE).write_text(str(ours))
+    ray_session._note_session(home, str(ours))
     return ours
 
 
@@ -37,9 +38,38 @@ def test_what_is_no_session_of_ray_is_never_removed(session: Path, home: Path, t
     other = tmp_path / "photos"
     other.mkdir()
     (home / ray_session._SESSION_FILE).write_text(str(other))
-    ray_session._remove_session(home)
+    ray_session._remove_left_session(home)
     assert other.is_dir()
     assert session.is_dir()
+
+
+def test_a_session_is_removed_only_by_its_driver_or_once_that_is_dead(
+    monkeypatch: pytest.MonkeyPatch, session: Path, home: Path
+) -> None:
+    monkeypatch.setenv(SWEEP_VARIABLE, str(home))
+    other = session.with_name("session_2026_2")
+    note = home / ray_session._SESSION_FILE
+    ours = json.loads(note.read_text())
+    # Another driver takes the sweep while we are alive: it leaves our session alone, and we leave its.
+    ray_session._remove_left_session(home)
+    assert session.is_dir()
+    theirs = json.dumps(ours | {"session": str(other), "machine": "another container"})
+    note.write_text(theirs)
+    ray_session.kill_local_ray()
+    assert not session.exists()
+    assert note.read_text() == theirs
+    ray_session._remove_left_session(home)
+    assert other.is_dir()
+    # Its driver is dead: a later process has its pid. An earlier version noted only the folder.
+    note.write_text(json.dumps(ours | {"session": str(other), "ticks": 1}))
+    ray_session._remove_left_session(home)
+    assert not other.exists()
+    assert not note.exists()
+    left = session.with_name(f"session_2026_{2**22 + 5}")
+    left.mkdir()  # no process has such a large pid
+    note.write_text(str(left))
+    ray_session._remove_left_session(home)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(
@@ -79,4 +109,5 @@ def test_whatever_ray_raises_while_it_starts_is_a_failure_that_says_what_to_do(
 
 
 def test_nothing_noted_is_nothing_to_remove(home: Path) -> None:
-    ray_session._remove_session(home)
+    ray_session._remove_left_session(home)
+    ray_session._remove_own_session(home)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
 from orchestrator.promotion.final_runs import _identify_model, plan_promotion
+from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.registration import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
@@ -447,3 +451,60 @@ def test_a_lost_champion_without_weights_is_said_to_be_gone(
 
 def _promotions_of(plan: SweepPlan) -> list[str]:
     return [entry.id for entry in list_sweeps(kinds={"promote"}) if load_plan(entry.id).parent == plan.id]
+
+
+def test_a_second_promotion_at_the_same_time_is_told_who_is_at_it(
+    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def train(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
+        trained = store.train(plan, options)
+        for again in (lambda: promote(swept.id, seeds=2), lambda: resume_promotion(plan.id)):
+            with pytest.raises(UserError, match=f"{swept.id} is already being promoted by process {os.getpid()} on"):
+                again()
+            refused.append(plan.id)
+        return trained
+
+    monkeypatch.setattr(promotion, "run_sweep", train)
+    first = promote(swept.id, seeds=2)
+    assert len(refused) == 2
+    assert len(store.opened) == 2
+    assert len(list_sweeps(kinds={"promote"})) == 1
+    # Once it has ended, the same command reads its result.
+    assert promote(swept.id, seeds=2).plan.id == first.plan.id
+    assert store.trained == 1
+
+
+def test_a_killed_promotion_keeps_nobody_out(home: Path) -> None:
+    code = (
+        "import sys, time; from orchestrator.promotion.lock import promoting\n"
+        "with promoting('digits-00000001'): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match=f"by process {holder.pid} on"), promoting("digits-00000001"):
+            pass
+        with promoting("digits-00000002"):
+            holder.kill()
+    with promoting("digits-00000001"):
+        pass
+
+
+def test_a_promotion_in_a_moved_home_leaves_the_former_place_alone(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = sweeps.make_sweep(num_trials=4, storage=str(home / "ckpt"))
+    sweeps.write_events(plan, sweeps.whole_sweep(plan))
+    Path(trial_uri(plan, 3)).mkdir(parents=True)
+    moved = home.with_name("moved-home")
+    home.rename(moved)
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(moved))
+    outcome = promote(plan.id, seeds=2)
+    assert checkpoint_uri(outcome.plan) == str(moved / "ckpt" / outcome.plan.id)
+    assert Path(trial_uri(outcome.plan, 0)).is_dir()
+    # One whose folder of checkpoints is gone keeps them with the promotion.
+    shutil.rmtree(moved / "ckpt" / plan.id)
+    assert plan_promotion(plan.id, 2, None).storage is None
+    assert not home.exists()

@@ -22,7 +22,8 @@ from orchestrator.sweep.guard import Guard
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.index import load_plan
-from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.journal import follow, replay
+from orchestrator.sweep_folder.state import SweepState
 from search_spaces.ranges import Range
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
 from training.config.run import TrainConfig
@@ -165,3 +166,22 @@ def test_an_extension_that_was_stopped_while_it_started_adds_no_time_to_a_killed
     write_events(plan, whole_sweep(plan)[:-1])
     assert extend(plan.id, 3, OPTIONS).state == INTERRUPTED
     assert replay(journal_path(plan)).driven_s() == 7.5 + 4.1
+
+
+def test_an_extension_is_recorded_before_anything_slow_starts_and_withdrawn_if_that_fails() -> None:
+    plan, seen = make_finished(), list[tuple[int, str | None]]()
+    before = replay(journal_path(plan))
+
+    def prepare_inputs(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
+        state = SweepState()
+        for event in follow(journal_path(plan))[0]:
+            state.apply(event)
+        seen.append((state.num_trials, state.driver_state))  # what a kill at this moment leaves
+        raise TimeoutError("the photos did not come")
+
+    options = DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker, prepare_inputs=prepare_inputs))
+    with pytest.raises(TimeoutError, match="the photos did not come"):
+        extend(plan.id, 3, options)
+    assert seen == [(7, INTERRUPTED)]
+    after = replay(journal_path(plan))
+    assert (after.num_trials, after.driver_state) == (before.num_trials, before.driver_state) == (4, FINISHED)

@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.sweep_folder.events import SweepExtended
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, follow
 from orchestrator.sweep_folder.lease import LEASE_FILE, Lease, find_holder
+from training import machine
 
 
 @pytest.fixture
@@ -150,3 +155,103 @@ def wait_for_renewals(path: Path, num: int) -> list[float]:
 def test_a_lease_cut_short_by_a_kill_holds_nothing(tmp_path: Path, torn: str) -> None:
     (tmp_path / LEASE_FILE).write_text(torn)
     Lease(tmp_path)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Let what runs inside a block run in another container of a host with the same name."""
+
+    @contextmanager
+    def be_there() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "this_machine", lambda: "another container")
+            yield
+
+    return be_there
+
+
+def test_a_step_of_the_clock_costs_nobody_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(tmp_path) as lease:
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: 12.0)
+        assert find_holder(tmp_path) is not None
+        with pytest.raises(UserError, match=f"process {os.getpid()} "):
+            Lease(tmp_path)
+        lease.renew()
+        lease.require()
+
+
+def test_a_driver_in_another_container_of_the_same_host_is_alive_while_it_renews(
+    tmp_path: Path, elsewhere: Callable[[], AbstractContextManager[None]]
+) -> None:
+    clock = Now()
+    with elsewhere():
+        Lease(tmp_path, clock=clock)
+    assert find_holder(tmp_path, clock) is not None
+    with pytest.raises(UserError, match=r"\(in another container\).* --steal-lease"):
+        Lease(tmp_path, clock=clock)
+    clock.s += 60
+    assert find_holder(tmp_path, clock) is None
+    Lease(tmp_path, clock=clock)
+
+
+def test_from_the_moment_it_is_stolen_the_former_driver_writes_nothing(
+    tmp_path: Path, elsewhere: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with elsewhere():
+        first = Lease(tmp_path)
+    with Journal.open(tmp_path / JOURNAL_FILE, first) as of_first:
+        with elsewhere():
+            of_first.append(SweepExtended(3))
+        second = Lease(tmp_path, steal=True)
+        with Journal.open(tmp_path / JOURNAL_FILE, second) as of_second:
+            # Within the same second: no renewal was missed.
+            with pytest.raises(OrchestratorError, match=f"process {os.getpid()} on .* has taken it over"):
+                of_first.append(SweepExtended(4))
+            of_second.append(SweepExtended(5))
+            first.release()
+            of_second.append(SweepExtended(6))
+    events, _ = follow(tmp_path / JOURNAL_FILE)
+    assert [event.num_trials for event in events if isinstance(event, SweepExtended)] == [3, 5, 6]
+
+
+def test_each_holder_has_a_higher_number_than_the_one_before(tmp_path: Path) -> None:
+    numbers = []
+    for _ in range(3):
+        with Lease(tmp_path):
+            numbers.append(json.loads((tmp_path / LEASE_FILE).read_text())["number"])
+    assert numbers == [1, 2, 3]
+    # A later version may add fields, an earlier one knows none of ours.
+    holder = json.loads((tmp_path / LEASE_FILE).read_text()) | {"host": "elsewhere", "pid": 1, "pid_started": 0.0}
+    (tmp_path / LEASE_FILE).write_text(json.dumps(holder | {"renewed": 1000.0, "rack": 7}))
+    assert find_holder(tmp_path, Now()) is not None
+
+
+def test_a_driver_is_told_that_it_was_stolen_before_it_writes_again(tmp_path: Path) -> None:
+    told = threading.Event()
+    with Lease(tmp_path, renew_s=0.01) as lease:
+        lease.on_lost = told.set
+        write_lease(tmp_path, "elsewhere", 7, 0.0)
+        assert told.wait(30)
+
+
+def test_a_folder_that_became_read_only_does_not_hide_why_a_driver_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(OrchestratorError, match="the photos are gone"), Lease(tmp_path) as lease:
+        monkeypatch.setattr("orchestrator.sweep_folder.lease._LeaseFile.locked", refuse)
+        with pytest.raises(OrchestratorError, match=f"Cannot write to the sweep's folder, {tmp_path} .*Read-only"):
+            lease.require()
+        raise OrchestratorError("the photos are gone")
+    with pytest.raises(OrchestratorError, match="Cannot write to the sweep's folder"):
+        Lease(tmp_path)
+
+
+def test_a_lock_that_is_never_let_go_is_no_reason_to_wait_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.sweep_folder.lease._LOCK_WAIT_S", 0.05)
+    with FileLock(tmp_path / LEASE_FILE), pytest.raises(OrchestratorError, match="Cannot write to the sweep's folder"):
+        Lease(tmp_path)

@@ -6,9 +6,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLoggedModel, SqlRun
 
+from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.moved_home import PLACES, follow_home
 
 
@@ -46,3 +48,13 @@ def test_a_database_that_is_none_stops_nothing(home: Path) -> None:
 def test_mlflow_still_keeps_places_where_we_look() -> None:
     models = {model.__tablename__: model for model in (SqlExperiment, SqlRun, SqlLoggedModel, SqlModelVersion)}
     assert all(hasattr(models[table], column) for table, column in PLACES)
+
+
+def test_whoever_writes_to_mlflow_finds_the_home_where_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "mlflow.db").touch()
+    followed: list[Path] = []
+    monkeypatch.setattr("mlflow.MlflowClient", lambda uri: None)
+    monkeypatch.setattr("orchestrator.tracking.connection.follow_home", followed.append)
+    make_client()  # without it, a resumed sweep would make its former home again for the pictures of its trials
+    assert followed == [home / "mlflow.db"]

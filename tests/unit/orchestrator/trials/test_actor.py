@@ -67,6 +67,19 @@ def test_a_trial_goes_on_from_its_checkpoint_and_says_its_epoch_again(plan: Swee
     assert [step(again).epoch for _ in range(2)] == [2, 3]
 
 
+def test_with_all_checkpoints_damaged_its_first_report_names_them(plan: SweepPlan) -> None:
+    first = start(plan, TrivialRuns())
+    step(first), step(first)
+    again = step(start(plan, TrivialRuns()))
+    assert (again.epoch, again.resumed_from, again.passed_over) == (2, 2, ())
+    for path in (Path(checkpoint_uri(plan)) / "t0000").iterdir():
+        path.write_text("{")
+    damaged = start(plan, TrivialRuns())
+    report = step(damaged)
+    assert (report.epoch, report.resumed_from, report.passed_over) == (1, 0, ("last.json", "before.json"))
+    assert step(damaged).passed_over == ()
+
+
 def test_killed_at_its_last_epoch_it_says_that_epoch_again_with_its_artifacts(plan: SweepPlan) -> None:
     first = start(plan, TrivialRuns())
     last = [step(first) for _ in range(3)][-1]

@@ -467,3 +467,22 @@ def test_epochs_that_the_journal_lost_are_named_when_a_trial_continues_behind_th
     for epoch in (1, 2, 5):
         director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch)))
     assert said == ["trial 0 continues from epoch 5; the figures of epoch 3 to 4 are lost"]
+
+
+def test_a_trial_that_starts_again_says_why() -> None:
+    plan, said = make(), list[str]()
+    started = trial_started(0, 1, 1, **{"method.spbc_weight": 1.0})
+    write_events(plan, [driver_started(plan), started, epoch_reported(0, 1, 2), epoch_reported(0, 2, 3)])
+    director = begin(plan, say=said.append)
+    handout = director.next_trial()
+    assert handout is not None
+    scores = metrics(handout, 1)
+    director.report(0, TrialReport(1, scores, resumed_from=0, passed_over=("last-0002.pt", "last-0001.pt")))
+    director.report(0, TrialReport(1, scores, resumed_from=0))
+    director.report(0, TrialReport(1, scores, resumed_from=1, passed_over=("last-0002.pt",)))
+    director.report(0, TrialReport(2, metrics(handout, 2)))
+    assert said == [
+        "trial 0 starts again from epoch 1: its checkpoints are damaged (last-0002.pt, last-0001.pt)",
+        "trial 0 starts again from epoch 1: it has no checkpoint",
+        "trial 0 continues from epoch 1: its newer checkpoint last-0002.pt is incomplete",
+    ]
