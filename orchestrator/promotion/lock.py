@@ -10,8 +10,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import UserError
-from orchestrator.home import sweeps_dir
+from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.sweep_folder.holder import describe_holder, encode, read_holder, this_process
+
+_LOCK_FILE = "promotion.lock"
 
 
 @contextmanager
@@ -24,7 +26,8 @@ def promoting(sweep_id: str) -> Iterator[None]:
     Raises:
         UserError: Another process is promoting it.
     """
-    path = sweeps_dir() / f".promotion-{sweep_id}.lock"
+    folder = sweep_dir(sweep_id)
+    path = folder / _LOCK_FILE if folder.is_dir() else sweeps_dir() / f".{sweep_id}.{_LOCK_FILE}"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, blocking=False)
     try:

@@ -316,4 +316,3 @@ def _held(sweep_id: str, holder: Holder) -> str:
         f"{sweep_id} is already being run by {describe_holder(holder)}. "
         f"Watch it with `orchestrator status {sweep_id}`, {remedy}"
     )
-

@@ -149,7 +149,7 @@ def test_attempts_spans_and_failures_are_kept(path: Path) -> None:
 def test_extending_and_ending_are_events(path: Path) -> None:
     write(path, DRIVER, DriverEnded("FINISHED"), SweepExtended(8))
     state = replay(path)
-    assert (state.num_trials, state.driver_state, state.provenance) == (8, "FINISHED", {"commit": "c"})
+    assert (state.num_trials, state.driver_state, state.provenance) == (8, "INTERRUPTED", {"commit": "c"})
 
 
 def test_promotion_events_are_kept_and_unknown_ones_passed_over(path: Path) -> None:

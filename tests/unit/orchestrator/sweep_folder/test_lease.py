@@ -240,11 +240,15 @@ def test_a_folder_that_became_read_only_does_not_hide_why_a_driver_ends(
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    with pytest.raises(OrchestratorError, match="the photos are gone"), Lease(tmp_path) as lease:
-        monkeypatch.setattr("orchestrator.sweep_folder.lease._LeaseFile.locked", refuse)
-        with pytest.raises(OrchestratorError, match=f"Cannot write to the sweep's folder, {tmp_path} .*Read-only"):
-            lease.require()
-        raise OrchestratorError("the photos are gone")
+    def drive() -> None:
+        with Lease(tmp_path) as lease:
+            monkeypatch.setattr("orchestrator.sweep_folder.lease._LeaseFile.locked", refuse)
+            with pytest.raises(OrchestratorError, match=f"Cannot write to the sweep's folder, {tmp_path} .*Read-only"):
+                lease.require()
+            raise OrchestratorError("the photos are gone")
+
+    with pytest.raises(OrchestratorError, match="the photos are gone"):
+        drive()
     with pytest.raises(OrchestratorError, match="Cannot write to the sweep's folder"):
         Lease(tmp_path)
 
