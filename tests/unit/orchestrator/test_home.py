@@ -53,7 +53,7 @@ def test_clean_name_leaves_good_names_alone() -> None:
 def test_a_folder_of_a_sweep_is_found_where_its_home_is_now(home: Path) -> None:
     sweep = "digits-00000001"
     (home / "sweeps" / sweep).mkdir(parents=True)
-    former = "/former/home/ckpt"
+    former = "/former/place/ckpt"
     assert locate(former, sweep) == former, "nothing was moved"
     (home / "ckpt" / sweep).mkdir(parents=True)
     assert locate(former, sweep) == str(home / "ckpt")
