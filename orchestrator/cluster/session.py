@@ -120,10 +120,12 @@ def start_ray(
         warnings.simplefilter("ignore")
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
-        context = _init(ray, options)
-        # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
-        # import in the other thread.
-        importing.join()
+        try:
+            context = _init(ray, options)
+        finally:
+            # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
+            # import in the other thread. And a process that exits in the middle of an import of torch aborts.
+            importing.join()
     if address is None:
         _note_session(folder, context.address_info["session_dir"])
 

@@ -35,15 +35,18 @@ def require_room_here(plan: SweepPlan) -> None:
     num_cpus, num_gpus = usable_cpus(), 0
     if resources.gpus_per_worker:
         needed = math.ceil(plan.concurrency * resources.workers * resources.gpus_per_worker)
-        # Torch has the last word, but its import takes seconds.
+        # Torch is asked only before a refusal, because its import takes seconds. A trial fails if torch sees no GPU.
         num_gpus = found if (found := _count_gpus()) >= needed else max(found, _count_gpus_of_torch())
     fixes = _find_fixes(plan, num_cpus, num_gpus)
     if fixes:
         has = f"{num_cpus} CPU{'s' * (num_cpus != 1)} and {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
         at_once = f", and {plan.concurrency} run at a time" if plan.concurrency > 1 else ""
+        # A promotion takes over the resources of its sweep, except for the number of workers.
+        here = plan.kind != "promote" or not any(fix.startswith("--set") for fix in fixes)
+        run_here = f"To run it here, start it with {' '.join(fixes)}. " if here else ""
         raise UserError(
             f"A trial needs {resources.describe()}{at_once}, but this machine has {has}. "
-            f"To run it here, start it with {' '.join(fixes)}. To run it on a cluster, name it with --address."
+            f"{run_here}To run it on a cluster, name it with --address."
         )
 
 
@@ -51,12 +54,14 @@ def _find_fixes(plan: SweepPlan, num_cpus: int, num_gpus: int) -> list[str]:
     resources = plan.resources
     workers, cpus, gpus = resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
     fixes = []
+    # Fewer workers rather than no GPU.
+    if workers > num_cpus or (num_gpus and workers * gpus > num_gpus):
+        fewer = 1 if workers > num_cpus else max(1, int(num_gpus / gpus))
+        if fewer < workers:
+            workers = fewer
+            fixes.append(f"--workers {workers}" if plan.kind == "promote" else f"--set resources.workers={workers}")
     if workers * cpus > num_cpus:
-        if workers > num_cpus:
-            fixes.append("--workers 1" if plan.kind == "promote" else "--set resources.workers=1")
-            workers = 1
-        if workers * cpus > num_cpus:
-            fixes.append(f"--set resources.cpus_per_worker={num_cpus // workers}")
+        fixes.append(f"--set resources.cpus_per_worker={num_cpus // workers}")
     if workers * gpus > num_gpus:
         fixes.append(f"--set resources.gpus_per_worker={num_gpus // workers}")
     elif gpus and plan.concurrency * workers * gpus > num_gpus:
@@ -70,7 +75,8 @@ def _count_gpus() -> int:
     present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and present:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+        # The variable may name more than there are.
+        return min(present, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
     return present
 
 

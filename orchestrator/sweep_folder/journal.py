@@ -149,7 +149,8 @@ class Journal:
             self._chain.add(sealed)
         except OSError as error:
             # Half a line in the middle would make the whole journal unreadable.
-            os.ftruncate(self._descriptor, size)
+            with suppress(OSError):  # a dead disk refuses this too; the first error is the one to report
+                os.ftruncate(self._descriptor, size)
             raise OrchestratorError(
                 f"Cannot write to the journal, {self.path} ({error}). Free some space, then resume the sweep: "
                 f"`orchestrator resume {self.path.parent.name}`"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,27 @@ def test_whatever_ray_raises_while_it_starts_is_a_failure_that_says_what_to_do(
     assert tries == (["auto"] if address else ["local"] * 3)
     with pytest.raises(OrchestratorError, match="timed out during startup"), ray_session.joined("auto"):
         pass
+
+
+def test_a_failed_start_waits_for_the_imports_that_run_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    done = []
+
+    def init(**options: Any) -> None:
+        raise ValueError("no")
+
+    def import_slowly(modules: Any) -> None:
+        time.sleep(0.1)
+        done.append(modules)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_session, "_import_all", import_slowly)
+    with pytest.raises(OrchestratorError):
+        ray_session.start_ray(tmp_path, address=None, num_cpus=1, num_gpus=0, driver_modules=["x"])
+    assert done == [["x"]]
 
 
 def test_nothing_noted_is_nothing_to_remove(home: Path) -> None:

@@ -68,6 +68,24 @@ def test_more_trials_at_a_time_than_gpus_is_refused(monkeypatch: pytest.MonkeyPa
         check(resources=Resources(1, 1, 0.5), concurrency=3)
 
 
+def test_fewer_workers_are_advised_rather_than_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "usable_cpus", lambda: 16)
+    for gpus, resources, fixes in (
+        (1, Resources(2, 1, 1), "--set resources.workers=1"),
+        (2, Resources(4, 1, 1), "--set resources.workers=2"),
+        (2, Resources(2, 1, 4), "--set resources.workers=1 --set resources.gpus_per_worker=2"),
+    ):
+        set_gpus(monkeypatch, gpus, gpus)
+        with pytest.raises(UserError, match=f"start it with {fixes}\\."):
+            check(resources=resources, concurrency=1)
+    set_gpus(monkeypatch, 1, 1)
+    with pytest.raises(UserError, match=r"start it with --workers 1\."):
+        check(kind="promote", resources=Resources(2, 1, 1), concurrency=1)
+    set_gpus(monkeypatch, 0, 0)
+    with pytest.raises(UserError, match=r"no GPUs\. To run it on a cluster"):
+        check(kind="promote", resources=Resources(1, 1, 1), concurrency=1)
+
+
 def test_torch_is_asked_before_a_gpu_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     set_gpus(monkeypatch, 0, 1)  # as under WSL, whose GPUs have other device files
     check(resources=Resources(1, 1, 1), concurrency=1)
@@ -86,7 +104,7 @@ def test_cuda_visible_devices_hides_gpus_and_makes_none(monkeypatch: pytest.Monk
         assert capacity._count_gpus() == 0
     files = [Path(f"/dev/nvidia{suffix}") for suffix in ("0", "1", "ctl", "-uvm")]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(files))
-    for visible, num in (("0,1", 2), ("1", 1), ("", 0), ("-1", 0)):
+    for visible, num in (("0,1", 2), ("0,1,2,3", 2), ("1", 1), ("", 0), ("-1", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert capacity._count_gpus() == num
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
