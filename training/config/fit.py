@@ -42,8 +42,8 @@ def check_fit(config: TrainConfig) -> None:
     if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):
         raise ConfigError(
             f"model.weights=pretext exists only for {DIGITS_BACKBONE} on digits, but got "
-            f"model.backbone={model.backbone} on {data.name}. Set model.weights too: to weights of that backbone, or to "
-            "none",
+            f"model.backbone={model.backbone} on {data.name}. Set model.weights too: to weights of that backbone, "
+            "or to none",
             "model.weights",
         )
     if of_digits and model.weights not in (PRETEXT, "none") and not Path(model.weights).suffix:
