@@ -9,8 +9,10 @@ Ray is imported inside the functions: `orchestrator --help` must not wait for it
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
     from ray.tune.experiment import Trial
 
+_HANDLERS_FLAG = "_ZN3ray6RayLog36is_failure_signal_handler_installed_E"
 _PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
 
 
@@ -41,6 +44,45 @@ def reload_environment() -> None:
     from ray import _raylet
 
     _raylet.Config.initialize("")  # type: ignore[attr-defined]  # a Cython class without stubs
+
+
+@contextmanager
+def starting(*, on_loopback: bool) -> Iterator[None]:
+    """Let ``ray.init``, called inside, leave the handling of signals to us.
+
+    It installs a SIGTERM handler in Python and, from its core, another one below Python's, which ends the process
+    without a word; ``ray.shutdown`` then resets SIGTERM to the system's default. No option prevents any of that.
+
+    Args:
+        on_loopback: Also let every process of a local Ray listen on 127.0.0.1 only, as Ray does on macOS and Windows.
+            On Linux, ``_node_ip_address="127.0.0.1"`` is replaced by the address of the network.
+    """
+    from ray import _raylet
+    from ray._private import ray_constants, utils
+
+    # Ray's core installs and resets handlers only according to this flag; it is False whenever Ray is not starting.
+    are_installed = ctypes.c_bool.in_dll(ctypes.CDLL(_raylet.__file__), _HANDLERS_FLAG)
+    before = utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER
+    utils.set_sigterm_handler = lambda handler: None
+    ray_constants.ENABLE_RAY_CLUSTER = before[1] and not on_loopback
+    are_installed.value = True
+    try:
+        yield
+    finally:
+        are_installed.value = False
+        utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def keep_credentials_local() -> None:
+    """Stop Tune from copying credentials into the runtime environment of every trial, which Ray logs and shows.
+
+    Tune forwards a fixed set of variables, among them ``AWS_SECRET_ACCESS_KEY``, and has no option for it. Processes on
+    this machine inherit the environment anyway, and those of a cluster have the one of their node.
+    """
+    from ray.tune.execution import class_cache
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    names.intersection_update([name for name in names if name.startswith("RAY_")])
 
 
 def redirect_raylet_messages(take: Callable[[Sequence[str]], object]) -> None:

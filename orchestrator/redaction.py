@@ -10,10 +10,12 @@ from training.errors import first_line
 
 # Greedy, because a password may contain an @ and a secret key a slash. The lookahead spares host:5000/path@x.
 _CREDENTIALS = re.compile(r"//(?:([^/\s:@]+:)(?!\d+/)[^\s]+@|([^/\s:@]+:)?[^/\s]+@)")
+_SECRET_WORD = r"(?:secret|passw(?:or)?d|token|signature|credential|(?:access|account|api|storage|shared)[-_]?key)"
+# Azure signs with `sig`, S3 with `X-Amz-Signature`; a connection string has `;AccountKey=` and the like.
 _PARAMETERS = re.compile(
-    r"(?i)([?&][a-z_]*(?:secret|password|token|sas|access_key|account_key|signature)[a-z_]*=)[^&\s'\"]+"
+    rf"(?i)((?:^|[?&;,\s'\"(])(?:[\w.-]*{_SECRET_WORD}[\w.-]*|(?:[\w.-]*[-_.])?(?:sig|sas|pwd))=)[^&;\s'\"]+"
 )
-_SECRET_NAME = re.compile(r"(?i)(secret|password|token|passwd|access_key)(_?(id|key))?$")
+_SECRET_NAME = re.compile(rf"(?i)({_SECRET_WORD}|_sas|connection_?string)(_?(id|key))?$")
 _MIN_SECRET = 8  # a shorter value might be an ordinary word of the text
 _MAX_TEXT = 300
 

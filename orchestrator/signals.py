@@ -1,14 +1,32 @@
-"""Handles Ctrl-C and SIGTERM: a driver records them, and while trials run they raise an exception."""
+"""Handles Ctrl-C and SIGTERM, from a program's first line to its last.
+
+:func:`run_program` turns both into KeyboardInterrupt and exit code 130. A driver records them instead
+(:class:`StopSignals`), and while trials run they raise an exception. Two things make this hard:
+
+- Python's import system keeps its locks when an exception interrupts it, and every other thread that imports the same
+  module then waits for ever. So no handler raises inside an import; it is called again after it.
+- Handlers run in the main thread, which may be inside a call that never returns. So a thread ends the process if a
+  signal has had no effect for a while.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+EXIT_INTERRUPTED = 130
+GRACE_S = 15.0
+"""How long a signal may have no effect: longer than Ray takes to start on a machine that is not overloaded."""
+_AGAIN_S = 0.05
+_TOLERANCE_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -16,15 +34,149 @@ class Interrupted(KeyboardInterrupt):
     """The user asked to stop. Raised inside a call of Ray, it comes out as a plain KeyboardInterrupt."""
 
 
-class StopSignals:
-    """Context that notes the first signal in ``received``, and lets a second one interrupt anything.
+class _Watch:
+    """A thread that learns of every signal, and ends the process if the main thread does not react.
 
-    The first one interrupts only inside :meth:`interrupting`.
+    Attributes:
+        last_act: Called before the process is ended that way.
+        was_told: Whether a signal has come.
     """
 
     def __init__(self) -> None:
+        self.last_act: Callable[[], None] = lambda: None
+        self.was_told = False
+        self._deferred, self._reacted = False, -math.inf
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        # Python writes to it in the handler that is written in C, whatever the main thread is doing.
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._keep_watching, name="signals", daemon=True).start()
+
+    def react(self) -> None:
+        """Record that the signals so far have had their effect."""
+        self.was_told, self._reacted = True, time.monotonic()
+
+    def defer(self) -> None:
+        """Ask for the handler to be called again soon."""
+        self._deferred = True
+
+    def _keep_watching(self) -> None:
+        while True:
+            number, told = os.read(self._reader, 64)[-1], time.monotonic()
+            self.was_told = True
+            # The handler may have run before this thread did.
+            while _is_ours(signal.getsignal(number)) and self._reacted < told - _TOLERANCE_S:
+                if time.monotonic() > told + GRACE_S:
+                    self._end_process()
+                time.sleep(_AGAIN_S)
+                if self._deferred:
+                    self._deferred = False
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+            # Signals that were sent again are in the pipe as well, and have had their effect.
+            os.set_blocking(self._reader, False)
+            with suppress(BlockingIOError):
+                os.read(self._reader, 64)
+            os.set_blocking(self._reader, True)
+
+    def _end_process(self) -> None:
+        with suppress(Exception):
+            self.last_act()
+        os._exit(EXIT_INTERRUPTED)
+
+
+_watch: _Watch | None = None
+
+
+def run_program(main: Callable[[], object]) -> NoReturn:
+    """Run a program's main function, and exit with the code that it returns or exits with.
+
+    SIGINT and SIGTERM end it with exit code 130. Call it before anything slow is imported, in the main thread.
+    """
+    global _watch
+    _watch = _Watch()
+    os.register_at_fork(after_in_child=_leave_to_parent)
+    try:
+        _exit(_call(main))
+    except KeyboardInterrupt:  # it came between two lines of ours
+        _exit(EXIT_INTERRUPTED)
+
+
+def _call(main: Callable[[], object]) -> Any:
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, _interrupt)
+        return main()
+    except SystemExit as ending:
+        return ending.code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _exit(code: Any) -> NoReturn:
+    number = code if isinstance(code, int) else 0 if code is None else 1
+
+    def end(*_: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # nobody reads it any more
+                stream.flush()
+        os._exit(number)
+
+    # The result is decided: a signal from here on only ends the process sooner.
+    for signal_number in _SIGNALS:
+        signal.signal(signal_number, end)
+    # Python's own exit waits for threads and libraries, which an interruption may have left in any state.
+    if _watch is not None and _watch.was_told:
+        end()
+    sys.exit(code)
+
+
+def _leave_to_parent() -> None:
+    """Give a forked process Python's own handlers; it shares the pipe with its parent."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _must_wait(frame):
+        return
+    _react()
+    raise KeyboardInterrupt
+
+
+def _react() -> None:
+    if _watch is not None:
+        _watch.react()
+
+
+def _must_wait(frame: FrameType | None) -> bool:
+    """Return whether the main thread is inside an import; the signal is then sent again."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    # Outside of a program of ours nobody would send it again.
+    if frame is None or _watch is None:
+        return False
+    _watch.defer()
+    return True
+
+
+def _is_ours(handler: Any) -> bool:
+    return handler is _interrupt or isinstance(getattr(handler, "__self__", None), StopSignals)
+
+
+class StopSignals:
+    """Context that notes the first signal in ``received``, and lets a second one interrupt anything.
+
+    The first one interrupts only inside :meth:`interrupting`. If it comes before, :meth:`check` must be called soon.
+
+    Args:
+        last_act: Called if the process must be ended because nothing calls :meth:`check`.
+    """
+
+    def __init__(self, last_act: Callable[[], None] = lambda: None) -> None:
         self.received = False
-        self._interrupts = False
+        self._last_act = last_act
+        self._is_starting, self._interrupts, self._sent_again = True, False, False
         self._before: dict[signal.Signals, Any] = {}
 
     def arm(self) -> None:
@@ -34,7 +186,6 @@ class StopSignals:
         """
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                # Again, because Ray installs handlers of its own when it starts.
                 before = signal.signal(number, self._receive)
                 # Remember only the first one: after a second arm(), `before` would be a library's handler.
                 self._before.setdefault(number, before)
@@ -48,6 +199,12 @@ class StopSignals:
         if not self.received:
             self.send()
 
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.received:
+            _react()
+            raise Interrupted
+
     @contextmanager
     def interrupting(self) -> Iterator[None]:
         """Let the first signal raise Interrupted inside; one that came earlier raises it at once.
@@ -58,13 +215,15 @@ class StopSignals:
         self._interrupts = True
         try:
             # The signal may have come while Ray was starting, when nothing could be interrupted.
-            if self.received:
-                raise Interrupted
+            self.check()
             yield
         finally:
-            self._interrupts = False
+            # What follows ends by itself, so from here on a signal need not have an effect.
+            self._interrupts = self._is_starting = False
 
     def __enter__(self) -> StopSignals:
+        if _watch is not None:
+            _watch.last_act = self._last_act
         self.arm()
         return self
 
@@ -73,14 +232,28 @@ class StopSignals:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+        if _watch is not None:
+            _watch.last_act = lambda: None
+        # A signal that was noted, and then found nothing more to stop, has had its effect.
+        _react_if(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first, self.received = not self.received, True
+        if not self._interrupts and (is_first or self._sent_again):
+            self._sent_again = False
+            _react_if(not self._is_starting)
+            return
+        self._sent_again = _must_wait(frame)
+        if self._sent_again:
+            return
+        _react()
         # The second Ctrl-C means "now", wherever the program is.
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = True
-        if self._interrupts:
-            raise Interrupted
+        raise Interrupted if is_first else KeyboardInterrupt
+
+
+def _react_if(condition: bool) -> None:
+    if condition:
+        _react()
 
 
 @contextmanager
@@ -93,7 +266,7 @@ def terminable() -> Iterator[None]:
         yield
         return
     # Schedulers such as Slurm send SIGTERM before they kill.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:

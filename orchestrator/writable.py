@@ -10,6 +10,9 @@ from orchestrator.errors import UserError
 from orchestrator.home import HOME_VARIABLE, home
 from training.cache import cache_dir
 
+_MAX_BASE = 27
+"""Characters that a socket's path of at most 107 leaves to the folder in which that of a local Ray is created."""
+
 
 def require_writable(address: str | None) -> None:
     """Check all folders outside the sweep's own that a driver writes to.
@@ -24,9 +27,16 @@ def require_writable(address: str | None) -> None:
     require_writable_cache()
     # On a cluster, those folders belong to the nodes, and `doctor --address` checks them.
     if address is None:
-        _require("Ray's folder for temporary files", _ray_temp_dir(), "RAY_TMPDIR")
+        _require("Ray's folder for temporary files", ray_base_dir(), "RAY_TMPDIR")
         if not _has_ray_token():
             _require("Ray's folder for its token", _ray_token().parent, "HOME")
+
+
+def ray_base_dir() -> Path:
+    """Return the folder for temporary files in which the folders of local Rays are created."""
+    # The same order as in Ray, whose sockets need a short path, however.
+    base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(base if len(os.path.abspath(base)) <= _MAX_BASE else "/tmp")
 
 
 def require_writable_cache() -> None:
@@ -56,11 +66,6 @@ def _require(subject: str, folder: Path, variable: str) -> None:
     obstacle = find_obstacle(folder)
     if obstacle is not None:
         raise UserError(f"{subject} cannot be written: {folder} ({obstacle}). Set {variable} to a writable folder.")
-
-
-def _ray_temp_dir() -> Path:
-    # The same order as in Ray.
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
 
 
 def _has_ray_token() -> bool:

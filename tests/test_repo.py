@@ -125,8 +125,7 @@ def test_only_the_three_packages_are_installed() -> None:
 
 def test_entry_point_is_there() -> None:
     module, _, function = PYPROJECT["project"]["scripts"]["orchestrator"].partition(":")
-    assert module == cli.__name__
-    assert callable(getattr(cli, function))
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("name", shipped_spaces())

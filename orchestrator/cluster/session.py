@@ -6,7 +6,6 @@ import importlib
 import json
 import logging
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +18,14 @@ import psutil
 from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
 from orchestrator.cluster.processes import DRIVER_VARIABLE, SWEEP_VARIABLE
+from orchestrator.cluster.ray_folder import RayFolder, remove_dead_folders
 from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
 from orchestrator.redaction import redact
 from training.errors import first_line
-from training.machine import identify_process, is_dead
+from training.machine import identify_process
 
 LOG_FILE = "ray.log"
-_SESSION_FILE = "ray.session"
-"""File with the folder that a local Ray creates among the system's temporary files and leaves behind, and whose it is.
-"""
 _ON_NODES = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """The part of ``_ENVIRONMENT`` that must be sent to other nodes: processes there do not inherit it from this driver."""
 _OBJECT_STORE_BYTES = 100 * 1024**2  # holds only reports and a handful of pictures
@@ -58,6 +55,8 @@ _ENVIRONMENT = {
     # The driver handles signals itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+_folder: RayFolder | None = None
+"""Of this process's local Ray."""
 
 
 def quieten() -> None:
@@ -108,7 +107,7 @@ def start_ray(
         # "local", because a bare init would try to join a dead cluster that left its address file behind.
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus}
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
-        _remove_left_session(folder)
+        options["_temp_dir"] = str(_make_folder())
     else:
         options["runtime_env"] = {
             "env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES},
@@ -121,13 +120,11 @@ def start_ray(
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
         try:
-            context = _init(ray, options)
+            _init(ray, options)
         finally:
             # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
             # import in the other thread. And a process that exits in the middle of an import of torch aborts.
             importing.join()
-    if address is None:
-        _note_session(folder, context.address_info["session_dir"])
 
 
 @contextmanager
@@ -151,11 +148,21 @@ def joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _init(ray: Any, options: Mapping[str, Any]) -> Any:
+def _make_folder() -> Path:
+    """Return a new folder for the files of this process's local Ray."""
+    global _folder
+    remove_dead_folders()  # of drivers that were killed
+    _folder = RayFolder()
+    return _folder.path
+
+
+def _init(ray: Any, options: Mapping[str, Any]) -> None:
     address = None if options["address"] == "local" else options["address"]
     for is_last in (False, False, True):
         try:
-            return ray.init(**options)
+            with ray_compat.starting(on_loopback=address is None):
+                ray.init(**options)
+            return
         # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own
         # for a refused token.
         except Exception as error:
@@ -164,7 +171,6 @@ def _init(ray: Any, options: Mapping[str, Any]) -> Any:
             if address is not None or is_last or _TOO_SLOW not in str(error):
                 raise cannot_start(address, error) from error
             _kill_local_ray(os.environ[SWEEP_VARIABLE])
-    raise AssertionError
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
@@ -205,11 +211,14 @@ def stop_ray() -> None:
 
 def kill_local_ray() -> None:
     """Kill what is left of the local Ray, and remove its files."""
-    folder = os.environ.pop(SWEEP_VARIABLE, None)
+    global _folder
+    sweep = os.environ.pop(SWEEP_VARIABLE, None)
+    if sweep is not None:
+        _kill_local_ray(sweep)
     os.environ.pop(DRIVER_VARIABLE, None)
-    if folder is not None:
-        _kill_local_ray(folder)
-        _remove_own_session(Path(folder))
+    ours, _folder = _folder, None
+    if ours is not None:
+        ours.remove()
 
 
 def _kill_local_ray(folder: str) -> None:
@@ -220,59 +229,6 @@ def _kill_local_ray(folder: str) -> None:
                 process.kill()
                 killed.append(process)
     psutil.wait_procs(killed, timeout=_KILLED_S)
-
-
-_own_session: list[Path] = []
-"""The folder that Ray created for this process."""
-
-
-def _note_session(folder: Path, session: str) -> None:
-    """Record which folder Ray created, so that the next driver can remove it if this one is killed."""
-    _own_session[:] = [Path(session)]
-    (folder / _SESSION_FILE).write_text(json.dumps({"session": session, **identify_process()}), encoding="utf-8")
-
-
-def _remove_own_session(folder: Path) -> None:
-    """Remove the folder that Ray created for this process, and no other."""
-    noted = _read_note(folder)
-    for session in _own_session:
-        _remove_session(session)
-        # Not if it is that of a driver that has since taken the sweep.
-        if noted is not None and noted[0] == session:
-            (folder / _SESSION_FILE).unlink(missing_ok=True)
-    _own_session.clear()
-
-
-def _remove_left_session(folder: Path) -> None:
-    """Remove the folder of Ray that a killed driver of this sweep left behind; a living one removes its own."""
-    noted = _read_note(folder)
-    if noted is not None and noted[1]:
-        _remove_session(noted[0])
-        (folder / _SESSION_FILE).unlink(missing_ok=True)
-
-
-def _read_note(folder: Path) -> tuple[Path, bool] | None:
-    """Return the session of Ray that the last driver noted, and whether that driver is known to be dead."""
-    try:
-        text = (folder / _SESSION_FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    try:
-        noted = json.loads(text)
-        return Path(noted["session"]), is_dead(noted)
-    except (ValueError, TypeError, KeyError):
-        # Earlier versions noted only the folder, whose name ends with the pid of its driver.
-        pid = text.rpartition("_")[2]
-        return Path(text), not (pid.isdecimal() and psutil.pid_exists(int(pid)))
-
-
-def _remove_session(session: Path) -> None:
-    # The note might be damaged: never remove anything that is not a session of Ray's.
-    if session.name.startswith("session_"):
-        shutil.rmtree(session, ignore_errors=True)
-        with suppress(OSError):
-            if (latest := session.with_name("session_latest")).readlink() == session:
-                latest.unlink()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import time
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,10 +31,10 @@ from orchestrator.planning.capacity import require_room_here
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
-from orchestrator.signals import Interrupted, StopSignals
+from orchestrator.signals import StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
 from orchestrator.sweep.extension import extending
-from orchestrator.sweep.guard import Guard
+from orchestrator.sweep.guard import Guard, give_up
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep.origin import collect_provenance
@@ -169,7 +170,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
     with ExitStack() as stack:
         # The lease is taken before the journal is opened, and released after everything else has ended.
         lease = stack.enter_context(Lease(folder, steal=options.steal_lease))
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(StopSignals(partial(give_up, plan, options)))
         journal = stack.enter_context(Journal.open(folder / JOURNAL_FILE, lease))
         stack.enter_context(quick_handover())
         # Stop at once if another driver takes the sweep.
@@ -233,7 +234,6 @@ class _Driver:
         self._folder, self._options, self._hooks = sweep_dir(plan.id), options, options.hooks
         self.tracker: TrackerLike = NoTracker()
         self._cleaner = CheckpointCleaner(plan, journal.state)
-        self._resume = f"orchestrator resume {plan.id}{options.repeated_flags()}"
         self._guard = Guard(plan, self._folder, options, signals)
 
     def run(self, num_more: int) -> str:
@@ -265,8 +265,9 @@ class _Driver:
         inputs = in_background(lambda: self._hooks.prepare_inputs(config, self._progress.say))
         # Registered before the start: a start that fails half-way also leaves processes to end.
         stack.callback(stop_ray)
+        self._signals.check()
         self._start_ray()
-        self._signals.arm()  # again, because Ray installs a SIGTERM handler of its own when it starts
+        self._signals.check()
         stack.callback(self._guard.stop)
         self._guard.start(self._progress)
         current = collect_provenance(self._plan, self._wait(inputs))
@@ -370,8 +371,7 @@ class _Driver:
         """Return a future's result, or stop waiting once a signal arrives."""
         # Not `result(timeout=...)`: its time-out looks like one that the work itself raised.
         while not wait([future], timeout=_LOOK_S).done:
-            if self._signals.received:
-                raise Interrupted
+            self._signals.check()
         return future.result()
 
     def _end(

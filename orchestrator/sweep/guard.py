@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
+from orchestrator.cluster.session import kill_local_ray
 from orchestrator.cluster.watch import RayWatch, describe_loss
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.signals import StopSignals
@@ -15,6 +17,12 @@ STALL_S = 60.0
 """Tune takes several steps a second; one that takes this long is waiting for something that does not answer."""
 _SHORTAGE_S = 30.0
 """A cluster's autoscaler may replace a node within this time; trials of a smaller one wait without a word."""
+
+
+def give_up(plan: SweepPlan, options: DriveOptions) -> None:
+    """Do what must be done if a signal has no effect, because the main thread hangs, and the process ends here."""
+    print(f"interrupted. Continue: {_resume(plan, options)}", file=sys.stderr, flush=True)
+    kill_local_ray()
 
 
 class Guard:
@@ -28,7 +36,7 @@ class Guard:
     """
 
     def __init__(self, plan: SweepPlan, folder: Path, options: DriveOptions, signals: StopSignals) -> None:
-        self._resume = f"orchestrator resume {plan.id}{options.repeated_flags()}"
+        self._resume = _resume(plan, options)
         self._resources, self._folder = plan.resources, folder
         self._watch = RayWatch(options.address, signals.send, resume=self._resume)
         self._stepped: float | None = None
@@ -74,3 +82,7 @@ class Guard:
             f"The driver has been waiting for {STALL_S:.0f} s for Ray or the disk of {self._folder}. It "
             f"continues when they answer. You can also stop it, and continue later: {self._resume}"
         )
+
+
+def _resume(plan: SweepPlan, options: DriveOptions) -> str:
+    return f"orchestrator resume {plan.id}{options.repeated_flags()}"

@@ -3,7 +3,7 @@
 Tune decides nothing and stores nothing: which trial runs next, when one stops and what follows a death are decided
 by the director, from the journal. Tune never retries a trial either; the director hands it out again.
 
-We use the public interface of Tune 2.60 as far as possible. It lacks five things:
+We use the public interface of Tune 2.60 as far as possible. It lacks six things:
 
 - The exception that ended a trial. ``Callback.on_trial_error`` gets only the trial: ``ray_compat.read_trial_error``.
 - An end to a trial that hangs. A stop waits for the running epoch, so we kill the trial's process, whose handle only
@@ -16,6 +16,8 @@ We use the public interface of Tune 2.60 as far as possible. It lacks five thing
   for trials in the middle of an epoch, and calls Ray's processes, which a SIGTERM to the process group ends as well. So
   our signal handler raises KeyboardInterrupt wherever Tune is at that moment, as Python's own handler does
   (:meth:`orchestrator.signals.StopSignals.interrupting`); ``stop_all`` only covers one that got lost in a library.
+- An option that keeps ``AWS_SECRET_ACCESS_KEY`` out of the trials' runtime environments, which Ray logs:
+  ``ray_compat.keep_credentials_local``.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.ray_compat import read_trial_error, trial_actor
+from orchestrator.ray_compat import keep_credentials_local, read_trial_error, trial_actor
 from orchestrator.signals import Interrupted
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT
@@ -77,6 +79,7 @@ def run_trials(
         OrchestratorError: The journal cannot be written, or no trial fits on the disk.
     """
     trials = _Trials(plan, director, has_room)
+    keep_credentials_local()
     with suppress(_Finished):
         tune.run(
             trainable,

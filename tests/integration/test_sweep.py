@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import pytest
 
-from orchestrator.cluster.processes import find_processes
+from orchestrator.cluster.processes import end_orphans, find_processes
+from orchestrator.cluster.ray_folder import remove_dead_folders
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -29,6 +32,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
 from orchestrator.trials.director import MAX_LOSSES
+from orchestrator.writable import ray_base_dir
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
@@ -39,6 +43,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 ID = "trivial-00000001"
+SECRETS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
+    *("AZURE_STORAGE_CONNECTION_STRING", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "NCCL_RAS_ADDR", "TORCHFT_LIGHTHOUSE"),
+)
+BEGIN = """
+from orchestrator.signals import run_program
+
+def begin():
+    print("begun", flush=True)
+    from tests.kit.trivial_sweep import main
+    return main()
+
+run_program(begin)
+"""
+_BEGUN = "begun\n"
 
 
 def quietly(hooks: Hooks, **how: Any) -> DriveOptions:
@@ -76,7 +95,7 @@ class Driver:
     """A driver in a process of its own."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tests.kit.trivial_sweep", ID, "--no-tracking", *arguments]
+        command = [sys.executable, "-c", BEGIN, ID, "--no-tracking", *arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
@@ -88,11 +107,33 @@ class Driver:
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.02)
 
+    def wait_until(self, what: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 240
+        while not what():
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.02)
+
+    def await_begin(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == _BEGUN
+
+    def ray_folders(self) -> list[Path]:
+        return [path.parents[1] for path in ray_base_dir().glob(f"spml-*/r/session_*_{self.process.pid}")]
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def runs(self, name: str) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return any(child.name() == name for child in self.children())
+        return False
+
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
         if number is not None:
             self.process.send_signal(number)
         output, _ = self.process.communicate(timeout=240)
-        return self.process.returncode, output
+        return self.process.returncode, output.removeprefix(_BEGUN)
 
 
 @pytest.fixture
@@ -123,8 +164,8 @@ def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFi
     assert (sweep_dir(ID) / "spool" / f"t{outcome.best.trial:04d}" / "score.txt").exists()
     assert not (sweep_dir(ID) / ".ray").exists()
     # Among the temporary files of the system there is nothing of its Ray.
-    sessions = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").glob("session_2*")
-    assert [path for path in sessions if path.name.endswith(f"_{os.getpid()}")] == []
+    session = f"session_*_{os.getpid()}"
+    assert [*ray_base_dir().glob(f"ray/{session}"), *ray_base_dir().glob(f"spml-*/r/{session}")] == []
     assert find_processes(sweep_dir(ID)) == []
     assert capfd.readouterr() == ("", "")
 
@@ -212,6 +253,65 @@ def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Drive
     assert code == 0, output
     check_whole(ID, trials=6, epochs=6)
     assert find_processes(sweep_dir(ID)) == []
+
+
+def test_secrets_stay_in_the_environment_and_ports_on_this_machine(
+    driver: type[Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"planted-{name}")
+    first = driver("--trials", "4", "--epochs", "100", "--epoch-s", "0.1")
+    first.wait_for(EpochReported, 4)
+    listening = [
+        connection.laddr.ip
+        for process in [psutil.Process(first.process.pid), *first.children()]
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 5
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    first.end(signal.SIGKILL)
+    end_orphans(sweep_dir(ID))
+    (folder,) = first.ray_folders()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = [path for root in (folder, sweep_dir(ID)) for path in root.rglob("*") if path.is_file()]
+    assert any(path.name == "runtime_env_agent.log" for path in files)
+    assert [str(path) for path in files if b"planted-" in path.read_bytes()] == []
+    # The next driver removes what a killed one left.
+    remove_dead_folders()
+    assert first.ray_folders() == []
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
+def test_a_signal_while_it_starts_ends_it_as_later(driver: type[Driver], number: signal.Signals) -> None:
+    for name in (None, "gcs_server", "raylet"):
+        first = driver("--trials", "2", "--epochs", "2")
+        first.await_begin()  # the first one is still importing
+        if name is not None:
+            first.wait_until(partial(first.runs, name))
+        check_ended(first, number)
+    assert resume(ID, quietly(trivial_hooks(TrivialRuns(), tracking=False), allow_changed=True)).state == FINISHED
+    check_whole(ID, trials=2, epochs=2)
+
+
+@pytest.mark.long
+def test_a_signal_at_any_moment_ends_it(driver: type[Driver]) -> None:
+    for delay in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, *(step / 2 for step in range(4, 25))):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            first = driver("--trials", "4", "--epochs", "500", "--epoch-s", "0.1")
+            first.await_begin()
+            time.sleep(delay)
+            check_ended(first, number)
+    driver().wait_for(EpochReported)
+
+
+def check_ended(driver: Driver, number: signal.Signals) -> None:
+    """Send a signal, and check that the driver ends with 130 and leaves nothing running and no file of Ray's."""
+    code, output = driver.end(number)
+    assert code == 130, output
+    assert "Traceback" not in output
+    assert find_processes(sweep_dir(ID)) == []
+    assert driver.ray_folders() == []
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from unittest.mock import patch
 
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.signals import run_program
 from orchestrator.sweep.driver import INTERRUPTED, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks, make_mlflow_tracker, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

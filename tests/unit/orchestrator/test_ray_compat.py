@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import logging
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -40,6 +42,46 @@ def test_the_environment_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> N
             ray_compat.reload_environment()
             assert get_authentication_mode() == mode
     ray_compat.reload_environment()
+
+
+def test_while_ray_starts_its_signal_handlers_and_outside_addresses_are_off() -> None:
+    from ray import _raylet
+    from ray._private import ray_constants, services, utils
+
+    flag = ctypes.c_bool.in_dll(ctypes.CDLL(_raylet.__file__), ray_compat._HANDLERS_FLAG)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert parameters(utils.set_sigterm_handler) == ["sigterm_handler"]
+    for on_loopback in (True, False):
+        with ray_compat.starting(on_loopback=on_loopback):
+            assert flag.value  # Ray's core takes its handlers for installed
+            assert (services.get_node_ip_address() == "127.0.0.1") == on_loopback
+            utils.set_sigterm_handler(lambda number, frame: None)
+            assert signal.getsignal(signal.SIGTERM) is handler
+        assert not flag.value
+        assert ray_constants.ENABLE_RAY_CLUSTER
+    assert parameters(utils.set_sigterm_handler) == ["sigterm_handler"]
+    assert "ray_constants.ENABLE_RAY_CLUSTER" in inspect.getsource(services)
+
+
+def test_tune_forwards_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal import constants
+    from ray.tune.execution import class_cache
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", set(names))
+    ray_compat.keep_credentials_local()
+    assert "RAY_CHDIR_TO_TRIAL_DIR" in class_cache.ENV_VARS_TO_PROPAGATE
+    for name in names:
+        monkeypatch.setenv(name, "planted")
+    remote = class_cache._ActorClassCache().get(type("Trial", (), {}))
+    assert all(
+        name.startswith("RAY_")
+        for name, value in remote._default_options["runtime_env"]["env_vars"].items()
+        if value == "planted"
+    )
+    # Ray Train forwards a set of its own, in which there are only settings.
+    others = {name for name in constants.ENV_VARS_TO_PROPAGATE if not name.startswith("RAY_")}
+    assert others == {"NCCL_RAS_ADDR", "TORCHFT_LIGHTHOUSE"}
 
 
 def test_messages_of_raylets_go_to_the_function_and_not_to_the_terminal(

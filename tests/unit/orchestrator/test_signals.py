@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,3 +56,94 @@ def test_in_another_thread_nothing_is_taken() -> None:
     thread.start()
     thread.join()
     assert errors == []
+
+
+HANGS = """
+import ctypes
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+libc.pthread_mutex_lock(mutex)
+print("ready", flush=True)
+libc.pthread_mutex_lock(mutex)  # a call that no signal interrupts
+"""
+IMPORTS = """
+import importlib.abc, importlib.util
+class Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self) if name == "slow" else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        print("ready", flush=True)
+        sys.stdin.readline()  # Python takes the signal here, within the import
+        print("imported", flush=True)
+sys.meta_path.insert(0, Slow())
+import slow
+time.sleep(1e6)
+"""
+UNWINDS = """
+try:
+    print("ready", flush=True)
+    time.sleep(1e6)
+finally:
+    print("unwound", flush=True)
+    threading.Thread(target=time.sleep, args=(1e6,)).start()  # Python's exit would wait for it
+"""
+ENDS = """
+import atexit
+atexit.register(lambda: (print("ready", flush=True), time.sleep(1e6)))
+return 7
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_at_every_moment_of_a_program_a_signal_ends_it_without_a_word(number: signal.Signals) -> None:
+    for body, grace_s, code, said in (
+        (HANGS, 0.2, 130, ""),
+        (IMPORTS, 60, 130, "imported\n"),
+        (UNWINDS, 60, 130, "unwound\n"),
+        (ENDS, 60, 7, ""),
+    ):
+        lines = "".join(f"    {line}\n" for line in body.splitlines())
+        program = f"""
+import sys, threading, time
+from orchestrator import signals
+signals.GRACE_S = {grace_s}
+def main():
+{lines}
+signals.run_program(main)
+"""
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        output, _ = process.communicate("\n", timeout=60)
+        assert (process.returncode, output) == (code, said), body
+
+
+@pytest.mark.slow
+def test_a_forked_process_does_not_end_its_parent() -> None:
+    program = """
+import os, signal, time
+from orchestrator import signals
+signals.GRACE_S = 0.2
+def main():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"x")
+        time.sleep(1e6)
+    os.read(reader, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    time.sleep(1)
+    return 3
+signals.run_program(main)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 3

@@ -1,76 +1,33 @@
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.cluster import ray_folder
 from orchestrator.cluster import session as ray_session
-from orchestrator.cluster.processes import SWEEP_VARIABLE
 from orchestrator.errors import OrchestratorError
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the folders of local Rays out of the system's temporary files."""
+    monkeypatch.setattr(ray_folder, "ray_base_dir", lambda: tmp_path)
 
 
 class AuthenticationError(Exception):
     """Has the same name as Ray's class."""
 
 
-@pytest.fixture
-def session(tmp_path: Path, home: Path) -> Path:
-    """Return the folder that Ray made for the sweep whose folder is the home, next to that of another Ray."""
-    ours = tmp_path / "ray" / "session_2026_1"
-    for folder in (ours, ours.with_name("session_2026_2")):
-        (folder / "logs").mkdir(parents=True)
-    (ours.parent / "session_latest").symlink_to(ours)
-    ray_session._note_session(home, str(ours))
-    return ours
-
-
-def test_end_of_ray_removes_its_folder_and_no_other(monkeypatch: pytest.MonkeyPatch, session: Path, home: Path) -> None:
-    monkeypatch.setenv(SWEEP_VARIABLE, str(home))
-    ray_session.stop_ray()
-    assert [path.name for path in session.parent.iterdir()] == ["session_2026_2"]
-    assert not (session.parent / "session_latest").is_symlink()
-    assert list(home.iterdir()) == []
-
-
-def test_what_is_no_session_of_ray_is_never_removed(session: Path, home: Path, tmp_path: Path) -> None:
-    other = tmp_path / "photos"
-    other.mkdir()
-    (home / ray_session._SESSION_FILE).write_text(str(other))
-    ray_session._remove_left_session(home)
-    assert other.is_dir()
-    assert session.is_dir()
-
-
-def test_a_session_is_removed_only_by_its_driver_or_once_that_is_dead(
-    monkeypatch: pytest.MonkeyPatch, session: Path, home: Path
-) -> None:
-    monkeypatch.setenv(SWEEP_VARIABLE, str(home))
-    other = session.with_name("session_2026_2")
-    note = home / ray_session._SESSION_FILE
-    ours = json.loads(note.read_text())
-    # Another driver takes the sweep while we are alive: it leaves our session alone, and we leave its.
-    ray_session._remove_left_session(home)
-    assert session.is_dir()
-    theirs = json.dumps(ours | {"session": str(other), "machine": "another container"})
-    note.write_text(theirs)
+def test_end_of_ray_removes_its_folder_and_no_other(tmp_path: Path) -> None:
+    ours, other = ray_session._make_folder(), ray_folder.RayFolder()
+    for path in (ours, other.path):
+        path.mkdir()
     ray_session.kill_local_ray()
-    assert not session.exists()
-    assert note.read_text() == theirs
-    ray_session._remove_left_session(home)
-    assert other.is_dir()
-    # Its driver is dead: a later process has its pid. An earlier version noted only the folder.
-    note.write_text(json.dumps(ours | {"session": str(other), "ticks": 1}))
-    ray_session._remove_left_session(home)
-    assert not other.exists()
-    assert not note.exists()
-    left = session.with_name(f"session_2026_{2**22 + 5}")
-    left.mkdir()  # no process has such a large pid
-    note.write_text(str(left))
-    ray_session._remove_left_session(home)
-    assert not left.exists()
+    assert list(tmp_path.iterdir()) == [other.path.parent]
+    other.remove()
 
 
 @pytest.mark.parametrize(
@@ -128,8 +85,3 @@ def test_a_failed_start_waits_for_the_imports_that_run_beside_it(
     with pytest.raises(OrchestratorError):
         ray_session.start_ray(tmp_path, address=None, num_cpus=1, num_gpus=0, driver_modules=["x"])
     assert done == [["x"]]
-
-
-def test_nothing_noted_is_nothing_to_remove(home: Path) -> None:
-    ray_session._remove_left_session(home)
-    ray_session._remove_own_session(home)

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.signals import StopSignals
-from orchestrator.sweep.guard import STALL_S, Guard
+from orchestrator.sweep import guard as guarding
+from orchestrator.sweep.guard import STALL_S, Guard, give_up
 from orchestrator.sweep.options import DriveOptions
 
 
@@ -32,3 +33,14 @@ def test_a_driver_that_takes_no_steps_says_what_it_waits_for(monkeypatch: pytest
     guard.note_end()
     assert guard.describe_stall() is None
     assert guard.describe_shortage() is guard.describe_loss() is None
+
+
+def test_a_driver_that_hangs_ends_its_ray_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(guarding, "kill_local_ray", lambda: ended.append(True))
+    plan = make_plan(PlanRequest("digits", num_cpus=1, num_gpus=0))
+    give_up(plan, DriveOptions())
+    assert ended == [True]
+    assert capsys.readouterr().err == f"interrupted. Continue: orchestrator resume {plan.id}\n"
