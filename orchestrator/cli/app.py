@@ -32,6 +32,7 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.cli.output import accept_any_text, print_note, program, tell_of_escapes
+from orchestrator.redaction import redact
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Not in standalone mode, because typer would then print errors in its own way.
         sys.exit(app(words, prog_name=program(), standalone_mode=False, obj=words))
     except typer.TyperException as error:
-        print(describe_usage(error), file=sys.stderr)
+        print(redact(describe_usage(error)), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
@@ -142,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         code = exit_code(error)
-        print_note(f"error: {_recognise_sweep(error) or describe(error, code)}")
+        # Whatever raised it may repeat a URI with its key.
+        print_note(redact(f"error: {_recognise_sweep(error) or describe(error, code)}"))
         sys.exit(code)
     finally:
         tell_of_escapes()

@@ -29,6 +29,7 @@ class RayFolder:
 
     def __init__(self) -> None:
         base = ray_base_dir()
+        base.mkdir(parents=True, exist_ok=True)
         while True:
             # mkdtemp creates it with mode 700. The name is short, because Ray's sockets are inside, and the path of a
             # socket has at most 107 characters.

@@ -4,17 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import writable
 from orchestrator.errors import UserError
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.writable import find_obstacle, require_writable
+from orchestrator.writable import find_obstacle, ray_base_dir, require_writable
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(writable, "_MAX_BASE", 1000)  # the tests' own folders are too long for Ray
     (tmp_path / "file").write_text("")
     return tmp_path / "file"
 
@@ -67,3 +69,12 @@ def test_sweep_that_cannot_write_leaves_nothing(
             DriveOptions(progress=False, hooks=Hooks(make_tracker=make_no_tracker)),
         )
     assert list(home.iterdir()) == []
+
+
+def test_a_path_too_long_for_sockets_is_replaced_by_the_systems_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for path, base in (("/scratch", "/scratch"), ("/scratch/" + 30 * "x", "/tmp"), ("", "/tmp")):
+        monkeypatch.setenv("TMPDIR", path)
+        assert ray_base_dir() == Path(base)
+    monkeypatch.setenv("RAY_TMPDIR", "/fast")
+    assert ray_base_dir() == Path("/fast")

@@ -161,6 +161,22 @@ def test_other_errors_say_how_to_learn_more(
             cli.main(words)
 
 
+@pytest.mark.parametrize("query", ["sig=hunter2a", "X-Amz-Signature=hunter2a", "account_key=hunter2a"])
+def test_a_refused_uri_does_not_show_its_secret(capsys: pytest.CaptureFixture[str], query: str) -> None:
+    uri = f"abfs://box/x?v=1&{query}"
+    for words in (
+        ["plan", "digits", "--storage", uri],
+        ["plan", "voc", "--set", f"data.store={uri}"],
+        ["plan", uri],
+        ["plan", "digits", "--trials", uri],
+        ["resume", "--from", uri],
+        [uri],
+    ):
+        code, out, err = run(capsys, *words)
+        assert code == 2, err
+        assert "hunter2a" not in out + err
+
+
 def test_interrupt_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(sweep_id: str) -> None:
         raise KeyboardInterrupt
