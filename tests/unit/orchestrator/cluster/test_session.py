@@ -26,7 +26,7 @@ def test_end_of_ray_removes_its_folder_and_no_other(tmp_path: Path) -> None:
     for path in (ours, other.path):
         path.mkdir()
     ray_session.kill_local_ray()
-    assert list(tmp_path.iterdir()) == [other.path.parent]
+    assert list(tmp_path.glob("spml-*")) == [other.path.parent]
     other.remove()
 
 
