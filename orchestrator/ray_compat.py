@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,17 +45,19 @@ def reload_environment() -> None:
     _raylet.Config.initialize("")  # type: ignore[attr-defined]  # a Cython class without stubs
 
 
-@contextmanager
-def starting(*, on_loopback: bool) -> Iterator[None]:
-    """Let ``ray.init``, called inside, leave the handling of signals to us.
+def init(folder: Path | None, **options: Any) -> None:
+    """Call ``ray.init``, and keep it from handling signals.
 
     It installs a SIGTERM handler in Python and, from its core, another one below Python's, which ends the process
     without a word; ``ray.shutdown`` then resets SIGTERM to the system's default. No option prevents any of that.
 
     Args:
-        on_loopback: Also let every process of a local Ray listen on 127.0.0.1 only, as Ray does on macOS and Windows.
-            On Linux, ``_node_ip_address="127.0.0.1"`` is replaced by the address of the network.
+        folder: Where a local Ray writes its files; no public option sets it. All processes of such a Ray listen on
+            127.0.0.1 only, as on macOS and Windows. On Linux, Ray replaces ``_node_ip_address="127.0.0.1"`` by the
+            address of the network. None for a cluster.
+        options: The public options of ``ray.init``.
     """
+    import ray
     from ray import _raylet
     from ray._private import ray_constants, utils
 
@@ -64,10 +65,12 @@ def starting(*, on_loopback: bool) -> Iterator[None]:
     are_installed = ctypes.c_bool.in_dll(ctypes.CDLL(_raylet.__file__), _HANDLERS_FLAG)
     before = utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER
     utils.set_sigterm_handler = lambda handler: None
-    ray_constants.ENABLE_RAY_CLUSTER = before[1] and not on_loopback
+    if folder is not None:
+        options["_temp_dir"] = str(folder)
+        ray_constants.ENABLE_RAY_CLUSTER = False
     are_installed.value = True
     try:
-        yield
+        ray.init(**options)
     finally:
         are_installed.value = False
         utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER = before

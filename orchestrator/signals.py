@@ -34,6 +34,12 @@ class Interrupted(KeyboardInterrupt):
     """The user asked to stop. Raised inside a call of Ray, it comes out as a plain KeyboardInterrupt."""
 
 
+def say_interrupted() -> None:
+    """Tell the user; not by print, because the main thread may hang while it holds the lock of stderr."""
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+
+
 class _Watch:
     """A thread that learns of every signal, and ends the process if the main thread does not react.
 
@@ -43,7 +49,7 @@ class _Watch:
     """
 
     def __init__(self) -> None:
-        self.last_act: Callable[[], None] = lambda: None
+        self.last_act: Callable[[], None] = say_interrupted
         self.was_told = False
         self._deferred, self._reacted = False, -math.inf
         self._reader, writer = os.pipe()
@@ -58,7 +64,7 @@ class _Watch:
 
     def defer(self) -> None:
         """Ask for the handler to be called again soon."""
-        self._deferred = True
+        self._deferred, self._reacted = True, -math.inf
 
     def _keep_watching(self) -> None:
         while True:
@@ -109,6 +115,7 @@ def _call(main: Callable[[], object]) -> Any:
     except SystemExit as ending:
         return ending.code
     except KeyboardInterrupt:
+        say_interrupted()
         return EXIT_INTERRUPTED
 
 
@@ -173,7 +180,7 @@ class StopSignals:
         last_act: Called if the process must be ended because nothing calls :meth:`check`.
     """
 
-    def __init__(self, last_act: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, last_act: Callable[[], None] = say_interrupted) -> None:
         self.received = False
         self._last_act = last_act
         self._is_starting, self._interrupts, self._sent_again = True, False, False
@@ -233,7 +240,7 @@ class StopSignals:
         for number, before in self._before.items():
             signal.signal(number, before)
         if _watch is not None:
-            _watch.last_act = lambda: None
+            _watch.last_act = say_interrupted
         # A signal that was noted, and then found nothing more to stop, has had its effect.
         _react_if(self.received)
 

@@ -33,6 +33,7 @@ from orchestrator.cli import (
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.cli.output import accept_any_text, print_note, program, tell_of_escapes
 from orchestrator.redaction import redact
+from orchestrator.signals import say_interrupted
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(redact(describe_usage(error)), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
+        say_interrupted()
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader (`head`, say) has enough. Without this, Python complains again when it flushes at exit.

@@ -24,7 +24,7 @@ class RayFolder:
     leaves a folder that the next driver of this user recognises and removes.
 
     Attributes:
-        path: For Ray's ``_temp_dir``. It is inside the private folder, because Ray opens its own to everybody.
+        path: Where Ray writes. It is inside the private folder, because Ray opens its own to everybody.
     """
 
     def __init__(self) -> None:

@@ -93,7 +93,6 @@ def start_ray(
         OrchestratorError: Ray does not start, no Ray answers at that address, or it refuses our token.
     """
     quieten()
-    import ray
 
     os.environ[SWEEP_VARIABLE] = str(folder)
     os.environ[DRIVER_VARIABLE] = json.dumps(identify_process())
@@ -107,7 +106,7 @@ def start_ray(
         # "local", because a bare init would try to join a dead cluster that left its address file behind.
         options |= {"address": "local", "num_cpus": num_cpus, "num_gpus": num_gpus}
         options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
-        options["_temp_dir"] = str(_make_folder())
+        _make_folder()
     else:
         options["runtime_env"] = {
             "env_vars": {name: _ENVIRONMENT[name] for name in _ON_NODES},
@@ -120,7 +119,7 @@ def start_ray(
         importing = threading.Thread(target=_import_all, args=(driver_modules,), daemon=True)
         importing.start()
         try:
-            _init(ray, options)
+            _init(options)
         finally:
             # Warning filters belong to the process: leaving this block earlier would restore them in the middle of an
             # import in the other thread. And a process that exits in the middle of an import of torch aborts.
@@ -141,27 +140,26 @@ def joined(address: str) -> Iterator[None]:
     options = {"address": address, "log_to_driver": False, "configure_logging": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _init(ray, options | {"logging_level": logging.CRITICAL})
+        _init(options | {"logging_level": logging.CRITICAL})
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _make_folder() -> Path:
-    """Return a new folder for the files of this process's local Ray."""
+def _make_folder() -> None:
+    """Create the folder for the files of this process's local Ray."""
     global _folder
     remove_dead_folders()  # of drivers that were killed
     _folder = RayFolder()
-    return _folder.path
 
 
-def _init(ray: Any, options: Mapping[str, Any]) -> None:
+def _init(options: Mapping[str, Any]) -> None:
     address = None if options["address"] == "local" else options["address"]
+    folder = None if address is not None or _folder is None else _folder.path
     for is_last in (False, False, True):
         try:
-            with ray_compat.starting(on_loopback=address is None):
-                ray.init(**options)
+            ray_compat.init(folder, **options)
             return
         # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own
         # for a refused token.

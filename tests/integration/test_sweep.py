@@ -260,8 +260,8 @@ def test_secrets_stay_in_the_environment_and_ports_on_this_machine(
 ) -> None:
     for name in SECRETS:
         monkeypatch.setenv(name, f"planted-{name}")
-    first = driver("--trials", "4", "--epochs", "100", "--epoch-s", "0.1")
-    first.wait_for(EpochReported, 4)
+    first = driver("--trials", "2", "--epochs", "100", "--epoch-s", "0.1")
+    first.wait_for(EpochReported)
     listening = [
         connection.laddr.ip
         for process in [psutil.Process(first.process.pid), *first.children()]
@@ -282,16 +282,10 @@ def test_secrets_stay_in_the_environment_and_ports_on_this_machine(
     assert first.ray_folders() == []
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
-def test_a_signal_while_it_starts_ends_it_as_later(driver: type[Driver], number: signal.Signals) -> None:
-    for name in (None, "gcs_server", "raylet"):
-        first = driver("--trials", "2", "--epochs", "2")
-        first.await_begin()  # the first one is still importing
-        if name is not None:
-            first.wait_until(partial(first.runs, name))
-        check_ended(first, number)
-    assert resume(ID, quietly(trivial_hooks(TrivialRuns(), tracking=False), allow_changed=True)).state == FINISHED
-    check_whole(ID, trials=2, epochs=2)
+def test_a_signal_while_ray_starts_ends_it_as_later(driver: type[Driver]) -> None:
+    first = driver("--trials", "2", "--epochs", "2")
+    first.wait_until(partial(first.runs, "gcs_server"))
+    check_ended(first, signal.SIGTERM)
 
 
 @pytest.mark.long

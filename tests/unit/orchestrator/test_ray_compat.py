@@ -7,6 +7,7 @@ import inspect
 import logging
 import pickle
 import signal
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -44,29 +45,41 @@ def test_the_environment_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     ray_compat.reload_environment()
 
 
-def test_while_ray_starts_its_signal_handlers_and_outside_addresses_are_off() -> None:
+def test_while_ray_starts_its_signal_handlers_and_outside_addresses_are_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
     from ray import _raylet
-    from ray._private import ray_constants, services, utils
+    from ray._private import ray_constants
 
+    services, utils = import_module("ray._private.services"), import_module("ray._private.utils")
     flag = ctypes.c_bool.in_dll(ctypes.CDLL(_raylet.__file__), ray_compat._HANDLERS_FLAG)
     handler = signal.getsignal(signal.SIGTERM)
     assert parameters(utils.set_sigterm_handler) == ["sigterm_handler"]
-    for on_loopback in (True, False):
-        with ray_compat.starting(on_loopback=on_loopback):
-            assert flag.value  # Ray's core takes its handlers for installed
-            assert (services.get_node_ip_address() == "127.0.0.1") == on_loopback
-            utils.set_sigterm_handler(lambda number, frame: None)
-            assert signal.getsignal(signal.SIGTERM) is handler
+    assert "_temp_dir" in inspect.getsource(ray.init)
+    started: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        assert flag.value  # Ray's core takes its handlers for installed
+        assert (services.get_node_ip_address() == "127.0.0.1") == ("_temp_dir" in options)
+        utils.set_sigterm_handler(lambda number, frame: None)
+        assert signal.getsignal(signal.SIGTERM) is handler
+        started.append(options)
+
+    monkeypatch.setattr(ray, "init", init)
+    for folder in (tmp_path, None):
+        ray_compat.init(folder, num_cpus=1)
         assert not flag.value
         assert ray_constants.ENABLE_RAY_CLUSTER
+    assert started == [{"num_cpus": 1, "_temp_dir": str(tmp_path)}, {"num_cpus": 1}]
     assert parameters(utils.set_sigterm_handler) == ["sigterm_handler"]
     assert "ray_constants.ENABLE_RAY_CLUSTER" in inspect.getsource(services)
 
 
 def test_tune_forwards_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train.v2._internal import constants
-    from ray.tune.execution import class_cache
 
+    class_cache = import_module("ray.tune.execution.class_cache")
     names = class_cache.ENV_VARS_TO_PROPAGATE
     monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", set(names))
     ray_compat.keep_credentials_local()

@@ -97,11 +97,11 @@ return 7
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_at_every_moment_of_a_program_a_signal_ends_it_without_a_word(number: signal.Signals) -> None:
+def test_a_signal_ends_a_program_at_every_moment(number: signal.Signals) -> None:
     for body, grace_s, code, said in (
-        (HANGS, 0.2, 130, ""),
-        (IMPORTS, 60, 130, "imported\n"),
-        (UNWINDS, 60, 130, "unwound\n"),
+        (HANGS, 0.2, 130, "interrupted\n"),
+        (IMPORTS, 60, 130, "imported\ninterrupted\n"),
+        (UNWINDS, 60, 130, "unwound\ninterrupted\n"),
         (ENDS, 60, 7, ""),
     ):
         lines = "".join(f"    {line}\n" for line in body.splitlines())

@@ -22,9 +22,10 @@ class AuthenticationError(Exception):
 
 
 def test_end_of_ray_removes_its_folder_and_no_other(tmp_path: Path) -> None:
-    ours, other = ray_session._make_folder(), ray_folder.RayFolder()
-    for path in (ours, other.path):
-        path.mkdir()
+    ray_session._make_folder()
+    other = ray_folder.RayFolder()
+    for folder in tmp_path.iterdir():
+        (folder / "r").mkdir()
     ray_session.kill_local_ray()
     assert list(tmp_path.glob("spml-*")) == [other.path.parent]
     other.remove()
