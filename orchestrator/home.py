@@ -18,14 +18,14 @@ import shlex
 from pathlib import Path
 
 from orchestrator.errors import UserError
+from training.path_names import is_path_name, require_path_name
 
 HOME_VARIABLE = "ORCHESTRATOR_HOME"
 PLAN_FILE = "plan.json"
 CHECKPOINTS_DIR = "checkpoints"
 SPOOL_DIR = "spool"
 ERRORS_DIR = "errors"
-# Fits into a path, a URL and `SWEEP/TRIAL`, and is never mistaken for an option.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_NAME = 64
 # A name that looks like an id could hide the sweep that has this id.
 _ID_SUFFIX = re.compile(r"(-[0-9a-f]{8})+$")
 
@@ -42,8 +42,12 @@ def sweeps_dir() -> Path:
 
 
 def sweep_dir(sweep_id: str) -> Path:
-    """Return the folder of one sweep."""
-    return sweeps_dir() / sweep_id
+    """Return the folder of one sweep.
+
+    Raises:
+        UserError: The id leads elsewhere: it is not a name.
+    """
+    return sweeps_dir() / _checked(sweep_id, "The id of a sweep")
 
 
 def trial_name(trial: int) -> str:
@@ -76,9 +80,18 @@ def artifacts_dir() -> Path:
     return home() / "artifacts"
 
 
+def datasets_dir() -> Path:
+    """Return the folder of all prepared datasets, and of the pointers to those elsewhere."""
+    return home() / "data"
+
+
 def data_dir(name: str) -> Path:
-    """Return the folder of a prepared dataset."""
-    return home() / "data" / name
+    """Return the folder of a prepared dataset.
+
+    Raises:
+        UserError: The name leads elsewhere.
+    """
+    return datasets_dir() / _checked(name, "The name of a dataset")
 
 
 def require_home() -> None:
@@ -102,10 +115,10 @@ def check_name(name: str) -> str:
     Raises:
         UserError: It has characters that do not fit into a path, a URL or ``SWEEP/TRIAL``, or it looks like an id.
     """
-    if not _NAME.fullmatch(name):
+    if len(name) > _MAX_NAME or not is_path_name(name):
         raise UserError(
-            f"--name must be 1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit, but got "
-            f"--name={shlex.quote(name)}. For example: --name={clean_name(name)}"
+            f"--name must be 1 to {_MAX_NAME} letters, digits, '.', '_' or '-' and start with a letter or digit, but "
+            f"got --name={shlex.quote(name)}. For example: --name={clean_name(name)}"
         )
     if _ID_SUFFIX.search(name):
         raise UserError(
@@ -120,3 +133,10 @@ def clean_name(word: str) -> str:
     # Short enough to take -space, -train or -promote as well.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", word).lstrip("._-")[:48] or "space"
     return f"{name}-space" if _ID_SUFFIX.search(name) else name
+
+
+def _checked(name: str, what: str) -> str:
+    try:
+        return require_path_name(name, what)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None

@@ -1,7 +1,8 @@
 """Read YAML strictly, and keep the line of every key.
 
 YAML 1.2, so ``1e-3`` is a number and ``on`` is a word; plain data only: no tags, no merge keys, no key twice in one
-mapping.
+mapping. A file may come from anybody, so its size is limited, and with it that of the data once aliases are written
+out: a few lines of aliases of aliases would otherwise be more than any memory holds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ KeyPath = tuple[str | int, ...]
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _CORE = "tag:yaml.org,2002:"
+_MAX_BYTES = 256 << 10
+_MAX_DEPTH = 50
+# Characters and values, with every alias written out. The largest shipped space has 5,000.
+_MAX_WEIGHT = 1_000_000
+_TOO_DEEP = f"more than {_MAX_DEPTH} mappings and lists inside each other. Write it flatter."
 # All but the first only in a file that declares %YAML 1.1.
 _TRUE = {"true", "yes", "on", "y"}
 
@@ -76,11 +82,14 @@ def read_text(path: Path, source: str) -> str:
     """Return a file's text.
 
     Raises:
-        SpaceError: The file cannot be read, or is not UTF-8 text.
+        SpaceError: The file cannot be read, is not UTF-8 text, or is larger than a file of settings ever is.
     """
     try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)  # no more, because it may be a device that never ends
+        _require_size(len(content), source)
         # -sig, because editors on Windows may start a file with a byte order mark.
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpaceError(f"{source}: the file is not UTF-8 text (see byte {error.start}). Save it as UTF-8.") from None
     except FileNotFoundError:
@@ -95,19 +104,60 @@ def read_document(text: str, source: str) -> Document:
     """Read a YAML text.
 
     Raises:
-        SpaceError: The text is not YAML, or has a key twice, a tag, an alias of itself or a merge key.
+        SpaceError: The text is not YAML, or has a key twice, a tag, an alias of itself or a merge key; or it is too
+            large or too deeply nested.
     """
-    document = Document(source, text)
+    document, node = Document(source, text), compose(text, source)
+    if node is not None:
+        document.data = _Builder(document).build(node, ())
+    return document
+
+
+def compose(text: str, source: str) -> Node | None:
+    """Return the nodes of a YAML text, none of which is too large once its aliases are written out.
+
+    Raises:
+        SpaceError: The text is not YAML, or is too large or too deeply nested.
+    """
+    _require_size(len(text), source)
     try:
         # Nodes and not values, because only nodes know their lines.
-        node = YAML(typ="safe", pure=True).compose(text)
+        node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         raise _syntax_error(error, source) from None
     except YAMLError as error:  # a character that YAML does not allow
         raise SpaceError(f"{source}: this is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise SpaceError(f"{source}: {_TOO_DEEP}") from None
     if node is not None:
-        document.data = _Builder(document).build(node, ())
-    return document
+        _weigh(node, source, {}, 0)
+    return node
+
+
+def _require_size(num: int, source: str) -> None:
+    if num > _MAX_BYTES:
+        raise SpaceError(f"{source} is larger than {_MAX_BYTES >> 10} KiB, the most that a file of settings may have.")
+
+
+def _weigh(node: Node, source: str, known: dict[int, int], depth: int) -> int:
+    """Return how many characters and values a node holds with all aliases written out; each node is visited once."""
+    if id(node) in known:
+        return known[id(node)]
+    if depth > _MAX_DEPTH:
+        raise SpaceError(f"{source}:{node.start_mark.line + 1}: {_TOO_DEEP}")
+    if isinstance(node, ScalarNode):
+        weight = 1 + len(str(node.value))
+    else:
+        known[id(node)] = 0  # an alias of itself is refused where the data is built
+        parts = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
+        weight = 1 + sum(_weigh(part, source, known, depth + 1) for part in parts)
+    if weight > _MAX_WEIGHT:
+        raise SpaceError(
+            f"{source}:{node.start_mark.line + 1}: with its aliases written out, what begins here is more than "
+            f"{_MAX_WEIGHT:,} characters, the most that is read. Use fewer aliases."
+        )
+    known[id(node)] = weight
+    return weight
 
 
 def parse_scalar(text: str) -> Scalar:
@@ -119,7 +169,7 @@ def parse_scalar(text: str) -> Scalar:
     try:
         node = YAML(typ="safe", pure=True).compose(stripped)
         value = _scalar(node) if isinstance(node, ScalarNode) and not node.anchor else stripped
-    except (YAMLError, ValueError):
+    except (YAMLError, ValueError, RecursionError):
         return stripped
     # YAML would take the end of ``a #b`` for a comment, so only quoted words are read as YAML.
     quoted = isinstance(node, ScalarNode) and node.style

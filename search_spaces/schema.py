@@ -41,7 +41,7 @@ from search_spaces.reader import (
 from search_spaces.render import render_space
 from search_spaces.section import Section, check_section, fault
 from training.config.spelling import did_you_mean, listed, suggest
-from training.config.strict import shown
+from training.config.strict import PathName, shown
 
 _FOLDER = Path(__file__).parent
 
@@ -54,7 +54,7 @@ class _Top(Section):
         default_method: The method block that is searched unless another one is named; None means the first.
     """
 
-    dataset: str
+    dataset: PathName
     default_method: str | None = None
     protocol: ProtocolBlock = ProtocolBlock()
     budget: Budget

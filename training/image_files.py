@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -13,6 +14,11 @@ def is_mac_twin(name: str) -> bool:
     It holds no image, although ``._photo.jpg`` is called like one.
     """
     return name.startswith("._") or name == "__MACOSX"
+
+
+def utf8_name(name: str | Path) -> str:
+    r"""Return a file's name as a table can hold it: bytes that are not UTF-8 are written as codes (``\xff``)."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_E
 from orchestrator.cli.output import accept_any_text, print_note, program, tell_of_escapes
 from orchestrator.redaction import redact
 from orchestrator.signals import say_interrupted
+from orchestrator.terminal_text import show_controls
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Not in standalone mode, because typer would then print errors in its own way.
         sys.exit(app(words, prog_name=program(), standalone_mode=False, obj=words))
     except typer.TyperException as error:
-        print(redact(describe_usage(error)), file=sys.stderr)
+        print(show_controls(redact(describe_usage(error))), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         say_interrupted()

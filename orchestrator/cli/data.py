@@ -215,7 +215,7 @@ def list_(json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from orchestrator.datasets.listing import list_prepared
-    from orchestrator.home import data_dir
+    from orchestrator.home import datasets_dir
 
     found = list_prepared()
     if json:
@@ -223,7 +223,7 @@ def list_(json: JsonOption = False) -> None:
         return
     if not found:
         print_line(
-            f"No prepared datasets under {data_dir('')}. Prepare one: orchestrator data prepare voc --source DIR"
+            f"No prepared datasets under {datasets_dir()}. Prepare one: orchestrator data prepare voc --source DIR"
         )
         return
     headers = ["name", "images", "classes", "px", "encoding", "size", "data hash", "where", "state"]
@@ -282,9 +282,9 @@ def _open(name: str) -> Store:
 
 
 def _picture_path(name: str, what: str, out: Path | None) -> Path:
-    from orchestrator.home import data_dir
+    from orchestrator.home import datasets_dir
 
-    path = out or data_dir("") / f"{name}-{what}.png"
+    path = out or datasets_dir() / f"{name}-{what}.png"
     if path.suffix.lower() not in _PICTURE_FORMATS:
         raise UserError(f"--out must end in {' or '.join(_PICTURE_FORMATS)}, but got --out={path}.")
     return path

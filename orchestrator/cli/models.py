@@ -89,14 +89,17 @@ def predict(
     code is then 1.
     """
     from orchestrator.errors import UserError
-    from training.image_files import find_images
+    from training.image_files import find_images, utf8_name
 
     _require_file(out)
     try:
         # Checked first, so that an empty folder does not cost the time to load a model.
-        find_images(folder)
+        num_odd = sum(utf8_name(file) != str(file) for file in find_images(folder))
     except ValueError as error:
         raise UserError(str(error)) from None
+    if num_odd:
+        names = "file name is" if num_odd == 1 else "file names are"
+        print_note(f"note: {num_odd} {names} not UTF-8. The table shows their other bytes as codes such as \\xff.")
     predictor = _load_predictor(model, device)
     found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
@@ -148,10 +151,20 @@ def _write(table: pa.Table, path: Path) -> None:
         if path.suffix == ".csv":
             from pyarrow import csv
 
-            csv.write_csv(table, path)
+            csv.write_csv(_guard(table), path)
         else:
             from pyarrow import parquet
 
             parquet.write_table(table, path)
     except OSError as error:
         raise UserError(f"Cannot write --out={path}: {error}.") from None
+
+
+def _guard(table: pa.Table) -> pa.Table:
+    """Return the table for a CSV: without names that a spreadsheet would run as formulas."""
+    import pyarrow as pa
+
+    from training.csv_cells import guard_cell
+
+    files = pa.array([guard_cell(name) for name in table.column(0).to_pylist()], pa.string())
+    return table.set_column(0, table.column_names[0], files).rename_columns(list(map(guard_cell, table.column_names)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 import math
@@ -16,6 +15,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from orchestrator.csv_text import write_rows
+from orchestrator.terminal_text import show_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,12 +64,12 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def print_line(text: str = "") -> None:
     """Print a line."""
-    print(name_as_called(text), flush=True)
+    print(show_controls(name_as_called(text)), flush=True)
 
 
 def print_note(text: str) -> None:
     """Print a line to stderr, so that a pipe gets only the result."""
-    print(name_as_called(text), file=sys.stderr, flush=True)
+    print(show_controls(name_as_called(text)), file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
@@ -77,14 +79,8 @@ def print_json(value: object) -> None:
 
 def print_csv(rows: Sequence[Row]) -> None:
     """Print rows as CSV; nested mappings become dotted columns, and rows may lack some of them."""
-    # The columns of all rows, because a trial that failed early lacks some.
-    flat = [_flatten(row) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    print(text.getvalue(), end="", flush=True)
+    text = write_rows(_flatten(row) for row in rows)
+    print(show_controls(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def print_text(text: str) -> None:
@@ -120,10 +116,10 @@ def print_table(
     """
     from orchestrator.cli.table import Column, fit_columns, render_plain, render_table
 
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else show_controls(str(cell)) for cell in row] for row in rows]
     right, wrapped = set(right), set(wrapped)
     columns = [
-        Column(header, tuple(row[index] for row in cells), index in right, index in wrapped)
+        Column(show_controls(header), tuple(row[index] for row in cells), index in right, index in wrapped)
         for index, header in enumerate(headers)
     ]
     # A pipe gets every column: a program reads it, and it has no width.

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.cluster.token import token_file
 from orchestrator.datasets.listing import list_prepared
 from orchestrator.health import ask_database, ask_mlflow
-from orchestrator.home import HOME_VARIABLE, data_dir, home
+from orchestrator.home import HOME_VARIABLE, datasets_dir, home
 from orchestrator.provenance import read_build
 from orchestrator.redaction import describe_error, redact
 from orchestrator.writable import find_obstacle
@@ -268,7 +268,7 @@ def check_prepared_data() -> Finding:
     missing = [name for name in IMAGE_DATASETS if name not in ready]
     if not ready:
         return Finding(
-            "data: images", Health.ABSENT, f"none prepared under {data_dir('')}", prepare_command(missing[0])
+            "data: images", Health.ABSENT, f"none prepared under {datasets_dir()}", prepare_command(missing[0])
         )
     return Finding(
         "data: images", Health.OK, f"{', '.join(ready)} prepared" + (f"; not {', '.join(missing)}" if missing else "")

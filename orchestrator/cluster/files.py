@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from orchestrator import ray_compat
 from orchestrator.cluster.token import ensure_token
 from orchestrator.errors import OrchestratorError, UserError
+from search_spaces.reader import SpaceError, compose, read_text
 
 CONFIG_FILE = "cluster.yaml"
 _ENVIRONMENT_FILE = "~/.orchestrator.env"
@@ -60,8 +61,12 @@ def read_cluster(config: Path) -> dict[str, Any]:
             "file: --config cluster/on-prem.yaml"
         )
     try:
-        document = YAML(typ="safe", pure=True).load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        text = read_text(config, str(config))
+        compose(text, str(config))  # Ray would write all aliases out, however many
+        document = YAML(typ="safe", pure=True).load(text)
+    except SpaceError as error:
+        raise UserError(str(error)) from None
+    except YAMLError as error:
         raise UserError(f"{config} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UserError(

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.cluster.session import kill_local_ray
 from orchestrator.cluster.size import count_workers
 from orchestrator.planning.sweep_plan import Resources
+from orchestrator.terminal_text import show_controls
 
 SILENCE_S = 60.0
 """Ray counts as gone if it has not answered for this long; a busy one answers within a few seconds."""
@@ -123,7 +124,7 @@ class RayWatch:
         """End the process if the main thread does not react: it waits for a Ray that will never answer."""
         if self._stopped.wait(self._grace_s):
             return
-        print(f"error: {describe_loss(str(self.problem), self._resume)}", file=sys.stderr, flush=True)
+        print(show_controls(f"error: {describe_loss(str(self.problem), self._resume)}"), file=sys.stderr, flush=True)
         kill_local_ray()
         os._exit(1)
 

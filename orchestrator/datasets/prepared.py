@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
-from orchestrator.home import HOME_VARIABLE, check_name, data_dir, home
+from orchestrator.home import HOME_VARIABLE, check_name, data_dir, datasets_dir, home
 from orchestrator.sizes import format_sizes
 from training.config.spelling import nearest_word
 from training.data.dataset_names import EMBEDDED, FOLDER, IMAGE_DATASETS, prepare_command
 from training.data.store.file_names import MANIFEST, holds_store
 from training.files import write_whole
+from training.path_names import is_path_name
 
 if TYPE_CHECKING:
     from training.config.run import Scalar
@@ -78,7 +79,7 @@ def require_store(name: str) -> str:
             f"No prepared dataset is called {name!r}. Did you mean {nearest}? `orchestrator data list` lists them."
         )
     raise UserError(
-        f"No store of {name} under {data_dir('')}{_describe_ignored(name)}. Prepare it: {prepare_command(name)}"
+        f"No store of {name} under {datasets_dir()}{_describe_ignored(name)}. Prepare it: {prepare_command(name)}"
     )
 
 
@@ -92,8 +93,9 @@ def list_stores() -> dict[str, str]:
     pointed = {
         path.stem: uri for path in _entries() if path.suffix == ".json" and (uri := _read_pointer(path)) is not None
     }
-    # Unfinished ones too, which find_store does not return.
-    return {name: find_store(name) or folders[name] for name in sorted(folders | pointed)}
+    # Unfinished ones too, which find_store does not return. A folder with another kind of name cannot be a dataset.
+    named = sorted(filter(is_path_name, folders | pointed))
+    return {name: find_store(name) or folders[name] for name in named}
 
 
 def require_place(name: str, uri: str) -> None:
@@ -104,10 +106,10 @@ def require_place(name: str, uri: str) -> None:
     """
     if "://" not in uri:
         _require_free_folder(Path(uri))
-    if data_dir("").exists() and not data_dir("").is_dir():
+    if datasets_dir().exists() and not datasets_dir().is_dir():
         raise UserError(
-            f"{data_dir('')} is a file, but datasets are kept in a folder of that name. Set {HOME_VARIABLE} to another "
-            f"folder."
+            f"{datasets_dir()} is a file, but datasets are kept in a folder of that name. Set {HOME_VARIABLE} to "
+            f"another folder."
         )
     pointer = _pointer(name)
     if uri != str(data_dir(name)) and pointer.exists() and _read_pointer(pointer) is None:
@@ -212,7 +214,7 @@ def require_room(uri: str, num_images: int, image_size: int, encoding: str) -> N
 
 def _entries() -> list[Path]:
     """Return the content of the data folder; empty if it is missing or is a file."""
-    folder = data_dir("")
+    folder = datasets_dir()
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -224,7 +226,7 @@ def _entries() -> list[Path]:
 
 
 def _pointer(name: str) -> Path:
-    return data_dir("") / f"{name}.json"
+    return data_dir(name).with_name(f"{name}.json")
 
 
 def _read_pointer(path: Path) -> str | None:

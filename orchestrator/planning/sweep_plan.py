@@ -20,6 +20,7 @@ from search_spaces.blocks import Sampler, SchedulerName
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.config.strict import explain, shown
+from training.path_names import require_path_name
 from training.selection import Protocol
 
 Kind = Literal["sweep", "train", "promote", "ablate"]
@@ -158,6 +159,11 @@ class SweepPlan:
 
     def _check(self) -> None:
         """Check what every reader of a plan relies on and types do not say."""
+        # Each of these becomes the name of a folder or a part of it.
+        for name, value in (("id", self.id), ("name", self.name), ("dataset", self.dataset)):
+            require_path_name(value, name)
+        if "data.name" in self.base:
+            require_path_name(self.base["data.name"], "base.data.name")
         if not 0 <= self.created < MAX_TIME_S:
             raise ValueError(f"created must be a time in seconds, but got {self.created}")
         epochs = self.base.get("loop.epochs")

@@ -15,8 +15,6 @@ more than 2 GiB of content are refused.
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
 import re
 import stat
@@ -29,13 +27,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.csv_text import write_rows
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import ERRORS_DIR, PLAN_FILE, SPOOL_DIR, sweep_dir, trial_name
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.chain import reseal
 from orchestrator.sweep_folder.index import create_sweep
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, follow, replay
 from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
@@ -45,10 +44,9 @@ SUFFIX = ".bundle.zip"
 MAX_BYTES = 2 << 30
 _ABOUT_FILE, _SPACE_FILE = "bundle.json", "space.yaml"
 _TABLES = ("runs.csv", "metrics.csv", "configurations.jsonl")
-_SHOWN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_SHOWN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"  # longer ones do not fit into a file system
 _ARTIFACT = re.compile(rf"artifacts/t\d{{4,}}(/{_SHOWN}){{1,4}}\.(png|parquet|txt|csv|json|yaml)")
 _ERROR = re.compile(r"errors/t\d{4,}\.txt")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _FORMAT = 1
 _MAX_FILES = 200_000
 _CHUNK = 1 << 20
@@ -108,6 +106,7 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
                 target = _target(folder, info.filename)
                 if target is not None:
                     reader.copy(info, target)
+            _check_journal(folder / JOURNAL_FILE, file)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -205,13 +204,18 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
         # Read first: a later format may lay out its plan differently.
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']}, but this version reads format {_FORMAT}")
-        plan = SweepPlan.from_json(reader.read(PLAN_FILE).decode())
-        # A plan is user input here, and its id becomes a path.
-        if not _ID.fullmatch(plan.id):  # it becomes the name of a folder
-            raise ValueError(f"{plan.id!r} cannot be the id of a sweep")
+        plan = SweepPlan.from_json(reader.read(PLAN_FILE).decode())  # checks the names that become paths
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not a file from this version of `orchestrator bundle`: {error}") from None
     return plan
+
+
+def _check_journal(journal: Path, file: Path) -> None:
+    # Here, because what follows a journal would wait for its repair.
+    try:
+        replay(journal)
+    except JournalError as error:
+        raise UserError(f"{file} is not opened: {JOURNAL_FILE} in it is broken in {error.fault}.") from None
 
 
 def _add_artifacts(archive: zipfile.ZipFile, plan: SweepPlan, say: Callable[[str], None]) -> int:
@@ -280,14 +284,9 @@ def _configurations(plan: SweepPlan, state: SweepState) -> str:
 
 def _table(rows: Iterable[dict[str, Any]]) -> str:
     # Rows have different columns: each trial has its own searched settings.
-    listed = [{key: redact(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in listed for key in row)), restval="", lineterminator="\n"
+    return write_rows(
+        {key: redact(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows
     )
-    writer.writeheader()
-    writer.writerows(listed)
-    return text.getvalue()
 
 
 def _redact_journal(path: Path) -> str:

@@ -17,6 +17,7 @@ from orchestrator.durations import format_seconds
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.terminal_text import show_controls
 
 _PLAIN_S = 10.0
 _LOOK_S = 1.0
@@ -55,7 +56,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line that stays on the terminal."""
         # As Text, because square brackets in a message are not markup.
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(show_controls(text)), soft_wrap=True)
 
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
         """Report once when a service that the sweep does not wait for is unavailable, and once when it is back.
@@ -177,7 +178,9 @@ def render_progress(
     running = [record for record in list(state.records.values()) if not record.ended]
     for record in running[:_MAX_ROWS]:
         table.add_row(*_row(plan, record))
-    return Group(Text(_fold(_describe_parts(plan, state, now_ms, phase), width)), *([table] if running else []))
+    return Group(
+        Text(show_controls(_fold(_describe_parts(plan, state, now_ms, phase), width))), *([table] if running else [])
+    )
 
 
 def describe_progress(plan: SweepPlan, state: SweepState, now_ms: float, phase: str = "") -> str:

@@ -50,7 +50,15 @@ _TAIL_BYTES = 64  # more than the checksum at the end of a line takes
 
 
 class JournalError(OrchestratorError):
-    """A journal that cannot be read as it was written; the message says where and how to restore it."""
+    """A journal that cannot be read as it was written; the message says where and how to restore it.
+
+    Attributes:
+        fault: What is wrong, with the line if there is one, but without the path and the advice.
+    """
+
+    def __init__(self, message: str, fault: str | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault or message
 
 
 class Journal:
@@ -280,8 +288,11 @@ def _clean(line: bytes) -> bytes:
 
 
 def _broken(path: Path, position: int, problem: str, backup: str | None) -> JournalError:
-    place = f"{path}:{path.read_bytes()[:position].count(_BREAK) + 1}"
-    return JournalError(f"{place}: a broken line in a journal: {problem}. {advise_restore(path.parent, backup)}")
+    line = path.read_bytes()[:position].count(_BREAK) + 1
+    return JournalError(
+        f"{path}:{line}: a broken line in a journal: {problem}. {advise_restore(path.parent, backup)}",
+        f"line {line}: {problem}",
+    )
 
 
 def advise_restore(folder: Path, backup: str | None = None) -> str:

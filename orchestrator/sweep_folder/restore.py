@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ from training.data.store.storage import Storage
 from training.errors import ConfigError
 from training.files import sync_folder, write_whole
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _NUM_READERS = 16  # object storage is slow for each read, but serves many at a time
 
 
@@ -95,8 +93,7 @@ def _read_plan(storage: Storage, name: str) -> SweepPlan:
         raise OrchestratorError(
             f"The backup is damaged: cannot read {PLAN_FILE} in {redact(storage.uri)}: {error}"
         ) from None
-    # The id becomes the name of a folder here, so it must not lead anywhere else.
-    if plan.id != name or not _ID.fullmatch(plan.id):
+    if plan.id != name:
         raise OrchestratorError(
             f"The backup in {redact(storage.uri)} has the plan of {plan.id!r}; its folder must have that name."
         )

@@ -19,6 +19,7 @@ from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.runs import SWEEP_TAG
 from training.cache import cache_dir
 from training.config.spelling import did_you_mean
+from training.path_names import require_path_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -296,7 +297,7 @@ def _fetch(version: ModelVersion) -> Path:
             folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
         else:
             # A run's artifacts never change, so its id is a safe name in the cache.
-            folder = cache_dir() / "models" / version.run_id
+            folder = cache_dir() / "models" / require_path_name(version.run_id, "The id of a run in MLflow")
             if not folder.exists():
                 _download(version.run_id, folder)
     if not (folder / WEIGHTS_FILE).is_file():

@@ -32,12 +32,18 @@ _LOCK_FILE = "tracking.lock"
 class Tracker(Follower):
     """Keeps MLflow up to date with one sweep's journal.
 
+    Args:
+        plan: The sweep.
+        journal: Its journal.
+        gives_up_on: Errors that end the thread; it tries again after all others.
+
     Attributes:
         cpu_s: Processor time that the thread has taken.
         catch_up_s: Time from :meth:`stop` until everything was written.
     """
 
-    def __init__(self, plan: SweepPlan, journal: Path) -> None:
+    def __init__(self, plan: SweepPlan, journal: Path, *, gives_up_on: tuple[type[Exception], ...] = ()) -> None:
+        self.gives_up_on = gives_up_on
         super().__init__("tracking", poll_s=_POLL_S, retry_s=_POLL_S, max_retry_s=_MAX_RETRY_S, last_try_s=_LAST_TRY_S)
         self.cpu_s = 0.0
         self.catch_up_s = 0.0
@@ -93,13 +99,23 @@ class Tracker(Follower):
         self._paced = now
 
 
-def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S) -> bool:
+def sync(sweep_id: str, wait_s: float = SCHEMA_WAIT_S, *, retry: bool = True) -> bool:
     """Write what MLflow lacks of a sweep; return False if another process is doing so, or if it takes too long.
+
+    Args:
+        sweep_id: The sweep.
+        wait_s: How long to keep trying.
+        retry: Try again after a failure.
 
     Raises:
         BrokenDatabaseError: The file of MLflow's database is damaged.
+        OrchestratorError: Something failed, and ``retry`` is False.
     """
     require_sound_database()
-    tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE)
+    gives_up_on = () if retry else (Exception,)
+    tracker = Tracker(load_plan(sweep_id), sweep_dir(sweep_id) / JOURNAL_FILE, gives_up_on=gives_up_on)
     tracker.start()
-    return tracker.stop(wait_s)
+    is_level = tracker.stop(wait_s)
+    if tracker.problem and not retry:
+        raise OrchestratorError(f"{sweep_id} cannot be written to MLflow: {tracker.problem}")
+    return is_level

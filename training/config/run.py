@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from training.config.methods import METHOD_CONFIGS, IgnoreConfig, MethodConfig
 from training.config.spelling import nearest_key, suggest
-from training.config.strict import StrictModel, explain, shown
+from training.config.strict import PathName, StrictModel, explain, shown
 from training.errors import ConfigError
 from training.selection import SelectBy
 
@@ -42,7 +42,7 @@ class DataConfig(StrictModel):
             as released for PLC + LAC, and makes the pixels that IGNORE masks black instead of the mean colour.
     """
 
-    name: str = "digits"
+    name: PathName = "digits"
     scene_seed: int = Field(0, ge=0)
     split_seed: int = Field(1200, ge=0)
     draw_seed: int = Field(1200, ge=0)

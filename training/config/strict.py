@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import ErrorDetails
 
 from training.config.spelling import did_you_mean
+from training.path_names import RULE, is_path_name
 
 # What a value must be, by the type of pydantic's error; the fields come from the error's context.
 _RULES = {
@@ -40,6 +41,16 @@ class StrictModel(BaseModel):
     """Frozen, strict and without unknown keys: neither text nor a boolean is accepted as a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _check_path_name(name: str) -> str:
+    if not is_path_name(name):
+        raise ValueError(RULE)
+    return name
+
+
+PathName = Annotated[str, AfterValidator(_check_path_name)]
+"""A name that becomes part of a path."""
 
 
 def explain(details: ErrorDetails, name: str = "") -> str:

@@ -224,7 +224,10 @@ def _load_raw_material(scene_seed: int, split: str) -> _RawMaterial:
 def _load_photos() -> list[Pixels]:
     photos = []
     for name in ("china.jpg", "flower.jpg"):
-        with resources.as_file(resources.files("sklearn.datasets.images") / name) as path, Image.open(path) as image:
+        with (
+            resources.as_file(resources.files("sklearn.datasets.images") / name) as path,
+            Image.open(path, formats=("JPEG",)) as image,
+        ):
             photos.append(np.asarray(image.convert("RGB").reduce(_PHOTO_SHRINK), np.float32).transpose(2, 0, 1) / 255.0)
     return photos
 

@@ -27,12 +27,13 @@ from training.data.store.images import BadImageError, open_upright
 from training.data.transforms import to_pixels
 from training.data.views import PixelScale
 from training.errors import first_line
-from training.image_files import find_images
+from training.image_files import find_images, utf8_name
 from training.inference.evaluation import restore_model
 from training.loop.arithmetic import set_arithmetic
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DEFAULT_BATCH_SIZE = 64
+_HASHED = ("model.safetensors", "classes.json")
 FILE_COLUMN = "file"
 _UNREADABLE = (OSError, BadImageError)
 # What the parsers of JSON, settings and weights raise; RuntimeError: weights that do not fit the model.
@@ -63,7 +64,7 @@ class Predictions:
 
     Attributes:
         table: One row per image, sorted by file: the column ``file_column`` holds its path relative to the folder, and
-            one column per class holds its score in 0-1.
+            one column per class holds its score in 0-1. Bytes of a path that are not UTF-8 are written as codes.
         broken: The files that could not be read as images; they have no row.
         file_column: ``file``, or another name if a class is called ``file``; see :func:`choose_file_column`.
     """
@@ -92,7 +93,7 @@ def save_model(folder: Path, config: TrainConfig, state: dict[str, Any], scale: 
         "epoch": state["epoch"],
         "mean": scale.mean.tolist(),
         "std": scale.std.tolist(),
-        "sha256": {name: _hash(folder / name) for name in ("model.safetensors", "classes.json")},
+        "sha256": {name: _hash(folder / name) for name in _HASHED},
     }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -169,8 +170,8 @@ class Predictor:
             scale = _read_scale(described)
             config = TrainConfig.from_flat(described["config"])
             hashes = dict(described.get("sha256", {}))  # earlier versions wrote none
-        for name, expected in hashes.items():
-            if _hash(folder / name) != expected:
+        for name in _HASHED:
+            if name in hashes and _hash(folder / name) != hashes[name]:
                 raise ValueError(_describe_damage(folder / name, "it is not the file that the model was saved with"))
         with _reading(folder / "classes.json"):
             classes = _read_classes(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
@@ -205,7 +206,8 @@ class Predictor:
         for start in range(0, len(files), batch_size):
             pixels = []
             for path in files[start : start + batch_size]:
-                name = str(path.relative_to(folder))
+                # A table holds only UTF-8, and one odd name must not cost the scores of the others.
+                name = utf8_name(path.relative_to(folder))
                 try:
                     pixels.append(self._read(path))
                     names.append(name)

@@ -106,3 +106,38 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
     assert read_text(tmp_path / "a.yaml", "a.yaml") == "a: 1"
+
+
+def test_a_bomb_is_refused_with_its_line_and_aliases_in_ordinary_use_are_not(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 30)]
+    with pytest.raises(SpaceError, match=r"^f:6: with its aliases written out.*more than 1,000,000 characters"):
+        read_document("\n".join(lines), "f")
+    mappings = ["a0: &a0 {x: 1}"]
+    mappings += [f"a{number}: &a{number} {{l: *a{number - 1}, r: *a{number - 1}}}" for number in range(1, 40)]
+    with pytest.raises(SpaceError, match=r"^f:\d\d: with its aliases"):
+        read_document("\n".join(mappings), "f")
+    long = "a: &a " + "x" * 200_000 + "\nb: [" + "*a, " * 10 + "]\n"
+    with pytest.raises(SpaceError, match=r"^f:[12]: with its aliases"):
+        read_document(long, "f")
+    data = read_document("a: &a [1, 2]\nb: *a\nc: {d: *a, e: *a}\n", "f").data
+    assert data == {"a": [1, 2], "b": [1, 2], "c": {"d": [1, 2], "e": [1, 2]}}
+
+
+def test_deep_nesting_is_refused_with_its_line() -> None:
+    for text in ("a:\n  " + "[" * 60 + "]" * 60, "\n" + "[" * 400, "\n" + "{a: " * 400):
+        with pytest.raises(SpaceError, match=r"^f(:2)?: more than 50 mappings and lists inside each other"):
+            read_document(text, "f")
+    block = "\n".join(" " * depth + "a:" for depth in range(60))
+    with pytest.raises(SpaceError, match=r"^f:5\d: more than 50"):
+        read_document(block, "f")
+    assert parse_scalar("[" * 400) == "[" * 400
+
+
+def test_what_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "huge.yaml").write_text("a: " + "x" * (300 << 10))
+    for path in (tmp_path / "huge.yaml", Path("/dev/zero")):
+        with pytest.raises(SpaceError, match="^f is larger than 256 KiB"):
+            read_text(path, "f")
+    with pytest.raises(SpaceError, match="^f is larger"):
+        read_document("a" * (300 << 10), "f")

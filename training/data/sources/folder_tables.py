@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from training.csv_cells import unguard_cell
 from training.data.parquet import read_parquet
 from training.data.sources.annotations import counted, some
 from training.data.sources.label_files import LabelFiles
@@ -162,9 +163,9 @@ def _read_csv(files: LabelFiles, path: Path) -> _Raw | None:
             if not any(map(str.strip, cells)) or (has_hint and reader.line_num == 1):
                 continue  # a spreadsheet ends in rows of empty cells
             if header is None:
-                header = [clean(name) for name in cells]
+                header = [clean(unguard_cell(name)) for name in cells]
                 continue
-            rows.append(cells)
+            rows.append(list(map(unguard_cell, cells)))  # a table of scores that we wrote
             lines.append(reader.line_num)
     except csv.Error as error:
         files.fault(path, f"cannot be read: {error}", reader.line_num, fatal=True)

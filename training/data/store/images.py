@@ -11,12 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from training.errors import first_line
+
 Encoding = Literal["jpeg", "raw"]
 ENCODINGS: tuple[Encoding, ...] = ("jpeg", "raw")
 JPEG_QUALITY = 95
 
-# What Pillow raises for a file that is cut short, damaged or not an image at all.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+"""The formats that are decoded. Pillow knows more, and runs Ghostscript for one of them, PostScript."""
+MAX_PIXELS = 100_000_000
+"""Decoding takes up to 16 bytes per pixel, so an image never needs much more than 1.5 GiB."""
+# Pillow checks frames and tiles against this while it decodes: above it, it warns, and above twice as many it raises.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+_ACCEPTED = f"Use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+_TOO_LARGE = (
+    f"has more than {MAX_PIXELS // 10**6} million pixels, the maximum. Make it smaller: mogrify -resize 4096x4096 FILE"
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -116,8 +126,30 @@ def decode_image(encoded: bytes, encoding: Encoding, image_size: int) -> NDArray
     """Decode the output of :func:`encode_image` to (H, W, 3)."""
     if encoding == "raw":
         return np.frombuffer(encoded, np.uint8).reshape(image_size, image_size, 3)
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(encoded, ("JPEG",)) as image:
         return np.asarray(image)
+
+
+def open_image(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image without decoding its pixels; all code that reads images of others uses this.
+
+    Args:
+        content: The file's bytes.
+        formats: Pillow's names of the formats that are accepted.
+
+    Raises:
+        BadImageError: It is not an image of these formats, or has more than ``MAX_PIXELS``.
+    """
+    # Common after an interrupted download, and Pillow's own message says little.
+    if not content:
+        raise BadImageError("is empty")
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats)
+    except Exception as error:  # a decoder may raise anything for a damaged file
+        raise _explain(error, content) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError(_TOO_LARGE)
+    return image
 
 
 def turn_points(points: NDArray[np.float32], facts: ImageFacts) -> NDArray[np.float32]:
@@ -157,25 +189,26 @@ def scale_points(points: NDArray[np.float32], facts: ImageFacts, image_size: int
 
 
 def _decode(original: bytes) -> tuple[Image.Image, int]:
-    # Common after an interrupted download, and Pillow's own message says little.
-    if not original:
-        raise BadImageError("is empty")
     try:
-        with Image.open(io.BytesIO(original)) as image:
+        with open_image(original) as image:
             image.load()
             # Read after the pixels: Pillow turns some formats itself while loading, and then reports orientation 1.
             orientation = _orientation(image)
             rgb = _to_rgb(image)
-    except UnidentifiedImageError:
-        raise BadImageError(_describe_content(original)) from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise BadImageError(
-            f"has more than {limit} million pixels, the maximum. Make it smaller: mogrify -resize 4096x4096 FILE"
-        ) from None
-    except _BROKEN as error:
-        raise BadImageError(f"cannot be decoded: {error}") from None
+    except Exception as error:  # as in open_image
+        raise _explain(error, original) from None
     return (rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb), orientation
+
+
+def _explain(error: Exception, content: bytes) -> BadImageError:
+    """Return the fault of an image that Pillow failed on."""
+    if isinstance(error, BadImageError):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return BadImageError(_describe_content(content))
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return BadImageError(_TOO_LARGE)
+    return BadImageError(f"cannot be decoded: {first_line(error)}")
 
 
 def _describe_content(content: bytes) -> str:
@@ -187,13 +220,15 @@ def _describe_content(content: bytes) -> str:
         return "is a web page, not an image: its download failed"
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the image. Fetch the images: git lfs pull"
-    return "is not an image that Pillow can read"
+    if start.startswith((b"%!ps", b"\xc5\xd0\xd3\xc6", b"%pdf")):
+        return f"is PostScript or PDF, which is a program and not an image. {_ACCEPTED}"
+    return f"is not an image that can be read. {_ACCEPTED}"
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _BROKEN:
+    except Exception:
         return 1  # an image with unreadable EXIF data is still a good image
     return value if value in _TURNS else 1
 
@@ -203,7 +238,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise BadImageError("has floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
         # convert("RGB") would clip everything above 255 to white; 257 maps 65535 to 255.
-        pixels = np.asarray(image).astype(np.int64)
+        pixels = np.asarray(image)
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
             raise BadImageError("has pixels beyond 16 bits, whose range is not known")
         image = Image.fromarray((pixels // 257).astype(np.uint8))

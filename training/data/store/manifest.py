@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from training.data.sources.annotations import Fault
-from training.data.store.file_names import MANIFEST, is_manifest, is_telling
+from training.data.store.file_names import MANIFEST, is_manifest, is_ours, is_telling
 from training.data.store.images import Encoding, Preprocessing
 from training.data.store.storage import Storage
 from training.errors import StoreError
+from training.path_names import require_path_name
 
 SCHEMA_VERSION = 1
 DEFAULT_ENCODING: Encoding = "raw"
@@ -109,6 +110,11 @@ class Manifest:
         values["left_out"] = tuple(Fault(**fault) for fault in raw["left_out"])
         values["files"] = {name: StoreFile(**file) for name, file in raw["files"].items()}
         Preprocessing(raw["image_size"], raw["encoding"])  # checks their ranges
+        # They become the names of folders in the cache, and of the files that are copied into it.
+        for key in ("name", "data_hash", "source_hash"):
+            require_path_name(raw[key], key)
+        if others := [name for name in raw["files"] if not is_ours(name)]:
+            raise ValueError(f"it lists {others[0]!r:.60}, which is not a file of a store")
         return cls(**values)
 
 

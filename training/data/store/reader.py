@@ -20,7 +20,7 @@ from training.cache import cache_dir
 from training.data.protocol import draw_single_positives, split_train_val
 from training.data.split import SplitData
 from training.data.store.file_names import labels_name, shard_name
-from training.data.store.images import Encoding, decode_image, open_upright
+from training.data.store.images import BadImageError, Encoding, decode_image, open_upright
 from training.data.store.label_table import LabelTable, compute_data_hash, from_parquet, pad_boxes
 from training.data.store.manifest import Manifest, how_to_redo, read_manifest, require_files
 from training.data.store.node_cache import local_copy
@@ -65,7 +65,9 @@ class StoreImages:
             shard = self.shards[self.shard_of[row]]
             try:
                 target[place] = decode_image(read_row(shard, int(self.position[row])), self.encoding, self.image_size)
-            except (OSError, ValueError, SyntaxError) as error:
+            except (StoreError, MemoryError):
+                raise
+            except Exception as error:  # a decoder may raise anything for a file that was made for it
                 raise StoreError(f"The store is damaged: row {row} in {shard.path} does not decode: {error}") from None
         return pixels.permute(0, 3, 1, 2)
 
@@ -86,7 +88,11 @@ class StoreImagesWithOriginals(StoreImages):
         Raises:
             StoreError: The store is damaged.
         """
-        return open_upright(read_row(self.originals[self.shard_of[row]], int(self.position[row])))
+        shard = self.originals[self.shard_of[row]]
+        try:
+            return open_upright(read_row(shard, int(self.position[row])))
+        except BadImageError as error:
+            raise StoreError(f"The store is damaged: the original of row {row} in {shard.path} {error}") from None
 
 
 class Store:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -276,8 +277,10 @@ def _collect(
 def _prepare(job: _Job, shard: PlannedShard, row: int) -> _Prepared | Fault:
     name = shard.files[row]
     try:
-        with open(job.annotations.root / name, "rb") as file:
+        with open(job.annotations.root / name, "rb", opener=_open_at_once) as file:
             state = os.fstat(file.fileno())  # of the open file: size and time must belong to the bytes read
+            if not stat.S_ISREG(state.st_mode):  # an archive may have put a pipe or a device there
+                return Fault(name, "is not a plain file", id=shard.ids[row])
             original = file.read()
         encoded, facts = prepare_image(original, job.preprocessing)
     except FileNotFoundError:
@@ -290,6 +293,10 @@ def _prepare(job: _Job, shard: PlannedShard, row: int) -> _Prepared | Fault:
     except OSError as error:
         return Fault(name, f"cannot be read: {error.strerror}", id=shard.ids[row])
     return _Prepared(encoded, original if job.keep_originals else b"", Row(facts, state.st_size, state.st_mtime_ns))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise a pipe that nobody writes to would be waited for
 
 
 def _write_shard(job: _Job, shard: PlannedShard, prepared: Sequence[_Prepared | Fault | None]) -> Note:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.cli import models as cli_models
 from tests.kit.program import run
 from training import preparation
 from training.config.run import DataConfig, TrainConfig
+from training.csv_cells import guard_cell, unguard_cell
 from training.data.views import PixelScale
 from training.inference import evaluation
 from training.inference.predictor import Predictor, save_model
@@ -213,3 +215,27 @@ def test_evaluate_hands_over_the_model_and_prints_percent(
     assert printed == {"model": str(model), **settings, "metrics": {"train/mAP": 71.234}}
     assert asked == [(0.5, "zero"), (0.75, "skip")]
     assert [data.name for data in prepared] == ["digits"]
+
+
+def test_odd_file_names_cost_no_scores_and_are_harmless_in_a_csv(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    picture = (images / "red.png").read_bytes()
+    formula, escape = "=cmd('x').png", "\x1b[2Jz.png"
+    for name in (os.fsencode(formula), os.fsencode(escape), b"a\xff.png"):
+        Path(os.fsdecode(os.fsencode(images) + b"/" + name)).write_bytes(picture)
+    (images / "\x1b]0;gone\x07.png").write_bytes(b"")
+    model = write_model(tmp_path / "odd_model", ["@sum", "plain", "-1"])
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / f"scores.{suffix}"
+        code, printed, err = run(capsys, "predict", str(model), str(images), "--out", str(out))
+        assert (code, "5 images, 3 classes" in printed) == (1, True)
+        assert "1 file name is not UTF-8" in err
+        assert r"\x1b]0;gone\x07.png: is empty" in err
+        assert "\x1b" not in err + printed
+        table = pyarrow.csv.read_csv(out) if suffix == "csv" else pyarrow.parquet.read_table(out)
+        guard = guard_cell if suffix == "csv" else str
+        names = sorted(["blue.jpg", "red.png", formula, escape, r"a\xff.png"])
+        assert sorted(unguard_cell(name) for name in table["file"].to_pylist()) == names
+        assert guard(formula) in table["file"].to_pylist()
+        assert table.column_names == ["file", guard("@sum"), "plain", "-1"]

@@ -108,7 +108,7 @@ def test_missing_and_broken_files_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none.yaml does not exist. Run this in the checkout"):
         cluster.read_cluster(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="broken.yaml cannot be read as YAML"):
+    with pytest.raises(UserError, match="broken.yaml:1: this is not valid YAML"):
         cluster.read_cluster(tmp_path / "broken.yaml")
 
 
@@ -306,3 +306,11 @@ def test_no_file_of_a_cluster_holds_a_secret_or_names_a_registry(path: Path) -> 
         if word.lower() in text.lower().replace("its user and password", "")
     ]
     assert "0.0.0.0" not in text
+
+
+def test_a_cluster_file_that_is_a_bomb_is_refused_with_its_line(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 30)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"bomb.yaml:6: with its aliases written out"):
+        cluster.read_cluster(tmp_path / "bomb.yaml")

@@ -156,6 +156,7 @@ def bundle(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "spool/t0000/x.png",
         "lease.json",
         "artifacts/t0000/",
+        f"artifacts/t0000/{'x' * 300}.png",
     ],
 )
 def test_a_name_that_does_not_belong_there_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
@@ -228,7 +229,7 @@ def test_what_cannot_be_read_is_refused(bundle: Path, tmp_path: Path, name: str,
 
 def test_a_plan_cannot_name_a_folder_elsewhere(bundle: Path, plan: SweepPlan, tmp_path: Path) -> None:
     rewrite(bundle, {"plan.json": plan.to_json().replace(plan.id, "../../outside").encode()})
-    check_refused(bundle, tmp_path, "'../../outside' cannot be the id of a sweep")
+    check_refused(bundle, tmp_path, r"id must be 1 to 100 letters.*'../../outside'")
 
 
 def test_a_file_that_is_no_archive_or_cut_short_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -238,6 +239,19 @@ def test_a_file_that_is_no_archive_or_cut_short_is_refused(bundle: Path, tmp_pat
     with zipfile.ZipFile(bundle, "w") as archive:
         archive.writestr("plan.json", "{}")
     check_refused(bundle, tmp_path, "it has no bundle.json, journal.jsonl")
+
+
+def test_a_broken_journal_is_refused_at_once_with_its_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(bundle) as archive:
+        lines = archive.read("journal.jsonl").splitlines(keepends=True)
+    unexpected = b'{"event":"trial_ended","time_ms":1,"trial":99,"state":"X"}\n'
+    for number, broken in enumerate((b"not json\n", b"{}\n", lines[4], unexpected)):
+        rewrite(bundle, {"journal.jsonl": b"".join([*lines[:2], broken, *lines[2:]])})
+        monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / f"elsewhere{number}"))
+        with pytest.raises(UserError, match=r"not opened: journal.jsonl in it is broken in line 3: "):
+            unpack_bundle(bundle)
 
 
 def test_the_verb_says_what_it_wrote_and_what_to_type_next(

@@ -254,6 +254,9 @@ def test_a_backed_up_plan_cannot_name_a_folder_elsewhere(backup: Path) -> None:
     folder = backup / "x"
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(plan.to_json().replace(plan.id, "../../escaped"))
+    with pytest.raises(OrchestratorError, match=r"id must be 1 to 100 letters.*escaped"):
+        restore_sweep(str(backup))
+    (folder / "plan.json").write_text(plan.to_json())
     with pytest.raises(OrchestratorError, match="its folder must have that name"):
         restore_sweep(str(backup))
 

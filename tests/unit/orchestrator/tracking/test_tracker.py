@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import UserError
+from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.tracking import connection
 from orchestrator.tracking import tracker as tracking
@@ -114,3 +114,12 @@ def test_store_is_sqlite_in_the_home_unless_told(home: Path, monkeypatch: pytest
             connection.tracking_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert connection.tracking_uri() == "http://127.0.0.1:5000"
+
+
+def test_without_retries_a_failure_is_an_error_at_once(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(experiment: str, known: bool) -> FakeStore:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(tracking, "MlflowStore", unreachable)
+    with pytest.raises(OrchestratorError, match="cannot be written to MLflow: ConnectionError: gone"):
+        tracking.sync(plan.id, 1800, retry=False)

@@ -223,3 +223,12 @@ def test_a_model_of_an_earlier_version_has_no_hashes(folder: Path) -> None:
     del described["sha256"]
     (folder / "config.json").write_text(json.dumps(described))
     Predictor.load(folder)
+
+
+def test_a_model_names_no_file_outside_its_folder(folder: Path) -> None:
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | {"sha256": {"/dev/zero": "aa"}}))
+    Predictor.load(folder)  # would not end otherwise
+    (folder / "config.json").write_text(json.dumps(described | {"config": described["config"] | {"data.name": "../x"}}))
+    with pytest.raises(ValueError, match=r"config.json is damaged: data.name must be 1 to 100 letters"):
+        Predictor.load(folder)

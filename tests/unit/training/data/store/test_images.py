@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
+from training.data.store import images
 from training.data.store.images import (
+    FORMATS,
     BadImageError,
     ImageFacts,
     Preprocessing,
@@ -133,13 +138,13 @@ def test_files_that_are_called_like_images_say_what_they_are_and_what_helps(monk
         b"\0\0\0\x18ftypheic" + bytes(50): "is a HEIC photo or a video.*heif-convert",
         b"\n<!DOCTYPE html><title>gone</title>": "is a web page",
         b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
-        b"no picture": "is not an image that Pillow can read",
+        b"no picture": "is not an image that can be read. Use JPEG, PNG",
     }
     for original, why in cases.items():
         with pytest.raises(BadImageError, match=why):
             prepare_image(original, RAW)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(BadImageError, match=r"has more than 0 million pixels.*mogrify -resize"):
+    with pytest.raises(BadImageError, match=r"has more than 100 million pixels.*mogrify -resize"):
         prepare_image(encoded(marked()), RAW)
 
 
@@ -164,3 +169,49 @@ def test_points_are_scaled() -> None:
 def test_preprocessing_refuses_what_it_cannot_do(size: int, encoding: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         Preprocessing(size, encoding)
+
+
+def test_only_the_formats_of_datasets_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **options: ran.append(words))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/x) (w) file\n%%EOF\n"
+    for hostile in (script, b"\xc5\xd0\xd3\xc6" + bytes(60), b"%PDF-1.4\n"):
+        with pytest.raises(BadImageError, match=r"is PostScript or PDF.*Use JPEG, PNG, BMP, WEBP, TIFF or GIF"):
+            prepare_image(hostile, RAW)
+    for kind in ("PPM", "TGA", "ICO", "PCX", "SGI"):
+        with pytest.raises(BadImageError, match="Use JPEG"):
+            prepare_image(encoded(marked(), kind), RAW)
+    for kind in FORMATS:
+        prepare_image(encoded(marked(), kind), RAW)
+    with pytest.raises(BadImageError):  # what a store encodes is JPEG, whatever its shards hold
+        decode_image(encoded(marked()), "jpeg", SIDE)
+    assert not ran
+
+
+def test_a_small_file_with_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    original = bytearray(encoded(marked()))
+    for width, height in ((10_000, 10_001), (60_000, 60_000)):
+        original[16:24] = struct.pack(">II", width, height)
+        original[29:33] = struct.pack(">I", zlib.crc32(original[12:29]))
+        with pytest.raises(BadImageError, match="has more than 100 million pixels"):
+            prepare_image(bytes(original), RAW)
+
+
+def test_whatever_a_decoder_raises_is_a_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (struct.error("odd"), zlib.error("odd"), MemoryError(), KeyError("odd"), RecursionError("odd")):
+
+        def load(image: ImageFile.ImageFile, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile.ImageFile, "load", load)
+            with pytest.raises(BadImageError, match="cannot be decoded: "):
+                prepare_image(photo(), RAW)
+
+
+def test_no_other_code_opens_images() -> None:
+    root = Path(images.__file__).parents[3]
+    files = [path for package in ("orchestrator", "training") for path in (root / package).rglob("*.py")]
+    calls = [line for path in files for line in path.read_text().splitlines() if "Image.open(" in line]
+    assert len(calls) == 2  # here, and the two photos of digits, which come with scikit-learn
+    assert all("formats=" in line for line in calls)

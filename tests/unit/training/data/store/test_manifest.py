@@ -91,3 +91,14 @@ def test_no_store_and_unfinished_store_are_told_apart(tmp_path: Path) -> None:
 def test_unknown_scheme_is_the_users_mistake() -> None:
     with pytest.raises(ConfigError, match="s3://bucket/path, but got ftp://"):
         read_manifest("ftp://host/store")
+
+
+def test_no_name_in_a_manifest_leads_out_of_a_folder(tmp_path: Path) -> None:
+    plain = json.loads(WHOLE.to_json())
+    for bad in ("/abs", "..", "../../x", "a/../../b", "", ".", "a\0b", "x" * 5000, "C:\\x", ".hidden", None, 3):
+        for key in ("name", "data_hash", "source_hash"):
+            with pytest.raises(StoreError, match="is damaged"):
+                read_manifest(write(tmp_path, json.dumps(plain | {key: bad})))
+        for name in (f"train-{bad}.arrow", str(bad), f"train-00000.arrow/{bad}"):
+            with pytest.raises(StoreError, match=r"is damaged.*not a file of a store"):
+                read_manifest(write(tmp_path, json.dumps(plain | {"files": {name: {"bytes": 1, "sha256": "aa"}}})))

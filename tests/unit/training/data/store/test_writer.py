@@ -397,3 +397,15 @@ def test_images_without_any_positive_and_with_observed_labels_only(tmp_path: Pat
     manifest = write(source, tmp_path / "store")
     assert manifest.has_true == {"train": False, "val": False, "test": False}
     assert manifest.counts == {"train": 20, "val": 4, "test": 6}
+
+
+def test_what_is_not_a_plain_file_is_a_fault_and_not_waited_for(source: Annotations, tmp_path: Path) -> None:
+    files = source.phases["train"].files
+    for file in files[:2]:
+        (source.root / file).unlink()
+    os.mkfifo(source.root / files[0])
+    (source.root / files[1]).symlink_to("/dev/zero")
+    (source.root / files[2]).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    manifest = write(source, tmp_path / "store", skip_bad=True)
+    assert [fault.path for fault in manifest.left_out] == list(files[:3])
+    assert [fault.why for fault in manifest.left_out[:2]] == ["is not a plain file"] * 2
