@@ -94,7 +94,7 @@ class Follower(ABC):
                 is_level = self._act()
             except self.gives_up_on as error:
                 self._miss(error)
-                break
+                return
             except Exception as error:  # libraries for storages and databases raise all kinds of errors
                 self._miss(error)
                 self._reset()

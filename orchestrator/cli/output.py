@@ -116,10 +116,10 @@ def print_table(
     """
     from orchestrator.cli.table import Column, fit_columns, render_plain, render_table
 
-    cells = [["" if cell is None else show_controls(str(cell)) for cell in row] for row in rows]
+    cells = [["" if cell is None else _on_one_line(str(cell)) for cell in row] for row in rows]
     right, wrapped = set(right), set(wrapped)
     columns = [
-        Column(show_controls(header), tuple(row[index] for row in cells), index in right, index in wrapped)
+        Column(_on_one_line(header), tuple(row[index] for row in cells), index in right, index in wrapped)
         for index, header in enumerate(headers)
     ]
     # A pipe gets every column: a program reads it, and it has no width.
@@ -205,6 +205,10 @@ def format_number(value: object, digits: int = 4) -> str:
 def format_score(value: float | None) -> str:
     """Format a score in percent with two decimals."""
     return "" if value is None else f"{value:.2f}"
+
+
+def _on_one_line(cell: str) -> str:
+    return show_controls(cell).replace("\n", "\\n")
 
 
 def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:

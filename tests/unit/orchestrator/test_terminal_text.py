@@ -43,6 +43,11 @@ def test_nothing_that_is_printed_has_them(
         assert "\x1b[2J" not in stream
 
 
+def test_a_cell_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["class", "images"], [("cat\nerror: none", 1)])
+    assert r"cat\nerror: none" in capsys.readouterr().out
+
+
 def test_a_csv_for_a_program_has_the_names_as_they_are_but_for_formulas(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_csv([{"name": "\x1b[2J", "class": "=1+1", "score": -0.5, "=x": "-0.5"}])
     row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))

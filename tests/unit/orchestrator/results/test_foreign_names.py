@@ -22,6 +22,7 @@ from orchestrator.sweep_folder.backup import Segment
 from orchestrator.sweep_folder.chain import reseal
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.restore import restore_sweep
+from orchestrator.tracking import artifacts as run_artifacts
 from orchestrator.tracking import tracker as tracking
 from tests.kit.fake_store import FakeStore
 from tests.kit.sweeps import journal_path, make_sweep, whole_sweep, write_events
@@ -30,7 +31,7 @@ from training.path_names import is_path_name, require_path_name
 
 PATHS_OF_PLANS: tuple[tuple[str, ...], ...] = (("id",), ("name",), ("dataset",), ("base", "data.name"))
 REFUSALS = (UserError, OrchestratorError)
-_NUM_PAIRS = 4
+_NUM_PAIRS = 12
 
 
 def bad_names(outside: Path) -> list[str]:
@@ -77,6 +78,7 @@ def home_of_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere" / "cache"))
     monkeypatch.setattr(tracking, "MlflowStore", StoreInArtifacts)
+    monkeypatch.setattr(run_artifacts, "read_artifacts", lambda plan: iter(()))
     monkeypatch.setattr(tracking, "_POLL_S", 0.01)
     return tmp_path / "elsewhere"
 
