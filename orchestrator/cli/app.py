@@ -31,7 +31,8 @@ from orchestrator.cli import (
     sweep,
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.cli.output import accept_any_text, print_note, program, tell_of_escapes
+from orchestrator.cli.output import accept_any_text, print_note, tell_of_escapes
+from orchestrator.program import program
 from orchestrator.redaction import redact
 from orchestrator.signals import say_interrupted
 from orchestrator.terminal_text import show_controls

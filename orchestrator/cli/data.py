@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from orchestrator.cli.options import EXIT_FAILURE, JsonOption
-from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table, program
+from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.errors import UserError
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.datasets.listing import PreparedDataset

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, is_job_server
-from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table, program
+from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.errors import UserError
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs import Job

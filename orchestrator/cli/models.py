@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from orchestrator.cli.options import EXIT_FAILURE, JsonOption, ModelArgument
-from orchestrator.cli.output import format_score, print_json, print_line, print_note, print_table, program
+from orchestrator.cli.output import format_score, print_json, print_line, print_note, print_table
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     import pyarrow as pa

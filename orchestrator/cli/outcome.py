@@ -9,8 +9,9 @@ import typer
 
 from orchestrator.cli.leaderboard import print_leaderboard, print_leaderboard_json
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
-from orchestrator.cli.output import print_next, print_note, print_tracking_problem, program
+from orchestrator.cli.output import print_next, print_note, print_tracking_problem
 from orchestrator.durations import format_seconds
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan

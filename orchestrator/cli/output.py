@@ -6,23 +6,19 @@ import codecs
 import io
 import json
 import math
-import os
-import re
-import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.csv_text import write_rows
+from orchestrator.program import name_as_called, program
 from orchestrator.terminal_text import show_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PROGRAM = "orchestrator"
 NO_TRUE_LABELS = (
     "True labels are not available: val/mAP, rejection precision and recall, and false negatives are not measured."
 )
@@ -31,7 +27,6 @@ _UNWRAPPED = 100_000
 _ESCAPING = "orchestrator.escape"
 _escaped: set[str] = set()
 """The encodings that lacked a character so far."""
-_COMMAND = re.compile(rf"(?:(?<=: )|(?<=`)){PROGRAM} (?=[a-z])")
 Row = Mapping[str, Any]
 
 
@@ -170,29 +165,6 @@ def print_tracking_problem(sweep_id: str, problem: str | None) -> None:
         print_note(
             f"MLflow is incomplete ({problem}). When its store is back, complete it: {program()} browse {sweep_id}"
         )
-
-
-def program() -> str:
-    """Return how to call this program: `orchestrator` if the shell finds that, else the path it was called by.
-
-    Every hint of the CLI starts with it. If it was called in another way (``python -m``), return its name.
-    """
-    called = Path(sys.argv[0])
-    found = shutil.which(PROGRAM)
-    # samefile, because a virtual environment is often on PATH through a link.
-    if called.name != PROGRAM or (found and os.path.samefile(found, called)):
-        return PROGRAM
-    # Relative if it is below the current folder: `.venv/bin/orchestrator` is what the user typed.
-    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))
-
-
-def name_as_called(text: str) -> str:
-    """Return a text with this program's commands written as the user has to type them.
-
-    Messages from lower layers say ``orchestrator``, because they do not know how the program was called.
-    """
-    # A command follows a colon or is between backticks; anything else is prose about the orchestrator.
-    return _COMMAND.sub(lambda _: f"{program()} ", text) if PROGRAM in text else text
 
 
 def format_number(value: object, digits: int = 4) -> str:

@@ -18,10 +18,11 @@ from orchestrator.cli.options import (
     check_places,
 )
 from orchestrator.cli.outcome import finish_sweep
-from orchestrator.cli.output import print_note, program
+from orchestrator.cli.output import print_note
 from orchestrator.cli.promote import finish_promotion
 from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.errors import UserError
+from orchestrator.program import program
 
 MLFLOW = "mlflow"
 """The word for MLflow in ``--from``."""

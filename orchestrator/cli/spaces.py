@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import JsonOption
-from orchestrator.cli.output import print_json, print_line, print_table, program
+from orchestrator.cli.output import print_json, print_line, print_table
+from orchestrator.program import program
 from training.data.dataset_names import FOLDER
 
 COPY = "my.yaml"

@@ -29,9 +29,10 @@ from orchestrator.cli.options import (
     check_places,
 )
 from orchestrator.cli.outcome import finish_sweep
-from orchestrator.cli.output import print_line, print_note, program, wrap_words
+from orchestrator.cli.output import print_line, print_note, wrap_words
 from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.errors import UserError
+from orchestrator.program import program
 
 _NO_STORAGE = (
     "the backup holds the journal, but without --storage checkpoints stay on this machine. If it is lost, running "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from orchestrator.cli.output import print_note, program
+from orchestrator.cli.output import print_note
+from orchestrator.program import program
 
 
 def warn_of_mlflow() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.datasets.prepared import locate_store, require_store
+from orchestrator.datasets.prepared import find_store, locate_store, require_store
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Params, SweepPlan
 from training.data.dataset_names import EMBEDDED
@@ -100,7 +100,7 @@ def _find_manifest(plan: SweepPlan) -> Manifest | None:
     """Return the manifest of a plan's data; None if they need none, or cannot be read, which check_data reports."""
     from training.data.store.manifest import read_manifest
 
-    place = plan.base.get("data.store")
+    place = plan.base.get("data.store") or find_store(plan.dataset)
     if plan.dataset == EMBEDDED or place is None:
         return None
     try:

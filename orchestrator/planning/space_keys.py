@@ -69,6 +69,9 @@ def _split(overrides: Mapping[str, Scalar]) -> tuple[dict[str, dict[str, Scalar]
 
 
 def _change(name: str, section: Changed, values: Mapping[str, Scalar]) -> Changed:
+    if "" in values:
+        keys = ", ".join(f"{name}.{key}" for key in type(section).model_fields)
+        raise UserError(f"--set {name} is a whole section. Name one of its keys: {keys}.")
     try:
         return change_section(section, values)
     except ValueError as error:

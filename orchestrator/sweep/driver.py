@@ -266,11 +266,14 @@ class _Driver:
         # Registered before the start: a start that fails half-way also leaves processes to end.
         stack.callback(stop_ray)
         self._signals.check()
+        self._progress.enter_phase("starting Ray")
         self._start_ray()
         self._signals.check()
         stack.callback(self._guard.stop)
         self._guard.start(self._progress)
+        self._progress.enter_phase("preparing the data")
         current = collect_provenance(self._plan, self._wait(inputs))
+        self._progress.enter_phase("starting the trials")
         if not self._options.allow_changed:
             self._refuse_changed(current, num_more)
         self._announce(current)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from orchestrator.durations import format_seconds
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.program import name_as_called
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.terminal_text import show_controls
@@ -56,7 +57,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line that stays on the terminal."""
         # As Text, because square brackets in a message are not markup.
-        self._console.print(Text(show_controls(text)), soft_wrap=True)
+        self._console.print(Text(show_controls(name_as_called(text))), soft_wrap=True)
 
     def watch(self, name: str, find_problem: Callable[[], str | None]) -> None:
         """Report once when a service that the sweep does not wait for is unavailable, and once when it is back.

@@ -20,10 +20,6 @@ class EventError(ValueError):
     """A line that is not an event: broken JSON, or a required field is missing."""
 
 
-class BrokenLineError(EventError):
-    """A line that is not a JSON object with an event, as a kill in the middle of writing leaves it."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """The fields that all events have.
@@ -192,14 +188,13 @@ def from_line(line: bytes) -> Event | None:
     """Return the event of a line, or None if it is from a later version; fields from later versions are ignored.
 
     Raises:
-        BrokenLineError: The line is not a JSON object with an event.
-        EventError: A required field is missing, or a value is not valid.
+        EventError: The line is not a JSON object with an event, a required field is missing, or a value is not valid.
     """
     try:
         plain = json.loads(line.decode())  # decoded here, because json would first guess the encoding of bytes
         name = plain.pop("event")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise BrokenLineError("not a JSON object with an event") from None
+        raise EventError("not a JSON object with an event") from None
     # A later version may have written to this journal: its additions must not make the sweep unreadable here.
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:

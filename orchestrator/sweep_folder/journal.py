@@ -27,7 +27,6 @@ from orchestrator.home import PLAN_FILE
 from orchestrator.redaction import redact
 from orchestrator.sweep_folder.chain import Chain, read_value
 from orchestrator.sweep_folder.events import (
-    BrokenLineError,
     DriverStarted,
     Event,
     EventError,
@@ -86,7 +85,7 @@ class Journal:
             lease: Must be ours whenever a line is written.
 
         Raises:
-            JournalError: A line other than the last is broken, or the file cannot be read.
+            JournalError: A complete line is broken, or the file cannot be read.
         """
         chain = Chain()
         state, size = _replay(path, chain)
@@ -171,7 +170,7 @@ def replay(path: Path) -> SweepState:
     Unless a living driver holds the sweep's lease, the driver and unfinished trials count as INTERRUPTED.
 
     Raises:
-        JournalError: A line other than the last is broken, or the file cannot be read.
+        JournalError: A complete line is broken, or the file cannot be read.
     """
     state, _ = _replay(path, Chain())
     if find_holder(path.parent) is None:
@@ -187,7 +186,7 @@ def follow(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Return the events after an offset, and the offset after them; a line that is not complete yet is left for later.
 
     Raises:
-        JournalError: A line other than the last is broken, or the file cannot be read.
+        JournalError: A complete line is broken, or the file cannot be read.
     """
     events: list[Event] = []
     for event, end in _read(path, Chain(), offset):
@@ -249,8 +248,9 @@ def _read(path: Path, chain: Chain, offset: int = 0) -> Iterator[tuple[Event | N
         try:
             event = from_line(line)
         except EventError as error:
-            # The last complete line: cut short by a kill.
-            if isinstance(error, BrokenLineError) and data.find(b"\n", newline + 1) < 0:
+            # An editor may add an empty line at the end, a power cut one of zeros. What a kill cuts short has no line
+            # break, so any other line was written whole and is damaged.
+            if not line.strip(b"\0") and newline + 1 == len(data):
                 return
             raise _broken(path, offset + start, str(error), backup) from None
         if not chain.add(line):

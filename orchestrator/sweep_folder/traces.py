@@ -58,8 +58,8 @@ def require_no_gap(plan: SweepPlan, state: SweepState, command: str) -> None:
     # A storage that is away must not hold up a resume, and a driver that is running goes on while we look.
     if (plan.storage is not None and "://" in plan.storage) or find_holder(sweep_dir(plan.id)) is not None:
         return
-    for trial in sorted(_list_trials(plan)):
-        epoch, record = _last_epoch(plan, trial), state.records.get(trial)
+    for trial, epoch in _last_epochs(plan).items():
+        record = state.records.get(trial)
         known = 0 if record is None else record.last_epoch
         # A trial is in the journal before it is handed out.
         if (record is None and epoch) or (record is not None and not record.ended and epoch > known + 1):
@@ -75,6 +75,13 @@ def _list_trials(plan: SweepPlan) -> set[int]:
     system, path = open_location(checkpoint_uri(plan))
     infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return {int(match[1]) for info in infos if (match := _TRIAL.fullmatch(info.base_name))}
+
+
+def _last_epochs(plan: SweepPlan) -> dict[int, int]:
+    """Return the epoch of each trial's last checkpoint; nothing if the storage cannot be read: a trial will say so."""
+    with suppress(*_UNREACHABLE):
+        return {trial: _last_epoch(plan, trial) for trial in sorted(_list_trials(plan))}
+    return {}
 
 
 def _last_epoch(plan: SweepPlan, trial: int) -> int:

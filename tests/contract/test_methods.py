@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.kit.scenes import prepare_tiny, random_batch, tiny_config
+from tests.kit.scenes import prepare_tiny, random_batch, thin_trunks, tiny_config
 from training.data.batches import Batch
 from training.data.views import draw_strong
 from training.loop.guard import FiniteGuard
@@ -22,7 +23,7 @@ from training.models.registry import build_model
 
 CPU = torch.device("cpu")
 LAST_LAYER = ("head.weight", "head.bias")
-SIZES = Sizes(num_classes=10, num_examples=8, num_epochs=4, embedding_dim=48)
+SIZES = Sizes(num_classes=10, num_examples=8, num_epochs=4, embedding_dim=16)
 VARIANTS: dict[str, dict[str, Any]] = {name: {"method.name": name} for name in METHODS} | {
     "ignore, no rejection": {"method.rejection": "none"},
     "ignore, oracle": {"method.rejection": "oracle"},
@@ -36,8 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method.name": name} for name in M
     "ignore, no regularisation": {"method.reg_weight": 0.0},
     "ignore, Query2Label": {
         "model.name": "query2label",
-        "model.hidden_dim": 48,
-        "model.feedforward_dim": 64,
+        "model.hidden_dim": 16,
+        "model.feedforward_dim": 16,
         "model.dropout": 0.0,
     },
     "LL-Ct": {"method.name": "large_loss", "method.scheme": "LL-Ct", "method.delta_rel_percent": 10.0},
@@ -48,8 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"method.name": name} for name in M
         "method.first_stage_epochs": 1,
         "method.queue_size": 16,
         "model.name": "query2label",
-        "model.hidden_dim": 48,
-        "model.feedforward_dim": 64,
+        "model.hidden_dim": 16,
+        "model.feedforward_dim": 16,
         "model.dropout": 0.0,
     },
     "em_apl, labelled": {"method.name": "em_apl", "method.warmup_epochs": 1},
@@ -61,7 +62,7 @@ class Trainer:
     """A model, a method and an optimiser, which take steps as in a run."""
 
     def __init__(self, changes: dict[str, Any]) -> None:
-        config = tiny_config({"model.weights": "none", "method.name": "ignore", **changes})
+        config = tiny_config({"method.name": "ignore", **changes})
         torch.manual_seed(0)
         self.model, _ = build_model(config.model, 10, CPU)
         self.model.train()
@@ -92,6 +93,12 @@ class Trainer:
             f"moment {index} {name}": value for index, values in moments.items() for name, value in values.items()
         }
         return {name: value.detach().clone() for name, value in named.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin() -> Iterator[None]:
+    with thin_trunks():
+        yield
 
 
 @pytest.fixture(params=VARIANTS)

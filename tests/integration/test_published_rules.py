@@ -5,6 +5,7 @@ These are averaged weights, early stops, cycles, no normalisation, and no small 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from tests.kit.fingerprint import fingerprint, train
-from tests.kit.scenes import prepare_tiny, tiny_config
+from tests.kit.scenes import prepare_tiny, thin_trunks, tiny_config
 from training.inference.evaluation import evaluate_split
 from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
@@ -39,8 +40,10 @@ WORSE: dict[str, Any] = {"optim.lr": 0.5, "optim.schedule": "constant", "loop.ep
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _scenes(_isolated_environment: None) -> None:
+def _scenes(_isolated_environment: None) -> Iterator[None]:
     prepare_tiny()
+    with thin_trunks():
+        yield
 
 
 @pytest.mark.parametrize("rule", RULES)

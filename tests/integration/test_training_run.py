@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.kit.fingerprint import fingerprint, train, train_elsewhere
-from tests.kit.scenes import RECIPES, prepare_tiny, tiny_config
+from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
 from training.cache import cache_dir
 from training.config.run import ADDED_SETTINGS
 from training.errors import CheckpointError, DatasetError, NonFiniteLossError
@@ -24,8 +25,8 @@ from training.methods.registry import METHODS
 
 _Q2L: dict[str, Any] = {
     "model.name": "query2label",
-    "model.hidden_dim": 48,
-    "model.feedforward_dim": 64,
+    "model.hidden_dim": 16,
+    "model.feedforward_dim": 16,
     "model.dropout": 0.2,
 }
 _LARGE: dict[str, Any] = {"method.name": "large_loss", "method.delta_rel_percent": 3.0}
@@ -60,8 +61,10 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _scenes(_isolated_environment: None) -> None:
+def _scenes(_isolated_environment: None) -> Iterator[None]:
     prepare_tiny()
+    with thin_trunks():
+        yield
 
 
 class TestResume:

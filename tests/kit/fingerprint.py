@@ -1,7 +1,7 @@
 """Compute what two runs share if they are the same to the last bit; as a program, train a run and print that as JSON.
 
-``python -m tests.kit.fingerprint CONFIG STORAGE STOP_AFTER``: CONFIG is flat JSON, STORAGE a folder ('' for none),
-STOP_AFTER an epoch.
+``python -m tests.kit.fingerprint CONFIG STORAGE STOP_AFTER WIDTHS``: CONFIG is flat JSON, STORAGE a folder ('' for
+none), STOP_AFTER an epoch, WIDTHS the channels of the digits trunk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from training.config.run import TrainConfig
 from training.loop.run import TrainingRun
+from training.models import backbone
 
 
 def fingerprint(run: TrainingRun) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def train(config: TrainConfig, storage: Path | None = None, stop_after: int | No
 def train_elsewhere(config: TrainConfig, storage: Path | None = None, stop_after: int | None = None) -> dict[str, Any]:
     """Do :func:`train` in a fresh process and return the fingerprint."""
     arguments = [json.dumps(config.flatten()), str(storage or ""), str(stop_after or config.loop.epochs)]
+    arguments.append(json.dumps(backbone.WIDTHS))  # a test may have made the trunk thin
     done = subprocess.run(
         [sys.executable, "-m", "tests.kit.fingerprint", *arguments],
         cwd=Path(__file__).parents[2],
@@ -75,7 +77,8 @@ def _leaves(value: Any) -> Iterator[bytes]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    flat, folder, last = sys.argv[1:]
+    flat, folder, last, widths = sys.argv[1:]
+    backbone.WIDTHS = tuple(json.loads(widths))
     print(
         json.dumps(
             fingerprint(train(TrainConfig.from_flat(json.loads(flat)), Path(folder) if folder else None, int(last)))

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.cli import output as cli_output
 from orchestrator.cli.app import main
+from orchestrator.program import program
 from orchestrator.results import bundle as bundle_module
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import Event
@@ -90,16 +91,16 @@ def test_program_is_named_as_the_shell_finds_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(script)])
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli_output.program() == str(Path(".venv", "bin", "orchestrator"))
+    assert program() == str(Path(".venv", "bin", "orchestrator"))
     monkeypatch.setattr(sys, "argv", [".venv/bin/orchestrator"])
-    assert cli_output.program() == ".venv/bin/orchestrator"
+    assert program() == ".venv/bin/orchestrator"
     monkeypatch.setattr(shutil, "which", lambda name: str(script))
-    assert cli_output.program() == "orchestrator"
+    assert program() == "orchestrator"
 
 
 def test_program_is_named_plainly_when_called_as_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/lib/python3/pytest/__main__.py"])
-    assert cli_output.program() == "orchestrator"
+    assert program() == "orchestrator"
 
 
 def test_commands_in_messages_of_other_layers_are_shown_as_the_user_types_them(
@@ -171,7 +172,7 @@ def test_commands_and_paths_with_spaces_can_be_copied(
     assert options.repeated_flags() == f" --address auto --backup '{folder}/backup'"
     monkeypatch.setattr(sys, "argv", [str(folder / "orchestrator")])
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli_output.program() == f"'{folder}/orchestrator'"
+    assert program() == f"'{folder}/orchestrator'"
     monkeypatch.setattr(bundle_module, "write_bundle", lambda sweep, out, say: out.write_bytes(b"1234") * 0)
     with pytest.raises(SystemExit):
         main(["bundle"])

@@ -268,6 +268,7 @@ class TestConcurrency:
             ("resources.workers", "two", '--set resources.workers must be an integer, but got "two"'),
             ("resources.gpus_per_worker", "1.5", "--set resources.gpus_per_worker must be a part of one GPU"),
             ("budget.cap_gib", "-1", "--set budget.cap_gib must be greater than 0"),
+            ("budget", "3", "--set budget is a whole section. Name one of its keys: budget.trials, budget.epochs"),
         ):
             with pytest.raises(UserError, match=message):
                 plan(overrides={key: value})

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from orchestrator.sweep_folder.events import (
-    BrokenLineError,
     ChampionSet,
     DriverEnded,
     DriverStarted,
@@ -113,8 +112,8 @@ def test_a_value_of_another_kind_is_an_error_and_nothing_else() -> None:
     "broken",
     [b"", b'{"event": "epo', b"[1]", b"1", b"{}", b"\x00\x00", b"\xff", b"[" * 100_000, b'{"event":' * 100_000],
 )
-def test_what_a_kill_leaves_is_a_broken_line(broken: bytes) -> None:
-    with pytest.raises(BrokenLineError):
+def test_what_is_not_an_event_is_refused(broken: bytes) -> None:
+    with pytest.raises(EventError, match="not a JSON object with an event"):
         from_line(broken)
 
 

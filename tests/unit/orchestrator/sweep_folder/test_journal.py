@@ -100,6 +100,17 @@ def test_a_last_line_cut_short_is_dropped_and_taken_away(path: Path, torn: bytes
     assert path.read_bytes().startswith(whole + b'{"event":"epoch_reported"')
 
 
+@pytest.mark.parametrize("damage", [b"}", b'"', b"x"])
+def test_a_damaged_last_line_is_refused_and_kept(path: Path, damage: bytes) -> None:
+    write(path, DRIVER, started(0), reported(0, 1))
+    damaged = path.read_bytes()[:-2] + damage * 2 + b"\n"
+    path.write_bytes(damaged)
+    for read in (replay, Journal.open, follow):
+        with pytest.raises(OrchestratorError, match=r"journal\.jsonl:3: a broken line in a journal"):
+            read(path)
+    assert path.read_bytes() == damaged
+
+
 def test_a_broken_line_elsewhere_is_an_error_with_its_number(path: Path) -> None:
     write(path, DRIVER, started(0), reported(0, 1))
     lines = path.read_bytes().splitlines(keepends=True)
@@ -262,7 +273,7 @@ def test_lines_of_an_earlier_version_are_read_and_protected_once_this_one_has_wr
 def test_a_torn_last_line_does_not_count_towards_the_checksums(path: Path) -> None:
     sealed_lines(path)
     with path.open("ab") as file:
-        file.write(b'{"event": "epoch_rep\n')
+        file.write(b'{"event": "epoch_rep')
     write(path, started(2))
     assert list(replay(path).records) == [0, 1, 2]
 

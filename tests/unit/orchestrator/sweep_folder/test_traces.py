@@ -70,3 +70,12 @@ def test_a_checkpoint_of_an_unknown_trial_is_a_gap() -> None:
     put_checkpoint(plan, 0, 1)
     with pytest.raises(JournalError, match="Or continue without the figures .*`the command`"):
         require_no_gap(plan, replay(journal_path(plan)), "the command")
+
+
+def test_a_storage_that_cannot_be_read_shows_no_gap(tmp_path: Path) -> None:
+    plan = make_sweep(storage=str(tmp_path / "storage"))
+    write_events(plan, [driver_started(plan), trial_started(0, 1), epoch_reported(0, 1, 2)])
+    checkpoints = Path(trial_uri(plan, 0)).parent
+    checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_text("a file where a folder should be")
+    require_no_gap(plan, replay(journal_path(plan)), "orchestrator resume")
