@@ -150,6 +150,7 @@ def test_the_journal_of_an_earlier_version_is_protected_once_this_one_has_writte
 
 
 @pytest.mark.ray
+@pytest.mark.long  # half a minute of Ray
 def test_an_interrupted_sweep_goes_on_from_its_backup(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

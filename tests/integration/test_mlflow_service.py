@@ -28,7 +28,7 @@ from orchestrator.tracking.connection import make_client
 from orchestrator.tracking.store import find_sweep_run
 from tests.kit.mlflow_service import BUCKET, HOST, PASSWORD, SECRETS, USER, MlflowService
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 ID = "trivial-00000001"
@@ -74,7 +74,6 @@ def driver(service: MlflowService, tmp_path: Path) -> Iterator[subprocess.Popen[
     end_orphans(sweep_dir(ID))
 
 
-@pytest.mark.long
 def test_what_goes_away_for_a_while_loses_nothing(
     service: MlflowService, driver: subprocess.Popen[str], tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageStat
 from torch import Tensor
-from torchvision.transforms import functional as F
 
 from training.seeding import named_generator
 
@@ -97,22 +96,26 @@ def _bin(end: float, start: float = 0.0) -> float:
 
 
 def _affine(
-    image: Image.Image, *, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
+    image: Image.Image, *, move: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
 ) -> Image.Image:
-    # torchvision shears about the top left corner, as the AutoAugment code does.
-    center = None if translate != (0, 0) else [0.0, 0.0]
-    moved: Image.Image = F.affine(
-        image, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=center
-    )
-    return moved
+    """Move an image, or shear it about its top left corner, as the AutoAugment code does."""
+    # Maps each new pixel to the old one: x + shear_x * y - move_x, shear_y * x + y - move_y.
+    inverse = (1.0, _slope(shear[0]), -move[0], _slope(shear[1]), 1.0, -move[1])
+    return image.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST)
+
+
+@cache
+def _slope(magnitude: float) -> float:
+    # Through degrees, as torchvision passes it on: rounding decides which pixel is the nearest.
+    return math.tan(math.radians(math.degrees(math.atan(magnitude))))
 
 
 def _shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, shear=(math.degrees(math.atan(magnitude)), 0.0))
+    return _affine(image, shear=(magnitude, 0.0))
 
 
 def _shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    return _affine(image, shear=(0.0, math.degrees(math.atan(magnitude))))
+    return _affine(image, shear=(0.0, magnitude))
 
 
 def _rotate(image: Image.Image, magnitude: float) -> Image.Image:
@@ -180,11 +183,9 @@ OPS: dict[str, _Kind] = {
     "Identity": _Kind(lambda image, _: image, lambda *_: 0.0, signed=False),
     "ShearX": _Kind(_shear_x, lambda *_: _bin(0.3)),
     "ShearY": _Kind(_shear_y, lambda *_: _bin(0.3)),
-    "TranslateX": _Kind(
-        lambda image, by: _affine(image, translate=(int(by), 0)), lambda width, _: _bin(150 / 331 * width)
-    ),
+    "TranslateX": _Kind(lambda image, by: _affine(image, move=(int(by), 0)), lambda width, _: _bin(150 / 331 * width)),
     "TranslateY": _Kind(
-        lambda image, by: _affine(image, translate=(0, int(by))), lambda _, height: _bin(150 / 331 * height)
+        lambda image, by: _affine(image, move=(0, int(by))), lambda _, height: _bin(150 / 331 * height)
     ),
     "Rotate": _Kind(_rotate, lambda *_: _bin(30.0)),
     "Brightness": _Kind(_brightness, lambda *_: _bin(0.9)),

@@ -13,6 +13,7 @@ from benchmarks.digits import runs as digits
 from benchmarks.digits.rows import ROWS, Row, Run
 from benchmarks.digits.runs import read_results, run_all, run_one
 from benchmarks.digits.table import QUESTIONS, TITLES, count_runs
+from training import preparation
 from search_spaces.schema import load_space
 
 TINY = {"data.num_train": 40, "data.num_val": 20, "data.num_test": 20, "loop.epochs": 2}
@@ -60,6 +61,7 @@ def test_a_setting_that_came_later_does_not_invalidate_earlier_results(monkeypat
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(preparation, "PRETEXT_EPOCHS", 1)
     for name in ("assumed negative", "IGNORE"):
         row = ROWS[name]
         monkeypatch.setitem(ROWS, name, Row(row.group, row.label, {**row.settings, **TINY}))
