@@ -66,7 +66,7 @@ def test_each_rule_changes_the_run(rule: str) -> None:
 
 def test_the_better_set_of_weights_is_kept_and_scores_what_was_reported(tmp_path: Path) -> None:
     chosen = set()
-    for lr, decay in ((3e-2, 0.8), (3e-3, 0.9999)):
+    for lr, decay in ((1e-2, 0.8), (3e-3, 0.9999)):
         config = tiny_config(
             {"optim.lr": lr, "optim.average_decay": decay, "optim.schedule": "constant", "loop.epochs": 3}
         )

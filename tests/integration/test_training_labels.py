@@ -93,3 +93,14 @@ class TestLabels:
         assert metrics["train/loss_spbc"] == 0
         assert "train/mask_kept_frac" not in metrics
         run.write_artifacts(tmp_path)
+
+
+def test_identity_says_what_a_result_depends_on() -> None:
+    identities = [
+        TrainingRun(tiny_config(changes)).identity
+        for changes in ({}, {"loop.seed": 4}, {"model.weights": "none"}, {"data.draw_seed": 3})
+    ]
+    assert identities[0] == identities[1] == identities[3]
+    assert identities[0]["weights_hash"] != identities[2]["weights_hash"] == "none"
+    assert identities[0]["true_labels"] == "available"
+    assert len(identities[0]["data_hash"]) == 64

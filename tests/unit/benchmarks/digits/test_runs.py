@@ -13,8 +13,8 @@ from benchmarks.digits import runs as digits
 from benchmarks.digits.rows import ROWS, Row, Run
 from benchmarks.digits.runs import read_results, run_all, run_one
 from benchmarks.digits.table import QUESTIONS, TITLES, count_runs
-from training import preparation
 from search_spaces.schema import load_space
+from training import preparation
 
 TINY = {"data.num_train": 40, "data.num_val": 20, "data.num_test": 20, "loop.epochs": 2}
 NO_FIGURES = ("rejection_precision", "rejection_recall", "rejection_lift", "pointing_hit_rate", "centre_hit_rate")
