@@ -27,9 +27,9 @@ from orchestrator.cli.output import (
     print_note,
     print_table,
     print_tracking_problem,
-    program,
 )
 from orchestrator.durations import format_seconds
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.promotion.promote import PromotionOutcome

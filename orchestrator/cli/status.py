@@ -18,9 +18,9 @@ from orchestrator.cli.output import (
     print_note,
     print_table,
     print_text,
-    program,
 )
 from orchestrator.durations import format_seconds
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.results.summary import BrokenSweep, SweepSummary
