@@ -52,7 +52,7 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"{sweep_id} is an ablation, and the best of its variants is not a winner. Promote a sweep or a training."
         )
     # The journal knows of extensions; the plan has the number of trials at the start.
-    num_trials, ended = state.num_trials or plan.num_trials, sum(record.ended for record in state.records.values())
+    num_trials, ended = state.total(plan.num_trials), sum(record.ended for record in state.records.values())
     if ended < num_trials:
         progress = f"{ended} of {num_trials} trials have ended"
         if find_holder(sweep_dir(sweep_id)) is not None:

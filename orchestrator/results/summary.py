@@ -187,7 +187,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         # While a driver runs, its time is still growing; after a kill only its last event is known.
         run_s=state.driven_s(time.time() * 1000 if state.driver_state == "RUNNING" else None),
         # The journal has the number after an extension; before the first driver, only the plan has one.
-        num_trials=state.num_trials or plan.num_trials,
+        num_trials=state.total(plan.num_trials),
         epochs=plan.epochs,
         trials={str(trial_state): counts[trial_state] for trial_state in TrialState},
         best=None if winner is None else _summarise_trial(winner, plan),

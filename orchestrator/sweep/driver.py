@@ -141,7 +141,7 @@ def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> Swe
         raise UserError(f"--trials must be at least +1, but got {num_more}.")
     plan, state = read_sweep(sweep_id)
     require_search(plan)
-    num_trials = _num_trials(plan, state)
+    num_trials = state.total(plan.num_trials)
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
             f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
@@ -186,7 +186,7 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
             stack.enter_context(backup)
         state, problem = FINISHED, None
         # A finished sweep does not need Ray: starting it would waste seconds.
-        if num_more or not _is_done(plan, journal.state):
+        if num_more or not journal.state.is_done(plan.num_trials):
             progress = Progress(plan, journal.state, shown=options.progress)
             driver = _Driver(plan, journal, signals, progress, options)
             progress.watch("MLflow", lambda: driver.tracker.problem)
@@ -240,7 +240,7 @@ class _Driver:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
         if self._options.address is None:
             require_room_here(self._plan)
-        before = _num_trials(self._plan, self._journal.state)
+        before = self._journal.state.total(self._plan.num_trials)
         # Leaving the stack ends what was started in the opposite order, however the run ended.
         with self._progress:
             try:
@@ -307,7 +307,7 @@ class _Driver:
             )
 
     def _announce(self, current: dict[str, str]) -> None:
-        num_trials = _num_trials(self._plan, self._journal.state)
+        num_trials = self._journal.state.total(self._plan.num_trials)
         if self._journal.state.plan is None:
             self._journal.append(SweepPlanned(json.loads(self._plan.to_json())))
         self._journal.append(
@@ -392,12 +392,3 @@ class _Driver:
         # A sweep never fails because of MLflow: the problem is reported, and `browse` or a resume writes the rest.
         if not self.tracker.stop(DRAIN_S):
             self.tracking_problem = self.tracker.problem
-
-
-def _num_trials(plan: SweepPlan, state: SweepState) -> int:
-    return state.num_trials or plan.num_trials
-
-
-def _is_done(plan: SweepPlan, state: SweepState) -> bool:
-    # Fewer records than trials means that some were never handed out.
-    return not state.open_trials() and len(state.records) >= _num_trials(plan, state)

@@ -193,7 +193,7 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
     records = list(state.records.values())
     count = Counter(record.state for record in records)
     ended = sum(record.ended for record in records)
-    parts = [f"{plan.id}: {ended}/{state.num_trials or plan.num_trials} {_unit(plan)}s"]
+    parts = [f"{plan.id}: {ended}/{state.total(plan.num_trials)} {_unit(plan)}s"]
     names = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",
@@ -225,7 +225,7 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     epoch_s = sum(record.run_s - record.queue_s - record.start_s for record in records) / num_epochs
     # A future trial is expected to last as long as the ended ones; pruned trials shorten that.
     trial_epochs = sum(record.last_epoch for record in ended) / len(ended) if ended else plan.epochs
-    new_trials = max(0, (state.num_trials or plan.num_trials) - len(records))
+    new_trials = max(0, state.total(plan.num_trials) - len(records))
     epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
     # Near the end there are fewer trials than slots, and the idle slots do not speed anything up.
     slots = max(1, min(plan.concurrency, new_trials + len(running)))

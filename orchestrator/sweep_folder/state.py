@@ -113,6 +113,15 @@ class SweepState:
         """Return the trials that were started and have not ended, by number."""
         return [record for _, record in sorted(self.records.items()) if not record.ended]
 
+    def total(self, planned: int) -> int:
+        """Return how many trials the sweep should have, before its first event as many as were planned."""
+        return self.num_trials or planned
+
+    def is_done(self, planned: int) -> bool:
+        """Return whether every trial has ended."""
+        # Fewer records than trials means that some were never handed out.
+        return not self.open_trials() and len(self.records) >= self.total(planned)
+
 
 def _is_by_driver(event: Event) -> bool:
     """Return whether an event shows that the latest driver was running at the time.
