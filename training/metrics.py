@@ -14,7 +14,7 @@ true labels has. Their precision counts every unobserved positive as an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,7 +44,7 @@ class MetricAccumulator:
     """
 
     def __init__(self, num_classes: int, has_true: bool, device: torch.device | None = None) -> None:
-        # Start with an empty part, so that a rank without any example still has something to gather.
+        # Start with an empty part, so that there is something to concatenate without any example.
         nothing = torch.zeros(0, num_classes, dtype=torch.bool, device=device)
         self._device = nothing.device
         self._logits, self._observed = [nothing.float()], [nothing]
@@ -64,18 +64,6 @@ class MetricAccumulator:
         self._observed.append(observed.to(self._device))
         if self._true is not None and true is not None:
             self._true.append(true.to(self._device))
-
-    def gather(self, gather_rows: Callable[[Tensor], Tensor]) -> None:
-        """Collect the parts of all ranks, so that each has the whole split; every rank must call this.
-
-        The order of the examples changes no metric.
-
-        Args:
-            gather_rows: Maps this rank's rows to those of all ranks: :func:`training.distributed.gather_rows`.
-        """
-        self._logits, self._observed = _gathered(self._logits, gather_rows), _gathered(self._observed, gather_rows)
-        if self._true is not None:
-            self._true = _gathered(self._true, gather_rows)
 
     def compute(
         self, split: str, threshold: float = DEFAULT_THRESHOLD, absent_classes: AbsentClasses = "zero"
@@ -188,10 +176,6 @@ def _mean_over_classes(values: Tensor, num_positive: Tensor, absent_classes: Abs
 
 def _harmonic_mean(first: float, second: float) -> float:
     return 2 * first * second / (first + second) if first + second > 0 else 0.0
-
-
-def _gathered(parts: list[Tensor], gather_rows: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    return [gather_rows(torch.cat(parts))]
 
 
 def _average_precision(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:

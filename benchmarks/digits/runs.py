@@ -6,8 +6,9 @@
 
 Every row is the first ``start_from`` point of its method in ``search_spaces/digits.yaml`` or ``digits_q2l.yaml``, which
 was chosen on scene seed 0 and never on the scenes used here. The scene seed redraws scenes and trunk, the training seed
-redraws the single positives. The best epoch by clean validation mAP counts. The test split is opened once per run, and
-nothing is chosen by it.
+redraws the single positives. The best epoch by clean validation mAP counts. The test split is opened once per row and
+set of scenes, for all training seeds that were asked for, and nothing is chosen by it: ``results/test-ledger.jsonl``
+lists the openings.
 
 Raw results go to ``results/digits.jsonl``, one line per run, as each run ends. A run whose settings and git tree of
 ``training/`` are already in the file is not repeated, so an interrupted benchmark continues where it stopped, and its
@@ -36,7 +37,8 @@ from pathlib import Path
 
 from benchmarks.digits.rows import NUM_SEEDS, ROWS, SCENE_SEEDS, Run
 from benchmarks.digits.table import Checked, Result, count_runs, render_report
-from training.inference.evaluation import evaluate_test
+from orchestrator.promotion.test_set import Registered, open_test_set
+from orchestrator.sweep_folder.ledger import read_ledger
 from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
 from training.metric_names import (
@@ -48,6 +50,7 @@ from training.metric_names import (
     VAL_POINTING_HIT_RATE,
 )
 from training.preparation import prepare
+from training.selection import Protocol
 
 RESULTS = Path(__file__).parents[1] / "results"
 DIRTY = "-dirty"
@@ -56,8 +59,13 @@ COMPARED = ("test_mAP", "val_mAP", "best_epoch")
 """Figures that a repeated run must reproduce to the last digit."""
 
 
-def run_one(run: Run) -> Result:
-    """Train one run and open its test split.
+def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
+    """Train one run and score its test split.
+
+    Args:
+        run: The run.
+        seeds: The training seeds of its row on its scenes, which are one opening of the test set.
+        folder: Where the test ledger is.
 
     Seconds are CPU seconds of its one thread, including evaluation on val. Rejection is measured in the last epoch, the
     pointing game in the best one.
@@ -73,10 +81,12 @@ def run_one(run: Run) -> Result:
         seconds = time.process_time() - started
         best = CheckpointStore(storage).load_best()
     assert best is not None
+    opening, scores = open_test_set(_register(run, seeds), {list(seeds).index(run.seed): best}, folder)
+    assert opening is not None
     return {
         **vars(run),
         "epochs": training.epoch,
-        "test_mAP": evaluate_test(config, best)["test/mAP"],
+        "test_mAP": next(iter(scores.values())).metrics()["test/mAP"],
         "val_mAP": best["metrics"][VAL_MAP],
         "best_epoch": best["epoch"],
         "cpu_s": seconds,
@@ -88,7 +98,13 @@ def run_one(run: Run) -> Result:
         "data_hash": training.identity["data_hash"][:12],
         "settings": run.settings_hash,
         "code": code_hash(),
+        "opening": opening.n,
     }
+
+
+def _register(run: Run, seeds: Sequence[int]) -> Registered:
+    configs = [Run(run.row, run.scene_seed, seed).config for seed in seeds]
+    return Registered(ROWS[run.row].label, str(Protocol()), configs, f"benchmarks.digits {run.row}")
 
 
 def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
@@ -105,7 +121,7 @@ def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
     missing = [run for run in runs if (run.settings_hash, code_hash()) not in known]
     num_failed = 0
     with path.open("a") as file:
-        for count, (run, future) in enumerate(_run_each(missing, processes), 1):
+        for count, (run, future) in enumerate(_run_each(missing, processes, runs, path.parent), 1):
             heading = f"{count}/{len(missing)} {_name(run)}"
             if error := future.exception():
                 num_failed += 1
@@ -118,13 +134,25 @@ def run_all(runs: Sequence[Run], path: Path, processes: int) -> int:
     return num_failed
 
 
-def _run_each(runs: Sequence[Run], processes: int) -> Iterator[tuple[Run, Future[Result]]]:
-    """Run them in parallel, and yield each with its result or error as it ends."""
+def _run_each(
+    runs: Sequence[Run], processes: int, wanted: Sequence[Run], folder: Path
+) -> Iterator[tuple[Run, Future[Result]]]:
+    """Run them in parallel, and yield each with its result or error as it ends.
+
+    Args:
+        runs: The runs.
+        processes: How many at a time.
+        wanted: All runs that were asked for, with those whose results are known: what the test sets are opened for.
+        folder: Where the test ledger is.
+    """
+    seeds: dict[tuple[str, int], list[int]] = {}
+    for run in wanted:
+        seeds.setdefault((run.row, run.scene_seed), []).append(run.seed)
     # Make each set of scenes once, before two processes make it twice.
     for run in {run.scene_seed: run for run in runs}.values():
         prepare(run.config.data)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        futures = {pool.submit(run_one, run): run for run in runs}
+        futures = {pool.submit(run_one, run, seeds[run.row, run.scene_seed], folder): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future
 
@@ -165,7 +193,7 @@ def check_runs(before: Sequence[Result], folder: Path, processes: int) -> bool:
     A difference withdraws what an earlier check recorded about that tree.
     """
     expected, repeated, num_different = {_run_of(result): result for result in before}, [], 0
-    for run, future in _run_each(list(expected), processes):
+    for run, future in _run_each(list(expected), processes, list(expected), folder):
         if error := future.exception():
             print(f"{_name(run)}: {error}", file=sys.stderr)
             continue
@@ -336,6 +364,8 @@ def _write_report(arguments: argparse.Namespace) -> bool:
     report = render_report(
         results, {name: row.group for name, row in ROWS.items()}, explanations, read_checked(arguments.out)
     )
+    if num_openings := len(read_ledger(arguments.out)):
+        report += f"\nOpenings of the test sets in `test-ledger.jsonl`: {num_openings}.\n"
     path.write_text(report)
     print("\n" + report)
     return True

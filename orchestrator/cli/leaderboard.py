@@ -76,7 +76,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         is_here: Whether the sweep is in this home, where the tracebacks of failed trials are.
     """
     from orchestrator.results.ablation import tabulate_ablation
-    from orchestrator.results.opened_test import summarise_test
+    from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import NO_LABELS, make_heading
 
     rows = _rank(plan, state)
@@ -94,6 +94,8 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         print_line(f"test: {scores}")
     if plan.kind == "ablate":
         _print_ablation(plan, tabulate_ablation(plan, state.records.values()))
+    if is_here and (openings := find_openings(state)) is not None:
+        print_line(str(openings))
     if state.provenance.get("true_labels") == NO_LABELS:
         print_text(NO_TRUE_LABELS)
 
@@ -101,7 +103,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
 def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | None = None) -> None:
     """Print a leaderboard as JSON; for a sweep from another home, the source says where it comes from."""
     from orchestrator.results.ablation import tabulate_ablation
-    from orchestrator.results.opened_test import summarise_test
+    from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import make_heading
 
     printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
@@ -109,6 +111,8 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     printed["rows"] = _rank(plan, state)
     if state.test is not None:
         printed["test"] = asdict(summarise_test(state.test.figures))
+    if source is None and (openings := find_openings(state)) is not None:
+        printed["test_openings"] = openings.num
     if plan.kind == "ablate" and (ablation := tabulate_ablation(plan, state.records.values())):
         printed["ablation"] = ablation
     print_json(printed)

@@ -41,7 +41,9 @@ def evaluate(
         raise UserError(
             f"--split must be val or train, but got test. `{program()} promote` opens it, once, after its decision."
         )
+    from orchestrator.results.opened_test import count_test_openings
     from orchestrator.writable import require_writable_cache
+    from training.data.registry import dataset_info
     from training.inference.evaluation import evaluate_split
     from training.preparation import is_prepared, prepare
 
@@ -56,6 +58,7 @@ def evaluate(
     # Evaluation takes a model in the form in which a training run keeps it.
     state = {"classes": list(predictor.classes), "model": predictor.weights}
     metrics = evaluate_split(config, state, split, threshold, absent_classes)
+    openings = count_test_openings(dataset_info(config.data).data_hash)
     if json:
         print_json(
             {
@@ -64,10 +67,12 @@ def evaluate(
                 "threshold": threshold,
                 "absent_classes": absent_classes,
                 "metrics": metrics,
+                "test_openings": openings.num,
             }
         )
         return
     print_table(["metric", "percent"], [(name, format_score(value)) for name, value in metrics.items()], right=[1])
+    print_line(str(openings))
 
 
 def predict(

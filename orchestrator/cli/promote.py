@@ -34,6 +34,7 @@ from orchestrator.program import program
 if TYPE_CHECKING:
     from orchestrator.promotion.promote import PromotionOutcome
     from orchestrator.promotion.verdict import Decision
+    from orchestrator.results.opened_test import TestOpenings
     from orchestrator.sweep.options import DriveOptions
 
 
@@ -116,7 +117,7 @@ def _resume_command(outcome: PromotionOutcome) -> str:
 def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
     from orchestrator.results.opened_test import summarise_test
 
-    plan = outcome.plan
+    plan, openings = outcome.plan, _find_openings(outcome)
     return {
         "promotion": plan.id,
         "sweep": plan.parent,
@@ -131,6 +132,7 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "champion": outcome.champion,
         "config_file": str(outcome.config_file),
         "test": asdict(summarise_test(outcome.test)),
+        "test_openings": openings and openings.num,
         "runs": [
             {
                 "run": record.trial,
@@ -143,6 +145,13 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
             for record in outcome.records
         ],
     }
+
+
+def _find_openings(outcome: PromotionOutcome) -> TestOpenings | None:
+    from orchestrator.results.opened_test import find_openings
+    from orchestrator.tracking.reading import read_sweep
+
+    return find_openings(read_sweep(outcome.plan.id)[1])
 
 
 def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
@@ -169,6 +178,8 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     for mark in decision.marks:
         print_line(f"  note: {mark}")
     print_line(f"test: {scores}; opened after the decision, which it did not influence")
+    if (openings := _find_openings(outcome)) is not None:
+        print_line(str(openings))
     if outcome.version:
         now = f"now {outcome.model}@champion"
         if outcome.champion != outcome.version:

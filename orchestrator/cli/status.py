@@ -104,6 +104,8 @@ def _print_status(found: SweepSummary) -> None:
         print_line(f"  {found.decision.verdict}: {found.decision.reason}")
     if found.test is not None:
         print_line(f"  test    {summarise_test(found.test)}")
+    if found.openings is not None:
+        print_line(f"  {found.openings}")
     if found.decision and found.decision.version:
         print_line(f"  registered as {found.decision.version}")
     print_line(f"  time    {format_seconds(found.run_s)}")

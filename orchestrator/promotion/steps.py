@@ -13,12 +13,11 @@ from orchestrator.home import home
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.run_config import render_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.promotion.final_runs import final_config, make_result
+from orchestrator.promotion.final_runs import make_result
 from orchestrator.promotion.registration import (
     IDENTITY_TAG,
     REGISTERED_TRIAL,
     VALUES_TAG,
-    load_best,
     read_decision,
     read_test,
     register_model,
@@ -27,10 +26,9 @@ from orchestrator.promotion.registration import (
 )
 from orchestrator.promotion.verdict import Decision, Result, Verdict, decide, registered_name
 from orchestrator.sweep_folder.checkpoints import delete_checkpoints
-from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided, TestOpened
+from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import Journal
-from orchestrator.sweep_folder.records import TrialState
 from orchestrator.tracking.runs import SWEEP_TAG
 from training.config.run import PLACE_KEYS
 
@@ -85,20 +83,11 @@ class PromotionSteps:
         """Evaluate every complete final run on the test split, only once; return trial -> figures."""
         # The results are in the journal before anything else happens, so the split is opened once, whatever dies.
         if self._state.test is None:
-            from training.inference.evaluation import evaluate_test
+            # Here, because it imports torch, and most calls only read what is there.
+            from orchestrator.promotion.scoring import score_final_runs
 
             require_same_data(self._plan, self._result)
-            # A failed run has no weights worth evaluating; the decision has already refused it.
-            states = {
-                trial: load_best(self._plan, self._state, trial)
-                for trial, record in self._state.records.items()
-                if record.state is TrialState.COMPLETE
-            }
-            self._say(f"Evaluating {len(states)} final runs on the test split, which is opened only once")
-            figures = {
-                str(trial): evaluate_test(final_config(self._plan, trial), state) for trial, state in states.items()
-            }
-            self._append(TestOpened(figures, epochs={str(trial): state["epoch"] for trial, state in states.items()}))
+            self._append(score_final_runs(self._plan, self._state, self._say))
             self._sync()
         return read_test(self._state)
 

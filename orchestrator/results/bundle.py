@@ -7,6 +7,8 @@ The file is a zip archive of text, pictures and Parquet; nothing in it is code, 
     runs.csv  metrics.csv  configurations.jsonl   for other programs: leaderboard, epochs, settings of every trial
     errors/t0007.txt                              tracebacks
     artifacts/t0007/...                           pictures and per-class tables
+    scores/t0000-test.parquet                     scores per image of a promotion's final runs
+    test-ledger.jsonl  test-ledger.head           every opening of a test set in the home that it comes from
 
 A bundle can be opened without trusting its author: names that are not listed here or lead out of the folder, links, and
 more than 2 GiB of content are refused.
@@ -35,7 +37,9 @@ from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.chain import reseal
 from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, follow, replay
+from orchestrator.sweep_folder.ledger import HEAD_FILE, LEDGER_FILE, ledger_file
 from orchestrator.sweep_folder.records import leaderboard
+from orchestrator.sweep_folder.score_files import SCORES_DIR, list_scores
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 from training.files import open_whole
@@ -46,6 +50,8 @@ _ABOUT_FILE, _SPACE_FILE = "bundle.json", "space.yaml"
 _TABLES = ("runs.csv", "metrics.csv", "configurations.jsonl")
 _SHOWN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"  # longer ones do not fit into a file system
 _ARTIFACT = re.compile(rf"artifacts/t\d{{4,}}(/{_SHOWN}){{1,4}}\.(png|parquet|txt|csv|json|yaml)")
+_SCORES = re.compile(rf"{SCORES_DIR}/t\d{{4,}}-(val|test)\.parquet")
+_LEDGER = (LEDGER_FILE, HEAD_FILE)
 _ERROR = re.compile(r"errors/t\d{4,}\.txt")
 _FORMAT = 1
 _MAX_FILES = 200_000
@@ -81,6 +87,12 @@ def write_bundle(sweep_id: str, out: Path, say: Callable[[str], None] = lambda t
                 archive.writestr(name, text)
             for error in sorted(path for path in (sweep_dir(sweep_id) / ERRORS_DIR).glob("t*.txt") if path.is_file()):
                 archive.writestr(f"errors/{error.name}", redact(error.read_text(encoding="utf-8", errors="replace")))
+            for file in list_scores(sweep_id).values():
+                archive.write(file, f"{SCORES_DIR}/{file.name}", zipfile.ZIP_STORED)
+            # The head first: it may be a line behind the ledger, but not ahead of it.
+            for file in (ledger_file().with_name(HEAD_FILE), ledger_file()):
+                if file.is_file():
+                    archive.write(file, file.name)
             num_artifacts = _add_artifacts(archive, plan, say)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from None
@@ -101,10 +113,10 @@ def unpack_bundle(file: Path, *, max_bytes: int = MAX_BYTES) -> str:
             reader = _Reader(archive, file, max_bytes)
             plan = _read_plan(reader, file)
             # The names and the plan have been checked before the first file is written.
-            folder = create_sweep(plan.id, plan.to_json())
+            folder, has_ledger = create_sweep(plan.id, plan.to_json()), ledger_file().exists()
             for info in members:
                 target = _target(folder, info.filename)
-                if target is not None:
+                if target is not None and not (has_ledger and info.filename in _LEDGER):
                     reader.copy(info, target)
             _check_journal(folder / JOURNAL_FILE, file)
     except (
@@ -178,8 +190,8 @@ def _find_fault(info: zipfile.ZipInfo, times: int) -> str | None:
 
 
 def _is_known(name: str) -> bool:
-    plain = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE, _SPACE_FILE, *_TABLES}
-    return name in plain or bool(_ARTIFACT.fullmatch(name) or _ERROR.fullmatch(name))
+    plain = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE, _SPACE_FILE, *_TABLES, *_LEDGER}
+    return name in plain or any(pattern.fullmatch(name) for pattern in (_ARTIFACT, _ERROR, _SCORES))
 
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
@@ -193,8 +205,11 @@ def _is_plain(info: zipfile.ZipInfo) -> bool:
 
 def _target(folder: Path, name: str) -> Path | None:
     """Return where a member goes in a sweep's folder; None for the tables, which are for other programs."""
-    if name == JOURNAL_FILE or _ERROR.fullmatch(name):
+    if name == JOURNAL_FILE or _ERROR.fullmatch(name) or _SCORES.fullmatch(name):
         return folder / name
+    # Next to the sweeps, as in the home that it comes from, but never in place of this home's own.
+    if name in _LEDGER:
+        return folder.parent / name
     return folder / SPOOL_DIR / name.removeprefix("artifacts/") if _ARTIFACT.fullmatch(name) else None
 
 

@@ -1,4 +1,4 @@
-"""Summarise what a promotion measured on the test split."""
+"""Summarise what a promotion measured on the test split, and how often that was opened."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
+from orchestrator.sweep_folder.state import SweepState
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
 
@@ -55,3 +57,42 @@ def summarise_test(figures: Mapping[str, Mapping[str, float]] | Mapping[int, Map
             return TestScores(metric, statistics.fmean(scores), deviation, len(scores))
     # Only complete runs are evaluated; each then has figures, unless there was no image.
     return TestScores(None, None, None, 0, "the test split has no images" if runs else "no final run is complete")
+
+
+@dataclass(frozen=True)
+class TestOpenings:
+    """How often a test set was opened.
+
+    Attributes:
+        num: By all runs of this home and those that share its ledger; None if the ledger is damaged.
+        own: The number of the opening that the table shows, if it shows one.
+        problem: What is wrong with the ledger, if it is damaged.
+    """
+
+    __test__ = False  # not a test class, despite its name
+
+    num: int | None
+    own: int | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        """Return the line under a table."""
+        if self.num is None:
+            return f"openings of the test set: unknown. {self.problem}"
+        return f"openings of the test set: {self.num}" + (f"; this is number {self.own}" if self.own else "")
+
+
+def count_test_openings(data_hash: str, own: int | None = None) -> TestOpenings:
+    """Count the openings of the test set of some data in the ledger of this home."""
+    try:
+        return TestOpenings(count_openings(read_ledger(), data_hash), own)
+    # A table of validation scores must not fail because of the ledger; the line under it says what is wrong.
+    except LedgerError as error:
+        return TestOpenings(None, own, str(error))
+
+
+def find_openings(state: SweepState) -> TestOpenings | None:
+    """Return what the table of a sweep says about its test set; None if that was never opened."""
+    own = None if state.test is None else state.test.opening
+    found = count_test_openings(state.provenance.get("data_hash", ""), own)
+    return found if state.test is not None or found.num != 0 else None

@@ -13,6 +13,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.recipe import RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.results.opened_test import TestOpenings, find_openings
 from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.index import SweepEntry
 from orchestrator.sweep_folder.lease import find_holder
@@ -84,6 +85,7 @@ class SweepSummary:
         open: The trials that have not ended.
         decision: The decision, if this is a promotion that has decided.
         test: Final run -> metrics in percent on the test split, if this is a promotion that has opened it.
+        openings: How often the test set of its data was opened, if it was; None for a sweep from another home.
         source: Where the information comes from, if the sweep is not in this home.
     """
 
@@ -101,6 +103,7 @@ class SweepSummary:
     open: tuple[TrialSummary, ...]
     decision: DecisionSummary | None
     test: Mapping[str, Mapping[str, float]] | None = None
+    openings: TestOpenings | None = None
     source: Source | None = None
 
     @property
@@ -112,8 +115,8 @@ class SweepSummary:
         """Return what ``status --json`` prints."""
         plain = asdict(self)
         # Flat, because scripts already rely on this form.
-        heading, source = plain.pop("heading"), plain.pop("source")
-        return {**heading, **plain, **(source or {})}
+        heading, source, openings = plain.pop("heading"), plain.pop("source"), plain.pop("openings")
+        return {**heading, **plain, "test_openings": openings and openings["num"], **(source or {})}
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         open=tuple(_summarise_trial(record, plan) for record in state.open_trials()),
         decision=None if promotion is None else _summarise_decision(promotion, state),
         test=None if state.test is None else state.test.figures,
+        openings=find_openings(state) if source is None else None,
         source=source,
     )
 

@@ -142,12 +142,18 @@ class TestOpened(Event):
     Attributes:
         figures: Trial, as text -> metrics.
         epochs: Trial, as text -> the epoch whose weights were evaluated.
+        opening, line_hash: Number and sha256 of its line in the test ledger; None if the split has no images, or in
+            a journal of a version without a ledger.
+        scores: Name of a file of scores per image -> its sha256.
     """
 
     __test__ = False  # not a test class, despite its name
 
     figures: Mapping[str, Mapping[str, float]]
     epochs: Mapping[str, int]
+    opening: int | None = None
+    line_hash: str | None = None
+    scores: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,10 @@ class _Shape:
         if get_origin(hint) in (Mapping, tuple):
             inner = cls.of(get_args(hint)[-1 if get_origin(hint) is Mapping else 0])
             return cls(frozenset({dict if get_origin(hint) is Mapping else tuple}), inner if inner.types else None)
+        alternatives = [found for found in get_args(hint) if found is not NoneType]
+        if len(alternatives) == 1:  # X | None
+            shape = cls.of(alternatives[0])
+            return cls(shape.types | {NoneType}, shape.inner)
         types = {NoneType if found is None else found for found in get_args(hint) or (hint,)}
         return cls(frozenset(types | ({int} if float in types else set())))
 
@@ -289,7 +299,9 @@ class _Shape:
         if kind is int:
             # One that no float can hold would raise in whatever computes with it.
             return bool(abs(value) < 2**64 if float in self.types else 0 <= value <= _MAX_WHOLE)
-        return self.inner is None or self.inner.fits_all(value.values() if kind is dict else value)
+        if value is None or self.inner is None:
+            return True
+        return self.inner.fits_all(value.values() if kind is dict else value)
 
     def fits_all(self, values: Iterable[Any]) -> bool:
         """Return whether all values have this shape."""

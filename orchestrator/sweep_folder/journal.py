@@ -36,6 +36,7 @@ from orchestrator.sweep_folder.events import (
     to_line,
 )
 from orchestrator.sweep_folder.lease import Lease, find_holder
+from orchestrator.sweep_folder.lines import append_line
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import SweepState
 from training.files import sync_folder, write_whole
@@ -143,21 +144,11 @@ class Journal:
         self.close()
 
     def _write(self, event: bytes) -> None:
-        size = os.fstat(self._descriptor).st_size
         sealed = self._chain.seal(event)
-        line = sealed + _BREAK
         try:
-            # In one call: a signal handler that also writes cannot get between two halves of a line.
-            written = os.write(self._descriptor, line)
-            if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes were written")
-            os.fsync(self._descriptor)
-            self.size = size + written
+            self.size = append_line(self._descriptor, sealed + _BREAK)
             self._chain.add(sealed)
         except OSError as error:
-            # Half a line in the middle would make the whole journal unreadable.
-            with suppress(OSError):  # a dead disk refuses this too; the first error is the one to report
-                os.ftruncate(self._descriptor, size)
             raise OrchestratorError(
                 f"Cannot write to the journal, {self.path} ({error}). Free some space, then resume the sweep: "
                 f"`orchestrator resume {self.path.parent.name}`"

@@ -95,7 +95,14 @@ def rebuild_state(plan: SweepPlan, own: StoredRun, trials: Iterable[StoredRun]) 
         ),
         promotion=_decision(tags),
         # Which epochs were evaluated is not known: MLflow lists only a metric's value.
-        test=TestOpened(figures, epochs={}) if figures else None,
+        test=_test(figures, tags) if figures else None,
+    )
+
+
+def _test(figures: Mapping[str, Mapping[str, float]], tags: Mapping[str, str]) -> TestOpened:
+    opening = tags.get("test_opening")
+    return TestOpened(
+        figures, epochs={}, opening=None if opening is None else int(opening), line_hash=tags.get("test_opening_hash")
     )
 
 

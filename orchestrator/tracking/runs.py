@@ -27,6 +27,7 @@ from orchestrator.sweep_folder.events import (
     TrialStarted,
 )
 from orchestrator.sweep_folder.journal import follow
+from orchestrator.sweep_folder.ledger import HEAD_FILE, ledger_file
 from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
@@ -208,7 +209,16 @@ class RunsWriter:
         self._log(run, [], {} if run.has_params else search_params(self._plan), sweep_tags(self._plan, self._state))
         self._store.log_text(run.run_id, self._plan.space_text, "space.yaml")
         self._store.log_text(run.run_id, self._plan.to_json(), "plan.json")
+        if self._state.test is not None and self._state.test.opening is not None:
+            self._log_ledger(run)
         self._set_status(run, DRIVER_STATUS[self._state.driver_state or "RUNNING"], self._ended_ms)
+
+    def _log_ledger(self, run: StoredRun) -> None:
+        # The head first: it may be a line behind the ledger, but not ahead of it.
+        for path in (ledger_file().with_name(HEAD_FILE), ledger_file()):
+            # As it is: a copy of a damaged ledger shows what was changed, and when.
+            if path.is_file():
+                self._store.log_text(run.run_id, path.read_text(encoding="utf-8", errors="replace"), path.name)
 
     def _write_trial(self, trial: int, sweep: StoredRun) -> None:
         record = self._state.records[trial]
@@ -334,6 +344,9 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
         tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
         tags["orchestrator.marks"] = "; ".join(state.promotion.marks)[:_MAX_TEXT]
         tags["orchestrator.model"] = state.promotion.model
+    if state.test is not None and state.test.opening is not None:
+        tags["orchestrator.test_opening"] = str(state.test.opening)
+        tags["orchestrator.test_opening_hash"] = str(state.test.line_hash)
     return tags
 
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from tests.kit.fingerprint import fingerprint, train
+from tests.kit.scored_test import evaluate_test
 from tests.kit.stores import make_store, store_config
 from training.errors import ConfigError, NonFiniteLossError
-from training.inference.evaluation import evaluate_split, evaluate_test
+from training.inference.evaluation import evaluate_split
 from training.loop.run import TrainingRun
 
 OBSERVED = {"loop.select_epoch_by": "observed-val"}

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from tests.kit.fingerprint import fingerprint, train, train_elsewhere
 from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
+from tests.kit.scored_test import evaluate_test
 from training.cache import cache_dir
 from training.config.run import ADDED_SETTINGS
 from training.errors import CheckpointError, DatasetError, NonFiniteLossError
-from training.inference.evaluation import evaluate_split, evaluate_test
+from training.inference.evaluation import evaluate_split
 from training.loop.run import TrainingRun
 from training.methods.registry import METHODS
 

@@ -64,6 +64,7 @@ class SplitData:
         boxes: int16 (N, M, 5) of (class, left, top, right, bottom) in px of the images as read, padded with -1, or
             None.
         classes: C names.
+        names: N names of the images, or empty if they have none.
     """
 
     name: str
@@ -72,6 +73,12 @@ class SplitData:
     true: Tensor | None
     boxes: Tensor | None
     classes: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """N ids: the names, or the rows in an order that never changes (``test-00012``)."""
+        return self.names or tuple(f"{self.name}-{row:05d}" for row in range(len(self)))

@@ -1,4 +1,4 @@
-"""Evaluate trained weights on a split. This is the only place that opens the test split."""
+"""Evaluate trained weights on a split."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from training.config.run import DataConfig, TrainConfig
-from training.data.dataset_names import EMBEDDED
-from training.data.digits import read_split
-from training.data.registry import dataset_info, digits_place, load_split, open_dataset
+from training.config.run import TrainConfig
+from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
-from training.data.views import PixelScale
-from training.distributed import gather_rows, rank, world_size
+from training.inference.scores import Scores
 from training.loop.arithmetic import set_arithmetic
-from training.loop.run import score_batches
-from training.metrics import DEFAULT_THRESHOLD, AbsentClasses, MetricAccumulator
+from training.loop.run import score_split
+from training.metrics import DEFAULT_THRESHOLD, AbsentClasses
 from training.models.registry import build_model
 
 
@@ -38,18 +35,19 @@ def evaluate_split(
     Returns:
         Metrics in percent, named ``split/name``.
     """
-    return _evaluate(config, state, load_split(config.data, split)).compute(split, threshold, absent_classes)
+    return score_weights(config, state, load_split(config.data, split)).metrics(threshold, absent_classes)
 
 
-def evaluate_test(config: TrainConfig, state: dict[str, Any]) -> dict[str, float]:
-    """Evaluate on the test split; only for promotion, after its decision.
-
-    Returns:
-        Metrics in percent, named ``test/name``; none if the test split has no images.
-    """
-    data = _load_test_split(config.data)
-    # Without images, every metric would be 0, which looks like a result.
-    return _evaluate(config, state, data).compute("test") if len(data) else {}
+def score_weights(config: TrainConfig, state: dict[str, Any], data: SplitData) -> Scores:
+    """Score every image of a split with trained weights; arguments as in :func:`evaluate_split`."""
+    # Without images there is nothing to score, so no model has to fit them.
+    if not len(data):
+        return Scores.of(data, torch.zeros(0, len(data.classes)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(config.loop)
+    model = restore_model(config, state, device)
+    scale = dataset_info(config.data).scale
+    return Scores.of(data, score_split(model, data, scale, device, config.data.num_workers))
 
 
 def restore_model(config: TrainConfig, state: dict[str, Any], device: torch.device) -> nn.Module:
@@ -59,34 +57,3 @@ def restore_model(config: TrainConfig, state: dict[str, Any], device: torch.devi
     model, _ = build_model(bare, len(state["classes"]), device)
     model.load_state_dict(state["model"])
     return model.eval()
-
-
-def _load_test_split(config: DataConfig) -> SplitData:
-    if config.name == EMBEDDED:
-        return read_split(digits_place(config), "test", config.draw_seed)
-    return open_dataset(config).test_split(config.draw_seed)
-
-
-def _evaluate(config: TrainConfig, state: dict[str, Any], data: SplitData) -> MetricAccumulator:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_arithmetic(config.loop)
-    model = restore_model(config, state, device)
-    return accumulate(model, data, dataset_info(config.data).scale, device, config.data.num_workers)
-
-
-def accumulate(
-    model: nn.Module, data: SplitData, scale: PixelScale, device: torch.device, num_workers: int = 0
-) -> MetricAccumulator:
-    """Score a split batch by batch.
-
-    Ranks share the work, each example counts once, and in the end every rank has the scores of all.
-    """
-    accumulator = MetricAccumulator(len(data.classes), has_true=data.true is not None, device=device)
-    # The rows that score_batches scores on this rank, in its order.
-    rows = torch.arange(len(data)).tensor_split(world_size())[rank()]
-    for logits in score_batches(model, data, scale, device, num_workers):
-        part, rows = rows[: len(logits)], rows[len(logits) :]
-        accumulator.update(logits, None if data.true is None else data.true[part], data.observed[part])
-    assert len(rows) == 0
-    accumulator.gather(gather_rows)
-    return accumulator

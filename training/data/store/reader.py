@@ -210,6 +210,7 @@ class Store:
             true=None if table.true is None else torch.from_numpy(table.true[rows]),
             boxes=None if table.boxes is None else torch.from_numpy(pad_boxes([table.boxes[row] for row in rows])),
             classes=self.classes,
+            names=tuple(table.ids[row] for row in rows),
         )
 
     def _images(self, phase: str, rows: NDArray[np.int64]) -> StoreImages:

@@ -13,6 +13,7 @@ from benchmarks.digits import runs as digits
 from benchmarks.digits.rows import ROWS, Row, Run
 from benchmarks.digits.runs import read_results, run_all, run_one
 from benchmarks.digits.table import QUESTIONS, TITLES, count_runs
+from orchestrator.sweep_folder.ledger import read_ledger
 from search_spaces.schema import load_space
 from training import preparation
 
@@ -67,21 +68,26 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ROWS, name, Row(row.group, row.label, {**row.settings, **TINY}))
 
 
-def test_a_run_gives_every_column(tiny: None) -> None:
-    result = run_one(Run("IGNORE", 5, 1))
+def test_a_run_gives_every_column(tiny: None, tmp_path: Path) -> None:
+    result = run_one(Run("IGNORE", 5, 1), [0, 1], tmp_path)
     assert (result["row"], result["scene_seed"], result["seed"], result["epochs"]) == ("IGNORE", 5, 1, 2)
     assert 0 < result["test_mAP"] <= 100
     assert 0 <= result["pointing_hit_rate"] <= 100
     assert result["rejection_precision"] is None  # the warm-up is longer than these two epochs
     assert result["cpu_s"] > 0
     json.dumps(result)
+    [opening] = read_ledger(tmp_path)
+    assert (opening.seeds, opening.draws, opening.method, result["opening"]) == ((0, 1), (0, 1), "ignore", 1)
 
 
 def test_what_the_file_holds_is_not_run_again(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Run] = []
+    opened: list[tuple[int, ...]] = []
 
-    def fake(run: Run) -> dict[str, Any]:
+    def fake(run: Run, seeds: list[int], folder: Path) -> dict[str, Any]:
         started.append(run)
+        assert folder == tmp_path
+        opened.append(tuple(seeds))
         if run.scene_seed == 7:
             raise ValueError("no such scenes")
         return {**vars(run), "test_mAP": 50.0, "cpu_s": 1.0, "settings": run.settings_hash, "code": digits.code_hash()}
@@ -95,6 +101,7 @@ def test_what_the_file_holds_is_not_run_again(tiny: None, tmp_path: Path, monkey
     assert run_all([first], path, 1) == 0
     assert run_all([first, failing, second], path, 1) == 1
     assert started == [first, failing, second]
+    assert opened == [(0,), (0,), (0, 1)], "with the seeds whose results are known"
     assert [result["seed"] for result in read_results(path)] == [0, 1]
     monkeypatch.setattr(digits, "code_hash", lambda: "other-dirty")
     run_all([first], path, 1)
@@ -187,7 +194,7 @@ def test_a_check_repeats_the_cheapest_run_of_each_row_of_one_tree(folder: Path) 
 def test_an_equal_check_makes_an_earlier_tree_count(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(digits, "run_one", lambda run: figures(run.row, run.seed, "new"))
+    monkeypatch.setattr(digits, "run_one", lambda run, *args: figures(run.row, run.seed, "new"))
     assert run_main(monkeypatch, folder, "--check", "2") == 0
     said = capsys.readouterr().out
     assert said.startswith(
@@ -211,7 +218,9 @@ def test_a_check_that_differs_leaves_nothing_that_counts(
 ) -> None:
     (folder / digits.CHECKED).write_text(json.dumps({"code": "new", "of": "old", "rows": [], "date": "2026-01-01"}))
     monkeypatch.setattr(
-        digits, "run_one", lambda run: figures(run.row, run.seed, "new", score=50.0 + 1e-13 * (run.row == "WAN"))
+        digits,
+        "run_one",
+        lambda run, *args: figures(run.row, run.seed, "new", score=50.0 + 1e-13 * (run.row == "WAN")),
     )
     assert run_main(monkeypatch, folder, "--check", "2") == 1
     said = capsys.readouterr()
@@ -225,7 +234,7 @@ def test_a_check_that_differs_leaves_nothing_that_counts(
 def test_a_run_that_fails_is_neither_equal_nor_different(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / digits.CHECKED).write_text(json.dumps({"code": "new", "of": "old", "rows": [], "date": "2026-01-01"}))
 
-    def fail(run: Run) -> dict[str, Any]:
+    def fail(*args: Any) -> dict[str, Any]:
         raise ValueError("no memory")
 
     monkeypatch.setattr(digits, "run_one", fail)

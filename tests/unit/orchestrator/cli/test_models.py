@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from orchestrator.cli import models as cli_models
+from tests.kit.openings import open_set
 from tests.kit.program import run
 from training import preparation
 from training.config.run import DataConfig, TrainConfig
 from training.csv_cells import guard_cell, unguard_cell
-from training.data.views import PixelScale
+from training.data.registry import DatasetInfo
+from training.data.views import UNIT_SCALE, PixelScale
 from training.inference import evaluation
 from training.inference.predictor import Predictor, save_model
 from training.models.registry import build_model
@@ -206,13 +208,17 @@ def test_evaluate_hands_over_the_model_and_prints_percent(
     monkeypatch.setattr(evaluation, "evaluate_split", evaluate_split)
     monkeypatch.setattr(preparation, "is_prepared", lambda data: bool(prepared))
     monkeypatch.setattr(preparation, "prepare", prepared.append)
+    info = DatasetInfo("da7a", tuple(CLASSES), UNIT_SCALE, None)
+    monkeypatch.setattr("training.data.registry.dataset_info", lambda config: info)
+    open_set()
     code, out, _ = run(capsys, "evaluate", str(model))
     assert code == 0
     assert out.splitlines()[1].split() == ["val/mAP", "71.23"]
+    assert out.splitlines()[2] == "openings of the test set: 1"
     options = ("--split", "train", "--threshold", "0.75", "--absent-classes", "skip", "--json")
     printed = json.loads(run(capsys, "evaluate", str(model), *options)[1])
     settings = {"split": "train", "threshold": 0.75, "absent_classes": "skip"}
-    assert printed == {"model": str(model), **settings, "metrics": {"train/mAP": 71.234}}
+    assert printed == {"model": str(model), **settings, "metrics": {"train/mAP": 71.234}, "test_openings": 1}
     assert asked == [(0.5, "zero"), (0.75, "skip")]
     assert [data.name for data in prepared] == ["digits"]
 

@@ -17,6 +17,8 @@ from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided, TestOpened
 from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.ledger import LEDGER_FILE
+from tests.kit.openings import open_set
 from tests.kit.program import parse, run
 from tests.kit.sweeps import (
     driver_ended,
@@ -26,6 +28,7 @@ from tests.kit.sweeps import (
     make_sweep,
     trial_ended,
     trial_started,
+    whole_sweep,
     write_events,
 )
 from training.config.run import TrainConfig
@@ -209,6 +212,31 @@ def test_test_figures_and_the_version_are_shown_as_long_as_the_promotion_is_ther
     rows = list(csv.DictReader(io.StringIO(run(capsys, "leaderboard", plan.id, "--csv")[1])))
     assert [(row["test/mAP"], row["test/CF1"]) for row in rows] == [("66.0", "60.5"), ("64.0", "59.5")]
     assert "test" not in rows[0]
+
+
+def test_openings_of_the_test_set_stand_under_every_table(
+    capsys: pytest.CaptureFixture[str],
+    promotion: PromotionOutcome,
+    promote: Callable[..., list[dict[str, Any]]],
+    home: Path,
+) -> None:
+    plan = promotion.plan
+    promote()
+    for number in (1, 2):
+        opening = open_set(number)
+    figures = {"0": {"test/mAP": 66.0}}
+    write_events(plan, [TestOpened(figures, {"0": 1}, opening=2, line_hash=opening.hash)])
+    line = "openings of the test set: 2; this is number 2"
+    for words in (("status", plan.id), ("leaderboard", plan.id), ("promote",)):
+        assert line in run(capsys, *words)[1], words
+        assert json.loads(run(capsys, *words, "--json")[1])["test_openings"] == 2
+    search = make_sweep("search-00000009", num_trials=4)
+    write_events(search, whole_sweep(search))
+    assert "openings of the test set: 2\n" in run(capsys, "status", search.id)[1], "those of its data count"
+    ledger = home / "sweeps" / LEDGER_FILE
+    ledger.write_bytes(ledger.read_bytes().replace(b"config-1", b"config-9"))
+    out = run(capsys, "leaderboard", plan.id)[1]
+    assert f"openings of the test set: unknown. {ledger}:1: the test ledger is not as it was written" in out
 
 
 def test_a_test_split_without_true_labels_or_images_says_so(

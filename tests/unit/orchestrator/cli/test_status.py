@@ -148,7 +148,7 @@ def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFix
     assert list(found) == [
         *heading,
         *("name", "kind", "state", "created", "run_s", "num_trials", "epochs", "trials", "best"),
-        *("true_labels", "open", "decision", "test"),
+        *("true_labels", "open", "decision", "test", "test_openings"),
     ]
     assert list(found["best"]) == ["trial", "state", "last_epoch", "epoch", "value", "params"]
     assert (found["open"], found["decision"]) == ([], None)

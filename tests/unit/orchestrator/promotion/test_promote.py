@@ -18,6 +18,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
+from orchestrator.promotion import scoring, test_set
 from orchestrator.promotion.final_runs import _identify_model, plan_promotion
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
@@ -29,6 +30,8 @@ from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
 from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.ledger import read_ledger
+from orchestrator.sweep_folder.score_files import list_scores
 from orchestrator.tracking import registry
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
@@ -37,7 +40,9 @@ from orchestrator.tracking.registry import ModelVersion
 from orchestrator.tracking.runs import SWEEP_TAG
 from tests.kit import sweeps
 from training.data.registry import DatasetInfo
+from training.data.split import InMemoryImages, SplitData
 from training.data.views import PixelScale
+from training.inference.scores import Scores
 from training.loop.checkpoint import CheckpointStore
 
 IDENTITY = {
@@ -53,6 +58,12 @@ IDENTITY = {
 }
 
 
+def make_split(name: str, num: int = 2) -> SplitData:
+    """Return two images of two classes."""
+    labels = torch.eye(2, dtype=torch.bool)[:num]
+    return SplitData(name, InMemoryImages(torch.zeros(num, 3, 4, 4)), labels, labels, None, ("a", "b"))
+
+
 class Store:
     """Counts the calls to the registry and how often the test split is opened."""
 
@@ -63,6 +74,7 @@ class Store:
         self.trained = 0
         self.fail_at: str | None = None
         self.scores: tuple[float, ...] = (60.0, 62.0)
+        self.num_test = 2
         for module, name, fake in (
             (registry, "find_champion", self.champions.get),
             (
@@ -84,7 +96,11 @@ class Store:
             "training.loop.checkpoint.CheckpointStore.load_best",
             lambda store, epoch: {"epoch": epoch, "classes": ["a", "b"]},
         )
-        monkeypatch.setattr("training.inference.evaluation.evaluate_test", self.evaluate)
+        monkeypatch.setattr(test_set, "load_test_split", self.load_test_split)
+        monkeypatch.setattr(test_set, "score_weights", self.score)
+        monkeypatch.setattr(test_set, "dataset_info", self.describe_data)
+        monkeypatch.setattr(scoring, "load_split", lambda config, split: make_split(split))
+        monkeypatch.setattr(scoring, "score_weights", self.score)
         self.data_hash = "da7a"
         monkeypatch.setattr("training.preparation.prepare", lambda config: None)
         monkeypatch.setattr("training.data.registry.dataset_info", self.describe_data)
@@ -109,10 +125,16 @@ class Store:
             state = replay(sweeps.journal_path(plan))
         return SweepOutcome(plan, tuple(state.records.values()), "FINISHED", 1.0)
 
-    def evaluate(self, config: Any, state: Mapping[str, Any]) -> dict[str, float]:
-        self._fail("evaluate")
-        self.opened.append(config.loop.seed)
-        return {"test/mAP": float(config.loop.seed % 100)}
+    def load_test_split(self, config: Any) -> SplitData:
+        return make_split("test", self.num_test)
+
+    def score(self, config: Any, state: Mapping[str, Any], data: SplitData) -> Scores:
+        if data.name == "test":
+            assert read_ledger(), "the opening is on disk before anything is scored"
+            self._fail("evaluate")
+            self.opened.append(config.loop.seed)
+        logits = torch.linspace(0.5, config.loop.seed % 100, 4).reshape(2, 2)
+        return Scores.of(data, logits)
 
     def register(self, name: str, dataset: str, run_id: str, folder: Path, tags: Mapping[str, str]) -> ModelVersion:
         self._fail("register")
@@ -164,7 +186,7 @@ def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_a
     outcome = _promote(swept)
     assert outcome.decision is not None
     assert outcome.decision.verdict is Verdict.PROMOTE
-    assert outcome.test == {0: {"test/mAP": 1.0}, 1: {"test/mAP": 2.0}}
+    assert [figures["test/mAP"] for figures in outcome.test.values()] == [75.0, 75.0]
     assert outcome.version == f"{outcome.model}/1"
     assert store.versions[0].run_id == f"run-{outcome.plan.id}-0"
     assert json.loads(store.versions[0].tags[VALUES_TAG]) == [60.0, 62.0]
@@ -241,6 +263,39 @@ def test_promotion_that_died_goes_on_where_it_was(swept: SweepPlan, store: Store
     assert (store.trained, store.opened, len(store.versions)) == (1, [1001, 1002], 1)
     assert outcome.version == str(store.champions[str(outcome.model)])
     assert outcome.reused
+
+
+def test_each_set_of_final_runs_is_one_opening_however_often_it_died(swept: SweepPlan, store: Store) -> None:
+    for at in ("evaluate", "evaluate", "register"):
+        store.fail_at = at
+        assert _promote(swept).state == "INTERRUPTED"
+    store.fail_at = None
+    outcome = _promote(swept)
+    [opening] = read_ledger()
+    assert (opening.seeds, opening.purpose) == ((1001, 1002), f"promote {outcome.plan.id}")
+    test = replay(sweeps.journal_path(outcome.plan)).test
+    assert test is not None
+    assert (test.opening, test.line_hash) == (1, opening.hash)
+    assert sorted(test.scores or {}) == [
+        f"t000{trial}-{split}.parquet" for trial in (0, 1) for split in ("test", "val")
+    ]
+    assert sorted(list_scores(outcome.plan.id)) == [(trial, split) for trial in (0, 1) for split in ("test", "val")]
+    store.scores = (60.0, 62.0, 64.0)
+    promote(swept.id, seeds=3, workers=1)
+    assert [opening.seeds for opening in read_ledger()] == [(1001, 1002), (1001, 1002, 1003)], "one more seed"
+
+
+def test_a_damaged_ledger_keeps_the_test_split_closed(swept: SweepPlan, store: Store, home: Path) -> None:
+    _promote(swept)
+    head = home / "sweeps" / "test-ledger.head"
+    before = head.read_text()
+    head.write_text("3 abc")
+    store.scores = (60.0, 62.0, 64.0)
+    with pytest.raises(OrchestratorError, match=r"test-ledger.jsonl:2: .* lines 2 to 3 are missing"):
+        promote(swept.id, seeds=3, workers=1)
+    assert len(store.opened) == 2
+    head.write_text(before)
+    assert promote(swept.id, seeds=3, workers=1).test
 
 
 def test_champion_that_was_deposed_meanwhile_is_decided_against_again(swept: SweepPlan, store: Store) -> None:

@@ -20,8 +20,11 @@ from orchestrator.results.bundle import unpack_bundle, write_bundle
 from orchestrator.sweep_folder.events import TestOpened
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.ledger import read_ledger
 from orchestrator.sweep_folder.records import leaderboard
+from orchestrator.sweep_folder.score_files import scores_file
 from orchestrator.tracking import artifacts as run_artifacts
+from tests.kit.openings import open_set
 from tests.kit.program import run
 from tests.kit.sweeps import make_sweep, trial_ended, whole_sweep, write_events
 
@@ -91,6 +94,26 @@ def test_runs_of_a_promotion_have_their_test_scores(tmp_path: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("runs.csv").decode())))
     assert [row["test/mAP"] for row in rows] == ["61.5", "", "", ""]
+
+
+def test_scores_and_the_ledger_come_along_but_never_replace_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_sweep("p-00000004", kind="promote", num_trials=4)
+    opening = open_set()
+    opened = TestOpened({"3": {"test/mAP": 61.5}}, {"3": 3}, opening=1, line_hash=opening.hash)
+    write_events(plan, [*whole_sweep(plan), opened])
+    put(scores_file(plan.id, 3, "test"), b"scores")
+    file = tmp_path / "x.bundle.zip"
+    write_bundle(plan.id, file)
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "elsewhere"))
+    unpack_bundle(file)
+    assert read_ledger() == [opening]
+    assert scores_file(plan.id, 3, "test").read_bytes() == b"scores"
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "with-its-own"))
+    own = open_set(7)
+    unpack_bundle(file)
+    assert read_ledger() == [own]
 
 
 def test_no_password_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

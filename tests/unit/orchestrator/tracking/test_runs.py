@@ -11,10 +11,12 @@ import pytest
 
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import TestOpened
+from orchestrator.sweep_folder.ledger import HEAD_FILE, LEDGER_FILE
 from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.tracking.runs import PARENT_TAG, TRIAL_TAG, Point, RunsWriter, wall_times
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore, Killed
+from tests.kit.openings import open_set
 
 
 @pytest.fixture
@@ -166,6 +168,18 @@ def test_test_figures_reach_runs_that_have_ended(plan: SweepPlan) -> None:
         _writer(plan, store).catch_up()
     assert store.epochs(0, "test/mAP") == [2]
     assert store.of_trial(0).status == "FINISHED"
+
+
+def test_an_opening_is_logged_with_the_ledger(plan: SweepPlan) -> None:
+    opening = open_set()
+    opened = TestOpened({"0": {"test/mAP": 61.5}}, {"0": 2}, opening=1, line_hash=opening.hash, time_ms=sweeps.START_MS)
+    sweeps.write_events(plan, [*sweeps.whole_sweep(plan), opened])
+    store = FakeStore()
+    _writer(plan, store).catch_up()
+    run = store.of_trial(None)
+    assert {HEAD_FILE, LEDGER_FILE} < store.files[run.run_id]
+    assert run.tags["orchestrator.test_opening"] == "1"
+    assert run.tags["orchestrator.test_opening_hash"] == opening.hash
 
 
 def test_no_batch_is_larger_than_mlflow_takes_nor_cuts_an_epoch(plan: SweepPlan) -> None:

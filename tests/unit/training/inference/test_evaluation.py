@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit.scenes import tiny_config
+from tests.kit.scored_test import evaluate_test
 from tests.kit.stores import make_store, store_config
-from training.inference.evaluation import evaluate_split, evaluate_test
+from training.inference.evaluation import evaluate_split
 from training.loop.run import TrainingRun
 from training.metrics import compute_metrics
 

@@ -1,0 +1,56 @@
+"""Score the final runs of a promotion image by image, on validation data and on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.final_runs import final_config
+from orchestrator.promotion.registration import load_best
+from orchestrator.promotion.test_set import Registered, open_test_set
+from orchestrator.sweep_folder.events import TestOpened
+from orchestrator.sweep_folder.records import TrialState
+from orchestrator.sweep_folder.score_files import scores_file
+from orchestrator.sweep_folder.state import SweepState
+from training.config.run import TrainConfig
+from training.data.registry import load_split
+from training.inference.evaluation import score_weights
+from training.inference.scores import Scores
+
+
+def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], None]) -> TestOpened:
+    """Score every complete final run on both splits, write the scores, and return the event for the journal.
+
+    Raises:
+        OrchestratorError: Weights are missing, or the test ledger is damaged or cannot be written.
+    """
+    # A failed run has no weights worth evaluating; the decision has already refused it.
+    complete = [trial for trial, record in state.records.items() if record.state is TrialState.COMPLETE]
+    states = {trial: load_best(plan, state, trial) for trial in complete}
+    say(f"Evaluating {len(states)} final runs on the test split, which is opened only once")
+    # All planned runs, whether or not they failed: the opening was decided when they were.
+    configs = [final_config(plan, trial) for trial in range(plan.num_trials)]
+    registered = Registered(plan.method, str(plan.protocol), configs, f"promote {plan.id}")
+    val = {trial: _score_val(configs[trial], best) for trial, best in states.items()}
+    opening, test = open_test_set(registered, states)
+    hashes = [
+        _write(plan, trial, states[trial]["epoch"], scores) for found in (val, test) for trial, scores in found.items()
+    ]
+    return TestOpened(
+        {str(trial): test[trial].metrics() if trial in test else {} for trial in states},
+        epochs={str(trial): best["epoch"] for trial, best in states.items()},
+        opening=None if opening is None else opening.n,
+        line_hash=None if opening is None else opening.hash,
+        scores=dict(hashes),
+    )
+
+
+def _score_val(config: TrainConfig, state: dict[str, Any]) -> Scores:
+    return score_weights(config, state, load_split(config.data, "val"))
+
+
+def _write(plan: SweepPlan, trial: int, epoch: int, scores: Scores) -> tuple[str, str]:
+    """Write the scores of a run on one split; return the name and the hash of the file."""
+    file = scores_file(plan.id, trial, scores.split)
+    return file.name, scores.write(file, {"sweep": plan.id, "trial": str(trial), "epoch": str(epoch)})
