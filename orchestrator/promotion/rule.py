@@ -1,0 +1,437 @@
+"""The rule of a promotion as pure functions: noise, shrinkage, how much to run again, the race, and intervals.
+
+The model is a one-way layout with random effects. A configuration has a true quality, normally distributed over the
+configurations of a search with deviation ``config_sd``; a run of it scores its quality plus noise of deviation
+``seed_sd``. Scores may have any unit, percent as a rule; higher is better. ``docs/results.md`` explains the rule with a
+worked example, ``benchmarks/results/selection.md`` measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+Floats = npt.NDArray[np.float64]
+
+FIRST_LOOK = 3
+"""A race drops nobody before this many blocks: two differences say next to nothing about their deviation."""
+RACE_LEVEL = 0.05
+# Share of the error that an interval for a winner spends on not being longer than a simultaneous one. A tenth, as
+# Andrews, Kitagawa and McCloskey recommend.
+_HYBRID_SHARE = 0.1
+# Fixed draws, so that equal scores give equal answers. More of them change the expected quality by less than _WORTH.
+_NUM_DRAWS = 512
+# Gain in config_sd below which re-runs are not worth it: about the error of the simulated expectation.
+_WORTH = 0.004
+_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much scores differ, and why.
+
+    Attributes:
+        config_sd: Standard deviation of the true quality between configurations.
+        seed_sd: Standard deviation between runs of one configuration.
+        mean: Mean quality of all configurations, if the scores at hand are a selected part of them; None if their own
+            mean tells it.
+        seed_df: Degrees of freedom behind ``seed_sd``; infinite if it is known.
+    """
+
+    config_sd: float
+    seed_sd: float
+    mean: float | None = None
+    seed_df: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Check the figures.
+
+        Raises:
+            ValueError: A deviation is negative or not finite.
+        """
+        for name in ("config_sd", "seed_sd"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a finite number of at least 0, but got {value}")
+        if self.mean is not None and not math.isfinite(self.mean):
+            raise ValueError(f"mean must be finite, but got {self.mean}")
+        if not self.seed_df > 0:
+            raise ValueError(f"seed_df must be above 0, but got {self.seed_df}")
+
+    def weight(self, num_runs: int = 1) -> float:
+        """Return how much of a mean's distance to the mean of all is kept: ``s_cfg^2 / (s_cfg^2 + s_seed^2 / n)``."""
+        between, within = self.config_sd**2, self.seed_sd**2 / num_runs
+        return 1.0 if within == 0 else between / (between + within)
+
+
+@dataclass(frozen=True)
+class Reruns:
+    """Run the best ``k`` configurations again, each with ``m`` further seeds; ``k = m = 0`` is none."""
+
+    k: int
+    m: int
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs."""
+        return self.k * self.m
+
+
+def estimate_noise(
+    replicates: Sequence[Sequence[float]],
+    singles: Sequence[float],
+    *,
+    num_trials: int | None = None,
+    selected: bool = False,
+) -> Noise:
+    """Estimate both deviations from runs of several configurations.
+
+    ``seed_sd`` is the pooled deviation within ``replicates``. ``config_sd`` follows from the variance of the
+    configurations' means, which exceeds that of their qualities by ``seed_sd^2`` times the mean of 1 / runs (analysis
+    of variance with unweighted means; a negative difference counts as 0).
+
+    Args:
+        replicates: Per configuration, its scores with different seeds; one of a single score counts as a single.
+        singles: The scores of configurations that ran once.
+        num_trials: If the configurations are the best of so many, as under ASHA: how many. The mean and the deviation
+            of all are then read from their place among the expected order statistics of so many normals (Blom).
+        selected: Whether the replicates are further runs of configurations that were chosen by their score, and
+            ``singles`` already has that score. They then tell ``seed_sd`` alone.
+
+    Raises:
+        ValueError: No configuration has two scores, there are fewer than two configurations, or a score is not finite.
+    """
+    groups = [_finite(group, "replicates") for group in replicates]
+    alone = _finite(singles, "singles", least=0)
+    num_free = sum(group.size - 1 for group in groups)
+    if num_free < 1:
+        raise ValueError("replicates must have at least two scores of one configuration, but no configuration has")
+    seed_var = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / num_free
+    counted = [] if selected else groups
+    means = np.array([*(group.mean() for group in counted), *alone])
+    if means.size < 2:
+        raise ValueError(f"config_sd needs the scores of at least two configurations, but got {means.size}")
+    inverse = float(np.mean([*(1 / group.size for group in counted), *np.ones(alone.size)]))
+    mean = None
+    if num_trials is None or num_trials == means.size:
+        total_var = float(means.var(ddof=1))
+    else:
+        mean, total_sd = _fit_best(means, num_trials)
+        total_var = total_sd**2
+    return Noise(math.sqrt(max(0.0, total_var - seed_var * inverse)), math.sqrt(seed_var), mean, float(num_free))
+
+
+def _fit_best(scores: Floats, num_trials: int) -> tuple[float, float]:
+    """Return mean and deviation of normal scores of which only the best are known."""
+    if num_trials < scores.size:
+        raise ValueError(f"num_trials must be at least the {scores.size} scores there are, but got {num_trials}")
+    ranks = np.arange(1, scores.size + 1)
+    expected = special.ndtri((num_trials - ranks + 0.625) / (num_trials + 0.25))
+    slope, intercept = np.polyfit(expected, np.sort(scores)[::-1], 1)
+    return float(intercept), float(slope)
+
+
+def choose_reruns(scores: Sequence[float], noise: Noise, budget_runs: int) -> Reruns:
+    """Choose how many configurations to run again, and how often, for the highest expected quality of the final choice.
+
+    What is left of the budget counts as further trials: random draws from the same configurations, which may then be
+    among the ``k`` best. The final choice is the highest shrunken mean. Expectations are over the posterior, simulated
+    with fixed draws.
+
+    Args:
+        scores: One score per configuration that has run.
+        noise: Both deviations.
+        budget_runs: Number of runs that can still be paid for.
+
+    Returns:
+        ``k`` and ``m`` with ``k * m <= budget_runs``; ``k = 0`` if all of it is better spent on further trials. ``k``
+        is at most the number of scores.
+
+    Raises:
+        ValueError: There is no score, one is not finite, or the budget is negative.
+    """
+    known = _finite(scores, "scores")
+    if isinstance(budget_runs, bool) or budget_runs != int(budget_runs) or budget_runs < 0:
+        raise ValueError(f"budget_runs must be a whole number of at least 0, but got {budget_runs}")
+    budget = int(budget_runs)
+    # Nothing can be told apart, or everything is told apart already.
+    if budget == 0 or noise.config_sd == 0 or noise.seed_sd == 0:
+        return Reruns(0, 0)
+    weight = noise.weight()
+    mean = float(known.mean()) if noise.mean is None else noise.mean
+    # In units of config_sd: posterior means of the known configurations, best first.
+    posterior = np.sort(weight * (known - mean) / noise.config_sd)[::-1]
+    best, least = Reruns(0, 0), _expect_best(posterior, Reruns(0, 0), budget, weight) + _WORTH
+    for k in _COUNTS:
+        for m in _COUNTS:
+            # One configuration alone needs no second opinion, unless its runs may let another one pass.
+            if k > known.size or k * m > budget or known.size == 1:
+                continue
+            value = _expect_best(posterior, Reruns(k, m), budget - k * m, weight)
+            if value > least:
+                best, least = Reruns(k, m), value
+    return best
+
+
+def _expect_best(posterior: Floats, reruns: Reruns, num_further: int, weight: float) -> float:
+    """Return the expected highest posterior mean after further trials and re-runs, in units of config_sd.
+
+    Args:
+        posterior: Posterior means of the configurations so far, best first.
+        reruns: What is run again.
+        num_further: Number of further trials.
+        weight: :meth:`Noise.weight` of one run.
+    """
+    k = reruns.k
+    # Below the k + 1 best there is nobody whom a re-run could make the best.
+    known = posterior[: k + 1]
+    # Before its run is seen, the posterior mean of a further trial is normal with variance w.
+    further = math.sqrt(weight) * _draw_best(num_further)[:, : k + 1]
+    ranked = np.concatenate([np.broadcast_to(known, (_NUM_DRAWS, known.size)), further], axis=1)
+    if k:
+        ranked.sort(axis=1)
+        ranked = ranked[:, ::-1][:, : k + 1].copy()
+        # Posterior variance after one run, 1 - w, and by how much m further runs reduce it: the variance of their news.
+        left, seed_var = 1 - weight, (1 - weight) / weight
+        ranked[:, :k] += left / math.sqrt(left + seed_var / reruns.m) * _draw_news()[:, :k]
+    return float(ranked.max(axis=1).mean())
+
+
+@lru_cache(maxsize=256)
+def _draw_best(num: int) -> Floats:
+    """Return draws of the best of ``num`` standard normals, at most as many as any choice needs, best first."""
+    drawn = _draw(0, num)
+    return -np.sort(-drawn, axis=1)[:, : max(_COUNTS) + 1]
+
+
+@cache
+def _draw_news() -> Floats:
+    return _draw(1, max(_COUNTS))
+
+
+def _draw(seed: int, width: int) -> Floats:
+    """Return standard normal draws, column by column the same for every width; half are the negative of the others."""
+    drawn = np.random.default_rng(seed).standard_normal((width, _NUM_DRAWS // 2)).T
+    return np.concatenate([drawn, -drawn])
+
+
+def shrunken_means(observations: Mapping[int, Sequence[float]], noise: Noise) -> dict[int, float]:
+    """Return each configuration's posterior mean: ``mu + w (mean - mu)``, with ``w`` of :meth:`Noise.weight`.
+
+    Unlike the highest mean, the highest posterior mean is not too high on average: it stays right whichever
+    configuration is chosen by it. ``mu`` is ``noise.mean``, or else the mean of the configurations' means, weighted by
+    the inverse of their variances ``s_cfg^2 + s_seed^2 / n``.
+
+    Args:
+        observations: Configuration -> the scores of its runs.
+        noise: Both deviations.
+
+    Raises:
+        ValueError: There is no configuration, one has no score, or a score is not finite.
+    """
+    if not observations:
+        raise ValueError("observations must have at least one configuration")
+    scores = {key: _finite(values, f"observations[{key}]") for key, values in observations.items()}
+    means = np.array([values.mean() for values in scores.values()])
+    counts = np.array([values.size for values in scores.values()])
+    variances = noise.config_sd**2 + noise.seed_sd**2 / counts
+    precisions = 1 / variances if variances.min() > 0 else np.ones(means.size)
+    mean = float(np.average(means, weights=precisions)) if noise.mean is None else noise.mean
+    return {
+        key: float(mean + noise.weight(int(count)) * (value - mean))
+        for key, value, count in zip(scores, means, counts, strict=True)
+    }
+
+
+def race(blocks: Sequence[Mapping[int, float | None]], num_blocks: int, *, level: float = RACE_LEVEL) -> list[int]:
+    """Return who is left of a race: the candidates that are not significantly worse than the leader.
+
+    From the third block on, after each block, everybody is compared with the leader (the highest mean so far) over all
+    blocks up to it, by a one-sided paired t test. The level of a single test is Pocock's, so that over all looks of the
+    race a candidate that is as good as the leader is dropped with a probability of about ``level``.
+
+    Args:
+        blocks: One per seed, in order: candidate -> score; None is a failed run, which drops its candidate. The first
+            has all candidates, later ones at least those that are left.
+        num_blocks: How many blocks the race has when nobody is dropped; it decides the number of looks.
+        level: Probability of dropping a candidate that is as good as the leader.
+
+    Returns:
+        The candidates that are left, in the order of the first block. At least the leader is, unless all have failed.
+
+    Raises:
+        ValueError: There is no block, more than ``num_blocks``, a score is missing or not finite, or the level is not
+            between 0 and 1.
+    """
+    _check_level(level)
+    if not 1 <= len(blocks) <= num_blocks:
+        raise ValueError(f"blocks must be from 1 to num_blocks={num_blocks}, but got {len(blocks)}")
+    if not blocks[0]:
+        raise ValueError("blocks must have at least one candidate")
+    left = list(blocks[0])
+    columns: dict[int, list[float]] = {candidate: [] for candidate in left}
+    # Looks come after block 3, 4, ..., num_blocks; after the last one, a drop spares nothing but is part of the rule.
+    nominal = pocock_level(max(1, num_blocks - FIRST_LOOK + 1), level)
+    for index, block in enumerate(blocks):
+        for candidate in left:
+            if candidate not in block:
+                raise ValueError(f"block {index} lacks candidate {candidate}, which is still in the race")
+        left = [candidate for candidate in left if block[candidate] is not None]
+        for candidate in left:
+            columns[candidate].append(float(_finite([block[candidate] or 0.0], f"block {index}")[0]))
+        if left and index + 1 >= FIRST_LOOK:
+            leader = max(left, key=lambda candidate: sum(columns[candidate]))
+            left = [
+                candidate
+                for candidate in left
+                if candidate == leader or paired_p(columns[leader], columns[candidate]) > nominal
+            ]
+    return left
+
+
+def paired_p(better: Sequence[float], worse: Sequence[float]) -> float:
+    """Return the one-sided p value of a paired t test that the first is better; 1 below two pairs."""
+    differences = np.asarray(better, dtype=float) - np.asarray(worse, dtype=float)
+    if differences.size < 2:
+        return 1.0
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(differences.size)
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return 0.0 if mean > 1e-12 else 1.0
+    return float(special.stdtr(differences.size - 1, -mean / error))
+
+
+@cache
+def pocock_level(num_looks: int, level: float = RACE_LEVEL) -> float:
+    """Return the one-sided level of each of several looks at growing data that gives ``level`` over all of them.
+
+    Pocock's constant boundary (Biometrika 1977), for equally spaced looks at a normal mean; its two-sided tables at
+    twice the level differ by less than a thousandth.
+    """
+    if num_looks < 1:
+        raise ValueError(f"num_looks must be at least 1, but got {num_looks}")
+    _check_level(level)
+    if num_looks == 1:
+        return level
+    bound = optimize.brentq(lambda z: _cross(z, num_looks) - level, special.ndtri(1 - level), 8.0, xtol=1e-6)
+    return float(special.ndtr(-bound))
+
+
+def _cross(bound: float, num_looks: int) -> float:
+    """Return the probability that sums of 1, 2, ... standard normals exceed ``bound`` times the root of their number.
+
+    By the recursion of Armitage, McPherson and Rowe (1969): the density of the sums that have not crossed so far.
+    """
+    step = 0.05
+    grid = np.arange(-12.0 - 2 * math.sqrt(num_looks), bound * math.sqrt(num_looks) + 1, step)
+    kernel = np.exp(-((grid[:, None] - grid[None, :]) ** 2) / 2) / math.sqrt(2 * math.pi)
+    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    crossed = float(special.ndtr(-bound))
+    for look in range(1, num_looks):
+        limit = bound * math.sqrt(look)
+        # The last cell is cut where the boundary lies, so that the step adds no error of its own order.
+        inside = np.clip((limit - grid) / step + 0.5, 0.0, 1.0) * density
+        crossed += float(inside @ special.ndtr(grid - bound * math.sqrt(look + 1)) * step)
+        density = kernel @ inside * step
+    return crossed
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return Student's t interval for the mean over seeds: ``mean -+ t s / sqrt(n)``.
+
+    Not a bootstrap: over 3, 5 and 10 seeds a percentile bootstrap covers 75, 84 and 89 % where 95 % is claimed.
+
+    Raises:
+        ValueError: There are fewer than two values, one is not finite, or the level is not between 0 and 1.
+    """
+    known = _finite(values, "values", least=2)
+    _check_level(level)
+    quantile = float(special.stdtrit(known.size - 1, (1 + level) / 2))
+    mean, half = float(known.mean()), quantile * float(known.std(ddof=1)) / math.sqrt(known.size)
+    return mean - half, mean + half
+
+
+def winner_interval(scores: Sequence[float], noise: Noise, level: float = 0.95) -> tuple[float, float]:
+    """Return an interval for the true quality of the configuration with the best score, from the sweep alone.
+
+    It covers with ``level`` (up to a hundredth of the rest) whatever the true qualities are: the hybrid interval of
+    Andrews, Kitagawa and McCloskey ("Inference on Winners", Quarterly Journal of Economics 2024). Given that it won,
+    the best score is a normal truncated below at the second best, which is inverted exactly; to keep the interval short
+    where the two are close, a tenth of the error goes to staying inside the simultaneous interval over all scores.
+    Zrnic and Fithian (arXiv 2411.18569) solve the same task; their interval covers more than it says.
+
+    Args:
+        scores: One score per configuration.
+        noise: Only ``seed_sd`` matters; with few ``seed_df``, Student's t takes the place of the normal.
+        level: Of the interval.
+
+    Raises:
+        ValueError: There is no score, one is not finite, or the level is not between 0 and 1.
+    """
+    known = np.sort(_finite(scores, "scores"))[::-1]
+    _check_level(level)
+    best, scale = float(known[0]), noise.seed_sd
+    if scale == 0:
+        return best, best
+    # Equal scores leave no room to invert in; so little more changes no digit.
+    gap = max(float(best - known[1]) / scale, 1e-6) if known.size > 1 else math.inf
+    spent = _HYBRID_SHARE * (1 - level) if known.size > 1 else 0.0
+    # Every score lies within so many deviations of its truth, but for the error that is spent on this.
+    widest = _quantile(1 - (1 - (1 - spent) ** (1 / known.size)) / 2, noise.seed_df) if spent else math.inf
+    tail = ((1 - level) - spent) / (1 - spent) / 2
+    # By how much the best score is above its truth, in deviations: the larger, the lower the truth.
+    return (
+        best - scale * _invert(gap, widest, 1 - tail, noise.seed_df),
+        best - scale * _invert(gap, widest, tail, noise.seed_df),
+    )
+
+
+def _invert(gap: float, widest: float, share: float, df: float) -> float:
+    """Return the excess at which a share of the runs that would have won would have had a smaller one.
+
+    Args:
+        gap: Distance of the best score to the second, in deviations.
+        widest: Limit of the excess, to both sides.
+        share: Between 0 and 1.
+        df: Degrees of freedom of the noise.
+    """
+
+    def exceed(excess: float) -> float:
+        low, high = _tail(max(excess - gap, -widest), df), _tail(widest, df)
+        # Upper tails keep their precision where both are tiny.
+        return (low - _tail(excess, df)) / (low - high) - share if low > high else -share
+
+    limit = widest if math.isfinite(widest) else 40.0
+    return float(optimize.brentq(exceed, -limit, limit, xtol=1e-9))
+
+
+def _tail(value: float, df: float) -> float:
+    return float(special.ndtr(-value) if math.isinf(df) else special.stdtr(df, -value))
+
+
+def _quantile(share: float, df: float) -> float:
+    return float(special.ndtri(share) if math.isinf(df) else special.stdtrit(df, share))
+
+
+def _finite(values: Sequence[float], name: str, least: int = 1) -> Floats:
+    """Return values as an array.
+
+    Raises:
+        ValueError: There are fewer than ``least``, or one is not a finite number.
+    """
+    found = np.asarray(values, dtype=float)
+    if found.ndim != 1 or found.size < least:
+        raise ValueError(f"{name} must have at least {least} value{'s' * (least > 1)}, but got {found.size}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite numbers, but got {', '.join(map(str, found))[:80]}")
+    return found
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, but got {level}")
