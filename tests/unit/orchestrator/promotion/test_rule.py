@@ -195,7 +195,7 @@ def test_the_winners_interval_reaches_down_where_the_second_is_close() -> None:
         (lambda: estimate_noise([[1.0, 2.0]], [1.0, 3.0], num_trials=2), "num_trials must be at least the 3 scores"),
         (lambda: choose_reruns([], Noise(1, 1), 4), "scores must have at least 1 value"),
         (lambda: choose_reruns([1.0], Noise(1, 1), -1), "budget_runs must be a whole number of at least 0"),
-        (lambda: choose_reruns([1.0], Noise(1, 1), 1.5), "budget_runs must be a whole number"),
+        (lambda: choose_reruns([1.0], Noise(1, 1), 1.5), "budget_runs must be a whole number"),  # type: ignore[arg-type]
         (lambda: shrunken_means({}, Noise(1, 1)), "at least one configuration"),
         (lambda: shrunken_means({3: []}, Noise(1, 1)), r"observations\[3\] must have at least 1 value"),
         (lambda: race([], 3), "blocks must be from 1 to num_blocks=3, but got 0"),
