@@ -14,19 +14,28 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
-Floats = npt.NDArray[np.float64]
+from orchestrator.promotion.numbers import Floats, require_finite, require_level
+from orchestrator.promotion.racing import race
 
-FIRST_LOOK = 3
-"""A race drops nobody before this many blocks: two differences say next to nothing about their deviation."""
-RACE_LEVEL = 0.05
+__all__ = [
+    "Noise",
+    "Reruns",
+    "choose_reruns",
+    "estimate_noise",
+    "mean_interval",
+    "race",
+    "shrunken_means",
+    "winner_interval",
+]
+
 # Share of the error that an interval for a winner spends on not being longer than a simultaneous one. A tenth, as
 # Andrews, Kitagawa and McCloskey recommend.
 _HYBRID_SHARE = 0.1
-# Fixed draws, so that equal scores give equal answers. More of them change the expected quality by less than _WORTH.
-_NUM_DRAWS = 512
+# Fixed draws, so that equal scores give equal answers: few to find the choices that may be best, more to compare them.
+_FEW, _NUM_DRAWS = 128, 2048
+_NUM_COMPARED = 6
 # Gain in config_sd below which re-runs are not worth it: about the error of the simulated expectation.
 _WORTH = 0.004
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
@@ -107,8 +116,8 @@ def estimate_noise(
     Raises:
         ValueError: No configuration has two scores, there are fewer than two configurations, or a score is not finite.
     """
-    groups = [_finite(group, "replicates") for group in replicates]
-    alone = _finite(singles, "singles", least=0)
+    groups = [require_finite(group, "replicates") for group in replicates]
+    alone = require_finite(singles, "singles", least=0)
     num_free = sum(group.size - 1 for group in groups)
     if num_free < 1:
         raise ValueError("replicates must have at least two scores of one configuration, but no configuration has")
@@ -156,7 +165,7 @@ def choose_reruns(scores: Sequence[float], noise: Noise, budget_runs: int) -> Re
     Raises:
         ValueError: There is no score, one is not finite, or the budget is negative.
     """
-    known = _finite(scores, "scores")
+    known = require_finite(scores, "scores")
     if isinstance(budget_runs, bool) or budget_runs != int(budget_runs) or budget_runs < 0:
         raise ValueError(f"budget_runs must be a whole number of at least 0, but got {budget_runs}")
     budget = int(budget_runs)
@@ -167,39 +176,40 @@ def choose_reruns(scores: Sequence[float], noise: Noise, budget_runs: int) -> Re
     mean = float(known.mean()) if noise.mean is None else noise.mean
     # In units of config_sd: posterior means of the known configurations, best first.
     posterior = np.sort(weight * (known - mean) / noise.config_sd)[::-1]
-    best, least = Reruns(0, 0), _expect_best(posterior, Reruns(0, 0), budget, weight) + _WORTH
-    for k in _COUNTS:
-        for m in _COUNTS:
-            # One configuration alone needs no second opinion, unless its runs may let another one pass.
-            if k > known.size or k * m > budget or known.size == 1:
-                continue
-            value = _expect_best(posterior, Reruns(k, m), budget - k * m, weight)
-            if value > least:
-                best, least = Reruns(k, m), value
+    # One configuration alone needs no second opinion.
+    choices = [] if known.size == 1 else [Reruns(k, m) for k in _COUNTS if k <= known.size for m in _COUNTS]
+    choices = [choice for choice in choices if choice.num_runs <= budget]
+    choices.sort(key=lambda choice: -_expect_best(posterior, choice, budget, weight, _FEW))
+    best, least = Reruns(0, 0), _expect_best(posterior, Reruns(0, 0), budget, weight, _NUM_DRAWS) + _WORTH
+    for choice in choices[:_NUM_COMPARED]:
+        value = _expect_best(posterior, choice, budget, weight, _NUM_DRAWS)
+        if value > least:
+            best, least = choice, value
     return best
 
 
-def _expect_best(posterior: Floats, reruns: Reruns, num_further: int, weight: float) -> float:
+def _expect_best(posterior: Floats, reruns: Reruns, budget: int, weight: float, num_draws: int) -> float:
     """Return the expected highest posterior mean after further trials and re-runs, in units of config_sd.
 
     Args:
         posterior: Posterior means of the configurations so far, best first.
         reruns: What is run again.
-        num_further: Number of further trials.
+        budget: Number of runs; what the re-runs leave of it are further trials.
         weight: :meth:`Noise.weight` of one run.
+        num_draws: How many draws to average over.
     """
     k = reruns.k
     # Below the k + 1 best there is nobody whom a re-run could make the best.
     known = posterior[: k + 1]
     # Before its run is seen, the posterior mean of a further trial is normal with variance w.
-    further = math.sqrt(weight) * _draw_best(num_further)[:, : k + 1]
-    ranked = np.concatenate([np.broadcast_to(known, (_NUM_DRAWS, known.size)), further], axis=1)
+    further = math.sqrt(weight) * _draw_best(budget - reruns.num_runs)[:num_draws, : k + 1]
+    ranked = np.concatenate([np.broadcast_to(known, (num_draws, known.size)), further], axis=1)
     if k:
         ranked.sort(axis=1)
         ranked = ranked[:, ::-1][:, : k + 1].copy()
         # Posterior variance after one run, 1 - w, and by how much m further runs reduce it: the variance of their news.
         left, seed_var = 1 - weight, (1 - weight) / weight
-        ranked[:, :k] += left / math.sqrt(left + seed_var / reruns.m) * _draw_news()[:, :k]
+        ranked[:, :k] += left / math.sqrt(left + seed_var / reruns.m) * _draw_news()[:num_draws, :k]
     return float(ranked.max(axis=1).mean())
 
 
@@ -216,9 +226,9 @@ def _draw_news() -> Floats:
 
 
 def _draw(seed: int, width: int) -> Floats:
-    """Return standard normal draws, column by column the same for every width; half are the negative of the others."""
+    """Return standard normal draws; row by row, one is the negative of the other."""
     drawn = np.random.default_rng(seed).standard_normal((width, _NUM_DRAWS // 2)).T
-    return np.concatenate([drawn, -drawn])
+    return np.stack([drawn, -drawn], axis=1).reshape(_NUM_DRAWS, width)
 
 
 def shrunken_means(observations: Mapping[int, Sequence[float]], noise: Noise) -> dict[int, float]:
@@ -237,7 +247,7 @@ def shrunken_means(observations: Mapping[int, Sequence[float]], noise: Noise) ->
     """
     if not observations:
         raise ValueError("observations must have at least one configuration")
-    scores = {key: _finite(values, f"observations[{key}]") for key, values in observations.items()}
+    scores = {key: require_finite(values, f"observations[{key}]") for key, values in observations.items()}
     means = np.array([values.mean() for values in scores.values()])
     counts = np.array([values.size for values in scores.values()])
     variances = noise.config_sd**2 + noise.seed_sd**2 / counts
@@ -249,98 +259,6 @@ def shrunken_means(observations: Mapping[int, Sequence[float]], noise: Noise) ->
     }
 
 
-def race(blocks: Sequence[Mapping[int, float | None]], num_blocks: int, *, level: float = RACE_LEVEL) -> list[int]:
-    """Return who is left of a race: the candidates that are not significantly worse than the leader.
-
-    From the third block on, after each block, everybody is compared with the leader (the highest mean so far) over all
-    blocks up to it, by a one-sided paired t test. The level of a single test is Pocock's, so that over all looks of the
-    race a candidate that is as good as the leader is dropped with a probability of about ``level``.
-
-    Args:
-        blocks: One per seed, in order: candidate -> score; None is a failed run, which drops its candidate. The first
-            has all candidates, later ones at least those that are left.
-        num_blocks: How many blocks the race has when nobody is dropped; it decides the number of looks.
-        level: Probability of dropping a candidate that is as good as the leader.
-
-    Returns:
-        The candidates that are left, in the order of the first block. At least the leader is, unless all have failed.
-
-    Raises:
-        ValueError: There is no block, more than ``num_blocks``, a score is missing or not finite, or the level is not
-            between 0 and 1.
-    """
-    _check_level(level)
-    if not 1 <= len(blocks) <= num_blocks:
-        raise ValueError(f"blocks must be from 1 to num_blocks={num_blocks}, but got {len(blocks)}")
-    if not blocks[0]:
-        raise ValueError("blocks must have at least one candidate")
-    left = list(blocks[0])
-    columns: dict[int, list[float]] = {candidate: [] for candidate in left}
-    # Looks come after block 3, 4, ..., num_blocks; after the last one, a drop spares nothing but is part of the rule.
-    nominal = pocock_level(max(1, num_blocks - FIRST_LOOK + 1), level)
-    for index, block in enumerate(blocks):
-        for candidate in left:
-            if candidate not in block:
-                raise ValueError(f"block {index} lacks candidate {candidate}, which is still in the race")
-        left = [candidate for candidate in left if block[candidate] is not None]
-        for candidate in left:
-            columns[candidate].append(float(_finite([block[candidate] or 0.0], f"block {index}")[0]))
-        if left and index + 1 >= FIRST_LOOK:
-            leader = max(left, key=lambda candidate: sum(columns[candidate]))
-            left = [
-                candidate
-                for candidate in left
-                if candidate == leader or paired_p(columns[leader], columns[candidate]) > nominal
-            ]
-    return left
-
-
-def paired_p(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Return the one-sided p value of a paired t test that the first is better; 1 below two pairs."""
-    differences = np.asarray(better, dtype=float) - np.asarray(worse, dtype=float)
-    if differences.size < 2:
-        return 1.0
-    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(differences.size)
-    if error <= 1e-12 * max(1.0, abs(mean)):
-        return 0.0 if mean > 1e-12 else 1.0
-    return float(special.stdtr(differences.size - 1, -mean / error))
-
-
-@cache
-def pocock_level(num_looks: int, level: float = RACE_LEVEL) -> float:
-    """Return the one-sided level of each of several looks at growing data that gives ``level`` over all of them.
-
-    Pocock's constant boundary (Biometrika 1977), for equally spaced looks at a normal mean; its two-sided tables at
-    twice the level differ by less than a thousandth.
-    """
-    if num_looks < 1:
-        raise ValueError(f"num_looks must be at least 1, but got {num_looks}")
-    _check_level(level)
-    if num_looks == 1:
-        return level
-    bound = optimize.brentq(lambda z: _cross(z, num_looks) - level, special.ndtri(1 - level), 8.0, xtol=1e-6)
-    return float(special.ndtr(-bound))
-
-
-def _cross(bound: float, num_looks: int) -> float:
-    """Return the probability that sums of 1, 2, ... standard normals exceed ``bound`` times the root of their number.
-
-    By the recursion of Armitage, McPherson and Rowe (1969): the density of the sums that have not crossed so far.
-    """
-    step = 0.05
-    grid = np.arange(-12.0 - 2 * math.sqrt(num_looks), bound * math.sqrt(num_looks) + 1, step)
-    kernel = np.exp(-((grid[:, None] - grid[None, :]) ** 2) / 2) / math.sqrt(2 * math.pi)
-    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
-    crossed = float(special.ndtr(-bound))
-    for look in range(1, num_looks):
-        limit = bound * math.sqrt(look)
-        # The last cell is cut where the boundary lies, so that the step adds no error of its own order.
-        inside = np.clip((limit - grid) / step + 0.5, 0.0, 1.0) * density
-        crossed += float(inside @ special.ndtr(grid - bound * math.sqrt(look + 1)) * step)
-        density = kernel @ inside * step
-    return crossed
-
-
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Return Student's t interval for the mean over seeds: ``mean -+ t s / sqrt(n)``.
 
@@ -349,8 +267,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     Raises:
         ValueError: There are fewer than two values, one is not finite, or the level is not between 0 and 1.
     """
-    known = _finite(values, "values", least=2)
-    _check_level(level)
+    known = require_finite(values, "values", least=2)
+    require_level(level)
     quantile = float(special.stdtrit(known.size - 1, (1 + level) / 2))
     mean, half = float(known.mean()), quantile * float(known.std(ddof=1)) / math.sqrt(known.size)
     return mean - half, mean + half
@@ -373,8 +291,8 @@ def winner_interval(scores: Sequence[float], noise: Noise, level: float = 0.95) 
     Raises:
         ValueError: There is no score, one is not finite, or the level is not between 0 and 1.
     """
-    known = np.sort(_finite(scores, "scores"))[::-1]
-    _check_level(level)
+    known = np.sort(require_finite(scores, "scores"))[::-1]
+    require_level(level)
     best, scale = float(known[0]), noise.seed_sd
     if scale == 0:
         return best, best
@@ -416,22 +334,3 @@ def _tail(value: float, df: float) -> float:
 
 def _quantile(share: float, df: float) -> float:
     return float(special.ndtri(share) if math.isinf(df) else special.stdtrit(df, share))
-
-
-def _finite(values: Sequence[float], name: str, least: int = 1) -> Floats:
-    """Return values as an array.
-
-    Raises:
-        ValueError: There are fewer than ``least``, or one is not a finite number.
-    """
-    found = np.asarray(values, dtype=float)
-    if found.ndim != 1 or found.size < least:
-        raise ValueError(f"{name} must have at least {least} value{'s' * (least > 1)}, but got {found.size}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} must be finite numbers, but got {', '.join(map(str, found))[:80]}")
-    return found
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, but got {level}")

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.promotion import rule
+from orchestrator.promotion import numbers, racing, rule
+from orchestrator.promotion.racing import paired_p, pocock_level
 from orchestrator.promotion.rule import (
     Noise,
     Reruns,
     choose_reruns,
     estimate_noise,
     mean_interval,
-    paired_p,
-    pocock_level,
     race,
     shrunken_means,
     winner_interval,
@@ -31,12 +30,24 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 
 def test_the_rule_needs_neither_torch_nor_ray() -> None:
-    tree = ast.parse(inspect.getsource(rule))
-    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} <= {
-        "__future__", "collections", "dataclasses", "functools", "math", "numpy", "scipy"
-    }  # fmt: skip
+    imported = set()
+    for module in (rule, racing, numbers):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module))
+    ours = {name for name in imported if name.startswith("orchestrator")}
+    assert ours == {"orchestrator.promotion.numbers", "orchestrator.promotion.racing"}
+    assert imported - ours <= {
+        "__future__",
+        "collections.abc",
+        "dataclasses",
+        "functools",
+        "math",
+        "numpy",
+        "scipy",
+    } | {"numpy.typing"}
 
 
 def test_noise_is_estimated_from_replicates_and_singles() -> None:
