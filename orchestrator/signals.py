@@ -23,19 +23,15 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
-GRACE_S = 15.0
-"""How long a signal may have no effect: longer than Ray takes to start on a machine that is not overloaded."""
+GRACE_S = 5.0
+"""How long a signal may have no effect. Short, because nothing is lost if a process ends at any moment."""
 _AGAIN_S = 0.05
 _TOLERANCE_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(KeyboardInterrupt):
-    """The user asked to stop. Raised inside a call of Ray, it comes out as a plain KeyboardInterrupt."""
-
-
 def say_interrupted() -> None:
-    """Tell the user; not by print, because the main thread may hang while it holds the lock of stderr."""
+    """Tell the user, but not by print: the main thread may hang while it holds the lock of stderr."""
     with suppress(OSError):
         os.write(2, b"interrupted\n")
 
@@ -115,7 +111,6 @@ def _call(main: Callable[[], object]) -> Any:
     except SystemExit as ending:
         return ending.code
     except KeyboardInterrupt:
-        say_interrupted()
         return EXIT_INTERRUPTED
 
 
@@ -148,6 +143,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _must_wait(frame):
         return
     _react()
+    say_interrupted()
     raise KeyboardInterrupt
 
 
@@ -183,19 +179,9 @@ class StopSignals:
     def __init__(self, last_act: Callable[[], None] = say_interrupted) -> None:
         self.received = False
         self._last_act = last_act
-        self._is_starting, self._interrupts, self._sent_again = True, False, False
+        self._is_starting, self._interrupts = True, False
+        self._is_repeated = False  # the first signal came inside an import, and the watch sends it again
         self._before: dict[signal.Signals, Any] = {}
-
-    def arm(self) -> None:
-        """Install the handlers; call it again if a library may have replaced them.
-
-        Does nothing outside the main thread.
-        """
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                before = signal.signal(number, self._receive)
-                # Remember only the first one: after a second arm(), `before` would be a library's handler.
-                self._before.setdefault(number, before)
 
     def send(self) -> None:
         """Do what a first Ctrl-C does; call it from another thread."""
@@ -207,14 +193,14 @@ class StopSignals:
             self.send()
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise KeyboardInterrupt if a signal has come."""
         if self.received:
             _react()
-            raise Interrupted
+            raise KeyboardInterrupt
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the first signal raise Interrupted inside; one that came earlier raises it at once.
+        """Let the first signal raise KeyboardInterrupt inside; one that came earlier raises it at once.
 
         It is raised immediately rather than after the current call: a signal to the whole process group ends Ray's
         processes too, and a call to them would then hang for a minute.
@@ -231,7 +217,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if _watch is not None:
             _watch.last_act = self._last_act
-        self.arm()
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -245,36 +232,21 @@ class StopSignals:
         _react_if(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        is_first, self.received = not self.received, True
-        if not self._interrupts and (is_first or self._sent_again):
-            self._sent_again = False
+        is_first = not self.received or self._is_repeated
+        self.received, self._is_repeated = True, False
+        if is_first and not self._interrupts:
             _react_if(not self._is_starting)
             return
-        self._sent_again = _must_wait(frame)
-        if self._sent_again:
+        if _must_wait(frame):
+            self._is_repeated = is_first
             return
         _react()
         # The second Ctrl-C means "now", wherever the program is.
-        raise Interrupted if is_first else KeyboardInterrupt
+        if not is_first:
+            say_interrupted()
+        raise KeyboardInterrupt
 
 
 def _react_if(condition: bool) -> None:
     if condition:
         _react()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does.
-
-    Use it for work whose steps are in the journal as soon as they are done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Schedulers such as Slurm send SIGTERM before they kill.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

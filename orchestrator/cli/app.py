@@ -34,7 +34,6 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_E
 from orchestrator.cli.output import accept_any_text, print_note, tell_of_escapes
 from orchestrator.program import program
 from orchestrator.redaction import redact
-from orchestrator.signals import say_interrupted
 from orchestrator.terminal_text import show_controls
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
@@ -137,7 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(show_controls(redact(describe_usage(error))), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        say_interrupted()
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader (`head`, say) has enough. Without this, Python complains again when it flushes at exit.

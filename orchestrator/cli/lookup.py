@@ -56,9 +56,7 @@ def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
         found = recall_sweep(sweep)
     # Say why MLflow was queried at all: the user asked for a sweep, not for MLflow.
     except OrchestratorError as error:
-        raise OrchestratorError(
-            f"{error} MLflow was asked because the sweep is not in this home: {not_here}"
-        ) from error
+        raise OrchestratorError(f"{str(not_here).rstrip('.')}. MLflow was asked for it, too: {error}") from error
     if found is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise not_here  # MLflow's store is a file of this home: saying that it lacks the sweep too would add nothing
     if found is None:

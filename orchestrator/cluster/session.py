@@ -35,6 +35,8 @@ _RECONNECT_S = 600
 _TOO_SLOW = "timed out during startup"
 _STOP_S = 15.0
 _KILLED_S = 5.0
+_ROUNDS = 3
+"""How often to look for processes to kill: if the start of Ray was interrupted, another one may just have begun."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -210,16 +212,19 @@ def stop_ray() -> None:
 def kill_local_ray() -> None:
     """Kill what is left of the local Ray, and remove its files."""
     global _folder
-    sweep = os.environ.pop(SWEEP_VARIABLE, None)
-    if sweep is not None:
-        _kill_local_ray(sweep)
-    os.environ.pop(DRIVER_VARIABLE, None)
+    sweep = os.environ.get(SWEEP_VARIABLE)
+    for _ in range(_ROUNDS):
+        if sweep is None or not _kill_local_ray(sweep):
+            break
+    for variable in (SWEEP_VARIABLE, DRIVER_VARIABLE):
+        os.environ.pop(variable, None)
     ours, _folder = _folder, None
     if ours is not None:
         ours.remove()
 
 
-def _kill_local_ray(folder: str) -> None:
+def _kill_local_ray(folder: str) -> bool:
+    """Kill the processes of our local Ray; return whether there were any."""
     killed = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -227,11 +232,14 @@ def _kill_local_ray(folder: str) -> None:
                 process.kill()
                 killed.append(process)
     psutil.wait_procs(killed, timeout=_KILLED_S)
+    return bool(killed)
 
 
 @contextmanager
 def _logging_to(log_file: Path) -> Iterator[None]:
     """Send Ray's log to a file. Ray clears the handlers of its loggers when it starts, so ours is added afterwards."""
+    import ray  # noqa: F401  # the first import sets the level of the logger
+
     logger = logging.getLogger("ray")
     logger.propagate = False
     logger.setLevel(logging.CRITICAL)

@@ -19,7 +19,6 @@ from orchestrator.promotion.final_runs import find_same, plan_promotion
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.steps import PromotionSteps, write_config
 from orchestrator.promotion.verdict import Decision, Verdict
-from orchestrator.signals import terminable
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.index import load_plan
@@ -151,7 +150,6 @@ def _conclude(
         folder = sweep_dir(plan.id)
         try:
             with (
-                terminable(),
                 Lease(folder) as lease,
                 # No other promotion may replace the champion between our look at it and our replacement of it.
                 _one_conclusion_at_a_time(),

@@ -32,7 +32,7 @@ class Guard:
         plan: The sweep.
         folder: Its folder.
         options: How it runs.
-        signals: Interrupted when Ray is gone.
+        signals: Receives one when Ray is gone.
     """
 
     def __init__(self, plan: SweepPlan, folder: Path, options: DriveOptions, signals: StopSignals) -> None:

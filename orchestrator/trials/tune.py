@@ -38,7 +38,6 @@ from ray.tune.search import Searcher
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.ray_compat import keep_credentials_local, read_trial_error, trial_actor
-from orchestrator.signals import Interrupted
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport
 from orchestrator.trials.actor import HANDOUT, REPORT
 from orchestrator.trials.deaths import MemoryKills, describe_death, find_address
@@ -75,7 +74,7 @@ def run_trials(
         on_step: Called at every step, several times a second.
 
     Raises:
-        Interrupted: ``interrupted`` returned True.
+        KeyboardInterrupt: ``interrupted`` returned True.
         OrchestratorError: The journal cannot be written, or no trial fits on the disk.
     """
     trials = _Trials(plan, director, has_room)
@@ -102,7 +101,7 @@ def run_trials(
         )
     trials.raise_error()
     if interrupted():
-        raise Interrupted
+        raise KeyboardInterrupt
 
 
 class _Finished(Exception):  # noqa: N818 - no error

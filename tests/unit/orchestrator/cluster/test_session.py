@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,3 +88,15 @@ def test_a_failed_start_waits_for_the_imports_that_run_beside_it(
     with pytest.raises(OrchestratorError):
         ray_session.start_ray(tmp_path, address=None, num_cpus=1, num_gpus=0, driver_modules=["x"])
     assert done == [["x"]]
+
+
+@pytest.mark.slow
+def test_rays_first_import_does_not_undo_the_redirection_of_its_log(tmp_path: Path) -> None:
+    program = f"""
+import logging, pathlib
+from orchestrator.cluster.session import _logging_to
+with _logging_to(pathlib.Path({str(tmp_path / "ray.log")!r})):
+    import ray
+    logging.getLogger("ray").info("to the terminal")
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], stderr=subprocess.STDOUT) == b""

@@ -15,7 +15,6 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.signals import Interrupted
 from orchestrator.sweep import driver as driver_module
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run_sweep
 from orchestrator.sweep.guard import Guard
@@ -33,7 +32,7 @@ T = TypeVar("T")
 
 def stop_early(config: TrainConfig, say: Callable[[str], None]) -> dict[str, str]:
     """Stand in for Ctrl-C while Ray starts and the data are prepared."""
-    raise Interrupted
+    raise KeyboardInterrupt
 
 
 RANGES = {"method.cam_threshold": Range(type="float", low=0, high=1)}
