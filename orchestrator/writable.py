@@ -23,7 +23,7 @@ def require_writable(address: str | None) -> None:
     Raises:
         UserError: A folder cannot be written; the message says which, why, and which variable moves it.
     """
-    _require("The home", home(), HOME_VARIABLE)
+    require_writable_home()
     require_writable_cache()
     # On a cluster, those folders belong to the nodes, and `doctor --address` checks them.
     if address is None:
@@ -37,6 +37,15 @@ def ray_base_dir() -> Path:
     # The same order as in Ray, whose sockets need a short path, however.
     base = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     return Path(base if len(os.path.abspath(base)) <= _MAX_BASE else "/tmp")
+
+
+def require_writable_home() -> None:
+    """Check the home.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    _require("The home", home(), HOME_VARIABLE)
 
 
 def require_writable_cache() -> None:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.sweep_folder.holder import describe_holder, encode, read_holder, this_process
+from orchestrator.writable import require_writable_home
 
 _LOCK_FILE = "promotion.lock"
 
@@ -24,8 +25,9 @@ def promoting(sweep_id: str) -> Iterator[None]:
     system releases the lock when its process dies.
 
     Raises:
-        UserError: Another process is promoting it.
+        UserError: Another process is promoting it, or the home cannot be written.
     """
+    require_writable_home()
     folder = sweep_dir(sweep_id)
     path = folder / _LOCK_FILE if folder.is_dir() else sweeps_dir() / f".{sweep_id}.{_LOCK_FILE}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from orchestrator import writable
 from orchestrator.errors import UserError
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
+from orchestrator.promotion.lock import promoting
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
 from orchestrator.sweep.options import DriveOptions
@@ -56,6 +57,12 @@ def test_home_that_is_not_ours_is_fine_where_ray_has_its_token(monkeypatch: pyte
     require_writable(None)
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     require_writable("auto")  # that cluster's is another matter
+
+
+def test_promotion_says_what_cannot_be_written(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(file))
+    with pytest.raises(UserError, match=r"^The home cannot be written: .* \(Not a directory\)"), promoting("digits-1"):
+        pass
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "RAY_TMPDIR"])
