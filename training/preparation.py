@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from training.cache import cache_dir
+from training.cache import cache_dir, making
 from training.config.run import DataConfig
 from training.data.digits import (
     DEFAULT_COUNTS,
@@ -47,8 +47,8 @@ def is_prepared(config: DataConfig) -> bool:
 def prepare(config: DataConfig) -> None:
     """Make the digit scenes of ``config`` and their trunk, unless they are cached; do nothing for other datasets.
 
-    A folder appears in the cache complete or not at all. If two processes prepare the same scenes, the first to finish
-    wins.
+    Every process that reads the scenes calls this first, because a trial may run on a node that no driver has run on.
+    One process per node makes them, and the others wait. A folder appears in the cache complete or not at all.
 
     Raises:
         ConfigError: The scenes do not exist in this image size.
@@ -58,17 +58,9 @@ def prepare(config: DataConfig) -> None:
         return
     spec = digits_spec(config)
     target = digits_folder(spec, cache_dir())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Next to the target, because a rename is atomic only within one file system.
-    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
-    try:
-        # With one thread, because the last bits of scale and trunk depend on the number of threads, and the hash of the
-        # weights decides whether results may be compared.
-        with _one_thread():
-            _write(spec, scratch)
-        _install(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with making(target):
+        if not is_prepared(config):  # another process may have made it while we waited
+            _make(spec, target)
 
 
 def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int) -> dict[str, Tensor]:
@@ -106,6 +98,19 @@ def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int
     return {name: value.detach().contiguous() for name, value in trunk.state_dict().items()}
 
 
+def _make(spec: DigitsSpec, target: Path) -> None:
+    # Next to the target, because a rename is atomic only within one file system.
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
+    try:
+        # With one thread, because the last bits of scale and trunk depend on the number of threads, and the hash of the
+        # weights decides whether results may be compared.
+        with _one_thread():
+            _write(spec, scratch)
+        _install(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -135,6 +140,6 @@ def _install(scratch: Path, target: Path) -> None:
     try:
         scratch.rename(target)
     except OSError:
-        # The target exists because another process finished first: use what it made.
+        # On a file system without locks, another process may have finished first: use what it made.
         if not (target / "manifest.json").is_file():
             raise

@@ -12,6 +12,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
 from orchestrator.cli.output import print_next, print_note, print_tracking_problem
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
+from orchestrator.sweep_folder.records import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -25,7 +26,8 @@ MAX_ROWS = 20
 def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, json: bool) -> None:
     """Print the leaderboard and what to type next.
 
-    Exits with 130 if the sweep was interrupted, and with 1 if no trial, or no run of some variant, was completed.
+    Exits with 130 if the sweep was interrupted, and with 1 if most trials failed, or if no trial, or no run of some
+    variant, was completed.
     """
     from orchestrator.results.ablation import find_failed, tabulate_ablation
     from orchestrator.tracking.reading import read_sweep
@@ -52,6 +54,10 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
         raise typer.Exit(EXIT_FAILURE)
     if plan.kind == "ablate" and (failed := find_failed(tabulate_ablation(plan, state.records.values()))):
         print_note(f"All runs of {', '.join(failed)} failed. See why: {program()} leaderboard {plan.id}")
+        raise typer.Exit(EXIT_FAILURE)
+    # Nor may a script take what is left of a search for its result: a node may lack something that trials need.
+    if (num_failed := sum(record.state is TrialState.FAILED for record in outcome.records)) > len(outcome.records) / 2:
+        print_note(f"{num_failed} of {len(outcome.records)} trials FAILED. See why: {program()} leaderboard {plan.id}")
         raise typer.Exit(EXIT_FAILURE)
     # With --json, stdout is the JSON alone.
     if not json:

@@ -19,6 +19,7 @@ from orchestrator.datasets.prepared import list_stores
 from orchestrator.health import ask_mlflow
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
+from orchestrator.planning.sweep_plan import trial_config
 from orchestrator.uris import require_no_credentials
 from training.config.run import Scalar
 from training.data.dataset_names import EMBEDDED, prepare_command
@@ -52,21 +53,17 @@ def diagnose_nodes(
     from orchestrator.tracking.connection import tracking_uri
 
     require_no_credentials("--storage", storage)
-    stores, model, problems = list_stores(), None, {}
+    stores, config, problems = list_stores(), None, {}
     if space is not None:
         # Only the settings are read. The numbers of CPUs and GPUs are given so that this machine is not counted for
         # nothing.
-        base = make_plan(PlanRequest(space, overrides=overrides or {}, num_cpus=1, num_gpus=0)).base
-        problems = _find_missing_store(base)
-        stores = {str(base["data.name"]): str(base["data.store"])} if base.get("data.store") else {}
-        # Every node makes the embedded dataset's weights itself.
-        model = (
-            None if base["model.weights"] == "pretext" else (str(base["model.backbone"]), str(base["model.weights"]))
-        )
+        plan = make_plan(PlanRequest(space, overrides=overrides or {}, num_cpus=1, num_gpus=0))
+        stores, problems = {}, _find_missing_store(plan.base)
+        config = trial_config(plan, {}).flatten()
     tracking = tracking_uri()
     server = tracking if tracking.startswith(("http://", "https://")) else None
     with joined(address):
-        reports = ask_nodes(stores=stores, storage=storage, tracking=server, model=model)
+        reports = ask_nodes(stores=stores, storage=storage, tracking=server, config=config)
         machines = look_at_machines()
     obstacle = find_obstacle_to_sharing(tracking, "", machines, (), is_networked=True)
     if obstacle is not None:

@@ -26,12 +26,14 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         wanted: What to check: ``stores`` (the URIs of prepared data, by name), ``storage`` (a folder or URI),
-            ``tracking_uri``, ``model`` (``[backbone, weights]``) and ``marker`` (a file that the driver has written);
-            all but the first may be None.
+            ``tracking_uri``, ``config`` (the settings of a run, whose data and weights to prepare or fetch as a trial
+            does) and ``marker`` (a file that the driver has written); all but the first may be None.
 
     Returns:
-        ``host``, ``versions`` (of Python and packages), and ``problems`` (what is wrong, by subject).
+        ``host``, ``versions`` (of Python and packages, and the hashes of data and weights), and ``problems`` (what is
+        wrong, by subject).
     """
+    versions = _versions()
     checks: dict[str, Callable[[], None]] = {
         f"data: {name}": partial(_read_store, uri) for name, uri in wanted["stores"].items()
     }
@@ -41,10 +43,11 @@ def probe(wanted: dict[str, Any]) -> dict[str, Any]:
         checks["storage"] = partial(_write, wanted["storage"])
     if wanted["tracking_uri"]:
         checks["MLflow"] = partial(_ask_server, wanted["tracking_uri"])
-    if wanted["model"]:
-        checks["weights"] = partial(_fetch_weights, *wanted["model"])
+    if wanted["config"]:
+        checks[f"data: {wanted['config']['data.name']}"] = partial(_prepare_data, wanted["config"], versions)
+        checks["weights"] = partial(_fetch_weights, wanted["config"], versions)
     problems = {subject: problem for subject, check in checks.items() if (problem := _problem_of(check))}
-    return {"host": socket.gethostname(), "versions": _versions(), "problems": problems}
+    return {"host": socket.gethostname(), "versions": versions, "problems": problems}
 
 
 def _problem_of(check: Callable[[], None]) -> str | None:
@@ -110,9 +113,29 @@ def _ask_server(uri: str) -> None:
         raise ConnectionError(answer.reason)
 
 
-def _fetch_weights(backbone: str, weights: str) -> None:
-    """Find the weights in this node's cache, or download them into it."""
-    from training.config.run import ModelConfig
+def _prepare_data(flat: dict[str, Any], versions: dict[str, str]) -> None:
+    """Make the data that can be made, and look whether the other can be read and copied here."""
+    from training.config.run import TrainConfig
+    from training.data.dataset_names import EMBEDDED
+    from training.data.registry import dataset_info, open_dataset
+    from training.preparation import prepare
+
+    config = TrainConfig.from_flat(flat).data
+    if config.name != EMBEDDED and config.store is None:
+        return  # that nobody has named the store is the driver's problem, reported once
+    prepare(config)
+    versions["data hash"] = dataset_info(config).data_hash[:12]
+    # Not copied: that may take many minutes, and the first trial does it.
+    if config.name != EMBEDDED:
+        open_dataset(config).require_room()
+
+
+def _fetch_weights(flat: dict[str, Any], versions: dict[str, str]) -> None:
+    """Find the weights in this node's cache, or make or download them."""
+    from training.config.run import TrainConfig
+    from training.data.registry import dataset_info
     from training.models.backbone import build_trunk
 
-    build_trunk(ModelConfig(backbone=backbone, weights=weights))
+    config = TrainConfig.from_flat(flat)
+    pretext = dataset_info(config.data).pretext_file if config.model.weights == "pretext" else None
+    versions["weights hash"] = build_trunk(config.model, pretext).weights_hash[:12]

@@ -18,8 +18,9 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error, redact
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.tracking.connection import tracking_uri
+from training.config.run import Scalar
 
-# Long, because a node may have to start a worker, import torch and download weights first.
+# Long, because a node may have to start a worker, import torch, make digit scenes and download weights first.
 _ANSWER_S = 120.0
 # As Linux names them in /proc/mounts.
 _NETWORK_FILE_SYSTEMS = {
@@ -63,7 +64,8 @@ class NodeReport:
     Attributes:
         node: The first characters of its id.
         host: Its machine.
-        versions: The versions of Python, packages and this code; ``missing`` for what is not installed.
+        versions: The versions of Python, packages and this code, ``missing`` for what is not installed; and the hashes
+            of a run's data and weights, if they were asked for.
         problems: What is wrong, by subject.
     """
 
@@ -145,7 +147,7 @@ def ask_nodes(
     stores: Mapping[str, str] | None = None,
     storage: str | None = None,
     tracking: str | None = None,
-    model: tuple[str, str] | None = None,
+    config: Mapping[str, Scalar] | None = None,
 ) -> list[NodeReport]:
     """Run one small task on each living node of the joined cluster, and return the reports, the driver's node first.
 
@@ -153,7 +155,7 @@ def ask_nodes(
         stores: The URIs of prepared data to open, by name.
         storage: The place for checkpoints to write to.
         tracking: The URI of the MLflow server to reach.
-        model: The backbone and the weights to fetch.
+        config: The settings of a run, whose data and weights to prepare or fetch as a trial does.
 
     Raises:
         UserError: The storage is a folder that cannot be written here.
@@ -175,7 +177,7 @@ def ask_nodes(
             "stores": dict(stores or {}),
             "storage": storage,
             "tracking_uri": tracking,
-            "model": model,
+            "config": dict(config) if config else None,
             "marker": marker,
         }
         # Not soft: another node would answer in the place of the one that cannot.

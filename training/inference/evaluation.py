@@ -15,6 +15,7 @@ from training.loop.arithmetic import set_arithmetic
 from training.loop.run import score_split
 from training.metrics import DEFAULT_THRESHOLD, AbsentClasses
 from training.models.registry import build_model
+from training.preparation import prepare
 
 
 def evaluate_split(
@@ -35,6 +36,7 @@ def evaluate_split(
     Returns:
         Metrics in percent, named ``split/name``.
     """
+    prepare(config.data)
     return score_weights(config, state, load_split(config.data, split)).metrics(threshold, absent_classes)
 
 

@@ -8,6 +8,7 @@ from training.data.digits import read_split
 from training.data.registry import digits_place, open_dataset
 from training.data.split import SplitData
 from training.inference.scores import hash_labels
+from training.preparation import prepare
 
 
 def load_test_split(config: DataConfig) -> SplitData:
@@ -17,6 +18,7 @@ def load_test_split(config: DataConfig) -> SplitData:
         ConfigError, DatasetError: As :func:`training.data.registry.dataset_info`.
     """
     if config.name == EMBEDDED:
+        prepare(config)
         return read_split(digits_place(config), "test", config.draw_seed)
     return open_dataset(config).test_split(config.draw_seed)
 

@@ -31,6 +31,7 @@ from training.methods.registry import build_method
 from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_EPOCH_S, TIME_EVAL_S, TIME_TRAIN_S, TRAIN_STOPPED
 from training.metrics import compute_metrics
 from training.models.registry import build_model
+from training.preparation import prepare
 from training.seeding import seed_everything
 from training.selection import SelectBy, epoch_metric
 
@@ -40,7 +41,8 @@ class TrainingRun:
 
     Interrupted after any epoch and resumed, it gives results that are bit-identical to an uninterrupted run's (on the
     same machine, with the same versions and number of threads). Inside a torch.distributed process group it is one rank
-    of a run whose losses, thresholds and BatchNorm count the global batch.
+    of a run whose losses, thresholds and BatchNorm count the global batch. What its process can make or fetch (digit
+    scenes, weights, a copy of a remote store) it does, once per node.
 
     Args:
         config: All settings.
@@ -67,6 +69,7 @@ class TrainingRun:
         self._best = Best()
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._store = None if storage is None else CheckpointStore(storage)
+        prepare(config.data)
         info = dataset_info(config.data)
         self._train, self._val, self._scale = (
             load_split(config.data, "train"),

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.cache import cache_dir
+from training.cache import cache_dir, making
 from training.config.run import ModelConfig
 from training.errors import ConfigError, WeightsError, first_line
 
@@ -116,7 +115,10 @@ class _Source:
 def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
     try:
         if source.find() is None:
-            with _only_fetcher(), redirect_stdout(sys.stderr):  # torchvision prints its progress to stdout
+            with (
+                making(cache_dir() / "weights"),
+                redirect_stdout(sys.stderr),
+            ):  # torchvision prints its progress to stdout
                 if (
                     source.find() is None
                 ):  # looked up again, because another process may have fetched it in the meantime
@@ -187,13 +189,6 @@ def _find_in_hugging_face_hub(hub_id: str) -> Path | None:
         huggingface_hub.try_to_load_from_cache(hub_id, name) for name in ("model.safetensors", "pytorch_model.bin")
     )
     return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-def _only_fetcher() -> FileLock:
-    """Return the lock that lets one process of a node download at a time."""
-    path = cache_dir() / "weights.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
 
 
 def _reach(url: str) -> None:

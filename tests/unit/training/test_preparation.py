@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -15,6 +19,9 @@ from training import preparation
 from training.data.digits import DigitsSpec, make_pretext_images
 from training.data.registry import dataset_info, digits_place
 from training.data.views import PixelScale
+from training.inference.evaluation import evaluate_split
+from training.inference.test_split import load_test_split
+from training.loop.run import TrainingRun
 from training.models.backbone import DigitsTrunk, build_trunk, hash_weights
 from training.preparation import is_prepared, prepare, pretrain_trunk
 
@@ -36,6 +43,16 @@ def test_preparing_twice_does_nothing_the_second_time(cache: Path, monkeypatch: 
     prepare(config)
 
 
+def test_whoever_trains_or_evaluates_on_a_machine_without_scenes_makes_them(cache: Path) -> None:
+    config = tiny_config({"method.name": "assumed_negative"})
+    state = TrainingRun(config).best_state()
+    assert is_prepared(config.data)
+    for evaluate in (lambda: evaluate_split(config, state, "val"), lambda: load_test_split(config.data)):
+        shutil.rmtree(digits_place(config.data))
+        evaluate()
+        assert is_prepared(config.data)
+
+
 def test_what_fails_half_way_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise OSError("disk full")
@@ -43,12 +60,30 @@ def test_what_fails_half_way_leaves_nothing(cache: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(preparation, "pretrain_trunk", fail)
     with pytest.raises(OSError, match="disk full"):
         prepare(tiny_config().data)
-    assert list(cache.iterdir()) == []
+    assert folders(cache) == []
     assert not is_prepared(tiny_config().data)
 
 
-def test_another_process_that_is_faster_wins(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_only_one_makes_the_scenes_and_the_others_wait(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, write = tiny_config().data, preparation._write
+    made = []
+
+    def note(spec: DigitsSpec, folder: Path) -> None:
+        made.append(folder)
+        write(spec, folder)
+
+    monkeypatch.setattr(preparation, "_write", note)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(prepare, [config] * 4))
+    assert len(made) == 1
+    assert is_prepared(config)
+
+
+def test_without_locks_the_one_that_is_faster_wins(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, write = tiny_config().data, preparation._write
+
+    def refuse(lock: FileLock) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
     def slowly(spec: DigitsSpec, folder: Path) -> None:
         write(spec, folder)
@@ -56,10 +91,15 @@ def test_another_process_that_is_faster_wins(cache: Path, monkeypatch: pytest.Mo
         prepare(config)
         (digits_place(config) / "mark").touch()
 
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     monkeypatch.setattr(preparation, "_write", slowly)
     prepare(config)
     assert (digits_place(config) / "mark").exists()
-    assert len(list(cache.iterdir())) == 1
+    assert folders(cache) == [digits_place(config)]
+
+
+def folders(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_other_datasets_are_left_alone(cache: Path) -> None:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock
-
-from training.cache import cache_dir
+from training.cache import cache_dir, making
 from training.data.store.manifest import Manifest, StoreFile, how_to_redo
 from training.data.store.storage import Storage
 from training.errors import StoreError
@@ -41,8 +39,7 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
     if target.is_dir():
         return target
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / f".{part}.lock"):
+        with making(target):
             if not target.is_dir():  # another process may have made it while we waited
                 _copy_all(storage, manifest, names, home / f".{part}{PARTIAL}")
                 os.replace(home / f".{part}{PARTIAL}", target)
@@ -52,6 +49,24 @@ def local_copy(storage: Storage, manifest: Manifest, part: str, names: Sequence[
             f"Make room there, or set XDG_CACHE_HOME to a disk that has room"
         ) from error
     return target
+
+
+def require_room(manifest: Manifest) -> None:
+    """Check that what :func:`local_copy` would still copy of a store fits on this node's disk.
+
+    Raises:
+        StoreError: It does not fit.
+    """
+    home = cache_dir() / "stores" / cache_key(manifest)
+    copied = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+    # The cache may not exist yet; it will be on the disk of its nearest existing parent.
+    free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
+    if manifest.num_bytes - copied > free:
+        raise StoreError(
+            f"A copy of the store needs {(manifest.num_bytes - copied) / 2**30:.1f} GiB on this node, but "
+            f"{cache_dir()} has {free / 2**30:.1f} GiB free. Make room there, or set XDG_CACHE_HOME to a disk that has "
+            "room"
+        )
 
 
 def cache_key(manifest: Manifest) -> str:

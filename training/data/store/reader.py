@@ -23,7 +23,7 @@ from training.data.store.file_names import labels_name, shard_name
 from training.data.store.images import BadImageError, Encoding, decode_image, open_upright
 from training.data.store.label_table import LabelTable, compute_data_hash, from_parquet, pad_boxes
 from training.data.store.manifest import Manifest, how_to_redo, read_manifest, require_files
-from training.data.store.node_cache import local_copy
+from training.data.store.node_cache import local_copy, require_room
 from training.data.store.shards import ShardFile, read_row
 from training.data.store.storage import Storage
 from training.errors import StoreError
@@ -176,6 +176,15 @@ class Store:
         """
         table = self.labels(phase)
         return None if table.points is None else [table.points[row] for row in np.nonzero(table.kept)[0]]
+
+    def require_room(self) -> None:
+        """Check that a copy of the store fits on this node's disk, if it is remote: a run needs one.
+
+        Raises:
+            StoreError: It does not fit.
+        """
+        if self._storage.folder is None:
+            require_room(self.manifest)
 
     def check(self) -> list[str]:
         """Read every file and return descriptions of any damage; empty if all files are as written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import secrets
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from training.cache import NO_LOCKS
 from training.data.store.file_names import LOCK
 from training.data.store.storage import Storage
 from training.errors import StoreError
@@ -24,7 +24,6 @@ STALE_S = 600.0
 # minutes.
 _BEAT_S = 30.0
 _SETTLE_S = 1.0
-_NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 @contextmanager
@@ -45,9 +44,9 @@ def writer_lock(storage: Storage) -> Iterator[Callable[[], None]]:
         try:
             stack.enter_context(_locked(storage.folder))
         except OSError as error:
-            if error.errno not in _NO_FLOCK:
+            if error.errno not in NO_LOCKS:
                 raise
-            yield stack.enter_context(_beating(storage))  # some cluster file systems are mounted without locks
+            yield stack.enter_context(_beating(storage))
         else:
             yield lambda: None
 

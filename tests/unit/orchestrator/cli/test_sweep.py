@@ -186,6 +186,21 @@ def test_sweep_without_a_completed_trial_is_a_failure(
     assert "MLflow is incomplete (OperationalError: disk I/O error)" in err
 
 
+def test_sweep_of_which_most_trials_failed_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, driver: list[dict[str, Any]]
+) -> None:
+    state = replay(journal_path(load_plan(finished)))
+    complete, failed = state.records[0], state.records[2]
+    for records, expected in (((complete, failed, failed), 1), ((complete, failed), 0)):
+        outcome = SweepOutcome(load_plan(finished), records, "FINISHED", 1.0)
+        monkeypatch.setattr(sweep_module, "resume", lambda sweep_id, options, outcome=outcome: outcome)
+        code, _, err = run(capsys, "resume")
+        assert (code, f"2 of 3 trials FAILED. See why: orchestrator leaderboard {finished}" in err) == (
+            expected,
+            bool(expected),
+        )
+
+
 def test_space_whose_data_is_not_there_says_so_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], home: Path, driver: list[dict[str, Any]]
 ) -> None:

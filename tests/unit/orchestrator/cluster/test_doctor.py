@@ -46,11 +46,12 @@ def test_flags_of_the_cluster_s_doctor_are_not_silently_ignored_here(capsys: pyt
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replace the cluster by one healthy node; return the stores that it was asked for."""
+    """Replace the cluster by one healthy node; return the stores in the settings of the runs that it was asked for."""
     stores: list[Any] = []
 
     def ask_nodes(**wanted: Any) -> list[NodeReport]:
-        stores.append(wanted["stores"])
+        assert wanted["stores"] == {}
+        stores.append(wanted["config"]["data.store"])
         return [NodeReport("0a", "a", {"python": "3.11"}, {})]
 
     monkeypatch.setattr(doctor, "joined", lambda address: nullcontext())
@@ -63,7 +64,7 @@ def test_doctor_of_a_cluster_finds_that_a_space_s_data_are_neither_named_nor_kno
     asked: list[Any], capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     code, out, _ = run(capsys, "doctor", "--address", "auto", "--space", "voc")
-    assert (code, asked) == (1, [{}])
+    assert (code, asked) == (1, [None])
     assert "0a on a: data: voc: the driver's node does not know where the prepared voc is" in out
     assert "--set data.store=s3://bucket/voc" in out
     assert run(capsys, "doctor", "--address", "auto", "--space", "digits")[0] == 0
@@ -71,7 +72,7 @@ def test_doctor_of_a_cluster_finds_that_a_space_s_data_are_neither_named_nor_kno
     (home / "data" / "voc.json").write_text('{"uri": "s3://known/voc"}')
     assert run(capsys, "doctor", "--address", "auto", "--space", "voc")[0] == 0
     assert run(capsys, "doctor", "--address", "auto", "--space", "voc", "--set", "data.store=s3://named/voc")[0] == 0
-    assert asked[1:] == [{}, {"voc": "s3://known/voc"}, {"voc": "s3://named/voc"}]
+    assert asked[1:] == [None, "s3://known/voc", "s3://named/voc"]
 
 
 def test_doctor_of_a_cluster_takes_no_setting_that_a_sweep_would_refuse(

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,12 @@ from orchestrator.cluster import node_probe, nodes
 from orchestrator.cluster.nodes import Machines, NodeReport, compare_versions, find_obstacle_to_sharing
 from orchestrator.errors import UserError
 from tests.kit.http_service import basic, like_mlflow, serving
+from tests.kit.scenes import prepare_tiny, tiny_config
+from tests.kit.stores import make_store, store_config
 from tests.kit.sweeps import make_sweep
+from training.config.run import TrainConfig
+from training.data.store import node_cache
+from training.data.store.reader import Store
 
 ONE = Machines(frozenset({"a"}), may_grow=False)
 TWO = Machines(frozenset({"a", "b"}), may_grow=False)
@@ -96,20 +102,22 @@ def server() -> Iterator[str]:
 
 
 def probe(**wanted: object) -> dict[str, str]:
-    nothing: dict[str, object] = {"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None}
+    nothing: dict[str, object] = {"stores": {}, "storage": None, "tracking_uri": None, "config": None, "marker": None}
     found: dict[str, str] = node_probe.probe({**nothing, **wanted})["problems"]
     return found
+
+
+RESNET = TrainConfig.from_flat(
+    {"data.name": "voc", "model.backbone": "torchvision/resnet18", "model.weights": "none"}
+).flatten()
 
 
 def test_probe_finds_nothing_wrong_where_nothing_is(tmp_path: Path, server: str) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    assert (
-        probe(storage=str(store), tracking_uri=f"http://me:secret@{server}/", model=["torchvision/resnet18", "none"])
-        == {}
-    )
+    assert probe(storage=str(store), tracking_uri=f"http://me:secret@{server}/", config=RESNET) == {}
     assert list(store.iterdir()) == []
-    said = node_probe.probe({"stores": {}, "storage": None, "tracking_uri": None, "model": None, "marker": None})
+    said = node_probe.probe({"stores": {}, "storage": None, "tracking_uri": None, "config": None, "marker": None})
     assert said["host"] == socket.gethostname()
     assert {"python", "torch", "ray", "mlflow", "spml-orchestrator"} <= set(said["versions"])
 
@@ -125,12 +133,36 @@ def test_probe_names_what_it_cannot_see_write_or_reach(tmp_path: Path) -> None:
         stores={"voc": str(tmp_path / "voc")},
         storage=str(tmp_path / "none"),
         tracking_uri="http://me:secret@127.0.0.1:9",
-        model=["torchvision/resnet18", "none.safetensors"],
+        config={**RESNET, "model.weights": "none.safetensors"},
     )
     assert set(problems) == {"data: voc", "storage", "MLflow", "weights"}
     assert "does not exist" in problems["storage"]
     assert "none.safetensors" in problems["weights"]
     assert "secret" not in str(problems)
+
+
+def test_probe_makes_digit_scenes_as_a_trial_does_and_says_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_tiny()
+    wanted = {"stores": {}, "storage": None, "tracking_uri": None, "config": tiny_config().flatten(), "marker": None}
+    said = node_probe.probe(wanted)
+    assert said["problems"] == {}
+    assert {"data hash", "weights hash"} <= set(said["versions"])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert set(node_probe.probe(wanted)["problems"]) == {"data: digits", "weights"}
+
+
+def test_probe_finds_a_store_of_another_size_and_one_that_does_not_fit_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = store_config(make_store(tmp_path)).flatten()
+    assert probe(config=config) == {}
+    assert "data.image_size" in probe(config={**config, "data.image_size": 448})["data: mine"]
+    monkeypatch.setattr(Store, "require_room", lambda store: node_cache.require_room(store.manifest))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "A copy of the store needs" in probe(config=config)["data: mine"]
 
 
 def test_marker_that_is_not_there_means_another_folder(tmp_path: Path) -> None:
