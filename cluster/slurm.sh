@@ -14,6 +14,9 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --time=12:00:00
 #SBATCH --output=spml-%j.log
+# If a node fails, Slurm starts the job again, and the job continues its sweep.
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # Two minutes before the time limit, tell the sweep to stop, so that it ends tidily; `resume` continues it.
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
@@ -23,10 +26,40 @@ if [ "$#" -eq 0 ]; then
   exit 2
 fi
 node=${SLURM_SUBMIT_DIR:?"is set by sbatch: start it with sbatch cluster/slurm.sh ..."}/cluster/node.sh
-# Two allocations of one user may share a node, so each uses its own port.
-port=$((20000 + SLURM_JOB_ID % 20000))
+# Two allocations may share a node, so each has ten ports of its own, below those that Linux hands out.
+port=$((20000 + SLURM_JOB_ID % 1200 * 10))
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print $1}')
+
+choose_command() {  # sets `words`: the given command, or after a requeue the one that continues what it began
+  local name="" word previous="" again=${SLURM_RESTART_COUNT:-0}
+  words=("$@")
+  case "$1" in
+    sweep | train | ablate)
+      for word in "$@"; do
+        [ "$previous" != --name ] || name=$word
+        [ "${word#--name=}" = "$word" ] || name=${word#--name=}
+        previous=$word
+      done
+      # Named after the job, so that the job finds its sweep again.
+      [ -n "$name" ] || { name=job-$SLURM_JOB_ID && words+=(--name "$name"); }
+      # It may have been stopped before it began anything.
+      if [ "$again" -gt 0 ] && bash "$node" orchestrator status "$name" >/dev/null 2>&1; then
+        words=(resume "$name" --steal-lease)
+      fi
+      ;;
+    # Slurm has ended the driver before, which may have been on a node that nobody can look at any more.
+    resume | promote) [ "$again" -eq 0 ] || words+=(--steal-lease) ;;
+    extend)
+      if [ "$again" -gt 0 ]; then
+        echo "This job was requeued; its trials may have been added already. Look: orchestrator status. Then: sbatch" \
+          "cluster/slurm.sh resume" >&2
+        exit 2
+      fi
+      ;;
+  esac
+}
+choose_command "$@"
 
 # Create the token, readable by its owner only: Ray itself would make it readable by everyone.
 (
@@ -35,20 +68,56 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print
   [ -s ~/.ray/auth_token ] || od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >~/.ray/auth_token
 )
 
+steps=()
 ray_start() {  # runs on the given nodes until the allocation ends
   # srun does not inherit --cpus-per-task from sbatch; without it, all trials of a node would share one CPU.
-  srun --overlap --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@" &
+  srun --overlap --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" "${@:2}" \
+    bash "$node" ray start "$1" --block --log-color=false --num-cpus="$SLURM_CPUS_PER_TASK" \
+    --temp-dir="/tmp/ray-$SLURM_JOB_ID" --min-worker-port=0 --max-worker-port=0 \
+    --dashboard-agent-listen-port="$((port + 3))" --metrics-export-port="$((port + 4))" \
+    --runtime-env-agent-port="$((port + 5))" "${head_options[@]}" &
+  steps+=("$!")
 }
-ray_start --nodes=1 --ntasks=1 --nodelist="$head" \
-  bash "$node" ray start --head --block --node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1 \
-  --num-cpus="$SLURM_CPUS_PER_TASK"
+
+release() {  # end Ray at once: if asked, it would drain its nodes for half a minute, which nobody needs any more
+  local step
+  kill -KILL "${steps[@]}" 2>/dev/null || true
+  for step in $(squeue --steps --noheader --format=%i --jobs="$SLURM_JOB_ID"); do
+    case "$step" in
+      *.batch | *.extern) ;;
+      *) scancel --signal=KILL "$step" || true ;;
+    esac
+  done
+}
+trap release EXIT
+
+head_options=(--node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1
+  --dashboard-port="$((port + 1))" --ray-client-server-port="$((port + 2))")
+ray_start --head --nodes=1 --ntasks=1 --nodelist="$head"
+head_step=${steps[0]}
+head_options=()
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
   # No need to wait for the head: the workers do.
-  ray_start --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head" \
-    bash "$node" ray start --block --address="$address:$port" --num-cpus="$SLURM_CPUS_PER_TASK"
+  ray_start --address="$address:$port" --nodes="$((SLURM_JOB_NUM_NODES - 1))" \
+    --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head"
 fi
 
-bash "$node" python - "$address:$port" "$SLURM_JOB_NUM_NODES" <<'EOF'
+watch() {  # wait for a process, return its exit code, and end it early if Ray's head ends
+  local code=0 is_alone=""
+  while kill -0 "$1" 2>/dev/null; do
+    if [ -z "$is_alone" ] && ! kill -0 "$head_step" 2>/dev/null; then
+      echo "Ray's head on $head has ended; see its messages above. Continue with: sbatch cluster/slurm.sh resume" >&2
+      is_alone=yes
+      kill -TERM "$1" 2>/dev/null || true
+    fi
+    sleep 1
+  done
+  wait "$1" || code=$?
+  [ -z "$is_alone" ] || [ "$code" -ne 130 ] || code=1
+  return "$code"
+}
+
+bash "$node" python - "$address:$port" "$SLURM_JOB_NUM_NODES" <<'END' &
 import sys
 import time
 
@@ -68,16 +137,13 @@ while True:
     if time.monotonic() > deadline:
         sys.exit(f"Only {found} of {num_nodes} nodes joined within 300 s. See their messages above.")
     time.sleep(2)
-EOF
+END
+starting=$!
+trap 'kill -TERM "$starting"; exit 130' TERM INT
+watch "$starting"
 
-# Run in the background, so that this shell can receive the signal and pass it on.
-bash "$node" orchestrator "$@" --address "$address:$port" &
+# In the background, so that this shell can receive the signal and pass it on.
+bash "$node" orchestrator "${words[@]}" --address "$address:$port" &
 sweep=$!
-trap 'kill -TERM "$sweep"' TERM INT
-code=0
-wait "$sweep" || code=$?
-# A signal ends `wait`, but the sweep still needs time to stop.
-while kill -0 "$sweep" 2>/dev/null; do
-  wait "$sweep" && code=0 || code=$?
-done
-exit "$code"
+trap 'kill -TERM "$sweep" 2>/dev/null || true' TERM INT
+watch "$sweep"

@@ -114,6 +114,16 @@ def check_cluster_schema(document: Mapping[str, Any]) -> None:
     validate_config(prepare_config(copy.deepcopy(dict(document))))
 
 
+def local_state_file(cluster: str) -> Path:
+    """Return the file in which Ray notes which machines of an on-prem cluster run, here and on the head.
+
+    ``ray down`` is the only public way to clear it, and does so without stopping the machines.
+    """
+    from ray.autoscaler._private.local.config import get_state_path
+
+    return Path(get_state_path(cluster))
+
+
 def quieten_job_client() -> None:
     """Limit the loggers of Ray's job client to warnings.
 

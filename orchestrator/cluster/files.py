@@ -7,12 +7,14 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +32,59 @@ _TOKEN_FILE = "~/.ray/auth_token"
 # Placeholders in the shipped files, to be replaced by the user's own values.
 # No real address can be among them: RFC 5737 keeps 192.0.2.x for examples.
 _PLACEHOLDERS = re.compile(r"sg-0{17}|192\.0\.2\.\d+")
+_ON_NODE = "orchestrator.cluster.on_node"
 _NO_AWS_CREDENTIALS = "NoCredentialsError"
+_WHERE_TO_GET = {
+    "aws": "Install AWS's command line: https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html",
+    "session-manager-plugin": "Install AWS's plugin for sessions: "
+    "https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-working-with-install-plugin.html",
+}
 _RAY_START = re.compile(r"([^;&|]*?)\bray start\b")
 
 
-def render_up(config: Path, *, yes: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class RayCommand:
+    """One of Ray's own commands, and the variables that it needs in addition; as text, what a user would type."""
+
+    words: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*settings, shlex.join(self.words)])
+
+
+def render_up(config: Path, document: Mapping[str, Any], *, yes: bool = False) -> RayCommand:
     """Return the command that starts or updates the cluster of a file; it asks for confirmation unless ``yes``."""
-    return ["ray", "up", str(config), *(["--yes"] if yes else [])]
+    # The second version of Ray's autoscaler never notes that the head of an on-prem cluster is up: it starts no worker.
+    is_local = document["provider"].get("type") == "local"
+    environment = {"RAY_UP_enable_autoscaler_v2": "0"} if is_local else {}
+    return RayCommand(["ray", "up", str(config), *(["--yes"] if yes else [])], environment)
 
 
-def render_status(config: Path, document: Mapping[str, Any]) -> list[str]:
+def render_status(config: Path, document: Mapping[str, Any]) -> RayCommand:
     """Return the command that runs ``ray status`` on the head, with the Ray that the file starts there."""
-    return ["ray", "exec", str(config), f"{_prefix(document)}ray status"]
+    return RayCommand(["ray", "exec", str(config), f"{find_prefix(document)}ray status"])
 
 
-def render_down(config: Path, *, yes: bool = False) -> list[str]:
+def render_running(config: Path, document: Mapping[str, Any]) -> RayCommand:
+    """Return the command that lists the drivers on the head."""
+    return RayCommand(["ray", "exec", str(config), f"{find_prefix(document)}python -m {_ON_NODE} running"])
+
+
+def render_wait(config: Path, document: Mapping[str, Any], limit_s: float) -> RayCommand | None:
+    """Return the command that waits on the head for the workers that a file promises; None if it promises none."""
+    names = [str(name) for name in document["provider"].get("worker_ips") or []]
+    number = _count_promised(document)
+    if number == 0:
+        return None
+    command = shlex.join(["python", "-m", _ON_NODE, "wait", f"{limit_s:.0f}", str(number), *names])
+    return RayCommand(["ray", "exec", str(config), f"{find_prefix(document)}{command}"])
+
+
+def render_down(config: Path, *, yes: bool = False) -> RayCommand:
     """Return the command that stops the cluster of a file; it asks for confirmation unless ``yes``."""
-    return ["ray", "down", str(config), *(["--yes"] if yes else [])]
+    return RayCommand(["ray", "down", str(config), *(["--yes"] if yes else [])])
 
 
 def read_cluster(config: Path) -> dict[str, Any]:
@@ -113,6 +151,7 @@ def check_ready(document: Mapping[str, Any], name: str, *, create_token: bool = 
         raise UserError(
             f"{name} still has the example values {', '.join(left)}. Fill in your own values where it is marked <--."
         )
+    _require_programs(document, name)
     mounts = [str(local) for local in dict(document.get("file_mounts") or {}).values()]
     if _TOKEN_FILE in mounts and create_token:
         ensure_token()
@@ -128,7 +167,24 @@ def check_ready(document: Mapping[str, Any], name: str, *, create_token: bool = 
         )
 
 
-def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None) -> None:
+def ask_ray(command: RayCommand, timeout_s: float) -> list[str] | None:
+    """Run one of Ray's own commands without showing it; return the lines of its output, or None if it fails."""
+    try:
+        done = subprocess.run(
+            _locate(command),
+            env=_environment(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines() if done.returncode == 0 else None
+
+
+def run_ray(command: RayCommand, advice: str, timeout_s: float | None = None) -> None:
     """Run one of Ray's own commands in this terminal, with the token, and wait until it ends.
 
     A traceback of Ray's is not shown: its last line says what failed.
@@ -141,21 +197,17 @@ def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None)
     Raises:
         OrchestratorError: The command is missing, fails, or takes too long.
     """
-    program, *words = command
-    # Prefer the Ray of this environment: the shell might find another one, or none.
-    beside = Path(sys.executable).with_name(program)
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
         process = subprocess.Popen(
-            [str(beside) if beside.exists() else program, *words],
-            env=environment,
+            _locate(command),
+            env=_environment(command),
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
         )
     except OSError as error:
         raise OrchestratorError(
-            f"Cannot run {program} ({error.strerror}). Install it in the checkout: make setup"
+            f"Cannot run {command.words[0]} ({error.strerror}). Install it in the checkout: make setup"
         ) from None
     # A timer, because reading stderr blocks, and a time-out of wait() would only begin afterwards.
     limit = threading.Timer(timeout_s or threading.TIMEOUT_MAX, process.kill)
@@ -172,7 +224,7 @@ def run_ray(command: Sequence[str], advice: str, timeout_s: float | None = None)
         if _NO_AWS_CREDENTIALS in reason:
             advice = "Run `aws configure`, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         reason = reason or f"exit code {process.returncode}, see its output above"
-        raise OrchestratorError(f"`{shlex.join(command)}` failed: {reason}. {advice}")
+        raise OrchestratorError(f"`{command}` failed: {reason}. {advice}")
 
 
 def _forward(lines: Iterable[str]) -> str:
@@ -186,13 +238,48 @@ def _forward(lines: Iterable[str]) -> str:
     return next((line for line in reversed(withheld) if line), "").rstrip(".")
 
 
-def _prefix(document: Mapping[str, Any]) -> str:
+def _locate(command: RayCommand) -> list[str]:
+    program, *words = command.words
+    # Prefer the Ray of this environment: the shell might find another one, or none.
+    beside = Path(sys.executable).with_name(program)
+    return [str(beside) if beside.exists() else program, *words]
+
+
+def _environment(command: RayCommand) -> dict[str, str]:
+    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **command.environment}
+
+
+def _count_promised(document: Mapping[str, Any]) -> int:
+    """Return the number of workers that a cluster has at all times."""
+    if (workers := document["provider"].get("worker_ips")) is not None:
+        return min(len(workers), int(document.get("min_workers", len(workers))))
+    kinds = document.get("available_node_types") or {}
+    return sum(int(kind.get("min_workers") or 0) for kind in kinds.values())
+
+
+def find_prefix(document: Mapping[str, Any]) -> str:
     """Return the part before ``ray start`` in the file, which enters the nodes' environment."""
     for command in document.get("head_start_ray_commands") or []:
         found = _RAY_START.search(str(command))
         if found:
             return found.group(1).lstrip()
     return ""
+
+
+def _require_programs(document: Mapping[str, Any], name: str) -> None:
+    """Check that the programs of ``ssh_proxy_command`` are there: without them, Ray would only repeat that SSH is not
+    available yet.
+
+    Raises:
+        UserError: One is missing.
+    """
+    command = str((document.get("auth") or {}).get("ssh_proxy_command") or "")
+    words = command.split()
+    needed = words[:1] + (["session-manager-plugin"] if words[:2] == ["aws", "ssm"] else [])
+    for program in needed:
+        if shutil.which(program) is None:
+            where = _WHERE_TO_GET.get(program, "Install it")
+            raise UserError(f"{name} connects through `{command}`, but {program} is not installed here. {where}.")
 
 
 def _suggest_mount(local: str) -> str:

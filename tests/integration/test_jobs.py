@@ -32,14 +32,20 @@ def head_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, head_home: Path) -> Iterator[RayCluster]:
+def worker_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the empty cache of the second node: no driver runs there."""
+    return tmp_path_factory.mktemp("worker_cache")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, head_home: Path, worker_cache: Path) -> Iterator[RayCluster]:
     scenes.prepare_tiny()
     found = RayCluster(
         tmp_path_factory.mktemp("cluster"), {"ORCHESTRATOR_HOME": str(head_home), "OMP_NUM_THREADS": "1"}
     )
     try:
         found.start_head(num_cpus=1)
-        found.start_worker(num_cpus=1)
+        found.start_worker(num_cpus=1, environment={"XDG_CACHE_HOME": str(worker_cache)})
         yield found
     finally:
         found.stop()
@@ -83,7 +89,7 @@ def events(sweep: Path, kind: type[E]) -> list[E]:
 
 
 def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
-    cluster: RayCluster, head_home: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    cluster: RayCluster, head_home: Path, worker_cache: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Typed as a laptop's sweep, with one more flag.
     code, out, err = run(capsys, *sweep_words(trials=2, epochs=2), "--address", cluster.url)
@@ -95,7 +101,11 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
     sweep = only_sweep(head_home, set())
     assert f"promote {sweep.name}" in out
     state = replay(sweep / JOURNAL_FILE)
-    assert sorted(state.records) == [0, 1]
+    assert [(trial, str(state.records[trial].state)) for trial in sorted(state.records)] == [
+        (0, "COMPLETE"),
+        (1, "COMPLETE"),
+    ]
+    assert list(worker_cache.rglob("trunk.safetensors")), "a trial on a node without scenes makes them"
     assert re.fullmatch(r"[0-9a-f]{40}", state.provenance["commit"])  # sent along with the code
     assert {event.pid for event in events(sweep, DriverStarted)}.isdisjoint({os.getpid()})
     # Here, the home holds nothing but the record of the job.

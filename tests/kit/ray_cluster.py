@@ -70,9 +70,9 @@ class RayCluster:
             assert time.monotonic() < deadline, "no head"
             time.sleep(0.5)
 
-    def start_worker(self, num_cpus: int) -> subprocess.Popen[bytes]:
-        """Start a worker node; return the process that ends with it."""
-        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
+    def start_worker(self, num_cpus: int, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker node, with variables of its own; return the process that ends with it."""
+        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}", environment=environment)
 
     def num_alive(self) -> int:
         """Return how many living nodes the head knows."""
@@ -105,7 +105,7 @@ class RayCluster:
             return process.environ().get(_MARK) == self._temp.name
         return False
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+    def _start(self, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         # One folder per node: in a shared one, every node would unpack a job's code again, over the code that runs.
         temp = Path(self._temp.name, str(len(self._nodes)))
         command = [
@@ -123,7 +123,11 @@ class RayCluster:
         ]
         with (self._folder / f"node-{len(self._nodes)}.log").open("w") as log:
             node = subprocess.Popen(
-                command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=self._environment | (environment or {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self._nodes.append(node)
         return node

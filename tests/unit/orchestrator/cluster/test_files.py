@@ -117,6 +117,7 @@ def test_example_values_are_refused_and_so_are_missing_files(
     path: Path, user_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("shutil.which", lambda program: program)
     with pytest.raises(UserError, match="marked <--"):
         cluster.check_ready(load(path), path.name)
     document = filled_in(path)
@@ -139,12 +140,41 @@ def test_example_values_are_refused_and_so_are_missing_files(
 
 
 def test_commands_are_ray_s_own() -> None:
-    config = Path("cluster.yaml")
-    assert cluster.render_up(config) == ["ray", "up", "cluster.yaml"]
-    assert cluster.render_up(config, yes=True) == ["ray", "up", "cluster.yaml", "--yes"]
-    assert cluster.render_down(config, yes=True) == ["ray", "down", "cluster.yaml", "--yes"]
-    status = cluster.render_status(config, load(ROOT / "cluster.yaml"))
-    assert status == ["ray", "exec", "cluster.yaml", "bash ~/spml/cluster/node.sh ray status"]
+    config, aws, on_prem = Path("cluster.yaml"), *map(load, FILES)
+    assert str(cluster.render_up(config, aws)) == "ray up cluster.yaml"
+    assert str(cluster.render_up(config, aws, yes=True)) == "ray up cluster.yaml --yes"
+    assert str(cluster.render_up(config, on_prem)) == "RAY_UP_enable_autoscaler_v2=0 ray up cluster.yaml"
+    assert str(cluster.render_down(config, yes=True)) == "ray down cluster.yaml --yes"
+    assert str(cluster.render_status(config, aws)) == "ray exec cluster.yaml 'bash ~/spml/cluster/node.sh ray status'"
+
+
+def test_up_waits_for_the_workers_that_the_file_promises() -> None:
+    config, aws, on_prem = Path("c.yaml"), *map(load, FILES)
+    assert cluster.render_wait(config, aws, 60) is None, "its workers start with the trials"
+    aws["available_node_types"]["gpu"]["min_workers"] = 2
+    for document, expected in (
+        (aws, "wait 60 2"),
+        (on_prem, "wait 60 2 192.0.2.11 192.0.2.12"),
+        (on_prem | {"min_workers": 1}, "wait 60 1 192.0.2.11 192.0.2.12"),
+    ):
+        found = cluster.render_wait(config, document, 60)
+        assert found is not None
+        assert found.words[-1] == f"bash ~/spml/cluster/node.sh python -m orchestrator.cluster.on_node {expected}"
+
+
+def test_what_ssh_needs_is_looked_for_before_ray_tries_again_and_again(
+    user_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (user_home / ".orchestrator.env").touch(mode=0o600)
+    tools = user_home / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    for program, hint in (("aws", "getting-started-install"), ("session-manager-plugin", "install-plugin")):
+        with pytest.raises(UserError, match=f"but {program} is not installed here.*{hint}"):
+            cluster.check_ready(filled_in(FILES[0]), "cluster.yaml")
+        (tools / program).touch(mode=0o755)
+    cluster.check_ready(filled_in(FILES[0]), "cluster.yaml")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +187,7 @@ def test_commands_are_ray_s_own() -> None:
 )
 def test_status_is_asked_with_the_ray_that_was_started(commands: list[str], status: str) -> None:
     document = {"head_start_ray_commands": commands}
-    assert cluster.render_status(Path("c.yaml"), document)[-1] == status
+    assert cluster.render_status(Path("c.yaml"), document).words[-1] == status
 
 
 @pytest.fixture
@@ -174,7 +204,7 @@ def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_ray_is_run_with_its_token_and_its_failure_is_reported(fake_ray: Path) -> None:
-    cluster.run_ray(cluster.render_up(Path("cluster.yaml"), yes=True), "Do this")
+    cluster.run_ray(cluster.render_up(Path("cluster.yaml"), load(FILES[0]), yes=True), "Do this")
     assert fake_ray.read_text() == "token up cluster.yaml --yes\n"
     with pytest.raises(OrchestratorError, match="`ray down cluster.yaml` failed: exit code 1, see its output"):
         cluster.run_ray(cluster.render_down(Path("cluster.yaml")), "Do this")
@@ -199,7 +229,7 @@ def test_a_traceback_of_ray_s_becomes_one_sentence(
         f"echo '  File \"x.py\", line 1' >&2\necho '{last_line}' >&2\nexit 1\n"
     )
     with pytest.raises(OrchestratorError, match=told):
-        cluster.run_ray(["ray", "exec", "cluster.yaml", "ray status"], "Do this")
+        cluster.run_ray(cluster.RayCommand(["ray", "exec", "cluster.yaml", "ray status"]), "Do this")
     assert capfd.readouterr().err == "a warning\n"
 
 
@@ -207,7 +237,7 @@ def test_a_head_that_does_not_answer_is_given_up(fake_ray: Path) -> None:
     ray = fake_ray.parent / "bin" / "ray"
     ray.write_text("#!/bin/sh\nexec sleep 600\n")
     with pytest.raises(OrchestratorError, match="`ray exec` failed: it did not end within 0 s. Do this"):
-        cluster.run_ray(["ray", "exec"], "Do this", timeout_s=0.2)
+        cluster.run_ray(cluster.RayCommand(["ray", "exec"]), "Do this", timeout_s=0.2)
 
 
 def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None:
@@ -284,17 +314,6 @@ def test_node_set_up_is_the_hashed_lock() -> None:
         "requirements/bootstrap.txt",
         "requirements/run.txt",
     }
-
-
-def test_slurm_starts_one_ray_on_all_nodes_and_passes_the_end_of_its_time_on() -> None:
-    text = (ROOT / "cluster" / "slurm.sh").read_text(encoding="utf-8")
-    assert "#SBATCH --signal=B:TERM@" in text
-    assert """trap 'kill -TERM "$sweep"' TERM""" in text
-    assert "--dashboard-host=127.0.0.1" in text
-    assert "umask 077" in text
-    (start,) = (line for line in text.splitlines() if "srun --overlap" in line)
-    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in start
-    assert '--address "$address:$port"' in text
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "cluster").iterdir())], ids=lambda path: path.name)

@@ -130,12 +130,12 @@ def test_probe_needs_no_password_of_mlflow(open_health: bool) -> None:
 
 def test_probe_names_what_it_cannot_see_write_or_reach(tmp_path: Path) -> None:
     problems = probe(
-        stores={"voc": str(tmp_path / "voc")},
+        stores={"cub": str(tmp_path / "cub")},
         storage=str(tmp_path / "none"),
         tracking_uri="http://me:secret@127.0.0.1:9",
         config={**RESNET, "model.weights": "none.safetensors"},
     )
-    assert set(problems) == {"data: voc", "storage", "MLflow", "weights"}
+    assert set(problems) == {"data: cub", "storage", "MLflow", "weights"}
     assert "does not exist" in problems["storage"]
     assert "none.safetensors" in problems["weights"]
     assert "secret" not in str(problems)
