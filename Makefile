@@ -6,7 +6,7 @@ INSTALLED := .venv/.stamp-install
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench faults soak lock wheel clean
+.PHONY: help setup demo test test-all check format bench faults soak cluster-lab lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ faults: $(INSTALLED)  ## every kind of failure on a cluster, and drivers killed 
 
 soak: $(INSTALLED)  ## fifty trials with a kill every ten seconds (half an hour)
 	$(BIN)/python -m benchmarks.faults.soak
+
+cluster-lab: $(INSTALLED)  ## Slurm and SSH clusters in namespaces of this machine, used and broken (root, half an hour)
+	$(BIN)/python -m benchmarks.lab
 
 lock: $(BOOTSTRAPPED)  ## rebuild requirements/*.txt from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements/run.txt

@@ -241,9 +241,8 @@ def test_a_head_that_does_not_answer_is_given_up(fake_ray: Path) -> None:
 
 
 def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None:
-    claim, job = YAML(typ="safe", pure=True).load_all(
-        (ROOT / "cluster" / "kuberay-rayjob.yaml").read_text(encoding="utf-8")
-    )
+    # Two files: deleting the first with `kubectl delete -f` must not delete the volume, on which the journals are.
+    job, claim = (load(ROOT / "cluster" / f"kuberay-{name}.yaml") for name in ("rayjob", "volume"))
     assert (claim["kind"], job["apiVersion"], job["kind"]) == ("PersistentVolumeClaim", "ray.io/v1", "RayJob")
     spec = job["spec"]
     words = shlex.split(spec["entrypoint"])

@@ -1,0 +1,90 @@
+"""Builds clusters of machines in namespaces of this one, runs the commands of docs/cluster.md on them, and breaks them.
+
+    python -m benchmarks.lab [PART ...]
+
+Needs root and the Debian packages slurm-wlm, munge, openssh-server, rsync and iproute2; without them it says so and
+exits with 0. Nothing that the machines do reaches the outside. The outcomes go to ``results/cluster_lab.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab import slurm_checks, ssh_checks, world
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAME = "cluster_lab"
+KINDS: tuple[Any, ...] = (ssh_checks, slurm_checks)
+PARTS = [part for kind in KINDS for part in kind.PARTS]
+
+
+def main() -> int:
+    """Run the parts, each in a world of its own; return 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or more of {', '.join(PARTS)}; by default all")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the outcomes")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}. The parts are {', '.join(PARTS)}")
+    lines = arguments.results / f"{NAME}.jsonl"
+    if world.is_inside():
+        return run_inside(arguments.parts[0], lines)
+    if (obstacle := world.find_obstacle()) is not None:
+        print(f"skipped: {obstacle}")
+        return 0
+    where = ["--results", str(arguments.results.absolute())]
+    codes = [world.enter("benchmarks.lab", [*where, part]) for part in arguments.parts or PARTS]
+    lines.with_suffix(".md").write_text(render(read_latest(lines)), encoding="utf-8")
+    return max(codes)
+
+
+def run_inside(part: str, lines: Path) -> int:
+    """Run one part in this world; return 1 if anything was wrong."""
+    # Not under /tmp, of which each machine has one of its own.
+    folder = Path(tempfile.mkdtemp(prefix="spml-lab-", dir="/var/tmp"))
+    place = world.World(folder)
+    try:
+        checks = next(kind for kind in KINDS if part in kind.PARTS).run(place, part, lines)
+    finally:
+        place.stop()
+    wrong = any(check.problem for check in checks.done)
+    if wrong:
+        print(f"logs: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return int(wrong)
+
+
+def read_latest(lines: Path) -> list[dict[str, str]]:
+    """Return the latest outcome of every check, in the order of the parts."""
+    found = {}
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        outcome = json.loads(line)
+        found[outcome["part"], outcome["name"]] = outcome
+    return sorted(found.values(), key=lambda outcome: PARTS.index(outcome["part"]))
+
+
+def render(outcomes: list[dict[str, str]]) -> str:
+    """Return the report."""
+    rows = "".join(
+        f"| {each['part']} | {each['name']} | {each['day']} | {each['seconds']} | {each['problem'] or 'ok'} |\n"
+        for each in outcomes
+    )
+    return (
+        "# Clusters of several machines\n\n"
+        f"Python {platform.python_version()}, {platform.system()}; machines in namespaces of one machine, joined by a "
+        "bridge: Debian's Slurm and OpenSSH, MLflow on PostgreSQL, S3 by moto. Sweeps of digits, 4 trials. Run again: "
+        "`make cluster-lab`.\n\n"
+        "| part | what was done | day | s | outcome |\n|---|---|---|---|---|\n" + rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
