@@ -14,14 +14,17 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab import slurm_checks, ssh_checks, world
+from benchmarks.lab import aws_checks, slurm_checks, ssh_checks, world
+from benchmarks.lab.checks import Check, run_check
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "cluster_lab"
-KINDS: tuple[Any, ...] = (ssh_checks, slurm_checks)
+KINDS: tuple[Any, ...] = (ssh_checks, slurm_checks, aws_checks)
 PARTS = [part for kind in KINDS for part in kind.PARTS]
 
 
@@ -50,16 +53,25 @@ def run_inside(part: str, lines: Path) -> int:
     # Not under /tmp, of which each machine has one of its own.
     folder = Path(tempfile.mkdtemp(prefix="spml-lab-", dir="/var/tmp"))
     place = world.World(folder)
+    kind = next(kind for kind in KINDS if part in kind.PARTS)
+    outcomes: list[Check] = []
     try:
-        checks = next(kind for kind in KINDS if part in kind.PARTS).run(place, part, lines)
+        cluster = kind.Cluster(place)
+        try:
+            for name in kind.PARTS[part]:
+                check: Callable[[], list[str]] = getattr(cluster, name)
+                outcomes.append(run_check(part, " ".join((check.__doc__ or name).split()), check))
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(outcomes[-1])) + "\n")
+        finally:
+            cluster.close()
     finally:
         place.stop()
-    wrong = any(check.problem for check in checks.done)
-    if wrong:
+    if any(outcome.problem for outcome in outcomes):
         print(f"logs: {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    return int(wrong)
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 def read_latest(lines: Path) -> list[dict[str, str]]:

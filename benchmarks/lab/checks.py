@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.world import OUTSIDE, Machine, World
@@ -41,27 +40,16 @@ class Check:
     day: str
 
 
-class Checks:
-    """Runs checks and keeps their outcomes."""
-
-    def __init__(self, part: str, log: Path) -> None:
-        self._part, self._log = part, log
-        self.done: list[Check] = []
-
-    def run(self, name: str, check: Callable[[], list[str]]) -> None:
-        """Run a check, which returns what is wrong; an exception is wrong too."""
-        started = time.monotonic()
-        try:
-            problems = check()
-        except Exception as error:
-            problems = [f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"]
-        outcome = Check(
-            self._part, name, "; ".join(problems), round(time.monotonic() - started, 1), time.strftime("%Y-%m-%d")
-        )
-        self.done.append(outcome)
-        with self._log.open("a") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
-        print(f"{'ok   ' if not problems else 'WRONG'} {name} ({outcome.seconds:.0f} s) {outcome.problem}", flush=True)
+def run_check(part: str, name: str, check: Callable[[], list[str]]) -> Check:
+    """Run a check, which returns what is wrong; an exception is wrong too."""
+    started = time.monotonic()
+    try:
+        problems = check()
+    except Exception as error:
+        problems = [f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"]
+    seconds = round(time.monotonic() - started, 1)
+    print(f"{'WRONG' if problems else 'ok   '} {name} ({seconds:.0f} s) {'; '.join(problems)}", flush=True)
+    return Check(part, name, "; ".join(problems), seconds, time.strftime("%Y-%m-%d"))
 
 
 def start_services(world: World) -> MlflowService:

@@ -10,7 +10,6 @@ from benchmarks.lab.checks import (
     COLOUR,
     LONG_SWEEP,
     SWEEP,
-    Checks,
     find_faults,
     find_left,
     list_sweeps,
@@ -27,7 +26,7 @@ STORAGE = "--storage s3://bucket/checkpoints"
 _RELEASE_S = 15
 
 
-class SlurmChecks:
+class Cluster:
     """Slurm on two machines, with MLflow and S3 outside."""
 
     def __init__(self, world: World) -> None:
@@ -183,15 +182,3 @@ PARTS: dict[str, list[str]] = {
     "slurm-requeue": ["requeue", "killed_slurmd"],
     "slurm-faults": ["killed_raylet", "lost_head"],
 }
-
-
-def run(world: World, part: str, log: Path) -> Checks:
-    """Run one part of the checks."""
-    checks, cluster = Checks(part, log), SlurmChecks(world)
-    try:
-        for name in PARTS[part]:
-            check: Callable[[], list[str]] = getattr(cluster, name)
-            checks.run(" ".join((check.__doc__ or name).split()), check)
-    finally:
-        cluster.close()
-    return checks

@@ -9,13 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.lab.checks import (
     LONG_SWEEP,
     SWEEP,
-    Checks,
     find_faults,
     find_left,
     list_sweeps,
@@ -31,7 +29,7 @@ STORAGE = "--storage s3://bucket/checkpoints"
 URL = "--address http://127.0.0.1:8265"
 
 
-class SshChecks:
+class Cluster:
     """A head and a worker with sshd, and the user's checkout and home outside."""
 
     def __init__(self, world: World) -> None:
@@ -196,15 +194,3 @@ PARTS: dict[str, list[str]] = {
     "ssh-stops": ["up", "up_again", "down", "down_again", "up_after_down"],
     "ssh-promote": ["up", "sweep", "promote", "down"],
 }
-
-
-def run(world: World, part: str, log: Path) -> Checks:
-    """Run one part of the checks."""
-    checks, cluster = Checks(part, log), SshChecks(world)
-    try:
-        for name in PARTS[part]:
-            check: Callable[[], list[str]] = getattr(cluster, name)
-            checks.run(" ".join((check.__doc__ or name).split()), check)
-    finally:
-        cluster.close()
-    return checks
