@@ -89,7 +89,7 @@ def events(sweep: Path, kind: type[E]) -> list[E]:
 
 
 def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
-    cluster: RayCluster, head_home: Path, worker_cache: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    cluster: RayCluster, head_home: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Typed as a laptop's sweep, with one more flag.
     code, out, err = run(capsys, *sweep_words(trials=2, epochs=2), "--address", cluster.url)
@@ -105,7 +105,6 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
         (0, "COMPLETE"),
         (1, "COMPLETE"),
     ]
-    assert list(worker_cache.rglob("trunk.safetensors")), "a trial on a node without scenes makes them"
     assert re.fullmatch(r"[0-9a-f]{40}", state.provenance["commit"])  # sent along with the code
     assert {event.pid for event in events(sweep, DriverStarted)}.isdisjoint({os.getpid()})
     # Here, the home holds nothing but the record of the job.
@@ -140,7 +139,7 @@ def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
 
 
 def test_doctor_asks_both_nodes_and_names_what_each_lacks(
-    cluster: RayCluster, head_home: Path, capsys: pytest.CaptureFixture[str]
+    cluster: RayCluster, head_home: Path, worker_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = str(head_home / "no" / "weights.safetensors")
     space = head_home / "mine.yaml"
@@ -154,6 +153,7 @@ def test_doctor_asks_both_nodes_and_names_what_each_lacks(
     assert [subject for _, subject in problems] == ["weights", "weights"], out
     assert len({node for node, _ in problems}) == 2
     assert missing in out
+    assert list(worker_cache.rglob("trunk.safetensors")), "as for a trial, the scenes were made where they were missing"
 
 
 def test_stranger_is_refused_and_a_dead_port_is_named(
