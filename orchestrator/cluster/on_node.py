@@ -7,6 +7,7 @@ why this module imports nothing of the project.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -98,7 +99,7 @@ def wait(limit_s: float, number: int, names: Sequence[str] = ()) -> int:
     """
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     deadline, seen = time.monotonic() + limit_s, set[str]()
     while True:
         workers = [node for node in ray.nodes() if node["Alive"] and _HEAD not in node["Resources"]]  # type: ignore[no-untyped-call]
