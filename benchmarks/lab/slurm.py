@@ -6,9 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks.lab.world import Machine, World, copy_checkout, wait_until
+from benchmarks.lab.world import HOME, Machine, World, copy_checkout, wait_until
 
-CHECKOUT = "/root/spml"
+CHECKOUT = f"{HOME}/spml"
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 _CONFIG = """
 ClusterName=lab
@@ -75,7 +75,7 @@ class Slurm:
 
     def run(self, command: str, timeout_s: float = 300) -> str:
         """Run a command on the login node, in the checkout, and return its output."""
-        folder = CHECKOUT if (self.home / "spml").exists() else "/root"
+        folder = CHECKOUT if (self.home / "spml").exists() else HOME
         return self.login.run(f"cd {folder} && {command}", self.environment, timeout_s).stdout
 
     def sbatch(self, words: str, options: str = "") -> int:

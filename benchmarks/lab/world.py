@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "10.77.0.1"
 """The address of the world itself: of the user's own machine, and of MLflow and S3."""
+HOME = "/mnt/home"
+"""The home of root on every machine."""
 _NEEDED = {
     "slurmctld": "slurm-wlm",
     "munged": "munge",
@@ -68,7 +71,7 @@ class Machine:
         name: Its host name.
         address: Its address.
         pid: The process that keeps its namespaces.
-        home: Its ``/root``, as seen from outside.
+        home: Its home, as seen from outside.
     """
 
     name: str
@@ -81,7 +84,7 @@ class Machine:
     ) -> subprocess.Popen[str]:
         """Start a shell command there, as if typed after a login."""
         words = ["nsenter", "--target", str(self.pid), "--all", "bash", "-c", f"cd ~ && {command}"]
-        clean = {"HOME": "/root", "PATH": _PATH, "USER": "root", "LANG": "C.UTF-8", **(environment or {})}
+        clean = {"HOME": HOME, "PATH": _PATH, "USER": "root", "LANG": "C.UTF-8", **(environment or {})}
         out = subprocess.PIPE if log is None else log.open("a")
         return subprocess.Popen(
             words, env=clean, stdout=out, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL
@@ -102,7 +105,7 @@ class Machine:
     def processes(self) -> list[str]:
         """Return the command lines of what runs there, but for the machine's own."""
         listed = self.run("ps -eo pid=,ppid=,stat=,args=").stdout.splitlines()
-        own = ("ps -eo", "bash -c", "sleep 1000", "sshd", "munged", "slurmd", "slurmctld")
+        own = ("ps -eo", "bash -c", "sleep 1000", "sshd", "munged", "slurmd", "slurmctld", ": slurmscriptd")
         return [
             line
             for line in listed
@@ -129,6 +132,11 @@ class World:
         names = "".join(f"10.77.0.{number} n{number - 10}\n" for number in range(11, 20))
         hosts.write_text(f"127.0.0.1 localhost\n{OUTSIDE} outside\n{names}")
         _do(f"mount --bind {hosts} /etc/hosts")
+        # Not over /root, under which the Python of this machine may be.
+        _do(f"mount -t tmpfs tmpfs {Path(HOME).parent} && mkdir {HOME}")
+        users = folder / "passwd"
+        users.write_text(re.sub(r"(?m)^(root:.*):[^:]*:([^:]*)$", rf"\1:{HOME}:\2", Path("/etc/passwd").read_text()))
+        _do(f"mount --bind {users} /etc/passwd")
 
     @property
     def venv(self) -> Path:
@@ -152,7 +160,7 @@ class World:
         disks = " && ".join(f"mount -t tmpfs -o size={size},mode=1777 tmpfs {path}" for path, size in _PRIVATE.items())
         network = f"ip link set lo up && ip address add {address}/24 dev eth0 && ip link set eth0 up"
         done = machine.run(
-            f"mount --bind {home} /root && {disks} && {network} && mkdir -p /run/sshd /run/munge && hostname"
+            f"mount --bind {home} {HOME} && {disks} && {network} && mkdir -p /run/sshd /run/munge && hostname"
         )
         if done.returncode or done.stdout.split()[-1:] != [name]:
             raise RuntimeError(f"{name} does not start: {done.stdout}")
@@ -162,7 +170,7 @@ class World:
     def start_sshd(self, machine: Machine) -> None:
         """Let those log in whose key is in the machine's ``authorized_keys``."""
         options = (
-            "-o PermitRootLogin=yes -o UsePAM=no -o StrictModes=no -o AuthorizedKeysFile=/root/.ssh/authorized_keys"
+            f"-o PermitRootLogin=yes -o UsePAM=no -o StrictModes=no -o AuthorizedKeysFile={HOME}/.ssh/authorized_keys"
         )
         done = machine.run(f"/usr/sbin/sshd {options}")
         if done.returncode:
