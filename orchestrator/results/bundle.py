@@ -228,9 +228,11 @@ def _read_plan(reader: _Reader, file: Path) -> SweepPlan:
 def _check_journal(journal: Path, file: Path) -> None:
     # Here, because what follows a journal would wait for its repair.
     try:
-        replay(journal)
+        state = replay(journal)
     except JournalError as error:
         raise UserError(f"{file} is not opened: {JOURNAL_FILE} in it is broken in {error.fault}.") from None
+    if state.driver_state is None:
+        raise UserError(f"{file} is not opened: {JOURNAL_FILE} in it has no events.")
 
 
 def _add_artifacts(archive: zipfile.ZipFile, plan: SweepPlan, say: Callable[[str], None]) -> int:

@@ -275,6 +275,11 @@ def test_a_broken_journal_is_refused_at_once_with_its_line(
         monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / f"elsewhere{number}"))
         with pytest.raises(UserError, match=r"not opened: journal.jsonl in it is broken in line 3: "):
             unpack_bundle(bundle)
+    for number, empty in enumerate((b"", b"\xff no line ends here")):
+        rewrite(bundle, {"journal.jsonl": empty})
+        monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / f"empty{number}"))
+        with pytest.raises(UserError, match="journal.jsonl in it has no events"):
+            unpack_bundle(bundle)
 
 
 def test_the_verb_says_what_it_wrote_and_what_to_type_next(
