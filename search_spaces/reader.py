@@ -22,6 +22,7 @@ KeyPath = tuple[str | int, ...]
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _CORE = "tag:yaml.org,2002:"
+_COLLECTIONS = (f"{_CORE}map", f"{_CORE}seq")
 _MAX_BYTES = 256 << 10
 _MAX_DEPTH = 50
 # Characters and values, with every alias written out. The largest shipped space has 5,000.
@@ -194,6 +195,8 @@ class _Builder:
             self.open.pop()
 
     def _content(self, node: Node, path: KeyPath) -> Any:
+        if not isinstance(node, ScalarNode) and str(node.tag) not in _COLLECTIONS:
+            raise self.document.error(path, f"{_name(path)} must be plain data, but got {node.tag}.")
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):

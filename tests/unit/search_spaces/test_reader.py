@@ -72,6 +72,8 @@ def test_every_key_and_item_has_its_line() -> None:
         ("a: 1\n---\nb: 2", r"f:2: .*single document"),
         ("a: \x07", r"f: this is not valid YAML: .*special characters"),
         ("a: 1\nb: !!python/name:os.system x", r"f:2: b must be plain data"),
+        ("a: 1\nb: !!python/object/apply:os.system [id]", r"f:2: b must be plain data"),
+        ("a: 1\nb:\n  c: !!set {x, y}", r"f:3: b.c must be plain data"),
         ("a: 1\nb: !x 2", r"f:2: b must be plain data"),
         ("a: &x [*x]", r"f:1: a.0 must not contain itself"),
         ("a: *x", r"f:1: .*undefined alias"),
