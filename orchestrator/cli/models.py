@@ -100,12 +100,12 @@ def predict(
     _require_file(out)
     try:
         # Checked first, so that an empty folder does not cost the time to load a model.
-        num_odd = sum(utf8_name(file) != str(file) for file in find_images(folder))
+        names = [file.relative_to(folder) for file in find_images(folder)]
     except ValueError as error:
         raise UserError(str(error)) from None
-    if num_odd:
-        names = "file name is" if num_odd == 1 else "file names are"
-        print_note(f"note: {num_odd} {names} not UTF-8. The table shows their other bytes as codes such as \\xff.")
+    if num_odd := sum(utf8_name(name) != str(name) for name in names):
+        which = "file name is" if num_odd == 1 else "file names are"
+        print_note(f"note: {num_odd} {which} not UTF-8. The table shows bytes that are not as codes such as \\xff.")
     predictor = _load_predictor(model, device)
     found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
@@ -157,11 +157,13 @@ def _write(table: pa.Table, path: Path) -> None:
         if path.suffix == ".csv":
             from pyarrow import csv
 
-            csv.write_csv(_guard(table), path)
+            with path.open("wb") as file:  # not by its name, which Arrow takes for UTF-8
+                csv.write_csv(_guard(table), file)
         else:
             from pyarrow import parquet
 
-            parquet.write_table(table, path)
+            with path.open("wb") as file:
+                parquet.write_table(table, file)
     except OSError as error:
         raise UserError(f"Cannot write --out={path}: {error}.") from None
 

@@ -32,6 +32,9 @@ _BYTES_PER_PX = {"raw": 3.0, "jpeg": 0.45}
 
 def find_store(name: str) -> str | None:
     """Return the URI of a dataset's store, or None if none was prepared from this home."""
+    # A word of the command line may be the path of a file, which is no dataset.
+    if not is_path_name(name):
+        return None
     pointed, folder = _read_pointer(_pointer(name)), data_dir(name)
     at_home = str(folder) if holds_store(folder) and (folder / MANIFEST).is_file() else None
     # A store that was moved into the home, with a pointer that still has its old place.

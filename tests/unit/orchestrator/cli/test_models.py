@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import json
 import os
 from pathlib import Path
@@ -233,13 +234,14 @@ def test_odd_file_names_cost_no_scores_and_are_harmless_in_a_csv(
     (images / "\x1b]0;gone\x07.png").write_bytes(b"")
     model = write_model(tmp_path / "odd_model", ["@sum", "plain", "-1"])
     for suffix in ("csv", "parquet"):
-        out = tmp_path / f"scores.{suffix}"
+        out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.") + suffix)
         code, printed, err = run(capsys, "predict", str(model), str(images), "--out", str(out))
         assert (code, "5 images, 3 classes" in printed) == (1, True)
         assert "1 file name is not UTF-8" in err
         assert r"\x1b]0;gone\x07.png: is empty" in err
         assert "\x1b" not in err + printed
-        table = pyarrow.csv.read_csv(out) if suffix == "csv" else pyarrow.parquet.read_table(out)
+        written = io.BytesIO(out.read_bytes())
+        table = pyarrow.csv.read_csv(written) if suffix == "csv" else pyarrow.parquet.read_table(written)
         guard = guard_cell if suffix == "csv" else str
         names = sorted(["blue.jpg", "red.png", formula, escape, r"a\xff.png"])
         assert sorted(unguard_cell(name) for name in table["file"].to_pylist()) == names

@@ -98,3 +98,15 @@ def test_true_labels_decide_the_protocol_and_the_number_of_positives(
     assert space.methods["epr"].start_from[0]["method.expected_positives"] == mean
     assert space.methods["role"].fixed["method.expected_positives"] == mean
     assert load_space("folder").methods["role"].fixed["method.expected_positives"] == 2.0
+
+
+def test_a_broken_space_is_named_with_its_line(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 30)]
+    for text, why in {
+        "\n".join(lines): ":6: with its aliases written out",
+        "\nsearch: [": ":2: this is not valid",
+    }.items():
+        (tmp_path / "mine.yaml").write_text(text)
+        code, _, err = run(capsys, "plan", str(tmp_path / "mine.yaml"))
+        assert (code, f"mine.yaml{why}" in err) == (2, True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.datasets.prepared import find_store, list_stores
+from orchestrator.datasets.prepared import find_store, list_stores, require_store
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import artifacts_dir, data_dir, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -158,8 +158,9 @@ def test_a_folder_with_another_kind_of_name_is_no_dataset(home: Path) -> None:
     (home / "data" / "mine").mkdir()
     (home / "data" / "mine" / "train-labels.parquet").touch()
     assert list(list_stores()) == ["mine"]
+    assert find_store("../data/mine") is None
     with pytest.raises(UserError, match="The name of a dataset must be"):
-        find_store("../mine")
+        require_store("../data/mine")
 
 
 def is_shown(bundle: Path) -> bool:
