@@ -154,15 +154,14 @@ def _write(table: pa.Table, path: Path) -> None:
     from orchestrator.errors import UserError
 
     try:
-        if path.suffix == ".csv":
-            from pyarrow import csv
+        with path.open("wb") as file:  # Arrow would take the name for UTF-8
+            if path.suffix == ".csv":
+                from pyarrow import csv
 
-            with path.open("wb") as file:  # not by its name, which Arrow takes for UTF-8
                 csv.write_csv(_guard(table), file)
-        else:
-            from pyarrow import parquet
+            else:
+                from pyarrow import parquet
 
-            with path.open("wb") as file:
                 parquet.write_table(table, file)
     except OSError as error:
         raise UserError(f"Cannot write --out={path}: {error}.") from None
