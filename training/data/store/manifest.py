@@ -101,7 +101,8 @@ class Manifest:
         try:
             return cls._parse(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{uri}/{MANIFEST} is damaged ({error!r}). {how_to_redo(uri)}") from None
+            why = str(error) if isinstance(error, ValueError) else repr(error)  # a KeyError says only the key
+            raise StoreError(f"{uri}/{MANIFEST} is damaged ({why}). {how_to_redo(uri)}") from None
 
     @classmethod
     def _parse(cls, raw: Mapping[str, Any]) -> Manifest:
