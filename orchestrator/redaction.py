@@ -13,7 +13,7 @@ _CREDENTIALS = re.compile(r"//(?:([^/\s:@]+:)(?!\d+/)[^\s]+@|([^/\s:@]+:)?[^/\s]
 _SECRET_WORD = r"(?:secret|passw(?:or)?d|token|signature|credential|(?:access|account|api|storage|shared)[-_]?key)"
 # Azure signs with `sig`, S3 with `X-Amz-Signature`; a connection string has `;AccountKey=` and the like.
 _PARAMETERS = re.compile(
-    rf"(?i)((?:^|[?&;,\s'\"(])(?:[\w.-]*{_SECRET_WORD}[\w.-]*|(?:[\w.-]*[-_.])?(?:sig|sas|pwd))=)[^&;\s'\"]+"
+    rf"(?i)((?:^|[?&;,\s'\"(])(?:[\w.-]*{_SECRET_WORD}[\w.-]*|(?:[\w.-]*[-_.])?(?:sig|sas|pwd))=)[^&;\s'\"]*[^&;\s'\".,:)]"
 )
 _SECRET_NAME = re.compile(rf"(?i)({_SECRET_WORD}|_sas|connection_?string)(_?(id|key))?$")
 _MIN_SECRET = 8  # a shorter value might be an ordinary word of the text

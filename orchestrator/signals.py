@@ -42,11 +42,12 @@ class _Watch:
     Attributes:
         last_act: Called before the process is ended that way.
         was_told: Whether a signal has come.
+        interrupted: Whether one has raised KeyboardInterrupt in a program that does not handle it otherwise.
     """
 
     def __init__(self) -> None:
         self.last_act: Callable[[], None] = say_interrupted
-        self.was_told = False
+        self.was_told = self.interrupted = False
         self._deferred, self._reacted = False, -math.inf
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -103,6 +104,11 @@ def run_program(main: Callable[[], object]) -> NoReturn:
         _exit(EXIT_INTERRUPTED)
 
 
+def was_interrupted() -> bool:
+    """Whether KeyboardInterrupt has been raised, which a library may have turned into an error of its own."""
+    return _watch is not None and _watch.interrupted
+
+
 def _call(main: Callable[[], object]) -> Any:
     try:
         for number in _SIGNALS:
@@ -110,6 +116,10 @@ def _call(main: Callable[[], object]) -> Any:
         return main()
     except SystemExit as ending:
         return ending.code
+    except Exception:
+        if was_interrupted():
+            return EXIT_INTERRUPTED
+        raise
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -143,6 +153,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _must_wait(frame):
         return
     _react()
+    if _watch is not None:
+        _watch.interrupted = True
     say_interrupted()
     raise KeyboardInterrupt
 

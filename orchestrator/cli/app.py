@@ -34,6 +34,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_E
 from orchestrator.cli.output import accept_any_text, print_note, tell_of_escapes
 from orchestrator.program import program
 from orchestrator.redaction import redact
+from orchestrator.signals import was_interrupted
 from orchestrator.terminal_text import show_controls
 
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILURE)
     except Exception as error:
-        if debug:
+        if debug or was_interrupted():
             raise
         code = exit_code(error)
         # Whatever raised it may repeat a URI with its key.

@@ -79,6 +79,13 @@ finally:
     print("unwound", flush=True)
     threading.Thread(target=time.sleep, args=(1e6,)).start()  # Python's exit would wait for it
 """
+CONVERTS = """
+try:
+    print("ready", flush=True)
+    time.sleep(1e6)
+except BaseException as error:
+    raise ValueError("cannot build the schema") from error
+"""
 ENDS = """
 import atexit
 atexit.register(lambda: (print("ready", flush=True), time.sleep(1e6)))
@@ -107,6 +114,7 @@ def test_a_signal_ends_a_program_at_every_moment(number: signal.Signals) -> None
         (HANGS, 0.2, 130, "interrupted\n"),
         (IMPORTS, 60, 130, "imported\ninterrupted\n"),
         (UNWINDS, 60, 130, "interrupted\nunwound\n"),
+        (CONVERTS, 60, 130, "interrupted\n"),
         (ENDS, 60, 7, ""),
     ):
         program = f"""
