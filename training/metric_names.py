@@ -10,6 +10,9 @@ EPOCH = "epoch"
 
 TRAIN_LOSS = "train/loss"
 TRAIN_LR = "train/lr"
+# Images that an epoch passed through the network to train it, with every view of them (training.loop.epoch).
+TRAIN_IMAGES_FORWARD = "train/images_forward"
+TRAIN_IMAGES_BACKWARD = "train/images_backward"
 TRAIN_REJECTION_PRECISION = "train/rejection_precision"
 TRAIN_REJECTION_RECALL = "train/rejection_recall"
 TRAIN_REJECTION_LIFT = "train/rejection_lift"

@@ -81,7 +81,7 @@ def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
         seconds = time.process_time() - started
         best = CheckpointStore(storage).load_best()
     assert best is not None
-    opening, scores = open_test_set(_register(run, seeds), {list(seeds).index(run.seed): best}, folder)
+    opening, scores = open_test_set(_register(run, seeds), {run.seed: best}, folder)
     assert opening is not None
     return {
         **vars(run),
@@ -103,7 +103,7 @@ def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
 
 
 def _register(run: Run, seeds: Sequence[int]) -> Registered:
-    configs = [Run(run.row, run.scene_seed, seed).config for seed in seeds]
+    configs = {seed: Run(run.row, run.scene_seed, seed).config for seed in seeds}
     return Registered(ROWS[run.row].label, str(Protocol()), configs, f"benchmarks.digits {run.row}")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
     from orchestrator.sweep.driver import SweepOutcome
     from orchestrator.sweep.options import DriveOptions
+    from orchestrator.sweep_folder.state import SweepState
 
 # Enough to see what works; a command prints the whole table.
 MAX_ROWS = 20
@@ -34,6 +35,7 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
 
     # Read again: a trial that was running when the driver last looked is interrupted now.
     plan, state = read_sweep(outcome.plan.id)
+    _keep_results(plan, state)
     if json:
         print_leaderboard_json(plan, state)
     else:
@@ -62,6 +64,16 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     # With --json, stdout is the JSON alone.
     if not json:
         print_next(_next_steps(plan))
+
+
+def _keep_results(plan: SweepPlan, state: SweepState) -> None:
+    from orchestrator.sweep_folder.rows import write_results
+
+    try:
+        write_results(plan, state)
+    # The journal has all of it, so a full disk loses nothing.
+    except OSError as error:
+        print_note(f"note: the results could not be written as Parquet ({error}).")
 
 
 def _next_steps(plan: SweepPlan) -> dict[str, str]:

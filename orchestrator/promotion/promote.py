@@ -173,8 +173,10 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
     version = steps.register() if decision.verdict is Verdict.PROMOTE else None
     config_file = write_config(outcome.plan, decision)
     # Not if every step had already been taken: a promotion that is only read must not touch the disk.
-    if steps.taken and not outcome.keep_weights:
-        steps.drop_weights()
+    if steps.taken:
+        steps.write_results()
+        if not outcome.keep_weights:
+            steps.drop_weights()
     return replace(
         outcome,
         decision=decision,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.planning.sweep_plan import SweepPlan, registered_trials
 from orchestrator.promotion.final_runs import final_config
 from orchestrator.promotion.registration import load_best
 from orchestrator.promotion.test_set import Registered, open_test_set
@@ -25,12 +25,13 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
     Raises:
         OrchestratorError: Weights are missing, or the test ledger is damaged or cannot be written.
     """
+    # All planned runs, whether or not they failed: the opening was decided when they were.
+    trials = registered_trials(plan)
+    configs = {trial: final_config(plan, trial) for trial in trials}
     # A failed run has no weights worth evaluating; the decision has already refused it.
-    complete = [trial for trial, record in state.records.items() if record.state is TrialState.COMPLETE]
+    complete = [trial for trial in trials if _is_complete(state, trial)]
     states = {trial: load_best(plan, state, trial) for trial in complete}
     say(f"Evaluating {len(states)} final runs on the test split, which is opened only once")
-    # All planned runs, whether or not they failed: the opening was decided when they were.
-    configs = [final_config(plan, trial) for trial in range(plan.num_trials)]
     registered = Registered(plan.method, str(plan.protocol), configs, f"promote {plan.id}")
     val = {trial: _score_val(configs[trial], best) for trial, best in states.items()}
     opening, test = open_test_set(registered, states)
@@ -44,6 +45,11 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
         line_hash=None if opening is None else opening.hash,
         scores=dict(hashes),
     )
+
+
+def _is_complete(state: SweepState, trial: int) -> bool:
+    record = state.records.get(trial)
+    return record is not None and record.state is TrialState.COMPLETE
 
 
 def _score_val(config: TrainConfig, state: dict[str, Any]) -> Scores:

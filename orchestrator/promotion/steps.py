@@ -29,6 +29,7 @@ from orchestrator.sweep_folder.checkpoints import delete_checkpoints
 from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import Journal
+from orchestrator.sweep_folder.rows import write_results
 from orchestrator.tracking.runs import SWEEP_TAG
 from training.config.run import PLACE_KEYS
 
@@ -126,6 +127,11 @@ class PromotionSteps:
 
         champion = find_champion(self.name)
         return None if champion is None else str(champion)
+
+    def write_results(self) -> None:
+        """Write the rows of the results next to the journal."""
+        with suppress(OSError):  # a view, which can be made from the journal at any time
+            write_results(self._plan, self._state)
 
     def drop_weights(self) -> None:
         """Delete the weights of all runs but the first seed's; their figures are stored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,18 @@ class Registered:
     Attributes:
         method: The label of the method.
         protocol: How configuration and epoch were chosen.
-        configs: The settings of all its runs, which differ in seeds alone, whether or not a run failed.
+        configs: Number of a run -> its settings, for all its runs, whether or not one failed. They differ in their
+            seeds alone.
         purpose: What it is opened for.
     """
 
     method: str
     protocol: str
-    configs: Sequence[TrainConfig]
+    configs: Mapping[int, TrainConfig]
     purpose: str
 
     def __post_init__(self) -> None:
-        hashes = {hash_config(config.flatten()) for config in self.configs}
+        hashes = {hash_config(config.flatten()) for config in self.configs.values()}
         if len(hashes) != 1:
             raise ValueError(
                 f"the runs of one opening must differ in their seeds alone, but got {len(hashes)} settings"
@@ -58,7 +59,7 @@ def open_test_set(
     Raises:
         OrchestratorError: The ledger is damaged or cannot be written; nothing was scored then.
     """
-    first, build = registered.configs[0], read_build()
+    first, build = next(iter(registered.configs.values())), read_build()
     split = load_test_split(first.data)
     if not len(split):
         return None, {}
@@ -80,8 +81,8 @@ def _describe(registered: Registered, first: TrainConfig, split_hash: str, build
         recipe=str(first.loop.recipe),
         protocol=registered.protocol,
         config_hash=hash_config(first.flatten()),
-        seeds=tuple(sorted(config.loop.seed for config in registered.configs)),
-        draws=tuple(sorted({config.data.draw_seed for config in registered.configs})),
+        seeds=tuple(sorted(config.loop.seed for config in registered.configs.values())),
+        draws=tuple(sorted({config.data.draw_seed for config in registered.configs.values()})),
         commit=build.get("commit", UNKNOWN),
         changes=build.get("changes", UNKNOWN),
     )

@@ -212,6 +212,19 @@ class TestMetrics:
             spent = metrics["time/data_s"] + metrics["time/train_s"] + metrics["time/eval_s"]
             assert spent == pytest.approx(metrics["time/epoch_s"], rel=0.5)
 
+    def test_images_are_counted_with_every_view_and_gradient(self) -> None:
+        num = 64
+        costs = {
+            "assumed_negative": [(num, num)] * 2,
+            # The weak and the strong view; without gradient the weak one again, next to the masked one.
+            "ignore": [(4 * num, 2 * num)] * 2,
+        }
+        for method, expected in costs.items():
+            run = TrainingRun(tiny_config({"method.name": method}))
+            epochs = [run.train_epoch() for _ in expected]
+            found = [(metrics["train/images_forward"], metrics["train/images_backward"]) for metrics in epochs]
+            assert found == expected, method
+
     def test_rejection_begins_after_the_warmup(self) -> None:
         run = TrainingRun(tiny_config({"method.warmup_epochs": 2}))
         rejected = [run.train_epoch()["train/rejected_frac"] for _ in range(4)]

@@ -23,7 +23,15 @@ from training.loop.optim import build_optimizer, build_schedule, guarded_step, s
 from training.loop.weight_average import WeightAverage
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput
-from training.metric_names import TIME_DATA_S, TIME_TRAIN_S, TRAIN_LOSS, TRAIN_LR
+from training.metric_names import (
+    TIME_DATA_S,
+    TIME_TRAIN_S,
+    TRAIN_IMAGES_BACKWARD,
+    TRAIN_IMAGES_FORWARD,
+    TRAIN_LOSS,
+    TRAIN_LR,
+)
+from training.models.base import ModelOutput
 
 
 class EpochLoop:
@@ -53,7 +61,8 @@ class EpochLoop:
         self._config, self._method, self._device, self._average = config.optim, method, device, average
         self.optimizer = build_optimizer(config.optim, model, method)
         self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
-        self._forward: nn.Module = _Forward(training_network(model, config.loop), method)
+        self._counted = _Counted(training_network(model, config.loop))
+        self._forward: nn.Module = _Forward(self._counted, method)
         if world_size() > 1:
             # Buffers need no broadcast: thresholds and BatchNorm statistics are global, so the same on every rank.
             self._forward = DistributedDataParallel(self._forward, forward_sync_buffers=False)
@@ -62,14 +71,15 @@ class EpochLoop:
         """Take every step of an epoch (from 1), in train mode.
 
         Returns:
-            Mean loss and its parts, the method's own metrics, the last learning rate, and the seconds spent training
-            and waiting for data.
+            Mean loss and its parts, the method's own metrics, the last learning rate, the images that the network saw
+            on all ranks with and without gradient, and the seconds spent training and waiting for data.
 
         Raises:
             NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
             StepMemoryError: A step ran out of memory.
         """
         self._forward.train()
+        self._counted.take()  # what an epoch that failed half-way has left
         set_own_decay(self._config, self.optimizer, self._method, epoch)
         guard = FiniteGuard(epoch, self._device)
         sums = _EpochSums()
@@ -87,11 +97,14 @@ class EpochLoop:
                 sums.add({TRAIN_LOSS: torch.stack(list(values.values())).sum(), **_part_names(values)}, output.sums)
         guard.check()
         means, totals = sums.read(len(batches))
+        forward, backward = sum_over_ranks(torch.tensor(self._counted.take(), dtype=torch.float64)).tolist()
         took = time.perf_counter() - started
         return {
             **means,
             **self._method.epoch_metrics(totals),
             TRAIN_LR: float(lr),
+            TRAIN_IMAGES_FORWARD: forward,
+            TRAIN_IMAGES_BACKWARD: backward,
             TIME_DATA_S: waited,
             TIME_TRAIN_S: took - waited,
         }
@@ -125,6 +138,27 @@ class EpochLoop:
         if self._average is not None:
             self._average.update(finite)
         return output, values
+
+
+class _Counted(nn.Module):
+    """The network of the training steps, which counts the images that pass it: the cost of a method on any machine."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self._forward, self._backward = model, 0, 0
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        self._forward += len(images)
+        # What runs without gradient, such as a pass that only decides on rejection, is not passed backward.
+        self._backward += len(images) * torch.is_grad_enabled()
+        output: ModelOutput = self.model(images)
+        return output
+
+    def take(self) -> tuple[int, int]:
+        """Return how many images passed forward and backward since the last call."""
+        counted = self._forward, self._backward
+        self._forward = self._backward = 0
+        return counted
 
 
 class _Forward(nn.Module):

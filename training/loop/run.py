@@ -28,7 +28,15 @@ from training.loop.localisation import measure_localisation
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
 from training.methods.base import Sizes
 from training.methods.registry import build_method
-from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_EPOCH_S, TIME_EVAL_S, TIME_TRAIN_S, TRAIN_STOPPED
+from training.metric_names import (
+    EPOCH,
+    TIME_CHECKPOINT_S,
+    TIME_EPOCH_S,
+    TIME_EVAL_S,
+    TIME_TRAIN_S,
+    TRAIN_IMAGES_FORWARD,
+    TRAIN_STOPPED,
+)
 from training.metrics import compute_metrics
 from training.models.registry import build_model
 from training.preparation import prepare
@@ -135,7 +143,9 @@ class TrainingRun:
         seed_everything("epoch", self.config.loop.seed, epoch, rank())
         trained = self._loop.train_epoch(self._batches, epoch)
         labelling = time.perf_counter()
-        trained |= self._end_epoch(epoch)
+        if self._method.needs_train_scores(epoch):
+            trained |= self._end_epoch(epoch)
+            trained[TRAIN_IMAGES_FORWARD] += len(self._train)
         evaluating = time.perf_counter()
         trained[TIME_TRAIN_S] += evaluating - labelling  # scoring the train split for the method is part of training
         evaluated = self._evaluate(epoch)
@@ -269,9 +279,7 @@ class TrainingRun:
             )
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
-        """Pass the scores of the train split to the method, if it asks for them."""
-        if not self._method.needs_train_scores(epoch):
-            return {}
+        """Pass the scores of the train split to the method."""
         logits = self._scores(self._train, self._model)
         return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
 

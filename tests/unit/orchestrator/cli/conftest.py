@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep import driver as sweep_module
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DriveOptions
+from orchestrator.sweep_folder.events import Event, TrialStarted
 from orchestrator.sweep_folder.index import create_sweep, load_plan
 from orchestrator.sweep_folder.journal import replay
 from tests.kit.sweeps import journal_path, whole_sweep, write_events
@@ -19,7 +21,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def drive(plan: SweepPlan, options: DriveOptions, **how: Any) -> SweepOutcome:
-        write_events(plan, whole_sweep(plan))
+        # Methods without a mask have no such setting.
+        masks = "method.cam_threshold" in plan.base
+        write_events(plan, [event if masks else _without_params(event) for event in whole_sweep(plan)])
         calls.append({"plan": plan, **vars(options), **how})
         records = tuple(replay(journal_path(plan)).records.values())
         return SweepOutcome(plan, records, "FINISHED", 1.0, None)
@@ -36,3 +40,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         lambda sweep_id, num_more, options: drive(load_plan(sweep_id), options, num_more=num_more),
     )
     return calls
+
+
+def _without_params(event: Event) -> Event:
+    return replace(event, params={}) if isinstance(event, TrialStarted) else event

@@ -58,7 +58,7 @@ def test_nothing_else_in_the_program_or_its_benchmarks_reaches_a_test_split() ->
 
 def test_the_opening_is_in_the_ledger_before_anything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_tiny()
-    configs = [tiny_config({"loop.seed": seed}) for seed in (7, 5)]
+    configs = dict(enumerate(tiny_config({"loop.seed": seed}) for seed in (7, 5)))
     registered = Registered("ignore", "clean-val x clean-val", configs, "a test")
 
     def die(*args: object) -> None:
@@ -81,12 +81,12 @@ def test_the_opening_is_in_the_ledger_before_anything_is_scored(monkeypatch: pyt
 
 def test_runs_of_one_opening_share_all_but_their_seeds() -> None:
     with pytest.raises(ValueError, match="must differ in their seeds alone"):
-        Registered("ignore", "", [tiny_config(), tiny_config({"optim.lr": 0.1})], "two settings at once")
+        Registered("ignore", "", {0: tiny_config(), 1: tiny_config({"optim.lr": 0.1})}, "two settings at once")
 
 
 def test_a_test_set_without_images_is_not_opened(tmp_path: Path) -> None:
     config = store_config(make_store(tmp_path, num_test=0))
-    assert open_test_set(Registered("ignore", "", [config], "nothing"), {0: {}}) == (None, {})
+    assert open_test_set(Registered("ignore", "", {0: config}, "nothing"), {0: {}}) == (None, {})
     assert read_ledger() == []
 
 
