@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import (
+    audit,
     browse,
     bundle,
     cluster,
@@ -52,6 +53,9 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "promote": (promote.promote, "orchestrator promote digits-0a1b2c3d --seeds 3"),
     "evaluate": (models.evaluate, "orchestrator evaluate digits --split val"),
     "predict": (models.predict, "orchestrator predict digits photos/ --out scores.csv"),
+    "audit": (audit.audit, "orchestrator audit digits-0a1b2c3d"),
+    "reproduce": (audit.reproduce, "orchestrator reproduce digits-0a1b2c3d/7"),
+    "replay": (audit.replay, "orchestrator replay digits-0a1b2c3d --scheduler asha --grace 4"),
     "max-batch": (max_batch.max_batch, "orchestrator max-batch digits --device cpu --limit-gib 1"),
     "browse": (browse.browse, "orchestrator browse --port 5001"),
     "bundle": (bundle.bundle, "orchestrator bundle digits-0a1b2c3d --out digits.bundle.zip"),

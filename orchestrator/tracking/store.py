@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,6 +193,19 @@ def has_runs(sweep_id: str) -> bool:
     with answering(wait_s=_LOOK_WAIT_S) as client:
         experiments = [str(experiment.experiment_id) for experiment in client.search_experiments()]
         return bool(experiments) and any(_search(client, experiments, _of_sweep(sweep_id), "ASC"))
+
+
+def read_histories(run_ids: Iterable[str], metric: str) -> dict[str, dict[int, float]]:
+    """Return run id -> step -> value of a metric; one request for each run.
+
+    Raises:
+        OrchestratorError: MLflow does not answer.
+    """
+    with answering() as client:
+        return {
+            run_id: {point.step: point.value for point in client.get_metric_history(run_id, metric)}
+            for run_id in run_ids
+        }
 
 
 def find_runs_of_trials(client: MlflowClient, plan: SweepPlan) -> dict[int, StoredRun]:

@@ -12,6 +12,8 @@ import psutil
 import pytest
 import torch
 
+import orchestrator
+from orchestrator.audit.audit import audit
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
@@ -20,6 +22,7 @@ from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import follow, replay
+from orchestrator.sweep_folder.ledger import read_ledger
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.registry import find_model
@@ -75,6 +78,26 @@ def _assert_logged(outcome: PromotionOutcome) -> None:
         assert [point.step for point in history] == list(range(1, EPOCHS + 1))
         assert client.get_run(run_id).data.metrics["test/mAP"] == outcome.test[trial]["test/mAP"]
         assert {file.path for file in client.list_artifacts(run_id)} >= {"per_class_ap.parquet", "cam"}
+
+
+def _assert_audited(outcome: PromotionOutcome) -> None:
+    """Check that the audit recomputes every figure, and that one opening is behind them."""
+    [opening] = read_ledger()
+    assert (opening.seeds, opening.purpose) == ((1001, 1002), f"promote {outcome.plan.id}")
+    found = audit(outcome.plan.id)
+    # The tests may run from a checkout with changes, and the sweep was made up.
+    others = [
+        finding
+        for finding in found.report.findings
+        if finding.kind not in ("dirty", "commit") and outcome.plan.id in finding.where
+    ]
+    assert others == []
+    assert found.report.checked["figures recomputed"] == 2 * 2 * 16
+    assert found.report.checked["runs in MLflow"] == 2
+    frame = orchestrator.read_results(outcome.plan.id)
+    figures = frame[frame.metric == "test/mAP"].value.tolist()
+    assert figures == [outcome.test[trial]["test/mAP"] for trial in (0, 1)]
+    assert frame.images_forward.min() > 0
 
 
 def _start(plan: SweepPlan, workers: int) -> subprocess.Popen[str]:
@@ -138,6 +161,7 @@ def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: S
     assert "test/mAP" in (find_model("digits") / "README.md").read_text()
 
     assert not (sweeps.journal_path(outcome.plan).parent / ".ray").exists()
+    _assert_audited(outcome)
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.audit.reproduce import reproduce
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep.driver import resume
 from orchestrator.sweep.hooks import Hooks, make_no_tracker
@@ -96,6 +97,9 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     assert [metrics for trial, _, metrics in undisturbed if trial == 1] == [
         without_times(metrics) for metrics in json.loads(fresh.stdout)
     ]
+    again = reproduce(f"{plan.id}/1", UNTRACKED)
+    assert (again.num_epochs, again.differences) == (EPOCHS, ())
+    assert set(again.conditions) <= {"commit", "changes"}, "somebody may commit to this checkout while a test runs"
 
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -106,6 +110,6 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert 2 <= len(epochs_of(killed)) < 6
-    again = resume(killed.id, UNTRACKED)
-    assert [record.params for record in again.records] == [record.params for record in outcome.records]
+    resumed = resume(killed.id, UNTRACKED)
+    assert [record.params for record in resumed.records] == [record.params for record in outcome.records]
     assert epochs_of(killed) == undisturbed

@@ -36,7 +36,12 @@ class FakeStore:
             raise Killed
 
     def find_runs(self, sweep_id: str) -> list[StoredRun]:
-        return [replace(run, tags=dict(run.tags)) for run in self.runs.values() if run.tags[SWEEP_TAG] == sweep_id]
+        found = [run for run in self.runs.values() if run.tags[SWEEP_TAG] == sweep_id]
+        return [replace(run, tags=dict(run.tags), metrics=self._last(run.run_id)) for run in found]
+
+    def _last(self, run_id: str) -> dict[str, float]:
+        rows = sorted(((step, time_ms, name, value) for run, name, step, time_ms, value in self.rows if run == run_id))
+        return {name: value for _, _, name, value in rows}
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
         run_id = f"run{len(self.runs)}"

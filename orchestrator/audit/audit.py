@@ -1,0 +1,132 @@
+"""Audit finished work: recompute its figures by other code, and check all that a reader has to take on trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.audit.figures import audit_figures
+from orchestrator.audit.findings import Report
+from orchestrator.audit.luck import audit_choice
+from orchestrator.audit.openings import audit_opening, describe_count, read_openings
+from orchestrator.audit.runs import audit_fresh_seeds, audit_inputs, audit_interrupted, audit_origin, audit_seeds
+from orchestrator.audit.subject import Subject
+from orchestrator.audit.table import SUFFIXES, audit_table, read_table
+from orchestrator.audit.views import audit_mlflow, audit_rows
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.sweep_folder.index import find_sweep, list_sweeps, load_plan
+from orchestrator.sweep_folder.ledger import Opening
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        subjects: What was audited, by id.
+        counts: How often each test set was opened, as sentences.
+    """
+
+    report: Report
+    subjects: tuple[str, ...]
+    counts: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found."""
+        return not self.report.findings
+
+
+def audit(word: str | None) -> Audit:
+    """Audit a sweep with its promotions, a promotion with its sweep, or every run behind a table.
+
+    Args:
+        word: An id, a name, None for the latest, or a table: a Parquet, CSV or JSON file.
+
+    Raises:
+        UserError: There is no such sweep, or the file is not a table.
+    """
+    report = Report()
+    if word is None or not _is_file(word):
+        subjects = _read_all(_with_relatives(find_sweep(word)), report)
+        openings = _audit_all(subjects, report)
+    else:
+        claims = read_table(Path(word))
+        subjects = _read_all(_behind(claim.sweep for claim in claims), report)
+        openings = _audit_all(subjects, report)
+        audit_table(claims, {subject.id: subject for subject in subjects}, report)
+    counts = describe_count(subjects, openings)
+    return Audit(report, tuple(subject.id for subject in subjects), tuple(counts))
+
+
+def _is_file(word: str) -> bool:
+    if Path(word).suffix in SUFFIXES or Path(word).is_file():
+        if not Path(word).is_file():
+            raise UserError(f"No table at {word}.")
+        if Path(word).suffix not in SUFFIXES:
+            raise UserError(f"A table must be a {', '.join(SUFFIXES)} file, but got {word}.")
+        return True
+    return False
+
+
+def _with_relatives(sweep_id: str) -> list[str]:
+    """Return a sweep and its promotions; a promotion and its sweep."""
+    parent = _parent_of(sweep_id)
+    if parent is not None:
+        return [parent, sweep_id]
+    children = [entry.id for entry in list_sweeps(kinds={"promote"}) if _parent_of(entry.id) == sweep_id]
+    return [sweep_id, *reversed(children)]
+
+
+def _behind(names: Iterable[str]) -> list[str]:
+    """Return the sweeps that a table names, and the searches behind its promotions."""
+    named = list(dict.fromkeys(names))
+    parents = [parent for name in named if (parent := _parent_of(name)) is not None]
+    return list(dict.fromkeys([*parents, *named]))
+
+
+def _parent_of(sweep_id: str) -> str | None:
+    """Return the sweep that a promotion promoted; None for all else, and for what cannot be read."""
+    try:
+        plan = load_plan(sweep_id)
+    except (UserError, OrchestratorError):
+        return None
+    return plan.parent if plan.kind == "promote" else None
+
+
+def _read_all(sweep_ids: Sequence[str], report: Report) -> list[Subject]:
+    subjects = []
+    for sweep_id in sweep_ids:
+        try:
+            subjects.append(Subject.read(sweep_id))
+            report.count("journals")
+        except UserError as error:
+            report.find(
+                "missing",
+                sweep_id,
+                "it is not in this home, so nothing of it can be recomputed",
+                f"Open its bundle here, or run the audit in its home ({error})",
+            )
+        except OrchestratorError as error:
+            problem, _, fix = str(error).rstrip(".").partition(". ")
+            report.find("journal", sweep_id, problem, fix or "Restore it from a copy")
+    return subjects
+
+
+def _audit_all(subjects: Sequence[Subject], report: Report) -> list[Opening] | None:
+    openings = read_openings(report)
+    by_id = {subject.id: subject for subject in subjects}
+    for subject in subjects:
+        audit_seeds(subject, report)
+        if (parent := by_id.get(subject.plan.parent or "")) is not None:
+            audit_fresh_seeds(subject, parent, report)
+            if subject.plan.kind == "promote":
+                audit_choice(subject, parent, report)
+        audit_origin(subject, report)
+        audit_inputs(subject, report)
+        audit_figures(subject, audit_opening(subject, openings, report), report)
+        audit_rows(subject, report)
+        audit_mlflow(subject, report)
+    audit_interrupted(subjects, report)
+    return openings

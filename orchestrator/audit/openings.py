@@ -1,0 +1,115 @@
+"""Audit the openings of test sets: the ledger's chain, and whether it and the journals say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.audit.findings import Report, name_all
+from orchestrator.audit.subject import Subject
+from orchestrator.planning.config_hash import hash_config
+from orchestrator.planning.sweep_plan import trial_config
+from orchestrator.provenance import UNKNOWN
+from orchestrator.sweep_folder.ledger import LedgerError, Opening, count_openings, ledger_file, read_ledger
+
+
+def read_openings(report: Report) -> list[Opening] | None:
+    """Return the ledger of this home, or None if it is not as it was written, which is a finding."""
+    try:
+        openings = read_ledger()
+    except LedgerError as error:
+        where, _, rest = str(error).partition(": ")
+        problem, _, fix = rest.partition(". Restore ")
+        report.find("ledger", where, problem, f"Restore {fix.rstrip('.')}")
+        return None
+    report.count("lines of the test ledger", len(openings))
+    return openings
+
+
+def audit_opening(subject: Subject, openings: Sequence[Opening] | None, report: Report) -> Opening | None:
+    """Check that the opening of a promotion is in the ledger as its journal has it; return its line."""
+    test = subject.state.test
+    if test is None or openings is None:
+        return None
+    if test.opening is None:
+        if any(test.figures.values()):
+            report.find(
+                "ledger",
+                subject.id,
+                "its test set was opened by a version without a test ledger, so it is in no count",
+                "State that next to its figures, or promote again",
+            )
+        return None
+    line = openings[test.opening - 1] if test.opening <= len(openings) else None
+    if line is None or line.hash != test.line_hash:
+        problem = "is missing" if line is None else "is another one"
+        report.find(
+            "ledger",
+            f"{ledger_file()}:{test.opening}",
+            f"{subject.id} opened its test set as number {test.opening}, but that line {problem}: the ledger was "
+            f"changed or replaced",
+            "Restore the ledger from a copy: bundles and MLflow have it",
+        )
+        return None
+    _compare(subject, line, report)
+    _count_of_cell(subject, line, openings, report)
+    return line
+
+
+def _compare(subject: Subject, line: Opening, report: Report) -> None:
+    plan = subject.plan
+    configs = [trial_config(plan, point) for point in subject.final_points]
+    expected = {
+        "dataset": plan.dataset,
+        "data_hash": subject.state.provenance.get("data_hash", UNKNOWN),
+        "method": plan.method,
+        "protocol": str(plan.protocol),
+        "config_hash": hash_config(configs[0].flatten()),
+        "seeds": tuple(sorted(config.loop.seed for config in configs)),
+    }
+    for name, value in expected.items():
+        report.count("fields of openings")
+        if getattr(line, name) != value:
+            report.find(
+                "ledger",
+                f"{ledger_file()}:{line.n}",
+                f"its {name} is {getattr(line, name)}, but {subject.id} has {value}",
+                "The plan or the ledger was changed. Restore both from a copy",
+            )
+    if line.dirty == "true":
+        report.find(
+            "dirty",
+            f"{ledger_file()}:{line.n}",
+            f"the test set was scored by code with changes that were not committed (to {line.commit[:12]})",
+            "Commit the changes and promote again, which is another opening",
+        )
+
+
+def _count_of_cell(subject: Subject, line: Opening, openings: Sequence[Opening], report: Report) -> None:
+    """Check that one method was given one look at the test set."""
+    cell = [found for found in openings if _cell(found) == _cell(line)]
+    if len(cell) > 1:
+        report.find(
+            "openings",
+            subject.id,
+            f"the test set of {line.dataset} was opened {len(cell)} times for {line.method} ({line.recipe}, "
+            f"{line.protocol}): numbers {name_all(found.n for found in cell)} of the ledger, by "
+            f"{name_all(dict.fromkeys(found.purpose for found in cell))}",
+            f"Report number {cell[0].n}, or all of them; the best of several looks is too good",
+        )
+
+
+def _cell(opening: Opening) -> tuple[str, ...]:
+    return opening.split_hash, opening.method, opening.recipe, opening.protocol
+
+
+def describe_count(subjects: Sequence[Subject], openings: Sequence[Opening] | None) -> list[str]:
+    """Return one line per test set that the subjects have opened: how often it was opened by everybody."""
+    hashes = {
+        subject.plan.dataset: subject.state.provenance.get("data_hash", UNKNOWN)
+        for subject in subjects
+        if subject.state.test is not None
+    }
+    return [
+        f"openings of the test set of {dataset}: {count_openings(openings or [], found)}"
+        for dataset, found in hashes.items()
+    ]

@@ -1,0 +1,154 @@
+"""A sweep and its promotion with scores, ledger, Parquet rows and MLflow runs that all agree, made without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from orchestrator.planning.config_hash import hash_config
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.sweep_folder.events import EpochReported, Event, PromotionDecided, TestOpened, TrialStarted
+from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.ledger import Opening, TestSet, register_opening
+from orchestrator.sweep_folder.rows import write_results
+from orchestrator.sweep_folder.score_files import scores_file
+from orchestrator.tracking.runs import RunsWriter
+from tests.kit import sweeps
+from tests.kit.fake_store import FakeStore
+from training.config.run import Scalar, TrainConfig
+from training.data.split import InMemoryImages, SplitData
+from training.inference.scores import Scores
+
+PROVENANCE = sweeps.PROVENANCE | {"changes": "none", "dirty": "false"}
+_CLASSES = ("cat", "dog", "owl")
+_NUM = {"val": 30, "test": 40}
+_EPOCHS = 3
+
+
+@dataclass
+class Work:
+    """What was made.
+
+    Attributes:
+        store: What MLflow would hold.
+    """
+
+    search: SweepPlan
+    promotion: SweepPlan
+    opening: Opening
+    store: FakeStore = field(default_factory=FakeStore)
+
+
+def make_base(**changes: Any) -> dict[str, Any]:
+    """Return settings whose digit scenes nobody has made, so that nothing is compared with them."""
+    flat = {"data.image_size": 40, "data.scene_seed": 99991, "loop.epochs": _EPOCHS, "loop.recipe": "digits"}
+    return TrainConfig.from_flat({**flat, **changes}).flatten()
+
+
+def make_work(
+    name: str = "digits",
+    *,
+    seeds: Sequence[int] = (1001, 1002, 1003),
+    search_scores: Sequence[float] = (60.0, 62.0, 61.0, 58.0),
+    provenance: dict[str, str] | None = None,
+    store: FakeStore | None = None,
+    skill: float = 1.0,
+    **changes: Any,
+) -> Work:
+    """Make a search, its promotion and everything that they leave.
+
+    Args:
+        name: Of the search.
+        seeds: Of the final runs.
+        search_scores: One per trial of the search.
+        provenance: Of all drivers.
+        store: Where the runs go.
+        skill: How far the final runs' logits follow the labels.
+        changes: To both plans.
+    """
+    origin = PROVENANCE | (provenance or {})
+    common = {"base": make_base(), "scheduler": "none", **changes}
+    search = sweeps.make_sweep(f"{name}-0000000a", num_trials=len(search_scores), **common)
+    sweeps.write_events(search, _events_of_search(search, search_scores, origin))
+    best = max(range(len(search_scores)), key=lambda trial: search_scores[trial])
+    points = tuple({**_params(best), "loop.seed": seed} for seed in seeds)
+    identity = {"kind": "promote", "parent": search.id, "start_from": points, "num_trials": len(seeds)}
+    promotion = sweeps.make_sweep(f"{name}-promote-0000000b", **common | identity)
+    opening = _open(promotion, origin)
+    sweeps.write_events(promotion, _events_of_promotion(promotion, origin, opening, skill))
+    work = Work(search, promotion, opening, store or FakeStore())
+    for plan in (search, promotion):
+        write_results(plan, replay(sweeps.journal_path(plan)))
+        RunsWriter(plan, sweeps.journal_path(plan), work.store).catch_up()
+    return work
+
+
+def _started(trial: int, params: Mapping[str, Scalar]) -> TrialStarted:
+    return replace(sweeps.trial_started(trial, 1), params=dict(params))
+
+
+def _params(trial: int) -> dict[str, float]:
+    return {"optim.lr": 0.001 * (trial + 1)}
+
+
+def _events_of_search(plan: SweepPlan, scores: Sequence[float], origin: dict[str, str]) -> list[Event]:
+    events: list[Event] = [sweeps.driver_started(plan, provenance=origin)]
+    events += [_started(trial, _params(trial)) for trial in range(len(scores))]
+    for epoch in range(1, _EPOCHS + 1):
+        for trial, score in enumerate(scores):
+            events.append(sweeps.epoch_reported(trial, epoch, 1 + epoch, score - _EPOCHS + epoch))
+    return [*events, *(sweeps.trial_ended(trial, 9) for trial in range(len(scores))), sweeps.driver_ended(10)]
+
+
+def make_scores(split: str, seed: int, skill: float = 1.0) -> Scores:
+    """Return scores of a run that has learned something; the labels are the same for every seed."""
+    generator = torch.Generator().manual_seed(len(split))
+    true = torch.rand(_NUM[split], len(_CLASSES), generator=generator) < 0.4
+    observed = true & (true.cumsum(1) == 1)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(seed))
+    data = SplitData(split, InMemoryImages(torch.zeros(len(true), 3, 1, 1)), observed, true, None, _CLASSES)
+    return Scores.of(data, skill * (2 * true.float() - 1) + noise)
+
+
+def _open(plan: SweepPlan, origin: dict[str, str]) -> Opening:
+    configs = [trial_config(plan, point) for point in plan.start_from]
+    wanted = TestSet(
+        dataset=plan.dataset,
+        data_hash=origin["data_hash"],
+        split_hash=make_scores("test", 0).labels_hash,
+        method=plan.method,
+        recipe=str(configs[0].loop.recipe),
+        protocol=str(plan.protocol),
+        config_hash=hash_config(configs[0].flatten()),
+        seeds=tuple(sorted(config.loop.seed for config in configs)),
+        draws=(1200,),
+        commit=origin["commit"],
+        changes=origin["changes"],
+    )
+    return register_opening(wanted, f"promote {plan.id}", origin["dirty"])
+
+
+def _events_of_promotion(plan: SweepPlan, origin: dict[str, str], opening: Opening, skill: float) -> list[Event]:
+    events: list[Event] = [sweeps.driver_started(plan, provenance=origin)]
+    figures, epochs, hashes = {}, {}, {}
+    for trial, point in enumerate(plan.start_from):
+        seed = int(point["loop.seed"] or 0)
+        val, test = make_scores("val", seed, skill), make_scores("test", seed, skill)
+        events.append(_started(trial, point))
+        for epoch in range(1, _EPOCHS + 1):
+            # The second epoch is the best, and the last one is lower: it must not be taken for the result.
+            measured = {name: value - 5 * abs(epoch - 2) for name, value in val.metrics().items()}
+            reported = sweeps.epoch_reported(trial, epoch, 1 + epoch)
+            metrics = {**reported.metrics, **measured}
+            events.append(EpochReported(trial, epoch, metrics, time_ms=reported.time_ms))
+        events.append(sweeps.trial_ended(trial, 9))
+        figures[str(trial)], epochs[str(trial)] = test.metrics(), 2
+        for scores in (val, test):
+            path = scores_file(plan.id, trial, scores.split)
+            hashes[path.name] = scores.write(path, {"sweep": plan.id, "trial": str(trial), "epoch": "2"})
+    decided = PromotionDecided("KEEP", "not higher", (), "digits.resnet_cam", time_ms=sweeps.at(11))
+    opened = TestOpened(figures, epochs, opening.n, opening.hash, hashes, time_ms=sweeps.at(12))
+    return [*events, sweeps.driver_ended(10), decided, opened]

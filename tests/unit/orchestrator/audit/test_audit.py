@@ -1,0 +1,439 @@
+"""Test the audit: honest work passes, and every planted cheat is found."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import orchestrator
+from orchestrator.audit.audit import Audit, audit
+from orchestrator.audit.subject import Subject
+from orchestrator.errors import UserError
+from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.sweep_folder.chain import reseal
+from orchestrator.sweep_folder.journal import replay
+from orchestrator.sweep_folder.ledger import HEAD_FILE, LEDGER_FILE, read_ledger
+from orchestrator.sweep_folder.rows import RESULTS_FILE, make_table, write_table
+from orchestrator.sweep_folder.score_files import scores_file
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking.store import LoggedSweep
+from tests.kit import sweeps
+from tests.kit.fake_store import FakeStore
+from tests.kit.program import run
+from tests.kit.promoted import Work, make_base, make_scores, make_work
+from training.inference.scores import Scores
+from training.selection import Protocol, SelectBy
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
+    """Return what stands in for MLflow."""
+    fake = FakeStore()
+
+    def find(sweep_id: str) -> LoggedSweep | None:
+        runs = fake.find_runs(sweep_id)
+        own = [found for found in runs if found.trial is None]
+        return LoggedSweep("", own[0], tuple(found for found in runs if found.trial is not None)) if own else None
+
+    def read(run_ids: Iterable[str], metric: str) -> dict[str, dict[int, float]]:
+        return {
+            run_id: {step: value for found, name, step, _, value in fake.rows if (found, name) == (run_id, metric)}
+            for run_id in run_ids
+        }
+
+    monkeypatch.setattr(mlflow_store, "find_logged_sweep", find)
+    monkeypatch.setattr(mlflow_store, "read_histories", read)
+    return fake
+
+
+@pytest.fixture
+def work(home: Path, store: FakeStore) -> Work:
+    return make_work(store=store)
+
+
+def kinds(found: Audit) -> list[str]:
+    return sorted({finding.kind for finding in found.report.findings})
+
+
+def rewrite_journal(work: Work, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Change events of a promotion's journal, with checksums that fit, as somebody who knows how would."""
+    path = sweeps.journal_path(work.promotion)
+    plain = [change(json.loads(line)) for line in path.read_bytes().splitlines()]
+    lines = [json.dumps(event, separators=(",", ":")).encode() for event in plain if event is not None]
+    path.write_bytes(b"".join(line + b"\n" for line in reseal(lines)))
+
+
+def test_honest_work_holds_and_says_what_was_compared(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in (work.search.id, work.promotion.id, work.search.name):
+        found = audit(word)
+        assert found.report.findings == []
+        assert set(found.subjects) == {work.search.id, work.promotion.id}
+        checked = found.report.checked
+        assert checked["figures recomputed"] == 3 * 2 * 16, "3 runs, 2 splits, 8 metrics on true and on observed labels"
+        assert (checked["files of scores"], checked["runs in MLflow"], checked["final runs"]) == (6, 7, 3)
+        assert found.counts == ("openings of the test set of digits: 1",)
+    code, out, err = run(capsys, "audit")
+    assert code == 0
+    assert "0 findings in digits-0000000a, digits-promote-0000000b" in out
+    assert "not checked: The data and initial weights of digits-0000000a are not here" in err
+    table = sweep_dir(work.promotion.id) / RESULTS_FILE
+    assert audit(str(table)).report.findings == []
+
+
+def edit_journal(work: Work) -> None:
+    path = sweeps.journal_path(work.promotion)
+    path.write_bytes(path.read_bytes().replace(b'"test/mAP":', b'"test/mAP":9', 1))
+
+
+def edit_journal_and_seal_it(work: Work) -> None:
+    def raise_test(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "test_opened":
+            event["figures"]["1"]["test/mAP"] += 1.0
+        return event
+
+    rewrite_journal(work, raise_test)
+
+
+def edit_val_in_journal(work: Work) -> None:
+    def raise_val(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "epoch_reported" and event["epoch"] == 2:
+            event["metrics"]["val/mAP"] += 1.0
+        return event
+
+    rewrite_journal(work, raise_val)
+
+
+def choose_another_epoch(work: Work) -> None:
+    def change(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "test_opened":
+            event["epochs"]["0"] = 3
+        return event
+
+    rewrite_journal(work, change)
+
+
+def drop_seed_from_journal(work: Work) -> None:
+    def drop(event: dict[str, Any]) -> dict[str, Any] | None:
+        if event["event"] == "test_opened":
+            for name in ("figures", "epochs"):
+                del event[name]["2"]
+        return None if event.get("trial") == 2 else event
+
+    rewrite_journal(work, drop)
+
+
+def drop_test_figures_of_a_seed(work: Work) -> None:
+    def drop(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "test_opened":
+            del event["figures"]["2"]
+        return event
+
+    rewrite_journal(work, drop)
+
+
+def edit_rows(work: Work) -> None:
+    path = sweep_dir(work.promotion.id) / RESULTS_FILE
+    rows = pq.read_table(path).to_pylist()
+    rows[3]["value"] += 0.5
+    write_table(path, rows)
+
+
+def leave_out_a_row(work: Work) -> None:
+    path = sweep_dir(work.promotion.id) / RESULTS_FILE
+    write_table(path, pq.read_table(path).to_pylist()[:-1])
+
+
+def edit_seed_in_rows(work: Work) -> None:
+    path = sweep_dir(work.promotion.id) / RESULTS_FILE
+    rows = pq.read_table(path).to_pylist()
+    write_table(path, [{**row, "training_seed": 7} for row in rows])
+
+
+def edit_mlflow(work: Work) -> None:
+    runs = [run for run in work.store.runs.values() if run.trial == 1 and run.tags["orchestrator.kind"] == "promote"]
+    for key in list(work.store.rows):
+        if key[0] == runs[0].run_id and key[1] == "test/mAP":
+            del work.store.rows[key]
+            work.store.rows[(*key[:4], key[4] + 1)] = 1
+
+
+def edit_curve_in_mlflow(work: Work) -> None:
+    for key in list(work.store.rows):
+        if key[1:3] == ("val/mAP", 2):
+            del work.store.rows[key]
+            work.store.rows[(*key[:4], key[4] + 1)] = 1
+
+
+def edit_chosen_value_in_mlflow(work: Work) -> None:
+    for found in work.store.runs.values():
+        if found.trial == 1:
+            found.tags["chosen.val/mAP"] = "99.9"
+
+
+def edit_scores(work: Work) -> None:
+    path = scores_file(work.promotion.id, 1, "test")
+    scores = Scores.read(path)
+    scores.logits[:, 0] = torch.where(scores.true[:, 0], 9.0, -9.0)  # type: ignore[index]
+    scores.write(path, scores.about)
+
+
+def edit_labels_of_scores(work: Work) -> None:
+    path = scores_file(work.promotion.id, 0, "test")
+    scores = Scores.read(path)
+    assert scores.true is not None
+    scores.true[0] = ~scores.true[0]
+    scores.write(path, scores.about)
+
+
+def leave_out_a_hard_image(work: Work) -> None:
+    path = scores_file(work.promotion.id, 0, "test")
+    scores = Scores.read(path)
+    assert scores.true is not None
+    kept = (scores.logits[:-1], scores.true[:-1], scores.observed[:-1])
+    Scores("test", scores.ids[:-1], scores.classes, *kept, scores.about).write(path, scores.about)
+
+
+def remove_scores(work: Work) -> None:
+    scores_file(work.promotion.id, 2, "test").unlink()
+
+
+def remove_only_ledger_line(work: Work) -> None:
+    (sweeps_dir() / LEDGER_FILE).write_bytes(b"")
+
+
+def remove_the_ledger(work: Work) -> None:
+    for name in (LEDGER_FILE, HEAD_FILE):
+        (sweeps_dir() / name).unlink()
+
+
+def edit_ledger(work: Work) -> None:
+    path = sweeps_dir() / LEDGER_FILE
+    path.write_bytes(path.read_bytes().replace(b"1003", b"1004"))
+
+
+def open_again(work: Work) -> None:
+    make_work("again", store=work.store, base=make_base(**{"optim.weight_decay": 0.01}))
+
+
+def open_again_with_another_seed(work: Work) -> None:
+    make_work("more", store=work.store, seeds=(1001, 1002, 1003, 1004))
+
+
+CHEATS: list[tuple[Callable[[Work], None], str, str]] = [
+    (edit_journal, "journal", r"journal.jsonl:\d+: a broken line"),
+    (edit_journal_and_seal_it, "figure", r"-0000000b/1: its test/mAP is recorded as .* stored scores give"),
+    (edit_val_in_journal, "figure", r"-0000000b/0: its val/mAP is recorded as"),
+    (choose_another_epoch, "epoch", "the weights of epoch 3 were tested, but the protocol chooses epoch 2"),
+    (drop_seed_from_journal, "seeds", "the run of seed 1003 was planned, but was never started"),
+    (drop_test_figures_of_a_seed, "seeds", "seed 1003 is complete, but has no figures on the test set"),
+    (edit_rows, "rows", r"results.parquet: value of run 0, val/\w+ is .*, but the journal gives"),
+    (leave_out_a_row, "rows", "the row of run 2, test/observed_OF1 is missing"),
+    (edit_seed_in_rows, "rows", "training_seed of run 0, val/CF1 is 7, but the journal gives 1001"),
+    (edit_mlflow, "mlflow", "1 in MLflow: test/mAP is .*, but the journal has"),
+    (edit_curve_in_mlflow, "mlflow", "2 in MLflow: val/mAP of epoch 2 is .*, but the journal has"),
+    (edit_chosen_value_in_mlflow, "mlflow", "chosen.val/mAP is 99.9"),
+    (edit_scores, "scores", "t0001-test.parquet: it is not the file that was written"),
+    (edit_scores, "figure", "-0000000b/1: its test/mAP is recorded as"),
+    (edit_labels_of_scores, "labels", "images or labels are not those of opening 1"),
+    (leave_out_a_hard_image, "labels", "some were changed, added or left out"),
+    (remove_scores, "scores", "t0002-test.parquet: it cannot be read"),
+    (remove_only_ledger_line, "ledger", r"jsonl:1: .*line 1 is missing"),
+    (
+        remove_the_ledger,
+        "ledger",
+        r"jsonl:1: digits-promote-0000000b opened its test set as number 1, but that line is",
+    ),
+    (edit_ledger, "ledger", r"jsonl:1: .*so it was edited"),
+    (open_again, "openings", r"was opened 2 times for ignore .*numbers 1, 2"),
+    (open_again_with_another_seed, "openings", r"was opened 2 times for ignore .*numbers 1, 2"),
+]
+
+
+@pytest.mark.parametrize(("cheat", "kind", "words"), CHEATS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_planted_cheat_is_found(
+    cheat: Callable[[Work], None], kind: str, words: str, work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheat(work)
+    found = audit(work.search.id)
+    texts = [str(finding) for finding in found.report.findings if finding.kind == kind]
+    assert texts, kinds(found)
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError("\n".join(texts))
+    assert all(finding.fix for finding in found.report.findings), "each says what to do"
+    code, out, _ = run(capsys, "audit", work.search.id)
+    assert code == 1
+    assert f"[{kind}]" in out
+
+
+@pytest.mark.parametrize(
+    ("provenance", "kind", "words"),
+    [
+        ({"dirty": "true", "changes": "ed17"}, "dirty", "run 0, 1, 2, 3 had code with changes that were not committed"),
+        ({"dirty": "true", "changes": "ed17"}, "dirty", "was scored by code with changes that were not committed"),
+        ({"commit": "unknown"}, "commit", "the commit of the code of run 0, 1, 2, 3 is unknown"),
+        ({"weights_hash": "unknown"}, "inputs", "its weights_hash is unknown"),
+    ],
+)
+def test_work_of_unknown_origin_is_found(
+    provenance: dict[str, str], kind: str, words: str, store: FakeStore, home: Path
+) -> None:
+    work = make_work(store=store, provenance=provenance)
+    found = audit(work.search.id)
+    assert any(words in str(finding) for finding in found.report.findings if finding.kind == kind)
+
+
+def test_seeds_of_the_search_are_not_fresh_and_conditions_may_not_change(store: FakeStore, home: Path) -> None:
+    work = make_work(store=store, seeds=(0, 1001))
+    other = sweeps.driver_started(work.promotion, 20, sweeps.PROVENANCE | {"commit": "decaf", "changes": "none"})
+    sweeps.write_events(work.promotion, [other, sweeps.driver_ended(21)])
+    texts = "\n".join(str(finding) for finding in audit(work.promotion.id).report.findings)
+    assert "seed 0 was already used by digits-0000000a, which chose the configuration by it" in texts
+    assert "its drivers had different values of commit: c0ffee, decaf" in texts
+
+
+def test_an_unfinished_sweep_is_found(work: Work) -> None:
+    plan = sweeps.make_sweep("open-0000000c")
+    sweeps.write_events(plan, [sweeps.driver_started(plan, provenance=sweeps.PROVENANCE), sweeps.trial_started(0, 1)])
+    assert "unfinished" in kinds(audit(plan.id))
+
+
+def table_of(path: Path, *works: Work, change: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None) -> Path:
+    """Write the test mAPs of promotions as a table."""
+    rows = [row for work in works for row in Subject.read(work.promotion.id).rows]
+    chosen = [row for row in rows if row["metric"] in ("test/mAP", "val/mAP")]
+    changed = [chosen_row if change is None else change(dict(chosen_row)) for chosen_row in chosen]
+    kept = [row for row in changed if row is not None]
+    if path.suffix == ".parquet":
+        pq.write_table(make_table(kept), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+    return path
+
+
+def raise_a_figure(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "value": row["value"] + 0.3} if (row["trial"], row["split"]) == (1, "test") else row
+
+
+def leave_out_a_seed(row: dict[str, Any]) -> dict[str, Any] | None:
+    return None if row["trial"] == 2 else row
+
+
+def claim_another_method(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "method": "em"}
+
+
+def make_up_a_run(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "trial": 7, "value": 80.0} if row["trial"] == 2 else row
+
+
+def name_another_sweep(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "sweep": "elsewhere-0000000f"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        (raise_a_figure, "figure", "test/mAP of digits-promote-0000000b/1 is"),
+        (leave_out_a_seed, "seeds", "the table leaves out its run of seed 1003"),
+        (claim_another_method, "row", "its method is em, but that of digits-promote-0000000b/0 is ignore"),
+        (make_up_a_run, "imputed", "that run does not exist and has no such figure: it was filled in"),
+        (name_another_sweep, "missing", "it is not in this home"),
+    ],
+)
+def test_a_cheat_in_a_table_is_found(
+    suffix: str, change: Callable[..., Any], kind: str, words: str, work: Work, tmp_path: Path
+) -> None:
+    honest = table_of(tmp_path / f"honest{suffix}", work)
+    assert audit(str(honest)).report.findings == []
+    found = audit(str(table_of(tmp_path / f"table{suffix}", work, change=change)))
+    assert any(words in str(finding) for finding in found.report.findings if finding.kind == kind), kinds(found)
+
+
+def test_cells_that_cannot_be_compared_are_found(work: Work, store: FakeStore, tmp_path: Path) -> None:
+    same = make_work("other", store=store, method="em")
+    assert kinds(audit(str(table_of(tmp_path / "same.csv", work, same)))) == []
+    others: dict[str, tuple[dict[str, Any], str]] = {
+        "protocol": ({"protocol": Protocol(SelectBy.OBSERVED_VAL, SelectBy.LAST)}, "it mixes 2 protocols"),
+        "data": ({"provenance": {"data_hash": "0ther"}}, "it mixes 2 data"),
+        "weights": ({"provenance": {"weights_hash": "0ther"}}, "it mixes 2 initial weights"),
+        "budget": ({"search_scores": (60.0,) * 8}, "different budgets, in images passed forward and backward"),
+        "seeds": ({"seeds": (1001, 1002)}, "its cells have different numbers of seeds"),
+    }
+    for number, (name, (changes, words)) in enumerate(others.items()):
+        other = make_work(f"{name}{number}", store=store, method=f"em{number}", **changes)
+        found = audit(str(table_of(tmp_path / f"{name}.csv", work, other)))
+        assert any(words in str(finding) for finding in found.report.findings), (name, kinds(found))
+
+
+def test_a_winner_that_was_only_lucky_is_found(store: FakeStore, home: Path) -> None:
+    fresh = fmean(make_scores("val", seed, 2.0).metrics()["val/mAP"] for seed in (1001, 1002, 1003))
+    lucky = make_work("lucky", store=store, skill=2.0, search_scores=[fresh + gain for gain in (9, 15, 8, 2)])
+    [finding] = audit(lucky.promotion.id).report.findings
+    assert finding.kind == "luck"
+    assert f"won in {lucky.search.id} with {fresh + 15:.2f}, but its fresh seeds have {fresh:.2f}" in finding.problem
+    assert "Another configuration, which had" in finding.problem
+    alone = make_work("alone", store=store, skill=2.0, search_scores=[fresh + 20, fresh - 30, fresh - 60], method="wan")
+    [finding] = audit(alone.promotion.id).report.findings
+    assert "of its runs lie below" in finding.problem
+    # One that is a little worse than its best score, as every winner is, is still the best.
+    better = [fresh + gain for gain in (-9, 0.5, -8, -4)]
+    usual = make_work("usual", store=store, skill=2.0, search_scores=better, method="em")
+    assert audit(usual.promotion.id).report.findings == []
+
+
+def test_a_table_that_pandas_wrote_is_read(work: Work, tmp_path: Path) -> None:
+    frame = orchestrator.read_results(work.promotion.id)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert audit(str(tmp_path / name)).report.findings == []
+
+
+def test_a_best_trial_alone_is_no_result(work: Work, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "leaderboard", work.search.id, "--csv")
+    assert code == 0
+    whole = tmp_path / "board.csv"
+    whole.write_text(out)
+    assert audit(str(whole)).report.findings == []
+    best = tmp_path / "best.csv"
+    best.write_text("\n".join(out.splitlines()[:2]) + "\n")
+    [finding] = audit(str(best)).report.findings
+    assert (finding.kind, finding.where) == ("luck", work.search.id)
+    assert "the best of 4 is too good by luck" in finding.problem
+
+
+def test_what_is_no_table_is_a_mistake(home: Path, tmp_path: Path) -> None:
+    for name, content, words in (
+        ("a.csv", "method,score\nem,90\n", "has no figures of runs"),
+        ("a.json", "{}", "neither a list of rows nor an object"),
+        ("a.parquet", "nothing", "Cannot read the table"),
+        ("a.md", "| em | 90 |", "must be a .csv, .json, .parquet file"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=words):
+            audit(str(tmp_path / name))
+    with pytest.raises(UserError, match="No table at"):
+        audit(str(tmp_path / "none.csv"))
+
+
+def test_results_are_rows_of_the_chosen_epoch(work: Work) -> None:
+    frame = orchestrator.read_results(work.promotion.id)
+    maps = frame[frame.metric == "val/mAP"]
+    state = replay(sweeps.journal_path(work.promotion))
+    assert list(maps.epoch) == [2, 2, 2]
+    assert list(maps.value) == [record.metrics[2]["val/mAP"] for record in state.records.values()]
+    assert list(frame[frame.split == "test"].opening.unique()) == [1]
+    assert list(orchestrator.read_results(sweeps_dir()).sweep.unique()) == [work.search.id, work.promotion.id]
+    assert read_ledger()[0].n == 1
