@@ -190,7 +190,9 @@ def _epoch_reported(state: SweepState, event: EpochReported) -> None:
 def _trial_lost(state: SweepState, event: TrialLost) -> None:
     record = state.records[event.trial]
     # Stays set: a trial that ran out of memory once gets everything in all later attempts.
-    state.records[record.trial] = replace(record, needs_all=record.needs_all or event.cause is Cause.OOM)
+    needs_all = record.needs_all or event.cause is Cause.OOM
+    # The attempt took its time even if it was lost before its first epoch.
+    state.records[record.trial] = replace(record, needs_all=needs_all, spans=_spans_until(state, record, event.time_ms))
 
 
 def _trial_ended(state: SweepState, event: TrialEnded) -> None:

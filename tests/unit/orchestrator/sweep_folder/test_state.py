@@ -121,3 +121,11 @@ def test_a_driver_that_is_at_work_counts_up_to_now(plan: SweepPlan) -> None:
     for event in killed(plan):
         state.apply(event)
     assert state.driven_s(START_MS + 10_000) == 10.0
+
+
+def test_a_lost_attempt_took_its_time(plan: SweepPlan) -> None:
+    lost = TrialLost(0, Cause.LOST, "its process died", time_ms=at(6))
+    record = record_after(
+        plan, driver_started(plan), trial_started(0, 1), lost, trial_started(0, 8, attempt=2), trial_ended(0, 9)
+    )
+    assert record.spans == ((at(1), at(6)), (at(8), at(9)))

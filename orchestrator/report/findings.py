@@ -1,0 +1,178 @@
+"""Say in words what a sweep found: who won, by how much, whether that is noise, what tau does, what it cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from orchestrator.durations import format_seconds
+from orchestrator.report.cost_figures import IDLE, count_causes
+from orchestrator.report.openings import Opening
+from orchestrator.report.parameter_figures import MIN_TRIALS, Effect
+from orchestrator.report.statistics import Agreement, least_difference, winners_curse
+from orchestrator.report.view import FIRST_KEYS, TAU, SweepView
+from orchestrator.sweep_folder.records import TrialState
+from training.config.run import Scalar
+
+_NAMES = dict(zip(FIRST_KEYS, ("tau", "SPBC weight", "reg weight"), strict=True))
+_GOOD_CORRELATION = 0.8
+
+
+def describe_winner(view: SweepView) -> list[str]:
+    """Say which trial won, by how much, and whether that is more than seed noise."""
+    winner = view.winner
+    if winner is None:
+        return [f"No trial is complete yet, so there is no winner. {_count_states(view)}"]
+    score = view.complete[winner.trial]
+    epoch = winner.chosen_epoch(view.plan.protocol)
+    settings = ", ".join(f"{_short(key)} {_plain(value)}" for key, value in _sorted(winner.params))
+    found = [
+        f"Trial {winner.trial} won with {score:.2f} % {view.metric} at epoch {epoch} of {view.plan.epochs}"
+        + (f": {settings}." if settings else ".")
+    ]
+    if len(view.ranking) > 1:
+        found.append(_describe_lead(view, score))
+    return found
+
+
+def _describe_lead(view: SweepView, score: float) -> str:
+    second = view.ranking[1]
+    lead = score - view.complete[second]
+    text = f"It leads trial {second}, the second of {len(view.ranking)} complete trials, by {lead:.2f} points."
+    noise = view.noise
+    if noise is None:
+        command = f"orchestrator promote {view.plan.id}"
+        return f"{text} Whether that is more than seed noise is not known yet: `{command}` tells."
+    limit = least_difference(noise.deviation.value, noise.num_seeds)
+    tied = sum(score - view.complete[trial] < limit for trial in view.ranking) - 1
+    verdict = "That is more than seed noise" if lead > limit else "That is not more than seed noise"
+    others = (
+        f"{tied} other trial{'s' * (tied != 1)} cannot be told from it" if tied else "no other trial comes as close"
+    )
+    return (
+        f"{text} {verdict}: two single runs differ by up to {limit:.2f} points from seed to seed, by the "
+        f"{noise.num_seeds} final runs of {noise.source} (deviation {noise.deviation.value:.2f}, 95 % interval "
+        f"{noise.deviation.low:.2f} to {noise.deviation.high:.2f}); {others}."
+    )
+
+
+def describe_curse(view: SweepView) -> str | None:
+    """Say by how much the best score is expected to be too high, as far as the seeds' deviation is known."""
+    scores = list(view.complete.values())
+    if view.noise is None or len(scores) < 3:
+        return None
+    curse = winners_curse(view.noise.deviation.value, statistics.stdev(scores), len(scores))
+    return (
+        f"As the best of {len(scores)} single runs, the winning score is expected to be about {curse:.2f} points too "
+        f"high (winner's curse); quote the final runs of a promotion instead."
+    )
+
+
+def describe_effects(view: SweepView, effects: Sequence[Effect]) -> list[str]:
+    """Say what tau and the weights do, tau first."""
+    named = {effect.parameter.key: effect for effect in effects if effect.parameter.key in _NAMES}
+    found = [_describe_effect(effect, _NAMES[key]) for key, effect in named.items()]
+    tau = view.plan.base.get(TAU)
+    if view.parameter(TAU) is None and isinstance(tau, float):
+        found.insert(0, f"Tau was fixed at {tau:g}, so this sweep does not say what it does.")
+    elif not effects and view.parameters:
+        found.append(f"With fewer than {MIN_TRIALS} trials, nothing can be said about parameters.")
+    others = [effect for effect in effects if effect.parameter.key not in _NAMES and not effect.is_noise]
+    if others:
+        listed = ", ".join(
+            f"{each.parameter.name} ({each.change:.1f} points, best near {each.best})" for each in others
+        )
+        found.append(f"Of the other settings, these have an effect: {listed}.")
+    elif len(effects) > len(named):
+        found.append("Of the other settings, none has an effect that these trials could show.")
+    return found
+
+
+def _describe_effect(effect: Effect, name: str) -> str:
+    over = f"from {effect.over} the score changes by {effect.change:.2f} points"
+    if effect.is_noise:
+        return f"{_capital(name)}: no effect seen; {over}, which is not more than noise (p = {effect.probability:.2f})."
+    return (
+        f"{_capital(name)}: {over}, best near {effect.best}; that is more than noise (p = {effect.probability:.3f}, "
+        f"corrected for the number of settings)."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def describe_cost(view: SweepView) -> str:
+    """Say what the sweep cost, and how much of it came to nothing."""
+    spent = view.spent_s()
+    total = sum(spent.values()) or 1.0
+    shares = {
+        "in stopped trials": spent.get(TrialState.PRUNED, 0.0),
+        "in failed trials": spent.get(TrialState.FAILED, 0.0),
+        "idle": spent[IDLE],
+    }
+    parts = [f"{100 * seconds / total:.0f} % {name}" for name, seconds in shares.items() if seconds > 0.005 * total]
+    took = format_seconds(view.state.driven_s())
+    hours = view.total_hours
+    cost = f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"
+    text = f"{_count_states(view)} They cost {cost} {view.hours_unit} within {took}"
+    return f"{text}; of the workers' time, {', '.join(parts)}." if parts else f"{text}."
+
+
+def _count_states(view: SweepView) -> str:
+    counts = {str(state).lower(): sum(record.state is state for record in view.trials) for state in TrialState}
+    listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    num = len(view.trials)
+    return f"{num} trial{'s' * (num != 1)} started" + (f": {listed}." if listed else ".")
+
+
+def describe_failures(view: SweepView) -> str | None:
+    """Say what failed, or None."""
+    causes = count_causes(view)
+    return f"Failed: {causes}. Failed trials have no rank and are left out of every curve." if causes else None
+
+
+def describe_agreement(view: SweepView, found: Mapping[int, Agreement]) -> str | None:
+    """Say from which epoch on the order of trials is much like the final one."""
+    if not found:
+        return None
+    good = next(
+        (
+            epoch
+            for epoch in found
+            if all(found[later].correlation.value >= _GOOD_CORRELATION for later in found if later >= epoch)
+        ),
+        None,
+    )
+    if good is None:
+        return (
+            f"No epoch before the last orders the trials much like the last (rank correlation {_GOOD_CORRELATION} or "
+            f"more), so stopping early by score is a gamble here."
+        )
+    each = found[good].correlation
+    return (
+        f"From epoch {good} on, the order of trials is much like the final one (rank correlation {each.value:.2f}, "
+        f"95 % interval {each.low:.2f} to {each.high:.2f})."
+    )
+
+
+def describe_openings(openings: Sequence[Opening]) -> str:
+    """Say how often the test split was opened."""
+    if not openings:
+        return "As far as this home knows, the test split was never opened for this sweep."
+    listed = "; ".join(f"{each.promotion}: {each.scores}" for each in openings)
+    times = "once" if len(openings) == 1 else f"{len(openings)} times"
+    return f"As far as this home knows, the test split was opened {times} for this sweep. {listed}."
+
+
+def _sorted(params: Mapping[str, Scalar]) -> Iterator[tuple[str, Scalar]]:
+    rank = {key: place for place, key in enumerate(FIRST_KEYS)}
+    yield from sorted(params.items(), key=lambda pair: rank.get(pair[0], len(rank)))
+
+
+def _short(key: str) -> str:
+    return _NAMES.get(key, key.rsplit(".", 1)[-1])
+
+
+def _plain(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,59 @@
+"""Find what this home knows about promotions of a sweep: their seeds, and when they opened the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.report.view import SeedNoise, measure_noise
+from orchestrator.results.opened_test import TestScores, summarise_test
+from orchestrator.sweep_folder.index import list_sweeps
+from orchestrator.sweep_folder.records import TrialState
+from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One promotion that has opened the test split."""
+
+    promotion: str
+    scores: TestScores
+
+
+def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
+    """Return the promotions of a sweep in this home, earliest first; one that cannot be read is left out."""
+    found = []
+    for entry in reversed(list_sweeps(kinds={"promote"})):
+        try:
+            plan, state = read_sweep(entry.id)
+        except OrchestratorError:
+            continue  # `status` says what is wrong with it; it must not hide the sweep
+        if plan.parent == sweep_id:
+            found.append((plan, state))
+    return found
+
+
+def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]]) -> list[Opening]:
+    """Return the promotions that have opened the test split."""
+    return [
+        Opening(plan.id, summarise_test(state.test.figures)) for plan, state in promotions if state.test is not None
+    ]
+
+
+def final_scores(plan: SweepPlan, state: SweepState) -> list[float]:
+    """Return the selection metric of a promotion's complete runs."""
+    values = [
+        record.value(plan.protocol)
+        for _, record in sorted(state.records.items())
+        if record.state is TrialState.COMPLETE
+    ]
+    return [value for value in values if value is not None]
+
+
+def find_noise(promotions: Iterable[tuple[SweepPlan, SweepState]]) -> SeedNoise | None:
+    """Return the deviation between seeds from the promotion with the most of them, or None if there is none."""
+    known = [measure_noise(final_scores(plan, state), plan.id) for plan, state in promotions]
+    return max((noise for noise in known if noise is not None), key=lambda noise: noise.num_seeds, default=None)

@@ -1,0 +1,250 @@
+"""Put together the report of a promotion: final runs, the decision, what the test split showed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
+from orchestrator.report.document import Cell, Column, Figure, Headers, Part, Report, Section, Table, make_table
+from orchestrator.report.findings import describe_cost, describe_failures
+from orchestrator.report.openings import final_scores
+from orchestrator.report.search_figures import draw_learning_curves
+from orchestrator.report.statistics import Interval, mean_interval, winners_curse
+from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
+from orchestrator.report.sweep_report import describe_context, describe_origin, merge_sections
+from orchestrator.report.view import SweepView, measure_noise
+from orchestrator.results.opened_test import summarise_test
+from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.reading import read_sweep
+
+_SEED_KEY = "loop.seed"
+
+
+def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Section] = ()) -> Report:
+    """Return the report of a promotion; ``extra`` are sections about its data and its pictures."""
+    view = SweepView(plan, state, measure_noise(final_scores(plan, state), plan.id))
+    scores, sweep = final_scores(plan, state), _find_sweep(plan.parent)
+    findings = [
+        _describe_decision(state),
+        _describe_scores(view, scores),
+        _describe_test(state),
+        _describe_fall(sweep, scores),
+        describe_cost(view),
+        describe_failures(view),
+    ]
+    parts: list[Part | None] = [
+        _draw_seeds(view, scores, sweep),
+        _steps_table(view, scores, sweep),
+        _runs_table(view),
+        draw_learning_curves(view),
+    ]
+    costs: list[Part | None] = [draw_timeline(view), draw_breakdown(view), failures_table(view)]
+    sections = [
+        Section("runs", "The final runs", (), tuple(part for part in parts if part)),
+        *extra,
+        Section("cost", "What it cost", (), tuple(part for part in costs if part)),
+    ]
+    return Report(
+        name=plan.id,
+        title=f"Promotion {plan.id}",
+        context=f"Final runs of the winner of {plan.parent}. {describe_context(view)}",
+        findings=tuple(sentence for sentence in findings if sentence),
+        facts=_facts(view, scores),
+        sections=merge_sections(sections),
+        footer=describe_origin(view),
+    )
+
+
+def _find_sweep(sweep_id: str | None) -> SweepView | None:
+    """Return the sweep that was promoted, or None if this home does not have it."""
+    try:
+        return None if sweep_id is None else SweepView(*read_sweep(sweep_id))
+    except (OrchestratorError, UserError):
+        return None
+
+
+def _describe_decision(state: SweepState) -> str:
+    decided = state.promotion
+    if decided is None:
+        return "Nothing has been decided yet."
+    version = f" It is registered as {state.champion.version}." if state.champion else ""
+    marks = f" Note: {'; '.join(decided.marks)}." if decided.marks else ""
+    return f"{decided.verdict}: {decided.reason}.{version}{marks}"
+
+
+def _describe_scores(view: SweepView, scores: Sequence[float]) -> str | None:
+    if not scores:
+        return None
+    return (
+        f"On validation data, the {len(scores)} final runs have a mean of {_interval(mean_interval(scores))} % "
+        f"{view.metric}; their seeds were not used in the search."
+    )
+
+
+def _interval(found: Interval) -> str:
+    if math.isinf(found.low):
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} (95 % interval over seeds {found.low:.2f} to {found.high:.2f})"
+
+
+def _describe_test(state: SweepState) -> str:
+    if state.test is None:
+        return "The test split has not been opened by this promotion."
+    scores = summarise_test(state.test.figures)
+    values = _test_values(state.test.figures, scores.metric)
+    text = f"The test split was opened once, after the decision: {scores}"
+    if len(values) < 2:
+        return f"{text}."
+    found = mean_interval(values)
+    return f"{text}; 95 % interval over seeds {found.low:.2f} to {found.high:.2f}, on this one test split."
+
+
+def _test_values(figures: Mapping[str, Mapping[str, float]], metric: str | None) -> list[float]:
+    return [run[metric] for _, run in sorted(figures.items()) if metric in run] if metric else []
+
+
+def _describe_fall(sweep: SweepView | None, scores: Sequence[float]) -> str | None:
+    """Say how the final runs compare with the score that won the sweep."""
+    if sweep is None or sweep.winner is None or not scores:
+        return None
+    raw, mean = sweep.complete[sweep.winner.trial], statistics.fmean(scores)
+    how = "below" if mean < raw else "above"
+    text = (
+        f"In the sweep, the winner scored {raw:.2f}; the final runs' mean is {abs(raw - mean):.2f} points {how} that."
+    )
+    curse = _expected_curse(sweep, scores)
+    if curse is None:
+        return text
+    return f"{text} A fall of about {curse:.2f} was to be expected, as the winner was chosen for its score."
+
+
+def _expected_curse(sweep: SweepView, scores: Sequence[float]) -> float | None:
+    searched = list(sweep.complete.values())
+    if len(scores) < 2 or len(searched) < 3:
+        return None
+    return winners_curse(statistics.stdev(scores), statistics.stdev(searched), len(searched))
+
+
+def _facts(view: SweepView, scores: Sequence[float]) -> tuple[tuple[str, str], ...]:
+    decided, test = view.state.promotion, view.state.test
+    facts = [("decision", "none yet" if decided is None else decided.verdict)]
+    if scores:
+        found = mean_interval(scores)
+        half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
+        facts.append((f"{view.metric}, {len(scores)} seeds", f"{found.value:.2f}{half}"))
+    if test is not None:
+        summary = summarise_test(test.figures)
+        values = _test_values(test.figures, summary.metric)
+        if values:
+            found = mean_interval(values)
+            half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
+            facts.append((f"{summary.metric}, {len(values)} seeds", f"{found.value:.2f}{half}"))
+    facts.append(("test split opened", "once" if test is not None else "never"))
+    hours = view.total_hours
+    return (*facts, (view.hours_unit, f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"))
+
+
+def _runs_table(view: SweepView) -> Table:
+    """Return every final run with its seed, its validation score and what it scored on the test split."""
+    test = {} if view.state.test is None else view.state.test.figures
+    names = sorted({name for figures in test.values() for name in figures})
+    rows: list[tuple[Cell, ...]] = [
+        (
+            record.trial,
+            _seed(view.plan, record.trial),
+            str(record.state),
+            record.value(view.plan.protocol),
+            record.chosen_epoch(view.plan.protocol),
+            *(test.get(str(record.trial), {}).get(name) for name in names),
+            record.run_s,
+        )
+        for record in view.trials
+    ]
+    columns: Headers = [
+        "run",
+        "seed",
+        "state",
+        Column(f"{view.metric} (%)", 2),
+        "epoch",
+        *(Column(name, 2) for name in names),
+    ]
+    note = "The weights of the first seed are registered, chosen in advance; the others show how much a score varies."
+    return make_table("final_runs", "Final runs", [*columns, Column("time (s)", 0)], rows, note)
+
+
+def _seed(plan: SweepPlan, trial: int) -> int | None:
+    seed = plan.start_from[trial].get(_SEED_KEY) if trial < len(plan.start_from) else None
+    return seed if isinstance(seed, int) else None
+
+
+def _steps_table(view: SweepView, scores: Sequence[float], sweep: SweepView | None) -> Table | None:
+    """Return the way from the score that won the sweep to the reported one."""
+    if not scores:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    if sweep is not None and sweep.winner is not None:
+        raw = sweep.complete[sweep.winner.trial]
+        rows.append(("best score in the sweep", raw, None, None, "one run, chosen for its score: too high"))
+        curse = _expected_curse(sweep, scores)
+        if curse is not None:
+            rows.append(
+                ("less the winner's curse", raw - curse, None, None, f"best of {len(sweep.complete)} single runs")
+            )
+    rows.append(("mean of the final runs", *_bounds(scores), f"{len(scores)} fresh seeds, validation data"))
+    test = view.state.test
+    if test is not None:
+        summary = summarise_test(test.figures)
+        values = _test_values(test.figures, summary.metric)
+        if values:
+            rows.append(("mean on the test split", *_bounds(values), f"the same {len(values)} runs; opened once"))
+    columns: Headers = ["score", *(Column(name, 2) for name in ("percent", "low", "high")), "what it is"]
+    note = "Intervals are Student's, 95 %, over training seeds; they say nothing about other images."
+    return make_table("steps", "From the sweep's score to the reported one", columns, rows, note)
+
+
+def _bounds(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    found = mean_interval(values)
+    return (found.value, None, None) if math.isinf(found.low) else (found.value, found.low, found.high)
+
+
+def _draw_seeds(view: SweepView, scores: Sequence[float], sweep: SweepView | None) -> Figure | None:
+    if not scores:
+        return None
+    test = view.state.test
+    metric = None if test is None else summarise_test(test.figures).metric
+    tests = [] if test is None else _test_values(test.figures, metric)
+    raw = None if sweep is None or sweep.winner is None else sweep.complete[sweep.winner.trial]
+    groups = [(view.metric, scores, BLUE, "o")] + ([(str(metric), tests, GREEN, "s")] if tests else [])
+    rows: list[tuple[Cell, ...]] = [
+        (name, number, value) for name, values, _, _ in groups for number, value in enumerate(values)
+    ]
+    table = make_table("seeds", "Scores of the final runs", ["metric", "run", Column("score (%)", 2)], rows)
+
+    def draw() -> Drawing:
+        figure = new_figure(0.8 + 0.5 * len(groups))
+        axes = figure.subplots()
+        for place, (_, values, colour, marker) in enumerate(groups):
+            found = mean_interval(values)
+            if not math.isinf(found.low):
+                axes.plot([found.low, found.high], [place, place], color=colour, linewidth=6, alpha=0.25)
+            axes.plot(values, np.full(len(values), place), marker, color=colour, markerfacecolor="none", markersize=7)
+            axes.plot(found.value, place, "|", color=INK, markersize=16, markeredgewidth=2)
+        if raw is not None:
+            axes.plot(raw, 0, "*", color=RED, markersize=11)
+        axes.set_yticks(range(len(groups)), [name for name, *_ in groups])
+        axes.set(xlabel="score (%)", ylim=(len(groups) - 0.5, -0.5))
+        axes.grid(axis="y", color=MUTED, alpha=0.2)
+        return figure
+
+    star = " The star is the score that won the sweep." if raw is not None else ""
+    description = (
+        f"One mark per seed; the tick is their mean, the bar its 95 % interval over seeds (Student's t).{star}"
+    )
+    return Figure("seeds", "How much the score varies from seed to seed", description, draw, table)

@@ -1,0 +1,182 @@
+"""Put together the report of a sweep, a training or an ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.home import ERRORS_DIR
+from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
+from orchestrator.report.document import Column, Headers, Part, Report, Section, Table, make_table
+from orchestrator.report.findings import (
+    describe_agreement,
+    describe_cost,
+    describe_curse,
+    describe_effects,
+    describe_failures,
+    describe_openings,
+    describe_winner,
+)
+from orchestrator.report.openings import Opening
+from orchestrator.report.parameter_figures import (
+    compute_effects,
+    draw_importance,
+    draw_rejection,
+    draw_responses,
+    draw_tau,
+)
+from orchestrator.report.search_figures import (
+    compute_agreement,
+    draw_agreement,
+    draw_best_so_far,
+    draw_learning_curves,
+    draw_survival,
+    leaderboard_table,
+)
+from orchestrator.report.view import SweepView
+from orchestrator.report.weights_figure import draw_weights
+from orchestrator.results.ablation import tabulate_ablation
+from orchestrator.results.summary import make_heading
+
+
+def make_sweep_report(view: SweepView, openings: Sequence[Opening] = (), extra: Sequence[Section] = ()) -> Report:
+    """Return the report of a sweep.
+
+    Args:
+        view: The sweep.
+        openings: Promotions of it that have opened the test split.
+        extra: Sections about its data and its pictures.
+    """
+    plan, effects, agreeing = view.plan, compute_effects(view), compute_agreement(view)
+    findings = [
+        *describe_winner(view),
+        describe_curse(view),
+        *describe_effects(view, effects),
+        describe_cost(view),
+        describe_failures(view),
+        describe_openings(openings) if plan.kind == "sweep" else None,
+    ]
+    early = describe_agreement(view, agreeing)
+    sections = [
+        _section("ablation", "What each part is worth", [_ablation_table(view)]),
+        _section("search", "The search", [draw_best_so_far(view), draw_learning_curves(view), leaderboard_table(view)]),
+        _section(
+            "parameters",
+            "The parameters",
+            [draw_importance(view), draw_responses(view, effects), draw_tau(view, effects), draw_weights(view)],
+        ),
+        _section("early", "Early stopping", [draw_agreement(view, agreeing), draw_survival(view)], early),
+        _section("method", "The method at work", [draw_rejection(view)]),
+        *extra,
+        _cost_section(view),
+    ]
+    return Report(
+        name=plan.id,
+        title=f"{_KINDS[plan.kind]} {plan.id}",
+        context=describe_context(view),
+        findings=tuple(sentence for sentence in findings if sentence),
+        facts=_facts(view, openings),
+        sections=merge_sections(sections),
+        footer=describe_origin(view),
+    )
+
+
+_KINDS = {"sweep": "Sweep", "train": "Training", "ablate": "Ablation", "promote": "Promotion"}
+
+
+def describe_context(view: SweepView) -> str:
+    """Say what all scores of a page refer to."""
+    plan, heading = view.plan, make_heading(view.plan)
+    return (
+        f"{plan.method} on {plan.dataset}, recipe {heading.recipe}. Scores are {view.metric} in percent, selected by "
+        f"{plan.protocol}. {_describe_search(view)}"
+    )
+
+
+def _describe_search(view: SweepView) -> str:
+    plan = view.plan
+    if plan.kind != "sweep":
+        return f"Runs have at most {plan.epochs} epochs."
+    stopping = (
+        "none is stopped early" if plan.scheduler == "none" else f"weak ones are stopped by {plan.scheduler.upper()}"
+    )
+    num_trials = view.state.num_trials or plan.num_trials
+    return (
+        f"{num_trials} trials of at most {plan.epochs} epochs, proposed by {plan.sampler} (seed {plan.search_seed}); "
+        f"{stopping}."
+    )
+
+
+def _facts(view: SweepView, openings: Sequence[Opening]) -> tuple[tuple[str, str], ...]:
+    winner = view.winner
+    best = "none yet" if winner is None else f"{view.complete[winner.trial]:.2f} %"
+    who = "best score" if winner is None else f"best score, trial {winner.trial}"
+    noise = "not known" if view.noise is None else f"{view.noise.deviation.value:.2f} points"
+    hours = view.total_hours
+    facts = [
+        (who, best),
+        ("seed deviation", noise),
+        (
+            "trials ended",
+            f"{sum(record.ended for record in view.trials)} of {view.state.num_trials or view.plan.num_trials}",
+        ),
+        (view.hours_unit, f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"),
+    ]
+    if view.plan.kind == "sweep":
+        facts.append(("test split opened", f"{len(openings)} times" if len(openings) != 1 else "once"))
+    return tuple(facts)
+
+
+def describe_origin(view: SweepView) -> tuple[str, ...]:
+    """Say with what a sweep ran, for the foot of a page."""
+    known = view.state.provenance
+    names = {"commit": "commit", "data_hash": "data", "weights_hash": "weights", "lock_hash": "lock file"}
+    parts = [f"{name} `{known[key][:12]}`" for key, name in names.items() if known.get(key)]
+    return (
+        f"Space {view.plan.space}. {'; '.join(parts)}.",
+        f"Made from the journal by `orchestrator report {view.plan.id}`; equal journals give equal reports.",
+    )
+
+
+def _section(name: str, title: str, parts: Sequence[Part | None], paragraph: str | None = None) -> Section:
+    kept = tuple(part for part in parts if part is not None)
+    return Section(name, title, (paragraph,) if paragraph and kept else (), kept)
+
+
+def merge_sections(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Return the sections that hold something, with those of one name as one."""
+    merged: dict[str, Section] = {}
+    for section in sections:
+        if not section.parts and not section.paragraphs:
+            continue
+        known = merged.get(section.name, Section(section.name, section.title))
+        merged[section.name] = Section(
+            section.name, known.title, known.paragraphs + section.paragraphs, known.parts + section.parts
+        )
+    return tuple(merged.values())
+
+
+def _ablation_table(view: SweepView) -> Table | None:
+    if view.plan.kind != "ablate":
+        return None
+    rows = [
+        (
+            row["variant"],
+            row["num_seeds"],
+            row["num_failed"],
+            row["mean"],
+            row["deviation"],
+            row["difference"],
+            row["difference_deviation"],
+        )
+        for row in tabulate_ablation(view.plan, view.trials)
+    ]
+    names = ["mean (%)", "deviation", "difference", "its deviation"]
+    note = "Deviations are over training seeds; the difference from the complete method is taken seed by seed."
+    columns: Headers = ["variant", "seeds", "failed", *(Column(name, 2) for name in names)]
+    return make_table("ablation", "With and without each part", columns, rows, note)
+
+
+def _cost_section(view: SweepView) -> Section:
+    failures = failures_table(view)
+    paragraph = f"Tracebacks are in `sweeps/{view.plan.id}/{ERRORS_DIR}` of the home." if failures else None
+    return _section("cost", "What it cost", [draw_timeline(view), draw_breakdown(view), failures], paragraph)

@@ -1,0 +1,145 @@
+"""Write the texts and tables of a report as Markdown, LaTeX, CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import pyarrow as pa
+
+from orchestrator.report.document import Cell, Column, Figure, Report, Table, format_cell
+
+MOST_ROWS = 200
+"""Longer tables are cut in texts; CSV and Parquet have every row."""
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
+_LATEX = {
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def write_csv(table: Table) -> str:
+    """Return a table as CSV, with every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in table.columns])
+    writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
+    return text.getvalue()
+
+
+def make_parquet(table: Table) -> pa.Table:
+    """Return a table for Parquet: columns of numbers as numbers, all others as text."""
+    columns = {}
+    for number, (column, is_number) in enumerate(zip(table.columns, table.is_number, strict=True)):
+        cells: list[Cell] = [row[number] for row in table.rows]
+        columns[column.name] = _as_numbers(cells) if is_number else _as_text(cells)
+    return pa.table(columns)
+
+
+def _as_numbers(cells: list[Cell]) -> pa.Array:
+    is_whole = all(isinstance(cell, int) for cell in cells if cell is not None)
+    return pa.array(cells, pa.int64() if is_whole else pa.float64())
+
+
+def _as_text(cells: list[Cell]) -> pa.Array:
+    return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
+
+
+def write_markdown(report: Report, figures: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """Return a report as Markdown.
+
+    Args:
+        report: What to write.
+        figures: Name of a figure -> its file beside the text.
+        files: Name of a table -> the file with all its rows, if one is written.
+    """
+    return "\n\n".join(_markdown(report, figures, files)) + "\n"
+
+
+def _markdown(report: Report, figures: Mapping[str, str], files: Mapping[str, str]) -> Iterator[str]:
+    yield f"# {_mark(report.title)}"
+    yield _mark(report.context)
+    yield "\n".join(f"- {_mark(sentence)}" for sentence in report.findings)
+    for section in report.sections:
+        yield f"## {_mark(section.title)}"
+        yield from map(_mark, section.paragraphs)
+        for part in section.parts:
+            yield f"### {_mark(part.title)}"
+            if isinstance(part, Table):
+                yield from _markdown_table(part, files)
+                continue
+            if part.name in figures:
+                yield f"![{_mark(part.title)}]({figures[part.name]})"
+            yield _mark(part.description)
+            if isinstance(part, Figure):
+                yield from _markdown_table(part.table, files)
+    yield from map(_mark, report.footer)
+
+
+def _markdown_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+    rows = [[_mark(format_cell(cell, column)) for cell, column in _zip(row, table)] for row in table.rows[:MOST_ROWS]]
+    rules = ["---:" if is_number else "---" for is_number in table.is_number]
+    lines = [[_mark(column.name) for column in table.columns], rules, *rows]
+    yield "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    yield from map(_mark, _below(table, files))
+
+
+def _below(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+    if len(table.rows) > MOST_ROWS:
+        whole = f" All of them: `{files[table.name]}`." if table.name in files else ""
+        yield f"{MOST_ROWS} of {len(table.rows):,} rows.{whole}"
+    if table.note:
+        yield table.note
+
+
+def _mark(text: str) -> str:
+    """Return a text for Markdown, in which nothing but code between backticks is markup."""
+    parts = _CODE.split(" ".join(text.split()))
+    return "".join(f"`{part}`" if number % 2 else _MARKDOWN.sub(r"\\\1", part) for number, part in enumerate(parts))
+
+
+def write_latex(report: Report, files: Mapping[str, str]) -> str:
+    """Return the tables of a report as LaTeX, to be read by another file; they need the package booktabs."""
+    lines = [f"% {' '.join(report.title.split())}", "% \\usepackage{booktabs}"]
+    for table in report.tables():
+        lines += ["", *_latex_table(table, files)]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+    yield r"\begin{table}"
+    yield r"\centering"
+    note = " ".join(_below(table, files))
+    yield rf"\caption{{{_tex(table.title)}.{' ' + _tex(note) if note else ''}}}"
+    yield rf"\label{{tab:{table.name}}}"
+    yield rf"\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in table.is_number)}}}"
+    yield r"\toprule"
+    yield _latex_row(column.name for column in table.columns)
+    yield r"\midrule"
+    yield from (
+        _latex_row(format_cell(cell, column) for cell, column in _zip(row, table)) for row in table.rows[:MOST_ROWS]
+    )
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+    yield r"\end{table}"
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(map(_tex, cells)) + r" \\"
+
+
+def _tex(text: str) -> str:
+    plain = _CODE.sub(r"\1", " ".join(text.split()))
+    return "".join(_LATEX.get(character, character) for character in plain)
+
+
+def _zip(row: tuple[Cell, ...], table: Table) -> Iterator[tuple[Cell, Column]]:
+    return zip(row, table.columns, strict=True)

@@ -1,0 +1,163 @@
+"""A report as a whole: what it says, and that its page is sound, safe and the same every time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.report.document import Figure, Report
+from orchestrator.report.sweep_report import make_sweep_report
+from orchestrator.report.view import SweepView, measure_noise
+from orchestrator.report.write import write_report
+from tests.kit.search_journal import search_plan, search_state
+
+EVIL = "<script>alert('x')</script>"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def make_report(num_trials: int = 40, name: str = "plain", **changes: Any) -> Report:
+    plan = search_plan(num_trials, dataset=name, **changes)
+    view = SweepView(plan, search_state(plan, message=name), measure_noise([80.0, 80.4, 80.1], "search-promote-1"))
+    return make_sweep_report(view)
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would see, and complains about tags that are not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a search whose dataset and error messages are attacks."""
+    folder = tmp_path_factory.mktemp("report")
+    files = write_report(make_report(name=EVIL), folder)
+    names = {file.relative_to(folder).as_posix() for file in files}
+    assert {"report.html", "report.md", "tables.tex", "tables/leaderboard.csv", "tables/tau.parquet"} <= names
+    assert {"figures/weights.svg", "figures/timeline.svg"} <= names
+    # Drawn again, in the same process and so with other ids in memory: the same bytes.
+    again = write_report(make_report(name=EVIL), folder / "again")
+    assert [file.read_bytes() for file in again] == [file.read_bytes() for file in files]
+    assert all(len(file.read_bytes()) < 500_000 for file in files)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_runs_nothing_but_its_own_script_and_fetches_nothing(page: str) -> None:
+    parsed = _Page(page)
+    policy = next(attrs["content"] for tag, attrs in parsed.seen if attrs.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    for tag in ("style", "script"):
+        (inner,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert EVIL not in page
+    assert EVIL in "".join(parsed.text), "it is shown as the name that it is"
+    attributes = [(key, value or "") for _, attrs in parsed.seen for key, value in attrs.items()]
+    assert [key for key, _ in attributes if key == "style" or key.startswith("on")] == []
+    links = [value for key, value in attributes if key in ("href", "src", "xlink:href")]
+    assert {link for link in links if not link.startswith("#")} == set()
+    ids = Counter(value for key, value in attributes if key == "id")
+    assert {name for name, count in ids.items() if count > 1} == set()
+    assert {link[1:] for link in links} <= set(ids)
+    assert {found for _, value in attributes for found in re.findall(r"url\(#([^)]+)\)", value)} <= set(ids)
+
+
+def test_every_figure_has_a_name_a_description_and_its_numbers(page: str) -> None:
+    figures = page.split("<figure")[1:]
+    assert len(figures) == 11
+    for figure in figures:
+        assert re.search(r'<svg class="plot" role="img"[^>]*aria-labelledby="(\w+)-t \1-d"><title', figure)
+        assert len(re.findall(r"<desc[^>]*>(.{40,})</desc>", figure)) == 1
+        assert "<details><summary>" in figure
+        assert "<td" in figure
+    # Colours follow the page, which has a dark side, and no figure brings its own ground.
+    assert "var(--blue,#0072b2)" in page
+    assert 'fill="#ffffff"' not in page
+    assert "prefers-color-scheme: dark" in page
+    assert 'lang="en"' in page
+
+
+def test_the_first_screen_says_what_was_found() -> None:
+    report = make_report(60)
+    text = "\n".join(report.findings)
+    winner = r"Trial \d+ won with 8\d\.\d\d % val/mAP at epoch \d of 6: tau 0\.\d+, SPBC weight"
+    assert re.match(winner, report.findings[0])
+    assert "the 3 final runs of search-promote-1 (deviation 0.21, 95 % interval 0.11 to 1.31)" in text
+    assert "points too high (winner's curse)" in text
+    assert re.search(r"Tau: from 0\.3\d* to 0\.\d+ the score changes by \d+\.\d\d points, best near 0\.[67]", text)
+    assert "SPBC weight: no effect seen" in text
+    assert "Of the other settings, none has an effect" in text
+    assert "60 trials started: 35 complete, 20 pruned, 5 failed." in text
+    assert "Failed: 5 NAN." in text
+    assert "test split was never opened for this sweep" in text
+    assert report.facts[0][0].startswith("best score, trial ")
+    assert report.facts[1] == ("seed deviation", "0.21 points")
+
+
+def test_without_a_promotion_the_noise_is_not_known() -> None:
+    plan = search_plan(12)
+    text = "\n".join(make_sweep_report(SweepView(plan, search_state(plan))).findings)
+    assert f"not known yet: `orchestrator promote {plan.id}` tells" in text
+    assert "winner's curse" not in text
+
+
+def test_a_sweep_of_nothing_and_of_one_trial_has_a_report(tmp_path: Path) -> None:
+    for num_trials in (0, 1):
+        report = make_report(num_trials)
+        assert report.findings
+        write_report(report, tmp_path, ["tex", "csv", "parquet"])
+    assert make_report(0).findings[0].startswith("No trial is complete yet")
+
+
+def test_tables_are_written_without_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.report.write.write_svg", None)
+    report = make_report()
+    names = {table.name for table in report.tables()}
+    assert len(names) == sum(1 for _ in report.tables()), "each table has a file of its own"
+    files = write_report(report, tmp_path, ["csv", "tex"])
+    assert {file.stem for file in files} == names | {"tables"}
+
+
+def test_thousands_of_trials_make_a_page_of_less_than_3_mb(tmp_path: Path) -> None:
+    report = make_report(2000)
+    (page,) = write_report(report, tmp_path, ["html"])
+    assert page.stat().st_size < 1_500_000
+    drawn = [part for section in report.sections for part in section.parts if isinstance(part, Figure)]
+    assert len(drawn) == 11
+
+
+def test_a_grid_is_a_map_of_what_was_measured() -> None:
+    report = make_report(40, sampler="grid", scheduler="none")
+    (weights,) = [table for table in report.tables() if table.name == "weights"]
+    assert len(weights.columns) == 4
+    assert weights.columns[-1].name == "val/mAP (%)"
+    assert len(weights.rows) == 37, "one cell per trial that did not fail"
