@@ -32,6 +32,7 @@ _TAUS = (0.3, 0.5, 0.7, 0.9)
 _NUM_IMAGES = 4
 _MOST_NAMED = 100
 _WIDTH_CHARS = 18
+_MOST_LINES = 3
 Pixels = NDArray[np.uint8]
 
 
@@ -143,7 +144,14 @@ def draw_masks(view: SweepView) -> Figure | None:
     if not looks:
         return None
     rows: list[tuple[Cell, ...]] = [
-        (look.row, look.observed, look.true, tau, 100 * float(mask.mean()), look.rejected and look.rejected[place])
+        (
+            look.row,
+            look.observed,
+            look.true,
+            tau,
+            100 * float(mask.mean()),
+            None if look.rejected is None else look.rejected[place],
+        )
         for look in looks
         for place, (tau, mask) in enumerate(zip(taus, look.masks, strict=True))
     ]
@@ -244,7 +252,7 @@ def _names(names: Sequence[str], labels: Tensor) -> str:
 
 
 def _plot_looks(looks: Sequence[_Look], taus: Sequence[float]) -> Drawing:
-    figure = new_figure(0.3 + 1.65 * len(looks))
+    figure = new_figure(0.3 + 1.75 * len(looks))
     grid = figure.subplots(len(looks), 2 + len(taus), squeeze=False)
     for row, look in zip(grid, looks, strict=True):
         _show(row[0], look.pixels, f"observed {look.observed}" + (f"\ntrue {look.true}" if look.true else ""))
@@ -263,5 +271,7 @@ def _show(axes: Axes, pixels: Pixels, below: str) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    lines = [line for text in below.split("\n") for line in textwrap.wrap(text, _WIDTH_CHARS)]
-    axes.set_xlabel("\n".join(lines), fontsize=6)
+    # A little wider than the image; a long list of names is cut, the table has all.
+    lines = [line for text in below.split("\n") for line in textwrap.wrap(text, _WIDTH_CHARS + 6)]
+    cut = lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-1]}…"]
+    axes.set_xlabel("\n".join(cut), fontsize=6)

@@ -113,8 +113,9 @@ def inline_svg(text: str, name: str, title: str, description: str) -> str:
     assert box is not None
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = _TAG.sub(lambda tag: _convert(tag[0], name), body)
-    # Ids of groups are for editors; only what is referred to needs one.
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    # Ids of groups are for editors, and those of equal pictures are equal; only what is referred to needs one.
+    known = set(re.findall(r"#([\w.-]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in known else "", body)
     body = re.sub(r"<defs>\s*</defs>", "", body)
     body = re.sub(r">\s+<", "><", body)
     return (
