@@ -241,13 +241,15 @@ class StopSignals:
         if _watch is not None:
             _watch.last_act = say_interrupted
         # A signal that was noted, and then found nothing more to stop, has had its effect.
-        _react_if(self.received)
+        if self.received:
+            _react()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         is_first = not self.received or self._is_repeated
         self.received, self._is_repeated = True, False
         if is_first and not self._interrupts:
-            _react_if(not self._is_starting)
+            if not self._is_starting:
+                _react()
             return
         if _must_wait(frame):
             self._is_repeated = is_first
@@ -257,8 +259,3 @@ class StopSignals:
         if not is_first:
             say_interrupted()
         raise KeyboardInterrupt
-
-
-def _react_if(condition: bool) -> None:
-    if condition:
-        _react()
