@@ -34,7 +34,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import make_client
-from orchestrator.tracking.runs import TRIAL_TAG
+from orchestrator.tracking.run_tags import TRIAL_TAG
 from training.metric_names import EPOCH, VAL_MAP
 
 if TYPE_CHECKING:

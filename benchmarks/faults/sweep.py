@@ -18,7 +18,7 @@ from orchestrator.sweep_folder.events import EpochReported, Event, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.tracking.connection import make_client
-from orchestrator.tracking.runs import SWEEP_TAG, TRIAL_TAG
+from orchestrator.tracking.run_tags import SWEEP_TAG, TRIAL_TAG
 from tests.kit.trivial_run import RESUMED_FROM
 from training.metric_names import VAL_MAP
 

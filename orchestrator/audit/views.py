@@ -107,7 +107,7 @@ def _last_values(subject: Subject, record: TrialRecord) -> dict[str, float]:
 
 
 def _chosen_tags(subject: Subject, record: TrialRecord) -> dict[str, str]:
-    from orchestrator.tracking.runs import CHOSEN_TAG, trial_tags
+    from orchestrator.tracking.run_tags import CHOSEN_TAG, trial_tags
 
     tags = trial_tags(subject.plan, record, {})
     return {name: value for name, value in tags.items() if name.startswith(CHOSEN_TAG)}

@@ -30,8 +30,9 @@ def browse(
         ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = DEFAULT_PORT,
+    opens: Annotated[bool, typer.Option("--open", help="Open the list in your browser.")] = False,
 ) -> None:
-    """Open MLflow's UI at a sweep.
+    """Show a sweep in MLflow: its trials alone, the best first.
 
     Serves on 127.0.0.1 until Ctrl-C. A bundle can be shown without the home and the MLflow store that it came from.
     """
@@ -39,7 +40,7 @@ def browse(
 
     # What looks like a file is a bundle even if it does not exist, so that the message is about a file.
     if sweep is not None and (Path(sweep).suffix == Path(SUFFIX).suffix or Path(sweep).is_file()):
-        _browse_bundle(Path(sweep), port)
+        _browse_bundle(Path(sweep), port, opens=opens)
         return
     from orchestrator.sweep_folder.index import find_sweep
     from orchestrator.tracking.connection import is_server, require_answer, tracking_uri
@@ -56,9 +57,9 @@ def browse(
     require_answer("The leaderboard needs no MLflow: orchestrator leaderboard")
     _catch_up(plan)
     if is_server():
-        _print_link(plan, uri)
+        _show_links(plan, uri, opens=opens)
     else:
-        serve(uri, port, lambda base: _print_ready(plan, base))
+        serve(uri, port, lambda base: _show_ready(plan, base, opens=opens))
 
 
 def _require_writable_home(plan: SweepPlan) -> None:
@@ -77,7 +78,7 @@ def _require_writable_home(plan: SweepPlan) -> None:
         )
 
 
-def _browse_bundle(file: Path, port: int) -> None:
+def _browse_bundle(file: Path, port: int, *, opens: bool) -> None:
     """Show a bundle from a temporary home and MLflow store."""
     from orchestrator.home import HOME_VARIABLE
     from orchestrator.results.bundle import unpack_bundle
@@ -99,7 +100,7 @@ def _browse_bundle(file: Path, port: int) -> None:
         # Nobody else uses this store, so a failure stays.
         if not sync(plan.id, UNPACK_S, retry=False):
             print_note(f"MLflow is incomplete: {plan.id} could not be written within {UNPACK_S / 60:.0f} min.")
-        serve(tracking_uri(), port, lambda base: _print_ready(plan, base))
+        serve(tracking_uri(), port, lambda base: _show_ready(plan, base, opens=opens))
 
 
 def _catch_up(plan: SweepPlan) -> None:
@@ -115,19 +116,21 @@ def _catch_up(plan: SweepPlan) -> None:
         )
 
 
-def _print_ready(plan: SweepPlan, base: str) -> None:
-    _print_link(plan, base)
+def _show_ready(plan: SweepPlan, base: str, *, opens: bool) -> None:
+    _show_links(plan, base, opens=opens)
     print_note("Ctrl-C stops it.")
 
 
-def _print_link(plan: SweepPlan, base: str) -> None:
+def _show_links(plan: SweepPlan, base: str, *, opens: bool) -> None:
     from orchestrator.redaction import redact
-    from orchestrator.tracking.store import find_sweep_run
-    from orchestrator.tracking.ui import run_url
+    from orchestrator.tracking.pages import find_pages, open_page
 
-    base = redact(base).rstrip("/")
-    found = find_sweep_run(plan)
-    if found is None:
-        print_line(f"{base}/ has no run of {plan.id} yet. It appears with the first trial.")
+    pages = find_pages(base, plan)
+    if pages is None:
+        print_line(f"{redact(base).rstrip('/')}/ has no run of {plan.id} yet. It appears with the first trial.")
         return
-    print_line(f"{plan.kind} {plan.id}: {run_url(base, *found)}")
+    print_line(f"{plan.kind} {plan.id}: {redact(pages.trials)}")
+    print_line(f"in charts: {redact(pages.charts)}")
+    print_line(f"described: {redact(pages.own)}")
+    if opens and not open_page(pages.trials):
+        print_note("No browser was found here. Open the address above on a machine that can reach it.")

@@ -177,6 +177,7 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
         steps.write_results()
         if not outcome.keep_weights:
             steps.drop_weights()
+        steps.describe_in_sweep()
     return replace(
         outcome,
         decision=decision,

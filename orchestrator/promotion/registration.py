@@ -24,7 +24,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
 from orchestrator.tracking.reading import read_sweep
-from orchestrator.tracking.runs import SWEEP_TAG
+from orchestrator.tracking.run_tags import SWEEP_TAG
 
 if TYPE_CHECKING:
     from orchestrator.tracking.registry import ModelVersion

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.run_config import render_config
@@ -30,10 +30,11 @@ from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecide
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import Journal
 from orchestrator.sweep_folder.rows import write_results
-from orchestrator.tracking.runs import SWEEP_TAG
+from orchestrator.tracking.run_tags import SWEEP_TAG
 from training.config.run import PLACE_KEYS
 
 PROMOTED_DIR = "promoted"
+_DESCRIBE_S = 20.0
 
 
 class PromotionSteps:
@@ -139,6 +140,15 @@ class PromotionSteps:
             if trial != REGISTERED_TRIAL:
                 with suppress(OSError):  # left-over weights take disk space, but the promotion is valid
                     delete_checkpoints(self._plan, trial)
+
+    def describe_in_sweep(self) -> None:
+        """Show the result in the description that the promoted sweep has in MLflow."""
+        from orchestrator.tracking.tracker import sync
+
+        # The promotion is valid without it, and the next `browse` writes it.
+        with suppress(OrchestratorError, UserError):
+            if self._plan.parent is not None:
+                sync(self._plan.parent, _DESCRIBE_S)
 
     def _append(self, event: Event) -> None:
         self._journal.append(event)

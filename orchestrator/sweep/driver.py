@@ -324,7 +324,8 @@ class _Driver:
             self._plan,
             self._journal,
             on_artifacts=self._keep_artifacts,
-            on_end=self._after_trial,
+            on_failure=self._keep_traceback,
+            on_end=self._cleaner.trial_ended,
             say=self._progress.say,
         )
         # A driver may have been killed between the last epoch of a trial and its end.
@@ -365,10 +366,8 @@ class _Driver:
     def _keep_artifacts(self, trial: int, files: dict[str, bytes]) -> None:
         spool_artifacts(self._plan.id, trial, files)
 
-    def _after_trial(self, record: TrialRecord, details: str) -> None:
-        if details:
-            write_error(self._plan.id, record.trial, details)
-        self._cleaner.trial_ended(record)
+    def _keep_traceback(self, trial: int, details: str) -> None:
+        write_error(self._plan.id, trial, details)
 
     def _wait(self, future: Future[T]) -> T:
         """Return a future's result, or stop waiting once a signal arrives."""

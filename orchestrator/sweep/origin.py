@@ -20,7 +20,7 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
 
     Returns:
         ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as in
-        ``TrainingRun.identity``.
+        ``TrainingRun.identity``; and the size of the dataset: ``num_classes``, ``num_train``, ``num_test`` and so on.
 
     Raises:
         ConfigError, DatasetError, WeightsError: The dataset, the model or the weights cannot be loaded.
@@ -44,6 +44,8 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
         "data_hash": info.data_hash,
         "weights_hash": weights_hash,
         "true_labels": "available" if has_true_labels else "not available",
+        "num_classes": str(len(info.classes)),
+        **{f"num_{phase}": str(count) for phase, count in info.counts.items()},
     }
 
 

@@ -41,7 +41,8 @@ from orchestrator.tracking.store import find_runs_of_trials
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_WALL = "wall/"
+_COMPUTED = ("wall/", "chosen/")
+"""Metrics that are computed from a trial's events."""
 
 
 def rebuild_journal(sweep_id: str) -> int:
@@ -149,8 +150,7 @@ def _read_trial(client: MlflowClient, trial: int, run: StoredRun) -> Iterator[Ep
     metrics: dict[int, dict[str, float]] = {}
     times: dict[int, int] = {}
     for name in run.metrics:
-        # The times of a whole trial are computed from its events.
-        if name.startswith(_WALL):
+        if name.startswith(_COMPUTED):
             continue
         for point in client.get_metric_history(run.run_id, name):
             metrics.setdefault(point.step, {})[name] = _unclip(point.value)

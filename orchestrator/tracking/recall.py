@@ -18,7 +18,8 @@ from orchestrator.sweep_folder.events import PromotionDecided, TestOpened
 from orchestrator.sweep_folder.records import Cause, TrialRecord
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
-from orchestrator.tracking.runs import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS, StoredRun
+from orchestrator.tracking.run_tags import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS
+from orchestrator.tracking.runs import StoredRun
 from orchestrator.tracking.store import find_logged_sweep
 from training.metric_names import EPOCH
 from training.selection import Protocol, epoch_metric

@@ -15,8 +15,9 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.redaction import redact
 from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry, list_sweeps
 from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
+from orchestrator.tracking.logged_model import link_version, log_model
 from orchestrator.tracking.reading import read_sweep
-from orchestrator.tracking.runs import SWEEP_TAG
+from orchestrator.tracking.run_tags import SWEEP_TAG
 from training.cache import cache_dir
 from training.config.spelling import did_you_mean
 from training.path_names import require_path_name
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from mlflow.entities import model_registry
 
 CHAMPION = "champion"
-MODEL_FOLDER = "model"
 WEIGHTS_FILE = "model.safetensors"
 DATASET_TAG = "orchestrator.dataset"
 _ADVICE = "A model's own folder can be used without MLflow: orchestrator evaluate FOLDER"
@@ -38,12 +38,14 @@ class ModelVersion:
 
     Attributes:
         tags: What the promotion wrote: the keys that must agree, the scores per seed, and so on.
+        source: URI of its folder: a logged model's, or, as earlier versions registered it, among its run's artifacts.
     """
 
     name: str
     version: int
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
@@ -113,9 +115,13 @@ def register_version(name: str, dataset: str, run_id: str, folder: Path, tags: M
         known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         if known:
             return _version(known[0])
-        client.log_artifacts(run_id, str(folder), MODEL_FOLDER)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
-        return _version(client.create_model_version(name, source, run_id, tags=dict(tags)))
+        model = log_model(client, client.get_run(run_id), name, folder)
+        # The place itself, not `models:/ID`, which MLflow would look up in whatever store is the process's default.
+        made = client.create_model_version(
+            name, model.artifact_location, run_id, tags=dict(tags), model_id=model.model_id
+        )
+        link_version(client, model, made)
+        return _version(made)
 
 
 def set_champion(version: ModelVersion) -> None:
@@ -278,40 +284,29 @@ def _find_aliased(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _version(found: model_registry.ModelVersion) -> ModelVersion:
-    return ModelVersion(found.name, int(found.version), str(found.run_id), dict(found.tags))
+    return ModelVersion(found.name, int(found.version), str(found.run_id), dict(found.tags), str(found.source))
 
 
 def _fetch(version: ModelVersion) -> Path:
-    with answering(_ADVICE) as client:
-        try:
-            location = str(client.get_run(version.run_id).info.artifact_uri)
-        except Exception as error:
-            if not is_missing(error):
-                raise
-            raise OrchestratorError(
-                f"The run that trained {version} is gone from MLflow at {redact(tracking_uri())}, and the weights with "
-                f"it. Promote its sweep again."
-            ) from error
+    with answering(_ADVICE):
         # Artifacts on this machine are used in place; a copy in the cache would only waste disk space.
-        if urlsplit(location).scheme in ("", "file"):
-            folder = Path(unquote(urlsplit(location).path)) / MODEL_FOLDER
+        if urlsplit(version.source).scheme in ("", "file"):
+            folder = Path(unquote(urlsplit(version.source).path))
         else:
-            # A run's artifacts never change, so its id is a safe name in the cache.
+            # A run has one model, which never changes, so its id is a safe name in the cache.
             folder = cache_dir() / "models" / require_path_name(version.run_id, "The id of a run in MLflow")
             if not folder.exists():
-                _download(version.run_id, folder)
+                _download(version.source, folder)
     if not (folder / WEIGHTS_FILE).is_file():
         raise OrchestratorError(f"{folder} of {version} has no {WEIGHTS_FILE}. Promote its sweep again.")
     return folder
 
 
-def _download(run_id: str, folder: Path) -> None:
+def _download(source: str, folder: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        fetched = download_artifacts(
-            artifact_uri=f"runs:/{run_id}/{MODEL_FOLDER}", dst_path=scratch, tracking_uri=tracking_uri()
-        )
+        fetched = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=tracking_uri())
         # Moved into place at the end, so that a folder in the cache is always complete.
         shutil.move(fetched, folder)

@@ -8,15 +8,16 @@ points of an epoch are written in one transaction, and the metric ``epoch`` says
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from orchestrator.home import SPOOL_DIR, trial_name
-from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.home import SPOOL_DIR
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import (
     DriverEnded,
     EpochReported,
@@ -28,32 +29,43 @@ from orchestrator.sweep_folder.events import (
 )
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.ledger import HEAD_FILE, ledger_file
-from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState, best
+from orchestrator.sweep_folder.records import ENDED, TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.tracking.dataset_use import DatasetUse, find_dataset
+from orchestrator.tracking.promotions import describe_promotions
+from orchestrator.tracking.run_tags import (
+    DRIVER_STATUS,
+    LAYOUT,
+    LAYOUT_TAG,
+    PARENT_TAG,
+    TRIAL_STATUS,
+    TRIAL_TAG,
+    chosen_metric,
+    note_tags,
+    search_params,
+    sweep_tags,
+    trial_params,
+    trial_tags,
+)
+from orchestrator.tracking.sweep_metrics import NUM_ENDED, SweepMetrics
+from orchestrator.tracking.sweep_notes import (
+    LEADERBOARD_FILE,
+    LEADERBOARD_TAGS,
+    describe_sweep,
+    rank,
+    tabulate_leaderboard,
+)
+from orchestrator.tracking.trial_notes import name_run
+from orchestrator.tracking.views import make_view_tags
 from training.metric_names import EPOCH, TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EVAL_S, TIME_TRAIN_S
-from training.selection import epoch_metric
-
-PARENT_TAG = "mlflow.parentRunId"
-SWEEP_TAG = "orchestrator.sweep"
-TRIAL_TAG = "orchestrator.trial"
-NUM_TRIALS_TAG = "orchestrator.num_trials"
-"""Only a sweep's own run has this tag."""
-CHOSEN_TAG = "chosen."
-"""Prefix of the tags with a trial's chosen epoch and its metrics there; MLflow itself lists only the last epoch's."""
-TRIAL_STATUS = {
-    TrialState.RUNNING: "RUNNING",
-    TrialState.COMPLETE: "FINISHED",
-    TrialState.PRUNED: "KILLED",
-    TrialState.FAILED: "FAILED",
-    # Neither running nor ended: `resume` continues it.
-    TrialState.INTERRUPTED: "SCHEDULED",
-}
-DRIVER_STATUS = {"RUNNING": "RUNNING", "INTERRUPTED": "SCHEDULED", "FINISHED": "FINISHED", "FAILED": "FAILED"}
 
 _ENDED = frozenset(TRIAL_STATUS[state] for state in ENDED)
 _EPOCH_PARTS = {"data": TIME_DATA_S, "train": TIME_TRAIN_S, "eval": TIME_EVAL_S, "checkpoint": TIME_CHECKPOINT_S}
 _MAX_POINTS = 800  # metrics in one log_batch, which takes at most 1,000 metrics, params and tags together
-_MAX_TEXT = 500
+_ORDER = ("chosen", "val", EPOCH, "train", "time")
+_SWEEP_EVERY_S = 20.0
+_SWEEP_SHARE = 0.02
+"""Share of the time that goes at most into the sweep's own run while it runs; its table grows with the trials."""
 
 
 class Point(NamedTuple):
@@ -73,6 +85,7 @@ class StoredRun:
     tags: dict[str, str]
     last_epoch: int = 0
     has_params: bool = False
+    has_dataset: bool = False
     started_ms: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last value of each metric."""
@@ -86,6 +99,11 @@ class StoredRun:
     def trial(self) -> int | None:
         """The trial's number, or None for the sweep's own run."""
         return int(self.tags[TRIAL_TAG]) if TRIAL_TAG in self.tags else None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this version wrote it; runs of earlier ones lack part of what is shown."""
+        return self.tags.get(LAYOUT_TAG) == LAYOUT
 
 
 class RunStore(Protocol):
@@ -103,11 +121,20 @@ class RunStore(Protocol):
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
         """Set the status, and the end time if there is one."""
 
+    def log_dataset(self, run_id: str, dataset: DatasetUse) -> None:
+        """Say which dataset a run used; saying it again changes nothing."""
+
+    def set_view(self, tags: Mapping[str, str]) -> None:
+        """Write tags of the experiment that do not exist yet."""
+
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Write an artifact."""
 
     def log_folder(self, run_id: str, folder: Path) -> None:
         """Write the files of a folder as artifacts."""
+
+    def run_path(self, run_id: str) -> str:
+        """Return the address of a run's page, without the server's."""
 
 
 class RunsWriter:
@@ -130,8 +157,12 @@ class RunsWriter:
         # Two runs have the same tag only if two writers ran at once; the oldest run counts. A dict keeps the last of
         # equal keys, hence the reversed order.
         self._runs = {run.trial: run for run in reversed(store.find_runs(plan.id))}
-        self._points: dict[int, list[Point]] = {}
+        self._points: dict[int | None, list[Point]] = {}
         self._provenance: dict[int, Mapping[str, str]] = {}
+        self._metrics = SweepMetrics(plan)
+        self._sweep_due_s: float | None = None  # when the sweep's own run is written again; None: it is up to date
+        self._sweep_took_s = 0.0
+        self._has_files = False
         self._waiting: dict[int | None, None] = {}  # an ordered set of trials to write; None is the sweep itself
 
     def catch_up(self) -> bool:
@@ -140,8 +171,10 @@ class RunsWriter:
         for event in events:
             self._take(event)
         gained = bool(self._waiting)
+        if self._sweep_due_s is not None and time.monotonic() >= self._sweep_due_s:
+            self._waiting[None] = None
         # The parent comes first: a child needs its id.
-        if gained:
+        if self._waiting:
             self._write_runs(self._runs.get(None) or self._create_sweep_run())
         # Pictures are written by the trials and not announced by events, so look for them each time.
         self._log_spool()
@@ -179,26 +212,52 @@ class RunsWriter:
 
     def _take_of_trial(self, trial: int, event: Event) -> None:
         run = self._runs.get(trial)
+        if isinstance(event, TrialEnded):
+            self._count(self._state.records[trial])
         # A run that has ended in MLflow is complete: its status is written last.
-        if run is not None and run.ended:
+        if run is not None and run.ended and run.is_current:
             return
         self._waiting[trial] = None
         if isinstance(event, TrialStarted):
             # A trial belongs to the driver that started it, not to the one that is running now.
             self._provenance[trial] = self._state.provenance
-        # Everything up to the last epoch in MLflow was written completely and in order.
-        elif isinstance(event, EpochReported) and (run is None or event.epoch > run.last_epoch):
-            self._add(trial, Point(event.epoch, event.time_ms, {**event.metrics, EPOCH: event.epoch}))
-        elif isinstance(event, TrialEnded):
+        elif isinstance(event, EpochReported):
+            self._take_epoch(event, run)
+        elif isinstance(event, TrialEnded) and not (run is not None and run.ended):
             record = self._state.records[trial]
             self._add(trial, Point(record.last_epoch, record.ended_ms or event.time_ms, wall_times(record)))
+
+    def _take_epoch(self, event: EpochReported, run: StoredRun | None) -> None:
+        # Everything up to the last epoch in MLflow was written completely and in order.
+        is_new = run is None or event.epoch > run.last_epoch
+        metrics = {**event.metrics, EPOCH: event.epoch} if is_new else {}
+        if is_new or (run is not None and not run.is_current):
+            metrics |= self._chosen(event.trial, event.epoch)
+        if metrics:
+            self._add(event.trial, Point(event.epoch, event.time_ms, dict(sorted(metrics.items(), key=_by_weight))))
+
+    def _chosen(self, trial: int, epoch: int) -> dict[str, float]:
+        """Return the trial's score if this epoch is the chosen one so far; MLflow takes the last that it gets."""
+        record, protocol = self._state.records[trial], self._plan.protocol
+        if record.chosen_epoch(protocol) != epoch:
+            return {}
+        value = record.metrics[epoch].get(protocol.metric)
+        return {} if value is None or not math.isfinite(value) else {chosen_metric(protocol): value}
+
+    def _count(self, record: TrialRecord) -> None:
+        metrics, own = self._metrics.add(record), self._runs.get(None)
+        if own is None or self._metrics.num_ended > own.metrics.get(NUM_ENDED, 0):
+            assert record.ended_ms is not None
+            self._points.setdefault(None, []).append(Point(self._metrics.num_ended, record.ended_ms, metrics))
+        if self._sweep_due_s is None:
+            self._sweep_due_s = time.monotonic() + max(_SWEEP_EVERY_S, self._sweep_took_s / _SWEEP_SHARE)
 
     def _add(self, trial: int, point: Point) -> None:
         self._points.setdefault(trial, []).append(point)
         self._waiting[trial] = None
 
     def _create_sweep_run(self) -> StoredRun:
-        tags = sweep_tags(self._plan, self._state)
+        tags = sweep_tags(self._plan, self._state) | LEADERBOARD_TAGS
         # Nothing is written before the first driver has started.
         assert self._state.started_ms is not None
         run = StoredRun(self._store.create_run(self._plan.id, self._state.started_ms, tags), "RUNNING", tags)
@@ -206,12 +265,33 @@ class RunsWriter:
         return run
 
     def _write_sweep(self, run: StoredRun) -> None:
-        self._log(run, [], {} if run.has_params else search_params(self._plan), sweep_tags(self._plan, self._state))
-        self._store.log_text(run.run_id, self._plan.space_text, "space.yaml")
-        self._store.log_text(run.run_id, self._plan.to_json(), "plan.json")
+        began, self._sweep_due_s = time.monotonic(), None
+        rows = rank(self._plan, self._state)
+        note = describe_sweep(self._plan, self._state, rows, self._link, describe_promotions(self._plan, self._state))
+        tags = sweep_tags(self._plan, self._state) | LEADERBOARD_TAGS | note_tags(note, run.tags)
+        points = self._points.pop(None, [])
+        self._log(run, points, {} if run.has_params else search_params(self._plan), tags)
+        self._log_dataset(run, self._state.provenance)
+        if not self._has_files:
+            self._store.set_view(make_view_tags(self._plan))
+            self._store.log_text(run.run_id, self._plan.space_text, "space.yaml")
+            self._store.log_text(run.run_id, self._plan.to_json(), "plan.json")
+            self._has_files = True
+        self._store.log_text(run.run_id, tabulate_leaderboard(self._plan, rows), LEADERBOARD_FILE)
         if self._state.test is not None and self._state.test.opening is not None:
             self._log_ledger(run)
         self._set_status(run, DRIVER_STATUS[self._state.driver_state or "RUNNING"], self._ended_ms)
+        self._sweep_took_s = time.monotonic() - began
+
+    def _link(self, trial: int) -> str | None:
+        run = self._runs.get(trial)
+        return None if run is None else self._store.run_path(run.run_id)
+
+    def _log_dataset(self, run: StoredRun, provenance: Mapping[str, str]) -> None:
+        dataset = find_dataset(self._plan, provenance)
+        if dataset is not None and not run.has_dataset:
+            self._store.log_dataset(run.run_id, dataset)
+            run.has_dataset = True
 
     def _log_ledger(self, run: StoredRun) -> None:
         # The head first: it may be a line behind the ledger, but not ahead of it.
@@ -225,11 +305,14 @@ class RunsWriter:
         run = self._runs.get(trial)
         tags = {PARENT_TAG: sweep.run_id, **trial_tags(self._plan, record, self._provenance.get(trial, {}))}
         if run is None:
-            run = StoredRun(self._store.create_run(trial_name(trial), record.started_ms, tags), "RUNNING", tags)
+            name = name_run(self._plan, record)
+            run = StoredRun(self._store.create_run(name, record.started_ms, tags), "RUNNING", tags)
             self._runs[trial] = run
         points = self._points.pop(trial, [])
+        # Before the tags, one of which says that the run is complete.
+        self._log_dataset(run, self._provenance.get(trial, {}))
         # Only test figures come this late; the tags of a finished run do not change.
-        if run.ended:
+        if run.ended and run.is_current:
             tags = run.tags
         self._log(run, points, {} if run.has_params else trial_params(self._plan, record), tags)
         if not run.ended:
@@ -281,92 +364,10 @@ def wall_times(record: TrialRecord) -> dict[str, float]:
     return {f"wall/{part}_s": seconds for part, seconds in parts.items()} | {"wall/total_s": record.run_s}
 
 
-def trial_params(plan: SweepPlan, record: TrialRecord) -> dict[str, str]:
-    """Return a trial's complete configuration, flattened."""
-    return {key: str(value) for key, value in trial_config(plan, record.params).flatten().items()}
-
-
-def search_params(plan: SweepPlan) -> dict[str, str]:
-    """Return how a sweep searches."""
-    names = (
-        "sampler",
-        "search_seed",
-        "startup_trials",
-        "scheduler",
-        "grace_epochs",
-        "reduction_factor",
-        "concurrency",
-        "epochs",
-    )
-    return {f"search.{name}": str(getattr(plan, name)) for name in names}
-
-
-def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a trial's run, except the link to its sweep's run."""
-    # The seed may be searched or fixed per trial, so take the trial's and not the plan's.
-    training_seed = trial_config(plan, record.params).loop.seed
-    tags = {
-        **_common_tags(plan, {**provenance, "training_seed": str(training_seed)}),
-        TRIAL_TAG: str(record.trial),
-        "orchestrator.origin": record.origin,
-        "orchestrator.attempts": str(record.attempts),
-        "orchestrator.params": json.dumps(dict(record.params)),
-        "orchestrator.run_s": f"{record.run_s:.3f}",
-        "orchestrator.reported_ms": str(record.spans[-1][1] if record.spans else record.started_ms),
-        **_chosen_tags(plan, record),
-    }
-    if record.cause is not None:
-        tags["orchestrator.cause"] = str(record.cause)
-        tags["orchestrator.message"] = (record.message or "")[:_MAX_TEXT]
-    return tags
-
-
-def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
-    """Return the tags of a sweep's own run: what it is, its progress, its best trial, and a promotion's decision.
-
-    ``run_s`` is the time that drivers took, without the driver that is still running.
-    """
-    at_work_since = state.driver_started_ms if state.driver_state == "RUNNING" else None
-    tags = _common_tags(plan, state.provenance) | {
-        NUM_TRIALS_TAG: str(state.num_trials),
-        "orchestrator.driver_started_ms": str(state.driver_started_ms),
-        "orchestrator.run_s": f"{state.driven_s(at_work_since):.3f}",
-    }
-    if plan.parent:
-        tags["orchestrator.from"] = plan.parent
-    winner = best(state.records.values(), plan.protocol)
-    if winner is not None:
-        tags["orchestrator.best_trial"] = str(winner.trial)
-        tags["orchestrator.best_value"] = f"{winner.value(plan.protocol):.3f}"
-    # MLflow searches runs only by their tags, so the decision is stored there.
-    if state.promotion is not None:
-        tags["orchestrator.verdict"] = state.promotion.verdict
-        tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
-        tags["orchestrator.marks"] = "; ".join(state.promotion.marks)[:_MAX_TEXT]
-        tags["orchestrator.model"] = state.promotion.model
-    if state.test is not None and state.test.opening is not None:
-        tags["orchestrator.test_opening"] = str(state.test.opening)
-        tags["orchestrator.test_opening_hash"] = str(state.test.line_hash)
-    return tags
-
-
-def _chosen_tags(plan: SweepPlan, record: TrialRecord) -> dict[str, str]:
-    epoch = record.chosen_epoch(plan.protocol)
-    if epoch is None:
-        return {}
-    names = (plan.protocol.metric, epoch_metric(plan.protocol.select_epoch_by))
-    chosen = {name: value for name in names if (value := record.metrics[epoch].get(name)) is not None}
-    return {f"{CHOSEN_TAG}{name}": str(value) for name, value in {EPOCH: epoch, **chosen}.items()}
-
-
-def _common_tags(plan: SweepPlan, provenance: Mapping[str, str]) -> dict[str, str]:
-    return {
-        SWEEP_TAG: plan.id,
-        "orchestrator.kind": plan.kind,
-        "orchestrator.method": plan.method,
-        "orchestrator.protocol": str(plan.protocol),
-        **{f"provenance.{key}": value for key, value in provenance.items()},
-    }
+def _by_weight(metric: tuple[str, float]) -> int:
+    """Order metrics by what a reader looks for first; MLflow lists them as they were first written."""
+    kind = metric[0].partition("/")[0]
+    return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
 def _batches(points: Sequence[Point]) -> list[list[Point]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,12 +24,16 @@ from orchestrator.tracking.connection import (
     make_client,
     tracking_uri,
 )
-from orchestrator.tracking.runs import NUM_TRIALS_TAG, SWEEP_TAG, Point, StoredRun
+from orchestrator.tracking.dataset_use import DatasetUse
+from orchestrator.tracking.run_tags import NUM_TRIALS_TAG, SWEEP_TAG, chosen_metric
+from orchestrator.tracking.runs import Point, StoredRun
+from orchestrator.tracking.ui import run_path
 from training.metric_names import EPOCH
+from training.selection import Protocol
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 # Short, because somebody is waiting for a table, and MLflow is only the second place to look.
 _LOOK_WAIT_S = 3.0
@@ -110,6 +115,24 @@ class MlflowStore:
         else:
             self._client.set_terminated(run_id, status, end_ms)
 
+    def log_dataset(self, run_id: str, dataset: DatasetUse) -> None:
+        """Say which dataset a run used; saying it again changes nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            dataset.name, dataset.digest, "local", dataset.source, profile=json.dumps(dict(dataset.counts))
+        )
+        used = DatasetInput(entity, [InputTag("mlflow.data.context", dataset.context)])
+        self._client.log_inputs(run_id, datasets=[used])
+
+    def set_view(self, tags: Mapping[str, str]) -> None:
+        """Write tags of the experiment that do not exist yet."""
+        _add_experiment_tags(self._client, self._client.get_experiment(self._experiment_id), tags)
+
+    def run_path(self, run_id: str) -> str:
+        """Return the address of a run's page, without the server's."""
+        return run_path(self._experiment_id, run_id)
+
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Write an artifact."""
         self._client.log_text(run_id, text, path)
@@ -145,6 +168,12 @@ def find_run(run_id: str) -> tuple[str, int | None]:
 def find_sweep_run(plan: SweepPlan) -> tuple[str, str] | None:
     """Return the experiment id and the run id of a sweep's own run, or None if MLflow has none yet."""
     return _find_run_of(plan, None)
+
+
+def has_experiment_tag(experiment_id: str, key: str) -> bool:
+    """Return whether an experiment has a tag."""
+    with answering() as client:
+        return key in client.get_experiment(experiment_id).tags
 
 
 def find_trial_run(plan: SweepPlan, trial: int) -> str | None:
@@ -261,6 +290,7 @@ def _stored(run: Run) -> StoredRun:
         dict(run.data.tags),
         int(metrics.get(EPOCH, 0)),
         bool(run.data.params),
+        bool(run.inputs and run.inputs.dataset_inputs),
         int(run.info.start_time),
         metrics,
     )
@@ -271,11 +301,32 @@ def _find_or_create_experiment(client: MlflowClient, name: str) -> str:
     if experiment is None:
         # A server knows where its artifacts go. For a database, MLflow would put them into the current folder.
         location = (artifacts_dir() / name).as_uri() if is_database() else None
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_experiment_tags(name)))
     # MLflow keeps deleted experiments and refuses a second one of the same name.
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"Experiment {name!r} is deleted in MLflow. Restore it: mlflow experiments restore "
             f"--experiment-id {experiment.experiment_id}"
         )
+    _add_experiment_tags(client, experiment, _experiment_tags(name))
     return str(experiment.experiment_id)
+
+
+def _experiment_tags(dataset: str) -> dict[str, str]:
+    """Return what makes MLflow show an experiment as one of trained models, and not of language models' answers."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": (
+            f"Sweeps, promotions and ablations on `{dataset}`, each with a run of its own above those of its trials. "
+            "Scores are in percent; `chosen/...` is a trial's score at its chosen epoch. To see the trials of one "
+            "sweep, the best first: `orchestrator browse SWEEP`"
+        ),
+        "mlflow.experiment.primaryMetric.name": chosen_metric(Protocol()),
+    }
+
+
+def _add_experiment_tags(client: MlflowClient, experiment: Experiment, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        # What is there may have been changed by a user.
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import IO
+from urllib.parse import urlencode
 
 import psutil
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.health import ask_server
 from orchestrator.home import artifacts_dir, home
+from orchestrator.tracking.views import TRAINING_MODE
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
@@ -42,7 +44,12 @@ class _StopRequest:
 
 def run_url(base: str, experiment_id: str, run_id: str) -> str:
     """Return the address of a run's page."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{base.rstrip('/')}/{run_path(experiment_id, run_id)}"
+
+
+def run_path(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page, without the server's, as a link on another page of it."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(TRAINING_MODE)}"
 
 
 def require_free_port(port: int) -> None:

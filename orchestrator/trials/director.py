@@ -42,7 +42,9 @@ class Director:
         plan: The sweep.
         journal: Open for writing, with this driver's ``driver_started`` in it.
         on_artifacts: Called with (trial, files) before the trial's last epoch is in the journal.
-        on_end: Called with (record, details) after a trial's end is in the journal.
+        on_failure: Called with (trial, details) before a failed trial's end is in the journal: whoever reads the end
+            there finds the traceback.
+        on_end: Called after a trial's end is in the journal.
         say: Called with a message for the user about a trial that continues.
     """
 
@@ -52,11 +54,12 @@ class Director:
         journal: Journal,
         *,
         on_artifacts: Callable[[int, dict[str, bytes]], None] = lambda trial, files: None,
-        on_end: Callable[[TrialRecord, str], None] = lambda record, details: None,
+        on_failure: Callable[[int, str], None] = lambda trial, details: None,
+        on_end: Callable[[TrialRecord], None] = lambda record: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._plan, self._journal = plan, journal
-        self._on_artifacts, self._on_end, self._say = on_artifacts, on_end, say
+        self._on_artifacts, self._on_failure, self._on_end, self._say = on_artifacts, on_failure, on_end, say
         self._pruner = Pruner(plan)
         self._proposer = make_proposer(plan, journal.state.records.values())
         self._losses: Counter[int] = Counter()
@@ -271,12 +274,14 @@ class Director:
     def _end(
         self, trial: int, state: TrialState, cause: Cause | None = None, message: str | None = None, details: str = ""
     ) -> None:
+        if details:
+            self._on_failure(trial, details)
         self._journal.append(TrialEnded(trial, state, cause, message))
         self._running.discard(trial)
         record = self._journal.state.records[trial]
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
         self._proposer.learn(record)
-        self._on_end(record, details)
+        self._on_end(record)
 
 
 def _longest_epoch(record: TrialRecord) -> float:

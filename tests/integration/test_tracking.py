@@ -71,7 +71,7 @@ def _epochs(store: Path) -> dict[str, list[int]]:
     )
     epochs: dict[str, list[int]] = {}
     for name, step in rows:
-        epochs.setdefault(str(name), []).append(int(str(step)))
+        epochs.setdefault(str(name).split()[0], []).append(int(str(step)))
     return epochs
 
 
@@ -81,7 +81,8 @@ def _assert_whole(store: Path) -> None:
     assert (
         _query(store, "SELECT run_uuid, key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1") == []
     )
-    statuses = dict(_query(store, "SELECT name, status FROM runs"))
+    # A run's name has its trial's settings after the number.
+    statuses = {name.split()[0]: status for name, status in _query(store, "SELECT name, status FROM runs")}
     assert statuses == {
         "digits-00000001": "FINISHED",
         "t0000": "FINISHED",
@@ -104,7 +105,7 @@ def test_an_epoch_is_in_the_store_while_the_sweep_runs(plan: SweepPlan, store: P
     sweeps.write_events(plan, events[:2])
     tracker = tracking.Tracker(plan, sweeps.journal_path(plan))
     tracker.start()
-    _wait_for(lambda: _query(store, "SELECT 1 FROM runs WHERE name = 't0000'"), 60)
+    _wait_for(lambda: _query(store, "SELECT 1 FROM runs WHERE name LIKE 't0000%'"), 60)
     for event in events[2:5]:
         sweeps.write_events(plan, [event])
     _wait_for(lambda: _epochs(store).get("t0001") == [1], 60)

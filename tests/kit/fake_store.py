@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.tracking.runs import SWEEP_TAG, Point, StoredRun
+from orchestrator.tracking.dataset_use import DatasetUse
+from orchestrator.tracking.run_tags import SWEEP_TAG
+from orchestrator.tracking.runs import Point, StoredRun
 
 
 class Killed(BaseException):
@@ -23,6 +25,10 @@ class FakeStore:
         self.params: dict[str, dict[str, str]] = {}
         self.ends: dict[str, int | None] = {}
         self.files: dict[str, set[str]] = {}
+        self.texts: dict[tuple[str, str], str] = {}
+        self.names: dict[str, str] = {}
+        self.datasets: dict[str, DatasetUse] = {}
+        self.views: dict[str, str] = {}
         self.calls = 0
         self.die_before: int | None = None
         self.die_after: int | None = None
@@ -45,6 +51,7 @@ class FakeStore:
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
         run_id = f"run{len(self.runs)}"
+        self.names[run_id] = name
         self._call(lambda: self.runs.update({run_id: StoredRun(run_id, "RUNNING", dict(tags))}))
         return run_id
 
@@ -61,6 +68,7 @@ class FakeStore:
                 for key, value in point.metrics.items():
                     self.rows[run_id, key, point.step, point.time_ms, value] = 1
                 run.last_epoch = max(run.last_epoch, int(point.metrics.get("epoch", 0)))
+                run.metrics = {**run.metrics, **point.metrics}
 
         self._call(write_params)  # its own transaction, as in MLflow
         self._call(write_points)
@@ -75,6 +83,20 @@ class FakeStore:
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         self._call(lambda: self.files.setdefault(run_id, set()).add(path))
+        self.texts[run_id, path] = text
+
+    def log_dataset(self, run_id: str, dataset: DatasetUse) -> None:
+        def write() -> None:
+            self.datasets[run_id] = dataset
+            self.runs[run_id].has_dataset = True
+
+        self._call(write)
+
+    def set_view(self, tags: Mapping[str, str]) -> None:
+        self._call(lambda: self.views.update(tags))
+
+    def run_path(self, run_id: str) -> str:
+        return f"#/{run_id}"
 
     def log_folder(self, run_id: str, folder: Path) -> None:
         self._call(lambda: self.files.setdefault(run_id, set()).update(path.name for path in folder.iterdir()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -37,12 +38,14 @@ class DatasetInfo:
         classes: C names.
         scale: Normalisation: that of the digits, ImageNet's for photos (as their trunks were trained), or none.
         pretext_file: Weights of the trunk that was trained along with the dataset, if any.
+        counts: Official phase (``train``, ``test``, or ``val`` if the source gives one) -> images.
     """
 
     data_hash: str
     classes: tuple[str, ...]
     scale: PixelScale
     pretext_file: Path | None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def dataset_info(config: DataConfig) -> DatasetInfo:
@@ -55,11 +58,14 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     unscaled = config.normalisation == "none"
     if config.name != EMBEDDED:
         manifest = open_dataset(config).manifest
-        return DatasetInfo(manifest.data_hash, manifest.classes, UNIT_SCALE if unscaled else IMAGENET_SCALE, None)
+        scale = UNIT_SCALE if unscaled else IMAGENET_SCALE
+        return DatasetInfo(manifest.data_hash, manifest.classes, scale, None, manifest.counts)
     folder = digits_place(config)
     digits = read_scenes_manifest(folder)
     scale = UNIT_SCALE if unscaled else PixelScale(torch.tensor(digits.mean), torch.tensor(digits.std))
-    return DatasetInfo(digits.data_hash, CLASSES, scale, checked_file(folder, "trunk.safetensors", digits.trunk))
+    trunk, spec = checked_file(folder, "trunk.safetensors", digits.trunk), digits_spec(config)
+    counts = {"train": spec.num_train, "val": spec.num_val, "test": spec.num_test}
+    return DatasetInfo(digits.data_hash, CLASSES, scale, trunk, counts)
 
 
 def load_split(config: DataConfig, split: Literal["train", "val"]) -> SplitData:

@@ -187,6 +187,23 @@ class Predictor:
         ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
 
+    def score_images(self, files: Sequence[bytes], batch_size: int = DEFAULT_BATCH_SIZE) -> Tensor:
+        """Return scores (N, C) in 0-1, on the CPU, of images in the form of their files' content.
+
+        Raises:
+            ValueError: One of them cannot be read; the message says which.
+        """
+        parts = [torch.zeros(0, len(self.classes))]
+        for start in range(0, len(files), batch_size):
+            pixels = []
+            for number, content in enumerate(files[start : start + batch_size], start):
+                try:
+                    pixels.append(self._read(content))
+                except _UNREADABLE as error:
+                    raise ValueError(f"Image {number} cannot be read: {first_line(error)}") from None
+            parts.append(self.logits(torch.stack(pixels), batch_size).sigmoid())
+        return torch.cat(parts)
+
     def predict_folder(self, folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> Predictions:
         """Score every image below a folder.
 
@@ -209,7 +226,7 @@ class Predictor:
                 # A table holds only UTF-8, and one odd name must not cost the scores of the others.
                 name = utf8_name(path.relative_to(folder))
                 try:
-                    pixels.append(self._read(path))
+                    pixels.append(self._read(path.read_bytes()))
                     names.append(name)
                 except _UNREADABLE as error:
                     broken.append(BrokenImage(name, first_line(error)))
@@ -222,12 +239,12 @@ class Predictor:
         columns = [pa.array(names, pa.string()), *(pa.array(column.numpy(), pa.float32()) for column in scores.T)]
         return Predictions(pa.table(columns, names=[file_column, *self.classes]), tuple(broken), file_column)
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, content: bytes) -> Tensor:
         # The same steps as for a store that a model is trained on: turned upright, 16 bits scaled to 8, resized.
         size = self.config.data.image_size
-        return to_pixels(
-            open_upright(path.read_bytes()).resize((size, size), Image.Resampling.BILINEAR), flip=False
-        ).permute(2, 0, 1)
+        return to_pixels(open_upright(content).resize((size, size), Image.Resampling.BILINEAR), flip=False).permute(
+            2, 0, 1
+        )
 
 
 def _hash(path: Path) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,7 @@ import pytest
 
 from orchestrator.home import sweep_dir
 from orchestrator.sweep_folder.lease import Lease
-from orchestrator.tracking import connection
-from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking import connection, pages
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking import ui as browse
 from tests.kit.program import run
@@ -32,15 +32,47 @@ def store(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(connection, "require_answer", lambda advice: None)
     monkeypatch.setattr(tracking, "sync", sync)
-    monkeypatch.setattr(mlflow_store, "find_sweep_run", lambda plan: ("1", "abc"))
+    monkeypatch.setattr(pages, "find_sweep_run", lambda plan: ("1", "abc"))
+    monkeypatch.setattr(pages, "has_experiment_tag", lambda experiment_id, key: True)
     monkeypatch.setattr(browse, "serve", serve)
     return asked
 
 
-def test_browse_links_to_the_parent_run(capsys: pytest.CaptureFixture[str], finished: str, store: list[str]) -> None:
+def test_browse_links_to_the_trials_their_charts_and_the_sweeps_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, store: list[str]
+) -> None:
     code, out, _ = run(capsys, "browse", "--port", "5987")
-    assert (code, out) == (0, f"sweep {finished}: http://127.0.0.1:5987/#/experiments/1/runs/abc\n")
+    trials = f"http://127.0.0.1:5987/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={finished}"
+    own = "http://127.0.0.1:5987/#/experiments/1/runs/abc?workflowType=machine_learning"
+    links = f"sweep {finished}: {trials}\nin charts: {trials}&compareRunsMode=CHART\ndescribed: {own}\n"
+    assert (code, out) == (0, links)
     assert store == [f"sync {finished}", "serve 5987"]
+    # Of a sweep whose view is not in MLflow, the order at least is in the address.
+    monkeypatch.setattr(pages, "has_experiment_tag", lambda experiment_id, key: False)
+    _, out, _ = run(capsys, "browse", "--port", "5987")
+    assert "orderByKey=metrics.%60chosen%2Fval%2FmAP%60&orderByAsc=false" in out
+    assert f"searchFilter=tags.%60orchestrator.sweep%60%20%3D%20%27{finished}%27" in out
+
+
+def test_browse_opens_the_browser_without_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: str, store: list[str]
+) -> None:
+    opened: list[str] = []
+    answers = iter((True, False))
+
+    def open_browser(address: str) -> bool:
+        opened.append(address)
+        return next(answers)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example/")
+    monkeypatch.setattr(webbrowser, "open", open_browser)
+    for is_found in (True, False):
+        code, out, err = run(capsys, "browse", "--open")
+        assert code == 0
+        assert "hunter2" not in out + err
+        assert ("No browser was found" in err) is not is_found
+    address = "https://mlflow.example/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey="
+    assert opened == [f"{address}{finished}"] * 2
 
 
 def test_browse_of_a_server_starts_none_and_hides_its_password(
@@ -48,7 +80,9 @@ def test_browse_of_a_server_starts_none_and_hides_its_password(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example/")
     code, out, err = run(capsys, "browse")
-    assert (code, out) == (0, f"sweep {finished}: https://me:***@mlflow.example/#/experiments/1/runs/abc\n")
+    assert code == 0
+    assert out.startswith(f"sweep {finished}: https://me:***@mlflow.example/#/experiments/1/runs?")
+    assert "hunter2" not in out
     assert "hunter2" not in err
     assert store == [f"sync {finished}"]
 

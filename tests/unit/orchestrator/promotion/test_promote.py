@@ -37,7 +37,7 @@ from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.connection import MlflowFailedError
 from orchestrator.tracking.registry import ModelVersion
-from orchestrator.tracking.runs import SWEEP_TAG
+from orchestrator.tracking.run_tags import SWEEP_TAG
 from tests.kit import sweeps
 from training.data.registry import DatasetInfo
 from training.data.split import InMemoryImages, SplitData
@@ -85,7 +85,7 @@ class Store:
             (registry, "register_version", self.register),
             (registry, "find_version_of", self.find_version_of),
             (registry, "set_champion", self.set_champion),
-            (tracking, "sync", lambda sweep_id: True),
+            (tracking, "sync", lambda sweep_id, *wait_s: True),
             (mlflow_store, "find_trial_run", lambda plan, trial: f"run-{plan.id}-{trial}"),
         ):
             monkeypatch.setattr(module, name, fake)
@@ -439,7 +439,7 @@ def test_mlflow_that_does_not_answer_leaves_a_promotion_to_be_resumed(
 def test_final_runs_that_mlflow_lacks_are_written_before_one_is_registered(
     swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "sync", lambda sweep_id: False)
+    monkeypatch.setattr(tracking, "sync", lambda sweep_id, *wait_s: False)
     with pytest.raises(OrchestratorError, match="does not have all final runs yet.*orchestrator resume"):
         _promote(swept)
     assert not store.versions

@@ -24,7 +24,8 @@ from orchestrator.tracking import connection
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.recall import RecalledSweep, rebuild_record, rebuild_state, recall_sweep
-from orchestrator.tracking.runs import StoredRun, sweep_tags, trial_tags
+from orchestrator.tracking.run_tags import sweep_tags, trial_tags
+from orchestrator.tracking.runs import StoredRun
 from tests.kit import sweeps
 from tests.kit.program import run
 from training.config.run import Scalar

@@ -130,4 +130,7 @@ def test_server_runs_in_the_home(port: int, home: Path) -> None:
 
 
 def test_run_url_has_no_double_slash() -> None:
-    assert browse.run_url("http://127.0.0.1:5000/", "3", "abc") == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert (
+        browse.run_url("http://127.0.0.1:5000/", "3", "abc")
+        == "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )

@@ -15,7 +15,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep_folder.events import EpochReported, Event, SweepExtended, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
-from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState
+from orchestrator.sweep_folder.records import Cause, Handout, TrialReport, TrialState
 from orchestrator.trials.actor import describe_failure
 from orchestrator.trials.director import MAX_LOSSES, Director
 from orchestrator.trials.pruner import Pruner
@@ -186,17 +186,13 @@ def test_unfinished_trials_come_first_with_their_numbers_and_params() -> None:
 
 def test_a_failure_ends_its_trial_and_no_other() -> None:
     plan = make()
-    ended: list[tuple[TrialRecord, str]] = []
-    director = begin(plan, on_end=lambda record, details: ended.append((record, details)))
+    told: list[Any] = []
+    director = begin(plan, on_end=told.append, on_failure=lambda trial, details: told.append((trial, details)))
     director.next_trial()
     assert not director.report(0, TrialReport(cause=Cause.NAN, message="loss must be finite", details="Traceback"))
-    record, details = ended[0]
-    assert (record.state, record.cause, record.message, details) == (
-        TrialState.FAILED,
-        Cause.NAN,
-        "loss must be finite",
-        "Traceback",
-    )
+    failure, record = told  # the traceback first: MLflow reads it when it sees the end
+    assert failure == (0, "Traceback")
+    assert (record.state, record.cause, record.message) == (TrialState.FAILED, Cause.NAN, "loss must be finite")
     following = director.next_trial()
     assert following is not None
     assert following.trial == 1
