@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -60,7 +61,13 @@ def enter(module: str, words: Sequence[str]) -> int:
     """Run a module again in a world of its own; return its exit code."""
     space = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     environment = {**os.environ, _INSIDE: "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run([*space, sys.executable, "-m", module, *words], env=environment, check=False).returncode
+    inside = subprocess.Popen([*space, sys.executable, "-m", module, *words], env=environment)
+    # With its first process, everything in the world ends; unshare itself ignores a polite signal.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return inside.wait()
+    finally:
+        inside.kill()
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,11 @@ def say_running() -> int:
     return 0
 
 
-def stop(state_file: str | None = None) -> int:
+def stop(cluster: str | None = None) -> int:
     """End drivers tidily, stop Ray, kill what is left of both, and say what could not be stopped.
 
     Args:
-        state_file: The file in which this machine, if it is the head, notes which machines Ray runs on.
+        cluster: The cluster's name, under which this machine, if it is the head, notes where Ray runs.
     """
     drivers = list(find_drivers(_others()))
     for process in drivers:
@@ -76,14 +76,20 @@ def stop(state_file: str | None = None) -> int:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=_KILLED_S)
-    if state_file:
+    if cluster:
         with suppress(OSError):
-            os.unlink(state_file)
+            os.unlink(state_file(cluster))
     still = list_left(_others(), venv)
     for process in still:
         print(f"cannot stop process {process.pid}: {' '.join(_words(process))[:100]}")
     print(f"stopped {_count(len(drivers), 'sweep')} and {_count(number - len(still), 'process')} of Ray", flush=True)
     return 1 if still else 0
+
+
+def state_file(cluster: str) -> str:
+    """Return the file in which Ray notes which machines of a cluster run."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return os.path.join(folder, "ray", f"cluster-{cluster}.state")
 
 
 def wait(limit_s: float, number: int, names: Sequence[str] = ()) -> int:

@@ -160,11 +160,8 @@ def on_node_source() -> str:
 
 
 def _stops(machines: OnPrem) -> dict[str, str]:
-    state = local_state_file(machines.name)
-    return {
-        machine: f"{machines.prefix}python - stop {shlex.quote(str(state))}"
-        for machine in (machines.head, *machines.workers)
-    }
+    command = f"{machines.prefix}python - stop {shlex.quote(machines.name)}"
+    return dict.fromkeys((machines.head, *machines.workers), command)
 
 
 def _run(words: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:

@@ -85,7 +85,7 @@ def test_stopping_asks_the_head_first_then_the_workers_and_makes_ray_forget(mach
     on_prem.stop(machines, said.append)
     assert said == ["head: stopped 1 sweep", "worker: stopped 1 sweep"]
     for name in ("head", "worker"):
-        assert (tmp_path / name / "asked").read_text() == f"python - stop {state}\n"
+        assert (tmp_path / name / "asked").read_text() == "python - stop mine\n"
         assert (tmp_path / name / "received").read_text() == on_prem.on_node_source()
     assert [line.partition(":")[0] for line in (tmp_path / "notes").read_text().splitlines()] == ["head", "worker"]
     assert not state.exists()
@@ -156,9 +156,11 @@ def test_on_a_node_drivers_are_asked_to_end_and_what_is_left_is_killed(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))  # without any Ray
     assert on_node.main(["running"]) == 0
     assert capsys.readouterr().out.startswith(f"sweep voc (process {pretend[0].pid} on ")
-    state = tmp_path / "state"
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    state = local_state_file("mine")
+    state.parent.mkdir()
     state.touch()
-    assert on_node.main(["stop", str(state)]) == 0
+    assert on_node.main(["stop", "mine"]) == 0
     assert capsys.readouterr().out == "stopped 1 sweep and 1 process of Ray\n"
     assert not any(process.is_running() for process in ours)
     assert not state.exists()
