@@ -11,6 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_NAME = "background"
 _SWITCH_INTERVAL_S = 0.0005  # Python's own is ten times that
 
 
@@ -26,8 +27,13 @@ def in_background(function: Callable[[], T]) -> Future[T]:
             future.set_exception(error)
 
     # Not a ThreadPoolExecutor, whose threads are joined when the process exits: a call that hangs would keep it alive.
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name=_NAME, daemon=True).start()
     return future
+
+
+def is_busy() -> bool:
+    """Return whether a function still runs in the background."""
+    return any(thread.name == _NAME for thread in threading.enumerate())
 
 
 @contextmanager

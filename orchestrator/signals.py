@@ -125,6 +125,8 @@ def _call(main: Callable[[], object]) -> Any:
 
 
 def _exit(code: Any) -> NoReturn:
+    from orchestrator.background import is_busy  # not at the top, because it takes time
+
     number = code if isinstance(code, int) else 0 if code is None else 1
 
     def end(*_: object) -> None:
@@ -137,7 +139,8 @@ def _exit(code: Any) -> NoReturn:
     for signal_number in _SIGNALS:
         signal.signal(signal_number, end)
     # Python's own exit waits for threads and libraries, which an interruption may have left in any state.
-    if _watch is not None and _watch.was_told:
+    # And it takes the interpreter away from work in the background, which aborts the process if that is inside torch.
+    if (_watch is not None and _watch.was_told) or is_busy():
         end()
     sys.exit(code)
 

@@ -132,6 +132,24 @@ signals.run_program(main)
 
 
 @pytest.mark.slow
+def test_a_refusal_does_not_wait_for_work_in_the_background_or_abort_in_it() -> None:
+    # Python's exit ends daemon threads wherever they are; inside torch that is SIGABRT.
+    program = """
+import atexit, sys, threading
+from orchestrator import background, signals
+def main():
+    background.in_background(threading.Event().wait)
+    atexit.register(print, "Python's own exit")
+    print("ready", flush=True)
+    sys.exit(2)
+signals.run_program(main)
+"""
+    process = start(program)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (2, "")
+
+
+@pytest.mark.slow
 def test_a_forked_process_does_not_end_its_parent() -> None:
     program = """
 import os, signal, time
