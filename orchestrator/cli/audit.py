@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, SweepArgument
-from orchestrator.cli.output import print_json, print_line, print_note, print_table
+from orchestrator.cli.output import print_json, print_line, print_note
 from orchestrator.durations import format_seconds
 from orchestrator.program import name_as_called, program
 
@@ -136,21 +136,15 @@ def replay(
 
 def _print_replay(sweep: str, found: Replay) -> None:
     print_line(f"{sweep} under {found.scheduler}")
-    kept = (
-        "no trial was completed" if found.winner is None else f"{'yes' if found.kept else 'no'} (trial {found.winner})"
-    )
-    regret = "" if found.regret is None else f"{found.regret:.2f} points below the winner"
-    rows = [
-        ("trials", str(found.num_trials), f"{len(found.stopped)} stopped"),
-        ("epochs", str(found.epochs), f"{100 * found.cost:.0f} % of {found.full_epochs} at full length"),
-        ("winner kept", kept, ""),
-        (
-            "best of the rest" if not found.kept else "best",
-            "" if found.chosen is None else f"trial {found.chosen}",
-            regret,
-        ),
-    ]
-    print_table(["", "", ""], rows)
+    print_line(f"  trials  {found.num_trials}, of which {len(found.stopped)} would have been stopped")
+    print_line(f"  epochs  {found.epochs}, {100 * found.cost:.0f} % of {found.full_epochs} at full length")
+    if found.winner is None:
+        print_line("  winner  none: no trial was completed")
+    elif found.kept:
+        print_line(f"  winner  kept: trial {found.winner}")
+    else:
+        best = "nothing" if found.chosen is None else f"trial {found.chosen}, {found.regret or 0.0:.2f} points below"
+        print_line(f"  winner  lost: trial {found.winner} at epoch {found.stopped[found.winner]}; left is {best}")
     if found.cut_short:
         num = len(found.cut_short)
         print_note(

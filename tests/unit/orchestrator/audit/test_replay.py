@@ -104,7 +104,7 @@ def test_the_command_says_whether_the_winner_was_kept(capsys: pytest.CaptureFixt
     plan = make_curves(1, scheduler="asha")
     code, out, err = run(capsys, "replay", plan.id, "--scheduler", "none")
     assert code == 0
-    assert "winner kept" in out
+    assert "  winner  kept: trial " in out
     assert "would have continued; how they end is not known" in err
     printed = json.loads(run(capsys, "replay", "--scheduler", "first-epochs", "--keep", "1", "--json")[1])
     assert (printed["sweep"], len(printed["stopped"])) == (plan.id, len(printed["stopped"]))
