@@ -26,7 +26,7 @@ GUARDED_KEYS = ("commit", "changes", "lock_hash", "data_hash", "weights_hash")
 _WORDS = {"changes": "the hash of uncommitted changes"}
 # What can change a result. Edited documents or tests do not make a run dirty.
 _SOURCES = ("orchestrator", "training", "search_spaces", "requirements", "pyproject.toml")
-_LIBRARIES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow")
+LIBRARIES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow")
 
 
 def read_build(package: Path = Path(__file__).parent) -> dict[str, str]:
@@ -59,7 +59,7 @@ def describe_checkout(root: Path) -> dict[str, str]:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that results depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.home import sweep_dir
 from orchestrator.planning.config_hash import hash_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.provenance import UNKNOWN, library_versions
+from orchestrator.provenance import LIBRARIES, UNKNOWN
 from orchestrator.sweep_folder.events import DriverStarted, Event, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
@@ -151,5 +151,5 @@ def _sum(record: TrialRecord, name: str) -> float | None:
 
 def hash_environment(origin: Mapping[str, str]) -> str:
     """Return 12 hex digits for the lock file and the versions of Python and of the libraries."""
-    names = ("lock_hash", *library_versions())
+    names = ("lock_hash", "python", *LIBRARIES)
     return hashlib.sha256(json.dumps({name: origin.get(name, UNKNOWN) for name in names}).encode()).hexdigest()[:12]
