@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
 from orchestrator.sweep_folder.state import SweepState
@@ -66,6 +66,7 @@ class TestOpenings:
     Attributes:
         num: By all runs of this home and those that share its ledger; None if the ledger is damaged.
         own: The number of the opening that the table shows, if it shows one.
+        is_earlier: Whether the table shows test figures of a version without a ledger, which are in no count.
         problem: What is wrong with the ledger, if it is damaged.
     """
 
@@ -74,12 +75,16 @@ class TestOpenings:
     num: int | None
     own: int | None = None
     problem: str | None = None
+    is_earlier: bool = False
 
     def __str__(self) -> str:
         """Return the line under a table."""
         if self.num is None:
             return f"openings of the test set: unknown. {self.problem}"
-        return f"openings of the test set: {self.num}" + (f"; this is number {self.own}" if self.own else "")
+        text = f"openings of the test set: {self.num}"
+        if self.is_earlier:
+            return f"{text}, without this one, which is older than the test ledger"
+        return text + (f"; this is number {self.own}" if self.own else "")
 
 
 def count_test_openings(data_hash: str, own: int | None = None) -> TestOpenings:
@@ -95,4 +100,6 @@ def find_openings(state: SweepState) -> TestOpenings | None:
     """Return what the table of a sweep says about its test set; None if that was never opened."""
     own = None if state.test is None else state.test.opening
     found = count_test_openings(state.provenance.get("data_hash", ""), own)
-    return found if state.test is not None or found.num != 0 else None
+    if state.test is None:
+        return found if found.num != 0 else None
+    return replace(found, is_earlier=own is None and any(state.test.figures.values()))

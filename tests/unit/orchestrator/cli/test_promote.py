@@ -230,6 +230,9 @@ def test_openings_of_the_test_set_stand_under_every_table(
     for words in (("status", plan.id), ("leaderboard", plan.id), ("promote",)):
         assert line in run(capsys, *words)[1], words
         assert json.loads(run(capsys, *words, "--json")[1])["test_openings"] == 2
+    earlier = make_sweep("old-promote-00000008", kind="promote", num_trials=4)
+    write_events(earlier, [*whole_sweep(earlier), TestOpened(figures, {"0": 2})])
+    assert "test set: 2, without this one, which is older than the test ledger" in run(capsys, "status", earlier.id)[1]
     search = make_sweep("search-00000009", num_trials=4)
     write_events(search, whole_sweep(search))
     assert "openings of the test set: 2\n" in run(capsys, "status", search.id)[1], "those of its data count"
