@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
@@ -297,6 +298,15 @@ def test_seeds_of_the_search_are_not_fresh_and_conditions_may_not_change(store: 
     texts = "\n".join(str(finding) for finding in audit(work.promotion.id).report.findings)
     assert "seed 0 was already used by digits-0000000a, which chose the configuration by it" in texts
     assert "its drivers had different values of commit: c0ffee, decaf" in texts
+
+
+def test_rows_that_are_older_than_the_journal_are_not_a_cheat(work: Work) -> None:
+    path = sweep_dir(work.promotion.id) / RESULTS_FILE
+    write_table(path, pq.read_table(path).to_pylist()[:-1])
+    os.utime(path, (0, 0))
+    found = audit(work.promotion.id)
+    assert found.report.findings == []
+    assert any("is older than its journal, which has 1 more rows" in text for text in found.report.unchecked)
 
 
 def test_an_unfinished_sweep_is_found(work: Work) -> None:
