@@ -76,10 +76,12 @@ def test_results_are_read_from_a_sweep_a_file_and_a_folder(plan: SweepPlan, tmp_
         frame = orchestrator.read_results(place)
         assert list(frame.columns) == list(COLUMNS)
         assert len(frame) == len(rows_of(plan))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     with pytest.raises(UserError, match=r"No results.parquet in"):
-        orchestrator.read_results(tmp_path)
+        orchestrator.read_results(elsewhere)
     with pytest.raises(UserError, match="No sweep 'nowhere'"):
         orchestrator.read_results("nowhere")
-    (tmp_path / "results.parquet").write_text("broken")
+    (elsewhere / "results.parquet").write_text("broken")
     with pytest.raises(UserError, match="Cannot read the results"):
-        orchestrator.read_results(tmp_path)
+        orchestrator.read_results(elsewhere)
