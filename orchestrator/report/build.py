@@ -28,7 +28,9 @@ def build_report(plan: SweepPlan, state: SweepState, *, with_images: bool = True
 def _build_sweep(plan: SweepPlan, state: SweepState, with_images: bool) -> Report:
     promotions = find_promotions(plan.id)
     view = SweepView(plan, state, find_noise(promotions))
-    return make_sweep_report(view, find_openings(promotions), _look_at_images(view) if with_images else [])
+    return make_sweep_report(
+        view, find_openings(promotions, state.provenance.get("data_hash")), _look_at_images(view) if with_images else []
+    )
 
 
 def _build_promotion(plan: SweepPlan, state: SweepState, with_images: bool) -> Report:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from orchestrator.durations import format_seconds
+from orchestrator.promotion.rule import Noise, winner_interval
 from orchestrator.report.cost_figures import IDLE, count_causes
-from orchestrator.report.openings import Opening
+from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import MIN_TRIALS, Effect
 from orchestrator.report.statistics import Agreement, least_difference, winners_curse
 from orchestrator.report.view import FIRST_KEYS, TAU, SweepView
@@ -25,6 +27,8 @@ def describe_winner(view: SweepView) -> list[str]:
         return [f"No trial is complete yet, so there is no winner. {_count_states(view)}"]
     score = view.complete[winner.trial]
     epoch = winner.chosen_epoch(view.plan.protocol)
+    if view.plan.kind == "train":
+        return [f"The run scored {score:.2f} % {view.metric} at epoch {epoch} of {view.plan.epochs}."]
     settings = ", ".join(f"{_short(key)} {_plain(value)}" for key, value in _sorted(winner.params))
     found = [
         f"Trial {winner.trial} won with {score:.2f} % {view.metric} at epoch {epoch} of {view.plan.epochs}"
@@ -32,6 +36,20 @@ def describe_winner(view: SweepView) -> list[str]:
     ]
     if len(view.ranking) > 1:
         found.append(_describe_lead(view, score))
+    return found
+
+
+def describe_ablation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the complete method scores, and how far each variant is from it, by rows of ``tabulate_ablation``."""
+    known = [row for row in rows if row["mean"] is not None]
+    if not known:
+        return ["No variant has a complete run yet."]
+    found = [f"{known[0]['variant']} has a mean of {known[0]['mean']:.2f} % over {known[0]['num_seeds']} seeds."]
+    for row in known[1:]:
+        if row["difference"] is not None:
+            apart, spread = row["difference"], row["difference_deviation"]
+            how = "" if spread is None else f" (deviation over seeds {spread:.2f}, seed by seed)"
+            found.append(f"{row['variant']}: {apart:+.2f} points from that{how}.")
     return found
 
 
@@ -62,9 +80,13 @@ def describe_curse(view: SweepView) -> str | None:
     if view.noise is None or len(scores) < 3:
         return None
     curse = winners_curse(view.noise.deviation.value, statistics.stdev(scores), len(scores))
+    # Only the deviation between seeds matters here.
+    noise = Noise(0.0, view.noise.deviation.value, seed_df=view.noise.num_seeds - 1)
+    low, high = winner_interval(scores, noise)
     return (
         f"As the best of {len(scores)} single runs, the winning score is expected to be about {curse:.2f} points too "
-        f"high (winner's curse); quote the final runs of a promotion instead."
+        f"high (winner's curse); from the sweep alone, its mean over seeds lies between {low:.2f} and {high:.2f} (95 % "
+        f"interval). Quote the final runs of a promotion instead."
     )
 
 
@@ -156,13 +178,26 @@ def describe_agreement(view: SweepView, found: Mapping[int, Agreement]) -> str |
     )
 
 
-def describe_openings(openings: Sequence[Opening]) -> str:
-    """Say how often the test split was opened."""
-    if not openings:
-        return "As far as this home knows, the test split was never opened for this sweep."
-    listed = "; ".join(f"{each.promotion}: {each.scores}" for each in openings)
-    times = "once" if len(openings) == 1 else f"{len(openings)} times"
-    return f"As far as this home knows, the test split was opened {times} for this sweep. {listed}."
+def describe_openings(openings: Openings) -> str:
+    """Say how often the test split was opened: for this data by the ledger, and for this sweep by its promotions."""
+    if openings.problem is not None:
+        return f"How often the test split was opened is not known, because the ledger is damaged: {openings.problem}"
+    listed = "; ".join(f"{each.promotion}: {each.scores}" for each in openings.own)
+    own = f"{_opened(len(openings.own))} for this sweep{'. ' + listed if listed else ''}."
+    if openings.of_data is None:
+        return f"As far as this home knows, the test split was {own}"
+    return (
+        f"By the ledger of this home, the test split of this data was {_opened(openings.of_data)} in all; it was {own}"
+    )
+
+
+def _opened(number: int) -> str:
+    return "never opened" if number == 0 else f"opened {name_times(number)}"
+
+
+def name_times(number: int) -> str:
+    """Return how often, in words: never, once, 2 times."""
+    return {0: "never", 1: "once"}.get(number, f"{number} times")
 
 
 def _sorted(params: Mapping[str, Scalar]) -> Iterator[tuple[str, Scalar]]:

@@ -104,7 +104,8 @@ def _plot_classes(stats: LabelStats) -> Drawing:
         axes.stairs(counts[order], np.arange(len(order) + 1) - 0.5, fill=True, color=colour)
         axes.set(ylabel=f"{what} positives", xlim=(-0.5, len(order) - 0.5), ylim=(0, None))
         missing = np.flatnonzero(counts[order] == 0)
-        axes.plot(missing, np.zeros(len(missing)), "v", color=RED, clip_on=False)
+        if len(missing):
+            axes.plot(missing, np.zeros(len(missing)), "v", color=RED, clip_on=False)
         axes.grid(False, axis="x")
     if len(order) <= _MOST_NAMED:
         shown = [names[at] if len(names[at]) <= _WIDTH_CHARS else f"{names[at][: _WIDTH_CHARS - 1]}…" for at in order]

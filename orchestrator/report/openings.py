@@ -10,6 +10,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.view import SeedNoise, measure_noise
 from orchestrator.results.opened_test import TestScores, summarise_test
 from orchestrator.sweep_folder.index import list_sweeps
+from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
@@ -21,6 +22,21 @@ class Opening:
 
     promotion: str
     scores: TestScores
+
+
+@dataclass(frozen=True)
+class Openings:
+    """How often a test set was opened, as far as this home knows.
+
+    Attributes:
+        own: Promotions of the sweep that opened it.
+        of_data: How often in all, for whatever sweep, by the test ledger; None if the data is not known.
+        problem: Why the ledger cannot be believed, if so.
+    """
+
+    own: tuple[Opening, ...] = ()
+    of_data: int | None = None
+    problem: str | None = None
 
 
 def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
@@ -36,11 +52,16 @@ def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
     return found
 
 
-def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]]) -> list[Opening]:
-    """Return the promotions that have opened the test split."""
-    return [
+def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash: str | None) -> Openings:
+    """Return how often the test set was opened for a sweep, by its promotions, and for its data, by the ledger."""
+    own = tuple(
         Opening(plan.id, summarise_test(state.test.figures)) for plan, state in promotions if state.test is not None
-    ]
+    )
+    try:
+        ledger = read_ledger()
+    except LedgerError as error:
+        return Openings(own, None, str(error))
+    return Openings(own, None if data_hash is None else count_openings(ledger, data_hash))
 
 
 def final_scores(plan: SweepPlan, state: SweepState) -> list[float]:

@@ -69,7 +69,10 @@ class Effect:
     @property
     def verdict(self) -> str:
         """Say whether it has an effect, in a few words."""
-        chance = f"p < {NOISE_LEVEL / 5:g}" if self.probability < NOISE_LEVEL / 5 else f"p = {self.probability:.2f}"
+        if self.probability < NOISE_LEVEL / 5:
+            return f"effect, p < {NOISE_LEVEL / 5:g}"
+        # Three decimals where two could not tell it from the level.
+        chance = f"p = {self.probability:.{3 if self.probability < 2 * NOISE_LEVEL else 2}f}"
         return f"no effect seen, {chance}" if self.is_noise else f"effect, {chance}"
 
 

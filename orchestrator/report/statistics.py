@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.linalg import cho_solve
 
+from orchestrator.promotion import rule
+
 Floats = NDArray[np.float64]
 _SEED = 0
 _MOST_ROWS = 400
@@ -35,8 +37,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Interval(mean, -math.inf, math.inf)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, *rule.mean_interval(values, level))
 
 
 def deviation_interval(values: Sequence[float], level: float = 0.95) -> Interval:

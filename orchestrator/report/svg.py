@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, in which every pair can be told apart by the colour-blind. Those too light for a white page
 # (orange, sky blue) stand in for the darker ones on a dark page; report.css does that.
@@ -83,8 +83,11 @@ def count_along(axes: Axes, *, y: bool = False) -> None:
 
 
 def make_logarithmic(axes: Axes) -> None:
-    """Make the x axis logarithmic, with plain numbers: matplotlib's own labels are formulas, which SVG has not."""
+    """Make the x axis of a panel that is drawn logarithmic, with plain numbers in place of formulas."""
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    # Within two decades, powers of ten alone would be too few.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -8,6 +8,7 @@ from orchestrator.home import ERRORS_DIR
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Column, Headers, Part, Report, Section, Table, make_table
 from orchestrator.report.findings import (
+    describe_ablation,
     describe_agreement,
     describe_cost,
     describe_curse,
@@ -15,8 +16,9 @@ from orchestrator.report.findings import (
     describe_failures,
     describe_openings,
     describe_winner,
+    name_times,
 )
-from orchestrator.report.openings import Opening
+from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import (
     compute_effects,
     draw_importance,
@@ -37,23 +39,25 @@ from orchestrator.report.weights_figure import draw_weights
 from orchestrator.results.ablation import tabulate_ablation
 from orchestrator.results.summary import make_heading
 
+_UNKNOWN = Openings()
 
-def make_sweep_report(view: SweepView, openings: Sequence[Opening] = (), extra: Sequence[Section] = ()) -> Report:
+
+def make_sweep_report(view: SweepView, openings: Openings = _UNKNOWN, extra: Sequence[Section] = ()) -> Report:
     """Return the report of a sweep.
 
     Args:
         view: The sweep.
-        openings: Promotions of it that have opened the test split.
+        openings: How often the test split was opened.
         extra: Sections about its data and its pictures.
     """
     plan, effects, agreeing = view.plan, compute_effects(view), compute_agreement(view)
+    is_search = plan.kind == "sweep"
     findings = [
-        *describe_winner(view),
-        describe_curse(view),
-        *describe_effects(view, effects),
+        *(describe_ablation(tabulate_ablation(plan, view.trials)) if plan.kind == "ablate" else describe_winner(view)),
+        *([describe_curse(view), *describe_effects(view, effects)] if is_search else []),
         describe_cost(view),
         describe_failures(view),
-        describe_openings(openings) if plan.kind == "sweep" else None,
+        describe_openings(openings) if is_search else None,
     ]
     early = describe_agreement(view, agreeing)
     sections = [
@@ -106,7 +110,7 @@ def _describe_search(view: SweepView) -> str:
     )
 
 
-def _facts(view: SweepView, openings: Sequence[Opening]) -> tuple[tuple[str, str], ...]:
+def _facts(view: SweepView, openings: Openings) -> tuple[tuple[str, str], ...]:
     winner = view.winner
     best = "none yet" if winner is None else f"{view.complete[winner.trial]:.2f} %"
     who = "best score" if winner is None else f"best score, trial {winner.trial}"
@@ -122,7 +126,7 @@ def _facts(view: SweepView, openings: Sequence[Opening]) -> tuple[tuple[str, str
         (view.hours_unit, f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"),
     ]
     if view.plan.kind == "sweep":
-        facts.append(("test split opened", f"{len(openings)} times" if len(openings) != 1 else "once"))
+        facts.append(("test split opened", name_times(openings.of_data or len(openings.own))))
     return tuple(facts)
 
 

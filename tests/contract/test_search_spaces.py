@@ -14,11 +14,11 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from search_spaces.schema import load_space, shipped_spaces
 from tests.kit import shipped_plans
 from tests.kit.shipped_plans import load, plan_training
-from tests.kit.shipped_spaces import ABLATIONS, CLASSES, EACH, SPACES, for_each, methods_of, plan
+from tests.kit.shipped_spaces import ABLATIONS, CLASSES, EACH, FIGURES, SPACES, for_each, methods_of, plan
 
 
 def test_these_spaces_are_shipped() -> None:
-    assert shipped_spaces() == SPACES
+    assert shipped_spaces() == sorted([*SPACES, *FIGURES])
 
 
 def test_every_space_plans_what_it_planned_before() -> None:
@@ -226,3 +226,14 @@ def test_the_grid_in_the_docs_has_the_points_that_they_say(tmp_path: Path) -> No
     path.write_text(found, encoding="utf-8")
     made = make_plan(PlanRequest(load_space(path), num_cpus=8, num_gpus=0))
     assert (made.num_trials, made.num_points, made.scheduler, made.start_from) == (12, 12, "none", ())
+
+
+def test_the_maps_of_fig_2_are_grids_over_both_weights_at_a_fixed_tau() -> None:
+    for name in FIGURES:
+        found, former = plan(name, "ignore"), plan(name.removesuffix("_fig2"), "ignore")
+        assert list(found.ranges) == ["method.spbc_weight", "method.reg_weight"]
+        assert (found.num_points, found.num_trials, found.sampler, found.scheduler) == (25, 25, "grid", "none")
+        # Everything else is as in the first start point of the dataset's own space.
+        base = {**former.base, **former.start_from[0]}
+        different = {key for key, value in found.base.items() if value != base.get(key)} - set(found.ranges)
+        assert different == set(), name

@@ -21,6 +21,8 @@ SPACES = [
     "voc",
     "voc_q2l",
 ]
+FIGURES = ["coco_fig2", "digits_fig2", "voc_fig2"]
+"""Spaces for one figure, which have IGNORE alone."""
 ABLATIONS = ["without_rejection", "without_average_test", "without_spbc", "without_reg", "weak_view"]
 METHODS = [
     "ignore",

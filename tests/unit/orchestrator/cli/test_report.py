@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.sweep_folder.events import Event, PromotionDecided, TestOpened
+from orchestrator.sweep_folder.ledger import TestSet, register_opening
 from tests.kit.program import run
-from tests.kit.sweeps import at as at_s
 from tests.kit.sweeps import (
+    PROVENANCE,
     driver_ended,
     driver_started,
     epoch_reported,
@@ -17,6 +18,14 @@ from tests.kit.sweeps import (
     trial_started,
     write_events,
 )
+from tests.kit.sweeps import at as at_s
+
+
+def make_test_set(config_hash: str) -> TestSet:
+    """Return the test set of the tests' data, as another configuration opens it."""
+    known = {"dataset": "digits", "data_hash": PROVENANCE["data_hash"], "split_hash": "5911", "method": "ignore"}
+    known |= {"recipe": "digits", "protocol": "clean-val x clean-val", "commit": "c0ffee", "changes": ""}
+    return TestSet(**known, config_hash=config_hash, seeds=(1, 2), draws=(1200,))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -37,6 +46,8 @@ def promoted(finished: str) -> str:
 def test_report_of_a_sweep_lies_in_the_home_and_knows_its_promotions(
     capsys: pytest.CaptureFixture[str], home: Path, finished: str, promoted: str
 ) -> None:
+    for config in ("a", "b"):
+        register_opening(make_test_set(config), "another promotion", "false")
     code, out, err = run(capsys, "report", finished, "--format", "csv,tex")
     assert code == 0, err
     folder = home / "reports" / finished
@@ -44,7 +55,8 @@ def test_report_of_a_sweep_lies_in_the_home_and_knows_its_promotions(
     assert (folder / "tables" / "leaderboard.csv").read_text(encoding="utf-8").startswith("rank,trial,state,")
     assert "Trial 3 won with 80.00 % val/mAP at epoch 3 of 3" in out
     assert f"by the 3 final runs of {promoted}" in out
-    assert f"opened once for this sweep. {promoted}: 76.00 +- 1.00 test/mAP in percent over 3 seeds." in out
+    assert "By the ledger of this home, the test split of this data was opened 2 times in all" in out
+    assert f"it was opened once for this sweep. {promoted}: 76.00 +- 1.00 test/mAP in percent over 3 seeds." in out
     assert not (folder / "report.html").exists()
 
 

@@ -6,19 +6,24 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.report import parameter_figures
 from orchestrator.report.cost_figures import draw_timeline
 from orchestrator.report.document import Report
 from orchestrator.report.parameter_figures import compute_effects, draw_responses
-from orchestrator.report.search_figures import draw_best_so_far, draw_learning_curves
+from orchestrator.report.search_figures import draw_learning_curves, draw_survival
+from orchestrator.report.statistics import importance
 from orchestrator.report.svg import drawing, inline_svg, write_svg
 from orchestrator.report.sweep_report import make_sweep_report
 from orchestrator.report.view import SweepView, measure_noise
+from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
 from tests.kit.search_journal import search_plan, search_state
 
@@ -30,6 +35,14 @@ def make_report(num_trials: int, name: str = "plain", **changes: Any) -> Report:
     plan = search_plan(num_trials, dataset=name, **changes)
     view = SweepView(plan, search_state(plan, message=name), measure_noise([80.0, 80.4, 80.1], "search-promote-1"))
     return make_sweep_report(view)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_forests() -> Iterator[None]:
+    """Grow 3 forests and not 30: their statistics have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parameter_figures, "importance", partial(importance, num_repeats=3))
+        yield
 
 
 class _Page(HTMLParser):
@@ -114,13 +127,13 @@ def test_the_first_screen_says_what_was_found() -> None:
     winner = r"Trial \d+ won with 8\d\.\d\d % val/mAP at epoch \d of 6: tau 0\.\d+, SPBC weight"
     assert re.match(winner, report.findings[0])
     assert "the 3 final runs of search-promote-1 (deviation 0.21, 95 % interval 0.11 to 1.31)" in text
-    assert "points too high (winner's curse)" in text
     assert re.search(r"Tau: from 0\.3\d* to 0\.\d+ the score changes by \d+\.\d\d points, best near 0\.[67]", text)
     assert "SPBC weight: no effect seen" in text
     assert "Of the other settings, none has an effect" in text
     assert "54 trials started: 34 complete, 16 pruned, 4 failed." in text
     assert "Failed: 4 NAN." in text
-    assert "test split was never opened for this sweep" in text
+    assert "As far as this home knows, the test split was never opened for this sweep." in text
+    assert "(winner's curse); from the sweep alone, its mean over seeds lies between 8" in text
     assert report.facts[0][0].startswith("best score, trial ")
     assert report.facts[1] == ("seed deviation", "0.21 points")
 
@@ -140,6 +153,20 @@ def test_a_sweep_of_nothing_and_of_one_trial_has_a_report(tmp_path: Path) -> Non
     assert make_report(0).findings[0].startswith("No trial is complete yet")
 
 
+def test_a_training_and_an_ablation_have_no_winner() -> None:
+    plan = search_plan(1, kind="train", ranges={}, num_trials=1)
+    report = make_sweep_report(SweepView(plan, search_state(plan)))
+    assert report.findings[0].startswith("The run scored ")
+    assert len(report.findings) == 2, "and what it cost"
+    points = tuple({"loop.seed": seed} for _ in range(2) for seed in (1, 2, 3))
+    variants = ("ignore", "ignore_without_reg")
+    plan = search_plan(6, kind="ablate", ranges={}, variants=variants, start_from=points, scheduler="none")
+    report = make_sweep_report(SweepView(plan, search_state(plan)))
+    assert re.match(r"ignore has a mean of \d\d\.\d\d % over 3 seeds\.", report.findings[0])
+    assert re.match(r"ignore_without_reg: [+-]\d+\.\d\d points from that \(deviation", report.findings[1])
+    assert next(report.tables()).name == "ablation"
+
+
 def test_tables_are_written_without_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.report.write.write_svg", None)
     report = make_report(24)
@@ -154,7 +181,7 @@ def test_equal_sweeps_give_equal_bytes() -> None:
     for _ in range(2):
         plan = search_plan(24)
         view = SweepView(plan, search_state(plan))
-        figures = [draw_timeline(view), draw_responses(view, compute_effects(view))]
+        figures = [draw_timeline(view), draw_survival(view)]
         with drawing():
             texts.append([write_svg(figure.draw()) for figure in figures if figure])
     assert texts[0] == texts[1]
@@ -164,8 +191,7 @@ def test_equal_sweeps_give_equal_bytes() -> None:
 def test_thousands_of_trials_are_thinned() -> None:
     plan = search_plan(2000)
     view = SweepView(plan, search_state(plan))
-    figures = [draw_best_so_far(view), draw_learning_curves(view), draw_timeline(view)]
-    figures.append(draw_responses(view, compute_effects(view)))
+    figures = [draw_learning_curves(view), draw_timeline(view), draw_responses(view, compute_effects(view))]
     for figure in figures:
         assert figure is not None
         with drawing():
@@ -175,8 +201,8 @@ def test_thousands_of_trials_are_thinned() -> None:
 
 
 def test_a_grid_is_a_map_of_what_was_measured() -> None:
-    report = make_report(40, sampler="grid", scheduler="none")
-    (weights,) = [table for table in report.tables() if table.name == "weights"]
-    assert len(weights.columns) == 4
-    assert weights.columns[-1].name == "val/mAP (%)"
-    assert len(weights.rows) == 37, "one cell per trial that did not fail"
+    plan = search_plan(40, sampler="grid", scheduler="none")
+    weights = draw_weights(SweepView(plan, search_state(plan)))
+    assert weights is not None
+    assert weights.table.columns[-1].name == "val/mAP (%)"
+    assert len(weights.table.rows) == 37, "one cell per trial that did not fail"
