@@ -180,15 +180,21 @@ def describe_agreement(view: SweepView, found: Mapping[int, Agreement]) -> str |
 
 def describe_openings(openings: Openings) -> str:
     """Say how often the test split was opened: for this data by the ledger, and for this sweep by its promotions."""
-    if openings.problem is not None:
-        return f"How often the test split was opened is not known, because the ledger is damaged: {openings.problem}"
     listed = "; ".join(f"{each.promotion}: {each.scores}" for each in openings.own)
     own = f"{_opened(len(openings.own))} for this sweep{'. ' + listed if listed else ''}."
-    if openings.of_data is None:
+    ledger = describe_ledger(openings)
+    if ledger is None:
         return f"As far as this home knows, the test split was {own}"
-    return (
-        f"By the ledger of this home, the test split of this data was {_opened(openings.of_data)} in all; it was {own}"
-    )
+    return f"{ledger} It was {own}"
+
+
+def describe_ledger(openings: Openings) -> str | None:
+    """Say how often the test split of the data was opened by the ledger, or None if that does not know the data."""
+    if openings.problem is not None:
+        return f"The test ledger of this home is damaged, so openings may be missing: {openings.problem}"
+    if openings.of_data is None:
+        return None
+    return f"By the ledger of this home, the test split of this data was {_opened(openings.of_data)} in all."
 
 
 def _opened(number: int) -> str:

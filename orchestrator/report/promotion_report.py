@@ -13,7 +13,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Cell, Column, Figure, Headers, Part, Report, Section, Table, make_table
-from orchestrator.report.findings import describe_cost, describe_failures, describe_openings
+from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger
 from orchestrator.report.openings import final_scores, find_openings
 from orchestrator.report.search_figures import draw_learning_curves
 from orchestrator.report.statistics import Interval, mean_interval, winners_curse
@@ -35,7 +35,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
         _describe_decision(state),
         _describe_scores(view, scores),
         _describe_test(state),
-        describe_openings(find_openings([(plan, state)], state.provenance.get("data_hash"))),
+        describe_ledger(find_openings([(plan, state)], state.provenance.get("data_hash"))),
         _describe_fall(sweep, scores),
         describe_cost(view),
         describe_failures(view),

@@ -55,8 +55,8 @@ def test_report_of_a_sweep_lies_in_the_home_and_knows_its_promotions(
     assert (folder / "tables" / "leaderboard.csv").read_text(encoding="utf-8").startswith("rank,trial,state,")
     assert "Trial 3 won with 80.00 % val/mAP at epoch 3 of 3" in out
     assert f"by the 3 final runs of {promoted}" in out
-    assert "By the ledger of this home, the test split of this data was opened 2 times in all" in out
-    assert f"it was opened once for this sweep. {promoted}: 76.00 +- 1.00 test/mAP in percent over 3 seeds." in out
+    assert "By the ledger of this home, the test split of this data was opened 2 times in all." in out
+    assert f"It was opened once for this sweep. {promoted}: 76.00 +- 1.00 test/mAP in percent over 3 seeds." in out
     assert not (folder / "report.html").exists()
 
 

@@ -154,7 +154,7 @@ def test_a_sweep_of_nothing_and_of_one_trial_has_a_report(tmp_path: Path) -> Non
 
 
 def test_a_training_and_an_ablation_have_no_winner() -> None:
-    plan = search_plan(1, kind="train", ranges={}, num_trials=1)
+    plan = search_plan(1, kind="train", ranges={})
     report = make_sweep_report(SweepView(plan, search_state(plan)))
     assert report.findings[0].startswith("The run scored ")
     assert len(report.findings) == 2, "and what it cost"
