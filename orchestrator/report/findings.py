@@ -136,9 +136,14 @@ def describe_cost(view: SweepView) -> str:
     parts = [f"{100 * seconds / total:.0f} % {name}" for name, seconds in shares.items() if seconds > 0.005 * total]
     took = format_seconds(view.state.driven_s())
     hours = view.total_hours
-    cost = f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"
-    text = f"{_count_states(view)} They cost {cost} {view.hours_unit} within {took}"
+    subject = "It" if len(view.trials) == 1 else "They"
+    text = f"{_count_states(view)} {subject} cost {format_hours(hours)} {view.hours_unit} within {took}"
     return f"{text}; of the workers' time, {', '.join(parts)}." if parts else f"{text}."
+
+
+def format_hours(hours: float) -> str:
+    """Return hours with as many digits as matter."""
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
 def _count_states(view: SweepView) -> str:

@@ -13,7 +13,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Cell, Column, Figure, Headers, Part, Report, Section, Table, make_table
-from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger
+from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger, format_hours
 from orchestrator.report.openings import final_scores, find_openings
 from orchestrator.report.search_figures import draw_learning_curves
 from orchestrator.report.statistics import Interval, mean_interval, winners_curse
@@ -149,7 +149,7 @@ def _facts(view: SweepView, scores: Sequence[float]) -> tuple[tuple[str, str], .
             facts.append((f"{summary.metric}, {len(values)} seeds", f"{found.value:.2f}{half}"))
     facts.append(("test split opened", "once" if test is not None else "never"))
     hours = view.total_hours
-    return (*facts, (view.hours_unit, f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"))
+    return (*facts, (view.hours_unit, format_hours(hours)))
 
 
 def _runs_table(view: SweepView) -> Table:

@@ -16,10 +16,12 @@ from orchestrator.report.findings import (
     describe_failures,
     describe_openings,
     describe_winner,
+    format_hours,
     name_times,
 )
 from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import (
+    Effect,
     compute_effects,
     draw_importance,
     draw_rejection,
@@ -50,29 +52,23 @@ def make_sweep_report(view: SweepView, openings: Openings = _UNKNOWN, extra: Seq
         openings: How often the test split was opened.
         extra: Sections about its data and its pictures.
     """
-    plan, effects, agreeing = view.plan, compute_effects(view), compute_agreement(view)
-    is_search = plan.kind == "sweep"
-    findings = [
-        *(describe_ablation(tabulate_ablation(plan, view.trials)) if plan.kind == "ablate" else describe_winner(view)),
-        *([describe_curse(view), *describe_effects(view, effects)] if is_search else []),
-        describe_cost(view),
-        describe_failures(view),
-        describe_openings(openings) if is_search else None,
-    ]
-    early = describe_agreement(view, agreeing)
-    sections = [
-        _section("ablation", "What each part is worth", [_ablation_table(view)]),
-        _section("search", "The search", [draw_best_so_far(view), draw_learning_curves(view), leaderboard_table(view)]),
-        _section(
-            "parameters",
-            "The parameters",
-            [draw_importance(view), draw_responses(view, effects), draw_tau(view, effects), draw_weights(view)],
-        ),
-        _section("early", "Early stopping", [draw_agreement(view, agreeing), draw_survival(view)], early),
-        _section("method", "The method at work", [draw_rejection(view)]),
-        *extra,
-        _cost_section(view),
-    ]
+    plan = view.plan
+    if plan.kind == "sweep":
+        effects = compute_effects(view)
+        findings = [*describe_winner(view), describe_curse(view), *describe_effects(view, effects)]
+        findings += [describe_cost(view), describe_failures(view), describe_openings(openings)]
+        sections = _search_sections(view, effects)
+    else:
+        is_ablation = plan.kind == "ablate"
+        found = describe_ablation(tabulate_ablation(plan, view.trials)) if is_ablation else describe_winner(view)
+        findings = [*found, describe_cost(view), describe_failures(view)]
+        curves = None if is_ablation else draw_rejection(view)
+        sections = [
+            _section("ablation", "What each part is worth", [_ablation_table(view)]),
+            _section("runs", "The runs", [draw_learning_curves(view), leaderboard_table(view)]),
+            _section("method", "The method at work", [curves]),
+        ]
+    sections += [*extra, _cost_section(view)]
     return Report(
         name=plan.id,
         title=f"{_KINDS[plan.kind]} {plan.id}",
@@ -82,6 +78,18 @@ def make_sweep_report(view: SweepView, openings: Openings = _UNKNOWN, extra: Seq
         sections=merge_sections(sections),
         footer=describe_origin(view),
     )
+
+
+def _search_sections(view: SweepView, effects: Sequence[Effect]) -> list[Section]:
+    agreeing = compute_agreement(view)
+    parts = [draw_importance(view), draw_responses(view, effects), draw_tau(view, effects), draw_weights(view)]
+    early = describe_agreement(view, agreeing)
+    return [
+        _section("search", "The search", [draw_best_so_far(view), draw_learning_curves(view), leaderboard_table(view)]),
+        _section("parameters", "The parameters", parts),
+        _section("early", "Early stopping", [draw_agreement(view, agreeing), draw_survival(view)], early),
+        _section("method", "The method at work", [draw_rejection(view)]),
+    ]
 
 
 _KINDS = {"sweep": "Sweep", "train": "Training", "ablate": "Ablation", "promote": "Promotion"}
@@ -123,7 +131,7 @@ def _facts(view: SweepView, openings: Openings) -> tuple[tuple[str, str], ...]:
             "trials ended",
             f"{sum(record.ended for record in view.trials)} of {view.state.num_trials or view.plan.num_trials}",
         ),
-        (view.hours_unit, f"{hours:.2f}" if hours < 10 else f"{hours:.0f}"),
+        (view.hours_unit, format_hours(hours)),
     ]
     if view.plan.kind == "sweep":
         facts.append(("test split opened", name_times(openings.of_data or len(openings.own))))
