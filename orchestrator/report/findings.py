@@ -86,7 +86,7 @@ def describe_curse(view: SweepView) -> str | None:
     return (
         f"As the best of {len(scores)} single runs, the winning score is expected to be about {curse:.2f} points too "
         f"high (winner's curse); from the sweep alone, its mean over seeds lies between {low:.2f} and {high:.2f} (95 % "
-        f"interval). Quote the final runs of a promotion instead."
+        f"interval, as wide as a deviation from {view.noise.num_seeds} seeds makes it). Quote the final runs of a promotion instead."
     )
 
 

@@ -136,9 +136,9 @@ def draw_importance(view: SweepView) -> Figure | None:
 
     description = (
         f"From {len(trials)} trials: forests are grown on resampled trials, and each parameter is shuffled among the "
-        f"trials left out. The dot is the mean loss of explained variance, the line 90 % of the resamples. Grey hollow "
-        f"dots, whose line reaches zero, are not more than noise. Shares need not add up to 100. "
-        f"{view.comparable.note}"
+        f"trials left out. The dot is the mean share of the variance that goes with it (Sobol's total "
+        f"effect), the line 90 % of the resamples. Grey hollow dots, whose line reaches zero, are not more than "
+        f"noise. Shares need not add up to 100. {view.comparable.note}"
     )
     return Figure("importance", "Which parameters matter", description, draw, table)
 
@@ -190,7 +190,7 @@ def _describe_thinning(view: SweepView) -> str:
     trials, _ = view.points
     return (
         f" Of {len(trials):,} trials, {_MOST_POINTS} are drawn: the best and every so many of the others; curves "
-        f"use up to 400."
+        f"use up to 1,000."
         if len(trials) > _MOST_POINTS
         else ""
     )

@@ -178,7 +178,7 @@ def response(
         at: Where the curve is wanted, in 0..1.
         is_smooth: Whether places between two values mean something; if not, ``at`` are the choices.
     """
-    rows = thin(len(where))
+    rows = thin(len(where), 1000)
     x, y, grid = np.asarray(where, float)[rows], np.asarray(scores, float)[rows], np.asarray(at, float)
     dice = np.random.default_rng(_SEED)
     # Counts of a bootstrap: how often each trial is drawn.
@@ -224,8 +224,9 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 def importance(points: Floats, scores: Sequence[float], num_repeats: int = 30) -> list[Interval]:
     """Return how much of the scores' variance each parameter accounts for, in percent.
 
-    Forests on resampled trials; the loss of explained variance on the trials left out when one parameter is shuffled.
-    What a parameter does together with another counts for both.
+    Forests on resampled trials; half of what the squared error on the trials left out gains when one parameter is
+    shuffled, over the variance. That estimates Sobol's total effect: Var(f) = E[(f(x) - f(x'))^2] / 2 for independent x
+    and x'. What a parameter does together with another counts for both.
 
     Args:
         points: (trials, parameters) in 0..1.
@@ -263,7 +264,7 @@ def _shuffle_each(
     for copy in range(num_columns * num_shuffles):
         stacked[copy + 1, :, copy // num_shuffles] = dice.permutation(x[:, copy // num_shuffles])
     errors = ((predict(stacked.reshape(-1, num_columns)).reshape(-1, num_rows) - y) ** 2).mean(1)
-    return list((errors[1:].reshape(num_columns, num_shuffles).mean(1) - errors[0]) / max(variance, 1e-12))
+    return list((errors[1:].reshape(num_columns, num_shuffles).mean(1) - errors[0]) / max(2 * variance, 1e-12))
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def test_the_first_screen_says_what_was_found() -> None:
     assert "54 trials started: 34 complete, 16 pruned, 4 failed." in text
     assert "Failed: 4 NAN." in text
     assert "As far as this home knows, the test split was never opened for this sweep." in text
-    assert "(winner's curse); from the sweep alone, its mean over seeds lies between 8" in text
+    assert "points too high (winner's curse); from the sweep alone, its mean over seeds lies between" in text
     assert report.facts[0][0].startswith("best score, trial ")
     assert report.facts[1] == ("seed deviation", "0.21 points")
 
