@@ -18,6 +18,8 @@ from training.config.run import Scalar
 
 _NAMES = dict(zip(FIRST_KEYS, ("tau", "SPBC weight", "reg weight"), strict=True))
 _GOOD_CORRELATION = 0.8
+_SEEDS_OF_INTERVAL = 5
+"""With fewer, an interval for the winner is so wide that it says nothing."""
 
 
 def describe_winner(view: SweepView) -> list[str]:
@@ -80,14 +82,16 @@ def describe_curse(view: SweepView) -> str | None:
     if view.noise is None or len(scores) < 3:
         return None
     curse = winners_curse(view.noise.deviation.value, statistics.stdev(scores), len(scores))
-    # Only the deviation between seeds matters here.
-    noise = Noise(0.0, view.noise.deviation.value, seed_df=view.noise.num_seeds - 1)
-    low, high = winner_interval(scores, noise)
-    return (
+    text = (
         f"As the best of {len(scores)} single runs, the winning score is expected to be about {curse:.2f} points too "
-        f"high (winner's curse); from the sweep alone, its mean over seeds lies between {low:.2f} and {high:.2f} (95 % "
-        f"interval, as wide as a deviation from {view.noise.num_seeds} seeds makes it). Quote the final runs of a promotion instead."
+        f"high (winner's curse)"
     )
+    if view.noise.num_seeds >= _SEEDS_OF_INTERVAL:
+        # Only the deviation between seeds matters here.
+        noise = Noise(0.0, view.noise.deviation.value, seed_df=view.noise.num_seeds - 1)
+        low, high = winner_interval(scores, noise)
+        text += f"; from the sweep alone, its mean over seeds lies between {low:.2f} and {high:.2f} (95 % interval)"
+    return f"{text}. Quote the final runs of a promotion instead."
 
 
 def describe_effects(view: SweepView, effects: Sequence[Effect]) -> list[str]:
@@ -199,6 +203,8 @@ def describe_ledger(openings: Openings) -> str | None:
         return f"The test ledger of this home is damaged, so openings may be missing: {openings.problem}"
     if openings.of_data is None:
         return None
+    if openings.of_data < len(openings.own):
+        return "The ledger of this home lacks openings of the test split by versions without a ledger."
     return f"By the ledger of this home, the test split of this data was {_opened(openings.of_data)} in all."
 
 

@@ -134,7 +134,7 @@ def _facts(view: SweepView, openings: Openings) -> tuple[tuple[str, str], ...]:
         (view.hours_unit, format_hours(hours)),
     ]
     if view.plan.kind == "sweep":
-        facts.append(("test split opened", name_times(openings.of_data or len(openings.own))))
+        facts.append(("test split opened", name_times(max(openings.of_data or 0, len(openings.own)))))
     return tuple(facts)
 
 
