@@ -25,7 +25,7 @@ def make_test_set(config_hash: str) -> TestSet:
     """Return the test set of the tests' data, as another configuration opens it."""
     known = {"dataset": "digits", "data_hash": PROVENANCE["data_hash"], "split_hash": "5911", "method": "ignore"}
     known |= {"recipe": "digits", "protocol": "clean-val x clean-val", "commit": "c0ffee", "changes": ""}
-    return TestSet(**known, config_hash=config_hash, seeds=(1, 2), draws=(1200,))  # type: ignore[arg-type]
+    return TestSet(**known, config_hash=config_hash, seeds=(1, 2), draws=(1200,))
 
 
 @pytest.fixture
