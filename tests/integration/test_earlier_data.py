@@ -79,13 +79,22 @@ def test_the_promoted_model_scores_what_it_scored(earlier: Path, capsys: pytest.
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-3)
 
 
-def test_mlflow_lacks_nothing_and_gets_nothing_twice(earlier: Path) -> None:
-    count = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM metrics), (SELECT count(*) FROM params)"
+def test_mlflow_gets_scores_and_descriptions_which_earlier_versions_did_not_write_and_nothing_twice(
+    earlier: Path,
+) -> None:
+    count = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM params), (SELECT count(*) FROM metrics {})"
+    added = "key LIKE 'chosen/%' OR key LIKE 'best/%' OR key IN ('cpu_hours', 'trials_ended')"
     with sqlite3.connect(earlier / "home" / "mlflow.db") as database:
-        before = database.execute(count).fetchone()
-        assert sync(SWEEP)
-        assert sync(PROMOTION)
-        assert database.execute(count).fetchone() == before
+        before = database.execute(count.format("")).fetchone()
+        totals = []
+        for _ in range(2):
+            assert sync(SWEEP)
+            assert sync(PROMOTION)
+            assert database.execute(count.format(f"WHERE NOT ({added})")).fetchone() == before
+            totals.append(database.execute(count.format("")).fetchone())
+        assert totals[0] == totals[1] > before
+        noted = "SELECT count(*) FROM runs JOIN tags USING (run_uuid) WHERE key = 'mlflow.note.content'"
+        assert database.execute(noted).fetchone()[0] >= 2
     database.close()
 
 
