@@ -118,7 +118,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(plan: SweepPlan, store:
     events = sweeps.whole_sweep(plan)
     moments = random.Random(0)
     for part in range(2):
-        sweeps.write_events(plan, events[part * 8 : part * 8 + 8])
+        sweeps.write_events(plan, events[part * 10 : part * 10 + 10])
         before = _num_rows(store)
         follower = _follow(plan)
         _wait_for(lambda before=before: _num_rows(store) > before, 60)  # type: ignore[misc]
@@ -203,4 +203,4 @@ def test_artifacts_lie_in_the_home(plan: SweepPlan, home: Path) -> None:
     found = {
         path.relative_to(home / "artifacts").parts[-1] for path in (home / "artifacts").rglob("*") if path.is_file()
     }
-    assert found == {"space.yaml", "plan.json", "0.png"}
+    assert found == {"space.yaml", "plan.json", "leaderboard.json", "0.png"}

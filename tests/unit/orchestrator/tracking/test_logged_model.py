@@ -24,7 +24,7 @@ NAME = "digits.resnet_cam.clean-val.clean-val.0123abcd"
 
 
 def test_mlflow_loads_a_registered_model_from_its_name_run_and_version(
-    home: Path, empty_store: Path, tmp_path: Path
+    home: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(empty_store, home / "mlflow.db")
     client = make_client()
@@ -46,12 +46,8 @@ def test_mlflow_loads_a_registered_model_from_its_name_run_and_version(
     logged = client.get_logged_model(output.model_id)
     assert (logged.source_run_id, str(logged.status)) == (run_id, "READY")
     assert NAME in logged.tags["mlflow.modelVersions"]
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(tracking_uri())
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())  # set_tracking_uri would last beyond this test
+    loaded = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     assert [column.name for column in loaded.metadata.signature.inputs] == ["image"]
 
     images = pixels_of(load_split(training.config.data, "val"))[:3]
