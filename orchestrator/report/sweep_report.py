@@ -39,6 +39,7 @@ from orchestrator.report.search_figures import (
 from orchestrator.report.view import SweepView
 from orchestrator.report.weights_figure import draw_weights
 from orchestrator.results.ablation import tabulate_ablation
+from orchestrator.results.opened_test import find_openings
 from orchestrator.results.summary import make_heading
 
 _UNKNOWN = Openings()
@@ -143,8 +144,12 @@ def describe_origin(view: SweepView) -> tuple[str, ...]:
     known = view.state.provenance
     names = {"commit": "commit", "data_hash": "data", "weights_hash": "weights", "lock_hash": "lock file"}
     parts = [f"{name} `{known[key][:12]}`" for key, name in names.items() if known.get(key)]
+    openings = find_openings(view.state)
+    # The only thing here that is not from the journal: other sweeps open the same test set.
+    counted = () if openings is None else (f"From the test ledger, when this was made: {openings}.",)
     return (
         f"Space {view.plan.space}. {'; '.join(parts)}.",
+        *counted,
         f"Made from the journal by `orchestrator report {view.plan.id}`; equal journals give equal reports.",
     )
 

@@ -25,6 +25,7 @@ from orchestrator.report.sweep_report import make_sweep_report
 from orchestrator.report.view import SweepView, measure_noise
 from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
+from tests.kit.openings import open_set
 from tests.kit.search_journal import search_plan, search_state
 
 SEEDS = (80.0, 80.4, 80.1, 80.5, 80.0)
@@ -137,6 +138,16 @@ def test_the_first_screen_says_what_was_found() -> None:
     assert "points too high (winner's curse); from the sweep alone, its mean over seeds lies between" in text
     assert report.facts[0][0].startswith("best score, trial ")
     assert report.facts[1] == ("seed deviation", "0.23 points")
+
+
+def test_the_foot_of_a_page_says_how_often_its_test_set_was_opened() -> None:
+    plan = search_plan(12)
+    state = search_state(plan)
+    assert not [line for line in make_sweep_report(SweepView(plan, state)).footer if "test ledger" in line]
+    for number in (1, 2):
+        open_set(number, data_hash=state.provenance.get("data_hash", ""))
+    footer = make_sweep_report(SweepView(plan, state)).footer
+    assert "From the test ledger, when this was made: openings of the test set: 2." in footer
 
 
 def test_without_a_promotion_the_noise_is_not_known() -> None:
