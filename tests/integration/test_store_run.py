@@ -22,6 +22,7 @@ from tests.kit.stores import make_store, store_config
 from training.errors import ConfigError, NonFiniteLossError
 from training.inference.evaluation import evaluate_split
 from training.loop.run import TrainingRun
+from training.models import backbone
 
 OBSERVED = {"loop.select_epoch_by": "observed-val"}
 
@@ -97,6 +98,7 @@ class TestNothingIsLeftBehind:
     def test_workers_of_a_run_that_is_killed_end_too(self, uri: str, tmp_path: Path) -> None:
         changes = {"data.num_workers": 2, "loop.epochs": 100000, "optim.batch_size": 1}
         arguments = [json.dumps(store_config(uri, changes).flatten()), str(tmp_path), "100000"]
+        arguments.append(json.dumps(backbone.WIDTHS))
         root = Path(__file__).parents[2]
         run = subprocess.Popen(
             [sys.executable, "-m", "tests.kit.fingerprint", *arguments], cwd=root, env=dict(os.environ)
