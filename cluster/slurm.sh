@@ -91,17 +91,6 @@ release() {  # end Ray at once: if asked, it would drain its nodes for half a mi
 }
 trap release EXIT
 
-head_options=(--node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1
-  --dashboard-port="$((port + 1))" --ray-client-server-port="$((port + 2))")
-ray_start --head --nodes=1 --ntasks=1 --nodelist="$head"
-head_step=${steps[0]}
-head_options=()
-if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-  # No need to wait for the head: the workers do.
-  ray_start --address="$address:$port" --nodes="$((SLURM_JOB_NUM_NODES - 1))" \
-    --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head"
-fi
-
 watch() {  # wait for a process, return its exit code, and end it early if Ray's head ends
   local code=0 is_alone=""
   while kill -0 "$1" 2>/dev/null; do
@@ -117,7 +106,8 @@ watch() {  # wait for a process, return its exit code, and end it early if Ray's
   return "$code"
 }
 
-bash "$node" python - "$address:$port" "$SLURM_JOB_NUM_NODES" <<'END' &
+await_nodes() {  # wait until so many nodes have joined
+  bash "$node" python - "$address:$port" "$1" <<'END' &
 import sys
 import time
 
@@ -138,9 +128,24 @@ while True:
         sys.exit(f"Only {found} of {num_nodes} nodes joined within 300 s. See their messages above.")
     time.sleep(2)
 END
-starting=$!
-trap 'kill -TERM "$starting"; exit 130' TERM INT
-watch "$starting"
+  starting=$!
+  watch "$starting"
+}
+
+trap 'kill -TERM "$starting" 2>/dev/null || true; exit 130' TERM INT
+starting=""
+head_options=(--node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1
+  --dashboard-port="$((port + 1))" --ray-client-server-port="$((port + 2))")
+ray_start --head --nodes=1 --ntasks=1 --nodelist="$head"
+head_step=${steps[0]}
+head_options=()
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+  # A worker that finds the head half-started gives up.
+  await_nodes 1
+  ray_start --address="$address:$port" --nodes="$((SLURM_JOB_NUM_NODES - 1))" \
+    --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head"
+fi
+await_nodes "$SLURM_JOB_NUM_NODES"
 
 # In the background, so that this shell can receive the signal and pass it on.
 bash "$node" orchestrator "${words[@]}" --address "$address:$port" &

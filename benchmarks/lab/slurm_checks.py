@@ -144,7 +144,7 @@ class Cluster:
             found = self._named(job)
             return bool(found) and num_epochs(found[-1]) >= count
 
-        wait_until(f"{count} epochs of job {job}", look, 150)
+        wait_until(f"{count} epochs of job {job}", look, 300)
 
     def _named(self, job: int) -> list[Path]:
         return [path for path in list_sweeps(self.slurm.home) if path.name.startswith(f"job-{job}-")]
@@ -178,7 +178,10 @@ class Cluster:
 
 PARTS: dict[str, list[str]] = {
     "slurm": ["set_up", "sweep", "two_jobs_on_one_node"],
-    "slurm-stops": ["cancel", "time_limit"],
-    "slurm-requeue": ["requeue", "killed_slurmd"],
-    "slurm-faults": ["killed_raylet", "lost_head"],
+    "slurm-cancel": ["cancel"],
+    "slurm-time-limit": ["time_limit"],
+    "slurm-requeue": ["requeue"],
+    "slurm-slurmd": ["killed_slurmd"],
+    "slurm-raylet": ["killed_raylet"],
+    "slurm-head": ["lost_head"],
 }

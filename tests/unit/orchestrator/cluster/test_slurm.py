@@ -31,8 +31,8 @@ case "${0##*/}" in
   bash) # node.sh: Ray runs until it is killed, the rest says what it was asked
     shift
     [ "$1" != ray ] || exec sleep 60
-    if [ "$1" = python ]; then
-      until [ "$(grep --count ' ray start ' "$NOTES")" = 2 ]; do sleep 0.05; done
+    if [ "$1" = python ]; then # as many nodes as it is asked for have to be there
+      until [ "$(grep --count ' ray start ' "$NOTES")" -ge "$4" ]; do sleep 0.05; done
       exec sleep "${JOIN_S:-0}"
     fi
     [ "$2" != status ] || exit "${KNOWN:-2}"
