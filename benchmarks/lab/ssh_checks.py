@@ -22,7 +22,7 @@ from benchmarks.lab.checks import (
     start_services,
     write_environment,
 )
-from benchmarks.lab.world import World, copy_checkout, wait_until
+from benchmarks.lab.world import HOME, World, copy_checkout, wait_until
 
 CONFIG = "cluster/on-prem.yaml"
 STORAGE = "--storage s3://bucket/checkpoints"
@@ -36,6 +36,7 @@ class Cluster:
         self.home = world.folder / "homes" / "outside"
         self.checkout = world.folder / "checkout"
         copy_checkout(self.checkout)
+        world.use_home(self.home)
         self._venv = world.venv
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
         key = self.home / ".ssh" / "id_ed25519"
@@ -152,7 +153,7 @@ class Cluster:
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {
-            "HOME": str(self.home),
+            "HOME": HOME,
             "PATH": path,
             "PYTHONPATH": str(self.checkout),
             "LANG": "C.UTF-8",
