@@ -46,7 +46,8 @@ def make_image_sections(view: SweepView) -> list[Section]:
         ("method", "The method at work", draw_masks),
         ("data", "The data", draw_classes),
     ):
-        with suppress(ConfigError, DatasetError, OSError):
+        # RuntimeError and KeyError: weights that another version wrote.
+        with suppress(ConfigError, DatasetError, OSError, RuntimeError, KeyError):
             figure = draw(view)
             if figure is not None:
                 sections.append(Section(name, title, (), (figure,)))

@@ -62,5 +62,8 @@ def test_what_is_not_there_is_left_out() -> None:
     prepare_tiny()
     # Without weights, and without a method that masks, only the data is shown; without data, nothing.
     assert [section.name for section in make_image_sections(finished_view())] == ["data"]
+    strange = finished_view("digits-00000003")
+    CheckpointStore(trial_uri(strange.plan, 0)).save({}, 1, {"model": {}, "classes": ["one"]})
+    assert [section.name for section in make_image_sections(strange)] == ["data"], "weights of another version"
     gone = finished_view("digits-00000002", **{"data.scene_seed": 987654})
     assert make_image_sections(gone) == []
