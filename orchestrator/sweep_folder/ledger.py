@@ -33,6 +33,8 @@ LEDGER_FILE = "test-ledger.jsonl"
 HEAD_FILE = "test-ledger.head"
 _LOCK_FILE = ".test-ledger.lock"
 _LOCK_WAIT_S = 60.0
+COMPARISON = "the champion, to compare with"
+"""End of the purpose of an opening that scores a champion again, next to a challenger: a look that chooses nothing."""
 NO_LINE = "0" * 64
 """``previous`` of the first line."""
 

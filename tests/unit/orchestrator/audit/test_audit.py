@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,13 +22,14 @@ from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.sweep_folder.chain import reseal
 from orchestrator.sweep_folder.journal import replay
-from orchestrator.sweep_folder.ledger import HEAD_FILE, LEDGER_FILE, read_ledger
+from orchestrator.sweep_folder.ledger import COMPARISON, HEAD_FILE, LEDGER_FILE, read_ledger, register_opening
 from orchestrator.sweep_folder.rows import RESULTS_FILE, make_table, write_table
 from orchestrator.sweep_folder.score_files import scores_file
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking.store import LoggedSweep
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore
+from tests.kit.openings import SET
 from tests.kit.program import run
 from tests.kit.promoted import Work, make_base, make_scores, make_work
 from training.inference.scores import Scores
@@ -298,6 +300,14 @@ def test_seeds_of_the_search_are_not_fresh_and_conditions_may_not_change(store: 
     texts = "\n".join(str(finding) for finding in audit(work.promotion.id).report.findings)
     assert "seed 0 was already used by digits-0000000a, which chose the configuration by it" in texts
     assert "its drivers had different values of commit: c0ffee, decaf" in texts
+
+
+def test_a_champion_that_is_scored_again_next_to_a_challenger_is_no_second_look(work: Work) -> None:
+    again = replace(SET, split_hash=work.opening.split_hash, recipe=work.opening.recipe, config_hash="champion")
+    register_opening(again, f"promote other: {COMPARISON}", "false")
+    assert audit(work.promotion.id).report.findings == []
+    register_opening(replace(again, config_hash="other"), "promote other", "false")
+    assert kinds(audit(work.promotion.id)) == ["openings"]
 
 
 def test_rows_that_are_older_than_the_journal_are_not_a_cheat(work: Work) -> None:
