@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = "orchestrator"
-_COMMAND = re.compile(rf"(?:(?<=: )|(?<=`)){PROGRAM} (?=[a-z])")
+_COMMAND = re.compile(rf"(?<![\w./-])(?<!the ){PROGRAM} (?=[a-z])")
 
 
 def program() -> str:
@@ -32,5 +32,5 @@ def name_as_called(text: str) -> str:
 
     Messages from lower layers say ``orchestrator``, because they do not know how the program was called.
     """
-    # A command follows a colon or is between backticks; anything else is prose about the orchestrator.
+    # Prose says "the orchestrator", and a command that is already written as it was called has a path before its name.
     return _COMMAND.sub(lambda _: f"{program()} ", text) if PROGRAM in text else text

@@ -37,6 +37,9 @@ def find_images(folder: Path) -> list[Path]:
     )
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        others = f"It holds {len(files)} other file{'s' * (len(files) != 1)}" if files else "It is empty"
-        raise ValueError(f"No images in DIR={folder}. {others}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        others = f"holds only {len(files)} other file{'s' * (len(files) != 1)}" if files else "is empty"
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(
+            f"DIR must be a folder of images, but got DIR={folder}, which {others}. Images end in {suffixes}."
+        )
     return images

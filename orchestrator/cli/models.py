@@ -39,7 +39,8 @@ def evaluate(
 
     if split == "test":
         raise UserError(
-            f"--split must be val or train, but got test. `{program()} promote` opens it, once, after its decision."
+            f"--split must be val or train, but got test. Only `{program()} promote` opens the test split: "
+            "once, after its decision."
         )
     from orchestrator.results.opened_test import count_test_openings
     from orchestrator.writable import require_writable_cache

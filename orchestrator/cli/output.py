@@ -62,6 +62,11 @@ def print_line(text: str = "") -> None:
     print(show_controls(name_as_called(text)), flush=True)
 
 
+def print_file(text: str) -> None:
+    """Print what the user will save to a file: its commands stay as they are on every machine."""
+    print(show_controls(text), flush=True)
+
+
 def print_note(text: str) -> None:
     """Print a line to stderr, so that a pipe gets only the result."""
     print(show_controls(name_as_called(text)), file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import JsonOption
-from orchestrator.cli.output import print_json, print_line, print_table
+from orchestrator.cli.output import print_file, print_json, print_line, print_table
 from orchestrator.program import program
 from training.data.dataset_names import FOLDER
 
@@ -47,7 +47,7 @@ def spaces(
             print_json(loaded.model_dump(mode="json"))
         else:
             copy = COPY if data is None else f"{data}.yaml"
-            print_line(_as_copy(loaded.text.rstrip("\n"), loaded.reference, copy))
+            print_file(_as_copy(loaded.text.rstrip("\n"), loaded.reference, copy))
         return
     entries = [_describe(name) for name in shipped_spaces()]
     if json:

@@ -46,7 +46,9 @@ class Picture:
         observed = f"observed {', '.join(self.observed) or 'none'}"
         if self.hidden is None:
             return f"{observed}; {self.num_unknown} unknown, true labels not available"
-        return f"{observed}; true but not observed {', '.join(self.hidden) or 'none'}; {self.num_unknown} unknown"
+        if not self.hidden:
+            return f"{observed}; {self.num_unknown} unknown, none of them true"
+        return f"{observed}; true but not observed {', '.join(self.hidden)}; {self.num_unknown} unknown"
 
 
 def read_rows(texts: Sequence[str], num_images: int) -> list[int]:

@@ -119,7 +119,7 @@ def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
     epochs = f"{least} to {most}" if least < most else str(most)
     if plan.epoch_s is None:
         return epochs, None
-    times = [format_estimate(found * plan.epoch_s / plan.concurrency) for found in sorted({least, most})]
+    times = dict.fromkeys(format_estimate(found * plan.epoch_s / plan.concurrency) for found in (least, most))
     return (
         epochs,
         f"about {' to '.join(times)}, at {plan.epoch_s:g} s per epoch, as measured when the space was written",

@@ -41,8 +41,10 @@ class Resources:
 
     def describe(self) -> str:
         """Return the resources as text: ``1 worker x 1 CPU + 0.5 GPU``."""
-        text = f"{self.workers} worker{'s' * (self.workers > 1)} x {self.cpus_per_worker} CPU"
-        return text + (f" + {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "")
+        text = f"{self.workers} worker{'s' * (self.workers > 1)} x {self.cpus_per_worker}"
+        text += f" CPU{'s' * (self.cpus_per_worker > 1)}"
+        gpus = f" + {self.gpus_per_worker:g} GPU{'s' * (self.gpus_per_worker > 1)}"
+        return text + (gpus if self.gpus_per_worker else "")
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ def require_same_plan(plan: SweepPlan, state: SweepState) -> None:
         return
     changed = list(describe_changes(recorded, plan))
     if changed:
+        more = plan.num_trials - recorded.num_trials
         raise PlanChangedError(
             f"{sweep_dir(plan.id) / PLAN_FILE} is not the plan that {plan.id} began with: {', '.join(changed)}. A plan "
             f"does not change, because its trials would no longer be comparable. Delete the file, and `orchestrator "
             f"resume {plan.id}` writes it again as it was. Add trials with `orchestrator extend {plan.id} --trials "
-            f"+12`; for other settings, start a new sweep."
+            f"+{more if more > 0 else 12}`; for other settings, start a new sweep."
         )
 
 

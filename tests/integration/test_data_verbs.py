@@ -88,7 +88,7 @@ def test_real_photos_have_their_boxes_on_the_sheet(capsys: pytest.CaptureFixture
     code, out, _ = run(capsys, "data", "show", "voc", "--out", str(tmp_path / "sheet.png"))
     assert code == 0
     assert "0: 2011_000003: observed bottle; true but not observed person; 19 unknown" in out
-    assert "1: 2011_000025: observed bus; true but not observed none; 19 unknown" in out
+    assert "1: 2011_000025: observed bus; 19 unknown, none of them true" in out
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     for colour in ((0x1A, 0x7F, 0x37), (0xBC, 0x4C, 0x00)):
         assert (pixels == colour).all(1).sum() > 500

@@ -27,8 +27,9 @@ SYNONYMS = {
 
 
 def nearest_word(word: str, valid: Iterable[str]) -> str | None:
-    """Return the valid word closest to a misspelt one, or None."""
-    return next(iter(difflib.get_close_matches(word, list(valid), n=1)), None)
+    """Return the valid word closest to a misspelt one, or None. Capitals do not count."""
+    words = {known.casefold(): known for known in valid}
+    return next((words[close] for close in difflib.get_close_matches(word.casefold(), words, n=1)), None)
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,16 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
         phases = files.check_images(phases)
         listed = {clean(file) for phase in phases.values() for file in phase.files}
         _note_unlisted(files, listed | {f"images/{id}" for id in empty})
-    kinds = ", ".join(f"{split} {'observed only' if phase.true is None else 'true'}" for split, phase in phases.items())
-    return files.annotations(name, f"images/ and tables; splits {given}; labels: {kinds}", classes, phases)
+    layout = f"images/ and tables; splits {given}; labels: {_kinds(phases)}"
+    return files.annotations(name, layout, classes, phases)
+
+
+def _kinds(phases: Mapping[str, Phase]) -> str:
+    """Return which splits have which labels: ``observed only (train, val), all known (test)``."""
+    splits: dict[str, list[str]] = {}
+    for split, phase in phases.items():
+        splits.setdefault("observed only" if phase.true is None else "all known", []).append(split)
+    return ", ".join(f"{kind} ({', '.join(names)})" for kind, names in splits.items())
 
 
 def find_folder(source: Path) -> Path:

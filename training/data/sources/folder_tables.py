@@ -217,7 +217,7 @@ def _check_columns(files: LabelFiles, path: Path, raw: _Raw) -> _Raw | None:
         why = f"must have a column {IMAGE}, but has {some(map(repr, names))}{_hint_image(raw)}"
     elif len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        why = f"must have no column twice, but has {some(map(repr, twice))} more than once"
+        why = f"must not have a column twice, but has {some(map(repr, twice))} more than once. Rename or delete one"
     elif "" in names:
         why = (
             f"column {kept[names.index('')] + 1} has no name. Name it, or delete it if it only counts the rows "
@@ -233,6 +233,8 @@ def _check_columns(files: LabelFiles, path: Path, raw: _Raw) -> _Raw | None:
 
 def _hint_image(raw: _Raw) -> str:
     for name, column in zip(raw.names, raw.columns, strict=True):
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            return f". Add a first line with the names of the columns, such as: {IMAGE},{LABELS}"
         if column and Path(_text(column[0]).strip()).suffix.lower() in IMAGE_SUFFIXES:
             return f". Rename {name!r}, which holds names of images, to {IMAGE}"
     return ""

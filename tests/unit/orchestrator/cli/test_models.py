@@ -138,7 +138,8 @@ def test_predict_without_the_gpu_that_was_asked_for_says_what_to_do(
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
-    ("folder", "hint"), [("nowhere", "does not exist"), ("empty", "No images in DIR="), ("red.png", "is a file")]
+    ("folder", "hint"),
+    [("nowhere", "does not exist"), ("empty", "which is empty. Images end in"), ("red.png", "is a file")],
 )
 def test_wrong_folder_is_told_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], images: Path, folder: str, hint: str

@@ -114,6 +114,10 @@ def test_commands_in_messages_of_other_layers_are_shown_as_the_user_types_them(
     path = f"{tmp_path.name}/orchestrator"
     cli_output.print_note("No sweeps. Start one: orchestrator sweep digits, or see `orchestrator status --all`.")
     assert capsys.readouterr().err == f"No sweeps. Start one: {path} sweep digits, or see `{path} status --all`.\n"
+    cli_output.print_note("Make one: orchestrator sweep digits, then orchestrator promote (or orchestrator train)")
+    assert capsys.readouterr().err == f"Make one: {path} sweep digits, then {path} promote (or {path} train)\n"
+    cli_output.print_file("# (after: orchestrator data prepare)")
+    assert capsys.readouterr().out == "# (after: orchestrator data prepare)\n"
     cli_output.print_line(f"the orchestrator is not a command: {path} jobs")
     assert capsys.readouterr().out == f"the orchestrator is not a command: {path} jobs\n"
 

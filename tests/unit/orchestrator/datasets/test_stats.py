@@ -165,6 +165,7 @@ def test_caption_says_what_is_observed_true_and_unknown() -> None:
         Picture("0", pixels, ("dog",), ("cat", "mug"), 2).caption()
         == "observed dog; true but not observed cat, mug; 2 unknown"
     )
+    assert Picture("0", pixels, ("dog",), (), 2).caption() == "observed dog; 2 unknown, none of them true"
     assert Picture("0", pixels, (), None, 3).caption() == "observed none; 3 unknown, true labels not available"
 
 

@@ -35,6 +35,7 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     assert row(made, "selection") == "clean-val x clean-val (val/mAP)"
     assert row(made, "total epochs") == "250 to 480"  # 23 x 10 + 20, or 24 x 20
     assert str(row(made, "time")).startswith("about 4 min to 8 min, at 2 s per epoch")
+    assert str(row(dataclasses.replace(made, concurrency=24), "time")).startswith("about 1 min, at 2 s per epoch")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_promotion_shows_where_it_comes_from_and_each_run() -> None:
 
 
 def test_gpus_are_named_where_there_are_any() -> None:
-    assert row(make_plan(PlanRequest("voc", num_cpus=8, num_gpus=2)), "per trial") == "1 worker x 4 CPU + 1 GPU"
+    assert row(make_plan(PlanRequest("voc", num_cpus=8, num_gpus=2)), "per trial") == "1 worker x 4 CPUs + 1 GPU"
 
 
 def test_lines_fit_a_screen() -> None:

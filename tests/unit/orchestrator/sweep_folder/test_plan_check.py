@@ -36,7 +36,7 @@ def test_what_was_edited_is_named_with_both_values() -> None:
     for words in (
         f"{sweep_dir(plan.id)}/plan.json is not the plan that {plan.id} began with: loop.epochs was 3 and is 8",
         f"Delete the file, and `orchestrator resume {plan.id}` writes it again as it was",
-        f"`orchestrator extend {plan.id} --trials +12`",
+        f"`orchestrator extend {plan.id} --trials +4`",
     ):
         assert words in str(refused.value)
 

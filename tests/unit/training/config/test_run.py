@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tests.kit.scenes import TINY, tiny_config
 from training.config.methods import METHOD_CONFIGS, IgnoreConfig, WanConfig
 from training.config.run import TrainConfig, valid_keys
-from training.config.spelling import SYNONYMS, nearest_key
+from training.config.spelling import SYNONYMS, nearest_key, nearest_word
 from training.errors import ConfigError
 
 
@@ -147,6 +147,11 @@ def test_unknown_method_lists_the_known_ones(name: Any) -> None:
         TrainConfig.from_flat({"method.name": name})
     with pytest.raises(ConfigError, match="method.name"):
         TrainConfig().with_params({"method.name": name})
+
+
+def test_capitals_do_not_hide_the_nearest_word() -> None:
+    assert nearest_word("DIGITS", ["voc", "digits"]) == "digits"
+    assert nearest_word("img7.jpg", ["IMG7.JPG", "x.png"]) == "IMG7.JPG"
 
 
 def test_misspelt_method_names_the_nearest() -> None:

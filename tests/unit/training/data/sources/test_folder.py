@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def test_the_file_says_what_is_known(
     for phase in annotations.phases.values():
         assert phase.observed is None or (phase.observed.sum(1) == 1).all()
     for name, (true, _) in expected.items():
-        assert f"{name} {'true' if true else 'observed only'}" in annotations.layout
+        assert re.search(rf"{'all known' if true else 'observed only'} \([^)]*{name}", annotations.layout)
 
 
 def test_without_splits_a_fifth_is_drawn_for_test_and_val_is_left_to_the_run(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_classes_txt_gives_the_order_and_catches_a_misspelt_name(tmp_path: Path)
     [
         ("", "labels.csv: is empty"),
         ("file,cat\na,1\n", "labels.csv:1: must have a column image, but has 'file', 'cat'"),
-        ("image,cat,cat\na,1,0\n", "labels.csv:1: must have no column twice, but has 'cat' more than once"),
+        ("image,cat,cat\na,1,0\n", "labels.csv:1: must not have a column twice, but has 'cat' more than once"),
         ("image\na\n", "labels.csv:1: must have either one column per class or the column labels, but has image"),
         ("image,labels,cat\na,cat,1\n", "labels.csv:1: must have either one column per class or the column labels"),
         ("image,cat\na,1\na,0\n", "labels.csv:3: 'a' has two rows. Write all its labels in one"),
@@ -305,6 +306,7 @@ def test_what_a_table_means_but_does_not_say_is_asked_for(tmp_path: Path) -> Non
     cases = {
         "image;cat;dog\na;1,5;0\n": "labels.csv:2: cells of a class must be 1 or 0, but 'cat' has '1,5'",
         "filename,cat\na.JPG,1\n": "Rename 'filename', which holds names of images, to image",
+        "a.jpg,cat\nb.jpg,dog\n": "Add a first line with the names of the columns, such as: image,labels",
         ",image,cat\n0,a,1\n": "column 1 has no name. Name it, or delete it if it only counts the rows",
         "image,labels\na,cat,dog\n": "has 3 cells, but the header has 2. Put cells that contain ',' in double quotes",
         "image,labels\na,cat;dog\nb,cat|dog\n": "'cat|dog' is not the name of a class: names are separated by ';'",
