@@ -24,6 +24,7 @@ from orchestrator.cli.output import (
     print_table,
     print_text,
 )
+from orchestrator.cli.report_table import print_report
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
 
@@ -78,6 +79,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import NO_LABELS, make_heading
+    from orchestrator.sweep_folder.promotion_report import make_report
 
     rows = _rank(plan, state)
     heading = make_heading(plan)
@@ -85,13 +87,15 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
         f"by {plan.protocol}"
     )
-    scores = None if state.test is None else summarise_test(state.test.figures)
+    scores = None if state.test is None else summarise_test(state.test.figures, plan.num_final)
     if rows:
         _print_rows(plan, rows, num_rows, None if scores is None else scores.metric, is_here=is_here)
     else:
         print_note("No trial has started yet.")
     if scores is not None:
         print_line(f"test: {scores}")
+    if plan.kind == "promote":
+        print_report(make_report(plan, state.records, None if state.test is None else state.test.figures))
     if plan.kind == "ablate":
         _print_ablation(plan, tabulate_ablation(plan, state.records.values()))
     if is_here and (openings := find_openings(state)) is not None:
@@ -105,12 +109,16 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import make_heading
+    from orchestrator.sweep_folder.promotion_report import make_report
 
     printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
     printed["true_labels"] = state.provenance.get("true_labels")
     printed["rows"] = _rank(plan, state)
     if state.test is not None:
-        printed["test"] = asdict(summarise_test(state.test.figures))
+        printed["test"] = asdict(summarise_test(state.test.figures, plan.num_final))
+    if plan.kind == "promote":
+        figures = None if state.test is None else state.test.figures
+        printed["report"] = make_report(plan, state.records, figures).to_json()
     if source is None and (openings := find_openings(state)) is not None:
         printed["test_openings"] = openings.num
     if plan.kind == "ablate" and (ablation := tabulate_ablation(plan, state.records.values())):

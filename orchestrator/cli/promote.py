@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,7 +28,9 @@ from orchestrator.cli.output import (
     print_table,
     print_tracking_problem,
 )
+from orchestrator.cli.report_table import print_report
 from orchestrator.durations import format_seconds
+from orchestrator.errors import UserError
 from orchestrator.program import program
 
 if TYPE_CHECKING:
@@ -36,14 +38,34 @@ if TYPE_CHECKING:
     from orchestrator.promotion.verdict import Decision
     from orchestrator.results.opened_test import TestOpenings
     from orchestrator.sweep.options import DriveOptions
+    from orchestrator.sweep_folder.promotion_report import PromotionReport
 
 
 def promote(
     context: typer.Context,
     sweep: SweepArgument = None,
+    rule: Annotated[
+        Literal["race", "best-score"],
+        typer.Option("--rule", help="How the winner is chosen: by a race of the best, or as the best of all scores."),
+    ] = "race",
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="K", help="Final runs, each with a fresh training seed.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "--seeds",
+            metavar="K",
+            help="Final runs, each with a fresh training seed; by default 5, or 3 with --rule best-score.",
+            show_default=False,
+        ),
+    ] = None,
+    race_runs: Annotated[
+        int | None,
+        typer.Option(
+            "--race-runs",
+            metavar="N",
+            help="Most runs of candidates in the race; by default half of what the sweep took.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", metavar="W", help="Ray Train workers per run; by default one per GPU, or 1 on CPU."),
@@ -57,11 +79,12 @@ def promote(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Retrain a sweep's winner at full length, and decide on it.
+    """Choose a sweep's winner, retrain it at full length, and decide on it.
 
-    Runs it K times with fresh seeds and compares their mean selection metric with the champion's: PROMOTE, KEEP, or
-    REFUSE (exit code 1) if the two cannot be compared. Then the test split is opened, once; it does not influence the
-    decision.
+    The best trials and the champion race on common fresh seeds; what that costs is printed first. The outcome decides:
+    PROMOTE, KEEP, or REFUSE (exit code 1) if the two cannot be compared. Then winner and champion run with K further
+    seeds, which choose nothing, and the test split is opened, once. With --rule best-score, the trial with the best
+    score runs K times, and their mean decides and is reported.
     """
     if submitted(context, address):
         return
@@ -70,11 +93,19 @@ def promote(
     started = time.monotonic()
     # By default the latest search: the latest training is rarely what the user wants to promote.
     found = find_sweep(sweep, kinds={"sweep"} if sweep is None else {"sweep", "train"})
-    from orchestrator.promotion.promote import promote as promote_sweep
+    from orchestrator.promotion import promote as promotion
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
-    outcome = promote_sweep(found, options, seeds=seeds, workers=workers, keep_weights=keep_weights, say=print_note)
+    how: dict[str, Any] = {"workers": workers, "keep_weights": keep_weights, "say": print_note}
+    if seeds is not None:
+        how["seeds"] = seeds
+    if rule == "race":
+        outcome = promotion.promote_by_rule(found, options, budget=race_runs, **how)
+    elif race_runs is not None:
+        raise UserError("--race-runs is for --rule race: with --rule best-score nothing races. Leave one of them out.")
+    else:
+        outcome = promotion.promote(found, options, **how)
     finish_promotion(outcome, options, started, json)
 
 
@@ -111,19 +142,22 @@ def _resume_command(outcome: PromotionOutcome) -> str:
     if outcome.keep_weights == plan.keep_weights:
         return f"resume {plan.id}"
     # This call requested more than the plan says, so only repeating the same call keeps the weights.
-    return f"promote {plan.parent} --seeds {plan.num_trials} --workers {plan.resources.workers} --keep-weights"
+    rule = " --rule best-score" if plan.choice is None else ""
+    workers = plan.resources.workers if plan.choice is None else plan.choice.workers
+    return f"promote {plan.parent}{rule} --seeds {plan.num_final} --workers {workers} --keep-weights"
 
 
 def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
     from orchestrator.results.opened_test import summarise_test
 
-    plan, openings = outcome.plan, _find_openings(outcome)
+    plan, openings, report = outcome.plan, _find_openings(outcome), _make_report(outcome)
     return {
         "promotion": plan.id,
         "sweep": plan.parent,
         "metric": plan.protocol.metric,
         "select_config_by": str(plan.protocol.select_config_by),
         "select_epoch_by": str(plan.protocol.select_epoch_by),
+        "rule": report.rule,
         "verdict": str(decision.verdict),
         "reason": decision.reason,
         "marks": list(decision.marks),
@@ -131,11 +165,13 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "version": outcome.version,
         "champion": outcome.champion,
         "config_file": str(outcome.config_file),
-        "test": asdict(summarise_test(outcome.test)),
+        "report": report.to_json(),
+        "test": asdict(summarise_test(outcome.test, plan.num_final)),
         "test_openings": openings and openings.num,
         "runs": [
             {
                 "run": record.trial,
+                "of": "winner" if record.trial < plan.num_final else "champion",
                 "seed": record.params["loop.seed"],
                 "state": str(record.state),
                 "value": record.value(plan.protocol),
@@ -145,6 +181,13 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
             for record in outcome.records
         ],
     }
+
+
+def _make_report(outcome: PromotionOutcome) -> PromotionReport:
+    from orchestrator.sweep_folder.promotion_report import make_report
+
+    records = {record.trial: record for record in outcome.records}
+    return make_report(outcome.plan, records, {str(trial): metrics for trial, metrics in outcome.test.items()})
 
 
 def _find_openings(outcome: PromotionOutcome) -> TestOpenings | None:
@@ -160,7 +203,8 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
 
     plan, described = outcome.plan, _describe(outcome, decision)
     print_line(f"{plan.id}: final runs of the winner of {plan.parent}, in percent, selected by {plan.protocol}")
-    scores = summarise_test(outcome.test)
+    scores = summarise_test(outcome.test, plan.num_final)
+    both = plan.num_trials > plan.num_final
     metric = scores.metric or TEST_MAP
     rows = [
         (
@@ -170,10 +214,13 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
             format_score(run["value"]),
             run["epoch"],
             format_score(run["test"].get(metric)),
+            *([run["of"]] if both else []),
         )
         for run in described["runs"]
     ]
-    print_table(["run", "seed", "state", plan.protocol.metric, "epoch", metric], rows, right=[0, 1, 3, 4, 5])
+    headers = ["run", "seed", "state", plan.protocol.metric, "epoch", metric, *(["of"] if both else [])]
+    print_table(headers, rows, right=[0, 1, 3, 4, 5])
+    print_report(_make_report(outcome))
     print_line(f"{decision.verdict}: {decision.reason}")
     for mark in decision.marks:
         print_line(f"  note: {mark}")

@@ -86,7 +86,7 @@ def resume(
 
         print_note(f"note: rebuilt the journal of {found} from MLflow: {rebuild_journal(found)} epochs.")
     options = DriveOptions(address, allow_changed, steal_lease, backup, allow_gaps=is_restored)
-    if load_plan(found).kind == "promote":
+    if load_plan(found).kind in ("promote", "race"):
         # The registry and the ledger would be missing from the copy, so a resume from it could promote twice.
         if backup is not None:
             raise UserError(

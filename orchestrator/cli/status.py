@@ -19,6 +19,7 @@ from orchestrator.cli.output import (
     print_table,
     print_text,
 )
+from orchestrator.cli.report_table import print_report
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
 
@@ -93,7 +94,7 @@ def _print_status(found: SweepSummary) -> None:
     from orchestrator.results.summary import NO_LABELS
 
     heading, best = found.heading, found.best
-    unit = "run" if found.kind == "promote" else "trial"
+    unit = "run" if found.kind in ("promote", "race") else "trial"
     print_line(f"{heading.sweep}: {found.kind} of {heading.method} on {heading.dataset}, {found.state}")
     counts = ", ".join(f"{count} {state.lower()}" for state, count in found.trials.items() if count)
     print_line(f"  {unit + 's':6}  {_progress(found)} ended" + (f" ({counts})" if counts else ""))
@@ -103,7 +104,9 @@ def _print_status(found: SweepSummary) -> None:
     if found.decision:
         print_line(f"  {found.decision.verdict}: {found.decision.reason}")
     if found.test is not None:
-        print_line(f"  test    {summarise_test(found.test)}")
+        print_line(f"  test    {summarise_test(found.test, found.num_final)}")
+    if found.report is not None:
+        print_report(found.report)
     if found.openings is not None:
         print_line(f"  {found.openings}")
     if found.decision and found.decision.version:

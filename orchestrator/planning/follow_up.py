@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.datasets.prepared import find_store
 from orchestrator.home import check_name
+from orchestrator.planning.choice import Choice
 from orchestrator.planning.page import make_rerun_notes
 from orchestrator.planning.plan import make_identity, require_settings_without_credentials
 from orchestrator.planning.request import PlanRequest
@@ -22,6 +24,10 @@ from training.selection import Protocol, SelectBy
 _FIRST_FRESH_SEED = 1001
 # Leaves room for "-promote".
 _LONGEST_PROMOTED_NAME = 56
+# More seeds than a race ever has.
+_MAX_BLOCKS = 100
+_SEEDS_PER_SWEEP = 1000
+_MAX_SWEEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,13 @@ def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
 
 
 def make_promotion_plan(
-    plan: SweepPlan, params: Mapping[str, Scalar], *, seeds: int = 3, workers: int = 1, storage: str | None = None
+    plan: SweepPlan,
+    params: Mapping[str, Scalar],
+    *,
+    seeds: int = 3,
+    workers: int = 1,
+    storage: str | None = None,
+    choice: Choice | None = None,
 ) -> SweepPlan:
     """Plan the final runs of a sweep's winner: at full length, one per fresh training seed, one after the other.
 
@@ -82,20 +94,26 @@ def make_promotion_plan(
         seeds: Number of runs.
         workers: Ray Train workers of a run; each takes the resources that a worker of the sweep took.
         storage: Folder or URI for checkpoints; None is the promotion's own folder.
+        choice: Why these params, if the rule chose them; its champion is trained with the same seeds.
 
     Raises:
         UserError: ``seeds`` or ``workers`` is less than 1.
     """
     request = PlanRequest(seeds=seeds, workers=workers, storage=storage)
     request.check_counts()
-    first = int(plan.base["loop.seed"] or 0) + _FIRST_FRESH_SEED
+    # The seeds of a race have chosen, so those that are reported come after all that a race could have.
+    first = _first_seed(plan) if choice is None else first_race_seed(plan) + _MAX_BLOCKS
+    points = [dict(params)]
+    if choice is not None and choice.champion_point is not None:
+        points.append(choice.champion_point)
+    start_from = tuple({**point, "loop.seed": first + run} for point in points for run in range(seeds))
     gpus = plan.resources.gpus_per_worker
     return replace(
         plan,
         **make_identity("promote", check_name(f"{plan.name[:_LONGEST_PROMOTED_NAME]}-promote")),
         ranges={},
-        start_from=tuple({**params, "loop.seed": first + run} for run in range(seeds)),
-        num_trials=seeds,
+        start_from=start_from,
+        num_trials=len(start_from),
         concurrency=1,
         scheduler="none",
         # NCCL does not let two ranks share a GPU.
@@ -107,4 +125,47 @@ def make_promotion_plan(
         # The limit was set for trials of the search, not for final runs on other resources.
         time_limit_s=None,
         backup=None,
+        choice=choice,
     )
+
+
+def make_race_plan(
+    plan: SweepPlan, points: Sequence[Mapping[str, Scalar]], choice: Choice, storage: str | None = None
+) -> SweepPlan:
+    """Plan the race of a promotion: every candidate with the same fresh seeds, block by block, at full length.
+
+    Args:
+        plan: The sweep, whose resources and number of trials at a time it keeps.
+        points: Params of each candidate; those of the champion come last.
+        choice: What is known before the race.
+        storage: As in :func:`make_promotion_plan`.
+    """
+    first = first_race_seed(plan)
+    start_from = tuple({**point, "loop.seed": first + block} for block in range(choice.blocks) for point in points)
+    return replace(
+        plan,
+        **make_identity("race", check_name(f"{plan.name[:_LONGEST_PROMOTED_NAME]}-race")),
+        ranges={},
+        start_from=start_from,
+        num_trials=len(start_from),
+        scheduler="none",
+        storage=storage,
+        notes=(),
+        parent=plan.id,
+        time_limit_s=None,
+        backup=None,
+        choice=choice,
+    )
+
+
+def first_race_seed(plan: SweepPlan) -> int:
+    """Return the first seed of a sweep's race; every sweep has seeds of its own.
+
+    A champion was chosen by the seeds of its race. With the same seeds it would get the same scores in the next one,
+    and would have the luck that chose it twice.
+    """
+    return _first_seed(plan) + _SEEDS_PER_SWEEP * (1 + zlib.crc32(plan.id.encode()) % _MAX_SWEEPS)
+
+
+def _first_seed(plan: SweepPlan) -> int:
+    return int(plan.base["loop.seed"] or 0) + _FIRST_FRESH_SEED

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from orchestrator.planning.choice import Choice
 from search_spaces.blocks import Sampler, SchedulerName
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
@@ -23,7 +24,7 @@ from training.config.strict import explain, shown
 from training.path_names import require_path_name
 from training.selection import Protocol
 
-Kind = Literal["sweep", "train", "promote", "ablate"]
+Kind = Literal["sweep", "train", "promote", "ablate", "race"]
 Params = dict[str, Scalar]
 MAX_TIME_S = 253_402_300_799
 """The last second that a calendar has."""
@@ -54,8 +55,8 @@ class SweepPlan:
     A new field needs a default, because plans that earlier versions wrote do not have it.
 
     Attributes:
-        kind: ``sweep``, ``train`` (one trial, no search), ``promote`` (K trials, one per fresh seed) or ``ablate`` (K
-            trials of each variant).
+        kind: ``sweep``, ``train`` (one trial, no search), ``promote`` (K trials, one per fresh seed, then as many of
+            the champion), ``ablate`` (K trials of each variant) or ``race`` (a promotion's candidates on common seeds).
         created: Unix time in s.
         space, space_text: The name of the search space as it was given, and the text of its file.
         method: The label of the method block.
@@ -74,6 +75,7 @@ class SweepPlan:
         variants: For an ablation: the labels of the method and its variants, in the order of ``start_from``.
         keep_weights: For a promotion: keep the best weights of every final run, not only those of the first seed.
         backup: URI to which the journal is copied from the start; later drivers may choose another.
+        choice: For a race, and a promotion by the rule: what was chosen and why.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -110,6 +112,7 @@ class SweepPlan:
     variants: tuple[str, ...] = ()
     keep_weights: bool = False
     backup: str | None = None
+    choice: Choice | None = None
 
     @property
     def epochs(self) -> int:
@@ -122,6 +125,11 @@ class SweepPlan:
     def num_points(self) -> int | None:
         """The number of different points, or None if it is infinite."""
         return count_points(self.ranges, self.sampler) if self.ranges else len(self.start_from)
+
+    @property
+    def num_final(self) -> int:
+        """Number of final runs of a promotion's winner, the first of its trials; those of the champion follow."""
+        return self.num_trials if self.choice is None else self.choice.seeds
 
     def rungs(self) -> list[int]:
         """Return the epochs at which ASHA may stop a trial; empty without pruning."""
@@ -140,6 +148,7 @@ class SweepPlan:
         plain["ranges"] = {key: found.model_dump(exclude_defaults=True) for key, found in self.ranges.items()}
         plain["protocol"] = vars(self.protocol)
         plain["resources"] = vars(self.resources)
+        plain["choice"] = None if self.choice is None else vars(self.choice)
         return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -216,8 +225,11 @@ def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:
 
 
 def registered_trials(plan: SweepPlan) -> tuple[int, ...]:
-    """Return the runs of a promotion that its opening of the test set is for: all that were planned, failed or not."""
-    return tuple(range(plan.num_trials))
+    """Return the runs of a promotion that its opening of the test set is for: all of the winner, failed or not.
+
+    Those of the champion, if it ran too, have an opening of their own.
+    """
+    return tuple(range(plan.num_final))
 
 
 def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:
@@ -226,4 +238,8 @@ def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:
     Raises:
         ConfigError: A param is not a setting of the run, or out of range.
     """
-    return TrainConfig.from_flat({**plan.base, **params})
+    base: Mapping[str, Scalar] = plan.base
+    # The champion of a promotion may be of another method, which does not have the settings of this one.
+    if params.get("method.name", base.get("method.name")) != base.get("method.name"):
+        base = {key: value for key, value in base.items() if not key.startswith("method.")}
+    return TrainConfig.from_flat({**base, **params})

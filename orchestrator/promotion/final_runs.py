@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
-from training.config.run import ADDED_SETTINGS, PLACE_KEYS, ModelConfig, TrainConfig
+from training.config.run import ADDED_SETTINGS, PLACE_KEYS, ModelConfig, Scalar, TrainConfig
 
 _HASHES = ("data_hash", "weights_hash")
 
@@ -39,8 +40,25 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     Raises:
         UserError: It cannot be promoted; the message says why and what to do.
     """
+    plan, state = read_promotable(sweep_id)
+    winner = best(state.records.values(), plan.protocol)
+    assert winner is not None
+    workers = choose_workers(plan, winner.params, workers, address)
+    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
+
+
+def read_promotable(sweep_id: str) -> tuple[SweepPlan, SweepState]:
+    """Return the plan of a sweep, with its data where they are now, and its state.
+
+    Raises:
+        UserError: It cannot be promoted; the message says why and what to do.
+    """
     plan, state = read_sweep(sweep_id)
     plan = locate_data(plan)
+    if plan.kind == "race":
+        raise UserError(
+            f"{sweep_id} is the race of a promotion. Continue that, or read its result: orchestrator resume {sweep_id}"
+        )
     if plan.kind == "promote":
         raise UserError(
             f"{sweep_id} is itself a promotion. Promote a sweep or a training, or continue this one: orchestrator "
@@ -64,10 +82,15 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
             f"No trial of {sweep_id} is COMPLETE, so there is nothing to promote. See why: orchestrator leaderboard "
             f"{sweep_id}"
         )
+    return plan, state
+
+
+def choose_workers(plan: SweepPlan, params: Mapping[str, Scalar], workers: int | None, address: str | None) -> int:
+    """Return the number of Ray Train workers of a final run: what was asked for, or what fits on the GPUs."""
     # Counted here and not when the runs start: the number decides whether a promotion is the same.
-    if workers is None:
-        workers = count_workers(plan, int(trial_config(plan, winner.params).optim.batch_size), address)
-    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
+    if workers is not None:
+        return workers
+    return count_workers(plan, int(trial_config(plan, params).optim.batch_size), address)
 
 
 def count_workers(plan: SweepPlan, batch_size: int, address: str | None) -> int:
@@ -125,7 +148,7 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
         **{key: str(config.flatten()[key]) for key in SET_UP_KEYS},
     }
     # Every seed keeps its place: a failed run must not shift the others' results.
-    records = [state.records.get(trial) for trial in range(plan.num_trials)]
+    records = [state.records.get(trial) for trial in range(plan.num_final)]
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
     return Result(
         plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete)

@@ -41,7 +41,7 @@ def render_card(
         f"# {name}",
         f"A multi-label classifier of {len(classes)} classes ({', '.join(classes)}), trained by `{plan.method}` on "
         f"`{plan.dataset}` with one observed positive label per image. These are the weights of the first of "
-        f"{plan.num_trials} training seeds, which was chosen in advance; the others show how much the score varies.",
+        f"{plan.num_final} training seeds, which was chosen in advance; the others show how much the score varies.",
         "## Scores (%)",
         _table(plan, result, test),
         f"Selected by {plan.protocol} on validation data, with at most {plan.epochs} epochs. {decision.verdict}: "
@@ -66,8 +66,8 @@ def _table(plan: SweepPlan, result: Result, test: Mapping[int, Mapping[str, floa
     names = sorted({name for figures in test.values() for name in figures})
     # The validation metric comes first, because it decided.
     columns: dict[str, list[float | None]] = {plan.protocol.metric: list(result.values)}
-    columns |= {name: [test.get(trial, {}).get(name) for trial in range(plan.num_trials)] for name in names}
-    seeds = [str(point["loop.seed"]) for point in plan.start_from]
+    columns |= {name: [test.get(trial, {}).get(name) for trial in range(plan.num_final)] for name in names}
+    seeds = [str(point["loop.seed"]) for point in plan.start_from[: plan.num_final]]
     lines = [
         f"| metric | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | deviation |",
         "|---" * (len(seeds) + 3) + "|",

@@ -13,21 +13,32 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.planning.data_fit import locate_data
+from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.final_runs import find_same, plan_promotion
+from orchestrator.promotion.earlier import find_by_rule, find_final_runs
+from orchestrator.promotion.final_runs import choose_workers, find_same, plan_promotion, read_promotable
 from orchestrator.promotion.lock import promoting
+from orchestrator.promotion.opponent import find_opponent
+from orchestrator.promotion.race import describe_cost, make_final, make_race, plan_choice, settle_choice
 from orchestrator.promotion.steps import PromotionSteps, write_config
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
+from orchestrator.sweep_folder.checkpoints import find_storage
 from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
-from orchestrator.sweep_folder.records import TrialRecord
+from orchestrator.sweep_folder.records import TrialRecord, best
 from orchestrator.tracking.connection import MlflowFailedError, require_answer
+from orchestrator.tracking.reading import read_sweep
 from orchestrator.writable import require_writable
 
+REPORTED_SEEDS = 5
+"""Fresh seeds that the rule reports by default."""
 _LOCK_FILE = ".promotion.lock"
 _NEEDS_MLFLOW = (
     "Nothing was started: a promotion needs MLflow, which knows the champion and registers the model. See what is "
@@ -76,7 +87,9 @@ def promote(
     keep_weights: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
-    """Train a sweep's winner with fresh seeds, decide on it, open the test split, and register it if it won.
+    """Train the trial with the best score with fresh seeds, decide on it, open the test split, register it if it won.
+
+    This is ``--rule best-score``: the best of many scores is too high, and its fresh runs decide and report at once.
 
     The same final runs (sweep, winner, seeds, workers) are carried out only once: an interrupted promotion is
     continued, a finished one is read.
@@ -107,19 +120,105 @@ def promote(
         return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 
+def promote_by_rule(
+    sweep_id: str,
+    options: DriveOptions = DEFAULT,
+    *,
+    seeds: int = REPORTED_SEEDS,
+    workers: int | None = None,
+    budget: int | None = None,
+    keep_weights: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> PromotionOutcome:
+    """Choose a winner by the rule (``docs/results.md``), report it from fresh seeds, and register it if it won.
+
+    The best candidates and the champion race on common fresh seeds; the highest posterior mean wins. The winner and the
+    champion are then trained with further seeds, which choose nothing. What was asked for before is not run again.
+
+    Args:
+        sweep_id: A finished sweep or training.
+        options: How to run.
+        seeds: Fresh seeds that are reported.
+        workers: As for :func:`promote`; the race runs like the trials of the sweep.
+        budget: Most runs of candidates in the race; None is half of what the sweep took.
+        keep_weights: As for :func:`promote`.
+        say: Called with what will run, and with each step.
+
+    Raises: as :func:`promote`; also UserError if every candidate fails in the race.
+    """
+    PlanRequest(seeds=seeds, workers=1 if workers is None else workers).check_counts()
+    if budget is not None and budget < 0:
+        raise UserError(f"--race-runs must be at least 0, but got --race-runs={budget}.")
+    plan, state = read_promotable(sweep_id)
+    with promoting(sweep_id):
+        started = time.monotonic()
+        known = find_by_rule(sweep_id, len(state.records), seeds=seeds, workers=workers, budget=budget)
+        if known is None or not _is_concluded(known.id):
+            _require_outside(options)
+        if known is not None:
+            return _follow_rule(known, options, started, say, keep_weights=keep_weights)
+        winner = best(state.records.values(), plan.protocol)
+        assert winner is not None
+        workers = choose_workers(plan, winner.params, workers, options.address)
+        final = make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
+        records = list(state.records.values())
+        opponent = find_opponent(plan, state, final, say)
+        choice = plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=budget)
+        for line in describe_cost(plan, records, choice):
+            say(line)
+        begun = make_race(plan, records, choice) if choice.num_entrants else make_final(plan, records, choice)
+        trained = run_sweep(replace(begun, keep_weights=keep_weights), options)
+        return _follow_rule(trained.plan, options, started, say, trained, keep_weights=keep_weights)
+
+
+def _follow_rule(
+    plan: SweepPlan,
+    options: DriveOptions,
+    started: float,
+    say: Callable[[str], None],
+    trained: SweepOutcome | None = None,
+    *,
+    keep_weights: bool,
+) -> PromotionOutcome:
+    """Go on from a race or from final runs, which are resumed unless they have just been trained."""
+    if trained is None:
+        trained = _read_race(plan) or resume(plan.id, options)
+    if plan.kind == "race" and trained.state == FINISHED:
+        assert plan.parent is not None
+        # Those that the race began with: the sweep may have been extended meanwhile.
+        sweep, state = read_sweep(plan.parent)
+        assert plan.choice is not None
+        records = [record for trial, record in sorted(state.records.items()) if trial < plan.choice.num_trials]
+        choice = settle_choice(sweep, records, plan, trained.records)
+        say(f"Chosen: trial {choice.trial} of {sweep.id}. Now {choice.seeds} fresh seeds, which choose nothing")
+        final = replace(make_final(locate_data(sweep), records, choice), keep_weights=plan.keep_weights)
+        trained = run_sweep(final, options)
+    return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
+
+
+def _read_race(plan: SweepPlan) -> SweepOutcome | None:
+    """Return a race that is over; a drop spares runs, so it may have fewer than planned, and must not start Ray."""
+    state = replay(sweep_dir(plan.id) / JOURNAL_FILE)
+    if plan.kind != "race" or state.driver_state != FINISHED:
+        return None
+    return SweepOutcome(plan, tuple(record for _, record in sorted(state.records.items())), FINISHED, 0.0)
+
+
 def resume_promotion(
     promotion_id: str, options: DriveOptions = DEFAULT, *, say: Callable[[str], None] = lambda text: None
 ) -> PromotionOutcome:
-    """Continue a promotion; one that is finished is only read.
+    """Continue a promotion, from its race or its final runs; one that is finished is only read.
 
     Raises: as :func:`promote`.
     """
-    started = time.monotonic()
-    with promoting(load_plan(promotion_id).parent or promotion_id):
-        if not _is_concluded(promotion_id):
+    started, plan = time.monotonic(), load_plan(promotion_id)
+    parent = plan.parent or promotion_id
+    with promoting(parent):
+        if plan.kind == "race":
+            plan = find_final_runs(plan.id, parent) or plan
+        if not _is_concluded(plan.id):
             _require_outside(options)
-        trained = resume(promotion_id, options)
-        return _conclude(trained, started, say, keep_weights=trained.plan.keep_weights)
+        return _follow_rule(plan, options, started, say, keep_weights=plan.keep_weights)
 
 
 def _require_outside(options: DriveOptions) -> None:

@@ -70,7 +70,7 @@ def load_best(plan: SweepPlan, state: SweepState, trial: int) -> dict[str, Any]:
     if found is None:
         raise WeightsGoneError(
             f"The best weights of final run {trial} are missing or broken under {uri}. Move {sweep_dir(plan.id)} away, "
-            f"then promote again: `orchestrator promote {plan.parent} --seeds {plan.num_trials}`"
+            f"then promote again: `orchestrator promote {plan.parent} --seeds {plan.num_final}`"
         )
     return found
 

@@ -26,15 +26,19 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
         OrchestratorError: Weights are missing, or the test ledger is damaged or cannot be written.
     """
     # All planned runs, whether or not they failed: the opening was decided when they were.
-    trials = registered_trials(plan)
-    configs = {trial: final_config(plan, trial) for trial in trials}
+    configs = {trial: final_config(plan, trial) for trial in range(plan.num_trials)}
+    winner, champion = _register(plan, configs)
     # A failed run has no weights worth evaluating; the decision has already refused it.
-    complete = [trial for trial in trials if _is_complete(state, trial)]
+    complete = [trial for trial in configs if _is_complete(state, trial)]
     states = {trial: load_best(plan, state, trial) for trial in complete}
     say(f"Evaluating {len(states)} final runs on the test split, which is opened only once")
-    registered = Registered(plan.method, str(plan.protocol), configs, f"promote {plan.id}")
     val = {trial: _score_val(configs[trial], best) for trial, best in states.items()}
-    opening, test = open_test_set(registered, states)
+    opening, test = open_test_set(winner, _of(winner, states))
+    other = None
+    if champion is not None:
+        # Another configuration, so an opening of its own.
+        other, theirs = open_test_set(champion, _of(champion, states))
+        test = {**test, **theirs}
     hashes = [
         _write(plan, trial, states[trial]["epoch"], scores) for found in (val, test) for trial, scores in found.items()
     ]
@@ -44,7 +48,25 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
         opening=None if opening is None else opening.n,
         line_hash=None if opening is None else opening.hash,
         scores=dict(hashes),
+        champion_opening=None if other is None else other.n,
+        champion_line_hash=None if other is None else other.hash,
     )
+
+
+def _register(plan: SweepPlan, configs: dict[int, TrainConfig]) -> tuple[Registered, Registered | None]:
+    """Return what is opened for the winner, and for the champion if it ran too."""
+    own = {trial: configs[trial] for trial in registered_trials(plan)}
+    theirs = {trial: config for trial, config in configs.items() if trial not in own}
+    winner = Registered(plan.method, str(plan.protocol), own, f"promote {plan.id}")
+    if not theirs:
+        return winner, None
+    name = next(iter(theirs.values())).method.name
+    method = plan.method if name == own[0].method.name else name
+    return winner, Registered(method, str(plan.protocol), theirs, f"promote {plan.id}: the champion, to compare with")
+
+
+def _of(registered: Registered, states: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    return {trial: best for trial, best in states.items() if trial in registered.configs}
 
 
 def _is_complete(state: SweepState, trial: int) -> bool:

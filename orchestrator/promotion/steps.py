@@ -72,6 +72,7 @@ class PromotionSteps:
             self._result,
             None if champion is None else _read_result(str(champion), champion.tags),
             [_read_result(str(other), other.tags) for other in others],
+            self._plan.choice,
         )
         decision = replace(decision, marks=(*decision.marks, *gone))
         self._append(

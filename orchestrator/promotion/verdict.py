@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.planning.choice import Choice
 from orchestrator.provenance import UNKNOWN
 
 COMPARED_KEYS = ("dataset", "data_hash", "model", "weights_hash", "recipe", "select_config_by", "select_epoch_by")
@@ -86,17 +87,21 @@ def registered_name(identity: Mapping[str, str]) -> str:
     return f"{identity['dataset']}.{model}.{identity['select_config_by']}.{identity['select_epoch_by']}.{digest}"
 
 
-def decide(challenger: Result, champion: Result | None, others: Sequence[Result] = ()) -> Decision:
+def decide(
+    challenger: Result, champion: Result | None, others: Sequence[Result] = (), choice: Choice | None = None
+) -> Decision:
     """Decide on a promotion.
 
-    The challenger wins if its mean over the seeds is strictly higher, by the selection metric on validation data, or if
-    there is no champion yet.
+    The challenger wins if there is no champion yet. By the rule, it wins if its posterior mean is above the champion's
+    mean in their race: the reported seeds choose nothing. By best score, it wins if its mean over the seeds is strictly
+    higher, by the selection metric on validation data.
 
     Args:
         challenger: The final runs.
         champion: The current champion under the same conditions, or None.
         others: Champions of the dataset under other conditions. They are named in the decision, so that the first
             result under its conditions is not mistaken for the best.
+        choice: What the rule chose; None is by best score.
 
     Returns:
         PROMOTE, KEEP, or REFUSE if the two cannot be compared.
@@ -122,10 +127,28 @@ def decide(challenger: Result, champion: Result | None, others: Sequence[Result]
         )
     # Differences that make a comparison less reliable, but do not prevent it.
     marks = _marks(challenger, champion)
+    if choice is not None:
+        if choice.champion == champion.name:
+            return _decide_by_race(choice, champion, marks)
+        marks = (*marks, f"{champion.name} took no part in the race, so the reported seeds decided")
     # Strictly higher: a tie keeps the champion, so that repeating a promotion changes nothing.
     if challenger.mean > champion.mean:
         return Decision(Verdict.PROMOTE, f"{challenger} is higher than {champion} of {champion.name}", marks)
     return Decision(Verdict.KEEP, f"{challenger} is not higher than {champion} of {champion.name}", marks)
+
+
+def _decide_by_race(choice: Choice, champion: Result, marks: tuple[str, ...]) -> Decision:
+    if choice.champion_point is None:
+        return Decision(Verdict.KEEP, f"trial {choice.trial} has the settings of {champion.name}", marks)
+    if choice.posterior is None or choice.champion_mean is None:
+        return Decision(Verdict.REFUSE, f"{champion.name} has no result in the race {choice.race}", marks)
+    is_higher = choice.posterior > choice.champion_mean
+    higher = "higher" if is_higher else "not higher"
+    reason = (
+        f"the posterior mean {choice.posterior:.2f} of trial {choice.trial} is {higher} than "
+        f"the mean {choice.champion_mean:.2f} of {champion.name} in the race {choice.race}"
+    )
+    return Decision(Verdict.PROMOTE if is_higher else Verdict.KEEP, reason, marks)
 
 
 def _apart(challenger: Result, other: Result) -> str:

@@ -42,13 +42,16 @@ class TestScores:
         return text
 
 
-def summarise_test(figures: Mapping[str, Mapping[str, float]] | Mapping[int, Mapping[str, float]]) -> TestScores:
+def summarise_test(
+    figures: Mapping[str, Mapping[str, float]] | Mapping[int, Mapping[str, float]], num_final: int | None = None
+) -> TestScores:
     """Return the mean and the deviation of the main metric.
 
     Args:
         figures: Final run -> metrics in percent, as the journal's ``test_opened`` has them.
+        num_final: Only so many runs are the winner's, and those of the champion follow; None if all are.
     """
-    runs = list(figures.values())
+    runs = [metrics for run, metrics in figures.items() if num_final is None or int(run) < num_final]
     for metric in (TEST_MAP, TEST_OBSERVED_MAP):
         scores = [run[metric] for run in runs if metric in run]
         if scores:

@@ -17,6 +17,7 @@ from orchestrator.results.opened_test import TestOpenings, find_openings
 from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.index import SweepEntry
 from orchestrator.sweep_folder.lease import find_holder
+from orchestrator.sweep_folder.promotion_report import PromotionReport, make_report
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
@@ -85,6 +86,8 @@ class SweepSummary:
         open: The trials that have not ended.
         decision: The decision, if this is a promotion that has decided.
         test: Final run -> metrics in percent on the test split, if this is a promotion that has opened it.
+        report: What a promotion chose by, and what its fresh seeds say.
+        num_final: How many of its final runs are the winner's; those of the champion follow.
         openings: How often the test set of its data was opened, if it was; None for a sweep from another home.
         source: Where the information comes from, if the sweep is not in this home.
     """
@@ -104,6 +107,8 @@ class SweepSummary:
     decision: DecisionSummary | None
     test: Mapping[str, Mapping[str, float]] | None = None
     openings: TestOpenings | None = None
+    report: PromotionReport | None = None
+    num_final: int | None = None
     source: Source | None = None
 
     @property
@@ -116,7 +121,9 @@ class SweepSummary:
         plain = asdict(self)
         # Flat, because scripts already rely on this form.
         heading, source, openings = plain.pop("heading"), plain.pop("source"), plain.pop("openings")
-        return {**heading, **plain, "test_openings": openings and openings["num"], **(source or {})}
+        del plain["report"], plain["num_final"]
+        report = {} if self.report is None else {"report": self.report.to_json()}
+        return {**heading, **plain, **report, "test_openings": openings and openings["num"], **(source or {})}
 
 
 @dataclass(frozen=True)
@@ -198,9 +205,17 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         open=tuple(_summarise_trial(record, plan) for record in state.open_trials()),
         decision=None if promotion is None else _summarise_decision(promotion, state),
         test=None if state.test is None else state.test.figures,
+        report=_make_report(plan, state),
+        num_final=plan.num_final if plan.kind == "promote" else None,
         openings=find_openings(state) if source is None else None,
         source=source,
     )
+
+
+def _make_report(plan: SweepPlan, state: SweepState) -> PromotionReport | None:
+    if plan.kind not in ("promote", "race"):
+        return None
+    return make_report(plan, state.records, None if state.test is None else state.test.figures)
 
 
 def _summarise_decision(decided: PromotionDecided, state: SweepState) -> DecisionSummary:

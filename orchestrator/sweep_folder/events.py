@@ -145,6 +145,7 @@ class TestOpened(Event):
         opening, line_hash: Number and sha256 of its line in the test ledger; None if the split has no images, or in
             a journal of a version without a ledger.
         scores: Name of a file of scores per image -> its sha256.
+        champion_opening, champion_line_hash: The same for the runs of the champion, if it ran too.
     """
 
     __test__ = False  # not a test class, despite its name
@@ -154,6 +155,8 @@ class TestOpened(Event):
     opening: int | None = None
     line_hash: str | None = None
     scores: Mapping[str, str] | None = None
+    champion_opening: int | None = None
+    champion_line_hash: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,13 @@ from search_spaces.schema import shipped_spaces
 from training.config.spelling import did_you_mean
 from training.files import sync_folder, write_whole
 
-KIND_NOUNS = {"sweep": "a sweep", "train": "a training", "ablate": "an ablation", "promote": "a promotion"}
+KIND_NOUNS = {
+    "sweep": "a sweep",
+    "train": "a training",
+    "ablate": "an ablation",
+    "promote": "a promotion",
+    "race": "the race of a promotion",
+}
 
 _ID = re.compile(r"[A-Za-z0-9].*-[0-9a-f]{8}")
 _SUFFIX_LENGTH = len("-01234567")
@@ -126,7 +132,7 @@ def list_sweeps(kinds: Collection[str] | None = None) -> list[SweepEntry]:
     """Return all sweeps, latest first.
 
     Args:
-        kinds: Only these kinds (``sweep``, ``train``, ``promote``, ``ablate``); None for all.
+        kinds: Only these kinds (``sweep``, ``train``, ``promote``, ``ablate``, ``race``); None for all.
 
     Raises:
         UserError: The home is not a folder.
@@ -191,6 +197,7 @@ def require_search(plan: SweepPlan) -> None:
     instead = {
         "train": f"Train it again with other settings: orchestrator train --from {plan.id}/0 --set KEY=VALUE",
         "ablate": "Start one with more seeds: orchestrator ablate SPACE --seeds K",
+        "race": f"Continue the promotion that it belongs to: orchestrator resume {plan.id}",
         "promote": f"Promote again with more seeds: orchestrator promote {plan.parent} --seeds K",
     }
     if plan.kind in instead:

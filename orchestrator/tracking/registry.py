@@ -206,6 +206,8 @@ def _refuse_sweep(text: str) -> None:
     what = f"{text} is {'a trial' if head == entry.id else KIND_NOUNS[plan.kind]}, not a model."
     if plan.kind == "ablate":
         raise UserError(f"{what} The variants of an ablation are not registered.")
+    if plan.kind == "race":
+        raise UserError(f"{what} Continue its promotion: orchestrator resume {entry.id}")
     if plan.kind != "promote":
         raise UserError(f"{what} Register its best trial as one: orchestrator promote {entry.id}")
     if state.champion is not None:

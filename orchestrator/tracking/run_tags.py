@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import UNKNOWN
+from orchestrator.sweep_folder.promotion_report import make_report
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.trial_notes import describe_trial, name_run
@@ -126,6 +127,9 @@ def sweep_tags(plan: SweepPlan, state: SweepState) -> dict[str, str]:
         tags["orchestrator.reason"] = state.promotion.reason[:_MAX_TEXT]
         tags["orchestrator.marks"] = "; ".join(state.promotion.marks)[:_MAX_TEXT]
         tags["orchestrator.model"] = state.promotion.model
+    if plan.kind in ("promote", "race"):
+        found = make_report(plan, state.records, None if state.test is None else state.test.figures)
+        tags |= {f"orchestrator.{key}": value[:_MAX_TEXT] for key, value in found.flatten().items()}
     if state.test is not None and state.test.opening is not None:
         tags["orchestrator.test_opening"] = str(state.test.opening)
         tags["orchestrator.test_opening_hash"] = str(state.test.line_hash)

@@ -18,6 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.home import PLAN_FILE, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.trials.race_blocks import place_of, read_race
 from search_spaces.ranges import Range
 from training.config.run import Scalar
 from training.selection import Protocol as SelectionProtocol
@@ -53,6 +54,8 @@ def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Propo
     """Return a plan's proposer in its state after these trials; unfinished trials count as running."""
     if plan.sampler == "grid" and plan.ranges:
         return GridProposer(plan)
+    if plan.kind == "race":
+        return RaceProposer(plan, records)
     return OptunaProposer(plan, records)
 
 
@@ -78,6 +81,32 @@ class GridProposer:
 
     def learn(self, record: TrialRecord) -> None:
         """A grid learns nothing."""
+
+
+class RaceProposer:
+    """Proposes the runs of a race, block by block, without those of candidates that were dropped.
+
+    A block is one seed for all candidates. With several trials at a time, a run of the next block may begin before the
+    last one of a block has ended: what it says still counts.
+    """
+
+    def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord]) -> None:
+        self._plan = plan
+        self._records = {record.trial: record for record in records}
+        self._handed = {place_of(plan, record.params) for record in self._records.values()}
+
+    def propose(self, trial: int) -> Proposal | None:
+        """Return the next run of a candidate that is still in the race, or None if there is none."""
+        missing = read_race(self._plan, self._records.values()).missing
+        place = next((place for place in missing if place not in self._handed), None)
+        if place is None:
+            return None
+        self._handed.add(place)
+        return Proposal(dict(self._plan.start_from[place]), "race")
+
+    def learn(self, record: TrialRecord) -> None:
+        """Remember how a run ended."""
+        self._records[record.trial] = record
 
 
 class OptunaProposer:

@@ -90,6 +90,7 @@ def promote(monkeypatch: pytest.MonkeyPatch, promotion: PromotionOutcome) -> Cal
             return replace(promotion, **changes)
 
         monkeypatch.setattr(promotion_module, "promote", promoted)
+        monkeypatch.setattr(promotion_module, "promote_by_rule", promoted)
         monkeypatch.setattr(promotion_module, "resume_promotion", promoted)
         return calls
 
@@ -159,7 +160,7 @@ def test_stopped_promotion_repeats_the_flag_that_its_plan_does_not_have(
 ) -> None:
     promote(state="INTERRUPTED", decision=None, keep_weights=True)
     _, _, err = run(capsys, "promote", finished, "--keep-weights")
-    assert f"orchestrator promote {finished} --seeds 2 --workers 1 --keep-weights" in err
+    assert f"orchestrator promote {finished} --rule best-score --seeds 2 --workers 1 --keep-weights" in err
 
 
 def test_promotion_that_is_trained_but_not_decided_is_to_be_resumed(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator.promotion import numbers, racing, rule
-from orchestrator.promotion.racing import paired_p, pocock_level
+from orchestrator import intervals
+from orchestrator.promotion import rule
 from orchestrator.promotion.rule import (
     Noise,
     Reruns,
@@ -23,6 +25,8 @@ from orchestrator.promotion.rule import (
     shrunken_means,
     winner_interval,
 )
+from orchestrator.trials import racing
+from orchestrator.trials.racing import paired_p, pocock_level
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -31,14 +35,14 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 def test_the_rule_needs_neither_torch_nor_ray() -> None:
     imported = set()
-    for module in (rule, racing, numbers):
+    for module in (rule, racing, intervals):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Import):
                 imported |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module))
     ours = {name for name in imported if name.startswith("orchestrator")}
-    assert ours == {"orchestrator.promotion.numbers", "orchestrator.promotion.racing"}
+    assert ours == {"orchestrator.intervals", "orchestrator.trials.racing"}
     assert imported - ours <= {
         "__future__",
         "collections.abc",
@@ -224,3 +228,43 @@ def test_the_winners_interval_reaches_down_where_the_second_is_close() -> None:
 def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_worked_example_of_the_documentation_is_what_the_functions_compute() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "results.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", text, re.MULTILINE))
+
+    def scores_of(step: str) -> list[float]:
+        return [float(number) for number in re.findall(r"\d\d\.\d(?!\d)", shown[step])]
+
+    intro = text.partition("Eight trials score ")[2].partition("There is a champion")[0]
+    numbers = [float(number) for number in re.findall(r"\d\d\.\d", intro)]
+    scores, replicates = numbers[:8], [numbers[start : start + 4] for start in (8, 12, 16)]
+    noise = estimate_noise(replicates, scores, selected=True)
+    assert f"{noise.seed_sd:.2f}" == shown["deviation between seeds, pooled"]
+    assert f"{noise.config_sd:.2f}" == shown["deviation between configurations"]
+    assert f"{max(scores):.2f}" == shown["best score"]
+    assert (
+        f"{shrunken_means({trial: [score] for trial, score in enumerate(scores)}, noise)[0]:.2f}" == shown["shrunken"]
+    )
+    low, high = winner_interval(scores, noise)
+    assert f"{low:.2f} to {high:.2f}" == shown["its interval, from the sweep alone"]
+    reruns = choose_reruns(scores, noise, 12)
+    assert shown["further runs within 12"].startswith(f"{reruns.k} candidates, {reruns.m} seed each")
+    raced = {trial: scores_of(f"race, trial {trial}") for trial in range(3)}
+    champion = scores_of("race, champion")
+    blocks = [{9: champion[block], **{trial: runs[block] for trial, runs in raced.items()}} for block in range(3)]
+    assert race(blocks, 3) == [1]
+    for trial in (0, 2):
+        assert shown[f"race, trial {trial}"].endswith(f"dropped, p = {paired_p(raced[1], raced[trial]):.3f}")
+    observed = {trial: [score, *raced.get(trial, ())] for trial, score in enumerate(scores)}
+    posterior = shrunken_means(observed, noise)[1]
+    assert shown["shrunken mean of all runs, trial 1"].startswith(f"{posterior:.2f}: above the champion")
+    assert shown["race, champion"].endswith(f"mean {np.mean(champion):.2f}")
+    assert posterior > np.mean(champion)
+    own, theirs = scores_of("fresh seeds, trial 1"), scores_of("fresh seeds, champion")
+    low, high = mean_interval(own)
+    assert shown["fresh seeds, trial 1"].endswith(f": {np.mean(own):.2f}, {low:.2f} to {high:.2f}")
+    differences = [a - b for a, b in zip(own, theirs, strict=True)]
+    low, high = mean_interval(differences)
+    assert shown["fresh seeds, champion"].endswith(f"difference {np.mean(differences):+.2f}, {low:+.2f} to {high:+.2f}")

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, special
 
-from orchestrator.promotion.numbers import require_finite, require_level
+from orchestrator.intervals import require_finite, require_level
 
 FIRST_LOOK = 3
 """A race drops nobody before this many blocks: two differences say next to nothing about their deviation."""
