@@ -19,7 +19,16 @@ from contextlib import suppress
 import psutil
 
 _DRIVING = ("sweep", "resume", "extend", "train", "ablate", "promote")
-_RAY = ("raylet", "gcs_server", "ray::", "default_worker.py", "setup_worker.py", "log_monitor.py", "dashboard.py")
+_RAY = (
+    "raylet",
+    "gcs_server",
+    "ray::",
+    "default_worker.py",
+    "setup_worker.py",
+    "log_monitor.py",
+    "monitor.py",
+    "dashboard.py",
+)
 """Words in the command lines of Ray's own processes."""
 _HEAD = "node:__internal_head__"
 """The resource that only the head has."""
@@ -40,13 +49,10 @@ def find_drivers(processes: Iterable[psutil.Process]) -> dict[psutil.Process, st
     return found
 
 
-def list_left(processes: Iterable[psutil.Process], venv: str) -> list[psutil.Process]:
-    """Return Ray's processes, and those that run a program of this virtual environment."""
-    return [
-        process
-        for process in processes
-        if (words := _words(process)) and (words[0].startswith(f"{venv}/") or any(_is_ray(word) for word in words[:3]))
-    ]
+def list_left(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Return Ray's processes and the drivers; other programs of the user's are left alone."""
+    drivers = find_drivers(processes)
+    return [process for process in processes if process in drivers or any(map(_is_ray, _words(process)[:3]))]
 
 
 def say_running() -> int:
@@ -68,18 +74,18 @@ def stop(cluster: str | None = None) -> int:
             process.terminate()
     psutil.wait_procs(drivers, timeout=_DRIVER_S)
     venv = os.path.dirname(os.path.dirname(sys.executable))
-    number = len(list_left(_others(), venv))
+    number = len(list_left(_others()))
     ray = [os.path.join(venv, "bin", "ray"), "stop", "--log-color=false"]
     with suppress(OSError):
         subprocess.run(ray, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    for process in (left := list_left(_others(), venv)):
+    for process in (left := list_left(_others())):
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=_KILLED_S)
     if cluster:
         with suppress(OSError):
             os.unlink(state_file(cluster))
-    still = list_left(_others(), venv)
+    still = list_left(_others())
     for process in still:
         print(f"cannot stop process {process.pid}: {' '.join(_words(process))[:100]}")
     print(f"stopped {_count(len(drivers), 'sweep')} and {_count(number - len(still), 'process')} of Ray", flush=True)
