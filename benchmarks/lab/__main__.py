@@ -60,7 +60,7 @@ def run_inside(part: str, lines: Path) -> int:
         try:
             for name in kind.PARTS[part]:
                 check: Callable[[], list[str]] = getattr(cluster, name)
-                outcomes.append(run_check(part, " ".join((check.__doc__ or name).split()), check))
+                outcomes.append(run_check(part, describe(kind, name), check))
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(outcomes[-1])) + "\n")
         finally:
@@ -74,21 +74,25 @@ def run_inside(part: str, lines: Path) -> int:
     return 0
 
 
-def read_latest(lines: Path) -> list[dict[str, str]]:
-    """Return the latest outcome of every check, in the order of the parts."""
-    found = {}
-    for line in lines.read_text(encoding="utf-8").splitlines():
-        outcome = json.loads(line)
-        found[outcome["part"], outcome["name"]] = outcome
-    return sorted(found.values(), key=lambda outcome: PARTS.index(outcome["part"]))
+def read_latest(lines: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the latest outcome of every check, by its part and name."""
+    outcomes = map(json.loads, lines.read_text(encoding="utf-8").splitlines())
+    return {(outcome["part"], outcome["name"]): outcome for outcome in outcomes}
 
 
-def render(outcomes: list[dict[str, str]]) -> str:
-    """Return the report."""
-    rows = "".join(
-        f"| {each['part']} | {each['name']} | {each['day']} | {each['seconds']} | {each['problem'] or 'ok'} |\n"
-        for each in outcomes
-    )
+def describe(kind: Any, name: str) -> str:
+    """Return what a check does, in words."""
+    return " ".join((getattr(kind.Cluster, name).__doc__ or name).split())
+
+
+def render(outcomes: dict[tuple[str, str], dict[str, str]]) -> str:
+    """Return the report; checks without an outcome are in it too."""
+    rows = ""
+    for kind in KINDS:
+        for part, names in kind.PARTS.items():
+            for name in (describe(kind, each) for each in names):
+                found = outcomes.get((part, name), {"day": "", "seconds": "", "problem": "not run yet"})
+                rows += f"| {part} | {name} | {found['day']} | {found['seconds']} | {found['problem'] or 'ok'} |\n"
     return (
         "# Clusters of several machines\n\n"
         f"Python {platform.python_version()}, {platform.system()}; machines in namespaces of one machine, joined by a "
