@@ -160,7 +160,8 @@ def train(
     check_places(storage, None)
     # Neither or both.
     if (space is None) == (source is None):
-        raise UserError(f"train needs either SPACE or --from. For example: {program()} train digits")
+        got = "neither" if space is None else "both"
+        raise UserError(f"train needs either SPACE or --from, but got {got}. For example: {program()} train digits")
     for flag, value, what in (("--method", method, "method"), ("--recipe", recipe, "recipe")):
         if source is not None and value is not None:
             raise UserError(

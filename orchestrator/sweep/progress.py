@@ -214,7 +214,8 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
 def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float | None:
     """Estimate the seconds left from how long epochs and trials have taken so far; None before the first epoch.
 
-    A running epoch counts in part, so that the estimate also falls between two reports.
+    A running epoch counts in part, so that the estimate also falls between two reports. A trial that has not reported
+    yet is expected to start as slowly as the others did; later ones may reuse an actor, and start at once.
     """
     records = list(state.records.values())
     num_epochs = sum(len(record.metrics) for record in records)
@@ -229,11 +230,15 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
     # Near the end there are fewer trials than slots, and the idle slots do not speed anything up.
     slots = max(1, min(plan.concurrency, new_trials + len(running)))
-    # At most one epoch per trial: an epoch that takes longer than usual stops the countdown.
+    starts = [record.start_s for record in records if record.last_epoch]
+    start_s = sum(starts) / len(starts)
+    starting_s = sum(start_s for record in running if not record.last_epoch)
+    # At most one epoch, or one start, per trial: what takes longer than usual stops the countdown.
     begun_s = sum(
-        min(epoch_s, max(0.0, now_ms - record.spans[-1][1]) / 1000) for record in running if record.last_epoch
+        min(epoch_s if record.last_epoch else start_s, max(0.0, now_ms - record.spans[-1][1]) / 1000)
+        for record in running
     )
-    return max(0.0, epochs_left * epoch_s - begun_s) / slots
+    return max(0.0, epochs_left * epoch_s + starting_s - begun_s) / slots
 
 
 def _unit(plan: SweepPlan) -> str:

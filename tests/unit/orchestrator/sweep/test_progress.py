@@ -82,6 +82,17 @@ def test_time_left_counts_down_while_an_epoch_is_under_way(plan: SweepPlan, stat
     assert left == pytest.approx([4.5, 4.0, 3.5, 3.0, 3.0])
 
 
+def test_time_left_has_the_start_of_a_trial_that_has_not_reported() -> None:
+    # A final run took 30 s to start and 2 s per epoch; the second one has begun to start at 36 s.
+    plan, state = make_sweep(num_trials=2, concurrency=1), SweepState()
+    events: list[Event] = [driver_started(plan, 0), trial_started(0, 0), epoch_reported(0, 1, 32, start_s=30.0)]
+    events += [epoch_reported(0, 2, 34), epoch_reported(0, 3, 36), trial_ended(0, 36), trial_started(1, 36)]
+    for event in events:
+        state.apply(event)
+    left = [estimate_left_s(plan, state, START_MS + seconds * 1000) for seconds in (36, 46, 66, 90)]
+    assert left == pytest.approx([36.0, 26.0, 6.0, 6.0])
+
+
 def test_running_trial_can_lead_and_a_pruned_one_cannot(plan: SweepPlan, state: SweepState) -> None:
     state.apply(epoch_reported(2, 2, 9, 80.0))
     assert "best 80.00 (trial 2, epoch 2)" in describe_progress(plan, state, START_MS)
