@@ -18,7 +18,6 @@ ASSUMED = "assumed to be half of the deviation between configurations, as nothin
 _ASSUMED_RATIO = 0.5
 # Fewer differences between runs say less than the assumption.
 _LEAST_FREE = 3
-_LEAST_RATIO = 0.3
 _SEED = "loop.seed"
 # The latest promotions say enough; a home may have hundreds.
 _MAX_PLANS = 20
@@ -117,8 +116,7 @@ def know_noise(trials: Trials, replicates: Sequence[Sequence[float]]) -> tuple[N
         config_sd = math.sqrt(total.config_sd**2 - seed_var)
         return Noise(config_sd, math.sqrt(seed_var), total.mean), ASSUMED
     noise = estimate_noise(groups, spread, selected=True, num_trials=trials.num_selected_from)
-    # An estimate of 0 is one of few runs, and would shrink all scores to the same.
-    if len(scores) > 1:
-        noise = replace(noise, config_sd=max(noise.config_sd, _LEAST_RATIO * noise.seed_sd))
+    if len(scores) < 2:
+        noise = replace(noise, config_sd=0.0)
     runs = sum(len(group) for group in groups)
     return noise, f"{runs} runs of {len(groups)} configurations with several seeds"

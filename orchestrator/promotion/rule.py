@@ -38,6 +38,7 @@ _FEW, _NUM_DRAWS = 128, 2048
 _NUM_COMPARED = 6
 # Gain in config_sd below which re-runs are not worth it: about the error of the simulated expectation.
 _WORTH = 0.004
+_LEAST_RATIO = 0.3
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 
 
@@ -103,7 +104,8 @@ def estimate_noise(
 
     ``seed_sd`` is the pooled deviation within ``replicates``. ``config_sd`` follows from the variance of the
     configurations' means, which exceeds that of their qualities by ``seed_sd^2`` times the mean of 1 / runs (analysis
-    of variance with unweighted means; a negative difference counts as 0).
+    of variance with unweighted means). It is at least 0.3 ``seed_sd``: an estimate of 0 says that there were few runs,
+    and would shrink all scores to the same, so that the choice would be arbitrary.
 
     Args:
         replicates: Per configuration, its scores with different seeds; one of a single score counts as a single.
@@ -133,7 +135,8 @@ def estimate_noise(
     else:
         mean, total_sd = _fit_best(means, num_trials)
         total_var = total_sd**2
-    return Noise(math.sqrt(max(0.0, total_var - seed_var * inverse)), math.sqrt(seed_var), mean, float(num_free))
+    config_var = max(total_var - seed_var * inverse, _LEAST_RATIO**2 * seed_var)
+    return Noise(math.sqrt(config_var), math.sqrt(seed_var), mean, float(num_free))
 
 
 def _fit_best(scores: Floats, num_trials: int) -> tuple[float, float]:

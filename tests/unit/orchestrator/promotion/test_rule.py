@@ -61,7 +61,9 @@ def test_noise_is_estimated_from_replicates_and_singles() -> None:
     assert noise.config_sd == pytest.approx(math.sqrt(7 - 2 * 2 / 3))
     assert (noise.mean, noise.seed_df) == (None, 2)
     # Of replicates of chosen configurations, only the noise counts.
-    assert estimate_noise([[9.0, 11.0], [13.0, 15.0]], [9.0, 11.0], selected=True).config_sd == 0
+    assert estimate_noise([[9.0, 11.0], [13.0, 15.0]], [9.0, 13.0], selected=True).config_sd == pytest.approx(6**0.5)
+    # Never 0, which would make the choice arbitrary.
+    assert estimate_noise([[9.0, 11.0]], [9.0, 9.1], selected=True).config_sd == pytest.approx(0.3 * math.sqrt(2))
 
 
 def test_estimates_are_right_on_average_and_the_best_of_many_tell_all_of_them() -> None:
