@@ -112,7 +112,18 @@ class Machine:
     def processes(self) -> list[str]:
         """Return the command lines of what runs there, but for the machine's own."""
         listed = self.run("ps -eo pid=,ppid=,stat=,args=").stdout.splitlines()
-        own = ("ps -eo", "bash -c", "sleep 1000", "sshd", "munged", "slurmd", "slurmctld", ": slurmscriptd")
+        # The second sleep is what `ray dashboard` runs on the head while the user forwards its port.
+        own = (
+            "ps -eo",
+            "sleep 86400",
+            "bash -c",
+            "sleep 1000",
+            "sshd",
+            "munged",
+            "slurmd",
+            "slurmctld",
+            ": slurmscriptd",
+        )
         return [
             line
             for line in listed
