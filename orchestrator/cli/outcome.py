@@ -12,7 +12,6 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
 from orchestrator.cli.output import print_next, print_note, print_tracking_problem
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
-from orchestrator.sweep_folder.records import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -31,6 +30,7 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     variant, was completed.
     """
     from orchestrator.results.ablation import find_failed, tabulate_ablation
+    from orchestrator.sweep_folder.records import TrialState
     from orchestrator.tracking.reading import read_sweep
 
     # Read again: a trial that was running when the driver last looked is interrupted now.
