@@ -96,6 +96,7 @@ def test_real_photos_have_their_boxes_on_the_sheet(capsys: pytest.CaptureFixture
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_data_with_observed_labels_alone_are_searched_to_the_end(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.kit import scenes
 from tests.kit.program import run
 from tests.kit.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 TINY = {key: value for key, value in scenes.TINY.items() if key.startswith("data.") and key != "data.name"}
 
@@ -114,7 +114,6 @@ def test_submitted_sweep_runs_on_the_cluster_by_the_code_that_was_sent(
     assert (job["id"], job["state"], job["address"]) == (job_id, "SUCCEEDED", cluster.url)
 
 
-@pytest.mark.long
 def test_cancelled_sweep_is_resumed_and_no_epoch_is_counted_twice(
     cluster: RayCluster, head_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from training.loop.checkpoint import CheckpointStore
 from training.metric_names import TRAIN_STOPPED, VAL_AVERAGE_GAIN
 from training.selection import Protocol, SelectBy
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 EPOCHS = 6
 UNTRACKED = DriveOptions(hooks=Hooks(make_tracker=make_no_tracker), progress=False)
@@ -92,7 +92,6 @@ def test_what_stops_is_complete() -> None:
         assert all(VAL_AVERAGE_GAIN in metrics for metrics in record.metrics.values())
 
 
-@pytest.mark.long
 def test_what_stops_is_resumable_and_promotable() -> None:
     scenes.prepare_tiny()
     plan, killed = make_plan("tiny-00000003"), make_plan("tiny-00000004")
