@@ -46,5 +46,5 @@ def test_a_bundle_shows_runs_metrics_and_pictures_elsewhere(
 
     monkeypatch.setattr(browse, "serve", serve)
     code, out, _ = run(capsys, "browse", str(file), "--port", "5986")
-    assert (code, out.startswith(f"sweep {plan.id}: http://127.0.0.1:5986/#/experiments/1/runs/")) == (0, True)
+    assert (code, out.startswith(f"sweep {plan.id}: http://127.0.0.1:5986/#/experiments/1/runs?")) == (0, True)
     assert shown == [[(1, 50.0), (2, 55.0), (3, 80.0)], b"\x89PNG"]

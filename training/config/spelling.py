@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-MAX_LISTED = 12
+MAX_LISTED = 16
 """Nobody reads a longer list of words, and what follows it is lost."""
 
 # Short names from papers and other code, for settings that have longer names here.

@@ -188,7 +188,7 @@ def test_no_folder_and_no_image_are_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="folder of images, but got DIR=.*which is empty"):
         predictor.predict_folder(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="It holds 1 other file; images end in"):
+    with pytest.raises(ValueError, match="which holds only 1 other file. Images end in"):
         predictor.predict_folder(tmp_path / "empty")
 
 
