@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
-test: $(INSTALLED)  ## run the tests (a quarter of an hour or more on two cores)
+test: $(INSTALLED)  ## run the tests (about a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
 
 test-all: $(INSTALLED)  ## the tests in random order, and the fault-injection suites (hours)

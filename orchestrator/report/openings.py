@@ -55,7 +55,9 @@ def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
 def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash: str | None) -> Openings:
     """Return how often the test set was opened for a sweep, by its promotions, and for its data, by the ledger."""
     own = tuple(
-        Opening(plan.id, summarise_test(state.test.figures)) for plan, state in promotions if state.test is not None
+        Opening(plan.id, summarise_test(state.test.figures, plan.num_final))
+        for plan, state in promotions
+        if state.test is not None
     )
     try:
         ledger = read_ledger()
@@ -65,11 +67,11 @@ def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash:
 
 
 def final_scores(plan: SweepPlan, state: SweepState) -> list[float]:
-    """Return the selection metric of a promotion's complete runs."""
+    """Return the selection metric of a promotion's complete runs of the winner; those of the champion come after."""
     values = [
         record.value(plan.protocol)
-        for _, record in sorted(state.records.items())
-        if record.state is TrialState.COMPLETE
+        for trial, record in sorted(state.records.items())
+        if record.state is TrialState.COMPLETE and trial < plan.num_final
     ]
     return [value for value in values if value is not None]
 

@@ -21,6 +21,7 @@ from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
 from orchestrator.report.sweep_report import describe_context, describe_origin, merge_sections
 from orchestrator.report.view import SweepView, measure_noise
 from orchestrator.results.opened_test import summarise_test
+from orchestrator.sweep_folder.promotion_report import make_report
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 
@@ -34,7 +35,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
     findings = [
         _describe_decision(state),
         _describe_scores(view, scores),
-        _describe_test(state),
+        _describe_test(view),
         describe_ledger(find_openings([(plan, state)], state.provenance.get("data_hash"))),
         _describe_fall(sweep, scores),
         describe_cost(view),
@@ -42,7 +43,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
     ]
     parts: list[Part | None] = [
         _draw_seeds(view, scores, sweep),
-        _steps_table(view, scores, sweep),
+        _steps_table(view, scores, sweep) if plan.choice is None else _rule_table(view),
         _runs_table(view),
         draw_learning_curves(view),
     ]
@@ -95,16 +96,23 @@ def _interval(found: Interval) -> str:
     return f"{found.value:.2f} (95 % interval over seeds {found.low:.2f} to {found.high:.2f})"
 
 
-def _describe_test(state: SweepState) -> str:
-    if state.test is None:
+def _describe_test(view: SweepView) -> str:
+    figures = _winners_figures(view)
+    if view.state.test is None:
         return "The test split has not been opened by this promotion."
-    scores = summarise_test(state.test.figures)
-    values = _test_values(state.test.figures, scores.metric)
-    text = f"The test split was opened once, after the decision: {scores}"
+    scores = summarise_test(figures)
+    values = _test_values(figures, scores.metric)
+    text = f"The test split was opened after the decision: {scores}"
     if len(values) < 2:
         return f"{text}."
     found = mean_interval(values)
     return f"{text}; 95 % interval over seeds {found.low:.2f} to {found.high:.2f}, on this one test split."
+
+
+def _winners_figures(view: SweepView) -> dict[str, Mapping[str, float]]:
+    """Return run -> metrics on the test split for the winner's runs; those of the champion come after them."""
+    figures = {} if view.state.test is None else view.state.test.figures
+    return {run: metrics for run, metrics in figures.items() if int(run) < view.plan.num_final}
 
 
 def _test_values(figures: Mapping[str, Mapping[str, float]], metric: str | None) -> list[float]:
@@ -118,12 +126,12 @@ def _describe_fall(sweep: SweepView | None, scores: Sequence[float]) -> str | No
     raw, mean = sweep.complete[sweep.winner.trial], statistics.fmean(scores)
     how = "below" if mean < raw else "above"
     text = (
-        f"In the sweep, the winner scored {raw:.2f}; the final runs' mean is {abs(raw - mean):.2f} points {how} that."
+        f"The best score of the sweep was {raw:.2f}; the final runs' mean is {abs(raw - mean):.2f} points {how} that."
     )
     curse = _expected_curse(sweep, scores)
     if curse is None:
         return text
-    return f"{text} A fall of about {curse:.2f} was to be expected, as the winner was chosen for its score."
+    return f"{text} A fall of about {curse:.2f} was to be expected, as the best score of many is also the luckiest."
 
 
 def _expected_curse(sweep: SweepView, scores: Sequence[float]) -> float | None:
@@ -141,8 +149,9 @@ def _facts(view: SweepView, scores: Sequence[float]) -> tuple[tuple[str, str], .
         half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
         facts.append((f"{view.metric}, {len(scores)} seeds", f"{found.value:.2f}{half}"))
     if test is not None:
-        summary = summarise_test(test.figures)
-        values = _test_values(test.figures, summary.metric)
+        figures = _winners_figures(view)
+        summary = summarise_test(figures)
+        values = _test_values(figures, summary.metric)
         if values:
             found = mean_interval(values)
             half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
@@ -201,13 +210,24 @@ def _steps_table(view: SweepView, scores: Sequence[float], sweep: SweepView | No
     rows.append(("mean of the final runs", *_bounds(scores), f"{len(scores)} fresh seeds, validation data"))
     test = view.state.test
     if test is not None:
-        summary = summarise_test(test.figures)
-        values = _test_values(test.figures, summary.metric)
+        figures = _winners_figures(view)
+        summary = summarise_test(figures)
+        values = _test_values(figures, summary.metric)
         if values:
-            rows.append(("mean on the test split", *_bounds(values), f"the same {len(values)} runs; opened once"))
+            rows.append(
+                ("mean on the test split", *_bounds(values), f"the same {len(values)} runs; opened after the decision")
+            )
     columns: Headers = ["score", *(Column(name, 2) for name in ("percent", "low", "high")), "what it is"]
     note = "Intervals are Student's, 95 %, over training seeds; they say nothing about other images."
     return make_table("steps", "From the sweep's score to the reported one", columns, rows, note)
+
+
+def _rule_table(view: SweepView) -> Table:
+    """Return what the rule chose and what it reports, as ``promote`` prints it."""
+    test = view.state.test
+    found = make_report(view.plan, view.state.records, None if test is None else test.figures)
+    columns: Headers = ["figure", "percent", "95 % interval", "over"]
+    return make_table("steps", "From the sweep's score to the reported one", columns, list(found.rows()))
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -218,9 +238,9 @@ def _bounds(values: Sequence[float]) -> tuple[float, float | None, float | None]
 def _draw_seeds(view: SweepView, scores: Sequence[float], sweep: SweepView | None) -> Figure | None:
     if not scores:
         return None
-    test = view.state.test
-    metric = None if test is None else summarise_test(test.figures).metric
-    tests = [] if test is None else _test_values(test.figures, metric)
+    figures = _winners_figures(view)
+    metric = summarise_test(figures).metric
+    tests = _test_values(figures, metric)
     raw = None if sweep is None or sweep.winner is None else sweep.complete[sweep.winner.trial]
     groups = [(view.metric, scores, BLUE, "o")] + ([(str(metric), tests, GREEN, "s")] if tests else [])
     rows: list[tuple[Cell, ...]] = [
@@ -244,7 +264,7 @@ def _draw_seeds(view: SweepView, scores: Sequence[float], sweep: SweepView | Non
         axes.grid(axis="y", color=MUTED, alpha=0.2)
         return figure
 
-    star = " The star is the score that won the sweep." if raw is not None else ""
+    star = " The star is the best score of the sweep." if raw is not None else ""
     description = (
         f"One mark per seed; the tick is their mean, the bar its 95 % interval over seeds (Student's t).{star}"
     )

@@ -67,7 +67,7 @@ class PromotionReport:
         for label, found in (("reported", self.reported), (_DIFFERENCE, self.difference)):
             rows += _estimate_rows(label, found, seeds)
         for label, found in (("reported", self.test), (_DIFFERENCE, self.test_difference)):
-            rows += _estimate_rows(label, found, "the same seeds")
+            rows += _estimate_rows(label, found, "of the same seeds")
         return rows
 
 
