@@ -69,8 +69,8 @@ def test_report_of_a_promotion_says_what_was_decided_and_reported(
     text = "\n".join(made["findings"])
     assert made["findings"][0] == "PROMOTE: the first result."
     assert "mean of 78.53 (95 % interval over seeds 77.28 to 79.78) % val/mAP" in text
-    assert "opened once, after the decision: 76.00 +- 1.00 test/mAP in percent over 3 seeds; 95 % interval" in text
-    assert "the winner scored 80.00; the final runs' mean is 1.47 points below that" in text
+    assert "opened after the decision: 76.00 +- 1.00 test/mAP in percent over 3 seeds; 95 % interval" in text
+    assert "The best score of the sweep was 80.00; the final runs' mean is 1.47 points below that" in text
     assert {Path(file).stem for file in made["files"]} >= {"final_runs", "steps", "seeds"}
     rows = (tmp_path / "tables" / "steps.csv").read_text(encoding="utf-8").splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [
