@@ -10,10 +10,15 @@ from typing import Any
 from training.csv_cells import guard_cell
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as CSV with a header; rows may lack some of the columns, as a trial that failed early does."""
+def write_rows(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return rows as CSV with a header.
+
+    Args:
+        rows: They may lack some of the columns, as a trial that failed early does.
+        columns: The first columns, for a header even without rows; others follow in the order in which they occur.
+    """
     guarded = [{guard_cell(name): _guard(value) for name, value in row.items()} for row in rows]
-    names = list(dict.fromkeys(name for row in guarded for name in row))
+    names = list(dict.fromkeys([*map(guard_cell, columns), *(name for row in guarded for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from importlib import resources
 
 from orchestrator.report.document import Figure, Part, Picture, Report, Section, Table, format_cell
 from orchestrator.report.svg import inline_svg
-
-MOST_ROWS = 200
-"""Longer tables are cut on the page; their CSV has every row."""
-_CODE = re.compile(r"`([^`]+)`")
+from orchestrator.report.tables import CODE, MOST_ROWS, say_below
 
 
 def write_page(report: Report, drawings: Mapping[str, str], files: Mapping[str, str]) -> str:
@@ -112,13 +108,9 @@ def _table(table: Table, files: Mapping[str, str], heading: str | None) -> Itera
         )
         yield f"<tr>{''.join(cells)}</tr>"
     yield "</tbody>\n</table>\n</div>"
-    if len(table.rows) > MOST_ROWS:
-        whole = f" All of them: `{files[table.name]}`." if table.name in files else ""
-        yield f'<p class="note">{MOST_ROWS} of {len(table.rows):,} rows.{_text(whole)}</p>'
-    if table.note:
-        yield f'<p class="note">{_text(table.note)}</p>'
+    yield from (f'<p class="note">{_text(line)}</p>' for line in say_below(table, files))
 
 
 def _text(text: str) -> str:
     """Return a text for the page; what is between backticks becomes code."""
-    return _CODE.sub(r"<code>\1</code>", escape(text))
+    return CODE.sub(r"<code>\1</code>", escape(text))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
+from orchestrator.csv_text import write_rows
 from orchestrator.report.document import Cell, Column, Figure, Report, Table, format_cell
 
 MOST_ROWS = 200
-"""Longer tables are cut in texts; CSV and Parquet have every row."""
+"""Longer tables are cut in texts and on the page; CSV and Parquet have every row."""
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 _LATEX = {
     **{character: rf"\{character}" for character in "&%$#_{}"},
@@ -23,16 +22,13 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
-_CODE = re.compile(r"`([^`]+)`")
+CODE = re.compile(r"`([^`]+)`")
 
 
 def write_csv(table: Table) -> str:
     """Return a table as CSV, with every digit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in table.columns])
-    writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
-    return text.getvalue()
+    names = [column.name for column in table.columns]
+    return write_rows([dict(zip(names, row, strict=True)) for row in table.rows], names)
 
 
 def make_parquet(table: Table) -> pa.Table:
@@ -89,10 +85,11 @@ def _markdown_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
     rules = ["---:" if is_number else "---" for is_number in table.is_number]
     lines = [[_mark(column.name) for column in table.columns], rules, *rows]
     yield "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    yield from map(_mark, _below(table, files))
+    yield from map(_mark, say_below(table, files))
 
 
-def _below(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+def say_below(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines below a table: where its other rows are, and its note."""
     if len(table.rows) > MOST_ROWS:
         whole = f" All of them: `{files[table.name]}`." if table.name in files else ""
         yield f"{MOST_ROWS} of {len(table.rows):,} rows.{whole}"
@@ -102,7 +99,7 @@ def _below(table: Table, files: Mapping[str, str]) -> Iterator[str]:
 
 def _mark(text: str) -> str:
     """Return a text for Markdown, in which nothing but code between backticks is markup."""
-    parts = _CODE.split(" ".join(text.split()))
+    parts = CODE.split(" ".join(text.split()))
     return "".join(f"`{part}`" if number % 2 else _MARKDOWN.sub(r"\\\1", part) for number, part in enumerate(parts))
 
 
@@ -117,7 +114,7 @@ def write_latex(report: Report, files: Mapping[str, str]) -> str:
 def _latex_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
     yield r"\begin{table}"
     yield r"\centering"
-    note = " ".join(_below(table, files))
+    note = " ".join(say_below(table, files))
     yield rf"\caption{{{_tex(table.title)}.{' ' + _tex(note) if note else ''}}}"
     yield rf"\label{{tab:{table.name}}}"
     yield rf"\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in table.is_number)}}}"
@@ -137,7 +134,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    plain = _CODE.sub(r"\1", " ".join(text.split()))
+    plain = CODE.sub(r"\1", " ".join(text.split()))
     return "".join(_LATEX.get(character, character) for character in plain)
 
 

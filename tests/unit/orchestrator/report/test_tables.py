@@ -27,6 +27,12 @@ def test_csv_and_parquet_have_every_digit_and_parquet_has_types() -> None:
     assert make_parquet(make_table("empty", "", ["a"], [])).num_rows == 0
 
 
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    table = make_table("scores", "", ["=name", "score"], [("=1+1", -1.5), ("@SUM(A1)", None)])
+    assert write_csv(table) == "'=name,score\n'=1+1,-1.5\n'@SUM(A1),\n"
+    assert write_csv(make_table("empty", "", ["a", "b"], [])) == "a,b\n"
+
+
 def test_latex_escapes_everything_and_uses_booktabs() -> None:
     text = write_latex(REPORT, {})
     assert r"50 \% of \textless{}a\_b\textgreater{} \& \{c\}\textbar{}\#1 " in text
