@@ -65,11 +65,16 @@ def open_test_set(
         return None, {}
     wanted = _describe(registered, first, hash_split(split), build)
     opening = register_opening(wanted, registered.purpose, build.get("dirty", UNKNOWN), ledger)
-    configs = {number: registered.configs[number] for number in states}
-    return opening, {
-        number: score_weights(config, states[number], load_test_split(config.data))
-        for number, config in configs.items()
-    }
+    # The images are the same for all; only the observed labels depend on the draw.
+    splits = {first.data.draw_seed: split}
+    scores = {}
+    for number, state in states.items():
+        config = registered.configs[number]
+        draw = config.data.draw_seed
+        if draw not in splits:
+            splits[draw] = load_test_split(config.data)
+        scores[number] = score_weights(config, state, splits[draw])
+    return opening, scores
 
 
 def _describe(registered: Registered, first: TrainConfig, split_hash: str, build: Mapping[str, str]) -> TestSet:

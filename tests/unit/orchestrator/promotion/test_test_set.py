@@ -16,6 +16,8 @@ from orchestrator.promotion.test_set import Registered, open_test_set
 from orchestrator.sweep_folder.ledger import LEDGER_FILE, read_ledger
 from tests.kit.scenes import prepare_tiny, tiny_config
 from tests.kit.stores import make_store, store_config
+from training.config.run import DataConfig
+from training.data.split import SplitData
 from training.inference.test_split import hash_split, load_test_split
 
 ROOT = Path(__file__).parents[4]
@@ -77,6 +79,23 @@ def test_the_opening_is_in_the_ledger_before_anything_is_scored(monkeypatch: pyt
     (sweeps_dir() / LEDGER_FILE).write_text("edited\n")
     with pytest.raises(OrchestratorError, match="not as it was written"):
         open_test_set(registered, {0: {}})
+
+
+def test_the_split_is_loaded_once_for_all_runs_of_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_tiny()
+    draws = (1200, 1200, 7)
+    configs = {number: tiny_config({"loop.seed": number, "data.draw_seed": draw}) for number, draw in enumerate(draws)}
+    loaded: list[int] = []
+
+    def load(data: DataConfig) -> SplitData:
+        loaded.append(data.draw_seed)
+        return load_test_split(data)
+
+    monkeypatch.setattr(test_set, "load_test_split", load)
+    monkeypatch.setattr(test_set, "score_weights", lambda config, state, split: split)
+    _, scores = open_test_set(Registered("ignore", "", configs, "a test"), {number: {} for number in configs})
+    assert loaded == [1200, 7]
+    assert scores[0] is scores[1] is not scores[2]
 
 
 def test_runs_of_one_opening_share_all_but_their_seeds() -> None:
