@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.rule import Noise, estimate_noise
-from orchestrator.sweep_folder.index import list_sweeps
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
-from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.reading import read_sweeps
 from training.config.run import PLACE_KEYS, Scalar
 
 ASSUMED = "assumed to be half of the deviation between configurations, as nothing has run twice yet"
@@ -75,11 +73,7 @@ def find_replicates(plan: SweepPlan) -> list[list[float]]:
     """
     like = _comparable(plan, {})
     groups: dict[object, list[float]] = {}
-    for entry in list_sweeps(kinds={"promote", "race"})[:_MAX_PLANS]:
-        try:
-            other, state = read_sweep(entry.id)
-        except OrchestratorError:
-            continue  # damaged, or written by another version
+    for other, state in read_sweeps({"promote", "race"}, _MAX_PLANS):
         for record in state.records.values():
             score = record.value(other.protocol)
             if record.state is not TrialState.COMPLETE or score is None or other.protocol != plan.protocol:

@@ -19,11 +19,10 @@ from orchestrator.provenance import UNKNOWN
 from orchestrator.redaction import redact
 from orchestrator.sweep_folder.checkpoints import trial_uri
 from orchestrator.sweep_folder.events import ChampionSet, PromotionDecided
-from orchestrator.sweep_folder.index import list_sweeps
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
-from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.reading import read_sweeps
 from orchestrator.tracking.run_tags import SWEEP_TAG
 
 if TYPE_CHECKING:
@@ -165,11 +164,7 @@ def restore_champions(name: str, say: Callable[[str], None]) -> tuple[str, ...]:
 def find_crowned(name: str) -> list[Crowned]:
     """Return the promotions of this home that made this model champion, in the order in which they did."""
     found = []
-    for entry in list_sweeps(kinds={"promote"}):
-        try:
-            plan, state = read_sweep(entry.id)
-        except OrchestratorError:
-            continue  # damaged, or written by a later version
+    for plan, state in read_sweeps({"promote"}):
         if state.champion is not None and state.promotion is not None and state.promotion.model == name:
             events = follow(sweep_dir(plan.id) / JOURNAL_FILE)[0]
             crowned_ms = min(event.time_ms for event in events if isinstance(event, ChampionSet))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.index import load_plan
+from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, advise_restore, replay
 from orchestrator.sweep_folder.plan_check import require_same_plan
 from orchestrator.sweep_folder.state import SweepState
@@ -25,6 +26,24 @@ def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
     plan, state = load_plan(sweep_id), replay(sweep_dir(sweep_id) / JOURNAL_FILE)
     require_intact(plan, state)
     return plan, state
+
+
+def read_sweeps(kinds: Collection[str], latest: int | None = None) -> Iterator[tuple[SweepPlan, SweepState]]:
+    """Yield plan and state of every sweep of some kinds in this home, the latest first.
+
+    One that cannot be read (damaged, or written by a later version) is left out: `status` says what is wrong with it,
+    and it must not hide the others.
+
+    Args:
+        kinds: Which.
+        latest: Look at no more than so many.
+    """
+    for entry in list_sweeps(kinds=kinds)[:latest]:
+        try:
+            found = read_sweep(entry.id)
+        except OrchestratorError:
+            continue
+        yield found
 
 
 def require_intact(plan: SweepPlan, state: SweepState) -> None:

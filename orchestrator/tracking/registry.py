@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry, list_sweeps
+from orchestrator.sweep_folder.index import KIND_NOUNS, find_entry
 from orchestrator.tracking.connection import all_pages, answering, is_missing, tracking_uri
 from orchestrator.tracking.logged_model import link_version, log_model
-from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.reading import read_sweep, read_sweeps
 from orchestrator.tracking.run_tags import SWEEP_TAG
 from training.cache import cache_dir
 from training.config.spelling import did_you_mean
@@ -182,11 +182,7 @@ def _refuse_lost(text: str, models: Sequence[RegisteredModel]) -> None:
     """Say how to get a champion back that a promotion of this home registered and MLflow no longer has."""
     known = {model.name for model in models if CHAMPION in model.aliases}
     # The latest promotion comes first.
-    for entry in list_sweeps(kinds={"promote"}):
-        try:
-            plan, state = read_sweep(entry.id)
-        except OrchestratorError:
-            continue  # damaged, or written by a later version
+    for plan, state in read_sweeps({"promote"}):
         if state.champion is None or state.promotion is None or state.promotion.model in known:
             continue
         if re.split("[@/]", text)[0] in (state.promotion.model, plan.dataset):
