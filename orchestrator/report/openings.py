@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.view import SeedNoise, measure_noise
-from orchestrator.results.opened_test import TestScores, summarise_test
-from orchestrator.sweep_folder.index import list_sweeps
-from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
-from orchestrator.sweep_folder.records import TrialState
+from orchestrator.results.opened_test import TestScores, count_test_openings, summarise_test
+from orchestrator.sweep_folder.promotion_report import of_winner, score_runs
 from orchestrator.sweep_folder.state import SweepState
-from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.reading import read_sweeps
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,8 @@ class Openings:
 
 def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
     """Return the promotions of a sweep in this home, earliest first; one that cannot be read is left out."""
-    found = []
-    for entry in reversed(list_sweeps(kinds={"promote"})):
-        try:
-            plan, state = read_sweep(entry.id)
-        except OrchestratorError:
-            continue  # `status` says what is wrong with it; it must not hide the sweep
-        if plan.parent == sweep_id:
-            found.append((plan, state))
-    return found
+    found = [(plan, state) for plan, state in read_sweeps({"promote"}) if plan.parent == sweep_id]
+    return found[::-1]
 
 
 def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash: str | None) -> Openings:
@@ -59,21 +49,13 @@ def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash:
         for plan, state in promotions
         if state.test is not None
     )
-    try:
-        ledger = read_ledger()
-    except LedgerError as error:
-        return Openings(own, None, str(error))
-    return Openings(own, None if data_hash is None else count_openings(ledger, data_hash))
+    counted = count_test_openings(data_hash or "")
+    return Openings(own, None if data_hash is None else counted.num, counted.problem)
 
 
 def final_scores(plan: SweepPlan, state: SweepState) -> list[float]:
     """Return the selection metric of a promotion's complete runs of the winner; those of the champion come after."""
-    values = [
-        record.value(plan.protocol)
-        for trial, record in sorted(state.records.items())
-        if record.state is TrialState.COMPLETE and trial < plan.num_final
-    ]
-    return [value for value in values if value is not None]
+    return of_winner(score_runs(plan, state.records), plan)
 
 
 def find_noise(promotions: Iterable[tuple[SweepPlan, SweepState]]) -> SeedNoise | None:

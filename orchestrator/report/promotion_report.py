@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -20,8 +21,8 @@ from orchestrator.report.statistics import Interval, mean_interval, winners_curs
 from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
 from orchestrator.report.sweep_report import describe_context, describe_origin, merge_sections
 from orchestrator.report.view import SweepView, measure_noise
-from orchestrator.results.opened_test import summarise_test
-from orchestrator.sweep_folder.promotion_report import make_report
+from orchestrator.results.opened_test import TestScores, summarise_test
+from orchestrator.sweep_folder.promotion_report import make_report, of_winner
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 
@@ -30,20 +31,20 @@ _SEED_KEY = "loop.seed"
 
 def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Section] = ()) -> Report:
     """Return the report of a promotion; ``extra`` are sections about its data and its pictures."""
-    view = SweepView(plan, state, measure_noise(final_scores(plan, state), plan.id))
     scores, sweep = final_scores(plan, state), _find_sweep(plan.parent)
+    view, test = SweepView(plan, state, measure_noise(scores, plan.id)), _read_test(plan, state)
     findings = [
         _describe_decision(state),
         _describe_scores(view, scores),
-        _describe_test(view),
+        _describe_test(test),
         describe_ledger(find_openings([(plan, state)], state.provenance.get("data_hash"))),
         _describe_fall(sweep, scores),
         describe_cost(view),
         describe_failures(view),
     ]
     parts: list[Part | None] = [
-        _draw_seeds(view, scores, sweep),
-        _steps_table(view, scores, sweep) if plan.choice is None else _rule_table(view),
+        _draw_seeds(view, scores, test, sweep),
+        _steps_table(scores, test, sweep) if plan.choice is None else _rule_table(view),
         _runs_table(view),
         draw_learning_curves(view),
     ]
@@ -58,7 +59,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
         title=f"Promotion {plan.id}",
         context=f"Final runs of the winner of {plan.parent}. {describe_context(view)}",
         findings=tuple(sentence for sentence in findings if sentence),
-        facts=_facts(view, scores),
+        facts=_facts(view, scores, test),
         sections=merge_sections(sections),
         footer=describe_origin(view),
     )
@@ -96,27 +97,31 @@ def _interval(found: Interval) -> str:
     return f"{found.value:.2f} (95 % interval over seeds {found.low:.2f} to {found.high:.2f})"
 
 
-def _describe_test(view: SweepView) -> str:
-    figures = _winners_figures(view)
-    if view.state.test is None:
+@dataclass(frozen=True)
+class _Test:
+    """What the winner's runs score on the test split, in percent."""
+
+    summary: TestScores
+    values: Sequence[float]
+
+
+def _read_test(plan: SweepPlan, state: SweepState) -> _Test | None:
+    if state.test is None:
+        return None
+    runs = of_winner({int(run): metrics for run, metrics in state.test.figures.items()}, plan)
+    summary = summarise_test(state.test.figures, plan.num_final)
+    metric = summary.metric or ""
+    return _Test(summary, [run[metric] for run in runs if metric in run])
+
+
+def _describe_test(test: _Test | None) -> str:
+    if test is None:
         return "The test split has not been opened by this promotion."
-    scores = summarise_test(figures)
-    values = _test_values(figures, scores.metric)
-    text = f"The test split was opened after the decision: {scores}"
-    if len(values) < 2:
+    text = f"The test split was opened after the decision: {test.summary}"
+    if len(test.values) < 2:
         return f"{text}."
-    found = mean_interval(values)
+    found = mean_interval(test.values)
     return f"{text}; 95 % interval over seeds {found.low:.2f} to {found.high:.2f}, on this one test split."
-
-
-def _winners_figures(view: SweepView) -> dict[str, Mapping[str, float]]:
-    """Return run -> metrics on the test split for the winner's runs; those of the champion come after them."""
-    figures = {} if view.state.test is None else view.state.test.figures
-    return {run: metrics for run, metrics in figures.items() if int(run) < view.plan.num_final}
-
-
-def _test_values(figures: Mapping[str, Mapping[str, float]], metric: str | None) -> list[float]:
-    return [run[metric] for _, run in sorted(figures.items()) if metric in run] if metric else []
 
 
 def _describe_fall(sweep: SweepView | None, scores: Sequence[float]) -> str | None:
@@ -141,21 +146,14 @@ def _expected_curse(sweep: SweepView, scores: Sequence[float]) -> float | None:
     return winners_curse(statistics.stdev(scores), statistics.stdev(searched), len(searched))
 
 
-def _facts(view: SweepView, scores: Sequence[float]) -> tuple[tuple[str, str], ...]:
-    decided, test = view.state.promotion, view.state.test
+def _facts(view: SweepView, scores: Sequence[float], test: _Test | None) -> tuple[tuple[str, str], ...]:
+    decided = view.state.promotion
     facts = [("decision", "none yet" if decided is None else decided.verdict)]
-    if scores:
-        found = mean_interval(scores)
-        half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
-        facts.append((f"{view.metric}, {len(scores)} seeds", f"{found.value:.2f}{half}"))
-    if test is not None:
-        figures = _winners_figures(view)
-        summary = summarise_test(figures)
-        values = _test_values(figures, summary.metric)
+    for metric, values in [(view.metric, scores), *([(str(test.summary.metric), test.values)] if test else [])]:
         if values:
             found = mean_interval(values)
             half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
-            facts.append((f"{summary.metric}, {len(values)} seeds", f"{found.value:.2f}{half}"))
+            facts.append((f"{metric}, {len(values)} seeds", f"{found.value:.2f}{half}"))
     facts.append(("test split opened", "once" if test is not None else "never"))
     hours = view.total_hours
     return (*facts, (view.hours_unit, format_hours(hours)))
@@ -194,7 +192,7 @@ def _seed(plan: SweepPlan, trial: int) -> int | None:
     return seed if isinstance(seed, int) else None
 
 
-def _steps_table(view: SweepView, scores: Sequence[float], sweep: SweepView | None) -> Table | None:
+def _steps_table(scores: Sequence[float], test: _Test | None, sweep: SweepView | None) -> Table | None:
     """Return the way from the score that won the sweep to the reported one."""
     if not scores:
         return None
@@ -208,15 +206,9 @@ def _steps_table(view: SweepView, scores: Sequence[float], sweep: SweepView | No
                 ("less the winner's curse", raw - curse, None, None, f"best of {len(sweep.complete)} single runs")
             )
     rows.append(("mean of the final runs", *_bounds(scores), f"{len(scores)} fresh seeds, validation data"))
-    test = view.state.test
-    if test is not None:
-        figures = _winners_figures(view)
-        summary = summarise_test(figures)
-        values = _test_values(figures, summary.metric)
-        if values:
-            rows.append(
-                ("mean on the test split", *_bounds(values), f"the same {len(values)} runs; opened after the decision")
-            )
+    if test is not None and test.values:
+        what = f"the same {len(test.values)} runs; opened after the decision"
+        rows.append(("mean on the test split", *_bounds(test.values), what))
     columns: Headers = ["score", *(Column(name, 2) for name in ("percent", "low", "high")), "what it is"]
     note = "Intervals are Student's, 95 %, over training seeds; they say nothing about other images."
     return make_table("steps", "From the sweep's score to the reported one", columns, rows, note)
@@ -235,14 +227,13 @@ def _bounds(values: Sequence[float]) -> tuple[float, float | None, float | None]
     return (found.value, None, None) if math.isinf(found.low) else (found.value, found.low, found.high)
 
 
-def _draw_seeds(view: SweepView, scores: Sequence[float], sweep: SweepView | None) -> Figure | None:
+def _draw_seeds(view: SweepView, scores: Sequence[float], test: _Test | None, sweep: SweepView | None) -> Figure | None:
     if not scores:
         return None
-    figures = _winners_figures(view)
-    metric = summarise_test(figures).metric
-    tests = _test_values(figures, metric)
     raw = None if sweep is None or sweep.winner is None else sweep.complete[sweep.winner.trial]
-    groups = [(view.metric, scores, BLUE, "o")] + ([(str(metric), tests, GREEN, "s")] if tests else [])
+    groups = [(view.metric, scores, BLUE, "o")]
+    if test is not None and test.values:
+        groups.append((str(test.summary.metric), test.values, GREEN, "s"))
     rows: list[tuple[Cell, ...]] = [
         (name, number, value) for name, values, _, _ in groups for number, value in enumerate(values)
     ]

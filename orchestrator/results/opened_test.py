@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
+from orchestrator.sweep_folder.promotion_report import find_test_metric
 from orchestrator.sweep_folder.state import SweepState
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
@@ -52,14 +53,14 @@ def summarise_test(
         num_final: Only so many runs are the winner's, and those of the champion follow; None if all are.
     """
     runs = [metrics for run, metrics in figures.items() if num_final is None or int(run) < num_final]
-    for metric in (TEST_MAP, TEST_OBSERVED_MAP):
-        scores = [run[metric] for run in runs if metric in run]
-        if scores:
-            # One seed has no deviation.
-            deviation = statistics.stdev(scores) if len(scores) > 1 else None
-            return TestScores(metric, statistics.fmean(scores), deviation, len(scores))
-    # Only complete runs are evaluated; each then has figures, unless there was no image.
-    return TestScores(None, None, None, 0, "the test split has no images" if runs else "no final run is complete")
+    metric = find_test_metric(runs)
+    if metric is None:
+        # Only complete runs are evaluated; each then has figures, unless there was no image.
+        return TestScores(None, None, None, 0, "the test split has no images" if runs else "no final run is complete")
+    scores = [run[metric] for run in runs if metric in run]
+    # One seed has no deviation.
+    deviation = statistics.stdev(scores) if len(scores) > 1 else None
+    return TestScores(metric, statistics.fmean(scores), deviation, len(scores))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.intervals import mean_interval
 from orchestrator.planning.choice import BEST_SCORE, RULE, Choice
@@ -12,6 +12,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
+T = TypeVar("T")
 _DIFFERENCE = "difference to the champion"
 
 
@@ -83,23 +84,33 @@ def make_report(
     """
     metric, val, opened = plan.protocol.metric, {}, test or {}
     if plan.kind == "promote":
-        complete = {trial: record for trial, record in records.items() if record.state is TrialState.COMPLETE}
-        val = {trial: value for trial, record in complete.items() if (value := record.value(plan.protocol)) is not None}
-    test_metric = next(
-        (name for name in (TEST_MAP, TEST_OBSERVED_MAP) if any(name in row for row in opened.values())), ""
-    )
+        val = score_runs(plan, records)
+    test_metric = find_test_metric(opened.values()) or ""
     tests = {int(trial): row[test_metric] for trial, row in opened.items() if test_metric in row}
     return PromotionReport(
         BEST_SCORE if plan.choice is None else RULE,
         plan.choice,
-        _estimate(metric, _of_winner(val, plan)),
+        _estimate(metric, of_winner(val, plan)),
         _estimate(metric, _differences(val, plan)),
-        _estimate(test_metric, _of_winner(tests, plan)),
+        _estimate(test_metric, of_winner(tests, plan)),
         _estimate(test_metric, _differences(tests, plan)),
     )
 
 
-def _of_winner(values: Mapping[int, float], plan: SweepPlan) -> list[float]:
+def score_runs(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> dict[int, float]:
+    """Return the score on validation data of every complete run that has one."""
+    complete = {trial: record for trial, record in records.items() if record.state is TrialState.COMPLETE}
+    return {trial: value for trial, record in complete.items() if (value := record.value(plan.protocol)) is not None}
+
+
+def find_test_metric(figures: Iterable[Mapping[str, float]]) -> str | None:
+    """Return the main metric of runs on a test split, which depends on whether that has true labels; None without."""
+    measured = {name for row in figures for name in row}
+    return next((name for name in (TEST_MAP, TEST_OBSERVED_MAP) if name in measured), None)
+
+
+def of_winner(values: Mapping[int, T], plan: SweepPlan) -> list[T]:
+    """Return the values of a promotion's runs that are the winner's; those of the champion follow them."""
     return [value for trial, value in sorted(values.items()) if trial < plan.num_final]
 
 

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.home import trial_name
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.records import TrialState, leaderboard
+from orchestrator.sweep_folder.promotion_report import find_test_metric, of_winner
+from orchestrator.sweep_folder.records import TrialRecord, TrialState, leaderboard
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.markdown import block, code, escape, table
 from orchestrator.tracking.trial_notes import MAX_NOTE, format_value, label_param
-from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
 LEADERBOARD_FILE = "leaderboard.json"
 # Without this tag, MLflow shows the file as text.
@@ -56,7 +57,7 @@ def describe_promotion(plan: SweepPlan, state: SweepState) -> str:
 def tabulate_promotion(plan: SweepPlan, state: SweepState, link: Link) -> str:
     """Return a table of a promotion's final runs: the score on validation data, and on test data once it was opened."""
     tests = {} if state.test is None else state.test.figures
-    opened = next((name for name in (TEST_MAP, TEST_OBSERVED_MAP) if any(name in row for row in tests.values())), None)
+    opened = find_test_metric(tests.values())
     columns = [plan.protocol.metric, *([opened] if opened else [])]
     scores = {
         trial: [record.value(plan.protocol), *([tests.get(str(trial), {}).get(opened)] if opened else [])]
@@ -65,11 +66,15 @@ def tabulate_promotion(plan: SweepPlan, state: SweepState, link: Link) -> str:
     if not scores:
         return ""
     lines = [
-        [_link(f"seed {state.records[trial].params.get('loop.seed')}", link(trial)), *map(_score, values)]
+        [_link(_name_final(plan, state.records[trial]), link(trial)), *map(_score, values)]
         for trial, values in scores.items()
     ]
-    summary = [_mean_and_deviation(column) for column in zip(*scores.values(), strict=True)]
+    summary = [_mean_and_deviation(column) for column in zip(*of_winner(scores, plan), strict=True)]
     return table(["final run", *map(escape, columns)], [*lines, ["**mean**", *summary]])
+
+
+def _name_final(plan: SweepPlan, record: TrialRecord) -> str:
+    return f"seed {record.params.get('loop.seed')}{', champion' if record.trial >= plan.num_final else ''}"
 
 
 def next_commands(plan: SweepPlan, state: SweepState) -> list[str]:
@@ -116,7 +121,7 @@ def _progress(plan: SweepPlan, state: SweepState) -> str:
     ended = [f"{counts[kind]} {kind.lower()}" for kind in TrialState if kind not in _OPEN and counts[kind]]
     num_ended = sum(counts[kind] for kind in TrialState if kind not in _OPEN)
     listed = f" ({', '.join(ended)})" if ended else ""
-    return f"{state.driver_state}: {num_ended} of {state.num_trials or plan.num_trials} trials have ended{listed}."
+    return f"{state.driver_state}: {num_ended} of {state.total(plan.num_trials)} trials have ended{listed}."
 
 
 _OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED)
@@ -138,7 +143,7 @@ def _tabulate_best(plan: SweepPlan, rows: Rows, link: Link) -> str:
     headers = ["trial", plan.protocol.metric, "epoch", "state", *map(label_param, keys)]
     lines = [
         [
-            _link(f"t{row['trial']:04d}", link(row["trial"])),
+            _link(trial_name(row["trial"]), link(row["trial"])),
             _score(row["value"]),
             "" if row["epoch"] is None else f"{row['epoch']}/{row['last_epoch']}",
             str(row["state"]),
