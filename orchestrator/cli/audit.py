@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, SweepArgument
 from orchestrator.cli.output import print_json, print_line, print_note
 from orchestrator.durations import format_seconds
-from orchestrator.program import name_as_called, program
+from orchestrator.program import program
 
 if TYPE_CHECKING:
     from orchestrator.audit.audit import Audit
@@ -51,9 +51,9 @@ def audit(
 
 def _print_audit(found: Audit) -> None:
     for finding in found.report.findings:
-        print_line(name_as_called(f"[{finding.kind}] {finding}"))
+        print_line(f"[{finding.kind}] {finding}")
     for text in found.report.unchecked:
-        print_note(name_as_called(f"not checked: {text}"))
+        print_note(f"not checked: {text}")
     num = len(found.report.findings)
     print_line(f"{num} finding{'' if num == 1 else 's'} in {', '.join(found.subjects) or 'nothing'}")
     print_line("checked: " + ", ".join(f"{count} {what}" for what, count in found.report.checked.items()))

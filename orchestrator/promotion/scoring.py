@@ -10,6 +10,7 @@ from orchestrator.promotion.final_runs import final_config
 from orchestrator.promotion.registration import load_best
 from orchestrator.promotion.test_set import Registered, open_test_set
 from orchestrator.sweep_folder.events import TestOpened
+from orchestrator.sweep_folder.ledger import COMPARISON
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.score_files import scores_file
 from orchestrator.sweep_folder.state import SweepState
@@ -62,7 +63,7 @@ def _register(plan: SweepPlan, configs: dict[int, TrainConfig]) -> tuple[Registe
         return winner, None
     name = next(iter(theirs.values())).method.name
     method = plan.method if name == own[0].method.name else name
-    return winner, Registered(method, str(plan.protocol), theirs, f"promote {plan.id}: the champion, to compare with")
+    return winner, Registered(method, str(plan.protocol), theirs, f"promote {plan.id}: {COMPARISON}")
 
 
 def _of(registered: Registered, states: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:

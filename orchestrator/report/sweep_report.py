@@ -112,7 +112,7 @@ def _describe_search(view: SweepView) -> str:
     stopping = (
         "none is stopped early" if plan.scheduler == "none" else f"weak ones are stopped by {plan.scheduler.upper()}"
     )
-    num_trials = view.state.num_trials or plan.num_trials
+    num_trials = view.state.total(plan.num_trials)
     return (
         f"{num_trials} trials of at most {plan.epochs} epochs, proposed by {plan.sampler} (seed {plan.search_seed}); "
         f"{stopping}."
@@ -128,10 +128,7 @@ def _facts(view: SweepView, openings: Openings) -> tuple[tuple[str, str], ...]:
     facts = [
         (who, best),
         ("seed deviation", noise),
-        (
-            "trials ended",
-            f"{sum(record.ended for record in view.trials)} of {view.state.num_trials or view.plan.num_trials}",
-        ),
+        ("trials ended", f"{sum(record.ended for record in view.trials)} of {view.state.total(view.plan.num_trials)}"),
         (view.hours_unit, format_hours(hours)),
     ]
     if view.plan.kind == "sweep":
