@@ -211,7 +211,10 @@ class Director:
         self._absences.append((time.time(), seconds))
 
     def is_overdue(self, trial: int) -> bool:
-        """Return whether a running trial hangs, or has taken longer, over all attempts, than the plan allows."""
+        """Return whether a running trial hangs, or has taken longer, over all attempts, than the plan allows.
+
+        Neither counts the time until its process runs.
+        """
         return self._describe_overdue(trial) is not None
 
     def _describe_overdue(self, trial: int) -> str | None:
@@ -221,15 +224,17 @@ class Director:
         now, limit_s = time.time(), self._plan.time_limit_s
         earlier = sum(end - start for start, end in record.spans[:-1])
         began, last = (moment / 1000 for moment in record.spans[-1])
-        if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) > limit_s:
-            return f"took longer than {limit_s:g} s"
         # Until a trial has an epoch of its own, the sweep's longest epoch is the measure.
         longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
+        waited_s = record.queue_s
         if last == began:  # this attempt has reported no epoch yet
             if trial not in self._working_since:
                 return None  # it may be waiting for a node
             last = self._working_since[trial]
+            waited_s += last - began
             least_s = _SET_UP_S if record.metrics or longest_s else _FIRST_SILENCE_S
+        if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) - waited_s > limit_s:
+            return f"took longer than {limit_s:g} s"
         silent_s = now - last - self._absent_s(last)
         if silent_s > max(least_s, _SILENT_EPOCHS * longest_s):
             return f"reported nothing for {silent_s:.0f} s, after epochs of at most {longest_s:.0f} s"

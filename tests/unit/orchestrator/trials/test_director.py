@@ -404,6 +404,7 @@ def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     director = begin(plan)
     director.next_trial()
     assert not director.is_overdue(0)
+    director.note_work(0)
     director.report(0, TrialReport(1, {VAL_MAP: 50.0}))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 61)
@@ -411,6 +412,21 @@ def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     director.lose(0, "killed")
     (event,) = events(plan, TrialEnded)
     assert (event.cause, event.message) == ("TIMEOUT", "took longer than 60 s")
+
+
+def test_the_wait_for_a_process_does_not_count_towards_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    director = begin(make(time_limit_s=60.0))
+    director.next_trial()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 100)
+    assert not director.is_overdue(0)
+    director.note_work(0)
+    monkeypatch.setattr(time, "time", lambda: now + 150)
+    assert not director.is_overdue(0)
+    director.report(0, TrialReport(1, {VAL_MAP: 50.0}, queue_s=100.0))
+    for elapsed, overdue in ((159, False), (161, True)):
+        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
+        assert director.is_overdue(0) is overdue
 
 
 def test_artifacts_are_kept_before_the_last_epoch_is_journalled() -> None:
