@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.audit.subject import Subject
-from orchestrator.errors import UserError
+from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.plan import make_identity
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.provenance import UNKNOWN
@@ -116,8 +117,12 @@ def plan_reproduction(plan: SweepPlan, record: TrialRecord) -> SweepPlan:
 
 def _find_same(planned: SweepPlan) -> SweepPlan | None:
     for entry in list_sweeps(kinds={"train"}):
-        if entry.name == planned.name and load_plan(entry.id).parent == planned.parent:
-            return load_plan(entry.id)
+        if entry.name != planned.name:
+            continue
+        # One that another version wrote is no repetition by this one, and must not end the command.
+        with suppress(OrchestratorError):
+            if (plan := load_plan(entry.id)).parent == planned.parent:
+                return plan
     return None
 
 

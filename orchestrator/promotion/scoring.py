@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.planning.sweep_plan import SweepPlan, registered_trials
@@ -33,7 +33,7 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
     complete = [trial for trial in configs if _is_complete(state, trial)]
     states = {trial: load_best(plan, state, trial) for trial in complete}
     say(f"Evaluating {len(states)} final runs on the test split, which is opened only once")
-    val = {trial: _score_val(configs[trial], best) for trial, best in states.items()}
+    val = _score_val(configs, states)
     opening, test = open_test_set(winner, _of(winner, states))
     other = None
     if champion is not None:
@@ -75,8 +75,14 @@ def _is_complete(state: SweepState, trial: int) -> bool:
     return record is not None and record.state is TrialState.COMPLETE
 
 
-def _score_val(config: TrainConfig, state: dict[str, Any]) -> Scores:
-    return score_weights(config, state, load_split(config.data, "val"))
+def _score_val(configs: Mapping[int, TrainConfig], states: Mapping[int, dict[str, Any]]) -> dict[int, Scores]:
+    # The images are the same for all; only the observed labels depend on the draw.
+    data = {configs[trial].data.draw_seed: configs[trial].data for trial in states}
+    splits = {draw: load_split(found, "val") for draw, found in data.items()}
+    return {
+        trial: score_weights(configs[trial], best, splits[configs[trial].data.draw_seed])
+        for trial, best in states.items()
+    }
 
 
 def _write(plan: SweepPlan, trial: int, epoch: int, scores: Scores) -> tuple[str, str]:

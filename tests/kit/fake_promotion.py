@@ -25,7 +25,7 @@ from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.registry import ModelVersion
 from orchestrator.tracking.run_tags import SWEEP_TAG
 from tests.kit import sweeps
-from training.config.run import Scalar
+from training.config.run import DataConfig, Scalar
 from training.data.registry import DatasetInfo
 from training.data.split import InMemoryImages, SplitData
 from training.data.views import PixelScale
@@ -45,6 +45,7 @@ class Store:
         self.champions: dict[str, ModelVersion] = {}
         self.versions: list[ModelVersion] = []
         self.opened: list[int] = []
+        self.loaded: list[tuple[str, int]] = []
         self.trained = 0
         self.fail_at: str | None = None
         self.scores: tuple[float, ...] = (60.0, 62.0)
@@ -74,7 +75,7 @@ class Store:
         monkeypatch.setattr(test_set, "load_test_split", self.load_test_split)
         monkeypatch.setattr(test_set, "score_weights", self.score)
         monkeypatch.setattr(test_set, "dataset_info", self.describe_data)
-        monkeypatch.setattr(scoring, "load_split", lambda config, split: make_split(split))
+        monkeypatch.setattr(scoring, "load_split", self.load_split)
         monkeypatch.setattr(scoring, "score_weights", self.score)
         self.data_hash = "da7a"
         monkeypatch.setattr("training.preparation.prepare", lambda config: None)
@@ -103,6 +104,10 @@ class Store:
             sweeps.write_events(plan, [*events, sweeps.driver_ended(4)])
             state = replay(sweeps.journal_path(plan))
         return SweepOutcome(plan, tuple(state.records.values()), "FINISHED", 1.0)
+
+    def load_split(self, config: DataConfig, split: str) -> SplitData:
+        self.loaded.append((split, config.draw_seed))
+        return make_split(split)
 
     def load_test_split(self, config: Any) -> SplitData:
         return make_split("test", self.num_test)

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.audit import reproduce as module
 from orchestrator.audit.reproduce import reproduce
 from orchestrator.errors import UserError
+from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DriveOptions
@@ -102,6 +103,16 @@ def test_differences_are_named_and_the_exit_code_says_so(
     assert "not the same: host was unknown, is elsewhere" in out
     printed: dict[str, Any] = json.loads(run(capsys, "reproduce", f"{swept.id}/0", "--json")[1])
     assert (printed["equal"], printed["largest_val_difference"], len(printed["differences"])) == (False, 0.25, 2)
+
+
+def test_a_repetition_of_another_version_is_passed_over(
+    swept: SweepPlan, trained: Callable[[Change], list[SweepPlan]]
+) -> None:
+    planned = trained(lambda event: event)
+    reproduce(f"{swept.id}/0")
+    plan_file = sweep_dir(planned[0].id) / "plan.json"
+    plan_file.write_text(plan_file.read_text().replace('"sampler"', '"sampler_of_old"'))
+    assert reproduce(f"{swept.id}/0").again == planned[1].id
 
 
 def test_a_run_without_an_epoch_has_nothing_to_compare(swept: SweepPlan) -> None:

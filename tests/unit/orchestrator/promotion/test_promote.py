@@ -78,6 +78,7 @@ def test_first_promotion_registers_the_first_seed_and_opens_the_test_split_for_a
     assert store.versions[0].run_id == f"run-{outcome.plan.id}-0"
     assert json.loads(store.versions[0].tags[VALUES_TAG]) == [60.0, 62.0]
     assert store.opened == [1001, 1002]
+    assert store.loaded == [("val", 1200)], "once for both"
 
 
 def test_mlflow_is_asked_before_anything_is_trained(
