@@ -119,8 +119,8 @@ class Budget(Section):
         trials: Trials of a sweep.
         epochs: Full length of a trial.
         startup_trials: Trials, start points included, before TPE decides.
-        time_limit_s: Seconds that a trial may take, from the start of its process; a longer one fails with TIMEOUT. None
-            means no limit.
+        time_limit_s: Seconds that a trial may take, from the start of its process; a longer one fails with TIMEOUT.
+            None means no limit.
         cap_gib: Disk space for the checkpoints of a sweep.
     """
 
