@@ -18,6 +18,7 @@ from tests.kit.fingerprint import fingerprint, train, train_elsewhere
 from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
 from tests.kit.scored_test import evaluate_test
 from training.cache import cache_dir
+from training.config.passes import count_epoch_images
 from training.config.run import ADDED_SETTINGS
 from training.errors import CheckpointError, DatasetError, NonFiniteLossError
 from training.inference.evaluation import evaluate_split
@@ -212,18 +213,24 @@ class TestMetrics:
             spent = metrics["time/data_s"] + metrics["time/train_s"] + metrics["time/eval_s"]
             assert spent == pytest.approx(metrics["time/epoch_s"], rel=0.5)
 
-    def test_images_are_counted_with_every_view_and_gradient(self) -> None:
-        num = 64
-        costs = {
-            "assumed_negative": [(num, num)] * 2,
-            # The weak and the strong view; without gradient the weak one again, next to the masked one.
-            "ignore": [(4 * num, 2 * num)] * 2,
-        }
-        for method, expected in costs.items():
-            run = TrainingRun(tiny_config({"method.name": method}))
-            epochs = [run.train_epoch() for _ in expected]
-            found = [(metrics["train/images_forward"], metrics["train/images_backward"]) for metrics in epochs]
-            assert found == expected, method
+    def test_images_are_counted_with_every_view_and_gradient_as_a_budget_counts_them(self) -> None:
+        """Every method is here, with what changes its passes; a method that costs more than its kind is found."""
+        query2label = {"model.name": "query2label", "model.hidden_dim": 16, "model.feedforward_dim": 16}
+        settings: list[dict[str, Any]] = [{"method.name": name} for name in METHODS if name != "plc_lac"]
+        settings += [
+            {"method.name": "plc_lac", "method.queue_size": 16, **query2label},
+            {"method.masked_pass_bn": "train"},
+            {"method.rejection": "oracle"},
+            {"method.view": "weak", "method.reg_weight": 0.0},
+            {"method.name": "em_apl", "method.warmup_epochs": 1, "optim.batch_size": 48, "optim.drop_last": True},
+            {"method.name": "crisp", "method.warmup_epochs": 2},
+            {"method.name": "wan", "optim.average_decay": 0.9},
+        ]
+        for changes in settings:
+            config = tiny_config({"loop.epochs": 2, **changes})
+            metrics, expected = TrainingRun(config).train_epoch(), count_epoch_images(config, 64, 1)
+            found = metrics["train/images_forward"], metrics["train/images_backward"]
+            assert found == (expected.forward, expected.backward), changes
 
     def test_rejection_begins_after_the_warmup(self) -> None:
         run = TrainingRun(tiny_config({"method.warmup_epochs": 2}))
