@@ -9,12 +9,14 @@ from pathlib import Path
 from orchestrator.audit.figures import audit_figures
 from orchestrator.audit.findings import Report
 from orchestrator.audit.luck import audit_choice
-from orchestrator.audit.openings import audit_opening, describe_count, read_openings
+from orchestrator.audit.openings import audit_openings, describe_count, read_openings
+from orchestrator.audit.rule import audit_rule
 from orchestrator.audit.runs import audit_fresh_seeds, audit_inputs, audit_interrupted, audit_origin, audit_seeds
 from orchestrator.audit.subject import Subject
 from orchestrator.audit.table import SUFFIXES, audit_table, read_table
 from orchestrator.audit.views import audit_mlflow, audit_rows
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.index import find_sweep, list_sweeps, load_plan
 from orchestrator.sweep_folder.ledger import Opening
 
@@ -72,27 +74,34 @@ def _is_file(word: str) -> bool:
 
 def _with_relatives(sweep_id: str) -> list[str]:
     """Return a sweep and its promotions; a promotion and its sweep."""
-    parent = _parent_of(sweep_id)
-    if parent is not None:
-        return [parent, sweep_id]
-    children = [entry.id for entry in list_sweeps(kinds={"promote"}) if _parent_of(entry.id) == sweep_id]
-    return [sweep_id, *reversed(children)]
+    own = _read_promotion(sweep_id)
+    if own is not None:
+        return [*_before(own), sweep_id]
+    children = [_read_promotion(entry.id) for entry in list_sweeps(kinds={"promote"})]
+    mine = [plan for plan in reversed(children) if plan is not None and plan.parent == sweep_id]
+    return list(dict.fromkeys([sweep_id, *(each for plan in mine for each in (*_before(plan), plan.id))]))
 
 
 def _behind(names: Iterable[str]) -> list[str]:
     """Return the sweeps that a table names, and the searches behind its promotions."""
     named = list(dict.fromkeys(names))
-    parents = [parent for name in named if (parent := _parent_of(name)) is not None]
-    return list(dict.fromkeys([*parents, *named]))
+    promotions = [plan for name in named if (plan := _read_promotion(name)) is not None]
+    return list(dict.fromkeys([*(each for plan in promotions for each in _before(plan)), *named]))
 
 
-def _parent_of(sweep_id: str) -> str | None:
-    """Return the sweep that a promotion promoted; None for all else, and for what cannot be read."""
+def _before(plan: SweepPlan) -> list[str]:
+    """Return what a promotion or a race is based on: the search, and the race that chose."""
+    race = None if plan.choice is None else plan.choice.race
+    return [each for each in (plan.parent, race) if each is not None]
+
+
+def _read_promotion(sweep_id: str) -> SweepPlan | None:
+    """Return the plan of a promotion or its race; None for all else, and for what cannot be read."""
     try:
         plan = load_plan(sweep_id)
     except (UserError, OrchestratorError):
         return None
-    return plan.parent if plan.kind == "promote" else None
+    return plan if plan.kind in ("promote", "race") else None
 
 
 def _read_all(sweep_ids: Sequence[str], report: Report) -> list[Subject]:
@@ -119,13 +128,16 @@ def _audit_all(subjects: Sequence[Subject], report: Report) -> list[Opening] | N
     by_id = {subject.id: subject for subject in subjects}
     for subject in subjects:
         audit_seeds(subject, report)
-        if (parent := by_id.get(subject.plan.parent or "")) is not None:
-            audit_fresh_seeds(subject, parent, report)
+        if (parent := by_id.get(subject.plan.parent or "")) is not None and subject.plan.kind in ("promote", "race"):
+            race = by_id.get((subject.plan.choice and subject.plan.choice.race) or "")
+            for before in (parent, *([] if race is None else [race])):
+                audit_fresh_seeds(subject, before, report)
             if subject.plan.kind == "promote":
-                audit_choice(subject, parent, report)
+                audit_rule(subject, parent, race, report)
+                audit_choice(subject, parent, race, report)
         audit_origin(subject, report)
         audit_inputs(subject, report)
-        audit_figures(subject, audit_opening(subject, openings, report), report)
+        audit_figures(subject, audit_openings(subject, openings, report), report)
         audit_rows(subject, report)
         audit_mlflow(subject, report)
     audit_interrupted(subjects, report)

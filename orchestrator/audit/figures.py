@@ -19,12 +19,12 @@ VAL_TOLERANCE = 0.05
 """Validation data is scored once in training and once more with the stored weights, perhaps in other batches."""
 
 
-def audit_figures(subject: Subject, opening: Opening | None, report: Report) -> None:
-    """Check the figures of every complete final run against its scores.
+def audit_figures(subject: Subject, openings: Mapping[int, Opening], report: Report) -> None:
+    """Check the figures of every complete final run, of the winner and the champion, against its scores.
 
     Args:
         subject: A promotion that has opened the test set.
-        opening: Its line in the ledger, if that is there.
+        openings: Number of a run -> its line in the ledger, if that is there.
         report: Where findings go.
     """
     test = subject.state.test
@@ -33,7 +33,7 @@ def audit_figures(subject: Subject, opening: Opening | None, report: Report) -> 
     if test.scores is None:
         report.skip(f"{subject.id} was promoted by a version that kept no scores, so its figures cannot be recomputed.")
         return
-    for trial in subject.finals:
+    for trial in (trial for runs in subject.sets for trial in runs.trials):
         if (record := subject.complete.get(trial)) is None:
             continue
         epoch, tested = record.chosen_epoch(subject.plan.protocol), test.epochs.get(str(trial))
@@ -49,7 +49,7 @@ def audit_figures(subject: Subject, opening: Opening | None, report: Report) -> 
             scores = _read(subject, trial, split, test.scores, report) if recorded else None
             if scores is not None:
                 _compare(subject, trial, scores, recorded, report)
-                _check_labels(subject, trial, scores, opening, report)
+                _check_labels(subject, trial, scores, openings.get(trial), report)
 
 
 def _read(subject: Subject, trial: int, split: str, hashes: Mapping[str, str], report: Report) -> Scores | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from orchestrator.audit.findings import Report
@@ -14,7 +14,7 @@ from orchestrator.promotion.rule import estimate_noise, mean_interval, shrunken_
 from training.config.run import Scalar
 
 
-def audit_choice(subject: Subject, parent: Subject, report: Report) -> None:
+def audit_choice(subject: Subject, parent: Subject, race: Subject | None, report: Report) -> None:
     """Check that a promoted configuration is still the best one once its fresh runs are known.
 
     The score that chose it is too high by selection. With the noise between its seeds, every configuration of the
@@ -24,9 +24,10 @@ def audit_choice(subject: Subject, parent: Subject, report: Report) -> None:
     Args:
         subject: A promotion.
         parent: The search that it promoted from.
+        race: The race that chose, if it was promoted by the rule.
         report: Where findings go.
     """
-    observed = _observe(subject, parent)
+    observed = _observe([parent, *([] if race is None else [race]), subject])
     names, promoted = list(observed), _hash(subject.plan, subject.final_points[0])
     known = dict(enumerate(observed.values()))
     winner = names.index(promoted) if promoted in names else -1
@@ -64,14 +65,14 @@ def audit_choice(subject: Subject, parent: Subject, report: Report) -> None:
         )
 
 
-def _observe(subject: Subject, parent: Subject) -> dict[str, list[float]]:
-    """Return the scores of each configuration of a search: its own first, then those of the promotion."""
+def _observe(subjects: Sequence[Subject]) -> dict[str, list[float]]:
+    """Return the scores of each configuration of a search, which comes first: then those of race and promotion."""
     known: dict[str, list[float]] = {}
-    for which in (parent, subject):
+    for which in subjects:
         for record in which.complete.values():
             name, value = _hash(which.plan, record.params), record.value(which.plan.protocol)
             # A promotion may also have run the champion, which is none of the search.
-            if value is not None and (which is parent or name in known):
+            if value is not None and (which is subjects[0] or name in known):
                 known.setdefault(name, []).append(value)
     return known
 

@@ -9,6 +9,8 @@ from orchestrator.audit.subject import Subject
 from orchestrator.planning.config_hash import hash_config
 from orchestrator.planning.sweep_plan import trial_config
 from orchestrator.provenance import UNKNOWN
+from orchestrator.sweep_folder.events import TestOpened
+from orchestrator.sweep_folder.final_sets import FinalSet
 from orchestrator.sweep_folder.ledger import COMPARISON, LedgerError, Opening, count_openings, ledger_file, read_ledger
 
 
@@ -25,11 +27,15 @@ def read_openings(report: Report) -> list[Opening] | None:
     return openings
 
 
-def audit_opening(subject: Subject, openings: Sequence[Opening] | None, report: Report) -> Opening | None:
-    """Check that the opening of a promotion is in the ledger as its journal has it; return its line."""
+def audit_openings(subject: Subject, openings: Sequence[Opening] | None, report: Report) -> dict[int, Opening]:
+    """Check that the openings of a promotion are in the ledger as its journal has them.
+
+    Returns:
+        Number of a final run -> the line that its test figures belong to, where that is as it should be.
+    """
     test = subject.state.test
     if test is None or openings is None:
-        return None
+        return {}
     if test.opening is None:
         if any(test.figures.values()):
             report.find(
@@ -38,33 +44,60 @@ def audit_opening(subject: Subject, openings: Sequence[Opening] | None, report: 
                 "its test set was opened by a version without a test ledger, so it is in no count",
                 "State that next to its figures, or promote again",
             )
+        return {}
+    found: dict[int, Opening] = {}
+    for runs in subject.sets:
+        if any(test.figures.get(str(trial)) for trial in runs.trials):
+            line = _find_line(subject, runs, test, openings, report)
+            if line is not None:
+                _compare(subject, runs, line, report)
+                found |= dict.fromkeys(runs.trials, line)
+                if not runs.is_champion:
+                    _count_of_cell(subject, line, openings, report)
+    _count_of_promotion(subject, test, openings, report)
+    return found
+
+
+def _find_line(
+    subject: Subject, runs: FinalSet, test: TestOpened, openings: Sequence[Opening], report: Report
+) -> Opening | None:
+    number, line_hash = runs.opening_in(test)
+    who = f"{subject.id} opened its test set{' for the champion' if runs.is_champion else ''}"
+    if number is None:
+        report.find(
+            "ledger",
+            subject.id,
+            f"{who}, but its journal names no line of the ledger for that",
+            "The journal was changed. Restore it from a copy",
+        )
         return None
-    line = openings[test.opening - 1] if test.opening <= len(openings) else None
-    if line is None or line.hash != test.line_hash:
+    line = openings[number - 1] if number <= len(openings) else None
+    if line is None or line.hash != line_hash:
         problem = "is missing" if line is None else "is another one"
         report.find(
             "ledger",
-            f"{ledger_file()}:{test.opening}",
-            f"{subject.id} opened its test set as number {test.opening}, but that line {problem}: the ledger was "
-            f"changed or replaced",
+            f"{ledger_file()}:{number}",
+            f"{who} as number {number}, but that line {problem}: the ledger was changed or replaced",
             "Restore the ledger from a copy: bundles and MLflow have it",
         )
         return None
-    _compare(subject, line, report)
-    _count_of_cell(subject, line, openings, report)
     return line
 
 
-def _compare(subject: Subject, line: Opening, report: Report) -> None:
+def _compare(subject: Subject, runs: FinalSet, line: Opening, report: Report) -> None:
     plan = subject.plan
-    configs = [trial_config(plan, point) for point in subject.final_points]
+    configs = [trial_config(plan, plan.start_from[trial]) for trial in runs.trials]
+    # The champion may be of another method, which the plan has no label for.
+    method = plan.method if configs[0].method.name == plan.base["method.name"] else configs[0].method.name
     expected = {
         "dataset": plan.dataset,
         "data_hash": subject.state.provenance.get("data_hash", UNKNOWN),
-        "method": plan.method,
+        "method": method,
+        "recipe": str(configs[0].loop.recipe),
         "protocol": str(plan.protocol),
         "config_hash": hash_config(configs[0].flatten()),
         "seeds": tuple(sorted(config.loop.seed for config in configs)),
+        "draws": tuple(sorted({config.data.draw_seed for config in configs})),
     }
     for name, value in expected.items():
         report.count("fields of openings")
@@ -96,6 +129,26 @@ def _count_of_cell(subject: Subject, line: Opening, openings: Sequence[Opening],
             f"{name_all(dict.fromkeys(found.purpose for found in cell))}",
             f"Report number {cell[0].n}, or all of them; the best of several looks is too good",
         )
+
+
+def _count_of_promotion(subject: Subject, test: TestOpened, openings: Sequence[Opening], report: Report) -> None:
+    """Check that a promotion opened the test set no more often than its journal says, for the champion too."""
+    known = {runs.opening_in(test)[0] for runs in subject.sets}
+    own = [line for line in openings if line.purpose == f"promote {subject.id}" or _is_for_champion(line, subject.id)]
+    for line in own:
+        if line.n not in known:
+            who = "the champion" if _is_for_champion(line, subject.id) else "the winner"
+            listed = name_all(sorted(number for number in known if number is not None))
+            report.find(
+                "openings",
+                f"{ledger_file()}:{line.n}",
+                f"{subject.id} opened the test set for {who} once more than its journal says, which names {listed}",
+                "Report all openings, or the first alone; the best of several looks is too good",
+            )
+
+
+def _is_for_champion(line: Opening, promotion: str) -> bool:
+    return line.purpose == f"promote {promotion}: {COMPARISON}"
 
 
 def _cell(opening: Opening) -> tuple[str, ...]:

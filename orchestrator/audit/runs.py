@@ -19,50 +19,56 @@ _SEED = "loop.seed"
 
 def audit_seeds(subject: Subject, report: Report) -> None:
     """Check that every planned final run has a result, each with a seed of its own."""
+    for runs in subject.sets:
+        seeds = [subject.plan.start_from[trial][_SEED] for trial in runs.trials]
+        twice = [seed for seed, times in Counter(seeds).items() if times > 1]
+        if twice:
+            report.find("seeds", subject.id, f"seed {name_all(twice)} was planned more than once", "Promote again")
+        for trial, seed in zip(runs.trials, seeds, strict=True):
+            whose = " of the champion" if runs.is_champion else ""
+            _audit_final_run(subject, trial, f"the run of seed {seed}{whose}", report)
+
+
+def _audit_final_run(subject: Subject, trial: int, named: str, report: Report) -> None:
     plan, state = subject.plan, subject.state
-    if plan.kind != "promote":
-        return
-    planned = {trial: point[_SEED] for trial, point in zip(subject.finals, subject.final_points, strict=True)}
-    twice = [seed for seed, times in Counter(planned.values()).items() if times > 1]
-    if twice:
-        report.find("seeds", plan.id, f"seed {name_all(twice)} was planned more than once", "Promote again")
-    for trial, seed in planned.items():
-        report.count("final runs")
-        record = state.records.get(trial)
-        if record is None or record.state is not TrialState.COMPLETE:
-            found = "was never started" if record is None else f"is {record.state}" + _because(record.cause)
-            report.find(
-                "seeds",
-                f"{plan.id}/{trial}",
-                f"the run of seed {seed} was planned, but {found}, so the mean is over fewer seeds than planned",
-                f"Finish it: orchestrator resume {plan.id}. If it failed, report the failure; do not average the rest",
-            )
-        elif record.params.get(_SEED) != seed:
-            report.find(
-                "seeds",
-                f"{plan.id}/{trial}",
-                f"it was planned with seed {seed} and trained with seed {record.params.get(_SEED)}",
-                "Promote again",
-            )
-        elif state.test is not None and str(trial) not in state.test.figures:
-            report.find(
-                "seeds",
-                f"{plan.id}/{trial}",
-                f"the run of seed {seed} is complete, but has no figures on the test set, as if it had been dropped",
-                "Report no mean that leaves it out. Promote again",
-            )
+    report.count("final runs")
+    record, seed = state.records.get(trial), plan.start_from[trial][_SEED]
+    if record is None or record.state is not TrialState.COMPLETE:
+        found = "was never started" if record is None else f"is {record.state}" + _because(record.cause)
+        report.find(
+            "seeds",
+            f"{plan.id}/{trial}",
+            f"{named} was planned, but {found}, so the mean is over fewer seeds than planned",
+            f"Finish it: orchestrator resume {plan.id}. If it failed, report the failure; do not average the rest",
+        )
+    elif record.params.get(_SEED) != seed:
+        report.find(
+            "seeds",
+            f"{plan.id}/{trial}",
+            f"it was planned with seed {seed} and trained with seed {record.params.get(_SEED)}",
+            "Promote again",
+        )
+    elif state.test is not None and str(trial) not in state.test.figures:
+        report.find(
+            "seeds",
+            f"{plan.id}/{trial}",
+            f"{named} is complete, but has no figures on the test set, as if it had been dropped",
+            "Report no mean that leaves it out. Promote again",
+        )
 
 
-def audit_fresh_seeds(subject: Subject, parent: Subject, report: Report) -> None:
-    """Check that no seed of a promotion's final runs was used in the search that chose their configuration."""
-    used = {trial_config(parent.plan, record.params).loop.seed for record in parent.state.records.values()}
-    reused = sorted({int(point[_SEED] or 0) for point in subject.final_points} & used)
+def audit_fresh_seeds(subject: Subject, before: Subject, report: Report) -> None:
+    """Check that no seed of a race or of final runs was used in what came before: the search, or the race."""
+    used = {trial_config(before.plan, record.params).loop.seed for record in before.state.records.values()}
+    reused = sorted({int(point[_SEED] or 0) for point in subject.plan.start_from} & used)
     if reused:
+        what = "the race that chose" if before.plan.kind == "race" else "which chose"
+        named = f"{before.id}, {what} the configuration by it"
         report.find(
             "seeds",
             subject.id,
-            f"seed {name_all(reused)} was already used by {parent.id}, which chose the configuration by it",
-            f"Promote again with fresh seeds: orchestrator promote {parent.id}",
+            f"seed {name_all(reused)} was already used by {named}",
+            f"Promote again with fresh seeds: orchestrator promote {subject.plan.parent}",
         )
 
 

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.home import sweep_dir
-from orchestrator.planning.sweep_plan import SweepPlan, registered_trials
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import DriverStarted, Event
+from orchestrator.sweep_folder.final_sets import FinalSet, final_sets
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.rows import make_rows, read_origins
@@ -55,10 +56,15 @@ class Subject:
         """The trials that were completed, by number."""
         return {trial: record for trial, record in sorted(self.state.records.items()) if _is_complete(record)}
 
+    @cached_property
+    def sets(self) -> tuple[FinalSet, ...]:
+        """The runs of a promotion that were registered for the test set before it was opened; none of other sweeps."""
+        return final_sets(self.plan) if self.plan.kind == "promote" else ()
+
     @property
     def finals(self) -> tuple[int, ...]:
-        """The numbers of a promotion's runs that were registered for the test set before it was opened."""
-        return registered_trials(self.plan)
+        """The numbers of a promotion's runs of the winner."""
+        return tuple(trial for found in self.sets if not found.is_champion for trial in found.trials)
 
     @property
     def final_points(self) -> tuple[Mapping[str, Scalar], ...]:

@@ -224,14 +224,6 @@ def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:
     return None
 
 
-def registered_trials(plan: SweepPlan) -> tuple[int, ...]:
-    """Return the runs of a promotion that its opening of the test set is for: all of the winner, failed or not.
-
-    Those of the champion, if it ran too, have an opening of their own.
-    """
-    return tuple(range(plan.num_final))
-
-
 def trial_config(plan: SweepPlan, params: Mapping[str, Scalar]) -> TrainConfig:
     """Return the settings of one trial: the plan's, changed by its params. All params pass through here.
 

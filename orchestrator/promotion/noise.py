@@ -15,7 +15,7 @@ from training.config.run import PLACE_KEYS, Scalar
 ASSUMED = "assumed to be half of the deviation between configurations, as nothing has run twice yet"
 _ASSUMED_RATIO = 0.5
 # Fewer differences between runs say less than the assumption.
-_LEAST_FREE = 3
+LEAST_FREE = 3
 _SEED = "loop.seed"
 # The latest promotions say enough; a home may have hundreds.
 _MAX_PLANS = 20
@@ -66,14 +66,18 @@ def _settings(params: Mapping[str, Scalar]) -> frozenset[tuple[str, Scalar]]:
     return frozenset((key, value) for key, value in params.items() if key != _SEED)
 
 
-def find_replicates(plan: SweepPlan) -> list[list[float]]:
+def find_replicates(plan: SweepPlan, before: float = math.inf) -> list[list[float]]:
     """Return scores of configurations that earlier promotions of this home ran with several seeds, on the same data.
 
     Only those of the same method, protocol and length count: noise differs between them.
+
+    Args:
+        plan: A sweep.
+        before: Unix time in s; what was begun later does not count.
     """
     like = _comparable(plan, {})
     groups: dict[object, list[float]] = {}
-    for other, state in read_sweeps({"promote", "race"}, _MAX_PLANS):
+    for other, state in read_sweeps({"promote", "race"}, _MAX_PLANS, before):
         for record in state.records.values():
             score = record.value(other.protocol)
             if record.state is not TrialState.COMPLETE or score is None or other.protocol != plan.protocol:
@@ -104,7 +108,7 @@ def know_noise(trials: Trials, replicates: Sequence[Sequence[float]]) -> tuple[N
     num_free = sum(len(group) - 1 for group in groups)
     # One configuration has no deviation; a second one of another quality makes it an estimate, if a poor one.
     spread = scores if len(scores) > 1 else [*scores, *scores]
-    if num_free < _LEAST_FREE:
+    if num_free < LEAST_FREE:
         total = estimate_noise([[0.0, 0.0]], spread, selected=True, num_trials=trials.num_selected_from)
         seed_var = total.config_sd**2 * _ASSUMED_RATIO**2 / (1 + _ASSUMED_RATIO**2)
         config_sd = math.sqrt(total.config_sd**2 - seed_var)

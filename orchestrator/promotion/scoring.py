@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.planning.sweep_plan import SweepPlan, registered_trials
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.final_runs import final_config
 from orchestrator.promotion.registration import load_best
 from orchestrator.promotion.test_set import Registered, open_test_set
 from orchestrator.sweep_folder.events import TestOpened
+from orchestrator.sweep_folder.final_sets import final_sets
 from orchestrator.sweep_folder.ledger import COMPARISON
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.score_files import scores_file
@@ -56,11 +57,11 @@ def score_final_runs(plan: SweepPlan, state: SweepState, say: Callable[[str], No
 
 def _register(plan: SweepPlan, configs: dict[int, TrainConfig]) -> tuple[Registered, Registered | None]:
     """Return what is opened for the winner, and for the champion if it ran too."""
-    own = {trial: configs[trial] for trial in registered_trials(plan)}
-    theirs = {trial: config for trial, config in configs.items() if trial not in own}
+    own, *others = ({trial: configs[trial] for trial in found.trials} for found in final_sets(plan))
     winner = Registered(plan.method, str(plan.protocol), own, f"promote {plan.id}")
-    if not theirs:
+    if not others:
         return winner, None
+    theirs = others[0]
     name = next(iter(theirs.values())).method.name
     method = plan.method if name == own[0].method.name else name
     return winner, Registered(method, str(plan.protocol), theirs, f"promote {plan.id}: {COMPARISON}")

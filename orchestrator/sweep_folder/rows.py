@@ -18,6 +18,7 @@ from orchestrator.planning.config_hash import hash_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import LIBRARIES, UNKNOWN
 from orchestrator.sweep_folder.events import DriverStarted, Event, TrialStarted
+from orchestrator.sweep_folder.final_sets import final_sets
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
@@ -137,7 +138,9 @@ def _figures_of(plan: SweepPlan, state: SweepState, record: TrialRecord) -> list
     ]
     if (test := state.test) is not None:
         trial = str(record.trial)
-        opened = {"split": "test", "epoch": test.epochs.get(trial), "opening": test.opening}
+        own = next((found for found in final_sets(plan) if record.trial in found.trials), None)
+        opening = None if own is None else own.opening_in(test)[0]
+        opened = {"split": "test", "epoch": test.epochs.get(trial), "opening": opening}
         rows += [{**opened, "metric": name, "value": value} for name, value in test.figures.get(trial, {}).items()]
     return rows
 

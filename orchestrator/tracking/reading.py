@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 
@@ -28,7 +29,9 @@ def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
     return plan, state
 
 
-def read_sweeps(kinds: Collection[str], latest: int | None = None) -> Iterator[tuple[SweepPlan, SweepState]]:
+def read_sweeps(
+    kinds: Collection[str], latest: int | None = None, before: float = math.inf
+) -> Iterator[tuple[SweepPlan, SweepState]]:
     """Yield plan and state of every sweep of some kinds in this home, the latest first.
 
     One that cannot be read (damaged, or written by a later version) is left out: `status` says what is wrong with it,
@@ -37,8 +40,9 @@ def read_sweeps(kinds: Collection[str], latest: int | None = None) -> Iterator[t
     Args:
         kinds: Which.
         latest: Look at no more than so many.
+        before: Unix time in s: only those that were begun earlier.
     """
-    for entry in list_sweeps(kinds=kinds)[:latest]:
+    for entry in [entry for entry in list_sweeps(kinds=kinds) if entry.created < before][:latest]:
         try:
             found = read_sweep(entry.id)
         except OrchestratorError:

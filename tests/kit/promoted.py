@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from orchestrator.planning.config_hash import hash_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep_folder.events import EpochReported, Event, PromotionDecided, TestOpened, TrialStarted
+from orchestrator.sweep_folder.final_sets import FinalSet, final_sets
 from orchestrator.sweep_folder.journal import replay
-from orchestrator.sweep_folder.ledger import Opening, TestSet, register_opening
+from orchestrator.sweep_folder.ledger import COMPARISON, Opening, TestSet, register_opening
 from orchestrator.sweep_folder.rows import write_results
 from orchestrator.sweep_folder.score_files import scores_file
 from orchestrator.tracking.runs import RunsWriter
@@ -77,16 +78,27 @@ def make_work(
     points = tuple({**_params(best), "loop.seed": seed} for seed in seeds)
     identity = {"kind": "promote", "parent": search.id, "start_from": points, "num_trials": len(seeds)}
     promotion = sweeps.make_sweep(f"{name}-promote-0000000b", **common | identity)
-    opening = _open(promotion, origin)
-    sweeps.write_events(promotion, _events_of_promotion(promotion, origin, opening, skill))
+    opening = write_promotion(promotion, origin, skill)
     work = Work(search, promotion, opening, store or FakeStore())
-    for plan in (search, promotion):
-        write_results(plan, replay(sweeps.journal_path(plan)))
-        RunsWriter(plan, sweeps.journal_path(plan), work.store).catch_up()
+    write_views([search, promotion], work.store)
     return work
 
 
-def _started(trial: int, params: Mapping[str, Scalar]) -> TrialStarted:
+def write_promotion(plan: SweepPlan, origin: dict[str, str], skill: float = 1.0, **decided: Any) -> Opening:
+    """Write the journal, the scores and the openings of a promotion; return the winner's opening."""
+    openings = [open_runs(plan, origin, runs) for runs in final_sets(plan)]
+    sweeps.write_events(plan, _events_of_promotion(plan, origin, openings, skill, decided))
+    return openings[0]
+
+
+def write_views(plans: Iterable[SweepPlan], store: FakeStore) -> None:
+    """Write the rows of results and what MLflow would hold."""
+    for plan in plans:
+        write_results(plan, replay(sweeps.journal_path(plan)))
+        RunsWriter(plan, sweeps.journal_path(plan), store).catch_up()
+
+
+def started(trial: int, params: Mapping[str, Scalar]) -> TrialStarted:
     return replace(sweeps.trial_started(trial, 1), params=dict(params))
 
 
@@ -96,7 +108,7 @@ def _params(trial: int) -> dict[str, float]:
 
 def _events_of_search(plan: SweepPlan, scores: Sequence[float], origin: dict[str, str]) -> list[Event]:
     events: list[Event] = [sweeps.driver_started(plan, provenance=origin)]
-    events += [_started(trial, _params(trial)) for trial in range(len(scores))]
+    events += [started(trial, _params(trial)) for trial in range(len(scores))]
     for epoch in range(1, _EPOCHS + 1):
         for trial, score in enumerate(scores):
             events.append(sweeps.epoch_reported(trial, epoch, 1 + epoch, score - _EPOCHS + epoch))
@@ -113,8 +125,9 @@ def make_scores(split: str, seed: int, skill: float = 1.0) -> Scores:
     return Scores.of(data, skill * (2 * true.float() - 1) + noise)
 
 
-def _open(plan: SweepPlan, origin: dict[str, str]) -> Opening:
-    configs = [trial_config(plan, point) for point in plan.start_from]
+def open_runs(plan: SweepPlan, origin: dict[str, str], runs: FinalSet) -> Opening:
+    """Register the opening of a set of final runs."""
+    configs = [trial_config(plan, plan.start_from[trial]) for trial in runs.trials]
     wanted = TestSet(
         dataset=plan.dataset,
         data_hash=origin["data_hash"],
@@ -128,16 +141,19 @@ def _open(plan: SweepPlan, origin: dict[str, str]) -> Opening:
         commit=origin["commit"],
         changes=origin["changes"],
     )
-    return register_opening(wanted, f"promote {plan.id}", origin["dirty"])
+    purpose = f"promote {plan.id}" + f": {COMPARISON}" * runs.is_champion
+    return register_opening(wanted, purpose, origin["dirty"])
 
 
-def _events_of_promotion(plan: SweepPlan, origin: dict[str, str], opening: Opening, skill: float) -> list[Event]:
+def _events_of_promotion(
+    plan: SweepPlan, origin: dict[str, str], openings: Sequence[Opening], skill: float, decided: dict[str, Any]
+) -> list[Event]:
     events: list[Event] = [sweeps.driver_started(plan, provenance=origin)]
     figures, epochs, hashes = {}, {}, {}
     for trial, point in enumerate(plan.start_from):
         seed = int(point["loop.seed"] or 0)
         val, test = make_scores("val", seed, skill), make_scores("test", seed, skill)
-        events.append(_started(trial, point))
+        events.append(started(trial, point))
         for epoch in range(1, _EPOCHS + 1):
             # The second epoch is the best, and the last one is lower: it must not be taken for the result.
             measured = {name: value - 5 * abs(epoch - 2) for name, value in val.metrics().items()}
@@ -149,6 +165,19 @@ def _events_of_promotion(plan: SweepPlan, origin: dict[str, str], opening: Openi
         for scores in (val, test):
             path = scores_file(plan.id, trial, scores.split)
             hashes[path.name] = scores.write(path, {"sweep": plan.id, "trial": str(trial), "epoch": "2"})
-    decided = PromotionDecided("KEEP", "not higher", (), "digits.resnet_cam", time_ms=sweeps.at(11))
-    opened = TestOpened(figures, epochs, opening.n, opening.hash, hashes, time_ms=sweeps.at(12))
-    return [*events, sweeps.driver_ended(10), decided, opened]
+    verdict = PromotionDecided(
+        **{"verdict": "KEEP", "reason": "not higher", "marks": (), "model": "digits.resnet_cam", **decided},
+        time_ms=sweeps.at(11),
+    )
+    own, theirs = openings[0], openings[1] if len(openings) > 1 else None
+    opened = TestOpened(
+        figures,
+        epochs,
+        own.n,
+        own.hash,
+        hashes,
+        champion_opening=None if theirs is None else theirs.n,
+        champion_line_hash=None if theirs is None else theirs.hash,
+        time_ms=sweeps.at(12),
+    )
+    return [*events, sweeps.driver_ended(10), verdict, opened]

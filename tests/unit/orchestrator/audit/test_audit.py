@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -25,8 +25,6 @@ from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.ledger import COMPARISON, HEAD_FILE, LEDGER_FILE, read_ledger, register_opening
 from orchestrator.sweep_folder.rows import RESULTS_FILE, make_table, write_table
 from orchestrator.sweep_folder.score_files import scores_file
-from orchestrator.tracking import store as mlflow_store
-from orchestrator.tracking.store import LoggedSweep
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore
 from tests.kit.openings import SET
@@ -34,27 +32,6 @@ from tests.kit.program import run
 from tests.kit.promoted import Work, make_base, make_scores, make_work
 from training.inference.scores import Scores
 from training.selection import Protocol, SelectBy
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
-    """Return what stands in for MLflow."""
-    fake = FakeStore()
-
-    def find(sweep_id: str) -> LoggedSweep | None:
-        runs = fake.find_runs(sweep_id)
-        own = [found for found in runs if found.trial is None]
-        return LoggedSweep("", own[0], tuple(found for found in runs if found.trial is not None)) if own else None
-
-    def read(run_ids: Iterable[str], metric: str) -> dict[str, dict[int, float]]:
-        return {
-            run_id: {step: value for found, name, step, _, value in fake.rows if (found, name) == (run_id, metric)}
-            for run_id in run_ids
-        }
-
-    monkeypatch.setattr(mlflow_store, "find_logged_sweep", find)
-    monkeypatch.setattr(mlflow_store, "read_histories", read)
-    return fake
 
 
 @pytest.fixture
