@@ -18,6 +18,7 @@ import pytest
 from orchestrator.cli import app as cli
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import data as cli_data
+from orchestrator.cli import weights as cli_weights
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from search_spaces.schema import load_space, shipped_spaces
@@ -53,9 +54,10 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_documents_name_commands_that_exist(document: Path) -> None:
     code = code_of(document)
     verbs = set(re.findall(r"\borchestrator ([a-z-]+)", code))
-    assert verbs <= {*cli.VERBS, "cluster", "data", "submit"}
+    assert verbs <= {*cli.VERBS, "cluster", "data", "submit", "weights"}
     assert set(re.findall(r"\borchestrator data ([a-z]+)\b", code)) <= set(cli_data.VERBS)
     assert set(re.findall(r"\borchestrator cluster ([a-z]+)\b", code)) <= set(cli_cluster.VERBS)
+    assert set(re.findall(r"\borchestrator weights ([a-z]+)\b", code)) <= set(cli_weights.VERBS)
     assert set(re.findall(r"\borchestrator submit (?:--[a-z-]+ )?([a-z]+)\b", code)) <= {*cli.VERBS, "data"}
     targets = set(re.findall(r"^(?:[A-Z]+=\S+ )?make ([a-z-]+)", code, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

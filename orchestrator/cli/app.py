@@ -31,6 +31,7 @@ from orchestrator.cli import (
     spaces,
     status,
     sweep,
+    weights,
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.cli.output import accept_any_text, print_note, tell_of_escapes
@@ -125,6 +126,19 @@ for _name, (_verb, _example) in cluster.VERBS.items():
     _cluster.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
 app.add_typer(_cluster, epilog=f"\b\nExample: {cluster.VERBS['up'][1]}\n{EXIT_CODES}")
 app.add_typer(_data, epilog=f"\b\nExample: {data.VERBS['prepare'][1]}\n{EXIT_CODES}")
+_weights = typer.Typer(
+    name="weights", help="Get pretrained weights ready for model.weights.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+# A group of one verb would otherwise be that verb.
+@_weights.callback()
+def _group_weights() -> None: ...
+
+
+for _name, (_verb, _example) in weights.VERBS.items():
+    _weights.command(_name, epilog=f"\b\nExample: {_example}\n{EXIT_CODES}")(_verb)
+app.add_typer(_weights, epilog=f"\b\nExample: {weights.VERBS['import'][1]}\n{EXIT_CODES}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

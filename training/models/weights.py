@@ -20,6 +20,7 @@ from torch import Tensor
 from training.cache import cache_dir, making
 from training.config.run import ModelConfig
 from training.errors import ConfigError, WeightsError, first_line
+from training.models.pixel_scale import IMAGENET, Pixels, fold_pixels
 
 FILES = (".safetensors", ".pth", ".pt")
 _REACH_S = 5
@@ -55,7 +56,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
         return load_file(pretext_file)
     path = Path(config.weights)
     if path.is_file():
-        return _read_file(path)
+        return read_state(path, f"model.weights={path}")
     if path.suffix in FILES:
         raise WeightsError(f"The file {config.weights} (model.weights) does not exist")
     find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
@@ -76,7 +77,16 @@ def check_weights_name(config: ModelConfig) -> None:
         find_source(name, config.weights)
 
 
-def _read_file(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path, asked: str) -> Mapping[str, Tensor]:
+    """Read named tensors from a file.
+
+    Args:
+        path: ``.safetensors``, ``.pth`` or ``.pt``.
+        asked: What the user wrote, for messages.
+
+    Raises:
+        WeightsError: It holds something else, or is damaged.
+    """
     try:
         # weights_only, so that a pickle of anything else is refused and cannot run code.
         state: Any = (
@@ -86,15 +96,26 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         )
     except Exception as error:  # the readers raise many types for bytes that are not weights
         raise WeightsError(
-            f"model.weights={path} cannot be read: {first_line(error).rstrip('.')}. "
+            f"{asked} cannot be read: {first_line(error).rstrip('.')}. "
             "Use a complete .safetensors file, or a .pth file that holds only tensors"
         ) from error
     # Training scripts tend to save the weights under one of these names, next to the optimiser's state.
     for wrapper in ("state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, Mapping) else None
     if not isinstance(state, Mapping):
-        raise WeightsError(f"model.weights={path} does not hold named tensors (a state dict)")
+        raise WeightsError(f"{asked} does not hold named tensors (a state dict)")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def expected_pixels(backbone: str) -> Pixels:
+    """Return how the pixels were normalised that a library's weights of this backbone were trained with."""
+    library, _, name = backbone.partition("/")
+    if library != "timm":
+        return IMAGENET  # true of all CNNs of torchvision
+    import timm
+
+    described = timm.get_pretrained_cfg(name)
+    return IMAGENET if described is None else Pixels(tuple(described.mean), tuple(described.std))
 
 
 @dataclass(frozen=True)
@@ -168,9 +189,14 @@ def _timm_source(name: str, weights: str) -> _Source:
         # Pass the cached file: without a network, the hub's client would retry for most of a minute even if it is
         # cached.
         overlay = None if cached is None else {"file": str(cached)}
-        return timm.create_model(
+        model = timm.create_model(
             tagged, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, global_pool=""
-        ).state_dict()
+        )
+        # Some were trained on pixels in [-1, 1]. Where the stem cannot be changed, they are used as they are.
+        if (pixels := expected_pixels(f"timm/{tagged}")) != IMAGENET:
+            fold_pixels(model, pixels)
+        state: Mapping[str, Tensor] = model.state_dict()
+        return state
 
     if hub_id:
         return _Source(constants.ENDPOINT, partial(_find_in_hugging_face_hub, hub_id), load)
