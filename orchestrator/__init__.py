@@ -1,19 +1,45 @@
-"""The orchestrator as a library; everything else is imported from its modules."""
+"""The orchestrator as a library: what is listed here is stable, everything else may change.
+
+Names are loaded when they are first used, so that importing the package takes no time.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from orchestrator.api import Sweep, load_model, make_plan, open_sweep, run_sweep
+    from orchestrator.errors import OrchestratorError, UserError
+    from orchestrator.planning.sweep_plan import SweepPlan
+    from orchestrator.results.frame import read_results
 
-__all__ = ["read_results"]
+__all__ = [
+    "OrchestratorError",
+    "Sweep",
+    "SweepPlan",
+    "UserError",
+    "load_model",
+    "make_plan",
+    "open_sweep",
+    "read_results",
+    "run_sweep",
+]
+
+_PLACES = {
+    **dict.fromkeys(("Sweep", "load_model", "make_plan", "open_sweep", "run_sweep"), "orchestrator.api"),
+    **dict.fromkeys(("OrchestratorError", "UserError"), "orchestrator.errors"),
+    "SweepPlan": "orchestrator.planning.sweep_plan",
+    "read_results": "orchestrator.results.frame",
+}
+
+if not TYPE_CHECKING:  # otherwise a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_PLACES[name]), name)
 
 
-def read_results(place: str | Path | None = None) -> pd.DataFrame:
-    """Return the results of a sweep, a file or a folder, see :func:`orchestrator.results.frame.read_results`."""
-    # Imported here: every command imports this package, and --help should not wait for it.
-    from orchestrator.results import frame
-
-    return frame.read_results(place)
+def __dir__() -> list[str]:
+    return __all__

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.lookup import find_or_recall, print_source
+from orchestrator.cli.lookup import print_source
 from orchestrator.cli.options import JsonOption, SweepArgument
 from orchestrator.cli.output import (
     NO_TRUE_LABELS,
@@ -48,6 +47,7 @@ def leaderboard(
     """
     from orchestrator.errors import UserError
     from orchestrator.results.summary import make_source
+    from orchestrator.tracking.lookup import find_or_recall
     from orchestrator.tracking.reading import read_sweep
 
     if json and csv:
@@ -79,9 +79,10 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import NO_LABELS, make_heading
+    from orchestrator.results.tables import rank_trials
     from orchestrator.sweep_folder.promotion_report import make_report
 
-    rows = _rank(plan, state)
+    rows = rank_trials(plan, state)
     heading = make_heading(plan)
     print_text(
         f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
@@ -109,11 +110,12 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
     from orchestrator.results.summary import make_heading
+    from orchestrator.results.tables import rank_trials
     from orchestrator.sweep_folder.promotion_report import make_report
 
     printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
     printed["true_labels"] = state.provenance.get("true_labels")
-    printed["rows"] = _rank(plan, state)
+    printed["rows"] = rank_trials(plan, state)
     if state.test is not None:
         printed["test"] = asdict(summarise_test(state.test.figures, plan.num_final))
     if plan.kind == "promote":
@@ -128,23 +130,12 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
 
 def _print_csv(plan: SweepPlan, state: SweepState) -> None:
     from orchestrator.results.summary import make_heading
+    from orchestrator.results.tables import rank_trials
 
     # Every row names its sweep and settings, because rows from several files may end up in one table.
     heading = asdict(make_heading(plan))
     # The test figures under their own names, as in the table and in MLflow.
-    print_csv([{**row, **tests, **heading} for row in _rank(plan, state) for tests in [row.pop("test", {})]])
-
-
-def _rank(plan: SweepPlan, state: SweepState) -> list[dict[str, Any]]:
-    """Return the leaderboard's rows; those of a promotion that has opened the test split have its figures."""
-    from orchestrator.sweep_folder import records
-
-    if state.driver_state == "RUNNING":
-        state.end_attempts(round(time.time() * 1000))  # they have run until now, however long ago their last epoch was
-    rows = records.leaderboard(state.records.values(), plan.protocol)
-    if state.test is None:
-        return rows
-    return [{**row, "test": dict(state.test.figures.get(str(row["trial"]), {}))} for row in rows]
+    print_csv([{**row, **tests, **heading} for row in rank_trials(plan, state) for tests in [row.pop("test", {})]])
 
 
 def _print_rows(

@@ -15,8 +15,6 @@ from orchestrator.program import program
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from training.inference.predictor import Predictor
-
 
 def evaluate(
     model: ModelArgument,
@@ -34,6 +32,7 @@ def evaluate(
 
     Scores are in percent. For models trained with EM or EM + APL, their authors recommend a threshold of 0.75.
     """
+    from orchestrator.api import load_model
     from orchestrator.datasets.prepared import locate_store
     from orchestrator.errors import UserError
 
@@ -48,7 +47,7 @@ def evaluate(
     from training.inference.evaluation import evaluate_split
     from training.preparation import is_prepared, prepare
 
-    predictor = _load_predictor(model)
+    predictor = load_model(model, "cpu")
     data = predictor.config.data
     config = predictor.config.with_params({"data.store": locate_store(data.name, data.store)})
     # If this is not the home of the training, the digit scenes may not have been made here yet.
@@ -95,6 +94,7 @@ def predict(
     Writes one row per image, with one score between 0 and 1 per class. Files that cannot be read are listed; the exit
     code is then 1.
     """
+    from orchestrator.api import load_model
     from orchestrator.errors import UserError
     from training.image_files import find_images, utf8_name
 
@@ -107,7 +107,7 @@ def predict(
     if num_odd := sum(utf8_name(name) != str(name) for name in names):
         which = "file name is" if num_odd == 1 else "file names are"
         print_note(f"note: {num_odd} {which} not UTF-8. The table shows bytes that are not as codes such as \\xff.")
-    predictor = _load_predictor(model, device)
+    predictor = load_model(model, device)
     found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
         _write(found.table, out)
@@ -135,20 +135,6 @@ def _require_file(out: Path) -> None:
     obstacle = obstacle or find_obstacle(out.parent) or ("that is a folder" if out.is_dir() else None)
     if obstacle is not None:
         raise UserError(f"Cannot write --out={out}: {obstacle}.")
-
-
-def _load_predictor(model: str, device: Literal["auto", "cpu", "cuda"] = "cpu") -> Predictor:
-    from orchestrator.errors import UserError
-    from orchestrator.home import require_home
-    from orchestrator.tracking.registry import find_model
-    from training.inference.predictor import Predictor, choose_device
-
-    require_home()
-    folder = find_model(model)
-    try:
-        return Predictor.load(folder, choose_device(device))
-    except ValueError as error:  # not a model folder, or no GPU
-        raise UserError(f"{error}.") from None
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.lookup import find_or_recall, print_source
+from orchestrator.cli.lookup import print_source
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_json, print_line, print_note, print_text
 
@@ -59,6 +59,7 @@ def report(
 
 
 def _read(sweep: str | None) -> tuple[SweepPlan, SweepState]:
+    from orchestrator.tracking.lookup import find_or_recall
     from orchestrator.tracking.reading import read_sweep
 
     found = find_or_recall(sweep)

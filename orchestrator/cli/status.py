@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.lookup import find_or_recall, print_source
+from orchestrator.cli.lookup import print_source
 from orchestrator.cli.options import EXIT_FAILURE, JsonOption, SweepArgument
 from orchestrator.cli.output import (
     NO_TRUE_LABELS,
@@ -37,6 +37,7 @@ def status(
     Shows its trials, the best so far, and what to run next. For a sweep that is not in this home, asks MLflow.
     """
     from orchestrator.results import summary
+    from orchestrator.tracking.lookup import find_or_recall
 
     if every:
         _show_all(json)

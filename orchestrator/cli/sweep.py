@@ -256,10 +256,8 @@ def _count_machine(address: str | None) -> dict[str, int]:
 
 
 def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
-    from orchestrator.planning.capacity import require_room_here
-    from orchestrator.planning.data_fit import check_data
-    from orchestrator.planning.model_fit import check_model
     from orchestrator.planning.page import render_plan
+    from orchestrator.planning.start_check import require_startable
 
     if json:
         print(planned.to_json(), end="")
@@ -267,24 +265,16 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
         for line in render_plan(planned):
             print_line(line)
     # Last, because a plan is useful before the data is prepared, and on a machine without the GPUs.
-    check_model(planned)
-    check_data(planned, address)
-    if address is None:
-        require_room_here(planned)
+    require_startable(planned, address)
 
 
 def _run(planned: SweepPlan, address: str | None, started: float, json: bool, backup: str | None = None) -> None:
-    from orchestrator.planning.capacity import require_room_here
-    from orchestrator.planning.data_fit import check_data
-    from orchestrator.planning.model_fit import check_model
+    from orchestrator.planning.start_check import require_startable
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
 
     # Checked before Ray starts, so that a missing dataset or GPU is reported at once.
-    check_model(planned)
-    check_data(planned, address)
-    if address is None:
-        require_room_here(planned)
+    require_startable(planned, address)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))
     if backup is not None and planned.storage is None:

@@ -141,6 +141,12 @@ class SweepPlan:
             epoch *= self.reduction_factor
         return rungs
 
+    def __str__(self) -> str:
+        """Return what `orchestrator plan` shows."""
+        from orchestrator.planning.page import render_plan  # that module imports this one
+
+        return "\n".join(render_plan(self))
+
     def to_json(self) -> str:
         """Return the plan as the text of ``plan.json``."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}

@@ -147,7 +147,7 @@ class Predictor:
         self._model = restore_model(config, {"classes": list(classes), "model": weights}, self.device)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None) -> Predictor:
+    def load(cls, folder: str | Path, device: torch.device | None = None) -> Predictor:
         """Load a folder that :func:`save_model` wrote.
 
         Args:
@@ -157,6 +157,7 @@ class Predictor:
         Raises:
             ValueError: The folder lacks one of the files of a model, or one is damaged.
         """
+        folder = Path(folder)
         missing = [
             name for name in ("model.safetensors", "config.json", "classes.json") if not (folder / name).is_file()
         ]
@@ -204,7 +205,7 @@ class Predictor:
             parts.append(self.logits(torch.stack(pixels), batch_size).sigmoid())
         return torch.cat(parts)
 
-    def predict_folder(self, folder: Path, batch_size: int = DEFAULT_BATCH_SIZE) -> Predictions:
+    def predict_folder(self, folder: str | Path, batch_size: int = DEFAULT_BATCH_SIZE) -> Predictions:
         """Score every image below a folder.
 
         Args:
@@ -214,6 +215,7 @@ class Predictor:
         Raises:
             ValueError: The folder does not exist or holds no image.
         """
+        folder = Path(folder)
         files = find_images(folder)
         names: list[str] = []
         broken: list[BrokenImage] = []

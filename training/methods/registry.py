@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from training.config.methods import METHOD_CONFIGS
+from training.config.run import Scalar, TrainConfig
 from training.methods.base import Method, Sizes
 from training.methods.crisp import Crisp
 from training.methods.em_apl import EmApl
@@ -51,3 +52,28 @@ def build_method(config: Any, sizes: Sizes) -> Method:
     factory: Any = METHODS[config.name]
     method: Method = factory(config, sizes)
     return method
+
+
+def make_method(
+    name: str,
+    *,
+    num_classes: int,
+    num_examples: int,
+    num_epochs: int,
+    embedding_dim: int | None = None,
+    **settings: Scalar,
+) -> Method:
+    """Build a method for a training loop of one's own; what it needs beyond that, its attributes say.
+
+    Args:
+        name: Such as ``ignore``; every ``method.name`` of a search space.
+        num_classes, num_examples, num_epochs, embedding_dim: As in :class:`training.methods.base.Sizes`.
+        settings: Its settings without the ``method.`` in front, such as ``cam_threshold=0.3``; the others keep their
+            defaults.
+
+    Raises:
+        ConfigError: The method or a setting is unknown (the message names the nearest valid one), or a value is out of
+            range.
+    """
+    config = TrainConfig.from_flat({"method.name": name} | {f"method.{key}": value for key, value in settings.items()})
+    return build_method(config.method, Sizes(num_classes, num_examples, num_epochs, embedding_dim))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from orchestrator import api
 from orchestrator.cli import models as cli_models
 from tests.kit.openings import open_set
 from tests.kit.program import run
@@ -68,7 +69,7 @@ def write_model(folder: Path, classes: list[str]) -> Path:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a test fail if it gets as far as building a model."""
-    monkeypatch.setattr(cli_models, "_load_predictor", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(api, "load_model", lambda *_: pytest.fail("a model was loaded"))
 
 
 def test_predict_writes_a_row_per_image_as_parquet_or_csv(
