@@ -76,6 +76,7 @@ class Journal:
         self.state = state
         self.size = os.fstat(descriptor).st_size
         self._descriptor, self._chain, self._lease = descriptor, chain, lease
+        self._is_between = False
 
     @classmethod
     def open(cls, path: Path, lease: Lease | None = None) -> Journal:
@@ -110,7 +111,7 @@ class Journal:
         Raises:
             OrchestratorError: It cannot be written, or another driver has taken the lease.
         """
-        if self.state.knows(event):
+        if not self._is_between and self.state.knows(event):
             return False
         stamped = event if event.time_ms else replace(event, time_ms=time.time_ns() // 1_000_000)
         if isinstance(stamped, TrialEnded | TrialLost) and stamped.message:
@@ -118,8 +119,15 @@ class Journal:
             stamped = replace(stamped, message=redact(stamped.message))
         # Nobody can take the lease while the line is written: lines of two drivers would make the journal unreadable.
         with nullcontext() if self._lease is None else self._lease.writing():
+            if self._is_between:
+                self._reload()
+                if self.state.knows(event):
+                    return False
+            # Ctrl-C may raise an exception anywhere: when a line is on disk but not in the chain, for example.
+            self._is_between = True
             self._write(to_line(stamped).removesuffix(_BREAK))
-        self.state.apply(stamped)
+            self.state.apply(stamped)
+            self._is_between = False
         return True
 
     def require_ours(self) -> None:
@@ -149,10 +157,20 @@ class Journal:
             self.size = append_line(self._descriptor, sealed + _BREAK)
             self._chain.add(sealed)
         except OSError as error:
+            self._is_between = False  # the file is as it was
             raise OrchestratorError(
                 f"Cannot write to the journal, {self.path} ({error}). Free some space, then resume the sweep: "
                 f"`orchestrator resume {self.path.parent.name}`"
             ) from error
+
+    def _reload(self) -> None:
+        """Continue from what is in the file, after an interruption between writing a line and taking note of it."""
+        chain = Chain()
+        state, size = _replay(self.path, chain)
+        os.ftruncate(self._descriptor, size)
+        os.fsync(self._descriptor)
+        vars(self.state).update(vars(state))  # in place, because others look at it too
+        self._chain, self.size, self._is_between = chain, size, False
 
 
 def replay(path: Path) -> SweepState:

@@ -65,7 +65,8 @@ class Director:
         self._losses: Counter[int] = Counter()
         self._working_since: dict[int, float] = {}
         self._absences: list[tuple[float, float]] = []
-        self._longest_s = max((_longest_epoch(record) for record in journal.state.records.values()), default=0.0)
+        self._longest_s = {trial: _longest_epoch(record) for trial, record in journal.state.records.items()}
+        self._longest_of_all_s = max(self._longest_s.values(), default=0.0)
         self._exhausted = False
         self._running: set[int] = set()
         self._best = best(journal.state.records.values(), plan.protocol)
@@ -165,7 +166,9 @@ class Director:
             # then, and it was to continue: an ended trial is not handed out.
             return True
         self._losses.pop(trial, None)
-        self._longest_s = max(self._longest_s, report.metrics.get(TIME_EPOCH_S, 0.0))
+        took_s = report.metrics.get(TIME_EPOCH_S, 0.0)
+        self._longest_s[trial] = max(self._longest_s.get(trial, 0.0), took_s)
+        self._longest_of_all_s = max(self._longest_of_all_s, took_s)
         if report.epoch >= self._plan.epochs or was_stopped(report.metrics):
             self._end(trial, TrialState.COMPLETE)
         elif self._pruner.cuts(trial, report.epoch, report.metrics[self._plan.protocol.metric]):
@@ -225,7 +228,8 @@ class Director:
         earlier = sum(end - start for start, end in record.spans[:-1])
         began, last = (moment / 1000 for moment in record.spans[-1])
         # Until a trial has an epoch of its own, the sweep's longest epoch is the measure.
-        longest_s, least_s = _longest_epoch(record) if record.metrics else self._longest_s, _LEAST_SILENCE_S
+        longest_s = self._longest_s.get(trial, 0.0) if record.metrics else self._longest_of_all_s
+        least_s = _LEAST_SILENCE_S
         waited_s = record.queue_s
         if last == began:  # this attempt has reported no epoch yet
             if trial not in self._working_since:

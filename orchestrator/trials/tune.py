@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _ABSENCE_S = 60.0
 """Tune takes several steps a second: a driver that took none for this long was asleep or suspended."""
+_LOOK_S = 1.0
+"""How often to look for trials that hang: Tune takes a step per result, and each look goes through all trials."""
 
 
 def run_trials(
@@ -117,7 +119,7 @@ class _Trials:
         self._handouts: dict[str, Handout] = {}
         self._running: dict[str, Trial] = {}
         self._dead, self._memory_kills = DeadTrials(), MemoryKills()
-        self._last_step = time.time()
+        self._last_step, self._next_look = time.time(), 0.0
         self._error: Exception | None = None
 
     def hand_out(self, trial_id: str) -> dict[str, Any] | None:
@@ -185,6 +187,11 @@ class _Trials:
         if now - self._last_step > _ABSENCE_S:
             self._director.note_absence(now - self._last_step)
         self._last_step = now
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_S
+            self._kill_overdue()
+
+    def _kill_overdue(self) -> None:
         for trial_id, trial in self._running.items():
             actor = trial_actor(trial)
             if actor is not None and self._director.is_overdue(self._handouts[trial_id].trial):

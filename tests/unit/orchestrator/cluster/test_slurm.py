@@ -27,7 +27,11 @@ FAKE_SLURM = """#!/usr/bin/env bash
 case "${0##*/}" in
   scontrol) echo n1 ;;
   squeue) printf '7.0\n7.batch\n' ;;
-  scancel) echo "scancel $*" >>"$NOTES" ;;
+  scancel)
+    echo "scancel $*" >>"$NOTES"
+    echo "scancel: error: Kill job error on job step id 7.0: No error" >&2 # the step has just ended
+    exit 1
+    ;;
   bash) # node.sh: Ray runs until it is killed, the rest says what it was asked
     shift
     [ "$1" != ray ] || exec sleep 60
@@ -110,6 +114,7 @@ def test_all_ports_of_a_job_are_its_own_and_its_steps_end_at_once(
         assert f"--{option}=2007" in head
         assert f"--{option}=2007" in worker
     assert notes[-1] == "scancel --signal=KILL 7.0", "but not the batch script itself"
+    assert err == "", "nothing that was ended on purpose looks like a fault"
 
 
 def test_a_job_ends_when_the_head_of_its_ray_ends(slurm: Callable[..., tuple[int, str, list[str]]]) -> None:

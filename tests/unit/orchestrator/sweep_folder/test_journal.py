@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.sweep_folder.chain import Chain
 from orchestrator.sweep_folder.events import (
     DriverEnded,
     DriverStarted,
@@ -28,6 +29,7 @@ from orchestrator.sweep_folder.events import (
 from orchestrator.sweep_folder.journal import Journal, JournalError, follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialState
+from orchestrator.sweep_folder.state import SweepState
 
 DRIVER = DriverStarted("digits-1", "h", 1, num_trials=3, provenance={"commit": "c"})
 
@@ -185,6 +187,28 @@ def test_a_full_disk_is_named_and_leaves_no_half_line(path: Path, monkeypatch: p
         assert path.stat().st_size == size
         assert 0 not in journal.state.records
         assert journal.append(started(0))
+
+
+def test_an_interruption_at_any_step_of_a_line_leaves_a_journal_that_can_be_continued(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt  # as the handler of Ctrl-C does
+
+    for owner, step in ((os, "write"), (os, "fsync"), (Chain, "add"), (SweepState, "apply")):
+        for event in (reported(0, 1), ended(0)):
+            path.unlink(missing_ok=True)
+            with Journal.open(path) as journal, Lease(path.parent):
+                journal.append(DRIVER)
+                journal.append(started(0))
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(owner, step, interrupt)
+                    journal.append(event)
+                is_written = step != "write"
+                assert journal.append(event) is not is_written
+                assert journal.append(DriverEnded("INTERRUPTED"))
+                assert replay(path) == journal.state, f"{step}, {event}"
+                assert len(follow(path)[0]) == 4
 
 
 def test_a_line_is_there_for_others_as_soon_as_append_returns(path: Path) -> None:

@@ -142,6 +142,7 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
     killed: list[str] = []
     monkeypatch.setattr(ray, "kill", killed.append)
     monkeypatch.setattr(director, "is_overdue", lambda trial: True)
+    monkeypatch.setattr("orchestrator.trials.tune._LOOK_S", 0.0)
     trials = make_trials()
     callback, trial = _StepCallback(trials, lambda: None), tune_trial("a", tmp_path)
     trials.hand_out("a")
@@ -155,6 +156,22 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
     callback.on_trial_complete(1, [], trial)
     callback.on_step_begin(2, [])
     assert killed == ["actor"]
+
+
+def test_a_step_for_every_result_of_a_thousand_trials_does_not_look_at_all_of_them_each_time(
+    make_trials: MakeTrials, director: Director, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now, looked = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(director, "is_overdue", looked.append)
+    trials = make_trials()
+    callback = _StepCallback(trials, lambda: None)
+    trials.hand_out("a")
+    callback.on_trial_start(0, [], tune_trial("a", tmp_path))
+    for step in range(100):
+        now[0] += 0.021
+        callback.on_step_begin(step, [])
+    assert len(looked) == 3, "once a second"
 
 
 def test_tune_ends_when_nothing_is_left(make_trials: MakeTrials, director: Director, plan: SweepPlan) -> None:
