@@ -82,10 +82,11 @@ ray_start() {  # runs on the given nodes until the allocation ends
 release() {  # end Ray at once: if asked, it would drain its nodes for half a minute, which nobody needs any more
   local step
   kill -KILL "${steps[@]}" 2>/dev/null || true
+  wait "${steps[@]}" 2>/dev/null || true  # otherwise bash prints each of them as killed
   for step in $(squeue --steps --noheader --format=%i --jobs="$SLURM_JOB_ID"); do
     case "$step" in
       *.batch | *.extern) ;;
-      *) scancel --signal=KILL "$step" || true ;;
+      *) scancel --signal=KILL "$step" 2>/dev/null || true ;;  # it may have ended by itself
     esac
   done
 }
@@ -118,7 +119,7 @@ deadline = time.monotonic() + 300
 while True:
     try:
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, logging_level="WARNING")
         found = sum(node["Alive"] for node in ray.nodes())
     except (RuntimeError, OSError):
         found = 0  # the head is still starting

@@ -90,6 +90,11 @@ class Slurm:
         """Return what Slurm says of a job."""
         return dict(word.split("=", 1) for word in self.run(f"scontrol show job {job}").split() if "=" in word)
 
+    def minutes(self, job: int) -> int:
+        """Return for how many whole minutes a job has run."""
+        hours, minutes, _ = self.state(job)["RunTime"].split(":")
+        return 60 * int(hours) + int(minutes)
+
     def wait(self, job: int, limit_s: float = 240) -> dict[str, str]:
         """Wait for the end of a job and return what Slurm says of it."""
         wait_until(f"job {job}", lambda: self.state(job).get("JobState") in _ENDED, limit_s)

@@ -69,12 +69,15 @@ class Cluster:
 
     def time_limit(self) -> list[str]:
         """Tell a sweep to stop before the time limit, and continue it in the next job."""
-        job = self._start_long("--signal=B:TERM@30 --time=2")
+        job = self._start_long("--signal=B:TERM@30")
+        # Only now, because a busy machine takes minutes for the first epochs.
+        limit = self.slurm.minutes(job) + 1
+        self.slurm.run(f"scontrol update JobId={job} TimeLimit={limit}")
         ended = self.slurm.wait(job)
         wrong = [] if ended["ExitCode"] == "130:0" else [f"{ended['JobState']} {ended['ExitCode']}: {self._tail(job)}"]
         wrong += self._look_interrupted(job)
         after = self.slurm.sbatch(f"resume job-{job}")
-        self._wait_for_epochs(job, num_epochs(self._sweep_of(job)) + 2)
+        self._wait_for_epochs(job, num_epochs(self._sweep_of(job)) + 2, by=after)
         self.slurm.run(f"scancel {after}")
         self.slurm.wait(after)
         return wrong + self._nothing_left()
@@ -137,10 +140,13 @@ class Cluster:
         self._wait_for_epochs(job, 2)
         return job
 
-    def _wait_for_epochs(self, job: int, count: int) -> None:
+    def _wait_for_epochs(self, job: int, count: int, by: int | None = None) -> None:
+        """Wait until the sweep of a job has so many epochs, which it gets from that job or a later one."""
+        running = by or job
+
         def look() -> bool:
-            if self.slurm.state(job).get("JobState") in ("FAILED", "CANCELLED", "TIMEOUT"):
-                raise RuntimeError(f"job {job} ended: {self._tail(job)}")
+            if self.slurm.state(running).get("JobState") in ("FAILED", "CANCELLED", "TIMEOUT"):
+                raise RuntimeError(f"job {running} ended: {self._tail(running)}")
             found = self._named(job)
             return bool(found) and num_epochs(found[-1]) >= count
 
