@@ -1,11 +1,11 @@
-"""Measures what a sweep costs besides its training: ``python -m benchmarks.cost overhead|scale|metrics [OPTIONS]``."""
+"""Measures what a sweep costs besides its training: ``python -m benchmarks.cost MEASUREMENT [OPTIONS]``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-MEASUREMENTS = ("overhead", "scale", "metrics")
+MEASUREMENTS = ("overhead", "scale", "many", "metrics")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.cost.overhead import NUM_SLOTS
 
 NUM_REPORTS, MANY_REPORTS = 3, 13
+MANY_HEADING = "## Many trials at a time"
 MANY_TRIALS = 10_000
 MAX_TRIAL_MS, MAX_RESULT_MS, MAX_GROWTH_RATIO = 35.0, 5.0, 1.1
 MIN_RESULTS_PER_S, MAX_RESUME_S, MAX_VERB_S = 200.0, 5.0, 1.0
@@ -132,6 +133,48 @@ def render_rows(
         f"| {label} | " + " | ".join(cell(name, row[name]) for name in names) + " |" for label, row in rows.items()
     ]
     return "\n".join([*lines, ""])
+
+
+def render_many(rows: list[Figures], seconds: float) -> str:
+    """Return the section on many trials at a time."""
+    columns = {
+        "results/s": "results_per_s",
+        "a result waits, ms": "wait_ms",
+        "at most": "wait_most_ms",
+        "driver, CPUs": "driver_cpu",
+        "a report, ms": "report_ms",
+        "next trial: decided in, ms": "ask_ms",
+        "starts after an end, ms": "gap_ms",
+        "... at most": "gap_most_ms",
+        "memory, MiB": "rss_mib",
+        "MLflow, results/s": "logged_per_s",
+        "first results of all, s": "start_s",
+        "end, s": "stop_s",
+    }
+    lines = [
+        MANY_HEADING,
+        "",
+        f"{time.strftime('%Y-%m-%d')}; {seconds:.0f} s each, after the first results of all trials; one result per "
+        "trial and second.",
+        "",
+        "| trials at a time | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+        *(
+            f"| {row['at_once']:,} | " + " | ".join(f"{row[name]:.3g}" for name in columns.values()) + " |"
+            for row in rows
+        ),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def replace_section(text: str, section: str) -> str:
+    """Return a report with one section, which begins with a heading, replaced or added at its end."""
+    heading = section.partition("\n")[0]
+    before, found, rest = text.partition(f"{heading}\n")
+    if not found:
+        return f"{text.rstrip()}\n\n{section}"
+    _, found, after = rest.partition("\n## ")
+    return f"{before}{section}" + (f"\n## {after}" if found else "")
 
 
 def conclude_tpe(tpe: Mapping[int, Figures]) -> str:

@@ -6,9 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks.lab.world import HOME, Machine, World, copy_checkout, wait_until
+from benchmarks.lab.world import CHECKOUT, HOME, Machine, World, copy_checkout, wait_until
 
-CHECKOUT = f"{HOME}/spml"
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 _CONFIG = """
 ClusterName=lab

@@ -22,6 +22,8 @@ OUTSIDE = "10.77.0.1"
 """The address of the world itself: of the user's own machine, and of MLflow and S3."""
 HOME = "/mnt/home"
 """The home of root on every machine."""
+CHECKOUT = f"{HOME}/spml"
+"""Where the machines have the checkout."""
 _NEEDED = {
     "slurmctld": "slurm-wlm",
     "munged": "munge",
@@ -143,6 +145,9 @@ class World:
         # A copy of the virtual environment's disk that is dropped at the end, for `node.sh setup` to write to.
         layers = f"lowerdir={venv},upperdir={folder / 'upper'},workdir={folder / 'work'}"
         _do(f"mount -t overlay overlay -o {shlex.quote(layers)} {shlex.quote(str(venv))}")
+        # As after that setup, the machines run the checkout that is copied to them.
+        for link in venv.glob("lib/python*/site-packages/_editable_impl_spml_orchestrator.pth"):
+            link.write_text(f"{CHECKOUT}\n")
         _do("mount --make-rprivate /")
         _do("ip link set lo up && ip link add br0 type bridge && ip link set br0 up")
         _do(f"ip address add {OUTSIDE}/24 dev br0")

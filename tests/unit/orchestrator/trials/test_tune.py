@@ -161,7 +161,8 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
 def test_a_step_for_every_result_of_a_thousand_trials_does_not_look_at_all_of_them_each_time(
     make_trials: MakeTrials, director: Director, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    now, looked = [1000.0], []
+    now = [1000.0]
+    looked: list[int] = []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(director, "is_overdue", looked.append)
     trials = make_trials()
