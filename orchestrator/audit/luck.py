@@ -71,7 +71,9 @@ def _observe(subjects: Sequence[Subject]) -> dict[str, list[float]]:
     for which in subjects:
         for record in which.complete.values():
             name, value = _hash(which.plan, record.params), record.value(which.plan.protocol)
-            # A promotion may also have run the champion, which is none of the search.
+            # A promotion may also have run the champion, which is none of the search, and other label draws.
+            if "data.draw_seed" in record.params and which is not subjects[0]:
+                continue
             if value is not None and (which is subjects[0] or name in known):
                 known.setdefault(name, []).append(value)
     return known

@@ -194,7 +194,11 @@ def _check_seeds(claims: Sequence[Claim], named: Iterable[Subject], report: Repo
         trials[claim.sweep].add(claim.trial)
     for subject in named:
         if subject.plan.kind == "promote":
-            absent = [trial for trial in subject.finals if trial not in trials[subject.id]]
+            # One label draw may stand alone, as in papers; of each that is shown, every seed has to be.
+            own = [runs for runs in subject.sets if not runs.is_champion]
+            shown = [runs for runs in own if not runs.draw or trials[subject.id] & set(runs.trials)]
+            planned = [trial for runs in shown for trial in runs.trials]
+            absent = [trial for trial in planned if trial not in trials[subject.id]]
             if absent:
                 seeds = [subject.plan.start_from[trial].get("loop.seed") for trial in absent]
                 report.find(
@@ -212,7 +216,7 @@ def _check_seeds(claims: Sequence[Claim], named: Iterable[Subject], report: Repo
                 f"were chosen by: the best of {num} is too good by luck",
                 f"Show fresh seeds: orchestrator promote {subject.id}; or all trials",
             )
-    counts = {subject.id: len(subject.finals) for subject in named if subject.plan.kind == "promote"}
+    counts = {subject.id: subject.plan.num_seeds for subject in named if subject.plan.kind == "promote"}
     if len(set(counts.values())) > 1:
         listed = name_all(f"{sweep} {num}" for sweep, num in counts.items())
         report.find(

@@ -88,7 +88,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
         f"by {plan.protocol}"
     )
-    scores = None if state.test is None else summarise_test(state.test.figures, plan.num_final)
+    scores = None if state.test is None else summarise_test(state.test.figures, plan.num_seeds)
     if rows:
         _print_rows(plan, rows, num_rows, None if scores is None else scores.metric, is_here=is_here)
     else:
@@ -117,7 +117,7 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     printed["true_labels"] = state.provenance.get("true_labels")
     printed["rows"] = rank_trials(plan, state)
     if state.test is not None:
-        printed["test"] = asdict(summarise_test(state.test.figures, plan.num_final))
+        printed["test"] = asdict(summarise_test(state.test.figures, plan.num_seeds))
     if plan.kind == "promote":
         figures = None if state.test is None else state.test.figures
         printed["report"] = make_report(plan, state.records, figures).to_json()

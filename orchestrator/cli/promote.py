@@ -57,6 +57,14 @@ def promote(
             show_default=False,
         ),
     ] = None,
+    draws: Annotated[
+        int,
+        typer.Option(
+            "--draws",
+            metavar="D",
+            help="Draws of the one observed label, each with K runs: the sweep's own, which decides, and D - 1 others.",
+        ),
+    ] = 1,
     race_runs: Annotated[
         int | None,
         typer.Option(
@@ -97,7 +105,7 @@ def promote(
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
-    how: dict[str, Any] = {"workers": workers, "keep_weights": keep_weights, "say": print_note}
+    how: dict[str, Any] = {"draws": draws, "workers": workers, "keep_weights": keep_weights, "say": print_note}
     if seeds is not None:
         how["seeds"] = seeds
     if rule == "race":
@@ -144,7 +152,8 @@ def _resume_command(outcome: PromotionOutcome) -> str:
     # This call requested more than the plan says, so only repeating the same call keeps the weights.
     rule = " --rule best-score" if plan.choice is None else ""
     workers = plan.resources.workers if plan.choice is None else plan.choice.workers
-    return f"promote {plan.parent}{rule} --seeds {plan.num_final} --workers {workers} --keep-weights"
+    draws = f" --draws {plan.num_draws}" if plan.num_draws > 1 else ""
+    return f"promote {plan.parent}{rule} --seeds {plan.num_seeds}{draws} --workers {workers} --keep-weights"
 
 
 def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
@@ -166,13 +175,14 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "champion": outcome.champion,
         "config_file": str(outcome.config_file),
         "report": report.to_json(),
-        "test": asdict(summarise_test(outcome.test, plan.num_final)),
+        "test": asdict(summarise_test(outcome.test, plan.num_seeds)),
         "test_openings": openings and openings.num,
         "runs": [
             {
                 "run": record.trial,
                 "of": "winner" if record.trial < plan.num_final else "champion",
                 "seed": record.params["loop.seed"],
+                "draw": record.params.get("data.draw_seed", plan.base["data.draw_seed"]),
                 "state": str(record.state),
                 "value": record.value(plan.protocol),
                 "epoch": record.chosen_epoch(plan.protocol),
@@ -203,12 +213,13 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
 
     plan, described = outcome.plan, _describe(outcome, decision)
     print_line(f"{plan.id}: final runs of the winner of {plan.parent}, in percent, selected by {plan.protocol}")
-    scores = summarise_test(outcome.test, plan.num_final)
-    both = plan.num_trials > plan.num_final
+    scores = summarise_test(outcome.test, plan.num_seeds)
+    both, several = plan.num_trials > plan.num_final, plan.num_draws > 1
     metric = scores.metric or TEST_MAP
     rows = [
         (
             run["run"],
+            *([run["draw"]] if several else []),
             run["seed"],
             run["state"],
             format_score(run["value"]),
@@ -218,8 +229,9 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
         )
         for run in described["runs"]
     ]
-    headers = ["run", "seed", "state", plan.protocol.metric, "epoch", metric, *(["of"] if both else [])]
-    print_table(headers, rows, right=[0, 1, 3, 4, 5])
+    headers = ["seed", "state", plan.protocol.metric, "epoch", metric, *(["of"] if both else [])]
+    right = [0, 1, 2, 4, 5, 6] if several else [0, 1, 3, 4, 5]
+    print_table(["run", *(["draw"] if several else []), *headers], rows, right=right)
     print_report(_make_report(outcome))
     print_line(f"{decision.verdict}: {decision.reason}")
     for mark in decision.marks:

@@ -105,7 +105,7 @@ def _print_status(found: SweepSummary) -> None:
     if found.decision:
         print_line(f"  {found.decision.verdict}: {found.decision.reason}")
     if found.test is not None:
-        print_line(f"  test    {summarise_test(found.test, found.num_final)}")
+        print_line(f"  test    {summarise_test(found.test, found.num_seeds)}")
     if found.report is not None:
         print_report(found.report)
     if found.openings is not None:

@@ -85,16 +85,20 @@ def make_promotion_plan(
     workers: int = 1,
     storage: str | None = None,
     choice: Choice | None = None,
+    label_draws: tuple[int, ...] | None = None,
 ) -> SweepPlan:
     """Plan the final runs of a sweep's winner: at full length, one per fresh training seed, one after the other.
+
+    Each label draw has seeds of its own, so that seeds are nested in draws.
 
     Args:
         plan: The sweep.
         params: The winner's.
-        seeds: Number of runs.
+        seeds: Number of runs on each label draw.
         workers: Ray Train workers of a run; each takes the resources that a worker of the sweep took.
         storage: Folder or URI for checkpoints; None is the promotion's own folder.
         choice: Why these params, if the rule chose them; its champion is trained with the same seeds.
+        label_draws: See :class:`SweepPlan`.
 
     Raises:
         UserError: ``seeds`` or ``workers`` is less than 1.
@@ -106,7 +110,12 @@ def make_promotion_plan(
     points = [dict(params)]
     if choice is not None and choice.champion_point is not None:
         points.append(choice.champion_point)
-    start_from = tuple({**point, "loop.seed": first + run} for point in points for run in range(seeds))
+    start_from = tuple(
+        {**point, **draw, "loop.seed": first + number * seeds + run}
+        for point in points
+        for number, draw in enumerate(_settings_of(label_draws))
+        for run in range(seeds)
+    )
     gpus = plan.resources.gpus_per_worker
     return replace(
         plan,
@@ -126,11 +135,22 @@ def make_promotion_plan(
         time_limit_s=None,
         backup=None,
         choice=choice,
+        label_draws=label_draws,
     )
 
 
+def _settings_of(label_draws: tuple[int, ...] | None) -> list[dict[str, Scalar]]:
+    """Return what each label draw changes: the first, which is the sweep's own, changes nothing."""
+    further: list[dict[str, Scalar]] = [{"data.draw_seed": draw} for draw in (label_draws or ())[1:]]
+    return [{}, *further]
+
+
 def make_race_plan(
-    plan: SweepPlan, points: Sequence[Mapping[str, Scalar]], choice: Choice, storage: str | None = None
+    plan: SweepPlan,
+    points: Sequence[Mapping[str, Scalar]],
+    choice: Choice,
+    storage: str | None = None,
+    label_draws: tuple[int, ...] | None = None,
 ) -> SweepPlan:
     """Plan the race of a promotion: every candidate with the same fresh seeds, block by block, at full length.
 
@@ -139,6 +159,7 @@ def make_race_plan(
         points: Params of each candidate; those of the champion come last.
         choice: What is known before the race.
         storage: As in :func:`make_promotion_plan`.
+        label_draws: Those of the final runs to come; the race itself is on the sweep's own draw.
     """
     first = first_race_seed(plan)
     start_from = tuple({**point, "loop.seed": first + block} for block in range(choice.blocks) for point in points)
@@ -155,6 +176,7 @@ def make_race_plan(
         time_limit_s=None,
         backup=None,
         choice=choice,
+        label_draws=label_draws,
     )
 
 

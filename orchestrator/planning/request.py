@@ -16,7 +16,10 @@ from search_spaces.schema import SearchSpace, load_space
 from training.config.run import Scalar
 
 # The smallest value of each flag that counts something.
-_LEAST = {"--trials": 1, "--concurrency": 1, "--seeds": 1, "--workers": 1, "--startup-trials": 0, "--seed": 0}
+_LEAST = {
+    **dict.fromkeys(("--trials", "--concurrency", "--seeds", "--draws", "--workers"), 1),
+    **dict.fromkeys(("--startup-trials", "--seed"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class PlanRequest:
         concurrency: Trials at a time; None means as many as the CPUs and GPUs can hold.
         seed: Seed of the search; the training seed is ``loop.seed``.
         seeds: Training seeds of each variant of an ablation, or of a promotion.
+        draws: Label draws of a promotion.
         workers: Ray Train workers of a final run.
         overrides: ``--set``: dotted key -> value; text is read as in a YAML file. An overridden key is not searched.
         name: Replaces the space's name. The caller checks that it is free.
@@ -52,6 +56,7 @@ class PlanRequest:
     concurrency: int | None = None
     seed: int | None = None
     seeds: int = 3
+    draws: int = 1
     workers: int = 1
     overrides: Mapping[str, Scalar] = field(default_factory=dict)
     name: str | None = None

@@ -76,6 +76,9 @@ class SweepPlan:
         keep_weights: For a promotion: keep the best weights of every final run, not only those of the first seed.
         backup: URI to which the journal is copied from the start; later drivers may choose another.
         choice: For a race, and a promotion by the rule: what was chosen and why.
+        label_draws: For a promotion: seeds of the draws of the observed labels that its final runs have, first that of
+            the sweep; empty if the dataset gives its observed labels. None, as in plans of earlier versions, is the
+            sweep's own draw.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -113,6 +116,7 @@ class SweepPlan:
     keep_weights: bool = False
     backup: str | None = None
     choice: Choice | None = None
+    label_draws: tuple[int, ...] | None = None
 
     @property
     def epochs(self) -> int:
@@ -129,7 +133,17 @@ class SweepPlan:
     @property
     def num_final(self) -> int:
         """Number of final runs of a promotion's winner, the first of its trials; those of the champion follow."""
-        return self.num_trials if self.choice is None else self.choice.seeds
+        return self.num_trials if self.choice is None else self.choice.seeds * self.num_draws
+
+    @property
+    def num_draws(self) -> int:
+        """Number of label draws of a promotion's final runs."""
+        return max(1, len(self.label_draws or ()))
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of final runs on each label draw; the first of a promotion's trials are those on the sweep's own."""
+        return self.num_final // self.num_draws
 
     def rungs(self) -> list[int]:
         """Return the epochs at which ASHA may stop a trial; empty without pruning."""

@@ -11,14 +11,14 @@ from orchestrator.sweep_folder.records import TrialState
 
 
 def find_by_rule(
-    sweep_id: str, num_trials: int, *, seeds: int, workers: int | None, budget: int | None
+    sweep_id: str, num_trials: int, *, seeds: int, workers: int | None, budget: int | None, num_draws: int | None = 1
 ) -> SweepPlan | None:
     """Return the final runs of the latest promotion by the rule that was asked for the same, else its race, if any.
 
     Args:
         sweep_id: The sweep.
         num_trials: How many trials it has: after an extension it is another choice.
-        seeds, workers, budget: As the user asked; None is any.
+        seeds, workers, budget, num_draws: As the user asked; None is any.
     """
     found = [plan for plan in _list_plans(sweep_id) if plan.choice is not None and plan.choice.num_trials == num_trials]
     same = [
@@ -28,6 +28,7 @@ def find_by_rule(
         and plan.choice.seeds == seeds
         and workers in (None, plan.choice.workers)
         and budget in (None, plan.choice.budget)
+        and num_draws in (None, plan.num_draws)
     ]
     # Failed final runs are never repeated, so only new ones can replace them.
     final = [plan for plan in same if plan.kind == "promote"]

@@ -12,6 +12,7 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.verdict import SET_UP_KEYS, Result
 from orchestrator.provenance import UNKNOWN
@@ -24,18 +25,23 @@ from orchestrator.sweep_folder.records import TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 from training.config.run import ADDED_SETTINGS, PLACE_KEYS, ModelConfig, Scalar, TrainConfig
+from training.data.dataset_names import EMBEDDED
+from training.errors import ConfigError, DatasetError
 
 _HASHES = ("data_hash", "weights_hash")
 
 
-def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str | None = None) -> SweepPlan:
+def plan_promotion(
+    sweep_id: str, seeds: int, workers: int | None, address: str | None = None, draws: int = 1
+) -> SweepPlan:
     """Plan the final runs of a sweep's winner.
 
     Args:
         sweep_id: A finished sweep or training.
-        seeds: Number of final runs.
+        seeds: Number of final runs on each label draw.
         workers: Ray Train workers of each run; None is as many as fit on the GPUs, or 1 without GPUs.
         address: The Ray cluster whose GPUs are counted; None is this machine.
+        draws: Number of label draws.
 
     Raises:
         UserError: It cannot be promoted; the message says why and what to do.
@@ -44,7 +50,42 @@ def plan_promotion(sweep_id: str, seeds: int, workers: int | None, address: str 
     winner = best(state.records.values(), plan.protocol)
     assert winner is not None
     workers = choose_workers(plan, winner.params, workers, address)
-    return make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
+    return make_promotion_plan(
+        plan,
+        winner.params,
+        seeds=seeds,
+        workers=workers,
+        storage=find_storage(plan),
+        label_draws=choose_draws(plan, draws),
+    )
+
+
+def choose_draws(plan: SweepPlan, num: int) -> tuple[int, ...] | None:
+    """Return the label draws of final runs: the sweep's own, and the seeds that follow it.
+
+    Returns:
+        None if there are no data here that tell whether labels are drawn, and one draw is asked for; nothing if the
+        observed labels are given, so that there is nothing to draw.
+
+    Raises:
+        UserError: ``num`` is less than 1.
+        DatasetError, ConfigError: The data are needed and cannot be read.
+    """
+    PlanRequest(draws=num).check_counts()
+    first = int(plan.base["data.draw_seed"] or 0)
+    try:
+        is_given = plan.dataset != EMBEDDED and _has_given_labels(plan)
+    except (DatasetError, ConfigError):
+        if num > 1:
+            raise
+        return None
+    return () if is_given else tuple(range(first, first + num))
+
+
+def _has_given_labels(plan: SweepPlan) -> bool:
+    from training.data.registry import open_dataset
+
+    return open_dataset(trial_config(plan, {}).data).labels("train").observed is not None
 
 
 def read_promotable(sweep_id: str) -> tuple[SweepPlan, SweepState]:
@@ -150,9 +191,9 @@ def make_result(plan: SweepPlan, state: SweepState, journal: Path) -> Result:
     # Every seed keeps its place: a failed run must not shift the others' results.
     records = [state.records.get(trial) for trial in range(plan.num_final)]
     complete = [record if record is not None and record.state is TrialState.COMPLETE else None for record in records]
-    return Result(
-        plan.id, identity, tuple(None if record is None else record.value(plan.protocol) for record in complete)
-    )
+    values = tuple(None if record is None else record.value(plan.protocol) for record in complete)
+    # A champion, or a paper, that this is compared with has the sweep's label draw alone.
+    return Result(plan.id, identity, values[: plan.num_seeds], values[plan.num_seeds :])
 
 
 def _identify_model(model: ModelConfig) -> str:

@@ -15,12 +15,13 @@ from filelock import FileLock
 
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.planning.choice import Choice
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.earlier import find_by_rule, find_final_runs
-from orchestrator.promotion.final_runs import choose_workers, find_same, plan_promotion, read_promotable
+from orchestrator.promotion.final_runs import choose_draws, choose_workers, find_same, plan_promotion, read_promotable
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.opponent import find_opponent
 from orchestrator.promotion.race import describe_cost, make_final, make_race, plan_choice, settle_choice
@@ -33,6 +34,7 @@ from orchestrator.sweep_folder.index import load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import TrialRecord, best
+from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import MlflowFailedError, require_answer
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.writable import require_writable
@@ -83,6 +85,7 @@ def promote(
     options: DriveOptions = DEFAULT,
     *,
     seeds: int = 3,
+    draws: int = 1,
     workers: int | None = None,
     keep_weights: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -97,7 +100,9 @@ def promote(
     Args:
         sweep_id: A finished sweep or training.
         options: How to run the final runs.
-        seeds: Number of final runs.
+        seeds: Number of final runs on each label draw.
+        draws: Number of label draws: the sweep's own, which decides, and further ones. Where the observed labels are
+            given, there is nothing to draw.
         workers: Ray Train workers of each run; None is 1, or as many as fit on the GPUs if the sweep's trials use GPUs.
         keep_weights: Keep the best weights of every final run once the test figures are stored, not only those of the
             first seed.
@@ -109,7 +114,7 @@ def promote(
         OrchestratorError: Ray or MLflow cannot be reached. The promotion can be resumed.
     """
     # Stored in the plan, because the `resume` of an interrupted promotion must know it.
-    planned = replace(plan_promotion(sweep_id, seeds, workers, options.address), keep_weights=keep_weights)
+    planned = replace(plan_promotion(sweep_id, seeds, workers, options.address, draws), keep_weights=keep_weights)
     with promoting(sweep_id):
         # Looked up before anything is trained: a second `promote` of the same winner must not cost K more runs.
         known = find_same(planned)
@@ -125,6 +130,7 @@ def promote_by_rule(
     options: DriveOptions = DEFAULT,
     *,
     seeds: int = REPORTED_SEEDS,
+    draws: int = 1,
     workers: int | None = None,
     budget: int | None = None,
     keep_weights: bool = False,
@@ -133,12 +139,14 @@ def promote_by_rule(
     """Choose a winner by the rule (``docs/results.md``), report it from fresh seeds, and register it if it won.
 
     The best candidates and the champion race on common fresh seeds; the highest posterior mean wins. The winner and the
-    champion are then trained with further seeds, which choose nothing. What was asked for before is not run again.
+    champion are then trained with further seeds, which choose nothing. What was asked for before is not run again, and
+    its choice stands if only more label draws are asked for.
 
     Args:
         sweep_id: A finished sweep or training.
         options: How to run.
-        seeds: Fresh seeds that are reported.
+        seeds: Fresh seeds that are reported, on each label draw.
+        draws: As for :func:`promote`.
         workers: As for :func:`promote`; the race runs like the trials of the sweep.
         budget: Most runs of candidates in the race; None is half of what the sweep took.
         keep_weights: As for :func:`promote`.
@@ -150,25 +158,51 @@ def promote_by_rule(
     if budget is not None and budget < 0:
         raise UserError(f"--race-runs must be at least 0, but got --race-runs={budget}.")
     plan, state = read_promotable(sweep_id)
+    label_draws = choose_draws(plan, draws)
     with promoting(sweep_id):
-        started = time.monotonic()
-        known = find_by_rule(sweep_id, len(state.records), seeds=seeds, workers=workers, budget=budget)
+        started, num_trials = time.monotonic(), len(state.records)
+
+        def find(num_draws: int | None) -> SweepPlan | None:
+            asked = {"workers": workers, "budget": budget, "num_draws": num_draws}
+            return find_by_rule(sweep_id, num_trials, seeds=seeds, **asked)
+
+        known = find(max(1, len(label_draws or ())))
         if known is None or not _is_concluded(known.id):
             _require_outside(options)
         if known is not None:
             return _follow_rule(known, options, started, say, keep_weights=keep_weights)
-        winner = best(state.records.values(), plan.protocol)
-        assert winner is not None
-        workers = choose_workers(plan, winner.params, workers, options.address)
-        final = make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
         records = list(state.records.values())
-        opponent = find_opponent(plan, state, final, say)
-        choice = plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=budget)
-        for line in describe_cost(plan, records, choice):
-            say(line)
-        begun = make_race(plan, records, choice) if choice.num_entrants else make_final(plan, records, choice)
+        earlier = find(None)
+        if earlier is not None and earlier.choice is not None and earlier.kind == "promote":
+            say(f"Chosen by {earlier.id}, which stands: only the label draws are others")
+            begun = make_final(plan, records, earlier.choice, label_draws)
+        else:
+            choice = _choose(plan, state, options, seeds, workers, budget, say)
+            for line in describe_cost(plan, records, choice, label_draws):
+                say(line)
+            make = make_race if choice.num_entrants else make_final
+            begun = make(plan, records, choice, label_draws)
         trained = run_sweep(replace(begun, keep_weights=keep_weights), options)
         return _follow_rule(trained.plan, options, started, say, trained, keep_weights=keep_weights)
+
+
+def _choose(
+    plan: SweepPlan,
+    state: SweepState,
+    options: DriveOptions,
+    seeds: int,
+    workers: int | None,
+    budget: int | None,
+    say: Callable[[str], None],
+) -> Choice:
+    """Return what the rule chooses before anything runs again."""
+    winner = best(state.records.values(), plan.protocol)
+    assert winner is not None
+    workers = choose_workers(plan, winner.params, workers, options.address)
+    final = make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
+    opponent = find_opponent(plan, state, final, say)
+    records = list(state.records.values())
+    return plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=budget)
 
 
 def _follow_rule(
@@ -191,8 +225,8 @@ def _follow_rule(
         records = [record for trial, record in sorted(state.records.items()) if trial < plan.choice.num_trials]
         choice = settle_choice(sweep, records, plan, trained.records)
         say(f"Chosen: trial {choice.trial} of {sweep.id}. Now {choice.seeds} fresh seeds, which choose nothing")
-        final = replace(make_final(locate_data(sweep), records, choice), keep_weights=plan.keep_weights)
-        trained = run_sweep(final, options)
+        final = make_final(locate_data(sweep), records, choice, plan.label_draws)
+        trained = run_sweep(replace(final, keep_weights=plan.keep_weights), options)
     return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 

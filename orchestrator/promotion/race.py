@@ -130,19 +130,29 @@ def _find_champion(plan: SweepPlan, records: Sequence[TrialRecord], point: Param
     return {record.trial for record in records if trial_config(plan, {**record.params, **own}) == settings}
 
 
-def make_race(plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice) -> SweepPlan:
-    """Return the plan of a race."""
+def make_race(
+    plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice, label_draws: tuple[int, ...] | None = None
+) -> SweepPlan:
+    """Return the plan of a race; the label draws are those of the final runs to come."""
     points = [point_of(records, trial) for trial in choice.candidates]
     if choice.champion_point is not None:
         points.append(choice.champion_point)
-    return make_race_plan(plan, points, choice, find_storage(plan))
+    return make_race_plan(plan, points, choice, find_storage(plan), label_draws)
 
 
-def make_final(plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice) -> SweepPlan:
+def make_final(
+    plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice, label_draws: tuple[int, ...] | None = None
+) -> SweepPlan:
     """Return the plan of the final runs of a choice."""
-    point = point_of(records, choice.trial)
-    storage = find_storage(plan)
-    return make_promotion_plan(plan, point, seeds=choice.seeds, workers=choice.workers, storage=storage, choice=choice)
+    return make_promotion_plan(
+        plan,
+        point_of(records, choice.trial),
+        seeds=choice.seeds,
+        workers=choice.workers,
+        storage=find_storage(plan),
+        choice=choice,
+        label_draws=label_draws,
+    )
 
 
 def settle_choice(
@@ -199,10 +209,13 @@ def settle_choice(
     )
 
 
-def describe_cost(plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice) -> list[str]:
+def describe_cost(
+    plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice, label_draws: tuple[int, ...] | None = None
+) -> list[str]:
     """Return, as sentences, what a promotion will run, before it starts."""
     entrants = choice.num_entrants
-    num_final = choice.seeds * (2 if choice.champion_point is not None else 1)
+    num_draws = max(1, len(label_draws or ()))
+    num_final = choice.seeds * num_draws * (2 if choice.champion_point is not None else 1)
     lines = [
         f"noise: deviation {choice.seed_sd:.2f} between seeds, {choice.config_sd:.2f} between configurations "
         f"({choice.noise_from})"
@@ -226,7 +239,10 @@ def describe_cost(plan: SweepPlan, records: Sequence[TrialRecord], choice: Choic
             f"orchestrator extend {plan.id} --trials +{rest}"
         )
     both = " each for the winner and the champion" if choice.champion_point is not None else ""
-    lines.append(f"report: {choice.seeds} fresh seeds{both}, {num_final} runs that choose nothing")
+    on = f" on each of {num_draws} label draws" if num_draws > 1 else ""
+    lines.append(f"report: {choice.seeds} fresh seeds{both}{on}, {num_final} runs that choose nothing")
+    if label_draws == ():
+        lines.append(f"labels: {plan.dataset} gives its observed labels, so there is nothing to draw: only seeds vary")
     ran = [record for record in records if record.last_epoch]
     num_runs = entrants * choice.blocks + num_final
     epoch_s = sum(record.run_s for record in ran) / sum(record.last_epoch for record in ran)

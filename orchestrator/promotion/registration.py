@@ -20,6 +20,7 @@ from orchestrator.redaction import redact
 from orchestrator.sweep_folder.checkpoints import trial_uri
 from orchestrator.sweep_folder.events import ChampionSet, PromotionDecided
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
+from orchestrator.sweep_folder.promotion_report import make_report
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
 from orchestrator.tracking.reading import read_sweeps
@@ -69,7 +70,7 @@ def load_best(plan: SweepPlan, state: SweepState, trial: int) -> dict[str, Any]:
     if found is None:
         raise WeightsGoneError(
             f"The best weights of final run {trial} are missing or broken under {uri}. Move {sweep_dir(plan.id)} away, "
-            f"then promote again: `orchestrator promote {plan.parent} --seeds {plan.num_final}`"
+            f"then promote again: `orchestrator promote {plan.parent} --seeds {plan.num_seeds}`"
         )
     return found
 
@@ -120,7 +121,8 @@ def register_model(name: str, plan: SweepPlan, state: SweepState, result: Result
         )
     config, test = final_config(plan, REGISTERED_TRIAL), read_test(state)
     decision = read_decision(state.promotion)
-    card = render_card(name, plan, config, weights["classes"], state.provenance, result, decision, test)
+    report = make_report(plan, state.records, {str(trial): figures for trial, figures in test.items()})
+    card = render_card(name, plan, config, weights["classes"], state.provenance, result, decision, test, report)
     tags = {SWEEP_TAG: plan.id, IDENTITY_TAG: json.dumps(result.identity), VALUES_TAG: json.dumps(result.values)}
     # MLflow copies the folder into its artifacts.
     with tempfile.TemporaryDirectory(prefix="model-") as folder:

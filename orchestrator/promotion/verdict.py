@@ -43,12 +43,14 @@ class Result:
     Attributes:
         name: A promotion's id, or a registered version.
         identity: ``COMPARED_KEYS`` and ``MARKED_KEYS`` -> value.
-        values: The selection metric in percent per seed; None where a run has no result.
+        values: The selection metric in percent per seed, on the sweep's label draw; None where a run has no result.
+        further: The same on further label draws, if there are any. They decide nothing.
     """
 
     name: str
     identity: Mapping[str, str]
     values: tuple[float | None, ...]
+    further: tuple[float | None, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -57,8 +59,8 @@ class Result:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every seed has a result."""
-        return bool(self.values) and None not in self.values
+        """Whether every run has a result."""
+        return bool(self.values) and None not in (*self.values, *self.further)
 
     def __str__(self) -> str:
         listed = ", ".join("none" if value is None else f"{value:.2f}" for value in self.values)
@@ -108,7 +110,8 @@ def decide(
     """
     # A mean over only the surviving seeds would favour configurations that sometimes diverge.
     if not challenger.is_complete:
-        return Decision(Verdict.REFUSE, f"not every final run of {challenger.name} has a result: {challenger}")
+        which = "" if None in challenger.values else ", on a further label draw"
+        return Decision(Verdict.REFUSE, f"not every final run of {challenger.name} has a result{which}: {challenger}")
     # Two unknown hashes would compare as equal.
     unknown = [key for key in COMPARED_KEYS if challenger.identity.get(key, UNKNOWN) == UNKNOWN]
     if unknown:

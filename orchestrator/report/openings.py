@@ -45,7 +45,7 @@ def find_promotions(sweep_id: str) -> list[tuple[SweepPlan, SweepState]]:
 def find_openings(promotions: Iterable[tuple[SweepPlan, SweepState]], data_hash: str | None) -> Openings:
     """Return how often the test set was opened for a sweep, by its promotions, and for its data, by the ledger."""
     own = tuple(
-        Opening(plan.id, summarise_test(state.test.figures, plan.num_final))
+        Opening(plan.id, summarise_test(state.test.figures, plan.num_seeds))
         for plan, state in promotions
         if state.test is not None
     )

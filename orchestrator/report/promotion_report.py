@@ -22,11 +22,13 @@ from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
 from orchestrator.report.sweep_report import describe_context, describe_origin, merge_sections
 from orchestrator.report.view import SweepView, measure_noise
 from orchestrator.results.opened_test import TestScores, summarise_test
+from orchestrator.sweep_folder.final_sets import final_sets
 from orchestrator.sweep_folder.promotion_report import make_report, of_winner
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 
 _SEED_KEY = "loop.seed"
+_DRAW_KEY = "data.draw_seed"
 
 
 def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Section] = ()) -> Report:
@@ -45,6 +47,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
     parts: list[Part | None] = [
         _draw_seeds(view, scores, test, sweep),
         _steps_table(scores, test, sweep) if plan.choice is None else _rule_table(view),
+        _draws_table(view) if plan.choice is None else None,
         _runs_table(view),
         draw_learning_curves(view),
     ]
@@ -109,7 +112,7 @@ def _read_test(plan: SweepPlan, state: SweepState) -> _Test | None:
     if state.test is None:
         return None
     runs = of_winner({int(run): metrics for run, metrics in state.test.figures.items()}, plan)
-    summary = summarise_test(state.test.figures, plan.num_final)
+    summary = summarise_test(state.test.figures, plan.num_seeds)
     metric = summary.metric or ""
     return _Test(summary, [run[metric] for run in runs if metric in run])
 
@@ -154,19 +157,26 @@ def _facts(view: SweepView, scores: Sequence[float], test: _Test | None) -> tupl
             found = mean_interval(values)
             half = "" if math.isinf(found.low) else f" ± {found.high - found.value:.2f}"
             facts.append((f"{metric}, {len(values)} seeds", f"{found.value:.2f}{half}"))
-    facts.append(("test split opened", "once" if test is not None else "never"))
+    facts.append(("test split opened", _count_openings(view) if test is not None else "never"))
     hours = view.total_hours
     return (*facts, (view.hours_unit, format_hours(hours)))
+
+
+def _count_openings(view: SweepView) -> str:
+    num = len(final_sets(view.plan))
+    return "once" if num == 1 else f"{num} times"
 
 
 def _runs_table(view: SweepView) -> Table:
     """Return every final run with its seed, its validation score and what it scored on the test split."""
     test = {} if view.state.test is None else view.state.test.figures
     names = sorted({name for figures in test.values() for name in figures})
+    several = view.plan.num_draws > 1
     rows: list[tuple[Cell, ...]] = [
         (
             record.trial,
-            _seed(view.plan, record.trial),
+            *([_read(view.plan, record.trial, _DRAW_KEY)] if several else []),
+            _read(view.plan, record.trial, _SEED_KEY),
             str(record.state),
             record.value(view.plan.protocol),
             record.chosen_epoch(view.plan.protocol),
@@ -177,6 +187,7 @@ def _runs_table(view: SweepView) -> Table:
     ]
     columns: Headers = [
         "run",
+        *(["label draw"] if several else []),
         "seed",
         "state",
         Column(f"{view.metric} (%)", 2),
@@ -187,8 +198,9 @@ def _runs_table(view: SweepView) -> Table:
     return make_table("final_runs", "Final runs", [*columns, Column("time (s)", 0)], rows, note)
 
 
-def _seed(plan: SweepPlan, trial: int) -> int | None:
-    seed = plan.start_from[trial].get(_SEED_KEY) if trial < len(plan.start_from) else None
+def _read(plan: SweepPlan, trial: int, key: str) -> int | None:
+    """Return a seed of a run, which is the sweep's where the run has none of its own."""
+    seed = plan.start_from[trial].get(key, plan.base.get(key)) if trial < len(plan.start_from) else None
     return seed if isinstance(seed, int) else None
 
 
@@ -212,6 +224,15 @@ def _steps_table(scores: Sequence[float], test: _Test | None, sweep: SweepView |
     columns: Headers = ["score", *(Column(name, 2) for name in ("percent", "low", "high")), "what it is"]
     note = "Intervals are Student's, 95 %, over training seeds; they say nothing about other images."
     return make_table("steps", "From the sweep's score to the reported one", columns, rows, note)
+
+
+def _draws_table(view: SweepView) -> Table | None:
+    """Return what other label draws change, for a promotion by best score; the rule's own table has it too."""
+    test = view.state.test
+    found = make_report(view.plan, view.state.records, None if test is None else test.figures)
+    rows = found.draw_rows()
+    columns: Headers = ["figure", "percent", "95 % interval", "over"]
+    return make_table("draws", "Over label draws", columns, list(rows)) if rows else None
 
 
 def _rule_table(view: SweepView) -> Table:

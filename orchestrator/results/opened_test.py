@@ -44,15 +44,16 @@ class TestScores:
 
 
 def summarise_test(
-    figures: Mapping[str, Mapping[str, float]] | Mapping[int, Mapping[str, float]], num_final: int | None = None
+    figures: Mapping[str, Mapping[str, float]] | Mapping[int, Mapping[str, float]], num_seeds: int | None = None
 ) -> TestScores:
     """Return the mean and the deviation of the main metric.
 
     Args:
         figures: Final run -> metrics in percent, as the journal's ``test_opened`` has them.
-        num_final: Only so many runs are the winner's, and those of the champion follow; None if all are.
+        num_seeds: The first so many runs are the winner's on the sweep's label draw; those on further draws and those
+            of the champion follow. None if all are.
     """
-    runs = [metrics for run, metrics in figures.items() if num_final is None or int(run) < num_final]
+    runs = [metrics for run, metrics in figures.items() if num_seeds is None or int(run) < num_seeds]
     metric = find_test_metric(runs)
     if metric is None:
         # Only complete runs are evaluated; each then has figures, unless there was no image.

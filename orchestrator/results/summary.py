@@ -87,7 +87,7 @@ class SweepSummary:
         decision: The decision, if this is a promotion that has decided.
         test: Final run -> metrics in percent on the test split, if this is a promotion that has opened it.
         report: What a promotion chose by, and what its fresh seeds say.
-        num_final: How many of its final runs are the winner's; those of the champion follow.
+        num_seeds: How many of its final runs are the winner's on the sweep's label draw; the others follow.
         openings: How often the test set of its data was opened, if it was; None for a sweep from another home.
         source: Where the information comes from, if the sweep is not in this home.
     """
@@ -108,7 +108,7 @@ class SweepSummary:
     test: Mapping[str, Mapping[str, float]] | None = None
     openings: TestOpenings | None = None
     report: PromotionReport | None = None
-    num_final: int | None = None
+    num_seeds: int | None = None
     source: Source | None = None
 
     @property
@@ -121,7 +121,7 @@ class SweepSummary:
         plain = asdict(self)
         # Flat, because scripts already rely on this form.
         heading, source, openings = plain.pop("heading"), plain.pop("source"), plain.pop("openings")
-        del plain["report"], plain["num_final"]
+        del plain["report"], plain["num_seeds"]
         report = {} if self.report is None else {"report": self.report.to_json()}
         return {**heading, **plain, **report, "test_openings": openings and openings["num"], **(source or {})}
 
@@ -206,7 +206,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         decision=None if promotion is None else _summarise_decision(promotion, state),
         test=None if state.test is None else state.test.figures,
         report=_make_report(plan, state),
-        num_final=plan.num_final if plan.kind == "promote" else None,
+        num_seeds=plan.num_seeds if plan.kind == "promote" else None,
         openings=find_openings(state) if source is None else None,
         source=source,
     )

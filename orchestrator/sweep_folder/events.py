@@ -146,6 +146,8 @@ class TestOpened(Event):
             a journal of a version without a ledger.
         scores: Name of a file of scores per image -> its sha256.
         champion_opening, champion_line_hash: The same for the runs of the champion, if it ran too.
+        draw_openings, draw_line_hashes: The same for runs on further label draws: first run of a draw, as text ->
+            number or sha256.
     """
 
     __test__ = False  # not a test class, despite its name
@@ -157,6 +159,8 @@ class TestOpened(Event):
     scores: Mapping[str, str] | None = None
     champion_opening: int | None = None
     champion_line_hash: str | None = None
+    draw_openings: Mapping[str, int] | None = None
+    draw_line_hashes: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from orchestrator.intervals import mean_interval
+from orchestrator.intervals import mean_interval, nested_mean
 from orchestrator.planning.choice import BEST_SCORE, RULE, Choice
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.final_sets import final_sets
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
 T = TypeVar("T")
 _DIFFERENCE = "difference to the champion"
+_FIGURES = ("reported", "difference", "test", "test_difference")
+DRAWN, GIVEN = "drawn", "given"
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,37 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class DrawEstimate:
+    """A mean over label draws with several seeds each, in percent, see :func:`orchestrator.intervals.nested_mean`.
+
+    Attributes:
+        draw_sd, seed_sd: Deviations between draws and between seeds; None if they cannot be told apart.
+        num_draws: How many have a result; ``num_runs`` is the number of all runs.
+    """
+
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    draw_sd: float | None
+    seed_sd: float | None
+    num_draws: int
+    num_runs: int
+
+
+@dataclass(frozen=True)
 class PromotionReport:
     """The figures of a promotion.
 
     Attributes:
         rule: ``race`` or ``best-score``.
         choice: How the rule chose; None by best score.
-        reported, test: The winner on validation and on test data, over seeds that chose nothing by the rule.
+        reported, test: The winner on validation and on test data, over seeds that chose nothing by the rule, on the
+            label draw of the sweep.
         difference, test_difference: Winner minus champion, seed by seed; None if the champion did not run.
+        draws: The same four over all label draws, by name; empty if there is one.
+        labels: ``drawn``, or ``given`` if the dataset gives the observed ones, so that only seeds vary; None if an
+            earlier version did not record it.
     """
 
     rule: str
@@ -44,6 +70,8 @@ class PromotionReport:
     difference: Estimate | None
     test: Estimate | None
     test_difference: Estimate | None
+    draws: Mapping[str, DrawEstimate] = field(default_factory=dict)
+    labels: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -55,11 +83,10 @@ class PromotionReport:
         if self.choice is not None:
             shown = self.choice.to_json().items()
             flat |= {f"choice.{key}": str(value) for key, value in shown if value is not None and key != "rule"}
-        for name in ("reported", "difference", "test", "test_difference"):
-            found = getattr(self, name)
-            if found is not None:
-                flat |= {f"{name}.{key}": str(value) for key, value in asdict(found).items() if value is not None}
-        return flat
+        figures = {name: getattr(self, name) for name in _FIGURES if getattr(self, name) is not None}
+        for name, found in {**figures, **{f"draws.{name}": found for name, found in self.draws.items()}}.items():
+            flat |= {f"{name}.{key}": str(value) for key, value in asdict(found).items() if value is not None}
+        return flat if self.labels is None else {**flat, "labels": self.labels}
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Return what, how much, its 95 % interval and where it comes from, as text."""
@@ -69,7 +96,13 @@ class PromotionReport:
             rows += _estimate_rows(label, found, seeds)
         for label, found in (("reported", self.test), (_DIFFERENCE, self.test_difference)):
             rows += _estimate_rows(label, found, "of the same seeds")
-        return rows
+        return rows + self.draw_rows()
+
+    def draw_rows(self) -> list[tuple[str, str, str, str]]:
+        """Return those rows that are about label draws."""
+        if self.labels == GIVEN:
+            return [("label draws", "", "", "none: the observed labels are given, so only seeds vary")]
+        return [_draw_row(name, found) for name, found in self.draws.items()]
 
 
 def make_report(
@@ -87,6 +120,7 @@ def make_report(
         val = score_runs(plan, records)
     test_metric = find_test_metric(opened.values()) or ""
     tests = {int(trial): row[test_metric] for trial, row in opened.items() if test_metric in row}
+    values = {"reported": (metric, val), "test": (test_metric, tests)}
     return PromotionReport(
         BEST_SCORE if plan.choice is None else RULE,
         plan.choice,
@@ -94,6 +128,8 @@ def make_report(
         _estimate(metric, _differences(val, plan)),
         _estimate(test_metric, of_winner(tests, plan)),
         _estimate(test_metric, _differences(tests, plan)),
+        _over_draws(values, plan),
+        None if plan.label_draws is None else DRAWN if plan.label_draws else GIVEN,
     )
 
 
@@ -110,14 +146,42 @@ def find_test_metric(figures: Iterable[Mapping[str, float]]) -> str | None:
 
 
 def of_winner(values: Mapping[int, T], plan: SweepPlan) -> list[T]:
-    """Return the values of a promotion's runs that are the winner's; those of the champion follow them."""
-    return [value for trial, value in sorted(values.items()) if trial < plan.num_final]
+    """Return the values of a promotion's runs of the winner on the sweep's label draw, as papers report them."""
+    return [value for trial, value in sorted(values.items()) if trial < plan.num_seeds]
 
 
 def _differences(values: Mapping[int, float], plan: SweepPlan) -> list[float]:
-    # The champion's runs follow the winner's, with the same seeds in the same order.
+    return of_winner(_differences_by_run(values, plan), plan)
+
+
+def _differences_by_run(values: Mapping[int, float], plan: SweepPlan) -> dict[int, float]:
+    # The champion's runs follow the winner's, with the same draws and seeds in the same order.
     pairs = [(trial, trial + plan.num_final) for trial in range(plan.num_final)]
-    return [values[own] - values[theirs] for own, theirs in pairs if own in values and theirs in values]
+    return {own: values[own] - values[theirs] for own, theirs in pairs if own in values and theirs in values}
+
+
+def _over_draws(values: Mapping[str, tuple[str, Mapping[int, float]]], plan: SweepPlan) -> dict[str, DrawEstimate]:
+    """Return the estimates over all label draws; none if there is only one."""
+    if plan.kind != "promote" or plan.num_draws == 1:
+        return {}
+    found = {}
+    for name, (metric, of_runs) in values.items():
+        prefix = "test_" if name == "test" else ""
+        for label, own in ((name, of_runs), (f"{prefix}difference", _differences_by_run(of_runs, plan))):
+            if (estimate := _estimate_draws(metric, own, plan)) is not None:
+                found[label] = estimate
+    return found
+
+
+def _estimate_draws(metric: str, values: Mapping[int, float], plan: SweepPlan) -> DrawEstimate | None:
+    sets = [runs.trials for runs in final_sets(plan) if not runs.is_champion]
+    groups = [[values[trial] for trial in trials if trial in values] for trials in sets]
+    known = [group for group in groups if group]
+    if not known:
+        return None
+    found = nested_mean(known)
+    num_runs = sum(map(len, known))
+    return DrawEstimate(metric, found.mean, found.low, found.high, found.group_sd, found.value_sd, len(known), num_runs)
 
 
 def _estimate(metric: str, values: Sequence[float]) -> Estimate | None:
@@ -153,6 +217,19 @@ def _estimate_rows(label: str, found: Estimate | None, source: str) -> list[tupl
     mean = f"{found.mean:+.2f}" if label == _DIFFERENCE else _show(found.mean)
     interval = _show_interval(found.low, found.high)
     return [(f"{label}, {found.metric}", mean, interval, f"{found.num_seeds} {source}")]
+
+
+def _draw_row(name: str, found: DrawEstimate) -> tuple[str, str, str, str]:
+    is_difference = name.endswith("difference")
+    parts = [
+        f"deviation {value:.2f} between {what}"
+        for what, value in (("draws", found.draw_sd), ("seeds", found.seed_sd))
+        if value is not None
+    ]
+    source = f"{found.num_draws} label draws, {found.num_runs} runs" + "".join(f", {part}" for part in parts)
+    label = f"{_DIFFERENCE if is_difference else 'all draws'}, {found.metric}"
+    mean = f"{found.mean:+.2f}" if is_difference else _show(found.mean)
+    return label, mean, _show_interval(found.low, found.high), source
 
 
 def _show(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.home import trial_name
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.promotion_report import find_test_metric, of_winner
+from orchestrator.sweep_folder.promotion_report import GIVEN, DrawEstimate, find_test_metric, make_report, of_winner
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, leaderboard
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.markdown import block, code, escape, table
@@ -70,11 +70,26 @@ def tabulate_promotion(plan: SweepPlan, state: SweepState, link: Link) -> str:
         for trial, values in scores.items()
     ]
     summary = [_mean_and_deviation(column) for column in zip(*of_winner(scores, plan), strict=True)]
-    return table(["final run", *map(escape, columns)], [*lines, ["**mean**", *summary]])
+    mean = "**mean**" if plan.num_draws == 1 else f"**mean, draw {plan.base['data.draw_seed']}**"
+    lines.append([mean, *summary])
+    found = make_report(plan, state.records, tests or None)
+    if found.draws:
+        over = [found.draws.get(name) for name in ("reported", "test")[: len(columns)]]
+        lines.append([f"**mean, {plan.num_draws} label draws**", *map(_mean_and_interval, over)])
+    given = "\n\nThe observed labels are given, not drawn: only seeds vary." if found.labels == GIVEN else ""
+    return table(["final run", *map(escape, columns)], lines) + given
 
 
 def _name_final(plan: SweepPlan, record: TrialRecord) -> str:
-    return f"seed {record.params.get('loop.seed')}{', champion' if record.trial >= plan.num_final else ''}"
+    draw = f", draw {record.params.get('data.draw_seed', plan.base['data.draw_seed'])}" if plan.num_draws > 1 else ""
+    return f"seed {record.params.get('loop.seed')}{draw}{', champion' if record.trial >= plan.num_final else ''}"
+
+
+def _mean_and_interval(found: DrawEstimate | None) -> str:
+    if found is None:
+        return ""
+    bounds = "" if found.low is None or found.high is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"**{found.mean:.2f}{bounds}**"
 
 
 def next_commands(plan: SweepPlan, state: SweepState) -> list[str]:

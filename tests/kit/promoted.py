@@ -53,6 +53,7 @@ def make_work(
     name: str = "digits",
     *,
     seeds: Sequence[int] = (1001, 1002, 1003),
+    draws: Sequence[int] = (1200,),
     search_scores: Sequence[float] = (60.0, 62.0, 61.0, 58.0),
     provenance: dict[str, str] | None = None,
     store: FakeStore | None = None,
@@ -63,7 +64,8 @@ def make_work(
 
     Args:
         name: Of the search.
-        seeds: Of the final runs.
+        seeds: Of the final runs; on each further label draw, as many of the next hundreds.
+        draws: Label draws of the final runs.
         search_scores: One per trial of the search.
         provenance: Of all drivers.
         store: Where the runs go.
@@ -75,8 +77,13 @@ def make_work(
     search = sweeps.make_sweep(f"{name}-0000000a", num_trials=len(search_scores), **common)
     sweeps.write_events(search, _events_of_search(search, search_scores, origin))
     best = max(range(len(search_scores)), key=lambda trial: search_scores[trial])
-    points = tuple({**_params(best), "loop.seed": seed} for seed in seeds)
-    identity = {"kind": "promote", "parent": search.id, "start_from": points, "num_trials": len(seeds)}
+    points = tuple(
+        {**_params(best), **({"data.draw_seed": draw} if number else {}), "loop.seed": seed + 100 * number}
+        for number, draw in enumerate(draws)
+        for seed in seeds
+    )
+    identity: dict[str, Any] = {"kind": "promote", "parent": search.id, "start_from": points, "num_trials": len(points)}
+    identity["label_draws"] = tuple(draws)
     promotion = sweeps.make_sweep(f"{name}-promote-0000000b", **common | identity)
     opening = write_promotion(promotion, origin, skill)
     work = Work(search, promotion, opening, store or FakeStore())
@@ -86,9 +93,9 @@ def make_work(
 
 def write_promotion(plan: SweepPlan, origin: dict[str, str], skill: float = 1.0, **decided: Any) -> Opening:
     """Write the journal, the scores and the openings of a promotion; return the winner's opening."""
-    openings = [open_runs(plan, origin, runs) for runs in final_sets(plan)]
+    openings = {runs: open_runs(plan, origin, runs) for runs in final_sets(plan)}
     sweeps.write_events(plan, _events_of_promotion(plan, origin, openings, skill, decided))
-    return openings[0]
+    return next(iter(openings.values()))
 
 
 def write_views(plans: Iterable[SweepPlan], store: FakeStore) -> None:
@@ -137,7 +144,7 @@ def open_runs(plan: SweepPlan, origin: dict[str, str], runs: FinalSet) -> Openin
         protocol=str(plan.protocol),
         config_hash=hash_config(configs[0].flatten()),
         seeds=tuple(sorted(config.loop.seed for config in configs)),
-        draws=(1200,),
+        draws=tuple(sorted({config.data.draw_seed for config in configs})),
         commit=origin["commit"],
         changes=origin["changes"],
     )
@@ -146,7 +153,7 @@ def open_runs(plan: SweepPlan, origin: dict[str, str], runs: FinalSet) -> Openin
 
 
 def _events_of_promotion(
-    plan: SweepPlan, origin: dict[str, str], openings: Sequence[Opening], skill: float, decided: dict[str, Any]
+    plan: SweepPlan, origin: dict[str, str], openings: Mapping[FinalSet, Opening], skill: float, decided: dict[str, Any]
 ) -> list[Event]:
     events: list[Event] = [sweeps.driver_started(plan, provenance=origin)]
     figures, epochs, hashes = {}, {}, {}
@@ -169,7 +176,9 @@ def _events_of_promotion(
         **{"verdict": "KEEP", "reason": "not higher", "marks": (), "model": "digits.resnet_cam", **decided},
         time_ms=sweeps.at(11),
     )
-    own, theirs = openings[0], openings[1] if len(openings) > 1 else None
+    own = next(iter(openings.values()))
+    theirs = next((line for runs, line in openings.items() if runs.is_champion and not runs.draw), None)
+    further = {runs.key: line for runs, line in openings.items() if runs.draw}
     opened = TestOpened(
         figures,
         epochs,
@@ -178,6 +187,8 @@ def _events_of_promotion(
         hashes,
         champion_opening=None if theirs is None else theirs.n,
         champion_line_hash=None if theirs is None else theirs.hash,
+        draw_openings={key: line.n for key, line in further.items()},
+        draw_line_hashes={key: line.hash for key, line in further.items()},
         time_ms=sweeps.at(12),
     )
     return [*events, sweeps.driver_ended(10), verdict, opened]

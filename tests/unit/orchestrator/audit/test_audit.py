@@ -287,6 +287,50 @@ def test_a_champion_that_is_scored_again_next_to_a_challenger_is_no_second_look(
     assert kinds(audit(work.promotion.id)) == ["openings"]
 
 
+def test_label_draws_that_were_planned_together_are_no_second_look_but_another_draw_is(
+    home: Path, store: FakeStore
+) -> None:
+    work = make_work(store=store, draws=(1200, 1201, 1202))
+    found = audit(work.promotion.id)
+    assert (found.report.findings, found.report.checked["final runs"]) == ([], 9)
+    assert found.counts == ("openings of the test set of digits: 3",)
+    frame = orchestrator.read_results(work.promotion.id)
+    tests = frame[frame.metric == "test/mAP"]
+    assert tests.draw_seed.tolist() == [1200] * 3 + [1201] * 3 + [1202] * 3
+    assert tests.opening.tolist() == [1] * 3 + [2] * 3 + [3] * 3
+
+    # A draw that is left out, and one whose opening is not where the journal has it.
+    def drop_a_draw(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "test_opened":
+            for trial in ("6", "7", "8"):
+                del event["figures"][trial]
+            event["draw_openings"]["3"] = 1
+        return event
+
+    rewrite_journal(work, drop_a_draw)
+    texts = "\n".join(str(finding) for finding in audit(work.promotion.id).report.findings)
+    assert "the run of seed 1203 is complete, but has no figures on the test set, as if it had been dropped" in texts
+    assert "opened its test set as number 1, but that line is another one" in texts
+    lucky = make_work("lucky", store=store, base=make_base(**{"data.draw_seed": 7}), draws=(7,))
+    assert "was opened 4 times for ignore" in "\n".join(map(str, audit(lucky.promotion.id).report.findings))
+
+
+def test_a_table_may_show_one_label_draw_but_not_some_seeds_of_one(
+    home: Path, store: FakeStore, tmp_path: Path
+) -> None:
+    work = make_work(store=store, draws=(1200, 1201))
+
+    def first_draw(row: dict[str, Any]) -> dict[str, Any] | None:
+        return row if row["trial"] < 3 else None
+
+    def and_one_more(row: dict[str, Any]) -> dict[str, Any] | None:
+        return row if row["trial"] < 4 else None
+
+    assert audit(str(table_of(tmp_path / "a.csv", work, change=first_draw))).report.findings == []
+    [finding] = audit(str(table_of(tmp_path / "b.csv", work, change=and_one_more))).report.findings
+    assert "the table leaves out its run of seed 1102, 1103, which was planned with the others" in str(finding)
+
+
 def test_rows_that_are_older_than_the_journal_are_not_a_cheat(work: Work) -> None:
     path = sweep_dir(work.promotion.id) / RESULTS_FILE
     write_table(path, pq.read_table(path).to_pylist()[:-1])

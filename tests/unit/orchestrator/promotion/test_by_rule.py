@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -11,13 +13,18 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.planning.follow_up import first_race_seed
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.final_runs import make_result
 from orchestrator.promotion.noise import ASSUMED
 from orchestrator.promotion.promote import PromotionOutcome, promote, promote_by_rule, resume_promotion
-from orchestrator.promotion.verdict import Verdict
+from orchestrator.promotion.verdict import Verdict, decide
+from orchestrator.report.document import Table
+from orchestrator.report.promotion_report import make_promotion_report
 from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
+from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.ledger import read_ledger
 from orchestrator.sweep_folder.promotion_report import make_report
+from orchestrator.tracking.sweep_notes import tabulate_promotion
 from tests.kit import sweeps
 from tests.kit.fake_promotion import Store
 from training.config.run import Scalar
@@ -145,6 +152,66 @@ def test_the_champion_races_and_is_reported_on_the_same_seeds(store: Store) -> N
     # Another configuration is another opening.
     assert len(read_ledger()) == 3
     assert len({opening.config_hash for opening in read_ledger()}) == 2
+
+
+def test_label_draws_are_a_variance_component_of_their_own_and_decide_nothing(store: Store) -> None:
+    def score(plan: SweepPlan, point: Mapping[str, Scalar]) -> float:
+        return _score(plan, point) - 10.0 * (int(point.get("data.draw_seed") or 1200) - 1200)
+
+    store.score_of = score
+    said: list[str] = []
+    plan = _sweep()
+    first = promote_by_rule(plan.id, seeds=2)
+    outcome = promote_by_rule(plan.id, seeds=2, draws=3, say=said.append)
+    # The choice of the first stands: nothing races again, and its opening is the same.
+    assert outcome.plan.choice == first.plan.choice
+    assert said[0].startswith(f"Chosen by {first.plan.id}, which stands")
+    assert (outcome.plan.label_draws, outcome.plan.num_trials, len(list_sweeps(kinds={"race"}))) == (
+        (1200, 1201, 1202),
+        6,
+        1,
+    )
+    points = outcome.plan.start_from
+    assert points[:2] == first.plan.start_from
+    assert [point.get("data.draw_seed") for point in points] == [None, None, 1201, 1201, 1202, 1202]
+    assert len({point["loop.seed"] for point in points}) == 6, "seeds are nested in draws"
+    assert [opening.draws for opening in read_ledger()] == [(1200,), (1201,), (1202,)]
+    assert ("val", 1202) in store.loaded
+    values = [record.value(outcome.plan.protocol) or 0.0 for record in outcome.records]
+    report = make_report(outcome.plan, dict(enumerate(outcome.records)), None)
+    assert report.reported is not None
+    assert (report.reported.num_seeds, report.reported.mean) == (2, sum(values[:2]) / 2), "as papers report"
+    found = report.draws["reported"]
+    means = [sum(values[start : start + 2]) / 2 for start in (0, 2, 4)]
+    assert found.mean == pytest.approx(sum(means) / 3)
+    assert found.low is not None
+    assert (found.mean - found.low) / 4.302653 == pytest.approx(stdev(means) / math.sqrt(3))
+    assert (found.num_draws, found.num_runs) == (3, 6)
+    assert report.flatten()["draws.reported.num_draws"] == "3"
+    assert [row[0] for row in report.rows()][-1] == "all draws, val/mAP"
+    # All that shows a promotion shows it.
+    state = replay(sweeps.journal_path(outcome.plan))
+    note = tabulate_promotion(outcome.plan, state, lambda trial: None)
+    assert "mean, 3 label draws" in note
+    assert f"seed {points[2]['loop.seed']}, draw 1201" in note
+    page = make_promotion_report(outcome.plan, state)
+    [runs] = [part for section in page.sections for part in section.parts if part.name == "final_runs"]
+    assert isinstance(runs, Table)
+    assert [row[1] for row in runs.rows] == [1200, 1200, 1201, 1201, 1202, 1202]
+    assert ("test split opened", "3 times") in page.facts
+    assert promote_by_rule(plan.id, seeds=2, draws=3).reused
+    with pytest.raises(UserError, match="--draws must be at least 1, but got --draws=0"):
+        promote_by_rule(plan.id, draws=0)
+
+
+def test_a_draw_that_failed_refuses_although_the_others_decide(store: Store) -> None:
+    plan = _sweep()
+    outcome = promote(plan.id, seeds=2, draws=2)
+    result = make_result(outcome.plan, replay(sweeps.journal_path(outcome.plan)), sweeps.journal_path(outcome.plan))
+    assert (len(result.values), len(result.further)) == (2, 2)
+    failed = decide(replace(result, further=(None, 1.0)), None)
+    assert failed.verdict is Verdict.REFUSE
+    assert "has a result, on a further label draw" in failed.reason
 
 
 def test_the_winner_that_is_the_champion_keeps_its_place(store: Store) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator import intervals
+from orchestrator.intervals import NestedMean, nested_mean
 from orchestrator.promotion import rule
 from orchestrator.promotion.rule import (
     Noise,
@@ -163,6 +164,32 @@ def test_mean_interval_is_students() -> None:
     assert (low, high) == pytest.approx((3 - 1.9632, 3 + 1.9632), abs=1e-3)
     assert mean_interval([2.0, 2.0]) == (2.0, 2.0)
     assert mean_interval([1.0, 2.0, 3.0], level=0.5)[1] < high
+
+
+def test_the_mean_over_draws_is_that_of_a_one_way_layout() -> None:
+    # By hand: means 11, 14, 17; their deviation 3; t of 2 degrees of freedom is 4.303, so 4.303 x 3 / sqrt(3) = 7.452.
+    # Within, each variance is 2; between, 9 - 2 / 2 = 8.
+    found = nested_mean([[10.0, 12.0], [13.0, 15.0], [16.0, 18.0]])
+    assert (found.mean, found.low, found.high) == pytest.approx((14.0, 6.548, 21.452), abs=1e-3)
+    assert (found.group_sd, found.value_sd) == pytest.approx((math.sqrt(8), math.sqrt(2)))
+    assert nested_mean([[1.0, 3.0], [2.0, 2.0]]).group_sd == 0.0, "less than the seeds alone would give"
+    assert nested_mean([[1.0, 3.0]]) == NestedMean(2.0, None, None, None, math.sqrt(2))
+    single = nested_mean([[1.0], [3.0]])
+    assert (single.group_sd, single.value_sd, single.low is None) == (None, None, False)
+
+
+def test_the_interval_over_draws_covers_as_often_as_it_says() -> None:
+    rng, covered, pooled = _rng(7), 0, 0
+    for _ in range(1500):
+        runs = rng.standard_normal((4, 1)) + 0.7 * rng.standard_normal((4, 3))
+        found = nested_mean(runs.tolist())
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0 <= found.high
+        low, high = mean_interval(runs.ravel().tolist())
+        pooled += low <= 0 <= high
+    assert 0.935 < covered / 1500 < 0.965
+    assert pooled / 1500 < 0.8, "an interval over all runs takes seeds of one draw for news about others"
 
 
 def test_the_winners_interval_covers_as_often_as_it_says_whatever_the_truth_is() -> None:
