@@ -37,8 +37,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 T = TypeVar("T")
 
-EPOCHS = 8
-
 # Promotes the sweep in argv and says on stdout what came of it.
 PROMOTE = """
 import sys
@@ -46,16 +44,15 @@ from orchestrator.promotion.promote import promote
 from orchestrator.sweep.options import DriveOptions
 # Somebody may commit to this checkout while a test runs.
 options = DriveOptions(allow_changed=True, progress=False)
-outcome = promote(sys.argv[1], options, seeds=2, workers=int(sys.argv[2]))
+outcome = promote(sys.argv[1], options, seeds=int(sys.argv[2]), workers=int(sys.argv[3]))
 print(outcome.state, outcome.decision.verdict)
 """
 
 
-@pytest.fixture
-def swept() -> SweepPlan:
-    """A finished sweep over the tiny scenes."""
+def _make_swept(epochs: int) -> SweepPlan:
+    """Return a finished sweep over the tiny scenes."""
     scenes.prepare_tiny()
-    plan = sweeps.make_sweep(base=scenes.tiny_config({"loop.epochs": EPOCHS}).flatten(), num_trials=4, cap_gib=0.1)
+    plan = sweeps.make_sweep(base=scenes.tiny_config({"loop.epochs": epochs}).flatten(), num_trials=4, cap_gib=0.1)
     sweeps.write_events(plan, sweeps.whole_sweep(plan))
     return plan
 
@@ -71,11 +68,11 @@ def _epochs(plan: SweepPlan) -> dict[int, list[int]]:
 
 def _assert_logged(outcome: PromotionOutcome) -> None:
     client = connect()
-    for trial in range(2):
+    for trial in range(outcome.plan.num_trials):
         run_id = mlflow_store.find_trial_run(outcome.plan, trial)
         assert run_id is not None
         history = client.get_metric_history(run_id, "val/mAP")
-        assert [point.step for point in history] == list(range(1, EPOCHS + 1))
+        assert [point.step for point in history] == list(range(1, outcome.plan.epochs + 1))
         assert client.get_run(run_id).data.metrics["test/mAP"] == outcome.test[trial]["test/mAP"]
         assert {file.path for file in client.list_artifacts(run_id)} >= {"per_class_ap.parquet", "cam"}
 
@@ -83,7 +80,8 @@ def _assert_logged(outcome: PromotionOutcome) -> None:
 def _assert_audited(outcome: PromotionOutcome) -> None:
     """Check that the audit recomputes every figure, and that one opening is behind them."""
     [opening] = read_ledger()
-    assert (opening.seeds, opening.purpose) == ((1001, 1002), f"promote {outcome.plan.id}")
+    seeds = outcome.plan.num_trials
+    assert (opening.seeds, opening.purpose) == ((1001, 1002)[:seeds], f"promote {outcome.plan.id}")
     found = audit(outcome.plan.id)
     # The tests may run from a checkout with changes, and the sweep was made up.
     others = [
@@ -92,17 +90,17 @@ def _assert_audited(outcome: PromotionOutcome) -> None:
         if finding.kind not in ("dirty", "commit") and outcome.plan.id in finding.where
     ]
     assert others == []
-    assert found.report.checked["figures recomputed"] == 2 * 2 * 16
-    assert found.report.checked["runs in MLflow"] == 2 + 4, "its own and the sweep's"
+    assert found.report.checked["figures recomputed"] == seeds * 2 * 16
+    assert found.report.checked["runs in MLflow"] == seeds + 4, "its own and the sweep's"
     frame = orchestrator.read_results(outcome.plan.id)
     figures = frame[frame.metric == "test/mAP"].value.tolist()
-    assert figures == [outcome.test[trial]["test/mAP"] for trial in (0, 1)]
+    assert figures == [outcome.test[trial]["test/mAP"] for trial in range(seeds)]
     assert frame.images_forward.min() > 0
 
 
-def _start(plan: SweepPlan, workers: int) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", PROMOTE, plan.id, str(workers)], stdout=pipe, stderr=pipe, text=True)
+def _start(plan: SweepPlan, *, seeds: int, workers: int) -> subprocess.Popen[str]:
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", PROMOTE, plan.id, str(seeds), str(workers)]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
 
 def _promotion_of(driver: subprocess.Popen[str]) -> SweepPlan:
@@ -133,22 +131,24 @@ def _kill_a_worker(driver: subprocess.Popen[str]) -> None:
     workers[0].kill()
 
 
-def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: SweepPlan) -> None:
-    driver = _start(swept, workers=2)
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_two_workers_to_a_champion_that_gives_the_same_logits(seeds: int) -> None:
+    swept = _make_swept(epochs=4)
+    driver = _start(swept, seeds=seeds, workers=2)
     assert driver.communicate(timeout=500) == ("FINISHED PROMOTE\n", "")
 
     # Once more: all of it is there, so this reads.
-    outcome = promote(swept.id, DriveOptions(progress=False), seeds=2, workers=2)
+    outcome = promote(swept.id, DriveOptions(progress=False), seeds=seeds, workers=2)
     assert outcome.reused
     assert outcome.decision is not None
     assert outcome.decision.verdict is Verdict.PROMOTE
-    assert _epochs(outcome.plan) == {trial: list(range(1, EPOCHS + 1)) for trial in (0, 1)}
+    assert _epochs(outcome.plan) == {trial: [1, 2, 3, 4] for trial in range(seeds)}
     assert outcome.tracking_problem is None
     _assert_logged(outcome)
 
     state = CheckpointStore(f"{checkpoint_uri(outcome.plan)}/t0000").load_best()
     assert state is not None
-    config = scenes.tiny_config({"loop.epochs": EPOCHS, "loop.seed": 1001})
+    config = scenes.tiny_config({"loop.epochs": 4, "loop.seed": 1001})
     images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = restore_model(config, state, torch.device("cpu"))(
@@ -165,18 +165,19 @@ def test_two_workers_two_seeds_to_a_champion_that_gives_the_same_logits(swept: S
 
 
 @pytest.mark.long
-def test_killed_worker_and_killed_driver_lose_and_double_nothing(swept: SweepPlan) -> None:
-    driver = _start(swept, workers=1)
+def test_killed_worker_and_killed_driver_lose_and_double_nothing() -> None:
+    swept = _make_swept(epochs=8)  # long enough to be killed in between
+    driver = _start(swept, seeds=2, workers=1)
     plan = _promotion_of(driver)
     _wait_for_trial(driver, plan, 0)
     _kill_a_worker(driver)
     _wait_for_trial(driver, plan, 1)
     driver.kill()
     assert driver.communicate() == ("", "")
-    assert _start(swept, workers=1).communicate(timeout=400) == ("FINISHED PROMOTE\n", "")
+    assert _start(swept, seeds=2, workers=1).communicate(timeout=400) == ("FINISHED PROMOTE\n", "")
     outcome = resume_promotion(plan.id, DriveOptions(progress=False))
     assert outcome.reused
-    assert _epochs(plan) == {trial: list(range(1, EPOCHS + 1)) for trial in (0, 1)}
+    assert _epochs(plan) == {trial: list(range(1, 9)) for trial in (0, 1)}
     records = replay(sweeps.journal_path(plan)).records
     assert [records[trial].attempts for trial in (0, 1)] == [2, 2]
     _assert_logged(outcome)

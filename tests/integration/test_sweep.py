@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from orchestrator.cluster.processes import end_orphans, find_processes
-from orchestrator.cluster.ray_folder import remove_dead_folders
+from orchestrator.cluster.processes import find_processes
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -30,8 +29,10 @@ from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import DriverEnded, EpochReported, Event, SweepPlanned, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.lease import Lease
-from orchestrator.sweep_folder.records import Cause, TrialState
-from orchestrator.trials.director import MAX_LOSSES
+from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState
+from orchestrator.sweep_folder.restore import restore_sweep
+from orchestrator.trials import director
+from orchestrator.trials.director import Director
 from orchestrator.writable import ray_base_dir
 from search_spaces.ranges import Range
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
@@ -143,7 +144,7 @@ def driver() -> Iterator[type[Driver]]:
         process.kill()
 
 
-def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_runs_to_its_end_and_is_extended_without_a_word_from_ray(capfd: pytest.CaptureFixture[str]) -> None:
     outcome = sweep(trivial_plan(ID, trials=8, epochs=6))
     assert outcome.state == FINISHED
     check_whole(ID, trials=8, epochs=6)
@@ -167,22 +168,51 @@ def test_a_sweep_runs_to_its_end_without_a_word_from_ray(capfd: pytest.CaptureFi
     session = f"session_*_{os.getpid()}"
     assert [*ray_base_dir().glob(f"ray/{session}"), *ray_base_dir().glob(f"spml-*/r/{session}")] == []
     assert find_processes(sweep_dir(ID)) == []
+    check_extension(outcome.records)
     assert capfd.readouterr() == ("", "")
 
 
-def test_failing_trials_do_not_end_a_sweep() -> None:
+def check_extension(before: tuple[TrialRecord, ...]) -> None:
+    """Extend a finished sweep of 8 trials by two: with other data only if that is allowed."""
+    hooks = trivial_hooks(TrivialRuns(), tracking=False)
+    other = replace(hooks, prepare_inputs=lambda config, say: {"data_hash": "other"})
+    with pytest.raises(UserError, match=r"data_hash was trivial and is other.*--allow-changed"):
+        extend(ID, 2, quietly(other))
+    assert len(replay(journal()).records) == replay(journal()).num_trials == 8
+    outcome = extend(ID, 2, quietly(other, allow_changed=True))
+    assert outcome.records[:8] == before
+    check_whole(ID, trials=10, epochs=6)
+    size = journal().stat().st_size
+    assert resume(ID, quietly(hooks)).state == FINISHED  # nothing is left: Ray is not even started
+    assert journal().stat().st_size == size
+
+
+def describe_overdue(self: Director, trial: int) -> str | None:
+    """Say that trial 2 is overdue once it hangs, which is in its second epoch."""
+    record = self._journal.state.records[trial]
+    return "took longer than 8 s" if trial == 2 and record.last_epoch == 1 and not record.ended else None
+
+
+def test_failing_trials_do_not_end_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One that dies, one whose loss is not finite, one that hangs, and two that go well, one after another.
     ranges = {"method.spbc_weight": Range(type="float", low=0, high=2, num=5)}
-    plan = trivial_plan(ID, trials=5, epochs=3, ranges=ranges, start_from=(), sampler="grid", scheduler="none")
-    outcome = sweep(plan, TrivialRuns(die_below=0.25, nan_below=0.75))
-    died, diverged, *others = outcome.records
-    assert (died.state, died.cause, died.attempts) == (TrialState.FAILED, Cause.LOST, MAX_LOSSES)
+    plan = trivial_plan(
+        ID, trials=5, epochs=3, ranges=ranges, start_from=(), sampler="grid", scheduler="none", concurrency=1
+    )
+    # Each death costs the start of a process, and a limit its time: the director's own tests count both.
+    monkeypatch.setattr(director, "MAX_LOSSES", 3)
+    monkeypatch.setattr(Director, "_describe_overdue", describe_overdue)
+    outcome = sweep(plan, TrivialRuns(die_below=0.25, nan_below=0.75, hang_below=1.25))
+    died, diverged, hung, *others = outcome.records
+    assert (died.state, died.cause, died.attempts) == (TrialState.FAILED, Cause.LOST, 3)
     assert died.message is not None
     assert "exit" in died.message.lower()
     assert died.last_epoch == 1
     assert (diverged.state, diverged.cause, diverged.attempts) == (TrialState.FAILED, Cause.NAN, 1)
     assert diverged.message == "The loss is not finite at epoch 2, step 1: bce=nan"
     assert "Traceback" in (sweep_dir(ID) / "errors" / "t0001.txt").read_text()
-    assert [record.state for record in others] == [TrialState.COMPLETE] * 3
+    assert (hung.state, hung.cause, hung.message) == (TrialState.FAILED, Cause.TIMEOUT, "took longer than 8 s")
+    assert [record.state for record in others] == [TrialState.COMPLETE] * 2
     assert outcome.state == FINISHED
 
 
@@ -210,25 +240,6 @@ def test_a_process_that_dies_between_two_trials_costs_neither() -> None:
     check_whole(ID, trials=3, epochs=2)
 
 
-def test_a_trial_that_hangs_times_out_and_the_next_one_runs() -> None:
-    ranges = {"method.spbc_weight": Range(type="categorical", choices=[0.5, 1.5])}
-    plan = trivial_plan(
-        ID,
-        trials=2,
-        epochs=2,
-        ranges=ranges,
-        start_from=(),
-        sampler="grid",
-        scheduler="none",
-        concurrency=1,
-        time_limit_s=8.0,
-    )
-    outcome = sweep(plan, TrivialRuns(hang_below=1.0))
-    hung, other = outcome.records
-    assert (hung.state, hung.cause, hung.message) == (TrialState.FAILED, Cause.TIMEOUT, "took longer than 8 s")
-    assert other.state is TrialState.COMPLETE
-
-
 @pytest.mark.long
 def test_one_slot_serves_trials_that_are_cut_at_their_first_report() -> None:
     outcome = sweep(trivial_plan(ID, trials=6, epochs=3, concurrency=1))
@@ -236,14 +247,24 @@ def test_one_slot_serves_trials_that_are_cut_at_their_first_report() -> None:
     check_whole(ID, trials=6, epochs=3)
 
 
-def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Driver]) -> None:
-    first = driver("--trials", "6", "--epochs", "6", "--epoch-s", "0.2")
+def test_killed_with_9_and_resumed_nothing_is_lost_doubled_or_left_behind(
+    driver: type[Driver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"planted-{name}")
+    backup = str(tmp_path / "backup")
+    places = ("--backup", backup, "--storage", str(tmp_path / "checkpoints"))
+    first = driver("--trials", "6", "--epochs", "6", "--epoch-s", "0.2", *places)
+    first.wait_until(lambda: any(Path(backup).glob(f"{ID}/segment-*")))
     first.wait_for(EpochReported, 5)
+    check_ports(first)
     assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
     killed = replay(journal())
     assert killed.driver_state == "INTERRUPTED"
     unfinished = {record.trial: record.params for record in killed.open_trials()}
     assert len(unfinished) == 2
+    check_files(first)
+    check_copy(backup, tmp_path / "meanwhile")
 
     second = driver()
     second.wait_for(TrialStarted, len(events(TrialStarted)) + 2)
@@ -253,33 +274,45 @@ def test_killed_with_9_and_resumed_nothing_is_lost_or_doubled(driver: type[Drive
     assert code == 0, output
     check_whole(ID, trials=6, epochs=6)
     assert find_processes(sweep_dir(ID)) == []
+    assert first.ray_folders() == [], "the next driver removes what a killed one left"
+    assert check_copy(backup, tmp_path / "afterwards") == follow(journal())[0]
 
 
-def test_secrets_stay_in_the_environment_and_ports_on_this_machine(
-    driver: type[Driver], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in SECRETS:
-        monkeypatch.setenv(name, f"planted-{name}")
-    first = driver("--trials", "2", "--epochs", "100", "--epoch-s", "0.1")
-    first.wait_for(EpochReported)
-    listening = [
-        connection.laddr.ip
-        for process in [psutil.Process(first.process.pid), *first.children()]
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    ]
+def check_ports(driver: Driver) -> None:
+    """Check that a driver and its Ray listen on this machine's loopback alone."""
+    listening = []
+    for process in [psutil.Process(driver.process.pid), *driver.children()]:
+        with suppress(psutil.NoSuchProcess):  # a worker that was started in advance may end
+            connections = process.net_connections()
+            listening += [found.laddr.ip for found in connections if found.status == psutil.CONN_LISTEN]
     assert len(listening) > 5
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    first.end(signal.SIGKILL)
-    end_orphans(sweep_dir(ID))
-    (folder,) = first.ray_folders()
+
+
+def check_files(driver: Driver) -> None:
+    """Check that the folder of a driver's Ray is private, and that no file there or in the sweep holds a secret."""
+    (folder,) = driver.ray_folders()
     assert folder.stat().st_mode & 0o777 == 0o700
-    files = [path for root in (folder, sweep_dir(ID)) for path in root.rglob("*") if path.is_file()]
+    files = [Path(top, name) for root in (folder, sweep_dir(ID)) for top, _, names in os.walk(root) for name in names]
     assert any(path.name == "runtime_env_agent.log" for path in files)
-    assert [str(path) for path in files if b"planted-" in path.read_bytes()] == []
-    # The next driver removes what a killed one left.
-    remove_dead_folders()
-    assert first.ray_folders() == []
+    assert [str(path) for path in files if holds_secret(path)] == []
+
+
+def holds_secret(path: Path) -> bool:
+    with suppress(FileNotFoundError):  # what the killed driver has left still runs, and may remove a file
+        return path.is_file() and b"planted-" in path.read_bytes()
+    return False
+
+
+def check_copy(backup: str, home: Path) -> Sequence[Event]:
+    """Restore a backup into an empty home, and check that it is the beginning of the sweep; return its events."""
+    events = follow(journal())[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCHESTRATOR_HOME", str(home))
+        assert restore_sweep(backup) == (ID, backup)
+        copied = follow(journal())[0]
+    assert copied == events[: len(copied)]
+    return copied
 
 
 def test_a_signal_while_ray_starts_ends_it_as_later(driver: type[Driver]) -> None:
@@ -344,21 +377,6 @@ def test_a_driver_whose_ray_is_gone_ends_with_the_way_to_go_on(
     assert f"Continue: orchestrator resume {ID}" in output
     assert replay(journal()).driver_state == "INTERRUPTED"
     assert find_processes(sweep_dir(ID)) == []
-
-
-def test_extending_adds_trials_and_other_data_are_refused_unless_allowed() -> None:
-    before = sweep(trivial_plan(ID, trials=2, epochs=2)).records
-    hooks = trivial_hooks(TrivialRuns(), tracking=False)
-    other = replace(hooks, prepare_inputs=lambda config, say: {"data_hash": "other"})
-    with pytest.raises(UserError, match=r"data_hash was trivial and is other.*--allow-changed"):
-        extend(ID, 3, quietly(other))
-    assert len(replay(journal()).records) == replay(journal()).num_trials == 2
-    outcome = extend(ID, 3, quietly(other, allow_changed=True))
-    assert outcome.records[:2] == before
-    check_whole(ID, trials=5, epochs=2)
-    size = journal().stat().st_size
-    assert resume(ID, quietly(hooks)).state == FINISHED  # nothing is left: Ray is not even started
-    assert journal().stat().st_size == size
 
 
 def test_a_second_driver_is_refused() -> None:

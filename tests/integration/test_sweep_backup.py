@@ -22,7 +22,7 @@ from orchestrator.sweep_folder.restore import restore_sweep
 from tests.kit.trivial_run import TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 ID = "trivial-00000001"
