@@ -16,6 +16,7 @@ import typer
 
 from orchestrator.cli import (
     audit,
+    benchmark,
     browse,
     bundle,
     cluster,
@@ -53,6 +54,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "extend": (resume.extend, "orchestrator extend digits-0a1b2c3d --trials +12"),
     "train": (sweep.train, "orchestrator train digits --method em --set optim.lr=1e-3"),
     "ablate": (sweep.ablate, "orchestrator ablate digits --seeds 3"),
+    "benchmark": (benchmark.benchmark, "orchestrator benchmark digits --methods ignore,em --dry-run"),
     "promote": (promote.promote, "orchestrator promote digits-0a1b2c3d --seeds 3"),
     "evaluate": (models.evaluate, "orchestrator evaluate digits --split val"),
     "predict": (models.predict, "orchestrator predict digits photos/ --out scores.csv"),

@@ -43,8 +43,10 @@ def leaderboard(
 ) -> None:
     """Rank a sweep's trials.
 
-    The sweep's protocol decides the order; scores are in percent. For a sweep that is not in this home, asks MLflow.
+    The sweep's protocol decides the order; scores are in percent. Of a benchmark, it prints the main table. For a sweep
+    that is not in this home, asks MLflow.
     """
+    from orchestrator.cli.suite import find_suite_word, print_results
     from orchestrator.errors import UserError
     from orchestrator.results.summary import make_source
     from orchestrator.tracking.lookup import find_or_recall
@@ -52,6 +54,9 @@ def leaderboard(
 
     if json and csv:
         raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")
+    if (suite := find_suite_word(sweep)) is not None:
+        print_results(suite, json=json, csv=csv)
+        return
     found = find_or_recall(sweep)
     if isinstance(found, str):
         (plan, state), source = read_sweep(found), None

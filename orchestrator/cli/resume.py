@@ -57,14 +57,23 @@ def resume(
 ) -> None:
     """Continue what was stopped or killed.
 
-    A sweep, a training, an ablation or a promotion. Finished epochs are not run again.
+    A sweep, a training, an ablation, a promotion or a benchmark. Finished epochs are not run again.
     """
     if submitted(context, address):
         return
+    from orchestrator.cli.suite import find_suite_word
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
     backup = check_places(None, backup, mirror)
+    if (suite := find_suite_word(sweep)) is not None:
+        from orchestrator.cli.benchmark import resume_benchmark
+        from orchestrator.sweep.options import DriveOptions
+
+        if backup is not None or source is not None:
+            raise UserError(f"A benchmark has no backup, and {suite} is one. Leave --backup and --from out.")
+        resume_benchmark(suite, DriveOptions(address, allow_changed, steal_lease), started, json=json)
+        return
     is_restored = source is not None
     if source is None or source == MLFLOW:
         found = find_sweep(sweep)

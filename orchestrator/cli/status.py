@@ -34,13 +34,18 @@ def status(
 ) -> None:
     """Show how a sweep is doing.
 
-    Shows its trials, the best so far, and what to run next. For a sweep that is not in this home, asks MLflow.
+    Shows its trials, the best so far, and what to run next; for a benchmark, its cells. For a sweep that is not in this
+    home, asks MLflow.
     """
+    from orchestrator.cli.suite import find_suite_word, print_grid
     from orchestrator.results import summary
     from orchestrator.tracking.lookup import find_or_recall
 
     if every:
         _show_all(json)
+        return
+    if (suite := find_suite_word(sweep)) is not None:
+        print_grid(suite, json=json)
         return
     found = find_or_recall(sweep)
     if isinstance(found, str):

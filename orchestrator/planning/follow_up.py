@@ -45,6 +45,19 @@ class FormerRun:
     plan: SweepPlan | None = None
 
 
+@dataclass(frozen=True)
+class FreshSeeds:
+    """The seeds of a benchmark's final runs: the same for all its methods, so that they can be compared in pairs.
+
+    Attributes:
+        suite: The benchmark's id.
+        num_before: How many of them have been used for this method.
+    """
+
+    suite: str
+    num_before: int = 0
+
+
 def make_rerun_plan(request: PlanRequest, former: FormerRun) -> SweepPlan:
     """Plan one training with given settings, after the changes of ``--set`` and ``--epochs``.
 
@@ -86,6 +99,7 @@ def make_promotion_plan(
     storage: str | None = None,
     choice: Choice | None = None,
     label_draws: tuple[int, ...] | None = None,
+    fresh: FreshSeeds | None = None,
 ) -> SweepPlan:
     """Plan the final runs of a sweep's winner: at full length, one per fresh training seed, one after the other.
 
@@ -99,6 +113,7 @@ def make_promotion_plan(
         storage: Folder or URI for checkpoints; None is the promotion's own folder.
         choice: Why these params, if the rule chose them; its champion is trained with the same seeds.
         label_draws: See :class:`SweepPlan`.
+        fresh: The benchmark that the runs are a part of, if any, and its seeds.
 
     Raises:
         UserError: ``seeds`` or ``workers`` is less than 1.
@@ -107,6 +122,8 @@ def make_promotion_plan(
     request.check_counts()
     # The seeds of a race have chosen, so those that are reported come after all that a race could have.
     first = _first_seed(plan) if choice is None else first_race_seed(plan) + _MAX_BLOCKS
+    if fresh is not None:
+        first = _first_seed(plan) + _place(fresh.suite) + _MAX_BLOCKS + fresh.num_before
     points = [dict(params)]
     if choice is not None and choice.champion_point is not None:
         points.append(choice.champion_point)
@@ -123,7 +140,8 @@ def make_promotion_plan(
         ranges={},
         start_from=start_from,
         num_trials=len(start_from),
-        concurrency=1,
+        # A benchmark's are many, and one worker each does not need the whole machine.
+        concurrency=1 if fresh is None or workers > 1 else min(len(start_from), plan.concurrency),
         scheduler="none",
         # NCCL does not let two ranks share a GPU.
         resources=replace(plan.resources, workers=workers, gpus_per_worker=gpus if workers == 1 else math.ceil(gpus)),
@@ -136,6 +154,7 @@ def make_promotion_plan(
         backup=None,
         choice=choice,
         label_draws=label_draws,
+        suite=None if fresh is None else fresh.suite,
     )
 
 
@@ -151,6 +170,7 @@ def make_race_plan(
     choice: Choice,
     storage: str | None = None,
     label_draws: tuple[int, ...] | None = None,
+    suite: str | None = None,
 ) -> SweepPlan:
     """Plan the race of a promotion: every candidate with the same fresh seeds, block by block, at full length.
 
@@ -160,6 +180,7 @@ def make_race_plan(
         choice: What is known before the race.
         storage: As in :func:`make_promotion_plan`.
         label_draws: Those of the final runs to come; the race itself is on the sweep's own draw.
+        suite: The benchmark that the race is a part of, if any.
     """
     first = first_race_seed(plan)
     start_from = tuple({**point, "loop.seed": first + block} for block in range(choice.blocks) for point in points)
@@ -177,6 +198,7 @@ def make_race_plan(
         backup=None,
         choice=choice,
         label_draws=label_draws,
+        suite=suite,
     )
 
 
@@ -186,7 +208,12 @@ def first_race_seed(plan: SweepPlan) -> int:
     A champion was chosen by the seeds of its race. With the same seeds it would get the same scores in the next one,
     and would have the luck that chose it twice.
     """
-    return _first_seed(plan) + _SEEDS_PER_SWEEP * (1 + zlib.crc32(plan.id.encode()) % _MAX_SWEEPS)
+    return _first_seed(plan) + _place(plan.id)
+
+
+def _place(name: str) -> int:
+    """Return where the seeds of a sweep or a benchmark begin, counted from the first fresh seed."""
+    return _SEEDS_PER_SWEEP * (1 + zlib.crc32(name.encode()) % _MAX_SWEEPS)
 
 
 def _first_seed(plan: SweepPlan) -> int:

@@ -79,6 +79,7 @@ class SweepPlan:
         label_draws: For a promotion: seeds of the draws of the observed labels that its final runs have, first that of
             the sweep; empty if the dataset gives its observed labels. None, as in plans of earlier versions, is the
             sweep's own draw.
+        suite: The benchmark that it is a part of, by its id.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -117,6 +118,7 @@ class SweepPlan:
     backup: str | None = None
     choice: Choice | None = None
     label_draws: tuple[int, ...] | None = None
+    suite: str | None = None
 
     @property
     def epochs(self) -> int:

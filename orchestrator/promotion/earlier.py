@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -20,7 +22,9 @@ def find_by_rule(
         num_trials: How many trials it has: after an extension it is another choice.
         seeds, workers, budget, num_draws: As the user asked; None is any.
     """
-    found = [plan for plan in _list_plans(sweep_id) if plan.choice is not None and plan.choice.num_trials == num_trials]
+    found = [
+        plan for plan in list_promotions(sweep_id) if plan.choice is not None and plan.choice.num_trials == num_trials
+    ]
     same = [
         plan
         for plan in found
@@ -33,29 +37,41 @@ def find_by_rule(
     # Failed final runs are never repeated, so only new ones can replace them.
     final = [plan for plan in same if plan.kind == "promote"]
     if final:
-        return None if _has_failed(final[0]) else final[0]
+        return None if has_failed(final[0]) else final[0]
     return next(iter(same), None)
 
 
-def find_final_runs(race_id: str, sweep_id: str) -> SweepPlan | None:
+def find_final_runs(race_id: str, sweep_id: str, suite: str | None = None) -> SweepPlan | None:
     """Return the final runs that followed a race, or None if they have not begun."""
-    plans = (plan for plan in _list_plans(sweep_id) if plan.kind == "promote" and plan.choice is not None)
+    plans = (plan for plan in list_promotions(sweep_id, suite) if plan.kind == "promote" and plan.choice is not None)
     return next((plan for plan in plans if plan.choice is not None and plan.choice.race == race_id), None)
 
 
-def _has_failed(plan: SweepPlan) -> bool:
+def drop_replaced(plans: Sequence[SweepPlan]) -> list[SweepPlan]:
+    """Return the final runs of a benchmark, the latest first, without those that were run again as one had failed."""
+    # Equal runs are planned again only then.
+    kept: list[SweepPlan] = []
+    for plan in plans:
+        if all(plan.start_from != later.start_from for later in kept):
+            kept.append(plan)
+    return kept
+
+
+def has_failed(plan: SweepPlan) -> bool:
+    """Return whether a run of a promotion has failed."""
     records = replay(sweep_dir(plan.id) / JOURNAL_FILE).records.values()
     return any(record.state is TrialState.FAILED for record in records)
 
 
-def _list_plans(sweep_id: str) -> list[SweepPlan]:
-    """Return the races and final runs of a sweep, the latest first."""
+def list_promotions(sweep_id: str, suite: str | None = None) -> list[SweepPlan]:
+    """Return the races and final runs of a sweep, the latest first: its own, or those of a benchmark."""
     plans = []
     for entry in list_sweeps(kinds={"promote", "race"}):
         try:
             plan = load_plan(entry.id)
         except OrchestratorError:
             continue  # written by another version, so its runs are different
-        if plan.parent == sweep_id:
+        # The runs of a benchmark have its own seeds and no champion, so they are another promotion.
+        if plan.parent == sweep_id and plan.suite == suite:
             plans.append(plan)
     return plans

@@ -17,10 +17,11 @@ from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.planning.choice import Choice
 from orchestrator.planning.data_fit import locate_data
-from orchestrator.planning.follow_up import make_promotion_plan
+from orchestrator.planning.follow_up import FreshSeeds, make_promotion_plan
+from orchestrator.planning.plan import make_identity
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.earlier import find_by_rule, find_final_runs
+from orchestrator.promotion.earlier import drop_replaced, find_by_rule, find_final_runs, has_failed, list_promotions
 from orchestrator.promotion.final_runs import choose_draws, choose_workers, find_same, plan_promotion, read_promotable
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.opponent import find_opponent
@@ -225,7 +226,8 @@ def _follow_rule(
         records = [record for trial, record in sorted(state.records.items()) if trial < plan.choice.num_trials]
         choice = settle_choice(sweep, records, plan, trained.records)
         say(f"Chosen: trial {choice.trial} of {sweep.id}. Now {choice.seeds} fresh seeds, which choose nothing")
-        final = make_final(locate_data(sweep), records, choice, plan.label_draws)
+        fresh = None if plan.suite is None else FreshSeeds(plan.suite)
+        final = make_final(locate_data(sweep), records, choice, plan.label_draws, fresh)
         trained = run_sweep(replace(final, keep_weights=plan.keep_weights), options)
     return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
@@ -249,10 +251,67 @@ def resume_promotion(
     parent = plan.parent or promotion_id
     with promoting(parent):
         if plan.kind == "race":
-            plan = find_final_runs(plan.id, parent) or plan
-        if not _is_concluded(plan.id):
+            plan = find_final_runs(plan.id, parent, plan.suite) or plan
+        # A benchmark registers nothing, so it can do without MLflow.
+        if plan.suite is None and not _is_concluded(plan.id):
             _require_outside(options)
         return _follow_rule(plan, options, started, say, keep_weights=plan.keep_weights)
+
+
+def promote_in_suite(
+    sweep_id: str,
+    options: DriveOptions = DEFAULT,
+    *,
+    seeds: int,
+    race_runs: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> PromotionOutcome:
+    """Take the next step of a benchmark's promotion: choose by the rule, without a champion, and report fresh seeds.
+
+    All methods of a benchmark have the same fresh seeds. Nothing is registered. What has been run is not run again; if
+    there are fewer seeds than asked for, the rest are run with the configuration that was chosen, as another opening
+    of the test set. Final runs of which one has failed are run again, with the same seeds.
+
+    Args:
+        sweep_id: A finished sweep that is part of a benchmark.
+        options: How to run.
+        seeds: Fresh seeds that are to be reported in all.
+        race_runs: Most runs in the race; 0 is no race.
+        say: Called with what will run, and with each step.
+
+    Raises: as :func:`promote_by_rule`.
+    """
+    plan, state = read_promotable(sweep_id)
+    assert plan.suite is not None, "only what is part of a benchmark is promoted in one"
+    with promoting(sweep_id):
+        started = time.monotonic()
+        known = list_promotions(sweep_id, plan.suite)
+        finals = drop_replaced([found for found in known if found.kind == "promote"])
+        num_planned = sum(found.num_final for found in finals)
+        open_ = [found for found in finals if not _is_concluded(found.id)] or ([] if finals else known[:1])
+        if open_:
+            return _follow_rule(open_[-1], options, started, say, keep_weights=False)
+        records = list(state.records.values())
+        failed = [found for found in finals if has_failed(found)]
+        if failed:
+            # The same seeds once more: for the ledger that is the same opening.
+            begun = replace(failed[-1], **make_identity("promote", failed[-1].name))
+        elif finals:
+            assert finals[0].choice is not None
+            choice = replace(finals[0].choice, seeds=seeds - num_planned)
+            begun = make_final(plan, records, choice, fresh=FreshSeeds(plan.suite, num_planned))
+        else:
+            # As many workers as in the search, whatever the machine, so that all methods have the same.
+            workers = plan.resources.workers
+            choice = plan_choice(plan, records, None, seeds=seeds, workers=workers, budget=race_runs)
+            for line in describe_cost(plan, records, choice):
+                say(line)
+            if choice.num_entrants:
+                begun = make_race(plan, records, choice, suite=plan.suite)
+            else:
+                begun = make_final(plan, records, choice, fresh=FreshSeeds(plan.suite))
+        trained = run_sweep(begun, options)
+        return _follow_rule(trained.plan, options, started, say, trained, keep_weights=False)
 
 
 def _require_outside(options: DriveOptions) -> None:

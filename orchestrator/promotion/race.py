@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.durations import format_seconds
 from orchestrator.errors import UserError
 from orchestrator.planning.choice import Choice
-from orchestrator.planning.follow_up import make_promotion_plan, make_race_plan
+from orchestrator.planning.follow_up import FreshSeeds, make_promotion_plan, make_race_plan
 from orchestrator.planning.sweep_plan import Params, SweepPlan, trial_config
 from orchestrator.promotion.noise import find_replicates, gather_trials, know_noise
 from orchestrator.promotion.rule import Noise, Reruns, choose_reruns, shrunken_means, winner_interval
@@ -131,19 +131,27 @@ def _find_champion(plan: SweepPlan, records: Sequence[TrialRecord], point: Param
 
 
 def make_race(
-    plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice, label_draws: tuple[int, ...] | None = None
+    plan: SweepPlan,
+    records: Sequence[TrialRecord],
+    choice: Choice,
+    label_draws: tuple[int, ...] | None = None,
+    suite: str | None = None,
 ) -> SweepPlan:
-    """Return the plan of a race; the label draws are those of the final runs to come."""
+    """Return the plan of a race, perhaps of a benchmark; the label draws are those of the final runs to come."""
     points = [point_of(records, trial) for trial in choice.candidates]
     if choice.champion_point is not None:
         points.append(choice.champion_point)
-    return make_race_plan(plan, points, choice, find_storage(plan), label_draws)
+    return make_race_plan(plan, points, choice, find_storage(plan), label_draws, suite)
 
 
 def make_final(
-    plan: SweepPlan, records: Sequence[TrialRecord], choice: Choice, label_draws: tuple[int, ...] | None = None
+    plan: SweepPlan,
+    records: Sequence[TrialRecord],
+    choice: Choice,
+    label_draws: tuple[int, ...] | None = None,
+    fresh: FreshSeeds | None = None,
 ) -> SweepPlan:
-    """Return the plan of the final runs of a choice."""
+    """Return the plan of the final runs of a choice, with the seeds of a benchmark if they are part of one."""
     return make_promotion_plan(
         plan,
         point_of(records, choice.trial),
@@ -152,6 +160,7 @@ def make_final(
         storage=find_storage(plan),
         choice=choice,
         label_draws=label_draws,
+        fresh=fresh,
     )
 
 

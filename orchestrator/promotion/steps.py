@@ -59,6 +59,8 @@ class PromotionSteps:
         known = self._state.promotion
         if known is not None and (known.verdict != Verdict.PROMOTE or self._state.champion is not None):
             return read_decision(known)
+        if self._plan.suite is not None:
+            return self._decide_nothing()
         gone = restore_champions(self.name, self._say)
         champion = find_champion(self.name)
         against = None if champion is None else str(champion)
@@ -80,6 +82,16 @@ class PromotionSteps:
                 str(decision.verdict), decision.reason, tuple(decision.marks), model=self.name, champion=against
             )
         )
+        return decision
+
+    def _decide_nothing(self) -> Decision:
+        """Keep the champion, whoever it is: a benchmark compares methods, and registers no model."""
+        decision = decide(self._result, None)
+        if decision.verdict is Verdict.PROMOTE:
+            decision = Decision(
+                Verdict.KEEP, f"final runs of the benchmark {self._plan.suite}, which registers no model"
+            )
+        self._append(PromotionDecided(str(decision.verdict), decision.reason, (), model=self.name))
         return decision
 
     def open_test(self) -> Mapping[int, dict[str, float]]:

@@ -8,7 +8,7 @@ two. Evaluation is not counted: it is the same for all methods, except that aver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -52,19 +52,20 @@ def count_run_images(config: TrainConfig, num_train: int) -> Images:
     return Images(sum(epoch.forward for epoch in epochs), sum(epoch.backward for epoch in epochs))
 
 
-def count_most_images(config: TrainConfig, ends: Mapping[str, tuple[Scalar, Scalar]], num_train: int) -> Images:
+def count_most_images(config: TrainConfig, bounds: Mapping[str, Sequence[Scalar]], num_train: int) -> Images:
     """Return the images of the most expensive run of a search.
 
     Args:
         config: Settings of any of its runs.
-        ends: Searched key -> the two ends of its range. Only those that change the count matter, such as a warm-up.
+        bounds: Searched key -> the ends of its range, or its choices. Only those that change the count matter, such as
+            a warm-up.
         num_train: Images of the train split.
     """
     base = count_run_images(config, num_train)
     matters = [
-        [(key, value) for value in pair]
-        for key, pair in ends.items()
-        if any(count_run_images(config.with_params({key: value}), num_train) != base for value in pair)
+        [(key, value) for value in values]
+        for key, values in bounds.items()
+        if any(count_run_images(config.with_params({key: value}), num_train) != base for value in values)
     ]
     runs = [count_run_images(config.with_params(dict(point)), num_train) for point in product(*matters)]
     return max(runs, key=lambda images: images.total)

@@ -1,0 +1,194 @@
+"""Prints benchmarks: the grid of cells for `status`, and the main table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.output import format_score, print_csv, print_json, print_line, print_next, print_table, print_text
+from orchestrator.durations import format_seconds
+
+if TYPE_CHECKING:
+    from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult, SuiteResults
+
+
+def find_suite_word(word: str | None) -> str | None:
+    """Return the id of the benchmark that a word names, unless a sweep has that name."""
+    from orchestrator.results.suite_record import find_suite
+    from orchestrator.sweep_folder.index import find_entry
+
+    found = find_suite(word)
+    return None if found is None or (word != found and find_entry(str(word)) is not None) else found
+
+
+def print_grid(suite_id: str, *, json: bool = False) -> None:
+    """Print what every cell of a benchmark is doing."""
+    from orchestrator.results.suite_cells import describe_cell, read_cells, sum_spent
+    from orchestrator.results.suite_record import read_record
+
+    record = read_record(suite_id)
+    cells = read_cells(record)
+    states = {key: describe_cell(cell, record.seeds) for key, cell in cells.items()}
+    if json:
+        rows = [
+            {
+                "dataset": dataset,
+                "method": method,
+                "state": state,
+                "details": details,
+                "sweeps": [plan.id for plan, _ in cells[dataset, method].all],
+            }
+            for (dataset, method), (state, details) in states.items()
+        ]
+        print_json({"suite": record.id, "seeds": record.seeds, "budget": vars(record.budget), "cells": rows})
+        return
+    counts: dict[str, int] = {}
+    for state, _ in states.values():
+        counts[state] = counts.get(state, 0) + 1
+    listed = ", ".join(f"{num} {state}" for state, num in counts.items())
+    print_line(f"{record.id}: benchmark of {len(cells)} cells, {listed}")
+    print_line(f"  budget {record.budget}, {record.seeds} seeds; registered {record.utc}")
+    table = []
+    for (dataset, method), (state, details) in states.items():
+        cell = cells[dataset, method]
+        spent = sum_spent(cell.all)
+        images = "" if not spent.images else f"{spent.images:,.0f}"
+        search = "" if cell.search is None else cell.search[0].id
+        table.append((dataset, method, state, details, images, search))
+    print_table(
+        ["dataset", "method", "state", "details", "images", "search"], table, right=[4], wrapped=[3], drop=[5, 4]
+    )
+    if set(counts) != {"done"}:
+        print_next({f"resume {record.id}": "continue it", f"leaderboard {record.id}": "the table of what is done"})
+    else:
+        print_next({f"leaderboard {record.id}": "its table", f"audit {record.id}": "check that the figures hold"})
+
+
+def print_results(suite_id: str, *, allow_mixed: bool = False, json: bool = False, csv: bool = False) -> None:
+    """Print the main table of a benchmark, and write its rows next to its record.
+
+    Raises:
+        UserError: Its cells cannot be compared.
+    """
+    from orchestrator.results.suite_files import write_suite_results
+    from orchestrator.results.suite_results import read_suite
+
+    found = read_suite(suite_id, allow_mixed=allow_mixed)
+    write_suite_results(found)
+    if json:
+        print_json(found.to_json())
+    elif csv:
+        print_csv([_flat(cell) for cell in found.cells])
+    else:
+        for line in render_settings(found):
+            print_text(line)
+        for dataset in found.datasets:
+            _print_dataset(found, dataset)
+        _print_contrasts(found)
+
+
+def render_settings(found: SuiteResults) -> list[str]:
+    """Return what the figures refer to."""
+    record = found.record
+    return [
+        f"{record.id}: search budget {record.budget} for each method; the same {record.seeds} fresh seeds for all, "
+        f"which chose nothing",
+        *(f"note: {mark}" for mark in found.marks),
+    ]
+
+
+def _flat(cell: CellResult) -> dict[str, object]:
+    return {
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "bound": cell.is_bound,
+        "state": cell.state,
+        "metric": cell.metric,
+        "mean": cell.mean,
+        "low": cell.low,
+        "high": cell.high,
+        "seeds": len(cell.scores),
+        "tie_group": cell.group,
+        "p_best": cell.best_prob,
+        "trials": cell.trials,
+        "images_search": None if cell.search is None else cell.search.images,
+        "images_total": None if cell.total is None else cell.total.images,
+        "seconds": None if cell.total is None else cell.total.seconds,
+        "gpu_seconds": None if cell.total is None else cell.total.gpu_seconds,
+        "openings": " ".join(map(str, cell.openings)),
+    }
+
+
+def _print_dataset(found: SuiteResults, dataset: DatasetResult) -> None:
+    print_line(
+        f"{dataset.dataset}, {dataset.metric or 'no cell is done yet'}" + (" in percent" if dataset.metric else "")
+    )
+    headers = ["method", "mean", "95 %", "seeds", "tie", "P(best)", "trials", "images", "GPU", "time", "opening"]
+    rows = [_row(cell) for cell in dataset.cells]
+    print_table(headers, rows, right=[1, 3, 4, 5, 6, 7, 8, 9, 10], drop=[9, 8, 10, 7])
+    for line in render_notes(found, dataset):
+        print_text(line)
+
+
+def _row(cell: CellResult) -> tuple[object, ...]:
+    name = f"{cell.method} (bound)" if cell.is_bound else cell.method
+    if cell.mean is None or cell.low is None or cell.high is None:
+        return (name, cell.state, cell.details, *[None] * 8)
+    search, total = cell.search, cell.total
+    assert search is not None
+    assert total is not None
+    return (
+        name,
+        format_score(cell.mean),
+        f"{cell.low:.2f} to {cell.high:.2f}",
+        len(cell.scores),
+        cell.group,
+        None if cell.best_prob is None else f"{cell.best_prob:.2f}",
+        cell.trials,
+        None if search.images is None else f"{search.images:,.0f}",
+        format_seconds(total.gpu_seconds) if total.gpu_seconds else None,
+        format_seconds(total.seconds),
+        ", ".join(map(str, cell.openings)),
+    )
+
+
+def render_notes(found: SuiteResults, dataset: DatasetResult) -> list[str]:
+    """Return the lines under the table of a dataset."""
+    lines = [f"note: {mark}" for mark in dataset.marks]
+    lines.append(
+        "95 %: Student's t interval for the mean over training seeds. Methods with the same number under tie cannot be "
+        "told apart from the best of them (paired t, Holm). images: passed forward and backward in the search. time: "
+        "of all runs, one after the other."
+    )
+    if dataset.floor is not None:
+        num = max(1, len(found.record.contrasts))
+        lines.append(
+            f"smallest difference that can be significant here: {dataset.floor:.2f} points"
+            + (f", as the first of {num} contrasts" if num > 1 else "")
+        )
+    if dataset.openings is not None:
+        lines.append(str(dataset.openings))
+    return lines
+
+
+def _print_contrasts(found: SuiteResults) -> None:
+    if not found.contrasts:
+        return
+    print_line("registered contrasts, paired by seed; p after Holm's correction")
+    rows = [_contrast_row(contrast) for contrast in found.contrasts]
+    print_table(["contrast", "dataset", "difference", "95 %", "p", "p Holm", "significant"], rows, right=[2, 4, 5])
+
+
+def _contrast_row(contrast: ContrastResult) -> tuple[object, ...]:
+    name = f"{contrast.method} - {contrast.against}"
+    found = contrast.difference
+    if found is None:
+        return name, contrast.dataset, "not yet", None, None, None, None
+    return (
+        name,
+        contrast.dataset,
+        f"{found.mean:+.2f}",
+        f"{found.low:+.2f} to {found.high:+.2f}",
+        f"{found.p:.3f}",
+        "" if contrast.p_holm is None else f"{contrast.p_holm:.3f}",
+        "yes" if contrast.is_significant else "no",
+    )

@@ -1,0 +1,118 @@
+"""Turn the budget of a benchmark's cell into a number of trials, before and while its search runs. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.errors import UserError
+from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.results.suite_cells import Spent, Work, sum_spent
+from orchestrator.results.suite_record import Budget
+from orchestrator.sweep_folder.records import TrialState
+from training.config.passes import Images, count_most_images
+
+_HOUR_S = 3600
+_FIRST_TRIALS = 4
+"""Of a budget in hours, when nothing is known about the time of a trial."""
+
+
+def count_trial_images(plan: SweepPlan, num_train: int) -> Images:
+    """Return the images of the most expensive trial of a search.
+
+    Args:
+        plan: The search.
+        num_train: Images of the train split.
+    """
+    bounds = {key: found.bounds() for key, found in plan.ranges.items()}
+    # One of several values may be the dearest, so all of a choice are tried; of a range, its ends.
+    point = plan.start_from[0] if plan.start_from else {key: values[0] for key, values in bounds.items()}
+    return count_most_images(trial_config(plan, point), bounds, num_train)
+
+
+def count_trials(plan: SweepPlan, budget: Budget, images: Images, amount: float) -> int:
+    """Return how many trials a search begins with.
+
+    Args:
+        plan: The search.
+        budget: Of the benchmark.
+        images: Of its most expensive trial.
+        amount: The budget in its unit: images, trials or hours.
+
+    Raises:
+        UserError: Not even one trial fits.
+    """
+    if budget.by == "trials":
+        num = int(amount)
+    elif budget.by == "images":
+        num = int(amount // images.total)
+    elif plan.epoch_s is None:
+        num = _FIRST_TRIALS
+    else:
+        num = int(amount * _HOUR_S // (plan.epoch_s * plan.epochs * _units(plan)))
+    if num < 1:
+        raise UserError(
+            f"The budget, {budget}, is less than one trial of {plan.method} on {plan.dataset}, which passes "
+            f"{images.total:,} images. Raise it with --budget."
+        )
+    return num if plan.num_points is None else min(num, plan.num_points)
+
+
+def count_more_trials(work: Work, budget: Budget, images: Images, amount: float) -> int:
+    """Return how many further trials the rest of a budget pays for, once all of a search have ended.
+
+    Pruned and failed trials cost less than a whole one. A budget in images is never exceeded; one in hours is met as
+    well as the mean time of a trial tells.
+
+    Args:
+        work: The search.
+        budget, images, amount: As for :func:`count_trials`.
+    """
+    plan, state = work
+    if budget.by == "trials":
+        return 0
+    spent = sum_spent((work,))
+    if budget.by == "images":
+        if spent.images is None:
+            return 0
+        more = int((amount - spent.images) // images.total)
+    else:
+        ended = [record.run_s for record in state.records.values() if record.state is TrialState.COMPLETE]
+        if not ended:
+            return 0
+        more = int((amount * _HOUR_S - spent.seconds * _units(plan)) // (sum(ended) / len(ended) * _units(plan)))
+    num = state.total(plan.num_trials)
+    # A search without any complete trial would go on failing until its budget is spent.
+    if not any(record.state is TrialState.COMPLETE for record in state.records.values()):
+        return 0
+    return max(0, more if plan.num_points is None else min(more, plan.num_points - num))
+
+
+def measure_spent(plan: SweepPlan, spent: Spent, budget: Budget, num_trials: int) -> float | None:
+    """Return what a search has spent, in the unit of its budget."""
+    if budget.by == "images":
+        return spent.images
+    return float(num_trials) if budget.by == "trials" else spent.seconds * _units(plan) / _HOUR_S
+
+
+def find_unequal_ranges(plans: Sequence[SweepPlan]) -> str | None:
+    """Return in words how the ranges of learning rate, weight decay and batch differ between the methods of a dataset.
+
+    None if they are the same: the methods then differ in their own settings alone.
+    """
+    for key in ("optim.lr", "optim.weight_decay", "optim.batch_size"):
+        first, *others = plans
+        for other in others:
+            ours, theirs = _values(first, key), _values(other, key)
+            if ours != theirs:
+                return f"{key} is {ours} for {first.method} and {theirs} for {other.method}"
+    return None
+
+
+def _values(plan: SweepPlan, key: str) -> str:
+    return f"searched ({plan.ranges[key]})" if key in plan.ranges else f"fixed ({plan.base[key]})"
+
+
+def _units(plan: SweepPlan) -> float:
+    """Return the GPUs of a trial, or its CPUs if it has none."""
+    resources = plan.resources
+    return resources.workers * (resources.gpus_per_worker or resources.cpus_per_worker)

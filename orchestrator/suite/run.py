@@ -1,0 +1,170 @@
+"""Run a benchmark cell by cell: an ordinary sweep within its budget, then the race and the final runs of a promotion.
+
+Every cell is continued where it stopped, whatever stopped it; one that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.home import sweep_dir
+from orchestrator.planning.capacity import require_room_here
+from orchestrator.planning.data_fit import check_data
+from orchestrator.planning.model_fit import check_model
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.promote import promote_in_suite
+from orchestrator.promotion.race import LEAST_BUDGET
+from orchestrator.promotion.verdict import Verdict
+from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cells
+from orchestrator.results.suite_record import SuiteRecord
+from orchestrator.suite.budget import count_more_trials
+from orchestrator.suite.plan import CellPlan
+from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run_sweep
+from orchestrator.sweep.options import DEFAULT, DriveOptions
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
+from orchestrator.sweep_folder.records import best
+from orchestrator.writable import require_writable, require_writable_home
+from training.errors import DatasetError, WeightsError
+
+_LOCK_FILE = ".suite.lock"
+_MAX_STEPS = 4
+
+
+@dataclass(frozen=True)
+class SuiteOutcome:
+    """The result of one driver's work on a benchmark.
+
+    Attributes:
+        state: ``FINISHED``, or ``INTERRUPTED`` by Ctrl-C or SIGTERM.
+        failed: Cell -> why it failed.
+        keys: The cells that were asked for.
+    """
+
+    state: str
+    failed: dict[Key, str]
+    keys: tuple[Key, ...]
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C or SIGTERM has stopped a sweep or a promotion of a cell."""
+
+
+def run_suite(
+    record: SuiteRecord,
+    cells: list[CellPlan],
+    options: DriveOptions = DEFAULT,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> SuiteOutcome:
+    """Run cells, or go on with them.
+
+    Args:
+        record: The benchmark, as it is registered.
+        cells: Those to run, in order.
+        options: How to run them.
+        say: Called with each step.
+
+    Raises:
+        UserError: Another process works on the benchmark, or the home cannot be written.
+    """
+    require_writable(options.address)
+    failed: dict[Key, str] = {}
+    keys = tuple(cell.key for cell in cells)
+    with _working(record):
+        for number, planned in enumerate(cells, start=1):
+            dataset, method = planned.key
+            say(f"cell {number} of {len(cells)}: {method} on {dataset}")
+            try:
+                _run_cell(record, planned, options, say)
+            except (_InterruptedError, KeyboardInterrupt):
+                return SuiteOutcome(INTERRUPTED, failed, keys)
+            # Whatever it is, the other cells may be fine.
+            except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError) as error:
+                failed[planned.key] = str(error)
+                say(f"{method} on {dataset} failed: {error}")
+                continue
+            state, details = describe_cell(read_cells(record)[planned.key], record.seeds)
+            if state != DONE:
+                failed[planned.key] = f"{state}: {details}"
+                say(f"{method} on {dataset} {state}: {details}")
+    return SuiteOutcome(FINISHED, failed, keys)
+
+
+def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say: Callable[[str], None]) -> None:
+    cell = read_cells(record)[planned.key]
+    if describe_cell(cell, record.seeds)[0] == DONE:
+        return
+    if cell.broken:
+        raise OrchestratorError(f"{', '.join(cell.broken)} cannot be read. See why: orchestrator status --all")
+    sweep_id = _search(record, planned, cell, options, say)
+    plan, state = _read(sweep_id, planned.plan if cell.search is None else cell.search[0])
+    if best(state.records.values(), plan.protocol) is None:
+        return  # described as failed
+    epochs = sum(found.last_epoch for found in state.records.values()) / plan.epochs
+    race_runs = max(LEAST_BUDGET, round(record.race_frac * epochs)) if record.race_frac else 0
+    for _ in range(_MAX_STEPS):  # one is enough, unless seeds are added to what was interrupted
+        if describe_cell(read_cells(record)[planned.key], record.seeds)[0] == DONE:
+            return
+        outcome = promote_in_suite(sweep_id, options, seeds=record.seeds, race_runs=race_runs, say=say)
+        if outcome.state == INTERRUPTED:
+            raise _InterruptedError
+        assert outcome.decision is not None
+        if outcome.decision.verdict is Verdict.REFUSE:
+            return  # a final run has failed, which the next command tries again
+
+
+def _search(
+    record: SuiteRecord, planned: CellPlan, cell: Cell, options: DriveOptions, say: Callable[[str], None]
+) -> str:
+    """Run the search of a cell until its budget is spent; return the id of its sweep."""
+    plan = planned.plan if cell.search is None else cell.search[0]
+    # Trials that are added after a winner was chosen would be in no race.
+    if cell.races or cell.finals:
+        return plan.id
+    if cell.search is None:
+        _check(plan, options)
+        outcome = run_sweep(plan, options)
+    else:
+        outcome = resume(plan.id, options)
+    while outcome.state == FINISHED:
+        more = count_more_trials(_read(plan.id, plan), record.budget, planned.images, planned.amount)
+        if not more:
+            return plan.id
+        say(f"{plan.id}: what is left of the budget pays for {more} more trial{'s' * (more > 1)}")
+        outcome = extend(plan.id, more, options)
+    raise _InterruptedError
+
+
+def _check(plan: SweepPlan, options: DriveOptions) -> None:
+    """Check what a sweep needs before Ray starts."""
+    check_model(plan)
+    check_data(plan, options.address)
+    if options.address is None:
+        require_room_here(plan)
+
+
+def _read(sweep_id: str, plan: SweepPlan) -> Work:
+    return plan, replay(sweep_dir(sweep_id) / JOURNAL_FILE)
+
+
+@contextmanager
+def _working(record: SuiteRecord) -> Iterator[None]:
+    """Keep two processes from starting the same cell."""
+    require_writable_home()
+    record.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(record.folder / _LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"Another process is working on {record.id}. Watch it: orchestrator status {record.id}"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
