@@ -1,4 +1,5 @@
-"""Run the shorter parts of ``make cluster-lab`` where its Debian packages are: Slurm and SSH on two machines each."""
+"""Run the shorter parts of ``make cluster-lab`` where its Debian packages are: Slurm and SSH on two machines each,
+and AWS up to the first login."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from benchmarks.lab.world import find_obstacle
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("part", ["ssh", "slurm"])
-def test_commands_of_the_documentation_on_two_machines(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["ssh", "slurm", "aws"])
+def test_commands_of_the_documentation(part: str, tmp_path: Path) -> None:
     if (obstacle := find_obstacle()) is not None:
         pytest.skip(obstacle)
     command = [sys.executable, "-m", "benchmarks.lab", "--results", str(tmp_path), part]

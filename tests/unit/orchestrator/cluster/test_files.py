@@ -267,6 +267,82 @@ def test_kuberay_file_is_a_rayjob_with_token_and_no_trials_on_the_head() -> None
     assert head["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
+KUBERAY_FIELDS: dict[str, dict[str, Any]] = {
+    "RayJob.spec": {
+        "entrypoint": str,
+        "submissionMode": {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"},
+        "backoffLimit": int,
+        "shutdownAfterJobFinishes": bool,
+        "ttlSecondsAfterFinished": int,
+        "rayClusterSpec": "RayCluster.spec",
+    },
+    "RayCluster.spec": {
+        "rayVersion": str,
+        "authOptions": "authOptions",
+        "enableInTreeAutoscaling": bool,
+        "autoscalerOptions": "autoscalerOptions",
+        "headGroupSpec": "headGroupSpec",
+        "workerGroupSpecs": ["workerGroupSpec"],
+    },
+    "authOptions": {"mode": {"disabled", "token"}},  # since KubeRay 1.5.1
+    "autoscalerOptions": {"idleTimeoutSeconds": int},
+    "headGroupSpec": {"rayStartParams": "parameters", "template": "pod"},
+    "workerGroupSpec": {
+        "groupName": str,
+        "replicas": int,
+        "minReplicas": int,
+        "maxReplicas": int,
+        "rayStartParams": "parameters",
+        "template": "pod",
+    },
+    "parameters": {"num-cpus": str, "num-gpus": str},  # strings, or the API server refuses them
+    "pod": {"spec": "podSpec"},
+    "podSpec": {"containers": ["container"], "volumes": ["volume"]},
+    "container": {
+        "name": str,
+        "image": str,
+        "resources": "resources",
+        "env": ["variable"],
+        "envFrom": ["source"],
+        "ports": ["port"],
+        "volumeMounts": ["mount"],
+    },
+    "resources": {"requests": "quantities", "limits": "quantities"},
+    "quantities": {"cpu": str, "memory": str, "nvidia.com/gpu": int},
+    "variable": {"name": str, "value": str},
+    "source": {"secretRef": "named"},
+    "named": {"name": str},
+    "port": {"name": str, "containerPort": int},
+    "mount": {"name": str, "mountPath": str},
+    "volume": {"name": str, "persistentVolumeClaim": "claim"},
+    "claim": {"claimName": str},
+}
+"""The fields of our file in KubeRay's and Kubernetes' references, with their types."""
+
+
+def find_strangers(value: Any, kind: Any, where: str) -> list[str]:
+    """Return what the references do not know, or know as something else."""
+    if isinstance(kind, type):
+        return [] if type(value) is kind else [f"{where} is {value!r}, no {kind.__name__}"]
+    if isinstance(kind, set):
+        return [] if value in kind else [f"{where} is {value!r}, none of {kind}"]
+    if isinstance(kind, list):
+        return [fault for item in value for fault in find_strangers(item, kind[0], where)]
+    fields = KUBERAY_FIELDS[kind]
+    unknown = [f"{where}.{name} is unknown" for name in value if name not in fields]
+    known = [name for name in value if name in fields]
+    return unknown + [fault for name in known for fault in find_strangers(value[name], fields[name], f"{where}.{name}")]
+
+
+def test_every_field_of_the_kuberay_file_is_in_the_references_with_its_type() -> None:
+    # An API server drops an unknown field without a word, and refuses one of another type.
+    spec = load(ROOT / "cluster" / "kuberay-rayjob.yaml")["spec"]
+    assert find_strangers(spec, "RayJob.spec", "spec") == []
+    spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
+    spec["rayClusterSpec"]["authOption"] = {}
+    assert len(find_strangers(spec, "RayJob.spec", "spec")) == 2
+
+
 @pytest.mark.parametrize("name", ["node.sh", "slurm.sh"])
 def test_shell_script_parses_and_stops_at_its_first_failure(name: str) -> None:
     path = ROOT / "cluster" / name
