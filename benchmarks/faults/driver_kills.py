@@ -1,6 +1,6 @@
 """Kills the driver of a sweep with -9 at random moments, twice per sweep, and checks that nothing is lost or doubled.
 
-    python -m benchmarks.faults.driver_kills [--rounds 20] [--seed 0]
+    python -m benchmarks.faults.driver_kills [--rounds 20] [--minutes 60] [--seed 0]
 
 Each round is a sweep of trivial runs (TPE, ASHA, checkpoints) that also logs to MLflow. The driver is killed a random
 time after a random number of lines in its journal, or while Ray is still starting; it is resumed, killed again, and
@@ -162,11 +162,15 @@ def main() -> int:
     """Run the rounds, print a line for each, and return 1 if any had a fault."""
     parser = argparse.ArgumentParser(description="Kill a sweep's driver twice at random moments, many times over.")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no round after that")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     draws = random.Random(arguments.seed)
+    deadline = time.monotonic() + 60 * arguments.minutes
     rounds: list[Round] = []
     for number in range(1, arguments.rounds + 1):
+        if rounds and time.monotonic() > deadline:
+            break
         done = run_round(draws)
         rounds.append(done)
         outcome = "; ".join(done.faults) or "nothing lost, nothing doubled"

@@ -94,7 +94,7 @@ class Slurm:
         hours, minutes, _ = self.state(job)["RunTime"].split(":")
         return 60 * int(hours) + int(minutes)
 
-    def wait(self, job: int, limit_s: float = 240) -> dict[str, str]:
+    def wait(self, job: int, limit_s: float = 600) -> dict[str, str]:
         """Wait for the end of a job and return what Slurm says of it."""
         wait_until(f"job {job}", lambda: self.state(job).get("JobState") in _ENDED, limit_s)
         return self.state(job)

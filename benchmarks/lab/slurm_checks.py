@@ -99,7 +99,7 @@ class Cluster:
         def kill(job: int) -> None:
             second = self.slurm.machines[1]
             second.run("pkill -KILL slurmd; pkill -KILL slurmstepd; pkill -KILL -f raylet; pkill -KILL -f ray::")
-            wait_until("the requeue", lambda: self.slurm.state(job).get("Restarts") == "1", 150)
+            wait_until("the requeue", lambda: self.slurm.state(job).get("Restarts") == "1", 300)
             self.slurm.start_slurmd(second)
 
         return self._start_again(kill)
@@ -124,7 +124,7 @@ class Cluster:
         job = self._start_long()
         known = num_epochs(self._sweep_of(job))
         interrupt(job)
-        wait_until("the requeue", lambda: self.slurm.state(job).get("Restarts") == "1")
+        wait_until("the requeue", lambda: self.slurm.state(job).get("Restarts") == "1", 300)
         # Slurm waits two minutes before it starts a job again.
         self.slurm.run(f"scontrol update JobId={job} StartTime=now")
         self._wait_for_epochs(job, known + 3)
@@ -150,7 +150,7 @@ class Cluster:
             found = self._named(job)
             return bool(found) and num_epochs(found[-1]) >= count
 
-        wait_until(f"{count} epochs of job {job}", look, 300)
+        wait_until(f"{count} epochs of job {job}", look, 600)
 
     def _named(self, job: int) -> list[Path]:
         return [path for path in list_sweeps(self.slurm.home) if path.name.startswith(f"job-{job}-")]

@@ -68,12 +68,12 @@ class Cluster:
         """Start a cluster of which one machine does not answer: it is named, and nothing starts."""
         path = self.checkout / "cluster" / "away.yaml"
         path.write_text((self.checkout / CONFIG).read_text().replace("10.77.0.12", "10.77.0.19"))
-        code, said = self.type("cluster up --config cluster/away.yaml --yes", 120)
+        code, said = self.type("cluster up --config cluster/away.yaml --yes", 300)
         return [] if code == 1 and "10.77.0.19: ssh:" in said and not self._left() else [f"{code}: {said[-500:]}"]
 
     def up(self) -> list[str]:
         """Start the cluster: both machines come."""
-        code, said = self.type(f"cluster up --config {CONFIG} --yes", 280)
+        code, said = self.type(f"cluster up --config {CONFIG} --yes", 600)
         if code or "has joined: 1 of 1 worker" not in said:
             return [f"{code}: {said[-1200:]}"]
         self._forward()
@@ -81,53 +81,53 @@ class Cluster:
 
     def doctor(self) -> list[str]:
         """Ask every node whether it can train on digits: each prepares them."""
-        code, said = self.type(f"doctor {URL} --space digits {STORAGE}", 240)
+        code, said = self.type(f"doctor {URL} --space digits {STORAGE}", 700)
         return [] if code == 0 and "n1" in said and "n2" in said else [f"{code}: {said[-800:]}"]
 
     def sweep(self) -> list[str]:
         """Submit a sweep over both machines, with checkpoints on S3 and runs in MLflow, and follow it."""
-        code, said = self.type(f"submit {URL} --follow {SWEEP} {STORAGE}", 240)
+        code, said = self.type(f"submit {URL} --follow {SWEEP} {STORAGE}", 700)
         return [f"{code}: {said[-800:]}"] if code else find_faults(self._latest(), 4, hosts=2)
 
     def promote(self) -> list[str]:
         """Promote its winner over Ray Train, with a worker on each machine."""
-        code, said = self.type(f"submit {URL} --follow promote --seeds 1 --workers 2", 280)
+        code, said = self.type(f"submit {URL} --follow promote --rule best-score --seeds 1 --workers 2", 900)
         # With one seed there is nothing to be decided, which exits with 1 too.
         return [] if "test:" in said else [f"{code}: {said[-800:]}"]
 
     def up_again(self) -> list[str]:
         """Start the cluster again while a sweep runs: that is refused, and the sweep goes on."""
         known = len(list_sweeps(self.machines[0].home))
-        self.type(f"submit {URL} {LONG_SWEEP} {STORAGE}", 60)
-        wait_until("a sweep", lambda: len(list_sweeps(self.machines[0].home)) > known, 90)
-        wait_until("its first epochs", lambda: num_epochs(self._latest()) >= 2, 90)
-        code, said = self.type(f"cluster up --config {CONFIG} --yes", 60)
+        self.type(f"submit {URL} {LONG_SWEEP} {STORAGE}", 180)
+        wait_until("a sweep", lambda: len(list_sweeps(self.machines[0].home)) > known, 240)
+        wait_until("its first epochs", lambda: num_epochs(self._latest()) >= 2, 240)
+        code, said = self.type(f"cluster up --config {CONFIG} --yes", 180)
         wrong = [] if code == 2 and "On the head of this cluster runs: sweep digits" in said else [f"{code}: {said}"]
         count = num_epochs(self._latest())
-        wait_until("further epochs", lambda: num_epochs(self._latest()) > count, 60)
+        wait_until("further epochs", lambda: num_epochs(self._latest()) > count, 180)
         return wrong
 
     def down(self) -> list[str]:
         """Stop the cluster under a running sweep: it is interrupted tidily, and nothing is left anywhere."""
-        code, said = self.type(f"cluster down --config {CONFIG} --yes", 120)
+        code, said = self.type(f"cluster down --config {CONFIG} --yes", 300)
         state = read_state(self._latest()).driver_state
         wrong = [] if code == 0 else [f"{code}: {said[-500:]}"]
         return wrong + ([] if state == "INTERRUPTED" else [f"the journal says {state}"]) + self._left()
 
     def down_idle(self) -> list[str]:
         """Stop the cluster: nothing is left on any machine."""
-        code, said = self.type(f"cluster down --config {CONFIG} --yes", 120)
+        code, said = self.type(f"cluster down --config {CONFIG} --yes", 300)
         return ([] if code == 0 else [f"{code}: {said[-500:]}"]) + self._left()
 
     def down_again(self) -> list[str]:
         """Stop a cluster that does not run."""
-        code, said = self.type(f"cluster down --config {CONFIG} --yes", 120)
+        code, said = self.type(f"cluster down --config {CONFIG} --yes", 300)
         return [] if code == 0 and "stopped 0 sweeps" in said else [f"{code}: {said[-500:]}"]
 
     def up_after_down(self) -> list[str]:
         """Start it again after that: both machines come."""
         wrong = self.up()
-        code, said = self.type(f"cluster status --config {CONFIG}", 120)
+        code, said = self.type(f"cluster status --config {CONFIG}", 300)
         return wrong + ([] if code == 0 and "/2.0 CPU" in said else [f"{code}: {said[-500:]}"])
 
     def type(self, words: str, limit_s: float) -> tuple[int, str]:

@@ -70,12 +70,13 @@ class CheckpointCleaner(Follower):
         return super().stop(drain_s)
 
     def _act(self) -> bool:
-        if self._ended.empty():
-            self._try_to(self._measure)
         while not self._ended.empty():
             self._try_to(partial(self._settle, self._ended.get()))
-            self._try_to(self._measure)
+            self._try_to(self._measure_kept)
             self._ended.task_done()  # only now, because has_room waits for the new figures
+        # Not after each trial that ends: with a thousand at a time, that is a thousand requests to an object storage.
+        if not self._stopping.is_set():
+            self._try_to(self._measure_open)
         return True
 
     def _settle(self, record: TrialRecord) -> None:
@@ -107,9 +108,14 @@ class CheckpointCleaner(Follower):
         with suppress(Exception):  # file systems and remote storages raise all kinds of errors
             act()
 
-    def _measure(self) -> None:
-        sizes = [self._size(record.trial) for record in list(self._state.records.values()) if not record.ended]
-        self.trial_bytes = max([self.trial_bytes, *sizes])
+    def _measure_open(self) -> None:
+        for record in list(self._state.records.values()):
+            if self._stopping.is_set() or not self._ended.empty():
+                return  # something is waiting; the next round measures them
+            if not record.ended:
+                self.trial_bytes = max(self.trial_bytes, self._size(record.trial))
+
+    def _measure_kept(self) -> None:
         self.kept_bytes = sum(self._size(trial) for trial in self._kept)
 
     def _size(self, trial: int) -> int:

@@ -1,5 +1,6 @@
 """Run the shorter parts of ``make cluster-lab`` where its Debian packages are: Slurm and SSH on two machines each,
-and AWS up to the first login."""
+and AWS up to the first login.
+"""
 
 from __future__ import annotations
 

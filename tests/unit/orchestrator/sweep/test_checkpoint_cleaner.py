@@ -141,6 +141,26 @@ def test_at_the_cap_what_a_trial_left_that_has_just_ended_goes_before_the_answer
     cleaner.stop()
 
 
+def test_the_end_of_a_trial_does_not_measure_all_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def measure(plan: SweepPlan, trial: int) -> int:
+        measured.append(trial)
+        time.sleep(0.005)  # as a remote storage does
+        return 7
+
+    monkeypatch.setattr(checkpoint_cleaner, "measure_checkpoints", measure)
+    state = SweepState(records={trial: record(trial, TrialState.RUNNING) for trial in range(500)})
+    cleaner = CheckpointCleaner(make_sweep(), state)
+    for trial in range(500, 520):
+        cleaner.trial_ended(record(trial, TrialState.PRUNED))
+    cleaner.start()
+    cleaner._ended.join()
+    cleaner.stop()  # without waiting for the sizes of trials that were interrupted
+    assert len(measured) < 100
+    assert set(range(500, 520)) <= set(measured)
+
+
 def test_storage_that_cannot_be_reached_stops_nothing() -> None:
     plan = make_sweep(storage="file:///proc/nowhere")
     cleaner = CheckpointCleaner(plan, SweepState())
