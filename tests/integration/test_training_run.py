@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,35 +69,46 @@ def _scenes(_isolated_environment: None) -> Iterator[None]:
         yield
 
 
+def train_and_keep(run: TrainingRun, folder: Path) -> Iterator[int]:
+    """Train a run to its end; yield each epoch once the run is saved and its storage is copied to FOLDER/EPOCH."""
+    while not run.finished:
+        run.train_epoch()
+        run.save()
+        shutil.copytree(folder / "whole", folder / str(run.epoch))
+        yield run.epoch
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
 class TestResume:
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_stopped_after_any_epoch_a_run_goes_on_bit_for_bit(self, recipe: str, tmp_path: Path) -> None:
         config = tiny_config(RECIPES[recipe])
-        whole = fingerprint(train(config))
+        run = TrainingRun(config, storage=tmp_path / "whole")
+        prints = [fingerprint(run) for _ in train_and_keep(run, tmp_path)]
         for stop in range(1, config.loop.epochs):
-            storage = tmp_path / str(stop)
-            stopped = train(config, storage, stop_after=stop)
-            assert stopped.epoch == stop
             torch.manual_seed(stop)  # what happens in between must not change the result
-            resumed = TrainingRun(config, storage=storage)
+            resumed = TrainingRun(config, storage=tmp_path / str(stop))
             assert resumed.resume()
-            assert fingerprint(resumed) == fingerprint(stopped), "the epoch's metrics are there to be reported again"
-            assert fingerprint(train(config, storage)) == whole
+            assert resumed.epoch == stop
+            assert fingerprint(resumed) == prints[stop - 1], "the epoch's metrics are there to be reported again"
+            assert fingerprint(train(config, tmp_path / str(stop))) == prints[-1]
 
     @pytest.mark.parametrize("case", METHOD_CASES)
     def test_what_a_method_keeps_goes_through_the_checkpoint(self, case: str, tmp_path: Path) -> None:
         config = tiny_config(METHOD_CASES[case])
-        whole = train(config)
-        stopped = train(config, tmp_path, stop_after=2)
-        kept = {name: value.clone() for name, value in stopped._method.state_dict().items()}
-        fresh = TrainingRun(config)._method.state_dict()
+        whole = TrainingRun(config, storage=tmp_path / "whole")
+        states = [_copied(whole._method.state_dict()) for _ in train_and_keep(whole, tmp_path)]
+        kept, fresh = states[1], TrainingRun(config)._method.state_dict()
         changed = [name for name, value in kept.items() if not torch.equal(value, fresh[name])]
         assert bool(changed) == bool(fresh), "or nothing is shown of a method that keeps something"
         torch.manual_seed(2)  # what happens in between must not change the result
-        resumed = TrainingRun(config, storage=tmp_path)
+        resumed = TrainingRun(config, storage=tmp_path / "2")
         assert resumed.resume()
         assert all(torch.equal(value, kept[name]) for name, value in resumed._method.state_dict().items())
-        assert fingerprint(train(config, tmp_path)) == fingerprint(whole)
+        assert fingerprint(train(config, tmp_path / "2")) == fingerprint(whole)
 
     def test_every_method_is_resumed(self) -> None:
         assert {tiny_config(case).method.name for case in (RECIPES | METHOD_CASES).values()} == set(METHODS)
@@ -141,7 +152,7 @@ class TestResume:
         config = tiny_config()
         first = train(config, stop_after=2)
         state = first.state_dict()
-        kept = {name: value.clone() for name, value in _moments(state).items()}
+        kept = _copied(_moments(state))
         second = TrainingRun(config)
         second.load_state_dict(state)
         second.train_epoch()
@@ -193,7 +204,7 @@ def test_every_seed_matters_and_each_for_itself() -> None:
 class TestMetrics:
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_metrics_are_finite_floats_with_the_epoch(self, recipe: str) -> None:
-        run = TrainingRun(tiny_config(RECIPES[recipe]))
+        run, shares = TrainingRun(tiny_config(RECIPES[recipe])), []
         while not run.finished:
             metrics = run.train_epoch()
             assert metrics is run.metrics
@@ -211,7 +222,9 @@ class TestMetrics:
             parts = [value for name, value in metrics.items() if name.startswith("train/loss_")]
             assert not parts or sum(parts) == pytest.approx(metrics["train/loss"], rel=1e-5)
             spent = metrics["time/data_s"] + metrics["time/train_s"] + metrics["time/eval_s"]
-            assert spent == pytest.approx(metrics["time/epoch_s"], rel=0.5)
+            shares.append(spent / metrics["time/epoch_s"])
+        assert max(shares) <= 1.001, "nothing is counted twice"
+        assert max(shares) > 0.5, "most of an epoch, unless the machine was busy with something else in every one"
 
     def test_images_are_counted_with_every_view_and_gradient_as_a_budget_counts_them(self) -> None:
         """Every method is here, with what changes its passes; a method that costs more than its kind is found."""
