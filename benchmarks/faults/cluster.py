@@ -15,7 +15,9 @@ import psutil
 from orchestrator.cluster.session import quieten
 from orchestrator.cluster.token import ensure_token, use_token
 
-_GONE_S = 30.0
+# Only a failure takes this long. Ray releases the placement group of a killed trial once it knows that the processes
+# above it are dead, which on a loaded machine takes more than 30 s.
+_GONE_S = 120.0
 _STEP_S = 0.2
 
 

@@ -71,7 +71,7 @@ def only_sweep(head_home: Path, known: set[str]) -> Path:
 
 def wait_for_epochs(head_home: Path, known: set[str], count: int, describe: Callable[[], str]) -> Path:
     """Return the folder of the new sweep once it has reported this many epochs."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if len(list((head_home / "sweeps").iterdir())) > len(known):
             sweep = only_sweep(head_home, known)

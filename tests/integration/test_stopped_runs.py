@@ -99,7 +99,7 @@ def test_what_stops_is_resumable_and_promotable() -> None:
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not epochs_of(killed) and time.monotonic() < deadline:
         time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)

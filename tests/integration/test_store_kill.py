@@ -69,7 +69,7 @@ def test_killed_again_and_again_it_ends_as_if_written_in_one_go(
         with pytest.raises(StoreError, match="continues where it stopped"):
             open_store(str(out))
     process = start(tmp_path / "source", out)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 0
     assert open_store(str(out)).check() == []
     monkeypatch.setattr("training.data.store.writer.SHARD_IMAGES", 8)
@@ -86,7 +86,7 @@ def test_interrupted_it_ends_at_once_and_keeps_what_is_whole(tmp_path: Path) -> 
     while len(shards(out)) < 2:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=240)
     assert process.returncode == -signal.SIGINT
     assert len(shards(out)) >= 2
     assert not (out / "writer.lock").exists()

@@ -113,7 +113,7 @@ class TestNothingIsLeftBehind:
         )
 
 
-def _wait_for(ask: Any, seconds: float = 120) -> Any:
+def _wait_for(ask: Any, seconds: float = 240) -> Any:
     # Importing torch alone takes the better part of a minute on a busy machine.
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:

@@ -40,7 +40,7 @@ def test_an_empty_head_goes_on_from_the_backup(tmp_path: Path, monkeypatch: pyte
     )
     lost_home = sweep_dir(ID)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while count_epochs() < 12:
             assert driver.poll() is None
             assert time.monotonic() < deadline

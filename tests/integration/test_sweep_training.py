@@ -104,7 +104,7 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVE, killed.id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(epochs_of(killed)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)

@@ -15,7 +15,7 @@ import psutil
 
 from orchestrator.cluster.token import ensure_token
 
-_START_S = 60.0
+_START_S = 240.0
 _MARK = "ORCHESTRATOR_TEST_CLUSTER"
 
 
@@ -96,8 +96,8 @@ class RayCluster:
             with suppress(psutil.Error):
                 process.kill()
         for node in self._nodes:
-            node.wait(timeout=20)
-        psutil.wait_procs(processes, timeout=20)
+            node.wait(timeout=120)
+        psutil.wait_procs(processes, timeout=120)
         self._temp.cleanup()
 
     def _is_ours(self, process: psutil.Process) -> bool:

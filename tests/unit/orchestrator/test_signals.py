@@ -127,7 +127,7 @@ signals.run_program(main)
 """
         process = start(program)
         process.send_signal(number)
-        output, _ = process.communicate("\n", timeout=60)
+        output, _ = process.communicate("\n", timeout=240)
         assert (process.returncode, output) == (code, said), body
 
 
@@ -145,7 +145,7 @@ def main():
 signals.run_program(main)
 """
     process = start(program)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert (process.returncode, output) == (2, "")
 
 
@@ -168,7 +168,7 @@ def main():
     return 3
 signals.run_program(main)
 """
-    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 3
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=240).returncode == 3
 
 
 @pytest.mark.slow
@@ -187,5 +187,5 @@ signals.run_program(main)
 """
     process = start(program)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate("\n", timeout=60)
+    output, _ = process.communicate("\n", timeout=240)
     assert (process.returncode, output) == (0, "imported\nstopped\n")

@@ -35,8 +35,8 @@ def test_the_clock_counts_work_and_not_waiting_nor_what_is_excluded() -> None:
         worked = time.time()
         time.sleep(0.15)
     before, between, after = clock.at([started, slept, worked])
-    assert between - before < 0.1
-    assert 0.2 < after - between < 0.5
+    assert between - before < 0.15, "between two samples, work is spread evenly"
+    assert 0.15 < after - between < 0.5
 
 
 @pytest.mark.parametrize("part", [time_tpe, time_journal, time_resume_reading])

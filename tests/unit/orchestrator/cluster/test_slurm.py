@@ -76,7 +76,7 @@ def slurm(tmp_path: Path) -> Callable[..., tuple[int, str, list[str]]]:
             **environment,
         }
         script = ["/bin/bash", str(ROOT / "cluster" / "slurm.sh"), *words]
-        done = subprocess.run(script, env=settings, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(script, env=settings, capture_output=True, text=True, check=False, timeout=240)
         return done.returncode, done.stderr, notes.read_text().splitlines() if notes.exists() else []
 
     return run

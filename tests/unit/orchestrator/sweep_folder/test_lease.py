@@ -141,7 +141,7 @@ def test_a_driver_renews_it_until_it_dies(tmp_path: Path) -> None:
 def wait_for_renewals(path: Path, num: int) -> list[float]:
     """Return the times at which it was seen to be renewed."""
     seen: list[float] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(seen) < num and time.monotonic() < deadline:
         time.sleep(0.02)
         renewed = json.loads(path.read_text())["renewed"] if path.exists() and path.stat().st_size else None
@@ -231,7 +231,7 @@ def test_a_driver_is_told_that_it_was_stolen_before_it_writes_again(tmp_path: Pa
     with Lease(tmp_path, renew_s=0.01) as lease:
         lease.on_lost = told.set
         write_lease(tmp_path, "elsewhere", 7, 0.0)
-        assert told.wait(30)
+        assert told.wait(120)
 
 
 def test_a_folder_that_became_read_only_does_not_hide_why_a_driver_ends(

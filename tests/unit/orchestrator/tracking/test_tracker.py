@@ -81,9 +81,7 @@ def test_long_outage_is_not_waited_for_once_more(plan: SweepPlan, monkeypatch: p
     tracker = Tracker(plan, sweeps.journal_path(plan))
     tracker._away_since = time.monotonic() - 3600
     tracker.start()
-    started = time.monotonic()
-    assert not tracker.stop(60)
-    assert time.monotonic() - started < 10
+    assert not tracker.stop(3600), "or the time limit of tests ends it"
 
 
 def test_one_writer_at_a_time(plan: SweepPlan, monkeypatch: pytest.MonkeyPatch) -> None:
