@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from benchmarks import selection
-from benchmarks.selection import RESULTS, Scenario, make_scenarios, render_report, simulate
+from benchmarks.selection import render_report, simulate
+from benchmarks.selection_scenarios import RESULTS, Scenario, make_scenarios
 
 
 def _normal() -> Scenario:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking.store import LoggedSweep
 from tests.kit.fake_store import FakeStore
+from tests.kit.promoted import Work, make_work
 
 
 @pytest.fixture
@@ -30,3 +32,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
     monkeypatch.setattr(mlflow_store, "find_logged_sweep", find)
     monkeypatch.setattr(mlflow_store, "read_histories", read)
     return fake
+
+
+@pytest.fixture
+def work(home: Path, store: FakeStore) -> Work:
+    """Return a search and its promotion, which agree."""
+    return make_work(store=store)

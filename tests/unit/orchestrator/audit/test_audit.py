@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable
@@ -16,31 +15,20 @@ import pytest
 import torch
 
 import orchestrator
-from orchestrator.audit.audit import Audit, audit
-from orchestrator.audit.subject import Subject
-from orchestrator.errors import UserError
+from orchestrator.audit.audit import audit
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.sweep_folder.chain import reseal
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.ledger import COMPARISON, HEAD_FILE, LEDGER_FILE, read_ledger, register_opening
-from orchestrator.sweep_folder.rows import RESULTS_FILE, make_table, write_table
+from orchestrator.sweep_folder.rows import RESULTS_FILE, write_table
 from orchestrator.sweep_folder.score_files import scores_file
 from tests.kit import sweeps
+from tests.kit.audited import kinds
 from tests.kit.fake_store import FakeStore
 from tests.kit.openings import SET
 from tests.kit.program import run
 from tests.kit.promoted import Work, make_base, make_scores, make_work
 from training.inference.scores import Scores
-from training.selection import Protocol, SelectBy
-
-
-@pytest.fixture
-def work(home: Path, store: FakeStore) -> Work:
-    return make_work(store=store)
-
-
-def kinds(found: Audit) -> list[str]:
-    return sorted({finding.kind for finding in found.report.findings})
 
 
 def rewrite_journal(work: Work, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
@@ -315,22 +303,6 @@ def test_label_draws_that_were_planned_together_are_no_second_look_but_another_d
     assert "was opened 4 times for ignore" in "\n".join(map(str, audit(lucky.promotion.id).report.findings))
 
 
-def test_a_table_may_show_one_label_draw_but_not_some_seeds_of_one(
-    home: Path, store: FakeStore, tmp_path: Path
-) -> None:
-    work = make_work(store=store, draws=(1200, 1201))
-
-    def first_draw(row: dict[str, Any]) -> dict[str, Any] | None:
-        return row if row["trial"] < 3 else None
-
-    def and_one_more(row: dict[str, Any]) -> dict[str, Any] | None:
-        return row if row["trial"] < 4 else None
-
-    assert audit(str(table_of(tmp_path / "a.csv", work, change=first_draw))).report.findings == []
-    [finding] = audit(str(table_of(tmp_path / "b.csv", work, change=and_one_more))).report.findings
-    assert "the table leaves out its run of seed 1102, 1103, which was planned with the others" in str(finding)
-
-
 def test_rows_that_are_older_than_the_journal_are_not_a_cheat(work: Work) -> None:
     path = sweep_dir(work.promotion.id) / RESULTS_FILE
     write_table(path, pq.read_table(path).to_pylist()[:-1])
@@ -344,78 +316,6 @@ def test_an_unfinished_sweep_is_found(work: Work) -> None:
     plan = sweeps.make_sweep("open-0000000c")
     sweeps.write_events(plan, [sweeps.driver_started(plan, provenance=sweeps.PROVENANCE), sweeps.trial_started(0, 1)])
     assert "unfinished" in kinds(audit(plan.id))
-
-
-def table_of(path: Path, *works: Work, change: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None) -> Path:
-    """Write the test mAPs of promotions as a table."""
-    rows = [row for work in works for row in Subject.read(work.promotion.id).rows]
-    chosen = [row for row in rows if row["metric"] in ("test/mAP", "val/mAP")]
-    changed = [chosen_row if change is None else change(dict(chosen_row)) for chosen_row in chosen]
-    kept = [row for row in changed if row is not None]
-    if path.suffix == ".parquet":
-        pq.write_table(make_table(kept), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(kept[0]))
-            writer.writeheader()
-            writer.writerows(kept)
-    return path
-
-
-def raise_a_figure(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "value": row["value"] + 0.3} if (row["trial"], row["split"]) == (1, "test") else row
-
-
-def leave_out_a_seed(row: dict[str, Any]) -> dict[str, Any] | None:
-    return None if row["trial"] == 2 else row
-
-
-def claim_another_method(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "method": "em"}
-
-
-def make_up_a_run(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "trial": 7, "value": 80.0} if row["trial"] == 2 else row
-
-
-def name_another_sweep(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "sweep": "elsewhere-0000000f"}
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize(
-    ("change", "kind", "words"),
-    [
-        (raise_a_figure, "figure", "test/mAP of digits-promote-0000000b/1 is"),
-        (leave_out_a_seed, "seeds", "the table leaves out its run of seed 1003"),
-        (claim_another_method, "row", "its method is em, but that of digits-promote-0000000b/0 is ignore"),
-        (make_up_a_run, "imputed", "that run does not exist and has no such figure: it was filled in"),
-        (name_another_sweep, "missing", "it is not in this home"),
-    ],
-)
-def test_a_cheat_in_a_table_is_found(
-    suffix: str, change: Callable[..., Any], kind: str, words: str, work: Work, tmp_path: Path
-) -> None:
-    honest = table_of(tmp_path / f"honest{suffix}", work)
-    assert audit(str(honest)).report.findings == []
-    found = audit(str(table_of(tmp_path / f"table{suffix}", work, change=change)))
-    assert any(words in str(finding) for finding in found.report.findings if finding.kind == kind), kinds(found)
-
-
-def test_cells_that_cannot_be_compared_are_found(work: Work, store: FakeStore, tmp_path: Path) -> None:
-    same = make_work("other", store=store, method="em")
-    assert kinds(audit(str(table_of(tmp_path / "same.csv", work, same)))) == []
-    others: dict[str, tuple[dict[str, Any], str]] = {
-        "protocol": ({"protocol": Protocol(SelectBy.OBSERVED_VAL, SelectBy.LAST)}, "it mixes 2 protocols"),
-        "data": ({"provenance": {"data_hash": "0ther"}}, "it mixes 2 data"),
-        "weights": ({"provenance": {"weights_hash": "0ther"}}, "it mixes 2 initial weights"),
-        "budget": ({"search_scores": (60.0,) * 8}, "different budgets, in images passed forward and backward"),
-        "seeds": ({"seeds": (1001, 1002)}, "its cells have different numbers of seeds"),
-    }
-    for number, (name, (changes, words)) in enumerate(others.items()):
-        other = make_work(f"{name}{number}", store=store, method=f"em{number}", **changes)
-        found = audit(str(table_of(tmp_path / f"{name}.csv", work, other)))
-        assert any(words in str(finding) for finding in found.report.findings), (name, kinds(found))
 
 
 def test_a_winner_that_was_only_lucky_is_found(store: FakeStore, home: Path) -> None:
@@ -432,41 +332,6 @@ def test_a_winner_that_was_only_lucky_is_found(store: FakeStore, home: Path) -> 
     better = [fresh + gain for gain in (-9, 0.5, -8, -4)]
     usual = make_work("usual", store=store, skill=2.0, search_scores=better, method="em")
     assert audit(usual.promotion.id).report.findings == []
-
-
-def test_a_table_that_pandas_wrote_is_read(work: Work, tmp_path: Path) -> None:
-    frame = orchestrator.read_results(work.promotion.id)
-    frame.to_csv(tmp_path / "a.csv", index=False)
-    frame.to_parquet(tmp_path / "a.parquet")
-    for name in ("a.csv", "a.parquet"):
-        assert audit(str(tmp_path / name)).report.findings == []
-
-
-def test_a_best_trial_alone_is_no_result(work: Work, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "leaderboard", work.search.id, "--csv")
-    assert code == 0
-    whole = tmp_path / "board.csv"
-    whole.write_text(out)
-    assert audit(str(whole)).report.findings == []
-    best = tmp_path / "best.csv"
-    best.write_text("\n".join(out.splitlines()[:2]) + "\n")
-    [finding] = audit(str(best)).report.findings
-    assert (finding.kind, finding.where) == ("luck", work.search.id)
-    assert "the best of 4 is too good by luck" in finding.problem
-
-
-def test_what_is_no_table_is_a_mistake(home: Path, tmp_path: Path) -> None:
-    for name, content, words in (
-        ("a.csv", "method,score\nem,90\n", "has no figures of runs"),
-        ("a.json", "{}", "neither a list of rows nor an object"),
-        ("a.parquet", "nothing", "Cannot read the table"),
-        ("a.md", "| em | 90 |", "must be a .csv, .json, .parquet file"),
-    ):
-        (tmp_path / name).write_text(content)
-        with pytest.raises(UserError, match=words):
-            audit(str(tmp_path / name))
-    with pytest.raises(UserError, match="No table at"):
-        audit(str(tmp_path / "none.csv"))
 
 
 def test_results_are_rows_of_the_chosen_epoch(work: Work) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,20 +9,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import OrchestratorError, UserError
-from orchestrator.planning.follow_up import FormerRun, make_promotion_plan, make_rerun_plan
+from orchestrator.errors import UserError
+from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest, parse_overrides
-from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import Kind, Resources, SweepPlan, trial_config
-from orchestrator.sweep_folder.index import create_sweep, list_sweeps, load_plan
-from search_spaces.ranges import Range
 from search_spaces.reader import SpaceError
-from search_spaces.schema import load_space
+from tests.kit.planned import DIGITS, plan
 from training.config.run import Scalar
 from training.errors import ConfigError
 
-DIGITS = load_space("digits")
 ALL_BUT_WARMUP: dict[str, Scalar] = {
     "optim.lr": 3e-3,
     "optim.weight_decay": 0.0,
@@ -35,10 +29,6 @@ ALL_BUT_WARMUP: dict[str, Scalar] = {
 DIGITS_TEXT = DIGITS.file_text
 KINDS: tuple[Kind, ...] = ("sweep", "train", "ablate")
 Make = Callable[..., SweepPlan]
-
-
-def plan(**changes: Any) -> SweepPlan:
-    return make_plan(PlanRequest(DIGITS, **{"num_cpus": 2, "num_gpus": 0, **changes}))
 
 
 @pytest.fixture
@@ -330,149 +320,6 @@ class TestTrialConfig:
             trial_config(plan(), params)
 
 
-class TestTrain:
-    def test_it_is_the_first_start_point(self) -> None:
-        made = make_plan(PlanRequest(DIGITS, kind="train"))
-        assert (made.kind, made.name, made.num_trials, made.ranges, made.start_from) == (
-            "train",
-            "digits-train",
-            1,
-            {},
-            ({},),
-        )
-        assert made.base == {**plan().base, **plan().start_from[0]}
-        assert (made.scheduler, made.num_points) == ("none", 1)
-
-    def test_set_wins_over_the_start_point(self) -> None:
-        made = make_plan(
-            PlanRequest(
-                DIGITS, kind="train", overrides={"method.cam_threshold": ".7"}, epochs=3, method="ignore", name="mine"
-            )
-        )
-        assert (made.base["method.cam_threshold"], made.epochs, made.name) == (0.7, 3, "mine")
-
-    def test_method_is_chosen(self) -> None:
-        assert make_plan(PlanRequest(DIGITS, kind="train", method="em")).base["method.entropy_weight"] == 0.2
-
-    def test_run_is_trained_again_as_it_was(self) -> None:
-        sweep = plan(method="ignore_oracle")
-        config = trial_config(sweep, sweep.start_from[0]).flatten()
-        made = make_rerun_plan(PlanRequest(overrides={"loop.seed": "5"}), FormerRun(config, f"{sweep.id}/0", sweep))
-        assert made.base == {**config, "loop.seed": 5}
-        assert (made.kind, made.method, made.parent, made.protocol) == (
-            "train",
-            "ignore_oracle",
-            f"{sweep.id}/0",
-            sweep.protocol,
-        )
-        assert (made.name, made.dataset, made.start_from) == ("digits-train", "digits", ({},))
-
-    def test_its_text_is_a_file_that_trains_the_same_again(self, tmp_path: Path) -> None:
-        first = make_rerun_plan(PlanRequest(), FormerRun(make_plan(PlanRequest(DIGITS, kind="train")).base, "x/0"))
-        path = tmp_path / "run.yaml"
-        path.write_text(first.space_text, encoding="utf-8")
-        assert make_rerun_plan(PlanRequest(), FormerRun(read_config(path), str(path))).base == first.base
-
-    def test_protocol_follows_the_epoch_that_the_file_asks_for(self) -> None:
-        base = make_plan(PlanRequest(DIGITS, kind="train")).base
-        assert (
-            str(
-                make_rerun_plan(
-                    PlanRequest(), FormerRun({**base, "loop.select_epoch_by": "observed-val"}, "f")
-                ).protocol
-            )
-            == "observed-val x observed-val"
-        )
-        assert (
-            str(make_rerun_plan(PlanRequest(overrides={"loop.select_epoch_by": "last"}), FormerRun(base, "f")).protocol)
-            == "clean-val x last"
-        )
-
-
-class TestPromotion:
-    def test_winner_runs_once_per_fresh_seed(self) -> None:
-        sweep = plan(overrides={"loop.seed": 3})
-        made = make_promotion_plan(sweep, {"method.cam_threshold": 0.4}, seeds=3, workers=2)
-        seeds = [trial_config(made, point).loop.seed for point in made.start_from]
-        assert seeds == [1004, 1005, 1006]
-        assert all(trial_config(made, point).flatten()["method.cam_threshold"] == 0.4 for point in made.start_from)
-        assert (made.kind, made.parent, made.name, made.num_trials, made.concurrency) == (
-            "promote",
-            sweep.id,
-            "digits-promote",
-            3,
-            1,
-        )
-        assert (made.scheduler, made.ranges, made.resources.workers, made.num_points) == ("none", {}, 2, 3)
-        assert (made.epochs, made.protocol, made.base) == (sweep.epochs, sweep.protocol, sweep.base)
-        assert made.id.startswith("digits-promote-")
-
-    @pytest.mark.parametrize(("workers", "gpus"), [(1, 0.5), (2, 1)])
-    def test_ranks_do_not_share_a_gpu(self, workers: int, gpus: float) -> None:
-        sweep = dataclasses.replace(plan(), resources=Resources(gpus_per_worker=0.5))
-        assert make_promotion_plan(sweep, {}, workers=workers).resources.gpus_per_worker == gpus
-
-    @pytest.mark.parametrize("flags", [{"seeds": 0}, {"workers": 0}])
-    def test_none_is_refused(self, flags: dict[str, Any]) -> None:
-        with pytest.raises(UserError, match="must be at least 1"):
-            make_promotion_plan(plan(), {}, **flags)
-
-    def test_promoting_again_gets_another_id(self) -> None:
-        sweep = plan()
-        assert make_promotion_plan(sweep, {}).id != make_promotion_plan(sweep, {}).id
-
-
-class TestFile:
-    def test_plan_is_found_again(self) -> None:
-        made = plan()
-        create_sweep(made.id, made.to_json())
-        assert load_plan(made.id) == made
-        assert [(entry.id, entry.name, entry.kind) for entry in list_sweeps()] == [(made.id, "digits", "sweep")]
-
-    @pytest.mark.parametrize(
-        "text",
-        ["", "{}", "[]", '{"id": 1', '{"ranges": {}, "protocol": {}, "resources": {}, "start_from": [], "notes": []}'],
-    )
-    def test_broken_one_is_told(self, text: str) -> None:
-        create_sweep("a-00000001", text)
-        with pytest.raises(OrchestratorError, match=r"Cannot read the plan of a-00000001"):
-            load_plan("a-00000001")
-
-    def test_missing_unknown_and_bad_fields_are_named_with_the_file(self) -> None:
-        plain = json.loads(plan().to_json()) | {"id": "a-00000001", "flavour": "mint", "created": "noon"}
-        plain["resources"]["tpus"] = 1
-        del plain["method"]
-        create_sweep("a-00000001", json.dumps(plain))
-        with pytest.raises(OrchestratorError, match=r"a-00000001/plan.json") as caught:
-            load_plan("a-00000001")
-        for words in (
-            "method is missing",
-            "flavour is unknown",
-            "resources.tpus is unknown",
-            "created must be a number",
-        ):
-            assert words in str(caught.value)
-
-    def test_plan_is_read_into_the_same_text(self) -> None:
-        for kind in KINDS:
-            made = make_plan(PlanRequest(DIGITS, kind=kind))
-            read = SweepPlan.from_json(made.to_json())
-            assert (read, read.to_json()) == (made, made.to_json())
-            assert [type(value) for value in read.base.values()] == [type(value) for value in made.base.values()]
-
-    def test_what_a_plan_leaves_out_has_its_default(self) -> None:
-        made = make_plan(PlanRequest(DIGITS, kind="train"))
-        plain = json.loads(made.to_json())
-        for key in ("epoch_s", "time_limit_s", "parent"):
-            del plain[key]
-        assert SweepPlan.from_json(json.dumps(plain)) == dataclasses.replace(made, epoch_s=None)
-
-    def test_ranges_keep_their_kind(self) -> None:
-        made = SweepPlan.from_json(plan().to_json())
-        assert made.ranges["method.reg_weight"] == Range(type="float", low=0.01, high=1.0, log=True)
-        assert isinstance(made.ranges["method.warmup_epochs"].low, int)
-
-
 class TestOverrides:
     def test_value_may_hold_an_equals_sign(self) -> None:
         assert parse_overrides(["model.weights=a=b", " optim.lr = 1e-3 "]) == {
@@ -499,14 +346,3 @@ def test_planning_imports_nothing_heavy() -> None:
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_number_that_nothing_can_compute_with_is_named() -> None:
-    text = plan().to_json()
-    for name in ("created", "base.loop.epochs", "ranges.optim.lr.high", "base.data.num_workers"):
-        key = name.removeprefix("base.").rpartition("lr.")[2]
-        for number in ("1e400", "NaN", "-Infinity", "1" + "0" * 400):
-            changed = re.sub(rf'("{re.escape(key)}": )[\d.e-]+', rf"\g<1>{number}", text)
-            with pytest.raises(ValueError, match="must be a number below 1e.300, but got") as refused:
-                SweepPlan.from_json(changed)
-            assert key in str(refused.value)

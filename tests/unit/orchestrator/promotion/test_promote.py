@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,10 @@ from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
 from orchestrator.promotion.final_runs import _identify_model, plan_promotion
-from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.registration import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
-from orchestrator.sweep.driver import SweepOutcome
-from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri
-from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import replay
 from orchestrator.sweep_folder.ledger import read_ledger
 from orchestrator.sweep_folder.score_files import list_scores
@@ -32,10 +25,8 @@ from orchestrator.tracking import registry
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.connection import MlflowFailedError
 from orchestrator.tracking.registry import ModelVersion
-from orchestrator.tracking.run_tags import SWEEP_TAG
 from tests.kit import sweeps
 from tests.kit.fake_promotion import Store
-from training.loop.checkpoint import CheckpointStore
 
 IDENTITY = {
     "dataset": "digits",
@@ -48,19 +39,6 @@ IDENTITY = {
     "draw_seed": "1200",
     "world_size": "1",
 }
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    return Store(monkeypatch)
-
-
-@pytest.fixture
-def swept() -> SweepPlan:
-    """A finished sweep, won by trial 3."""
-    plan = sweeps.make_sweep(num_trials=4)
-    sweeps.write_events(plan, sweeps.whole_sweep(plan))
-    return plan
 
 
 def _promote(plan: SweepPlan) -> PromotionOutcome:
@@ -331,110 +309,6 @@ def test_final_runs_that_mlflow_lacks_are_written_before_one_is_registered(
     with pytest.raises(OrchestratorError, match="does not have all final runs yet.*orchestrator resume"):
         _promote(swept)
     assert not store.versions
-
-
-def _sweep_and_promote(store: Store, sweep_id: str, *scores: float) -> PromotionOutcome:
-    plan = sweeps.make_sweep(sweep_id, num_trials=4)
-    sweeps.write_events(plan, sweeps.whole_sweep(plan))
-    store.scores = scores
-    return _promote(plan)
-
-
-def test_a_champion_that_mlflow_has_lost_is_registered_again_by_any_promotion_of_its_model(
-    swept: SweepPlan, store: Store
-) -> None:
-    first = _promote(swept)
-    better = _sweep_and_promote(store, "better-00000002", 70.0, 72.0)
-    assert (better.version, better.champion) == (f"{better.model}/2", f"{better.model}/2")
-    store.lose_registry()
-    # A newcomer is compared with the champion that was, and does not win because nobody is there.
-    newcomer = _sweep_and_promote(store, "newcomer-00000003", 65.0, 65.0)
-    assert newcomer.decision is not None
-    assert newcomer.decision.verdict is Verdict.KEEP
-    assert [version.tags[SWEEP_TAG] for version in store.versions] == [first.plan.id, better.plan.id]
-    assert str(store.champions[str(better.model)]) == f"{better.model}/2"
-    store.lose_registry()
-    # The first one is read again: it says who is champion now, and nothing is trained or opened again.
-    trained, opened = store.trained, len(store.opened)
-    again = resume_promotion(first.plan.id)
-    assert (again.version, again.champion, again.reused) == (f"{first.model}/1", f"{first.model}/2", True)
-    assert (store.trained, len(store.opened)) == (trained, opened)
-
-
-def test_a_version_gets_its_new_number_in_a_new_registry(swept: SweepPlan, store: Store) -> None:
-    _promote(swept)
-    better = _sweep_and_promote(store, "better-00000002", 70.0, 72.0)
-    store.lose_registry()
-    shutil.rmtree(sweeps.journal_path(load_plan(next(iter(_promotions_of(swept))))).parent)
-    again = resume_promotion(better.plan.id)
-    assert (again.version, again.champion) == (f"{better.model}/1", f"{better.model}/1")
-    champion = replay(sweeps.journal_path(better.plan)).champion
-    assert champion is not None
-    assert champion.version == f"{better.model}/1"
-
-
-def test_a_lost_champion_without_weights_is_said_to_be_gone(
-    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = _promote(swept)
-    store.lose_registry()
-    load_best = CheckpointStore.load_best
-
-    def lose(checkpoints: CheckpointStore, epoch: int | None = None) -> dict[str, Any] | None:
-        return None if first.plan.id in checkpoints._root else load_best(checkpoints, epoch)
-
-    monkeypatch.setattr("training.loop.checkpoint.CheckpointStore.load_best", lose)
-    with pytest.raises(OrchestratorError, match=r"MLflow has lost it, .* cannot be registered again. .* Move .* away"):
-        resume_promotion(first.plan.id)
-    newcomer = _sweep_and_promote(store, "newcomer-00000003", 50.0, 50.0)
-    assert newcomer.decision is not None
-    assert newcomer.decision.verdict is Verdict.PROMOTE
-    assert "the former champion 61.00 (60.00, 62.00)" in newcomer.decision.marks[-1]
-
-
-def _promotions_of(plan: SweepPlan) -> list[str]:
-    return [entry.id for entry in list_sweeps(kinds={"promote"}) if load_plan(entry.id).parent == plan.id]
-
-
-def test_a_second_promotion_at_the_same_time_is_told_who_is_at_it(
-    swept: SweepPlan, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused: list[str] = []
-
-    def train(plan: SweepPlan, options: DriveOptions = DEFAULT) -> SweepOutcome:
-        trained = store.train(plan, options)
-        said = f"{swept.id} is already being promoted by process {os.getpid()} on"
-        with pytest.raises(UserError, match=said):
-            promote(swept.id, seeds=2)
-        with pytest.raises(UserError, match=said):
-            resume_promotion(plan.id)
-        refused.append(plan.id)
-        return trained
-
-    monkeypatch.setattr(promotion, "run_sweep", train)
-    first = promote(swept.id, seeds=2)
-    assert refused == [first.plan.id]
-    assert len(store.opened) == 2
-    assert len(list_sweeps(kinds={"promote"})) == 1
-    # Once it has ended, the same command reads its result.
-    assert promote(swept.id, seeds=2).plan.id == first.plan.id
-    assert store.trained == 1
-
-
-def test_a_killed_promotion_keeps_nobody_out(home: Path) -> None:
-    code = (
-        "import sys, time; from orchestrator.promotion.lock import promoting\n"
-        "with promoting('digits-00000001'): print('in', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "in\n"
-        with pytest.raises(UserError, match=f"by process {holder.pid} on"), promoting("digits-00000001"):
-            pass
-        with promoting("digits-00000002"):
-            holder.kill()
-    with promoting("digits-00000001"):
-        pass
 
 
 def test_a_promotion_in_a_moved_home_leaves_the_former_place_alone(

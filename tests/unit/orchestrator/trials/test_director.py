@@ -2,43 +2,24 @@ from __future__ import annotations
 
 import errno
 import json
-import re
-import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
-from orchestrator.sweep_folder.events import EpochReported, Event, SweepExtended, TrialEnded, TrialStarted
+from orchestrator.sweep_folder.events import EpochReported, SweepExtended, TrialEnded, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialReport, TrialState
 from orchestrator.trials.actor import describe_failure
 from orchestrator.trials.director import MAX_LOSSES, Director
 from orchestrator.trials.pruner import Pruner
-from search_spaces.ranges import Range
-from tests.kit.sweeps import driver_started, epoch_reported, journal_path, make_sweep, trial_started, write_events
+from tests.kit.directed import begin, events, make
+from tests.kit.sweeps import driver_started, epoch_reported, journal_path, trial_started, write_events
 from training.metric_names import VAL_MAP
-
-RANGES = {"method.spbc_weight": Range(type="float", low=0, high=2)}
-
-
-def make(**changes: Any) -> SweepPlan:
-    settings: dict[str, Any] = {"ranges": RANGES, "num_trials": 6, "startup_trials": 2, "concurrency": 1}
-    settings |= changes
-    plan = make_sweep(**settings)
-    return replace(plan, base=plan.base | {"loop.epochs": 4})
-
-
-def begin(plan: SweepPlan, **callbacks: Any) -> Director:
-    journal = Journal.open(journal_path(plan))
-    journal.append(replace(driver_started(plan), time_ms=int(time.time() * 1000)))
-    director = Director(plan, journal, **callbacks)
-    director.record_missed_ends()
-    return director
 
 
 def metrics(handout: Handout, epoch: int) -> dict[str, float]:
@@ -65,13 +46,6 @@ class Machine:
                     return
                 reports += 1
                 goes_on = director.report(handout.trial, TrialReport(epoch, metrics(handout, epoch)))
-
-
-E = TypeVar("E", bound=Event)
-
-
-def events(plan: SweepPlan, kind: type[E]) -> list[E]:
-    return [event for event in follow(journal_path(plan))[0] if isinstance(event, kind)]
 
 
 def summary(plan: SweepPlan) -> dict[int, tuple[str, list[int], dict[str, Any]]]:
@@ -306,90 +280,6 @@ def test_with_gpus_it_waits_for_no_other_trial() -> None:
     assert director.next_trial() is not None
 
 
-def test_a_trial_that_falls_silent_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make()
-    director = begin(plan)
-    director.next_trial()
-    time.sleep(0.01)  # the journal stamps in milliseconds
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1e5)
-    assert not director.is_overdue(0), "it may wait for a node"
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
-    # The journal stamps by another clock.
-    for elapsed, overdue in ((601.0, False), (1250.0, True)):
-        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
-        assert director.is_overdue(0) is overdue
-    director.lose(0, "killed")
-    (event,) = events(plan, TrialEnded)
-    assert event.cause == "TIMEOUT"
-    assert re.fullmatch(r"reported nothing for 12\d\d s, after epochs of at most 60 s", event.message or "")
-
-
-def test_a_trial_that_never_reports_times_out_once_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make(concurrency=2, scheduler="none")
-    director = begin(plan)
-    director.next_trial()
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1e5)
-    director.note_work(0)
-    for elapsed, overdue in ((5.9 * 3600, False), (6.1 * 3600, True)):
-        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + 1e5 + elapsed)
-        director.note_work(0)  # said again and again
-        assert director.is_overdue(0) is overdue
-
-    monkeypatch.setattr(time, "time", lambda: now)
-    director.next_trial()
-    assert director.report(1, TrialReport(0)), "there, nothing more"
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 200.0}))
-    for elapsed, overdue in ((3990.0, False), (4010.0, True)):
-        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
-        assert director.is_overdue(1) is overdue, "as long as the epochs of the others tell"
-    director.lose(1, "killed")
-    assert events(plan, TrialEnded)[-1].message == "reported nothing for 4010 s, after epochs of at most 200 s"
-
-
-def test_a_trial_that_only_says_its_checkpoints_epoch_again_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make()
-    director = begin(plan)
-    director.next_trial()
-    known = TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0})
-    director.report(0, known)
-    director.lose(0, "worker died")
-    director.next_trial()
-    assert director.report(0, known)
-    now = time.time()
-    for elapsed, overdue in ((3590.0, False), (3610.0, True)):
-        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
-        assert director.is_overdue(0) is overdue
-
-
-def test_what_a_sleeping_driver_did_not_hear_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    director = begin(make(time_limit_s=7200.0))
-    director.next_trial()
-    time.sleep(0.01)  # the journal stamps in milliseconds
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0, "time/epoch_s": 60.0}))
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1e5)
-    assert director.is_overdue(0)
-    director.note_absence(1e5 - 100)
-    assert not director.is_overdue(0)
-    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1050)
-    assert not director.is_overdue(0)
-    monkeypatch.setattr(time, "time", lambda: now + 1e5 + 1150)
-    assert director.is_overdue(0), "1250 s awake"
-
-
-def test_time_at_work_is_that_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    director = begin(make())
-    director.next_trial()
-    director.note_work(0)
-    director.lose(0, "worker died")
-    director.next_trial()
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1e6)
-    assert not director.is_overdue(0), "its new process is not there yet"
-
-
 def test_losses_under_an_earlier_driver_are_not_held_against_a_trial() -> None:
     plan = make()
     for _ in range(MAX_LOSSES + 1):
@@ -397,36 +287,6 @@ def test_losses_under_an_earlier_driver_are_not_held_against_a_trial() -> None:
         director.next_trial()
         director.lose(0, "worker died")
     assert not events(plan, TrialEnded)
-
-
-def test_an_overdue_trial_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make(time_limit_s=60.0)
-    director = begin(plan)
-    director.next_trial()
-    assert not director.is_overdue(0)
-    director.note_work(0)
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0}))
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 61)
-    assert director.is_overdue(0)
-    director.lose(0, "killed")
-    (event,) = events(plan, TrialEnded)
-    assert (event.cause, event.message) == ("TIMEOUT", "took longer than 60 s")
-
-
-def test_the_wait_for_a_process_does_not_count_towards_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    director = begin(make(time_limit_s=60.0))
-    director.next_trial()
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 100)
-    assert not director.is_overdue(0)
-    director.note_work(0)
-    monkeypatch.setattr(time, "time", lambda: now + 150)
-    assert not director.is_overdue(0)
-    director.report(0, TrialReport(1, {VAL_MAP: 50.0}, queue_s=100.0))
-    for elapsed, overdue in ((159, False), (161, True)):
-        monkeypatch.setattr(time, "time", lambda elapsed=elapsed: now + elapsed)
-        assert director.is_overdue(0) is overdue
 
 
 def test_artifacts_are_kept_before_the_last_epoch_is_journalled() -> None:
