@@ -110,11 +110,13 @@ class _Room(FixedResourceManager):
 @contextmanager
 def hosted_trials(epoch_s: float) -> Iterator[None]:
     """Run trials as coroutines while the context is active; their epochs take ``epoch_s`` on average."""
+    known: dict[Any, Any] = {}
 
     def get(self: Any, trainable: Any) -> Any:
-        actor_class: Any = ray.remote(trainable)
-        actor_class.options = lambda **options: _Starter(epoch_s)
-        return actor_class
+        if trainable not in known:
+            known[trainable] = ray.remote(trainable)
+            known[trainable].options = lambda **options: _Starter(epoch_s)
+        return known[trainable]
 
     with (
         patch.object(class_cache._ActorClassCache, "get", get),

@@ -36,7 +36,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cost import overhead
-from benchmarks.cost.scale_report import MANY_REPORTS, MANY_TRIALS, NUM_REPORTS, Figures, Measured, render_report
+from benchmarks.cost.scale_report import (
+    MANY_HEADING,
+    MANY_REPORTS,
+    MANY_TRIALS,
+    NUM_REPORTS,
+    Figures,
+    Measured,
+    find_section,
+    render_report,
+    replace_section,
+)
 from orchestrator.sweep_folder.events import EpochReported, TrialEnded, TrialStarted
 from tests.kit.synthetic_journal import make_events, write_journal
 
@@ -318,7 +328,8 @@ def main() -> None:
     report = render_report(measure([20] if arguments.quick else arguments.trials, quick=arguments.quick))
     print(report)
     if not arguments.quick:
-        arguments.out.write_text(report)
+        many = find_section(arguments.out.read_text(), MANY_HEADING) if arguments.out.exists() else ""
+        arguments.out.write_text(replace_section(report, many) if many else report)
 
 
 if __name__ == "__main__":

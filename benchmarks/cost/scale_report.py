@@ -139,32 +139,54 @@ def render_many(rows: list[Figures], seconds: float) -> str:
     """Return the section on many trials at a time."""
     columns = {
         "results/s": "results_per_s",
-        "a result waits, ms": "wait_ms",
-        "at most": "wait_most_ms",
         "driver, CPUs": "driver_cpu",
-        "a report, ms": "report_ms",
-        "next trial: decided in, ms": "ask_ms",
-        "starts after an end, ms": "gap_ms",
-        "... at most": "gap_most_ms",
+        "CPU per result, ms": "result_ms",
+        "results/s on a whole CPU": "most_per_s",
+        "a result waits, ms": "wait_ms",
+        "the director takes, ms": "report_ms",
+        "it proposes a trial in, ms": "ask_ms",
+        "a trial starts after an end, ms": "gap_ms",
         "memory, MiB": "rss_mib",
         "MLflow, results/s": "logged_per_s",
-        "first results of all, s": "start_s",
-        "end, s": "stop_s",
+        "first results of all after, s": "start_s",
+        "end after Ctrl-C, s": "stop_s",
     }
     lines = [
         MANY_HEADING,
         "",
-        f"{time.strftime('%Y-%m-%d')}; {seconds:.0f} s each, after the first results of all trials; one result per "
-        "trial and second.",
+        f"{time.strftime('%Y-%m-%d')}; {seconds:.0f} s each, after the first results of all trials; every trial has a "
+        "result per second, with 17 figures. Simulated: the trials, which wait and report in two processes, and the "
+        "placement groups. Real: the driver's process with Ray Tune, TPE, ASHA, the journal on disk and MLflow on "
+        "sqlite. Load average at the end "
+        f"{max(row['load'] for row in rows):.1f} on {os.cpu_count()} cores: the more others work, the more only CPU "
+        "times count.",
         "",
         "| trials at a time | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
         *(
-            f"| {row['at_once']:,} | " + " | ".join(f"{row[name]:.3g}" for name in columns.values()) + " |"
+            f"| {row['at_once']:,} | " + " | ".join(_format(row[name]) for name in columns.values()) + " |"
             for row in rows
         ),
+        "",
+        conclude_many(rows),
     ]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
+
+
+def conclude_many(rows: list[Figures]) -> str:
+    """Return where the knee is: how many trials with a result per second take a whole CPU of the driver."""
+    # CPU per result grows with the trials at a time, because Ray looks at all of them for every result.
+    slope, start = np.polyfit([row["at_once"] for row in rows], [row["result_ms"] for row in rows], 1)
+    # num * (start + slope * num) / 1000 = 1
+    knee = 1000 / start if slope <= 0 else (-start + np.sqrt(start**2 + 4000 * slope)) / (2 * slope)
+    thousand = start + 1000 * max(slope, 0.0)
+    return (
+        f"**The knee is at about {10 * round(knee / 10):.0f} results per second**, where the driver's loop takes a "
+        f"whole CPU, by a line through the CPU per result ({start:.1f} ms, and {1000 * slope:.1f} ms more for every "
+        f"thousand trials). With 1,000 trials at a time a result takes about {thousand:.0f} ms, so each of them may "
+        f"have one every {thousand:.0f} s. Beyond that results wait, and trials with them; nothing is lost. MLflow "
+        "falls behind far earlier and catches up later: the journal is its backlog.\n"
+    )
 
 
 def replace_section(text: str, section: str) -> str:
@@ -175,6 +197,16 @@ def replace_section(text: str, section: str) -> str:
         return f"{text.rstrip()}\n\n{section}"
     _, found, after = rest.partition("\n## ")
     return f"{before}{section}" + (f"\n## {after}" if found else "")
+
+
+def find_section(text: str, heading: str) -> str:
+    """Return a section of a report with its heading; empty if there is none."""
+    _, found, rest = text.partition(f"{heading}\n")
+    return f"{heading}\n" + rest.partition("\n## ")[0] if found else ""
+
+
+def _format(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3g}"
 
 
 def conclude_tpe(tpe: Mapping[int, Figures]) -> str:

@@ -339,6 +339,8 @@ def check_ended(driver: Driver, number: signal.Signals) -> None:
     assert "Traceback" not in output
     assert find_processes(sweep_dir(ID)) == []
     assert driver.ray_folders() == []
+    if journal().exists():
+        replay(journal())  # raises if the signal came between a line and its checksum
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])

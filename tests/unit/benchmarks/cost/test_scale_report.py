@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from benchmarks.cost.scale_report import Measured, conclude_mlflow, conclude_tpe, render_report, render_rows
+from benchmarks.cost.scale_report import (
+    MANY_HEADING,
+    Measured,
+    conclude_many,
+    conclude_mlflow,
+    conclude_tpe,
+    find_section,
+    render_report,
+    render_rows,
+    replace_section,
+)
 
 
 def test_rows_are_a_table() -> None:
@@ -65,3 +75,22 @@ def test_conclusions_are_computed_from_the_figures() -> None:
     assert "both keep up with such trials" in conclude_mlflow({"wall_ms": 3000.0}, found.catch_up)
     assert "sqlite and postgresql fall behind such trials" in conclude_mlflow({"wall_ms": 3.0}, found.catch_up)
     assert conclude_tpe(found.tpe) in render_report(found)
+
+
+def test_the_knee_is_where_the_results_of_a_second_take_a_second() -> None:
+    rows = [{"at_once": num, "result_ms": 2 + num / 100} for num in (100, 300, 1000)]
+    text = conclude_many(rows)
+    assert "about 230 results per second" in text  # 230 * 4.3 ms
+    assert "a result takes about 12 ms" in text
+    assert "about 500 results" in conclude_many([{"at_once": num, "result_ms": 2.0} for num in (100, 300)])
+
+
+def test_a_section_is_replaced_and_the_rest_is_kept() -> None:
+    section = f"{MANY_HEADING}\n\nnew\n"
+    for text in ("# Title\n\n## A\n\na\n", f"# Title\n\n## A\n\na\n\n{MANY_HEADING}\n\nold\n\n## B\n\nb\n"):
+        found = replace_section(text, section)
+        assert "old" not in found
+        assert find_section(found, MANY_HEADING).strip() == section.strip()
+        assert "## A\n\na\n" in found
+        assert ("## B\n\nb\n" in found) == ("## B" in text)
+    assert find_section("# Title\n", MANY_HEADING) == ""
