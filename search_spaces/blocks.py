@@ -17,7 +17,8 @@ def none_as(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
-Sampler = Literal["tpe", "random", "grid"]
+Sampler = Literal["tpe", "gp", "random", "grid"]
+Startup = Literal["random", "quasi_random"]
 SchedulerName = Literal["asha", "none"]
 
 # A key with nothing under it is common while somebody edits a file, and YAML reads it as null.
@@ -118,7 +119,7 @@ class Budget(Section):
     Attributes:
         trials: Trials of a sweep.
         epochs: Full length of a trial.
-        startup_trials: Trials, start points included, before TPE decides.
+        startup_trials: Trials, start points included, before the sampler learns.
         time_limit_s: Seconds that a trial may take, from the start of its process; a longer one fails with TIMEOUT.
             None means no limit.
         cap_gib: Disk space for the checkpoints of a sweep.
@@ -132,9 +133,16 @@ class Budget(Section):
 
 
 class Search(Section):
-    """What proposes the next point, and its seed."""
+    """What proposes the next point, and its seed.
+
+    Attributes:
+        sampler: ``tpe``, ``gp`` (a Gaussian process; asking takes up to a second), ``random`` or ``grid``.
+        startup: Points before the sampler learns, and all points of ``random``: drawn independently (``random``) or
+            spread evenly over the ranges (``quasi_random``).
+    """
 
     sampler: Sampler = "tpe"
+    startup: Startup = "random"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

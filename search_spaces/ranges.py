@@ -92,6 +92,40 @@ class Range(Section):
         """Return both ends, or each choice: if these are valid, every drawn value is."""
         return list(self.choices or ()) if self.type == "categorical" else list(self.ends)
 
+    def at(self, place: float) -> Scalar:
+        """Return the value at a place of the range, from 0 to 1; each choice and each whole number has an equal share.
+
+        Evenly spread places give values as evenly spread as a draw's: on a logarithmic scale where ``log`` is true.
+        """
+        if self.type == "categorical":
+            choices = self.choices or []
+            return choices[min(int(place * len(choices)), len(choices) - 1)]
+        low, high = self.ends
+        if self.type == "float":
+            found = low * (high / low) ** place if self.log else low + place * (high - low)
+            return min(max(float(found), float(low)), float(high))  # rounding may leave the range
+        if self.log:
+            # Half a step beyond both ends, as Optuna draws them, so that the ends have their share too.
+            first, last = math.log(low - 0.5), math.log(high + 0.5)
+            return min(max(round(math.exp(first + place * (last - first))), int(low)), int(high))
+        return min(int(low) + int(place * (int(high) - int(low) + 1)), int(high))
+
+    def place_of(self, value: Scalar) -> float:
+        """Return where in the range a value is, from 0 to 1: the middle of its share for a choice or a whole number."""
+        if self.type == "categorical":
+            choices = [repr(choice) for choice in self.choices or []]
+            return (choices.index(repr(value)) + 0.5) / len(choices)
+        assert isinstance(value, int | float)
+        low, high = self.ends
+        if self.type == "float":
+            if self.log:
+                return math.log(value / low) / math.log(high / low)
+            return (value - low) / (high - low)
+        if self.log:
+            first, last = math.log(low - 0.5), math.log(high + 0.5)
+            return (math.log(value) - first) / (last - first)
+        return (value - low + 0.5) / (high - low + 1)
+
     def grid(self) -> list[Scalar]:
         """Return the values that a grid takes: each choice, ``num`` points from low to high, or each integer.
 

@@ -64,7 +64,16 @@ EpochsOption = Annotated[
 ]
 StartupOption = Annotated[
     int | None,
-    typer.Option("--startup-trials", metavar="N", help="Random trials, including start points, before TPE takes over."),
+    typer.Option("--startup-trials", metavar="N", help="Trials, including start points, before TPE takes over."),
+]
+LearnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--learn-from",
+        metavar="SWEEP",
+        help="An earlier sweep, of any dataset or method, whose best trials are tried first. May be repeated.",
+        show_default=False,
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--concurrency", metavar="N", help="Trials at a time; by default as many as fit.")

@@ -17,6 +17,7 @@ from orchestrator.cli.options import (
     EpochsOption,
     FormerBackupOption,
     JsonOption,
+    LearnOption,
     MethodOption,
     NameOption,
     RecipeOption,
@@ -50,6 +51,7 @@ def plan(
     trials: TrialsOption = None,
     epochs: EpochsOption = None,
     startup_trials: StartupOption = None,
+    learn_from: LearnOption = None,
     concurrency: ConcurrencyOption = None,
     seed: SeedOption = None,
     method: MethodOption = None,
@@ -73,6 +75,7 @@ def sweep(
     trials: TrialsOption = None,
     epochs: EpochsOption = None,
     startup_trials: StartupOption = None,
+    learn_from: LearnOption = None,
     concurrency: ConcurrencyOption = None,
     address: AddressOption = None,
     seed: SeedOption = None,
@@ -110,6 +113,7 @@ def sweep(
             concurrency=concurrency,
             seed=seed,
             overrides=_parse_settings(settings),
+            learned=_read_points(learn_from),
             name=_require_free_name(name),
             storage=storage,
             num_cpus=machine.get("num_cpus"),
@@ -240,6 +244,12 @@ def _parse_settings(settings: list[str] | None) -> dict[str, Scalar]:
     from orchestrator.planning.request import parse_overrides
 
     return parse_overrides(settings or [])
+
+
+def _read_points(names: list[str] | None) -> tuple[dict[str, Scalar], ...]:
+    from orchestrator.results.earlier_points import rank_earlier_points
+
+    return rank_earlier_points(names) if names else ()
 
 
 def _require_free_name(name: str | None) -> str | None:

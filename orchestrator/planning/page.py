@@ -22,10 +22,14 @@ _AFTER_WARMUP: dict[Scalar, str] = {"em_apl": "pseudo-labelling", "crisp": "its 
 """Method -> what starts after its warm-up; for all other methods, it is rejection."""
 # Reduced runs show that things work. Their ranking says little about the ranking at full length.
 _REDUCED = "reduced run: do not report these numbers"
+LEARNING = {"tpe": "TPE", "gp": "the Gaussian process"}
+"""Samplers that learn from earlier trials -> what messages call them."""
 _CUT_KEYS = ("data.num_train", "data.num_val", "data.num_test")
 
 
-def make_notes(plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: int) -> tuple[str, ...]:
+def make_notes(
+    plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: int, num_learned: int = 0
+) -> tuple[str, ...]:
     """Return what the user should know before a sweep starts.
 
     Args:
@@ -33,13 +37,16 @@ def make_notes(plan: SweepPlan, space: SearchSpace, slots: int, largest_warmup: 
         space: The search space that it was made from.
         slots: Trials that the machine can run at a time.
         largest_warmup: Most epochs before the first rejection in any trial.
+        num_learned: How many of the start points come from earlier sweeps.
     """
     notes = [
         _recipe_note(plan),
         _reduced_note(plan, space),
         _search_note(plan, space) if plan.kind == "sweep" else None,
         _start_note(plan, space),
+        _learned_note(num_learned),
         _pruning_note(plan, space),
+        _one_at_a_time_note(plan),
         _warmup_note(plan, largest_warmup),
         f"{plan.concurrency} trials at a time share resources for {slots}" if plan.concurrency > slots else None,
     ]
@@ -74,11 +81,7 @@ def render_plan(plan: SweepPlan) -> list[str]:
 def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     rows = {"trials": f"{plan.num_trials}, {_epochs(plan.epochs)} each, {plan.concurrency} at a time"}
     if plan.ranges:
-        rows["search"] = f"{plan.sampler}, seed {plan.search_seed}"
-        if plan.sampler == "tpe":
-            rows["search"] += (
-                f"; {min(plan.startup_trials, plan.num_trials)} random start-up trials, including start points"
-            )
+        rows["search"] = f"{plan.sampler}, seed {plan.search_seed}{_describe_startup(plan)}"
     recipe = plan.base[RECIPE_KEY]
     rows["recipe"] = f"{recipe}, {_RECIPES[recipe]}" if recipe in _RECIPES else str(recipe)
     if rules := _stopping_rules(plan):
@@ -94,6 +97,13 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     if plan.parent:
         rows["from"] = plan.parent
     return rows
+
+
+def _describe_startup(plan: SweepPlan) -> str:
+    drawn = "evenly spread" if plan.startup == "quasi_random" else "random"
+    if plan.sampler in LEARNING:
+        return f"; {min(plan.startup_trials, plan.num_trials)} {drawn} start-up trials, including start points"
+    return f"; {drawn} points" if plan.sampler == "random" and plan.startup == "quasi_random" else ""
 
 
 def _stopping_rules(plan: SweepPlan) -> str:
@@ -181,8 +191,11 @@ def _search_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if points is not None and points > plan.num_trials:
         return f"the grid has {points} points; only the first {plan.num_trials} run"
     # A reduced run already has its warning.
-    if plan.sampler == "tpe" and plan.startup_trials >= plan.num_trials and _reduced_note(plan, space) is None:
-        return f"TPE never decides: all {plan.num_trials} trials are random start-up trials. Lower --startup-trials"
+    if plan.sampler in LEARNING and plan.startup_trials >= plan.num_trials and _reduced_note(plan, space) is None:
+        return (
+            f"{LEARNING[plan.sampler]} never decides: all {plan.num_trials} trials are random start-up trials. Lower "
+            "--startup-trials"
+        )
     return None
 
 
@@ -196,6 +209,12 @@ def _start_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     return None
 
 
+def _learned_note(num_learned: int) -> str | None:
+    if not num_learned:
+        return None
+    return f"the last {num_learned} start points are the best trials of the sweeps that --learn-from names"
+
+
 def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     if plan.kind != "sweep" or plan.scheduler == space.scheduler.name or plan.base[RECIPE_KEY] in (PUBLISHED, CUSTOM):
         return None
@@ -205,6 +224,15 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     return (
         f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
         f"have {_epochs(plan.epochs)}"
+    )
+
+
+def _one_at_a_time_note(plan: SweepPlan) -> str | None:
+    if plan.kind != "sweep" or not plan.rungs() or plan.concurrency > 1 or plan.num_trials == 1:
+        return None
+    return (
+        "one trial at a time: ASHA compares a trial with those that ran before it, so the first one runs to its end, "
+        "and so does every trial that is the best so far"
     )
 
 

@@ -13,6 +13,7 @@ from orchestrator.datasets.prepared import with_store
 from orchestrator.errors import UserError
 from orchestrator.home import make_sweep_id
 from orchestrator.planning.capacity import count_slots
+from orchestrator.planning.learned_points import fit_points
 from orchestrator.planning.page import make_notes
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
@@ -70,22 +71,24 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
     num_trials = _decide_num_trials(space, settings, sampler, request.trials)
     grace_epochs = settings.epochs if settings.published else _decide_grace(space, settings)
     budget, search = space.budget, space.search
+    learned = fit_points(request.learned, settings, sampler)
     plan = replace(
         _plan_one_trial(request, space, settings),
         ranges=settings.ranges,
         # A grid visits every point anyway, so start points are of no use.
-        start_from=() if sampler == "grid" and settings.ranges else settings.start_from,
+        start_from=() if sampler == "grid" and settings.ranges else (*settings.start_from, *learned),
         num_trials=num_trials,
         concurrency=min(num_trials, request.concurrency or slots),
         sampler=sampler,
         search_seed=search.seed if request.seed is None else request.seed,
         startup_trials=budget.startup_trials if request.startup_trials is None else request.startup_trials,
+        startup=search.startup,
         # Stopping a trial at its last epoch would save nothing.
         scheduler="none" if grace_epochs >= settings.epochs else space.scheduler.name,
         grace_epochs=grace_epochs,
         reduction_factor=space.scheduler.reduction_factor,
     )
-    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup()))
+    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup(), len(learned)))
 
 
 def _plan_training(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:

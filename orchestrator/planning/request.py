@@ -40,6 +40,8 @@ class PlanRequest:
         draws: Label draws of a promotion.
         workers: Ray Train workers of a final run.
         overrides: ``--set``: dotted key -> value; text is read as in a YAML file. An overridden key is not searched.
+        learned: Settings of the best trials of earlier sweeps, the best first; those that fit are tried after the
+            space's start points.
         name: Replaces the space's name. The caller checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: Available resources; None means those of this machine.
@@ -59,6 +61,7 @@ class PlanRequest:
     draws: int = 1
     workers: int = 1
     overrides: Mapping[str, Scalar] = field(default_factory=dict)
+    learned: tuple[Mapping[str, Scalar], ...] = ()
     name: str | None = None
     storage: str | None = None
     num_cpus: int | None = None

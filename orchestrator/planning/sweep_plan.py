@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.planning.choice import Choice
-from search_spaces.blocks import Sampler, SchedulerName
+from search_spaces.blocks import Sampler, SchedulerName, Startup
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.config.strict import explain, shown
@@ -63,7 +63,8 @@ class SweepPlan:
         base: The complete settings of the trials under dotted keys, before a trial's params.
         ranges: Searched key -> range; empty if nothing is searched.
         start_from: Points that are tried first; keys that a point leaves out are drawn.
-        startup_trials: Random trials, including start points, before TPE takes over.
+        startup_trials: Trials, including start points, before TPE or the Gaussian process takes over.
+        startup: How their points are drawn.
         scheduler, grace_epochs, reduction_factor: ``none``, or ASHA: every trial gets ``grace_epochs``, then one in
             ``reduction_factor`` continues after each rung.
         storage: URI or folder for checkpoints; None is the sweep's own folder.
@@ -119,6 +120,7 @@ class SweepPlan:
     choice: Choice | None = None
     label_draws: tuple[int, ...] | None = None
     suite: str | None = None
+    startup: Startup = "random"
 
     @property
     def epochs(self) -> int:

@@ -6,10 +6,11 @@ Nothing is stored: proposers are rebuilt from the journal. What is drawn for a t
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -25,6 +26,11 @@ from training.selection import Protocol as SelectionProtocol
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+MOST_RECENT_TRIALS = 1000
+MOST_GOOD_TRIALS = 50
+"""What TPE sees of a longer sweep: its latest trials, and the best of the older ones."""
+
+_COMPLETE = optuna.trial.TrialState.COMPLETE
 _OPTUNA_STATES = {
     TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
     TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
@@ -110,7 +116,7 @@ class RaceProposer:
 
 
 class OptunaProposer:
-    """Proposes the start points, then random start-up points, then TPE (multivariate, constant liar) or random points.
+    """Proposes the start points, then start-up points, then those of TPE, of a Gaussian process, or random ones.
 
     A trial that was cut short is reported to Optuna as PRUNED with the values of its epochs, never as a finished one.
     TPE ignores failed trials.
@@ -130,10 +136,16 @@ class OptunaProposer:
 
     def propose(self, trial: int) -> Proposal | None:
         """Return a start point, with drawn values for the keys that it leaves out, or a drawn point."""
-        point: Mapping[str, Scalar] = self._plan.start_from[trial] if trial < len(self._plan.start_from) else {}
+        point = self._known_point(trial)
         self._running[trial] = self._ask(trial, point)
         # A point may also give keys that nothing searches, such as the seed of a final run.
         return Proposal({**point, **self._running[trial].params}, self._origin(trial))
+
+    def _known_point(self, trial: int) -> Mapping[str, Scalar]:
+        """Return what is known of a point before anything is drawn: a start point, or one of an even spread."""
+        if trial < len(self._plan.start_from):
+            return self._plan.start_from[trial]
+        return spread_point(self._plan, trial) if self._origin(trial) == "quasi_random" else {}
 
     def learn(self, record: TrialRecord) -> None:
         """Report to Optuna how a trial ended and every value that it reported."""
@@ -154,16 +166,20 @@ class OptunaProposer:
 
     def _sampler(self, trial: int) -> optuna.samplers.BaseSampler:
         seed = _mix(self._plan.search_seed, trial)
-        if self._origin(trial) != "tpe":
-            return optuna.samplers.RandomSampler(seed)
-        return _PlannedTpe(self._distributions, seed)
+        origin = self._origin(trial)
+        if origin == "tpe":
+            return _PlannedTpe(self._distributions, seed)
+        return _PlannedGp(self._distributions, seed) if origin == "gp" else optuna.samplers.RandomSampler(seed)
 
     def _origin(self, trial: int) -> str:
         if trial < len(self._plan.start_from):
             return "promote" if self._plan.kind == "promote" else "start_from"
+        learns = self._plan.sampler != "random" and trial >= self._plan.startup_trials
+        if not learns and self._plan.startup == "quasi_random":
+            return "quasi_random"
         if self._plan.sampler == "random":
             return "random"
-        return "startup" if trial < self._plan.startup_trials else "tpe"
+        return self._plan.sampler if learns else "startup"
 
 
 class _PlannedTpe(optuna.samplers.TPESampler):
@@ -183,6 +199,66 @@ class _PlannedTpe(optuna.samplers.TPESampler):
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial
     ) -> dict[str, BaseDistribution]:
         return self._planned
+
+    def sample_relative(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(cast(optuna.Study, _Bounded(study)), trial, search_space)
+
+
+class _Bounded:
+    """A study that shows TPE no more trials than it has a use for: the latest, and the best of the older ones.
+
+    TPE takes time in proportion to all trials. It models at most 25 of them as good ones, and gives the others the less
+    weight the older they are.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        trials = study.get_trials(deepcopy=False)
+        older = trials[:-MOST_RECENT_TRIALS]
+        scored = [(-trial.value, trial.number) for trial in older if trial.state is _COMPLETE and trial.value]
+        # The earliest of equals, whatever else there is: the same after a restart.
+        good = sorted(number for _, number in heapq.nsmallest(MOST_GOOD_TRIALS, scored))
+        self._trials = [*(trials[number] for number in good), *trials[-MOST_RECENT_TRIALS:]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    # Optuna's samplers call this private method; with another name in a later version, a test fails.
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Collection[optuna.trial.TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+class _PlannedGp(optuna.samplers.GPSampler):
+    """Samples the plan's ranges by a Gaussian process, which estimates the noise of the scores itself.
+
+    It learns from complete trials alone, so it gains nothing from those that were cut short.
+    """
+
+    def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=1, deterministic_objective=False)
+        self._planned = distributions
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._planned
+
+
+def spread_point(plan: SweepPlan, trial: int) -> dict[str, Scalar]:
+    """Return the point of a trial in a scrambled Sobol sequence over the ranges: the first ones are spread evenly."""
+    # Imported here: it takes half a second, and most sweeps do without. A power of two, as the sequence wants it.
+    from scipy.stats import qmc
+
+    rows = qmc.Sobol(len(plan.ranges), scramble=True, rng=plan.search_seed).random_base2(trial.bit_length())
+    places = dict(zip(plan.ranges, rows[trial].tolist(), strict=True))
+    return {key: found.at(places[key]) for key, found in plan.ranges.items()}
 
 
 def _mix(seed: int, trial: int) -> int:

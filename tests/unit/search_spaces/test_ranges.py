@@ -72,3 +72,22 @@ def test_range_does_not_change() -> None:
 )
 def test_range_reads_like_a_sentence(found: Range, text: str) -> None:
     assert str(found) == text
+
+
+def test_places_are_spread_over_the_values_as_draws_are_and_lead_back() -> None:
+    ranges = [
+        Range(type="float", low=0.3, high=0.9),
+        Range(type="float", low=0.01, high=1.0, log=True),
+        Range(type="int", low=2, high=8),
+        Range(type="int", low=1, high=100, log=True),
+        Range(type="categorical", choices=[16, 32, 64]),
+    ]
+    for found in ranges:
+        values = [found.at(step / 1000) for step in range(1001)]
+        assert all(found.contains(value) for value in values), found
+        places = [found.place_of(value) for value in values]
+        assert places == sorted(places)
+        assert all(0 <= place <= 1 for place in places)
+        assert [found.at(place) for place in places] == pytest.approx(values)
+    assert [ranges[2].at(step / 7) for step in range(7)] == [2, 3, 4, 5, 6, 7, 8]
+    assert ranges[1].at(0.5) == pytest.approx(0.1)

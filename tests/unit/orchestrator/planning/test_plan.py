@@ -282,8 +282,15 @@ class TestNotes:
         assert plan(trials=12).notes == ()
         assert plan(trials=48, epochs=30, overrides={"data.num_train": 3000}).notes == ()
 
+    def test_one_trial_at_a_time_says_what_asha_can_do(self) -> None:
+        assert any("the first one runs to its end" in note for note in plan(concurrency=1).notes)
+        for changes in ({"concurrency": 2}, {"concurrency": 1, "overrides": {"scheduler.name": "none"}}):
+            assert not any("one trial at a time" in note for note in plan(**changes).notes)
+
     def test_search_that_never_leaves_its_startup_says_so(self) -> None:
         assert any("TPE never decides" in note for note in plan(trials=8).notes)
+        process = plan(trials=8, overrides={"search.sampler": "gp"})
+        assert any("the Gaussian process never decides" in note for note in process.notes)
         assert not any("TPE" in note for note in plan(trials=9).notes)
         # Nobody expects a search of a reduced run.
         assert not any("TPE" in note for note in plan(trials=3, epochs=12).notes)

@@ -6,10 +6,12 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers._tpe import sampler as tpe
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from orchestrator.trials import proposers
 from orchestrator.trials.proposers import GridProposer, OptunaProposer, make_proposer
 from search_spaces.ranges import Range
 from tests.kit.sweeps import make_sweep
@@ -141,6 +143,62 @@ def test_tpe_looks_where_it_was_good(plan: Callable[..., SweepPlan]) -> None:
     weights = [float(record.params["method.spbc_weight"] or 0) for record in run(proposer, range(40))]
     late = [abs(weight - 1) for weight in weights[25:]]
     assert sum(late) / len(late) < 0.35  # an even draw would be 0.5 away
+
+
+def test_quasi_random_start_up_points_are_spread_and_do_not_depend_on_what_ran(
+    plan: Callable[..., SweepPlan],
+) -> None:
+    made = plan(startup="quasi_random", startup_trials=8, start_from=(PUBLISHED,))
+    proposer = OptunaProposer(made)
+    records = run(proposer, range(9))
+    origins = [proposal.origin for trial in range(9) if (proposal := OptunaProposer(made).propose(trial))]
+    assert origins == ["start_from", *["quasi_random"] * 7, "tpe"]
+    rebuilt = OptunaProposer(made, records[:5])
+    assert [rebuilt.propose(trial) for trial in (5, 6)] == [OptunaProposer(made).propose(trial) for trial in (5, 6)]
+    random = OptunaProposer(plan(sweep_id="digits-00000002", sampler="random", startup="quasi_random"))
+    drawn = [proposal for trial in range(16) if (proposal := random.propose(trial))]
+    assert {proposal.origin for proposal in drawn} == {"quasi_random"}
+    for key, found in RANGES.items():
+        places = [found.place_of(proposal.params[key]) for proposal in drawn]
+        assert 6 <= sum(place < 0.5 for place in places) <= 10, key  # half of them, but for the share of a middle value
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_gaussian_process_looks_where_it_was_good_and_goes_on_after_a_restart(
+    plan: Callable[..., SweepPlan],
+) -> None:
+    made = plan(sampler="gp", ranges={"method.spbc_weight": RANGES["method.spbc_weight"]}, startup_trials=5)
+    scores = (55.0, 62.0, 71.0, 79.0, 80.0, 78.0, 70.0, 60.0)
+    records = [ended(trial, {"method.spbc_weight": 0.25 * trial}, score) for trial, score in enumerate(scores)]
+    proposer = OptunaProposer(made, records)
+    proposal = proposer.propose(8)
+    assert proposal is not None
+    assert proposal.origin == "gp"
+    assert abs(float(proposal.params["method.spbc_weight"] or 0) - 1) < 0.6
+    assert OptunaProposer(made, records).propose(8) == proposal
+
+
+def test_tpe_sees_the_best_and_the_latest_of_a_long_sweep(
+    plan: Callable[..., SweepPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    split = tpe._split_trials
+
+    def watch(study: Any, trials: Any, num_below: int) -> Any:
+        seen.append(sorted(trial.number for trial in trials))
+        return split(study, trials, num_below)
+
+    monkeypatch.setattr(tpe, "_split_trials", watch)
+    monkeypatch.setattr(proposers, "MOST_RECENT_TRIALS", 10)
+    monkeypatch.setattr(proposers, "MOST_GOOD_TRIALS", 2)
+    made = plan(ranges={"method.spbc_weight": RANGES["method.spbc_weight"]}, startup_trials=0)
+    scores = [50.0, 90.0, 60.0, 80.0, *[55.0] * 26]
+    records = [ended(trial, {"method.spbc_weight": 0.05 * trial}, score) for trial, score in enumerate(scores)]
+    assert OptunaProposer(made, records).propose(30)
+    # 30 itself is left out, being the one that is asked for.
+    assert seen == [[1, 3, *range(21, 30)]]
+    assert OptunaProposer(made, records[:10]).propose(10)
+    assert seen[1] == list(range(10))
 
 
 def test_a_grid_is_every_combination_once_and_then_nothing(plan: Callable[..., SweepPlan]) -> None:
