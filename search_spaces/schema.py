@@ -179,8 +179,8 @@ class SearchSpace(_Top):
 
 
 def shipped_spaces() -> list[str]:
-    """List the names of the spaces that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    """List the names of the spaces that come with the package; published.yaml beside them holds scores."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.name != "published.yaml")
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import subprocess
 import tomllib
 from itertools import pairwise
@@ -67,6 +68,12 @@ def test_documents_name_commands_that_exist(document: Path) -> None:
 def test_the_documents_name_every_command() -> None:
     code = code_of(ROOT / "docs" / "commands.md")
     assert {verb for verb in cli.VERBS if not re.search(rf"\b{verb}\b", code)} == set()
+
+
+def test_the_page_of_methods_is_what_the_code_says() -> None:
+    render = runpy.run_path(str(ROOT / "docs" / "make_methods.py"))["render_page"]
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert render() == page, "write it again: python docs/make_methods.py"
 
 
 def test_readme_begins_with_two_commands_and_can_be_read_in_three_minutes() -> None:

@@ -89,9 +89,10 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
 
     rows = rank_trials(plan, state)
     heading = make_heading(plan)
+    marks = f" ({heading.marks})" if heading.marks else ""
     print_text(
-        f"{plan.id}: {plan.method} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, selected "
-        f"by {plan.protocol}"
+        f"{plan.id}: {plan.method}{marks} on {plan.dataset}, recipe {heading.recipe}, {heading.metric} in percent, "
+        f"selected by {plan.protocol}"
     )
     scores = None if state.test is None else summarise_test(state.test.figures, plan.num_seeds)
     if rows:

@@ -24,7 +24,7 @@ def spaces(
         typer.Option(
             "--data",
             metavar="NAME",
-            help="Print the space folder for this prepared dataset: its name, size, protocol and start points.",
+            help="Print the space folder or photos for this prepared dataset: its name, size, protocol, start points.",
             show_default=False,
         ),
     ] = None,

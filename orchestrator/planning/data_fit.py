@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.datasets.prepared import find_store, locate_store, require_store
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Params, SweepPlan
+from training.config.marks import TRUE_LABELS, find_marks
 from training.data.dataset_names import EMBEDDED
 from training.errors import StoreError
 from training.selection import SelectBy
@@ -133,7 +134,7 @@ def _require_weights(plan: SweepPlan) -> None:
 
 def _require_no_true_labels(plan: SweepPlan) -> None:
     rejection = plan.ranges.get("method.rejection")
-    if plan.base["method.name"] == "full_labels" or _asks_oracle(plan.base):
+    if TRUE_LABELS in find_marks(plan.base):
         raise UserError(
             f"The method {plan.method} needs true labels, but {plan.dataset} has only observed ones. Choose another "
             f"--method."

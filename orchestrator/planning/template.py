@@ -1,4 +1,4 @@
-"""Fit the template of a search space, ``folder``, to data of the user's own."""
+"""Fit the templates of search spaces, ``folder`` and ``photos``, to data of the user's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from training.data.dataset_names import FOLDER
 
 # An average with the released decay of 0.999 keeps 5 % of its first value for this long: 0.999 ** 3000.
 _FEW_STEPS = 3_000
+PHOTOS = "photos"
+TEMPLATES = (FOLDER, PHOTOS)
+"""The one for a GPU, and the one for a small set and a CPU."""
 _DIGITS = 3
 
 
@@ -17,15 +20,17 @@ def fit_template(space: SearchSpace, name: str) -> SearchSpace:
     """Return the template with what follows from a prepared dataset: names, image size, protocol and start points.
 
     Args:
-        space: The shipped space ``folder``.
+        space: The shipped space ``folder`` or ``photos``.
         name: Name of the dataset.
 
     Raises:
         UserError: The space is another one, or the dataset is not prepared.
         StoreError: Its store cannot be read.
     """
-    if space.reference != FOLDER:
-        raise UserError(f"--data goes with the space {FOLDER} only, but got {space.reference}. Leave it out.")
+    if space.reference not in TEMPLATES:
+        raise UserError(
+            f"--data goes with the spaces {' and '.join(TEMPLATES)} only, but got {space.reference}. Leave it out."
+        )
     # Imported late, because it brings torch.
     from training.data.store.reader import open_store
 
@@ -67,7 +72,7 @@ def _set_everywhere(space: SearchSpace, key: str, value: Scalar) -> dict[KeyPath
 
 def fit_if_prepared(space: SearchSpace) -> SearchSpace:
     """Return the template fitted to the data that were prepared under its own name; any other space as it is."""
-    return fit_template(space, FOLDER) if space.reference == FOLDER and find_store(FOLDER) else space
+    return fit_template(space, FOLDER) if space.reference in TEMPLATES and find_store(FOLDER) else space
 
 
 def describe_missing_space(name: str) -> str | None:

@@ -16,6 +16,7 @@ from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, fail
 from orchestrator.report.document import Cell, Column, Figure, Headers, Part, Report, Section, Table, make_table
 from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger, format_hours
 from orchestrator.report.openings import final_scores, find_openings
+from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves
 from orchestrator.report.statistics import Interval, mean_interval, winners_curse
 from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
@@ -54,6 +55,7 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
     costs: list[Part | None] = [draw_timeline(view), draw_breakdown(view), failures_table(view)]
     sections = [
         Section("runs", "The final runs", (), tuple(part for part in parts if part)),
+        make_published_section(plan),
         *extra,
         Section("cost", "What it cost", (), tuple(part for part in costs if part)),
     ]

@@ -28,6 +28,7 @@ from orchestrator.report.parameter_figures import (
     draw_responses,
     draw_tau,
 )
+from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import (
     compute_agreement,
     draw_agreement,
@@ -69,7 +70,7 @@ def make_sweep_report(view: SweepView, openings: Openings = _UNKNOWN, extra: Seq
             _section("runs", "The runs", [draw_learning_curves(view), leaderboard_table(view)]),
             _section("method", "The method at work", [curves]),
         ]
-    sections += [*extra, _cost_section(view)]
+    sections += [make_published_section(plan), *extra, _cost_section(view)]
     return Report(
         name=plan.id,
         title=f"{_KINDS[plan.kind]} {plan.id}",
@@ -99,9 +100,10 @@ _KINDS = {"sweep": "Sweep", "train": "Training", "ablate": "Ablation", "promote"
 def describe_context(view: SweepView) -> str:
     """Say what all scores of a page refer to."""
     plan, heading = view.plan, make_heading(view.plan)
+    marks = f" ({heading.marks})" if heading.marks else ""
     return (
-        f"{plan.method} on {plan.dataset}, recipe {heading.recipe}. Scores are {view.metric} in percent, selected by "
-        f"{plan.protocol}. {_describe_search(view)}"
+        f"{plan.method}{marks} on {plan.dataset}, recipe {heading.recipe}. Scores are {view.metric} in percent, "
+        f"selected by {plan.protocol}. {_describe_search(view)}"
     )
 
 

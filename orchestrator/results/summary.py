@@ -22,6 +22,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.recall import RecalledSweep
+from training.config.marks import find_marks
 from training.config.run import Scalar
 
 BROKEN = "BROKEN"
@@ -31,7 +32,11 @@ NO_LABELS = "not available"
 
 @dataclass(frozen=True)
 class Heading:
-    """What scores refer to; results are comparable only if everything but ``sweep`` is equal."""
+    """What scores refer to; results are comparable only if everything but ``sweep`` is equal.
+
+    Attributes:
+        marks: What the method knows that single positives do not say; empty for most (:mod:`training.config.marks`).
+    """
 
     sweep: str
     dataset: str
@@ -40,6 +45,7 @@ class Heading:
     metric: str
     select_config_by: str
     select_epoch_by: str
+    marks: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ def make_heading(plan: SweepPlan) -> Heading:
         metric=plan.protocol.metric,
         select_config_by=str(plan.protocol.select_config_by),
         select_epoch_by=str(plan.protocol.select_epoch_by),
+        marks="; ".join(find_marks(plan.base)),
     )
 
 

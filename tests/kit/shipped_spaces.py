@@ -18,6 +18,7 @@ SPACES = [
     "folder",
     "nuswide",
     "nuswide_q2l",
+    "photos",
     "voc",
     "voc_q2l",
 ]
@@ -30,7 +31,7 @@ METHODS = [
     "ignore_oracle",
     *("assumed_negative", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss"),
     *("large_loss_r", "large_loss_ct", "large_loss_cp", "boostlu_r", "boostlu_ct", "boostlu_cp"),
-    *("em_apl", "role", "crisp", "plc", "plc_lac"),
+    *("em_apl", "role", "crisp", "gpr", "plc", "plc_lac", "iu", "iun", "bce_ls"),
     "full_labels",
 ]
 
@@ -48,7 +49,7 @@ CLASSES = {
     "nuswide": 81,
     "cub": 312,
     "folder": 21,
-}  # of a template nobody knows it: 0.05 will do
+}  # of a template (folder, photos) nobody knows it: 0.05 will do
 
 
 def for_each(cases: Sequence[tuple[Any, ...]]) -> Callable[[Callable[..., None]], Callable[[], None]]:

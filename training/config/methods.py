@@ -94,6 +94,34 @@ class AnLsConfig(StrictModel):
     smoothing: float = Field(0.1, ge=0, lt=0.5)
 
 
+class BceLsConfig(StrictModel):
+    """BCE on the true labels, smoothed: an upper bound (BCE-LS).
+
+    Attributes:
+        smoothing: As for AN-LS. Released: 0.1.
+    """
+
+    name: Literal["bce_ls"] = "bce_ls"
+    smoothing: float = Field(0.1, ge=0, lt=0.5)
+
+
+class IuConfig(StrictModel):
+    """BCE on the observed positive and a few true negatives; all else is ignored (IU).
+
+    Attributes:
+        num_negatives: True negatives of each image that are told. Cole et al.: 1.
+    """
+
+    name: Literal["iu"] = "iu"
+    num_negatives: int = Field(1, ge=1)
+
+
+class IunConfig(StrictModel):
+    """BCE on the observed positive and all true negatives; false negatives are ignored: a bound (IUN)."""
+
+    name: Literal["iun"] = "iun"
+
+
 class EprConfig(StrictModel):
     """Expected positive regularisation (EPR).
 
@@ -165,11 +193,11 @@ class GrLossConfig(StrictModel):
 
     Attributes:
         slope_first, slope_last, offset_first, offset_last: w and b of the soft pseudo-label, in the first epoch and
-            towards the end (the released ``beta``: 0, 2, -2, -2).
+            towards the end (the released ``beta``: 0, 2, -2, -2; published for COCO, NUS-WIDE and CUB: 0, 10, -2, -8).
         centre_first, centre_last, width_first, width_last: mu and sigma of the weight (the released ``alpha``: 0.5,
             0.8, 2, 0.5).
         q_pos, q_neg: q2 and q3, the robustness of the losses of a pseudo-positive and of a negative. Released: 0.01 and
-            1.
+            1; published for CUB: 0.01 and 1.5.
     """
 
     name: Literal["gr_loss"] = "gr_loss"
@@ -182,7 +210,20 @@ class GrLossConfig(StrictModel):
     width_first: float = Field(2.0, ge=0.01, le=100)
     width_last: float = Field(0.5, ge=0.01, le=100)
     q_pos: float = Field(0.01, ge=1e-3, le=1)
-    q_neg: float = Field(1.0, ge=1e-3, le=1)
+    q_neg: float = Field(1.0, ge=1e-3, le=2)
+
+
+class GprConfig(GrLossConfig):
+    """GPR without pseudo-labels: GR Loss and a prior on the number of positives (AEVLP, ICCV 2025).
+
+    Attributes:
+        expected_positives: K, the mean number of true positives of an image, as for EPR.
+        reg_weight: Weight of the prior. Published: 0.05 (VOC), 0.001 (COCO, NUS-WIDE), 0.01 (CUB).
+    """
+
+    name: Literal["gpr"] = "gpr"  # type: ignore[assignment]  # the settings of GR Loss under another name
+    expected_positives: float = Field(1.5, gt=0, le=10_000)
+    reg_weight: float = Field(0.01, ge=0, le=100)
 
 
 class LargeLossConfig(StrictModel):
@@ -288,6 +329,9 @@ METHOD_CONFIGS: dict[str, type[StrictModel]] = {
     "wan": WanConfig,
     "em": EntropyMaximisationConfig,
     "ignore": IgnoreConfig,
+    "bce_ls": BceLsConfig,
+    "iu": IuConfig,
+    "iun": IunConfig,
     "an_ls": AnLsConfig,
     "epr": EprConfig,
     "focal": FocalConfig,
@@ -295,6 +339,7 @@ METHOD_CONFIGS: dict[str, type[StrictModel]] = {
     "hill": HillConfig,
     "splc": SplcConfig,
     "gr_loss": GrLossConfig,
+    "gpr": GprConfig,
     "large_loss": LargeLossConfig,
     "em_apl": EmAplConfig,
     "role": RoleConfig,
@@ -309,6 +354,9 @@ MethodConfig = Annotated[
     | WanConfig
     | EntropyMaximisationConfig
     | IgnoreConfig
+    | BceLsConfig
+    | IuConfig
+    | IunConfig
     | AnLsConfig
     | EprConfig
     | FocalConfig
@@ -316,6 +364,7 @@ MethodConfig = Annotated[
     | HillConfig
     | SplcConfig
     | GrLossConfig
+    | GprConfig
     | LargeLossConfig
     | EmAplConfig
     | RoleConfig

@@ -1,4 +1,4 @@
-"""GR Loss: generalised robust loss with soft pseudo-labels (Chen et al., IJCAI 2024)."""
+"""GR Loss: generalised robust loss with soft pseudo-labels (Chen et al., IJCAI 2024); and GPR, which builds on it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from training.config.methods import GrLossConfig
+from training.config.methods import GprConfig, GrLossConfig
 from training.data.batches import Batch
-from training.losses import mean_part
+from training.losses import LossPart, mean_part
 from training.methods.base import Method, Sizes, StepOutput
+from training.methods.epr import expected_part
 
 _EPS = 1e-7
 """Added inside the logarithm, as released; other methods use 1e-5."""
@@ -33,16 +34,16 @@ class GrLoss(Method):
 
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         """Forward the weak view."""
-        logits = model(batch.weak).logits.float()
+        return StepOutput({"entries": self._entries(model(batch.weak).logits.float(), batch, epoch)})
+
+    def _entries(self, logits: Tensor, batch: Batch, epoch: int) -> LossPart:
         probs = logits.sigmoid()
         slope, offset, centre, width = self._schedule(epoch)
         # Detached: pseudo-label and weight are targets, not something to learn.
         soft = (slope * probs.detach() + offset).sigmoid()
         weight = torch.exp(-((probs.detach() - centre) / width).square() / 2)
         unobserved = soft * _robust(logits, self._config.q_pos) + (1 - soft) * _robust(-logits, self._config.q_neg)
-        return StepOutput(
-            {"entries": mean_part(torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved))}
-        )
+        return mean_part(torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved))
 
     def _schedule(self, epoch: int) -> tuple[float, float, float, float]:
         """Return w, b, mu and sigma in an epoch."""
@@ -53,6 +54,28 @@ class GrLoss(Method):
             _between(config.centre_first, config.centre_last, after),
             _between(config.width_first, config.width_last, after),
         )
+
+
+class Gpr(GrLoss):
+    """The loss of GPR (AEVLP, arXiv 2508.20381) without CLIP: GR Loss plus a prior on the number of positives,
+
+        reg ((mean over the batch of sum_c p_c) - K)^2 / C^2.
+
+    K is the true mean number of positives, which a user with single positives does not have. The whole method also has
+    pseudo-labels from CLIP (DAMP), for which it has two more terms; without pseudo-labels these are empty. The mean is
+    over the global batch.
+    """
+
+    def __init__(self, config: GprConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self._expected, self._reg_weight = config.expected_positives, config.reg_weight
+
+    def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
+        """Forward the weak view."""
+        logits = model(batch.weak).logits.float()
+        prior = expected_part(logits.sigmoid(), self._expected)
+        prior = LossPart(prior.numerator, prior.count, self._reg_weight)
+        return StepOutput({"entries": self._entries(logits, batch, epoch), "expected": prior})
 
 
 def _between(first: float, last: float, share: float) -> float:

@@ -11,12 +11,21 @@ from training.methods.crisp import Crisp
 from training.methods.em_apl import EmApl
 from training.methods.epr import Epr
 from training.methods.focal import Asl, Focal, Hill, Splc
-from training.methods.gr_loss import GrLoss
+from training.methods.gr_loss import Gpr, GrLoss
 from training.methods.ignore import Ignore
 from training.methods.large_loss import LargeLoss
 from training.methods.plc import Plc, PlcLac
 from training.methods.role import Role
-from training.methods.supervised import AnLs, AssumedNegative, EntropyMaximisation, FullLabels, Wan
+from training.methods.supervised import (
+    AnLs,
+    AssumedNegative,
+    BceLs,
+    EntropyMaximisation,
+    FullLabels,
+    Iu,
+    Iun,
+    Wan,
+)
 
 METHODS: dict[str, type[Method]] = {
     "full_labels": FullLabels,
@@ -24,6 +33,9 @@ METHODS: dict[str, type[Method]] = {
     "wan": Wan,
     "em": EntropyMaximisation,
     "ignore": Ignore,
+    "bce_ls": BceLs,
+    "iu": Iu,
+    "iun": Iun,
     "an_ls": AnLs,
     "epr": Epr,
     "focal": Focal,
@@ -31,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "hill": Hill,
     "splc": Splc,
     "gr_loss": GrLoss,
+    "gpr": Gpr,
     "large_loss": LargeLoss,
     "em_apl": EmApl,
     "role": Role,

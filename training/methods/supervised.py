@@ -1,4 +1,4 @@
-"""Bounds and stateless baselines: AN, AN-LS, WAN, EM and full labels, each one loss on the weak view."""
+"""Bounds and simple baselines: AN, AN-LS, WAN, EM, IU, IUN and full labels, each one loss on the weak view."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from training.config.methods import (
     AnLsConfig,
     AssumedNegativeConfig,
+    BceLsConfig,
     EntropyMaximisationConfig,
     FullLabelsConfig,
+    IuConfig,
+    IunConfig,
     WanConfig,
 )
 from training.data.batches import Batch
@@ -53,7 +56,7 @@ class AnLs(MeanOverEntries):
     a is 0.1, as released; the usual label smoothing of two classes would use a / 2.
     """
 
-    def __init__(self, config: AnLsConfig, sizes: Sizes) -> None:
+    def __init__(self, config: AnLsConfig | BceLsConfig, sizes: Sizes) -> None:
         super().__init__()
         self._smoothing = config.smoothing
 
@@ -79,6 +82,62 @@ class FullLabels(MeanOverEntries):
     def entries(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return BCE per entry."""
         return assumed_negative_entries(logits, labels)
+
+
+class BceLs(AnLs):
+    """BCE-LS (Cole et al., CVPR 2021): the smoothed BCE of AN-LS on the true labels."""
+
+    needs_true_labels = True
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the true labels."""
+        assert batch.true is not None, "checked when the run is built"
+        return batch.true
+
+
+class Iun(MeanOverEntries):
+    """IUN (Cole et al., CVPR 2021): BCE on the observed positive and all true negatives, averaged over all entries.
+
+    ``mean[y nl(p) + (1 - t) nl(1 - p)]`` with t the true labels: an unobserved positive costs nothing. It is what
+    rejection would be if it were perfect, and needs the true labels.
+    """
+
+    needs_true_labels = True
+
+    def __init__(self, config: IunConfig, sizes: Sizes) -> None:
+        super().__init__()
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return 1 where the positive was observed, 0 for the negatives that are told, -1 for all else."""
+        assert batch.true is not None, "checked when the run is built"
+        return torch.where(batch.observed > 0, 1.0, batch.true.neg())
+
+    def entries(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return BCE per entry, 0 where ``labels`` is -1."""
+        return torch.where(labels < 0, 0, assumed_negative_entries(logits, labels))
+
+
+class Iu(Iun):
+    """IU (Cole et al., CVPR 2021): as IUN, but of each image's true negatives only ``num_negatives`` are told.
+
+    The release reads them from the labels, which single positives lack. Here they are drawn from the true ones, once
+    per run and the same in every epoch: those with the lowest of fixed random numbers.
+    """
+
+    ranks: Tensor
+
+    def __init__(self, config: IuConfig, sizes: Sizes) -> None:
+        super().__init__(IunConfig(), sizes)
+        self._num_negatives = config.num_negatives
+        self.register_buffer("ranks", torch.rand(sizes.num_examples, sizes.num_classes))
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return 1 where the positive was observed, 0 for the negatives that are told, -1 for all else."""
+        labels = super().labels(batch)
+        # Above every random number, so that no other entry comes before a negative.
+        ranks = torch.where(labels == 0, self.ranks[batch.index], 2.0)
+        told = ranks.argsort(dim=1, stable=True).argsort(dim=1) < self._num_negatives
+        return torch.where((labels == 0) & ~told, -1.0, labels)
 
 
 class Wan(MeanOverEntries):

@@ -76,11 +76,15 @@ def test_the_template_for_data_of_ones_own_runs_without_a_change(
     assert space.protocol.select_config_by == "observed-val"
     decays = {block.fixed["method.gap_decay"] for block in space.methods.values() if "method.gap_decay" in block.fixed}
     assert decays == {0.95}  # so few images make few steps, in the method and in all its variants
+    copy.write_text(run(capsys, "spaces", "photos", "--data", "birds")[1])
+    small = load_space(copy)
+    assert (small.dataset, small.shared.fixed["data.image_size"]) == ("birds", 32)
+    assert small.shared.fixed["model.backbone"] == "torchvision/mobilenet_v2"
     # Its name is a dataset's, and no shipped space has it.
     code, _, err = run(capsys, "sweep", "birds")
     assert (code, "orchestrator spaces folder --data birds > birds.yaml" in err) == (2, True)
     code, _, err = run(capsys, "spaces", "voc", "--data", "birds")
-    assert (code, "--data goes with the space folder only" in err) == (2, True)
+    assert (code, "--data goes with the spaces folder and photos only" in err) == (2, True)
     code, _, err = run(capsys, "spaces", "--data", "brids")
     assert (code, "Did you mean birds?" in err) == (2, True)
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 
 from orchestrator.report import parameter_figures
 from orchestrator.report.cost_figures import draw_timeline
-from orchestrator.report.document import Report
+from orchestrator.report.document import Report, Table
 from orchestrator.report.parameter_figures import compute_effects, draw_responses
+from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves, draw_survival
 from orchestrator.report.statistics import importance
 from orchestrator.report.svg import drawing, inline_svg, write_svg
@@ -27,6 +29,7 @@ from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
 from tests.kit.openings import open_set
 from tests.kit.search_journal import search_plan, search_state
+from tests.kit.shipped_plans import plan_sweep
 
 SEEDS = (80.0, 80.4, 80.1, 80.5, 80.0)
 EVIL = "<script>alert('x')</script>"
@@ -218,3 +221,13 @@ def test_a_grid_is_a_map_of_what_was_measured() -> None:
     assert weights is not None
     assert weights.table.columns[-1].name == "val/mAP (%)"
     assert len(weights.table.rows) == 37, "one cell per trial that did not fail"
+
+
+def test_published_scores_stand_beside_ours_with_what_differs() -> None:
+    voc = plan_sweep("voc", "em", "common")
+    [table] = make_published_section(voc).parts
+    assert isinstance(table, Table)
+    assert [row[2] for row in table.rows] == [88.674, 89.09]
+    assert table.rows[0][3:5] == (0.077, 5)
+    assert "loop.epochs 10 there, 25 here" in str(table.rows[0][5])
+    assert make_published_section(replace(voc, dataset="digits")).parts == ()

@@ -1,0 +1,30 @@
+"""Say what a run knows that a user with single positives does not: the marks that every table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TRUE_LABELS = "uses true labels"
+STATISTIC = "uses full-label statistic"
+
+_TRUE_LABELS = frozenset({"full_labels", "bce_ls", "iu", "iun"})
+_STATISTIC = frozenset({"epr", "role", "gpr"})
+
+
+def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the marks of a run.
+
+    Args:
+        settings: Its settings under dotted keys; ``method.name`` must be among them.
+
+    Returns:
+        :data:`TRUE_LABELS` of a bound or oracle, which learns from the true labels of train; :data:`STATISTIC` of a
+        method that is told the true mean number of positives of an image.
+    """
+    name = settings["method.name"]
+    marks = []
+    if name in _TRUE_LABELS or (name == "ignore" and settings.get("method.rejection") == "oracle"):
+        marks.append(TRUE_LABELS)
+    if name in _STATISTIC:
+        marks.append(STATISTIC)
+    return tuple(marks)
