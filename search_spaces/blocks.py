@@ -109,8 +109,8 @@ class ShippedBlock(WrittenBlock):
 class ProtocolBlock(Section):
     """Which data selects the configuration, and which selects the epoch."""
 
-    select_config_by: Literal["published", "clean-val", "observed-val"] = "clean-val"
-    select_epoch_by: Literal["clean-val", "observed-val", "last"] = "clean-val"
+    select_config_by: Literal["published", "clean-val", "observed-val", "covering-rate", "unbiased-risk"] = "clean-val"
+    select_epoch_by: Literal["clean-val", "observed-val", "covering-rate", "unbiased-risk", "last"] = "clean-val"
 
 
 class Budget(Section):

@@ -28,6 +28,11 @@ TRAIN_STOPPED = "train/stopped"
 
 VAL_MAP = "val/mAP"
 VAL_OBSERVED_MAP = "val/observed_mAP"
+# What chooses without true labels, next to observed mAP (training.criteria).
+VAL_COVERING_RATE = "val/covering_rate"
+VAL_ESTIMATED_ACCURACY = "val/estimated_accuracy"
+ADDED_METRICS = frozenset({VAL_COVERING_RATE, VAL_ESTIMATED_ACCURACY})
+"""Metrics that came after the first results: an earlier record lacks them."""
 # How well class activation maps find the objects on a fixed part of val, where boxes are known
 # (training.models.cam_quality).
 VAL_POINTING_HIT_RATE = "val/pointing_hit_rate"

@@ -2,7 +2,8 @@
 
 Every metric, run, leaderboard and champion carries its protocol, ``select_config_by`` x ``select_epoch_by``. The
 literature selects on fully labelled validation data (``clean-val``). A user who has only single positives cannot do
-that, and selects by ``observed-val``.
+that, and selects by a criterion that needs observed labels alone: ``observed-val``, ``covering-rate`` or
+``unbiased-risk`` (:mod:`training.criteria`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from training.metric_names import VAL_MAP, VAL_OBSERVED_MAP
+from training.metric_names import VAL_COVERING_RATE, VAL_ESTIMATED_ACCURACY, VAL_MAP, VAL_OBSERVED_MAP
 
 
 class SelectBy(StrEnum):
@@ -23,8 +24,23 @@ class SelectBy(StrEnum):
     """mAP on the true validation labels."""
     OBSERVED_VAL = "observed-val"
     """mAP on the observed validation labels: one positive per image, the rest taken as negative."""
+    COVERING_RATE = "covering-rate"
+    """How often the observed label is among the highest scores."""
+    UNBIASED_RISK = "unbiased-risk"
+    """The risk on the unknown true labels, estimated from observed positives and class priors."""
     LAST = "last"
     """The last epoch (epochs only)."""
+
+
+LABEL_FREE = {
+    SelectBy.OBSERVED_VAL: VAL_OBSERVED_MAP,
+    SelectBy.COVERING_RATE: VAL_COVERING_RATE,
+    SelectBy.UNBIASED_RISK: VAL_ESTIMATED_ACCURACY,
+}
+"""What chooses by observed labels alone -> its metric; higher is better for each."""
+
+
+_LISTED = " or ".join((", ".join(list(LABEL_FREE)[:-1]), list(LABEL_FREE)[-1]))
 
 
 @dataclass(frozen=True)
@@ -40,9 +56,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.select_config_by is SelectBy.LAST:
-            raise ValueError("select_config_by must be published, clean-val or observed-val, but got last")
+            raise ValueError(f"select_config_by must be published, clean-val, {_LISTED}, but got last")
         if self.select_epoch_by is SelectBy.PUBLISHED:
-            raise ValueError("select_epoch_by must be clean-val, observed-val or last, but got published")
+            raise ValueError(f"select_epoch_by must be clean-val, last, {_LISTED}, but got published")
 
     @property
     def metric(self) -> str:
@@ -56,8 +72,8 @@ class Protocol:
 
 
 def epoch_metric(select_by: SelectBy) -> str:
-    """Return the metric that ``clean-val`` or ``observed-val`` stands for; ``last`` displays that of clean-val."""
-    return VAL_OBSERVED_MAP if select_by is SelectBy.OBSERVED_VAL else VAL_MAP
+    """Return the metric that a way to select stands for; ``last`` displays that of clean-val."""
+    return LABEL_FREE.get(select_by, VAL_MAP)
 
 
 def choose_epoch(metrics: Mapping[int, Mapping[str, float]], select_epoch_by: SelectBy) -> int | None:

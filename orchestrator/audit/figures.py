@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from orchestrator.audit.findings import Report
-from orchestrator.audit.plain_metrics import plain_metrics
+from orchestrator.audit.plain_metrics import plain_criteria, plain_metrics
 from orchestrator.audit.subject import Subject
 from orchestrator.sweep_folder.ledger import Opening
 from orchestrator.sweep_folder.score_files import scores_file
@@ -77,10 +77,14 @@ def _compare(subject: Subject, trial: int, scores: Scores, recorded: Mapping[str
     true = None if scores.true is None else scores.true.numpy()
     found = plain_metrics(scores.split, scores.logits.numpy(), true, scores.observed.numpy())
     tolerance = VAL_TOLERANCE if scores.split == "val" else TOLERANCE
+    # One image that is ranked otherwise in other batches is seen in these, so they may differ by as much.
+    ours = plain_criteria(scores.logits.numpy(), scores.observed.numpy()) if scores.split == "val" and recorded else {}
+    steps = {name: 100 / len(scores) for name in ours.keys() & recorded.keys()}
+    found |= {name: ours[name] for name in steps}
     for name, value in found.items():
         report.count("figures recomputed")
         said = recorded.get(name)
-        if said is None or not math.isclose(said, value, rel_tol=0, abs_tol=tolerance):
+        if said is None or not math.isclose(said, value, rel_tol=0, abs_tol=max(tolerance, steps.get(name, 0))):
             report.find(
                 "figure",
                 f"{subject.id}/{trial}",

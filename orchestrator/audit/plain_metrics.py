@@ -6,8 +6,12 @@ instead of packed integers.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from training.metric_names import VAL_COVERING_RATE, VAL_ESTIMATED_ACCURACY
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.bool_]
@@ -24,6 +28,35 @@ def plain_metrics(split: str, logits: Logits, true: Labels | None, observed: Lab
     """
     found = {} if true is None else {f"{split}/{name}": value for name, value in _on(logits, true).items()}
     return found | {f"{split}/observed_{name}": value for name, value in _on(logits, observed).items()}
+
+
+def plain_criteria(logits: Logits, observed: Labels) -> dict[str, float]:
+    """Return the criteria that need observed labels alone, under the names that :mod:`training.criteria` gives them."""
+    probs = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -80, 80)))
+    risks = [_risk(probs[:, label], observed[:, label]) for label in range(observed.shape[1])]
+    most = max(1, min(3, observed.shape[1] - 1))
+    covered = [
+        np.mean([(row >= row[label]).sum() <= most for label in np.nonzero(known)[0]])
+        for row, known in zip(logits, observed, strict=True)
+        if known.any()
+    ]
+    rate = float(np.mean(covered)) if covered else 0.0
+    return {VAL_COVERING_RATE: 100 * rate, VAL_ESTIMATED_ACCURACY: 100 * (1 - float(np.mean(risks)))}
+
+
+def _risk(probs: NDArray[np.float64], observed: Labels) -> float:
+    """Return the risk of a class under the absolute loss, from its observed positives and CRISP's prior."""
+    if not observed.any():
+        return float(probs.mean())
+    num_all, num_observed = len(probs), int(observed.sum())
+    slack = 1.01 * (math.sqrt(math.log(400) / (2 * num_all)) + math.sqrt(math.log(400) / (2 * num_observed)))
+    best, prior = math.inf, 0.0
+    for threshold in np.sort(probs[observed]):
+        share, own = float((probs >= threshold).mean()), float((probs[observed] >= threshold).mean())
+        if (share + slack) / own < best:
+            best, prior = (share + slack) / own, share / own
+    prior = min(prior, 1.0)
+    return 2 * prior * float((1 - probs[observed]).mean()) + float(probs.mean()) - prior
 
 
 def _on(logits: Logits, labels: Labels) -> dict[str, float]:

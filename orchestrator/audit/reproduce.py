@@ -18,6 +18,7 @@ from orchestrator.sweep.driver import SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.records import TrialRecord
+from training.metric_names import ADDED_METRICS
 
 # Times differ between any two runs.
 _NOT_RESULTS = ("time/", "epoch")
@@ -132,7 +133,8 @@ def compare(subject: Subject, record: TrialRecord, outcome: SweepOutcome, again:
     differences, num_figures = [], 0
     for epoch, metrics in sorted(record.metrics.items()):
         theirs = repeated.get(epoch, {})
-        for name in sorted({*metrics, *theirs}):
+        # What an earlier version did not measure is no difference.
+        for name in sorted({*metrics, *theirs} - (ADDED_METRICS - metrics.keys())):
             if not name.startswith(_NOT_RESULTS):
                 num_figures += 1
                 pair = metrics.get(name), theirs.get(name)

@@ -57,7 +57,8 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
         raise UserError(
             f"The protocol {plan.protocol} needs true labels of val, which {plan.dataset} does not have. Select by "
-            f"observed-val: change protocol: in a copy of the space."
+            f"observed labels: --set protocol.select_config_by=observed-val "
+            f"--set protocol.select_epoch_by=observed-val"
         )
 
 

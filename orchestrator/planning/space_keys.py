@@ -18,8 +18,8 @@ from training.config.spelling import suggest
 from training.config.strict import shown
 from training.errors import ConfigError
 
-# What a space says besides settings. Its protocol is left out: results under another one cannot be compared.
-_SECTIONS = ("budget", "search", "scheduler", "resources")
+# What a space says besides settings.
+_SECTIONS = ("protocol", "budget", "search", "scheduler", "resources")
 
 # Settings that have their own place in the file.
 _PLACES = {

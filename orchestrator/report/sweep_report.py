@@ -19,6 +19,7 @@ from orchestrator.report.findings import (
     format_hours,
     name_times,
 )
+from orchestrator.report.label_free import rankings_table
 from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import (
     Effect,
@@ -90,6 +91,7 @@ def _search_sections(view: SweepView, effects: Sequence[Effect]) -> list[Section
         _section("search", "The search", [draw_best_so_far(view), draw_learning_curves(view), leaderboard_table(view)]),
         _section("parameters", "The parameters", parts),
         _section("early", "Early stopping", [draw_agreement(view, agreeing), draw_survival(view)], early),
+        _section("criteria", "Choosing without true labels", [rankings_table(view)]),
         _section("method", "The method at work", [draw_rejection(view)]),
     ]
 

@@ -215,6 +215,8 @@ class TestMetrics:
                 "train/lr",
                 "val/mAP",
                 "val/observed_mAP",
+                "val/covering_rate",
+                "val/estimated_accuracy",
                 "time/epoch_s",
                 "time/data_s",
             } <= metrics.keys()
@@ -257,7 +259,9 @@ class TestMetrics:
         assert rates[-1] == pytest.approx(3e-3 / 25 / 1e4)
         assert max(rates) < 3e-3
 
-    @pytest.mark.parametrize(("select_by", "metric"), [("clean-val", "val/mAP"), ("observed-val", "val/observed_mAP")])
+    @pytest.mark.parametrize(
+        ("select_by", "metric"), [("clean-val", "val/mAP"), ("unbiased-risk", "val/estimated_accuracy")]
+    )
     def test_best_is_the_best_epochs_weights_after_later_epochs(
         self, tmp_path: Path, select_by: str, metric: str
     ) -> None:

@@ -20,6 +20,7 @@ from orchestrator.tracking.runs import RunsWriter
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore
 from training.config.run import Scalar, TrainConfig
+from training.criteria import measure_criteria
 from training.data.split import InMemoryImages, SplitData
 from training.inference.scores import Scores
 
@@ -163,7 +164,8 @@ def _events_of_promotion(
         events.append(started(trial, point))
         for epoch in range(1, _EPOCHS + 1):
             # The second epoch is the best, and the last one is lower: it must not be taken for the result.
-            measured = {name: value - 5 * abs(epoch - 2) for name, value in val.metrics().items()}
+            figures_of_val = val.metrics() | measure_criteria(val.logits, val.observed)
+            measured = {name: value - 5 * abs(epoch - 2) for name, value in figures_of_val.items()}
             reported = sweeps.epoch_reported(trial, epoch, 1 + epoch)
             metrics = {**reported.metrics, **measured}
             events.append(EpochReported(trial, epoch, metrics, time_ms=reported.time_ms))

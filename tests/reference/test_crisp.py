@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.reference.plain import gradient_of, loss_of, make_batch, nl, sigmoid, slope_of
 from training.config.methods import CrispConfig
 from training.methods.base import Sizes
-from training.methods.crisp import Crisp, estimate_prior
+from training.methods.crisp import Crisp
+from training.priors import estimate_prior
 
 NUM, NUM_CLASSES = 8, 4
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.config.run import TrainConfig
+from training.criteria import measure_criteria
 from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
 from training.inference.scores import Scores
@@ -16,6 +17,7 @@ from training.loop.run import score_split
 from training.metrics import DEFAULT_THRESHOLD, AbsentClasses
 from training.models.registry import build_model
 from training.preparation import prepare
+from training.selection import epoch_metric
 
 
 def evaluate_split(
@@ -34,10 +36,18 @@ def evaluate_split(
         threshold, absent_classes: See :meth:`training.metrics.MetricAccumulator.compute`.
 
     Returns:
-        Metrics in percent, named ``split/name``.
+        Metrics in percent, named ``split/name``; for ``val`` with the criterion that chose the epoch.
     """
     prepare(config.data)
-    return score_weights(config, state, load_split(config.data, split)).metrics(threshold, absent_classes)
+    scores = score_weights(config, state, load_split(config.data, split))
+    found = scores.metrics(threshold, absent_classes)
+    # What chose the epoch, if that is none of the usual metrics.
+    chosen = epoch_metric(config.loop.select_epoch_by)
+    if split == "val" and chosen not in found:
+        found |= {
+            name: value for name, value in measure_criteria(scores.logits, scores.observed).items() if name == chosen
+        }
+    return found
 
 
 def score_weights(config: TrainConfig, state: dict[str, Any], data: SplitData) -> Scores:

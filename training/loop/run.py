@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config.run import PLACE_KEYS, TrainConfig
+from training.criteria import measure_criteria
 from training.data.loaders import load_eval_batches, make_train_batches
 from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
@@ -41,7 +42,7 @@ from training.metrics import compute_metrics
 from training.models.registry import build_model
 from training.preparation import prepare
 from training.seeding import seed_everything
-from training.selection import SelectBy, epoch_metric
+from training.selection import LABEL_FREE, SelectBy, epoch_metric
 
 
 class TrainingRun:
@@ -300,7 +301,9 @@ class TrainingRun:
         return self._model
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
-        scored = compute_metrics("val", self._scores(self._val, model), self._val.true, self._val.observed)
+        logits = self._scores(self._val, model)
+        scored = compute_metrics("val", logits, self._val.true, self._val.observed)
+        scored |= measure_criteria(logits, self._val.observed)
         with evaluating(model):
             return scored | measure_localisation(model, self._val, self._scale, self._device, self.config.method)
 
@@ -342,7 +345,7 @@ class TrainingRun:
         if self.config.loop.select_epoch_by is SelectBy.CLEAN_VAL and self._val.true is None:
             raise ConfigError(
                 f"loop.select_epoch_by=clean-val needs true validation labels, but {self.config.data.name} has only "
-                "observed ones. Use observed-val",
+                f"observed ones. Use {', '.join(LABEL_FREE)}",
                 "loop.select_epoch_by",
             )
 

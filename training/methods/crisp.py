@@ -25,8 +25,6 @@ most 1. (This tau has nothing to do with IGNORE's.)
 
 from __future__ import annotations
 
-from math import log, sqrt
-
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +34,7 @@ from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.metric_names import TRAIN_CLASS_PRIOR
-
-TAU = DELTA = 0.01
+from training.priors import estimate_prior
 
 
 class Crisp(Method):
@@ -80,26 +77,3 @@ class Crisp(Method):
         risk = (missed + (prob_sums / num_images.detach().clamp_min(1) - self.priors).abs()).mean()
         # The risk is the same on every rank. Weighted by each rank's rows, its mean over the ranks is the risk again.
         return LossPart(risk * num[0], num[0])
-
-
-def estimate_prior(probs: Tensor, observed: Tensor) -> Tensor:
-    """Estimate one class's prior from the scores of all images, as in the module's docstring.
-
-    Args:
-        probs: float64 (n,) in 0-1.
-        observed: bool (n,), which images have the class as their observed label.
-
-    Returns:
-        Scalar in 0-1; 0 without an observed positive.
-    """
-    candidates = probs[observed].sort().values
-    num, num_positive = len(probs), len(candidates)
-    if num_positive == 0:
-        return probs.new_zeros(())
-    ascending = probs.sort().values
-    # searchsorted counts the scores below each candidate, so these are the shares at or above it.
-    share = (num - torch.searchsorted(ascending, candidates)).to(probs.dtype) / num
-    positive_share = (num_positive - torch.searchsorted(candidates, candidates)).to(probs.dtype) / num_positive
-    slack = sqrt(log(4 / DELTA) / (2 * num)) + sqrt(log(4 / DELTA) / (2 * num_positive))
-    best = (share / positive_share + (1 + TAU) * slack / positive_share).argmin()
-    return (share / positive_share)[best].clamp_max(1)

@@ -45,7 +45,8 @@ def test_honest_work_holds_and_says_what_was_compared(work: Work, capsys: pytest
         assert found.report.findings == []
         assert set(found.subjects) == {work.search.id, work.promotion.id}
         checked = found.report.checked
-        assert checked["figures recomputed"] == 3 * 2 * 16, "3 runs, 2 splits, 8 metrics on true and on observed labels"
+        # 3 runs, 2 splits, 8 metrics on true and on observed labels; two criteria on validation data.
+        assert checked["figures recomputed"] == 3 * (2 * 16 + 2)
         assert (checked["files of scores"], checked["runs in MLflow"], checked["final runs"]) == (6, 7, 3)
         assert found.counts == ("openings of the test set of digits: 1",)
     code, out, err = run(capsys, "audit")
@@ -77,6 +78,15 @@ def edit_val_in_journal(work: Work) -> None:
         return event
 
     rewrite_journal(work, raise_val)
+
+
+def edit_criterion_in_journal(work: Work) -> None:
+    def raise_rate(event: dict[str, Any]) -> dict[str, Any]:
+        if event["event"] == "epoch_reported" and event["epoch"] == 2:
+            event["metrics"]["val/covering_rate"] += 7.0
+        return event
+
+    rewrite_journal(work, raise_rate)
 
 
 def choose_another_epoch(work: Work) -> None:
@@ -199,6 +209,7 @@ CHEATS: list[tuple[Callable[[Work], None], str, str]] = [
     (edit_journal, "journal", r"journal.jsonl:\d+: a broken line"),
     (edit_journal_and_seal_it, "figure", r"-0000000b/1: its test/mAP is recorded as .* stored scores give"),
     (edit_val_in_journal, "figure", r"-0000000b/0: its val/mAP is recorded as"),
+    (edit_criterion_in_journal, "figure", r"-0000000b/0: its val/covering_rate is recorded as"),
     (choose_another_epoch, "epoch", "the weights of epoch 3 were tested, but the protocol chooses epoch 2"),
     (drop_seed_from_journal, "seeds", "the run of seed 1003 was planned, but was never started"),
     (drop_test_figures_of_a_seed, "seeds", "seed 1003 is complete, but has no figures on the test set"),

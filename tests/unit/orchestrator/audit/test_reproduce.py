@@ -105,6 +105,13 @@ def test_differences_are_named_and_the_exit_code_says_so(
     assert (printed["equal"], printed["largest_val_difference"], len(printed["differences"])) == (False, 0.25, 2)
 
 
+def test_a_metric_that_the_record_is_too_old_for_is_no_difference(
+    swept: SweepPlan, trained: Callable[[Change], list[SweepPlan]]
+) -> None:
+    trained(lambda event: replace(event, metrics={**event.metrics, "val/covering_rate": 50.0}))
+    assert reproduce(f"{swept.id}/0").differences == ()
+
+
 def test_a_repetition_of_another_version_is_passed_over(
     swept: SweepPlan, trained: Callable[[Change], list[SweepPlan]]
 ) -> None:

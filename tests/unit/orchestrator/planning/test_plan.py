@@ -263,6 +263,14 @@ class TestConcurrency:
             with pytest.raises(UserError, match=message):
                 plan(overrides={key: value})
 
+    def test_set_chooses_the_protocol(self) -> None:
+        keys = ("protocol.select_config_by", "protocol.select_epoch_by")
+        made = plan(overrides=dict.fromkeys(keys, "covering-rate"))
+        assert str(made.protocol) == "covering-rate x covering-rate"
+        assert (made.protocol.metric, made.base["loop.select_epoch_by"]) == ("val/covering_rate", "covering-rate")
+        with pytest.raises(UserError, match=r"--set protocol.select_epoch_by must be one of .*unbiased-risk"):
+            plan(overrides={keys[1]: "unbiased_risk"})
+
     def test_more_than_fit_is_done_and_said(self) -> None:
         made = plan(concurrency=5)
         assert made.concurrency == 5

@@ -287,6 +287,9 @@ def test_the_worked_example_of_the_documentation_is_what_the_functions_compute()
     for trial in (0, 2):
         assert shown[f"race, trial {trial}"].endswith(f"dropped, p = {paired_p(raced[1], raced[trial]):.3f}")
     observed = {trial: [score, *raced.get(trial, ())] for trial, score in enumerate(scores)}
+    # The runs of the race tell the noise too.
+    noise = estimate_noise([*replicates, *raced.values(), champion], scores, selected=True)
+    assert shown["deviations, with the race"] == f"{noise.seed_sd:.2f} and {noise.config_sd:.2f}"
     posterior = shrunken_means(observed, noise)[1]
     assert shown["shrunken mean of all runs, trial 1"].startswith(f"{posterior:.2f}: above the champion")
     assert shown["race, champion"].endswith(f"mean {np.mean(champion):.2f}")
