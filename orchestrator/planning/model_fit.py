@@ -8,7 +8,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from training.config.run import TrainConfig
 
 # The trunks of the shipped spaces: known to exist without importing torchvision.
-_KNOWN = {(f"torchvision/{name}", "IMAGENET1K_V1") for name in ("resnet50", "resnet101")}
+_KNOWN = {(f"torchvision/{name}", "IMAGENET1K_V1") for name in ("resnet50", "resnet101", "mobilenet_v2")}
 
 
 def check_model(plan: SweepPlan) -> None:
