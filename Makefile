@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 BOOTSTRAPPED := .venv/.stamp-bootstrap
 INSTALLED := .venv/.stamp-install
+DOCS := .venv/.stamp-docs
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench faults soak cluster-lab lock wheel clean
+.PHONY: help setup demo test test-all check format docs notebooks bench faults soak cluster-lab lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +36,12 @@ format: $(INSTALLED)  ## fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(DOCS)  ## build the documentation site into site/; warnings are errors, no network is needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(DOCS)  ## run the notebooks of docs/notebooks again and keep their output (a few minutes)
+	$(BIN)/python -m docs.run_notebooks docs/notebooks/*.ipynb
+
 bench: $(INSTALLED)  ## run the benchmarks behind the documented figures (more than an hour)
 	$(BIN)/python -m benchmarks.cost overhead
 	$(BIN)/python -m benchmarks.cost scale
@@ -57,13 +64,14 @@ cluster-lab: $(INSTALLED)  ## Slurm and SSH clusters in namespaces of this machi
 lock: $(BOOTSTRAPPED)  ## rebuild requirements/*.txt from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(COMPILE) --group pyproject.toml:docs --constraint requirements/dev.txt --output-file requirements/docs.txt
 	$(COMPILE) --group pyproject.toml:bootstrap --constraint requirements/dev.txt --output-file requirements/bootstrap.txt
 
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python
 
 clean:  ## remove .venv, caches and built files (results stay)
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps, so that a second `make` installs nothing and a changed lock installs what changed.
@@ -71,6 +79,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml hatch_build.py $(BOOTSTRAPPED)
 	@# Compiled once here, because every worker process of Ray would compile for itself: importing everything then takes 9 s instead of 19.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DOCS): requirements/docs.txt $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/docs.txt
 	@touch $@
 
 $(BOOTSTRAPPED): requirements/bootstrap.txt

@@ -195,6 +195,7 @@ def run_sweep(
         KeyboardInterrupt: It was interrupted; the message has the command that continues it.
     """
     from orchestrator.planning.start_check import require_startable
+    from orchestrator.report.in_mlflow import log_report
     from orchestrator.sweep.driver import run_sweep as drive
     from orchestrator.sweep.options import DriveOptions
     from orchestrator.uris import absolute_uri, require_no_credentials
@@ -206,7 +207,8 @@ def run_sweep(
     if outcome.state == "INTERRUPTED":
         raise KeyboardInterrupt(f"Continue it: orchestrator resume {plan.id}{options.repeated_flags()}")
     _keep_results(plan.id)
-    _warn(outcome)
+    report_problem = None if outcome.tracking_problem else log_report(plan.id)
+    _warn(outcome, report_problem)
     if outcome.best is None:
         raise OrchestratorError(f"No trial of {plan.id} was completed. See why: orchestrator leaderboard {plan.id}")
     return open_sweep(plan.id)
@@ -244,11 +246,12 @@ def _keep_results(sweep_id: str) -> None:
         warnings.warn(f"The results could not be written as Parquet ({error}).", RuntimeWarning, stacklevel=3)
 
 
-def _warn(outcome: SweepOutcome) -> None:
+def _warn(outcome: SweepOutcome, report_problem: str | None) -> None:
     sweep = outcome.plan.id
     failed = sum(record.state is TrialState.FAILED for record in outcome.records)
     problems = {
         f"MLflow lacks some of it ({outcome.tracking_problem}): orchestrator browse {sweep}": outcome.tracking_problem,
+        f"MLflow has no report of it ({report_problem}): orchestrator report {sweep}": report_problem,
         f"The backup is incomplete ({outcome.backup_problem}): orchestrator resume {sweep}": outcome.backup_problem,
         f"{failed} of {len(outcome.records)} trials failed. See why: orchestrator leaderboard {sweep}": failed,
     }

@@ -54,7 +54,7 @@ def test_links_lead_to_files(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_commands_that_exist(document: Path) -> None:
     code = code_of(document)
-    verbs = set(re.findall(r"\borchestrator ([a-z-]+)", code))
+    verbs = set(re.findall(r"\borchestrator ([a-z][a-z-]*)", code))
     assert verbs <= {*cli.VERBS, "cluster", "data", "submit", "weights"}
     assert set(re.findall(r"\borchestrator data ([a-z]+)\b", code)) <= set(cli_data.VERBS)
     assert set(re.findall(r"\borchestrator cluster ([a-z]+)\b", code)) <= set(cli_cluster.VERBS)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.methods.registry import make_method
     from training.metrics import compute_metrics
     from training.models.base import ModelOutput
-    from training.preparation import prepare
+    from training.preparation import make_model, prepare
 
 __all__ = [
     "Batch",
@@ -38,6 +38,7 @@ __all__ = [
     "compute_metrics",
     "load_split",
     "make_method",
+    "make_model",
     "prepare",
     "total_loss",
 ]
@@ -54,7 +55,7 @@ _PLACES = {
     "compute_metrics": "training.metrics",
     "load_split": "training.data.registry",
     "make_method": "training.methods.registry",
-    "prepare": "training.preparation",
+    **dict.fromkeys(("make_model", "prepare"), "training.preparation"),
     "total_loss": "training.losses",
 }
 

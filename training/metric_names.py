@@ -6,19 +6,28 @@ the cost of importing torch.
 
 from __future__ import annotations
 
+# The epoch, from 1.
 EPOCH = "epoch"
 
+# Mean over the steps; its parts follow as train/loss_PART.
 TRAIN_LOSS = "train/loss"
+# Learning rate at the end of the epoch.
 TRAIN_LR = "train/lr"
 # Images that an epoch passed through the network to train it, with every view of them (training.loop.epoch).
 TRAIN_IMAGES_FORWARD = "train/images_forward"
 TRAIN_IMAGES_BACKWARD = "train/images_backward"
+# Of the assumed negatives that a method rejected: the share (0-1) that is truly positive.
 TRAIN_REJECTION_PRECISION = "train/rejection_precision"
+# The share (0-1) of the false negatives that it rejected.
 TRAIN_REJECTION_RECALL = "train/rejection_recall"
+# That precision, divided by the share of false negatives among all assumed negatives; 1 is chance.
 TRAIN_REJECTION_LIFT = "train/rejection_lift"
+# The share (0-1) of the unobserved labels that it rejected.
 TRAIN_REJECTED_FRAC = "train/rejected_frac"
+# IGNORE's threshold on the information gap, and the mean of those on average logits, at the end of the epoch.
 TRAIN_GAP_THRESHOLD = "train/gap_threshold"
 TRAIN_AVERAGE_LOGIT_THRESHOLD = "train/average_logit_threshold"
+# The share (0-1) of pixels that IGNORE's masks keep, and of images whose mask is empty.
 TRAIN_MASK_KEPT_FRAC = "train/mask_kept_frac"
 TRAIN_EMPTY_MASK_FRAC = "train/empty_mask_frac"
 TRAIN_PSEUDO_LABELLED_FRAC = "train/pseudo_labelled_frac"

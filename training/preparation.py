@@ -1,4 +1,4 @@
-"""Prepare what needs no download: the digit scenes, and the trunk pretrained for them."""
+"""Prepare what needs no download: the digit scenes, the trunk pretrained for them, and networks that start from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from training.cache import cache_dir, making
-from training.config.run import DataConfig
+from training.config.run import DataConfig, TrainConfig
 from training.data.digits import (
     DEFAULT_COUNTS,
     NUM_CLASSES,
@@ -27,9 +27,10 @@ from training.data.digits import (
     make_pretext_images,
     make_scenes,
 )
-from training.data.registry import digits_spec
+from training.data.registry import dataset_info, digits_spec
 from training.data.views import PixelScale, draw_shifts, shift
 from training.models.backbone import WIDTHS, DigitsTrunk
+from training.models.registry import build_model
 from training.seeding import named_generator, seed_everything
 
 # If you change one of these, increase RECIPE_VERSION too: otherwise the cached trunk would be used. Results on digits
@@ -61,6 +62,25 @@ def prepare(config: DataConfig) -> None:
     with making(target):
         if not is_prepared(config):  # another process may have made it while we waited
             _make(spec, target)
+
+
+def make_model(config: TrainConfig, device: torch.device | None = None) -> nn.Module:
+    """Build the network of a run for the classes of its dataset, with its initial weights.
+
+    Args:
+        config: Its sections ``data`` and ``model`` count.
+        device: Where to put it; the CPU by default.
+
+    Returns:
+        A module that maps normalised images (B, 3, H, W) to a :class:`training.models.base.ModelOutput`.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError: The dataset, the backbone or its weights are not there.
+    """
+    prepare(config.data)
+    info = dataset_info(config.data)
+    place = device or torch.device("cpu")
+    return build_model(config.model, len(info.classes), place, pretext_file=info.pretext_file)[0]
 
 
 def pretrain_trunk(images: Tensor, classes: Tensor, scale: PixelScale, seed: int) -> dict[str, Tensor]:

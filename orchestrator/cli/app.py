@@ -36,11 +36,12 @@ from orchestrator.cli import (
 )
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.cli.output import accept_any_text, print_note, tell_of_escapes
-from orchestrator.program import program
+from orchestrator.program import PROGRAM, program
 from orchestrator.redaction import redact
 from orchestrator.signals import was_interrupted
 from orchestrator.terminal_text import show_controls
 
+_COMPLETION_VARIABLE = f"_{PROGRAM.upper()}_COMPLETE"
 EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 the user's mistake, 130 interrupted."
 
 VERBS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -73,7 +74,6 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
 app = typer.Typer(
     name="orchestrator",
     no_args_is_help=True,
-    add_completion=False,
     # Without rich, whose import would double the time that --help takes.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore")  # libraries warn their developers, not our users
     try:
         # Not in standalone mode, because typer would then print errors in its own way.
-        sys.exit(app(words, prog_name=program(), standalone_mode=False, obj=words))
+        sys.exit(app(words, prog_name=_choose_name(words), standalone_mode=False, obj=words))
     except typer.TyperException as error:
         print(show_controls(redact(describe_usage(error))), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -173,6 +173,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(code)
     finally:
         tell_of_escapes()
+
+
+def _choose_name(words: Sequence[str]) -> str:
+    """Return how to call the program; for completion its name, from which the shell's scripts are made."""
+    is_completion = _COMPLETION_VARIABLE in os.environ or any(word.endswith("-completion") for word in words[:1])
+    return PROGRAM if is_completion else program()
 
 
 def describe_usage(error: typer.TyperException) -> str:

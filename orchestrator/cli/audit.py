@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from orchestrator.cli.completion import complete_sweep
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, SweepArgument
 from orchestrator.cli.output import print_json, print_line, print_note
 from orchestrator.durations import format_seconds
@@ -27,6 +28,7 @@ def audit(
             metavar="SWEEP|TABLE",
             help="An id, a name, or a table (.parquet, .csv, .json); by default the latest.",
             show_default=False,
+            autocompletion=complete_sweep,
         ),
     ] = None,
     json: JsonOption = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_sweep
 from orchestrator.cli.output import print_line, print_note
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def browse(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP|FILE", help="An id, a name or a bundle; by default the latest.", show_default=False
+            metavar="SWEEP|FILE",
+            help="An id, a name or a bundle; by default the latest.",
+            show_default=False,
+            autocompletion=complete_sweep,
         ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = DEFAULT_PORT,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_space
 from orchestrator.cli.jobs import submitted
 from orchestrator.cli.options import EXIT_FAILURE, AddressOption, JsonOption, SetOption
 from orchestrator.cli.output import print_json, print_line, print_note, print_table
@@ -21,6 +22,7 @@ def doctor(
             metavar="SPACE",
             help="With --address: also check this space's data and weights.",
             show_default=False,
+            autocompletion=complete_space,
         ),
     ] = None,
     storage: Annotated[

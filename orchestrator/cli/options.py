@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_method, complete_space, complete_sweep
 from orchestrator.cli.output import print_note
 from orchestrator.errors import UserError
 
@@ -51,10 +52,22 @@ def check_places(storage: str | None, backup: str | None, mirror: str | None = N
 
 
 SpaceArgument = Annotated[
-    str, typer.Argument(metavar="SPACE", help="A shipped search space or a YAML file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="SPACE",
+        help="A shipped search space or a YAML file.",
+        show_default=False,
+        autocompletion=complete_space,
+    ),
 ]
 SweepArgument = Annotated[
-    str | None, typer.Argument(metavar="SWEEP", help="An id or a name; by default the latest.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="SWEEP",
+        help="An id or a name; by default the latest.",
+        show_default=False,
+        autocompletion=complete_sweep,
+    ),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", metavar="N", help="Number of trials; by default the space's.")
@@ -82,7 +95,13 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="S", help="Seed of the search. For the training seed: --set loop.seed=S")
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="Method to train; by default the space's choice.")
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Method to train; by default the space's choice.",
+        autocompletion=complete_method,
+    ),
 ]
 RecipeOption = Annotated[
     str | None,

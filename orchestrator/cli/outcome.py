@@ -46,6 +46,8 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
             f"The backup is incomplete ({outcome.backup_problem}). When it is back, complete it: {program()} resume "
             f"{plan.id}"
         )
+    if outcome.state != "INTERRUPTED" and outcome.tracking_problem is None:
+        add_report(plan.id)
     print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
     if outcome.state == "INTERRUPTED":
         print_note(f"Resume with: {program()} resume {plan.id}{options.repeated_flags()}")
@@ -64,6 +66,14 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
     # With --json, stdout is the JSON alone.
     if not json:
         print_next(_next_steps(plan))
+
+
+def add_report(sweep_id: str) -> None:
+    """Put the page of the report into MLflow, and say so if that fails."""
+    from orchestrator.report.in_mlflow import log_report
+
+    if (problem := log_report(sweep_id)) is not None:
+        print_note(f"note: MLflow has no report of {sweep_id} ({problem}). Write one: {program()} report {sweep_id}")
 
 
 def _keep_results(plan: SweepPlan, state: SweepState) -> None:

@@ -19,6 +19,7 @@ from orchestrator.cli.options import (
     StealLeaseOption,
     SweepArgument,
 )
+from orchestrator.cli.outcome import add_report
 from orchestrator.cli.output import (
     format_score,
     print_json,
@@ -129,6 +130,8 @@ def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: 
         print_json(_describe(outcome, decision))
     else:
         _print_promotion(outcome, decision)
+    if not outcome.reused and outcome.tracking_problem is None:
+        add_report(plan.id)
     print_note(
         f"{'finished earlier, nothing to do' if outcome.reused else 'finished'}, "
         f"{format_seconds(time.monotonic() - started)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_sweep
 from orchestrator.cli.lookup import print_source
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_json, print_line, print_note, print_text
@@ -22,7 +23,12 @@ _FORMATS = "html,md,tex,csv,parquet"
 def report(
     sweep: Annotated[
         str | None,
-        typer.Argument(metavar="SWEEP|PROMOTION", help="An id or a name; by default the latest.", show_default=False),
+        typer.Argument(
+            metavar="SWEEP|PROMOTION",
+            help="An id or a name; by default the latest.",
+            show_default=False,
+            autocompletion=complete_sweep,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.completion import complete_space
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_file, print_json, print_line, print_table
 from orchestrator.program import program
@@ -17,7 +18,12 @@ COPY = "my.yaml"
 def spaces(
     space: Annotated[
         str | None,
-        typer.Argument(metavar="SPACE", help="Print this shipped space or YAML file in full.", show_default=False),
+        typer.Argument(
+            metavar="SPACE",
+            help="Print this shipped space or YAML file in full.",
+            show_default=False,
+            autocompletion=complete_space,
+        ),
     ] = None,
     data: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completion import complete_space
 from orchestrator.cli.jobs import submitted
 from orchestrator.cli.options import (
     AddressOption,
@@ -131,7 +132,10 @@ def train(
     space: Annotated[
         str | None,
         typer.Argument(
-            metavar="SPACE", help="Trains its first start_from point, or its published settings.", show_default=False
+            metavar="SPACE",
+            help="Trains its first start_from point, or its published settings.",
+            show_default=False,
+            autocompletion=complete_space,
         ),
     ] = None,
     source: Annotated[

@@ -22,6 +22,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
+# What fits on a page; a table that is wider and this low is turned.
+_MOST_LATEX_ROWS, _MOST_LATEX_COLUMNS, _LONGEST_LATEX_CELL = 40, 15, 50
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -88,11 +90,11 @@ def _markdown_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
     yield from map(_mark, say_below(table, files))
 
 
-def say_below(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+def say_below(table: Table, files: Mapping[str, str], most_rows: int = MOST_ROWS) -> Iterator[str]:
     """Yield the lines below a table: where its other rows are, and its note."""
-    if len(table.rows) > MOST_ROWS:
+    if len(table.rows) > most_rows:
         whole = f" All of them: `{files[table.name]}`." if table.name in files else ""
-        yield f"{MOST_ROWS} of {len(table.rows):,} rows.{whole}"
+        yield f"{most_rows} of {len(table.rows):,} rows.{whole}"
     if table.note:
         yield table.note
 
@@ -104,29 +106,43 @@ def _mark(text: str) -> str:
 
 
 def write_latex(report: Report, files: Mapping[str, str]) -> str:
-    """Return the tables of a report as LaTeX, to be read by another file; they need the package booktabs."""
-    lines = [f"% {' '.join(report.title.split())}", "% \\usepackage{booktabs}"]
+    """Return the tables of a report as LaTeX, to be read by another file; they need booktabs and graphicx."""
+    lines = [f"% {' '.join(report.title.split())}", "% \\usepackage{booktabs,graphicx}"]
     for table in report.tables():
         lines += ["", *_latex_table(table, files)]
     return "\n".join(lines) + "\n"
 
 
 def _latex_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
+    header = tuple(column.name for column in table.columns)
+    cells = [
+        tuple(format_cell(cell, column) for cell, column in _zip(row, table)) for row in table.rows[:_MOST_LATEX_ROWS]
+    ]
+    alignment = "".join(_align([row[n] for row in cells], is_number) for n, is_number in enumerate(table.is_number))
+    if cells and len(header) > _MOST_LATEX_COLUMNS >= len(cells):
+        header, *cells = zip(header, *cells, strict=True)
+        alignment = "l" + "r" * (len(header) - 1)
+    note = " ".join(say_below(table, files, _MOST_LATEX_ROWS))
     yield r"\begin{table}"
     yield r"\centering"
-    note = " ".join(say_below(table, files))
     yield rf"\caption{{{_tex(table.title)}.{' ' + _tex(note) if note else ''}}}"
     yield rf"\label{{tab:{table.name}}}"
-    yield rf"\begin{{tabular}}{{{''.join('r' if is_number else 'l' for is_number in table.is_number)}}}"
+    # Only a table that is wider than the text is made smaller.
+    yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    yield rf"\begin{{tabular}}{{{alignment}}}"
     yield r"\toprule"
-    yield _latex_row(column.name for column in table.columns)
+    yield _latex_row(header)
     yield r"\midrule"
-    yield from (
-        _latex_row(format_cell(cell, column) for cell, column in _zip(row, table)) for row in table.rows[:MOST_ROWS]
-    )
+    yield from map(_latex_row, cells)
     yield r"\bottomrule"
-    yield r"\end{tabular}"
+    yield r"\end{tabular}}"
     yield r"\end{table}"
+
+
+def _align(cells: Iterable[str], is_number: bool) -> str:
+    if is_number:
+        return "r"
+    return "p{7cm}" if max(map(len, cells), default=0) > _LONGEST_LATEX_CELL else "l"
 
 
 def _latex_row(cells: Iterable[str]) -> str:

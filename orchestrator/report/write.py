@@ -43,6 +43,11 @@ def write_report(report: Report, folder: Path, formats: Collection[str] = FORMAT
         ) from None
 
 
+def render_page(report: Report) -> str:
+    """Return the page alone, whose tables refer to no file beside it."""
+    return write_page(report, _draw(report), {})
+
+
 def _render(report: Report, formats: Collection[str]) -> Iterator[tuple[str, str | bytes]]:
     suffix = next((each for each in ("csv", "parquet") if each in formats), None)
     files = {table.name: f"{_TABLES}/{table.name}.{suffix}" for table in report.tables()} if suffix else {}

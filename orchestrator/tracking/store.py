@@ -170,6 +170,20 @@ def find_sweep_run(plan: SweepPlan) -> tuple[str, str] | None:
     return _find_run_of(plan, None)
 
 
+def log_text(plan: SweepPlan, path: str, text: str) -> None:
+    """Write an artifact of a sweep's own run; nothing happens if MLflow has no such run.
+
+    Raises:
+        OrchestratorError: MLflow does not answer.
+    """
+    file = database_file()
+    # Looking for the run must not create a database.
+    found = None if file is not None and not file.exists() else find_sweep_run(plan)
+    if found is not None:
+        with answering() as client:
+            client.log_text(found[1], text, path)
+
+
 def has_experiment_tag(experiment_id: str, key: str) -> bool:
     """Return whether an experiment has a tag."""
     with answering() as client:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib
 import pytest
 
+import orchestrator
 from orchestrator.audit.reproduce import reproduce
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.sweep.driver import resume
@@ -21,7 +23,7 @@ from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.index import create_sweep
 from orchestrator.sweep_folder.journal import follow
 from search_spaces.ranges import Range
-from tests.kit import scenes
+from tests.kit import notebooks, scenes
 from tests.kit.sweeps import journal_path
 from training.selection import Protocol
 
@@ -113,3 +115,14 @@ def test_reused_actors_and_kills_change_no_number() -> None:
     resumed = resume(killed.id, UNTRACKED)
     assert [record.params for record in resumed.records] == [record.params for record in outcome.records]
     assert epochs_of(killed) == undisturbed
+
+
+def test_the_notebook_that_reads_a_sweep_runs_one_from_python() -> None:
+    notebooks.check_outputs("read_a_sweep")
+    with matplotlib.rc_context({"backend": "agg"}):
+        variables = notebooks.run_cells("read_a_sweep", {"TRIALS": 2, "EPOCHS": 3, "IMAGES": 64})
+    sweep = variables["sweep"]
+    assert sweep.summary.state == "FINISHED"
+    assert list(sweep.trials.trial) == [0, 1]
+    with pytest.raises(orchestrator.UserError, match="already exists"):
+        orchestrator.run_sweep(variables["plan"])

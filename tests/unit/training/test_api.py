@@ -7,10 +7,20 @@ import torch
 from torch import Tensor, nn
 
 import training
+from tests.kit import notebooks
 
 NAMES = [
     *("Batch", "ConfigError", "DatasetError", "Method", "ModelOutput", "Predictor", "SplitData", "StepOutput"),
-    *("TrainConfig", "TrainingRun", "compute_metrics", "load_split", "make_method", "prepare", "total_loss"),
+    *(
+        "TrainConfig",
+        "TrainingRun",
+        "compute_metrics",
+        "load_split",
+        "make_method",
+        "make_model",
+        "prepare",
+        "total_loss",
+    ),
 ]
 
 
@@ -62,3 +72,11 @@ def test_a_wrong_method_or_setting_is_named_with_the_nearest() -> None:
         training.make_method("ignor", **sizes)
     with pytest.raises(training.ConfigError, match=r"method\.cam_threshold must be less than 1"):
         training.make_method("ignore", **sizes, cam_threshold=7)
+
+
+@pytest.mark.slow
+def test_the_notebook_with_a_loop_of_ones_own_runs() -> None:
+    notebooks.check_outputs("own_training_loop")
+    variables = notebooks.run_cells("own_training_loop", {"IMAGES": 64, "EPOCHS": 3})
+    assert list(variables["ignore"].index) == [1, 2, 3]
+    assert variables["ignore"]["train/rejection_recall"].notna().any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from orchestrator.report import parameter_figures
 from orchestrator.report.cost_figures import draw_timeline
 from orchestrator.report.document import Report, Table
+from orchestrator.report.in_mlflow import log_report
 from orchestrator.report.parameter_figures import compute_effects, draw_responses
 from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves, draw_survival
@@ -27,9 +29,12 @@ from orchestrator.report.sweep_report import make_sweep_report
 from orchestrator.report.view import SweepView, measure_noise
 from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
+from orchestrator.sweep_folder.index import create_sweep
+from orchestrator.tracking.tracker import sync
 from tests.kit.openings import open_set
-from tests.kit.search_journal import search_plan, search_state
+from tests.kit.search_journal import search_events, search_plan, search_state
 from tests.kit.shipped_plans import plan_sweep
+from tests.kit.sweeps import write_events
 
 SEEDS = (80.0, 80.4, 80.1, 80.5, 80.0)
 EVIL = "<script>alert('x')</script>"
@@ -231,3 +236,18 @@ def test_published_scores_stand_beside_ours_with_what_differs() -> None:
     assert table.rows[0][3:5] == (0.077, 5)
     assert "loop.epochs 10 there, 25 here" in str(table.rows[0][5])
     assert make_published_section(replace(voc, dataset="digits")).parts == ()
+
+
+def test_the_page_is_in_the_run_of_its_sweep_in_mlflow(home: Path, empty_store: Path) -> None:
+    plan = search_plan(6)
+    create_sweep(plan.id, plan.to_json())
+    write_events(plan, search_events(plan))
+    assert log_report(plan.id) is None
+    assert not (home / "mlflow.db").exists(), "without a run there is nothing to add to"
+    shutil.copy(empty_store, home / "mlflow.db")
+    assert sync(plan.id)
+    assert log_report(plan.id) is None
+    (page,) = (home / "artifacts").rglob("report.html")
+    assert plan.id in page.read_text(encoding="utf-8")
+    assert 'href="tables/' not in page.read_text(encoding="utf-8"), "there is no file beside it"
+    assert log_report("nothing-00000001") == f"No sweep 'nothing-00000001' in {home / 'sweeps'}."

@@ -2,6 +2,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 
 from orchestrator.report.document import Column, Report, Section, make_table
 from orchestrator.report.tables import make_parquet, write_csv, write_latex, write_markdown
@@ -56,4 +62,25 @@ def test_long_tables_are_cut_in_texts_and_say_where_the_rest_is() -> None:
     text = write_markdown(report, {}, {"long": "tables/long.csv"})
     assert "200 of 1,000 rows. All of them: `tables/long.csv`." in text
     assert write_csv(long).count("\n") == 1001
-    assert "200 of 1,000 rows." in write_latex(report, {})
+    assert "40 of 1,000 rows." in write_latex(report, {})
+
+
+@pytest.mark.slow
+def test_latex_compiles_and_no_table_is_larger_than_its_page(tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
+    wide = make_table("wide", "Wide", [f"column_{n}" for n in range(22)], [tuple(range(22))] * 3)
+    broad = make_table("broad", "Broad", [f"column_{n}" for n in range(14)], [tuple(range(10**6, 10**6 + 14))] * 20)
+    long = make_table("long", "Long", ["n", "why"], [(number, "because of that " * 9) for number in range(20)])
+    many = make_table("many", "Many", ["n"], [(number,) for number in range(1000)])
+    report = Report("x", "Café ± 1", "", (), (), (Section("s", "S", (), (TABLE, wide, broad, long, many)),))
+    (tmp_path / "tables.tex").write_text(write_latex(report, {}), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}"
+        r"\begin{document}\input{tables}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert re.findall("Overfull.*|Float too large.*", done.stdout) == []
+    assert r"column\_21 & 21 & 21 & 21 \\" in write_latex(report, {}), "it is turned"

@@ -1,0 +1,42 @@
+"""Completes names in the shell: search spaces, sweeps, methods. Quick, and silent about whatever is wrong."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+
+import typer
+
+_ID_DIGITS = 8
+
+
+def complete_space(incomplete: str) -> list[str]:
+    """Return the shipped search spaces, and YAML files, that begin with what was typed."""
+    from search_spaces.schema import shipped_spaces
+
+    files = [path for suffix in ("yaml", "yml") for path in glob.glob(f"{glob.escape(incomplete)}*.{suffix}")]
+    return [*_beginning(incomplete, shipped_spaces()), *sorted(files)]
+
+
+def complete_sweep(incomplete: str) -> list[str]:
+    """Return names and ids of this home's sweeps, trainings and promotions that begin with what was typed."""
+    from orchestrator.home import PLAN_FILE, sweeps_dir
+
+    # By their folders' names, because reading every plan would take long in a large home.
+    ids = sorted(plan.parent.name for plan in sweeps_dir().glob(f"[!.]*/{PLAN_FILE}"))
+    names = [sweep_id[: -_ID_DIGITS - 1] for sweep_id in ids]
+    return list(dict.fromkeys(_beginning(incomplete, [*names, *ids])))
+
+
+def complete_method(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the methods of the search space on the command line that begin with what was typed."""
+    from search_spaces.schema import load_space
+
+    try:
+        return _beginning(incomplete, load_space(context.params.get("space") or "digits").methods)
+    except (ValueError, OSError):  # the command itself will say what is wrong with the space
+        return []
+
+
+def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
