@@ -141,7 +141,9 @@ def make_plan(
         space: A shipped search space, such as `digits`, or a YAML file.
         method: Label of a method in the space; by default its first.
         recipe: `common` or `published`.
-        trials, epochs, startup_trials: Replace the space's budget.
+        trials: Number of trials; by default the space's.
+        epochs: Full length of a trial; by default the space's.
+        startup_trials: Random trials before the search learns from them; by default the space's.
         concurrency: Trials at a time; by default as many as fit.
         seed: Seed of the search.
         settings: Dotted key -> value, as `--set`; a key that is set is not searched.

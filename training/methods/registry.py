@@ -80,7 +80,10 @@ def make_method(
 
     Args:
         name: Such as ``ignore``; every ``method.name`` of a search space.
-        num_classes, num_examples, num_epochs, embedding_dim: As in :class:`training.methods.base.Sizes`.
+        num_classes: C.
+        num_examples: N of the train split.
+        num_epochs: Full length of the training.
+        embedding_dim: d of ``ModelOutput.embeddings``; None if the model returns none.
         settings: Its settings without the ``method.`` in front, such as ``cam_threshold=0.3``; the others keep their
             defaults.
 
