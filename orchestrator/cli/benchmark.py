@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from orchestrator.cli.completion import complete_suite
 from orchestrator.cli.jobs import submitted
 from orchestrator.cli.options import (
     EXIT_FAILURE,
@@ -35,7 +36,11 @@ def benchmark(
     context: typer.Context,
     suite: Annotated[
         str,
-        typer.Argument(metavar="SUITE", help="A shipped suite (digits, digits-full, paper, spml) or a YAML file."),
+        typer.Argument(
+            metavar="SUITE",
+            help="A shipped suite (digits, digits-full, paper, spml) or a YAML file.",
+            autocompletion=complete_suite,
+        ),
     ],
     methods: Annotated[
         str | None,

@@ -14,8 +14,14 @@ def complete_space(incomplete: str) -> list[str]:
     """Return the shipped search spaces, and YAML files, that begin with what was typed."""
     from search_spaces.schema import shipped_spaces
 
-    files = [path for suffix in ("yaml", "yml") for path in glob.glob(f"{glob.escape(incomplete)}*.{suffix}")]
-    return [*_beginning(incomplete, shipped_spaces()), *sorted(files)]
+    return [*_beginning(incomplete, shipped_spaces()), *_find_yaml(incomplete)]
+
+
+def complete_suite(incomplete: str) -> list[str]:
+    """Return the shipped suites, and YAML files, that begin with what was typed."""
+    from search_spaces.suite import shipped_suites
+
+    return [*_beginning(incomplete, shipped_suites()), *_find_yaml(incomplete)]
 
 
 def complete_sweep(incomplete: str) -> list[str]:
@@ -40,3 +46,7 @@ def complete_method(context: typer.Context, incomplete: str) -> list[str]:
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
+
+
+def _find_yaml(incomplete: str) -> list[str]:
+    return sorted(path for suffix in ("yaml", "yml") for path in glob.glob(f"{glob.escape(incomplete)}*.{suffix}"))

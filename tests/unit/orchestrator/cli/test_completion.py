@@ -48,6 +48,7 @@ def test_verbs_options_spaces_sweeps_and_methods_are_completed(program: Path, tm
         "orchestrator sweep --tri": ["--trials"],
         "orchestrator sweep digits_": ["digits_fig2", "digits_q2l"],
         "orchestrator plan digits-": ["digits-own.yaml"],
+        "orchestrator benchmark digits-": ["digits-full", "digits-own.yaml"],
         "orchestrator leaderboard m": ["mine", sweep.id],
         "orchestrator sweep digits --method ignore_without_r": ["ignore_without_rejection", "ignore_without_reg"],
         "orchestrator sweep nowhere --method i": [],
