@@ -9,6 +9,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,7 +19,7 @@ import orchestrator
 import training
 from orchestrator.cli.app import app
 from search_spaces import blocks, ranges, schema
-from training import metric_names, metrics
+from training import metric_names
 from training.config import methods, run
 
 _ROLE = re.compile(r":(?:func|class|meth|attr|mod|data):`~?([^`]+)`")
@@ -92,7 +93,9 @@ def render_settings() -> str:
 def render_metrics() -> str:
     """Return how metrics are computed, and the names under which a run reports them, with the comments on them."""
     rows = [f"| `{name}` | {note} |" for name, note in _named_metrics()]
-    computed = _escape(_ROLE.sub(r"`\1`", inspect.getdoc(metrics) or ""))
+    # Read and not imported, which would take torch along.
+    source = Path(metric_names.__file__).with_name("metrics.py").read_text(encoding="utf-8")
+    computed = _escape(_ROLE.sub(r"`\1`", ast.get_docstring(ast.parse(source)) or ""))
     return "\n".join(["# Metrics", "", computed, "", "| name | |", "|---|---|", *rows]) + "\n"
 
 
@@ -110,7 +113,7 @@ def read_attributes(documented: object) -> dict[str, str]:
     _, _, section = (inspect.getdoc(documented) or "").partition("\nAttributes:\n")
     section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
     found = {}
-    for entry in re.split(r"\n    (?=\S)", "\n" + section):
+    for entry in re.split(r"\n    (?=\S)", "\n" + section)[1:]:
         names, _, text = " ".join(entry.split()).partition(": ")
         found |= dict.fromkeys(names.split(", "), _ROLE.sub(r"`\1`", text))
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable
 
-import typer
-
 _ID_DIGITS = 8
 
 
@@ -34,14 +32,11 @@ def complete_sweep(incomplete: str) -> list[str]:
     return list(dict.fromkeys(_beginning(incomplete, [*names, *ids])))
 
 
-def complete_method(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the methods of the search space on the command line that begin with what was typed."""
-    from search_spaces.schema import load_space
+def complete_method(incomplete: str) -> list[str]:
+    """Return the methods that begin with what was typed: all shipped ones, for the space is not known yet."""
+    from search_spaces.compose import shipped_methods
 
-    try:
-        return _beginning(incomplete, load_space(context.params.get("space") or "digits").methods)
-    except (ValueError, OSError):  # the command itself will say what is wrong with the space
-        return []
+    return _beginning(incomplete, shipped_methods())
 
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ _LATEX = {
     "|": r"\textbar{}",
 }
 # What fits on a page; a table that is wider and this low is turned.
-_MOST_LATEX_ROWS, _MOST_LATEX_COLUMNS, _LONGEST_LATEX_CELL = 40, 15, 50
+_MOST_LATEX_ROWS, _MOST_WRAPPED_ROWS, _MOST_LATEX_COLUMNS, _LONGEST_LATEX_CELL = 40, 12, 15, 50
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -119,10 +119,12 @@ def _latex_table(table: Table, files: Mapping[str, str]) -> Iterator[str]:
         tuple(format_cell(cell, column) for cell, column in _zip(row, table)) for row in table.rows[:_MOST_LATEX_ROWS]
     ]
     alignment = "".join(_align([row[n] for row in cells], is_number) for n, is_number in enumerate(table.is_number))
+    most_rows = _MOST_WRAPPED_ROWS if "p" in alignment else _MOST_LATEX_ROWS
+    cells = cells[:most_rows]
     if cells and len(header) > _MOST_LATEX_COLUMNS >= len(cells):
         header, *cells = zip(header, *cells, strict=True)
         alignment = "l" + "r" * (len(header) - 1)
-    note = " ".join(say_below(table, files, _MOST_LATEX_ROWS))
+    note = " ".join(say_below(table, files, most_rows))
     yield r"\begin{table}"
     yield r"\centering"
     yield rf"\caption{{{_tex(table.title)}.{' ' + _tex(note) if note else ''}}}"

@@ -36,7 +36,7 @@ def test_every_key_of_a_space_and_every_setting_has_a_row_with_type_and_default(
     assert "| `grace_epochs` | `integer, >= 1 or null` | `null` | Epochs that every trial gets;" in spaces
     keys = {key for method in METHOD_CONFIGS for key in valid_keys(method)} - {"method.name"}
     assert {key for key in keys if f"| `{key}` | `" not in settings} == set()
-    assert "| `method.cam_threshold` | `number, > 0, < 1` | `0.8` | tau; the masked image keeps" in settings
+    assert "| `method.cam_threshold` | `number, >= 0, < 1` | `0.8` | tau; the masked image keeps" in settings
     assert re.search(r"`method.average_decay` .* EMA factors of the gap threshold", settings), "two names, one text"
     assert ":func:" not in settings
 

@@ -51,7 +51,6 @@ def test_verbs_options_spaces_sweeps_and_methods_are_completed(program: Path, tm
         "orchestrator benchmark digits-": ["digits-full", "digits-own.yaml"],
         "orchestrator leaderboard m": ["mine", sweep.id],
         "orchestrator sweep digits --method ignore_without_r": ["ignore_without_rejection", "ignore_without_reg"],
-        "orchestrator sweep nowhere --method i": [],
         "orchestrator data pre": ["prepare"],
     }
     assert {line: complete(program, line) for line in expected} == expected

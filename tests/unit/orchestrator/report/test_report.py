@@ -250,4 +250,4 @@ def test_the_page_is_in_the_run_of_its_sweep_in_mlflow(home: Path, empty_store: 
     (page,) = (home / "artifacts").rglob("report.html")
     assert plan.id in page.read_text(encoding="utf-8")
     assert 'href="tables/' not in page.read_text(encoding="utf-8"), "there is no file beside it"
-    assert log_report("nothing-00000001") == f"No sweep 'nothing-00000001' in {home / 'sweeps'}."
+    assert str(log_report("nothing-00000001")).startswith("No sweep 'nothing-00000001' in ")
