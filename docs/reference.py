@@ -112,7 +112,7 @@ def read_attributes(documented: object) -> dict[str, str]:
     """Return name -> text of the section ``Attributes:`` of a docstring; names that share a text have it each."""
     _, _, section = (inspect.getdoc(documented) or "").partition("\nAttributes:\n")
     section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
-    found = {}
+    found: dict[str, str] = {}
     for entry in re.split(r"\n    (?=\S)", "\n" + section)[1:]:
         names, _, text = " ".join(entry.split()).partition(": ")
         found |= dict.fromkeys(names.split(", "), _ROLE.sub(r"`\1`", text))

@@ -32,8 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     files.append(File.generated(config, "index.md", content=(_ROOT / _README).read_text(encoding="utf-8")))
     for path in sorted(_find_linked()):
-        content = (_ROOT / path).read_text(encoding="utf-8") if path.endswith(".md") else (_ROOT / path).read_bytes()
-        files.append(File.generated(config, _place_of(path), content=content))
+        # As bytes, because not every file is text; mkdocs takes pages as either.
+        files.append(File.generated(config, _place_of(path), content=(_ROOT / path).read_bytes()))
     return files
 
 
