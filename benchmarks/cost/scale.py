@@ -156,14 +156,17 @@ def time_journal(num_trials: int) -> Figures:
     """Time how fast results go into a journal that already holds a number of trials."""
     from orchestrator.home import sweep_dir
     from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal
+    from orchestrator.sweep_folder.lease import Lease
 
     plan = write_journal(SWEEP, num_trials)
+    folder = sweep_dir(SWEEP)
     more = [
         event
         for event in make_events(replace(plan, num_trials=500), num_open=1)
         if isinstance(event, TrialStarted | EpochReported | TrialEnded)
     ]
-    with Journal.open(sweep_dir(SWEEP) / JOURNAL_FILE) as journal:
+    # With the lease of a driver, which every line looks at.
+    with Lease(folder) as lease, Journal.open(folder / JOURNAL_FILE, lease) as journal:
         started, cpu = time.monotonic(), time.process_time()
         for event in more:
             journal.append(replace(event, trial=event.trial + num_trials))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,22 @@ from orchestrator.cluster.token import ensure_token, use_token
 # above it are dead, which on a loaded machine takes more than 30 s.
 _GONE_S = 120.0
 _STEP_S = 0.2
+
+
+def start_patiently(start: Callable[[], Any]) -> Any:
+    """Start a part of Ray, and try again if a busy machine needs longer than the 30 s that Ray allows."""
+    num_tries = 0
+    while True:
+        num_tries, before = num_tries + 1, set(psutil.Process().children())
+        try:
+            return start()
+        except Exception as error:  # Ray raises a bare one
+            if num_tries == 3 or "timed out during startup" not in str(error):
+                raise
+            for process in set(psutil.Process().children()) - before:
+                for each in [*process.children(recursive=True), process]:
+                    with suppress(psutil.Error):
+                        each.kill()
 
 
 class FaultCluster:
@@ -55,7 +72,7 @@ class FaultCluster:
         """Start one more node."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = self._cluster.add_node(num_cpus=self._num_cpus)
+            node = start_patiently(lambda: self._cluster.add_node(num_cpus=self._num_cpus))
         self._nodes.append(node)
         self._note(node)
 
@@ -137,7 +154,9 @@ class FaultCluster:
             from ray.cluster_utils import Cluster
 
             head = {"num_cpus": 0, "include_dashboard": False}
-            cluster: Any = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+            cluster: Any = start_patiently(
+                lambda: Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+            )
         self._cluster = cluster
         self._note(cluster.head_node)
         self._session = Path(cluster.head_node.get_session_dir_path())

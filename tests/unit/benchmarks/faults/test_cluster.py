@@ -77,3 +77,20 @@ def test_a_worker_that_ends_by_itself_is_none_left(cluster: FaultCluster, add_no
     (node,) = cluster.nodes
     cluster.kill_node(node)
     assert cluster.shutdown() == []
+
+
+def test_a_part_of_ray_that_is_too_slow_is_started_again_and_leaves_nothing() -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start() -> str:
+        begun.append(subprocess.Popen(["sleep", "600"]))
+        if len(begun) < 3:
+            raise Exception("The current node timed out during startup. Perhaps the GCS is overloaded.")
+        return "started"
+
+    assert fault_cluster.start_patiently(start) == "started"
+    assert [process.wait(5) for process in begun[:2]] == [-9, -9]
+    begun[2].kill()
+    begun[2].wait()
+    with pytest.raises(ValueError, match="another"):
+        fault_cluster.start_patiently(lambda: int("another"))
