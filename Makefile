@@ -18,6 +18,9 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
+paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (under an hour on two cores; it can be stopped and continued)
+	$(BIN)/orchestrator benchmark digits
+
 test: $(INSTALLED)  ## run the tests (about a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
 

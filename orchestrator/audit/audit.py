@@ -13,10 +13,13 @@ from orchestrator.audit.openings import audit_openings, describe_count, read_ope
 from orchestrator.audit.rule import audit_rule
 from orchestrator.audit.runs import audit_fresh_seeds, audit_inputs, audit_interrupted, audit_origin, audit_seeds
 from orchestrator.audit.subject import Subject
+from orchestrator.audit.suite import audit_suite, list_work
 from orchestrator.audit.table import SUFFIXES, audit_table, read_table
 from orchestrator.audit.views import audit_mlflow, audit_rows
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.results.suite_cells import read_cells
+from orchestrator.results.suite_record import find_suite, read_record
 from orchestrator.sweep_folder.index import find_sweep, list_sweeps, load_plan
 from orchestrator.sweep_folder.ledger import Opening
 
@@ -44,13 +47,18 @@ def audit(word: str | None) -> Audit:
     """Audit a sweep with its promotions, a promotion with its sweep, or every run behind a table.
 
     Args:
-        word: An id, a name, None for the latest, or a table: a Parquet, CSV or JSON file.
+        word: An id or a name, also of a benchmark, None for the latest, or a table: a Parquet, CSV or JSON file.
 
     Raises:
         UserError: There is no such sweep, or the file is not a table.
     """
     report = Report()
-    if word is None or not _is_file(word):
+    if (suite := None if word is None or _is_file(word) else find_suite(word)) is not None:
+        record, cells = read_record(suite), read_cells(read_record(suite))
+        subjects = _read_all(list_work(cells), report)
+        openings = _audit_all(subjects, report)
+        audit_suite(record, cells, {subject.id: subject for subject in subjects}, report)
+    elif word is None or not _is_file(word):
         subjects = _read_all(_with_relatives(find_sweep(word)), report)
         openings = _audit_all(subjects, report)
     else:

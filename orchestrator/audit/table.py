@@ -14,21 +14,12 @@ from typing import Any
 from orchestrator.audit.findings import Report, name_all
 from orchestrator.audit.subject import Subject
 from orchestrator.errors import UserError
+from orchestrator.results.suite_results import SHARED
 from orchestrator.sweep_folder.records import TrialState
 
 SUFFIXES = (".csv", ".json", ".parquet")
 _SPLITS = ("val/", "test/")
-_SHARED = {
-    "protocol": "protocols",
-    "recipe": "recipes",
-    "data_hash": "data",
-    "weights_hash": "initial weights",
-    "world_size": "numbers of workers",
-    "draw_seed": "label draws",
-    "environment_hash": "versions of libraries",
-}
-"""What all rows of one dataset must share -> how it is called."""
-_BUDGET_TOLERANCE = 0.05
+BUDGET_TOLERANCE = 0.05
 """Relative difference up to which two searches count as equally long: trials of equal length may differ in warm-up."""
 
 
@@ -166,7 +157,7 @@ def _check_figure(claim: Claim, subject: Subject | None, report: Report) -> None
 def _check_words(claim: Claim, subject: Subject, report: Report) -> None:
     """Check what a row says about its run besides its figure."""
     right = next((row for row in subject.rows if row["trial"] == claim.trial), {})
-    names = (*_SHARED, "dataset", "method", "training_seed", "config_hash", "commit")
+    names = (*SHARED, "dataset", "method", "training_seed", "config_hash", "commit")
     for name in names:
         said = claim.about.get(name)
         if said not in (None, "") and name in right and not _is_said(said, right[name]):
@@ -228,7 +219,7 @@ def _check_shared(claims: Sequence[Claim], subjects: Mapping[str, Subject], repo
     found: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for sweep in dict.fromkeys(claim.sweep for claim in claims if claim.sweep in subjects):
         rows = subjects[sweep].rows
-        for name in _SHARED if rows else ():
+        for name in SHARED if rows else ():
             # All values of a sweep together: one may have several label draws, if the others have the same ones.
             found[rows[0]["dataset"], name][name_all(sorted({str(row[name]) for row in rows}))].add(sweep)
     for (dataset, name), values in found.items():
@@ -238,7 +229,7 @@ def _check_shared(claims: Sequence[Claim], subjects: Mapping[str, Subject], repo
             report.find(
                 "mixed",
                 f"the table, {dataset}",
-                f"it mixes {len(values)} {_SHARED[name]}: {listed}",
+                f"it mixes {len(values)} {SHARED[name]}: {listed}",
                 "Compare only what shares them, or mark the cells that differ",
             )
 
@@ -246,14 +237,14 @@ def _check_shared(claims: Sequence[Claim], subjects: Mapping[str, Subject], repo
 def _check_budgets(named: Sequence[Subject], subjects: Mapping[str, Subject], report: Report) -> None:
     """Check that the searches behind the cells of one dataset were equally long."""
     spent: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
-    for subject in named:
+    for subject in (subject for subject in named if subject.plan.kind != "race"):
         # The search behind a promotion is its parent; a search stands for itself.
         search = subjects.get(subject.plan.parent or "", subject) if subject.plan.kind == "promote" else subject
         spent[subject.plan.dataset][subject.id] = (measure_budget(search), search.plan.method)
     for dataset, budgets in spent.items():
         report.count("budgets")
         amounts = [amount for amount, _ in budgets.values()]
-        if max(amounts) > min(amounts) * (1 + _BUDGET_TOLERANCE):
+        if max(amounts) > min(amounts) * (1 + BUDGET_TOLERANCE):
             listed = name_all(f"{method} {amount:,.0f} ({sweep})" for sweep, (amount, method) in budgets.items())
             report.find(
                 "budget",

@@ -25,7 +25,7 @@ def audit(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP|TABLE",
+            metavar="SWEEP|SUITE|TABLE",
             help="An id, a name, or a table (.parquet, .csv, .json); by default the latest.",
             show_default=False,
             autocompletion=complete_sweep,

@@ -46,15 +46,16 @@ def leaderboard(
     The sweep's protocol decides the order; scores are in percent. Of a benchmark, it prints the main table. For a sweep
     that is not in this home, asks MLflow.
     """
-    from orchestrator.cli.suite import find_suite_word, print_results
+    from orchestrator.cli.suite import print_results
     from orchestrator.errors import UserError
+    from orchestrator.results.suite_record import find_suite
     from orchestrator.results.summary import make_source
     from orchestrator.tracking.lookup import find_or_recall
     from orchestrator.tracking.reading import read_sweep
 
     if json and csv:
         raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")
-    if (suite := find_suite_word(sweep)) is not None:
+    if (suite := find_suite(sweep)) is not None:
         print_results(suite, json=json, csv=csv)
         return
     found = find_or_recall(sweep)

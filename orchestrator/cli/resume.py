@@ -61,12 +61,12 @@ def resume(
     """
     if submitted(context, address):
         return
-    from orchestrator.cli.suite import find_suite_word
+    from orchestrator.results.suite_record import find_suite
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
     backup = check_places(None, backup, mirror)
-    if (suite := find_suite_word(sweep)) is not None:
+    if (suite := find_suite(sweep)) is not None:
         from orchestrator.cli.benchmark import resume_benchmark
         from orchestrator.sweep.options import DriveOptions
 

@@ -37,14 +37,15 @@ def status(
     Shows its trials, the best so far, and what to run next; for a benchmark, its cells. For a sweep that is not in this
     home, asks MLflow.
     """
-    from orchestrator.cli.suite import find_suite_word, print_grid
+    from orchestrator.cli.suite import print_grid
     from orchestrator.results import summary
+    from orchestrator.results.suite_record import find_suite
     from orchestrator.tracking.lookup import find_or_recall
 
     if every:
         _show_all(json)
         return
-    if (suite := find_suite_word(sweep)) is not None:
+    if (suite := find_suite(sweep)) is not None:
         print_grid(suite, json=json)
         return
     found = find_or_recall(sweep)

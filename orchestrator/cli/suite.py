@@ -11,15 +11,6 @@ if TYPE_CHECKING:
     from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult, SuiteResults
 
 
-def find_suite_word(word: str | None) -> str | None:
-    """Return the id of the benchmark that a word names, unless a sweep has that name."""
-    from orchestrator.results.suite_record import find_suite
-    from orchestrator.sweep_folder.index import find_entry
-
-    found = find_suite(word)
-    return None if found is None or (word != found and find_entry(str(word)) is not None) else found
-
-
 def print_grid(suite_id: str, *, json: bool = False) -> None:
     """Print what every cell of a benchmark is doing."""
     from orchestrator.results.suite_cells import describe_cell, read_cells, sum_spent
@@ -130,7 +121,8 @@ def _print_dataset(found: SuiteResults, dataset: DatasetResult) -> None:
 
 
 def _row(cell: CellResult) -> tuple[object, ...]:
-    name = f"{cell.method} (bound)" if cell.is_bound else cell.method
+    told = "bound" if cell.is_bound else ", ".join(cell.knows)
+    name = f"{cell.method} ({told})" if told else cell.method
     if cell.mean is None or cell.low is None or cell.high is None:
         return (name, cell.state, cell.details, *[None] * 8)
     search, total = cell.search, cell.total
@@ -179,6 +171,8 @@ def _print_contrasts(found: SuiteResults) -> None:
 
 
 def _contrast_row(contrast: ContrastResult) -> tuple[object, ...]:
+    from orchestrator.results.comparison import format_p
+
     name = f"{contrast.method} - {contrast.against}"
     found = contrast.difference
     if found is None:
@@ -188,7 +182,7 @@ def _contrast_row(contrast: ContrastResult) -> tuple[object, ...]:
         contrast.dataset,
         f"{found.mean:+.2f}",
         f"{found.low:+.2f} to {found.high:+.2f}",
-        f"{found.p:.3f}",
-        "" if contrast.p_holm is None else f"{contrast.p_holm:.3f}",
+        format_p(found.p),
+        "" if contrast.p_holm is None else format_p(contrast.p_holm),
         "yes" if contrast.is_significant else "no",
     )

@@ -288,11 +288,11 @@ def promote_in_suite(
         known = list_promotions(sweep_id, plan.suite)
         finals = drop_replaced([found for found in known if found.kind == "promote"])
         num_planned = sum(found.num_final for found in finals)
-        open_ = [found for found in finals if not _is_concluded(found.id)] or ([] if finals else known[:1])
-        if open_:
-            return _follow_rule(open_[-1], options, started, say, keep_weights=False)
-        records = list(state.records.values())
         failed = [found for found in finals if has_failed(found)]
+        open_ = [found for found in finals if not _is_concluded(found.id)] or ([] if finals else known[:1])
+        if open_ or (num_planned >= seeds and not failed):
+            return _follow_rule((open_ or finals)[-1], options, started, say, keep_weights=False)
+        records = list(state.records.values())
         if failed:
             # The same seeds once more: for the ledger that is the same opening.
             begun = replace(failed[-1], **make_identity("promote", failed[-1].name))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from orchestrator.report.document import Cell, Column, Figure, Headers, make_table
-from orchestrator.report.statistics import Floats, Interval, Response, holm, importance, response, thin
+from orchestrator.report.statistics import Floats, Interval, Response, importance, response, thin
 from orchestrator.report.svg import (
     BLUE,
     DASHES,
@@ -26,6 +26,7 @@ from orchestrator.report.svg import (
     new_figure,
 )
 from orchestrator.report.view import TAU, Parameter, SweepView
+from orchestrator.results.comparison import correct_holm
 from orchestrator.sweep_folder.records import TrialState
 from training.metric_names import (
     TRAIN_MASK_KEPT_FRAC,
@@ -88,7 +89,7 @@ def compute_effects(view: SweepView) -> list[Effect]:
         # No further than the trials reach: beyond them, a curve is a guess.
         at = np.linspace(where.min(), where.max(), _NUM_PLACES) if parameter.is_smooth else np.unique(where)
         found.append(response(list(where), scores, list(at), is_smooth=parameter.is_smooth))
-    corrected = holm([each.probability for each in found])
+    corrected = correct_holm([each.probability for each in found])
     return [
         _make_effect(parameter, each, probability)
         for parameter, each, probability in zip(view.parameters, found, corrected, strict=True)

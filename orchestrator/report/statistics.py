@@ -228,15 +228,6 @@ def _fit(x: Floats, y: Floats, grid: Floats, drawn: Floats, is_smooth: bool) -> 
     return np.asarray((two * level - one * slope) / (none * two - one**2 + 1e-12))
 
 
-def holm(probabilities: Sequence[float]) -> list[float]:
-    """Return probabilities corrected for their number by Holm's method."""
-    order, worst, corrected = np.argsort(probabilities, kind="stable"), 0.0, [0.0] * len(probabilities)
-    for place, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(probabilities) - place) * probabilities[index]))
-        corrected[index] = worst
-    return corrected
-
-
 def importance(points: Floats, scores: Sequence[float], num_repeats: int = 30) -> list[Interval]:
     """Return how much of the scores' variance each parameter accounts for, in percent.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
+from orchestrator.results.suite_record import find_suite
+from orchestrator.results.suite_results import read_suite_frame
 from orchestrator.sweep_folder.index import find_sweep
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.rows import RESULTS_FILE, make_rows, make_table, read_origins
@@ -24,14 +26,16 @@ def read_results(place: str | Path | None = None) -> pd.DataFrame:
     that of the chosen epoch.
 
     Args:
-        place: The id or name of a sweep of this home, whose journal is read; or a Parquet file, or a folder with such
-            files named ``results.parquet``, at any depth. None is the latest sweep.
+        place: The id or name of a sweep or a benchmark of this home, whose journals are read; or a Parquet file, or a
+            folder with such files named ``results.parquet``, at any depth. None is the latest sweep.
 
     Raises:
         UserError: There is no such sweep, or no results are there.
         OrchestratorError: A journal is not as it was written.
     """
     path = None if place is None else Path(place).expanduser()
+    if (path is None or not path.exists()) and (suite := find_suite(None if place is None else str(place))) is not None:
+        return read_suite_frame(suite)
     if path is None or not path.exists():
         return _of_sweep(find_sweep(None if place is None else str(place))).to_pandas()
     return _read_files([path] if path.is_file() else sorted(path.rglob(RESULTS_FILE)), path).to_pandas()

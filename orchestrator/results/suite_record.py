@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import home
 from orchestrator.provenance import UNKNOWN, read_build
+from orchestrator.sweep_folder.index import find_entry
 from orchestrator.sweep_folder.lines import append_line
 from search_spaces.suite import Contrast, Suite
 from training.config.run import Scalar
@@ -266,11 +267,11 @@ def list_suites() -> list[str]:
 
 
 def find_suite(word: str | None) -> str | None:
-    """Return the id of the benchmark with this id, or the latest with this name; None if there is none."""
+    """Return the id of the benchmark with this id, or the latest with this name, unless a sweep has it; else None."""
     if word is None or not is_path_name(word):
         return None
     known = list_suites()
     if word in known:
         return word
     named = [suite_id for suite_id in known if suite_id.rpartition("-")[0] == word]
-    return named[-1] if named else None
+    return named[-1] if named and find_entry(word) is None else None

@@ -31,6 +31,7 @@ from orchestrator.results.suite_record import SuiteRecord, read_record
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.promotion_report import find_test_metric
 from orchestrator.sweep_folder.rows import make_rows, make_table, read_origins
+from training.config.marks import find_marks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ class CellResult:
     """One method on one dataset.
 
     Attributes:
+        knows: What it knows that a user with single positives does not, such as a full-label statistic.
         state, details: As :func:`orchestrator.results.suite_cells.describe_cell` says; only ``done`` has scores.
         metric: Of the test set; ``test/observed_mAP`` where only observed labels exist.
         scores: Training seed -> its figure in percent.
@@ -69,6 +71,7 @@ class CellResult:
     is_bound: bool
     state: str
     details: str
+    knows: tuple[str, ...] = ()
     metric: str | None = None
     scores: Mapping[int, float] = field(default_factory=dict)
     mean: float | None = None
@@ -206,6 +209,7 @@ def _of_cell(record: SuiteRecord, cell: Cell) -> CellResult:
         "is_bound": cell.method in record.bounds,
         "state": state,
         "details": details,
+        "knows": find_marks(search[0][0].base) if search else (),
         "trials": len(search[0][1].records) if search else 0,
         "search": sum_spent(search) if search else None,
         "total": cell.spent() if search else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.results.suite_cells import Spent, Work, sum_spent
@@ -92,24 +90,6 @@ def measure_spent(plan: SweepPlan, spent: Spent, budget: Budget, num_trials: int
     if budget.by == "images":
         return spent.images
     return float(num_trials) if budget.by == "trials" else spent.seconds * _units(plan) / _HOUR_S
-
-
-def find_unequal_ranges(plans: Sequence[SweepPlan]) -> str | None:
-    """Return in words how the ranges of learning rate, weight decay and batch differ between the methods of a dataset.
-
-    None if they are the same: the methods then differ in their own settings alone.
-    """
-    for key in ("optim.lr", "optim.weight_decay", "optim.batch_size"):
-        first, *others = plans
-        for other in others:
-            ours, theirs = _values(first, key), _values(other, key)
-            if ours != theirs:
-                return f"{key} is {ours} for {first.method} and {theirs} for {other.method}"
-    return None
-
-
-def _values(plan: SweepPlan, key: str) -> str:
-    return f"searched ({plan.ranges[key]})" if key in plan.ranges else f"fixed ({plan.base[key]})"
 
 
 def _units(plan: SweepPlan) -> float:

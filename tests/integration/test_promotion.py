@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -17,6 +18,11 @@ from orchestrator.audit.audit import audit
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
+from orchestrator.results.suite_files import write_suite_results
+from orchestrator.results.suite_record import register
+from orchestrator.results.suite_results import read_suite
+from orchestrator.suite.plan import SuiteRequest, ask, plan_cells
+from orchestrator.suite.run import run_suite
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri
 from orchestrator.sweep_folder.events import EpochReported
@@ -26,6 +32,7 @@ from orchestrator.sweep_folder.ledger import read_ledger
 from orchestrator.tracking import store as mlflow_store
 from orchestrator.tracking.connection import connect
 from orchestrator.tracking.registry import find_model
+from search_spaces.suite import load_suite
 from tests.kit import scenes, sweeps
 from training.data.registry import dataset_info
 from training.inference.evaluation import restore_model
@@ -182,3 +189,39 @@ def test_killed_worker_and_killed_driver_lose_and_double_nothing() -> None:
     records = replay(sweeps.journal_path(plan)).records
     assert [records[trial].attempts for trial in (0, 1)] == [2, 2]
     _assert_logged(outcome)
+
+
+SUITE = """\
+spaces: [digits]
+methods: [ignore, em]
+budget: {amount: 2, of: ignore}
+seeds: 2
+race_frac: 0
+scheduler: none
+fixed: {loop.epochs: 2, data.scene_seed: 770, data.num_train: 64, data.num_val: 40, data.num_test: 40, optim.lr: 3e-3}
+contrasts: [{method: ignore, against: em}]
+"""
+
+
+def test_a_benchmark_gives_two_methods_the_same_images_and_seeds_and_passes_its_audit(tmp_path: Path) -> None:
+    scenes.prepare_tiny()
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+    asked = ask(load_suite(path), SuiteRequest())
+    record = register(asked)
+    # Somebody may commit to this checkout while a test runs.
+    outcome = run_suite(record, plan_cells(record), DriveOptions(allow_changed=True, progress=False))
+    assert (outcome.state, outcome.failed) == ("FINISHED", {})
+    found = read_suite(record.id, allow_mixed=True)
+    cells = {cell.method: cell for cell in found.cells}
+    # 64 images, 2 epochs: six passes of each for IGNORE, and two for EM.
+    assert {name: cell.trials for name, cell in cells.items()} == {"ignore": 2, "em": 6}
+    assert all(cell.search is not None and cell.search.images == 2 * 2 * 64 * 6 for cell in cells.values())
+    assert set(cells["ignore"].scores) == set(cells["em"].scores)
+    assert len(cells["em"].scores) == 2
+    assert found.contrasts[0].difference is not None
+    assert [opening.method for opening in read_ledger()] == ["ignore", "em"]
+    write_suite_results(found)
+    # The tests may run from a checkout with changes.
+    others = [found for found in audit(record.id).report.findings if found.kind not in ("dirty", "commit", "changed")]
+    assert others == []

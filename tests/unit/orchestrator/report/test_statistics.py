@@ -8,7 +8,6 @@ from orchestrator.report.statistics import (
     deviation_interval,
     expected_best,
     fit_surface,
-    holm,
     importance,
     least_difference,
     mean_interval,
@@ -61,12 +60,6 @@ def test_agreement_counts_the_best_three_that_an_early_cut_would_have_kept() -> 
     early = [*final[:11], -1.0]
     assert agreement(early, final).recall == pytest.approx(2 / 3)
     assert np.isnan(agreement([1.0] * 6, final[:6]).correlation.value)
-
-
-def test_holm_is_that_of_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_a_response_finds_an_effect_and_calls_noise_noise() -> None:

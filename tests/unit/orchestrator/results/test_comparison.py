@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from orchestrator.intervals import mean_interval
 from orchestrator.results.comparison import (
     compare_paired,
     correct_holm,
     find_best_probs,
     find_floor,
+    format_p,
     group_ties,
     pool_difference_sd,
 )
@@ -37,6 +41,7 @@ class TestHolm:
     def test_by_hand(self) -> None:
         # Sorted 0.01, 0.02, 0.03, 0.20 times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.20; none may fall below the one before.
         assert correct_holm([0.03, 0.01, 0.20, 0.02]) == pytest.approx([0.06, 0.04, 0.20, 0.06])
+        assert correct_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
         assert correct_holm([0.6, 0.7]) == [1.0, 1.0]
         assert correct_holm([]) == []
 
@@ -68,6 +73,28 @@ class TestTies:
     def test_one_method_and_none(self) -> None:
         assert group_ties({"a": [1.0, 2.0]}) == {"a": 1}
         assert group_ties({}) == {}
+
+
+class TestTheDocumentation:
+    def test_the_worked_example_is_what_the_functions_compute(self) -> None:
+        page = (Path(__file__).parents[4] / "docs" / "results.md").read_text(encoding="utf-8")
+        example = page[page.index("### A worked example of a comparison") :].partition("\n## ")[0]
+        rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in example.splitlines() if "|" in line]
+        table = {row[0]: row[1:] for row in rows}
+        scores = {method: [float(word) for word in table[method][0].split(", ")] for method in ("ignore", "em", "wan")}
+        groups, probs = group_ties(scores), find_best_probs(scores)
+        for method, values in scores.items():
+            low, high = mean_interval(values)
+            mean = sum(values) / len(values)
+            shown = [f"{mean:.2f}", f"{low:.2f} to {high:.2f}", str(groups[method]), f"{probs[method]:.2f}"]
+            assert table[method][1:] == shown, method
+        found = [compare_paired(scores["ignore"], scores[other]) for other in ("em", "wan")]
+        for other, difference, p in zip(("em", "wan"), found, correct_holm([each.p for each in found]), strict=True):
+            text = f"{difference.mean:+.2f}, {difference.low:+.2f} to {difference.high:+.2f}"
+            assert table[f"ignore - {other}"][0] == f"{text}; p {format_p(difference.p)}, corrected {format_p(p)}"
+        sd = pool_difference_sd(scores)
+        assert sd is not None
+        assert f"{find_floor(5, 2):.2f} x {sd:.2f} = {find_floor(5, 2) * sd:.2f}" in example
 
 
 class TestProbabilityOfBeingBest:
