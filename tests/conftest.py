@@ -1,7 +1,7 @@
 """Isolation: every test gets a home, a cache and a Ray token that are not the user's.
 
-Tests may run in two processes (pytest-xdist). What is slow to make is then made once and shared. Tests that start Ray
-stay in one process: two Rays on two cores would wait for each other, and race for ports.
+Tests may run in several processes (pytest-xdist). What is slow to make is then made once and shared. Tests that start
+Ray stay in one process: two Rays on two cores would wait for each other, and race for ports.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no type
 
 @cache
 def _starts_ray(file: Path) -> bool:
-    return "pytest.mark.ray" in file.read_text(encoding="utf-8")
+    """Return whether all tests of a file start Ray. Where only some do, those are ``long`` and run in one process."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return any(line.startswith("pytestmark") and "pytest.mark.ray" in line for line in lines)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
@@ -108,6 +110,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the long files first, so that at the end no process waits for the other."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
+        for item in items:
+            if item.get_closest_marker("ray") and not item.get_closest_marker("long") and not _starts_ray(item.path):
+                raise pytest.UsageError(f"{item.nodeid} starts Ray: mark it long, or its whole file ray by pytestmark.")
         items.sort(key=lambda item: (not _starts_ray(item.path), "integration" not in item.path.parts))
 
 
