@@ -91,7 +91,7 @@ def rankings_table(view: SweepView) -> Table | None:
     rows.append(("a random trial", *(None,) * 7, fmean(best.values()), chance))
     columns: Headers = [
         "select by",
-        *(Column(name, 2) for name in ("Kendall", "low", "high", "Spearman", "low ", "high ")),
+        *(Column(f"{name}{end}", 2) for name in ("Kendall", "Spearman") for end in ("", ", low", ", high")),
         "its trial",
         Column("its mAP (%)", 2),
         Column("regret", 2),
