@@ -38,7 +38,7 @@ def benchmark(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="A shipped suite (digits, digits-full, paper, spml) or a YAML file.",
+            help="A shipped suite (digits, digits-full, paper, photos, spml) or a YAML file.",
             autocompletion=complete_suite,
         ),
     ],
