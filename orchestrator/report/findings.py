@@ -192,6 +192,8 @@ def describe_openings(openings: Openings) -> str:
     listed = "; ".join(f"{each.promotion}: {each.scores}" for each in openings.own)
     own = f"{_opened(len(openings.own))} for this sweep{'. ' + listed if listed else ''}."
     ledger = describe_ledger(openings)
+    if openings.of_data == 0 and not openings.own and ledger is not None:
+        return ledger
     if ledger is None:
         return f"As far as this home knows, the test split was {own}"
     return f"{ledger} It was {own}"
@@ -205,7 +207,8 @@ def describe_ledger(openings: Openings) -> str | None:
         return None
     if openings.of_data < len(openings.own):
         return "The ledger of this home lacks openings of the test split by versions without a ledger."
-    return f"By the ledger of this home, the test split of this data was {_opened(openings.of_data)} in all."
+    opened = _opened(openings.of_data) + " in all" * (openings.of_data > 0)
+    return f"By the ledger of this home, the test split of this data was {opened}."
 
 
 def _opened(number: int) -> str:

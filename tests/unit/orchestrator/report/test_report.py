@@ -19,7 +19,9 @@ import pytest
 from orchestrator.report import parameter_figures
 from orchestrator.report.cost_figures import draw_timeline
 from orchestrator.report.document import Report, Table
+from orchestrator.report.findings import describe_openings
 from orchestrator.report.in_mlflow import log_report
+from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import compute_effects, draw_responses
 from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves, draw_survival
@@ -251,3 +253,10 @@ def test_the_page_is_in_the_run_of_its_sweep_in_mlflow(home: Path, empty_store: 
     assert plan.id in page.read_text(encoding="utf-8")
     assert 'href="tables/' not in page.read_text(encoding="utf-8"), "there is no file beside it"
     assert str(log_report("nothing-00000001")).startswith("No sweep 'nothing-00000001' in ")
+
+
+def test_a_test_split_that_nobody_opened_is_said_once() -> None:
+    never = "By the ledger of this home, the test split of this data was never opened."
+    assert describe_openings(Openings(of_data=0)) == never
+    text = describe_openings(Openings(of_data=2))
+    assert text == f"{never.replace('never opened.', 'opened 2 times in all.')} It was never opened for this sweep."
