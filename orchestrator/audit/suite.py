@@ -11,13 +11,13 @@ from typing import Any
 
 from orchestrator.audit.findings import Report, name_all
 from orchestrator.audit.subject import Subject
-from orchestrator.audit.table import BUDGET_TOLERANCE, measure_budget
+from orchestrator.audit.table import measure_budget
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.shared_ranges import find_unequal_ranges
 from orchestrator.results.suite_cells import DONE, Cell, Key, describe_cell
 from orchestrator.results.suite_files import TABLE_FILE
 from orchestrator.results.suite_record import RECORD_FILE, SuiteRecord, describe_contrasts, read_history
-from orchestrator.results.suite_results import SHARED
+from orchestrator.results.suite_results import BUDGET_TOLERANCE, SHARED
 
 _AGAIN = "Write it again: orchestrator leaderboard"
 _TOLERANCE = 1e-6

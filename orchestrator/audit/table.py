@@ -14,13 +14,11 @@ from typing import Any
 from orchestrator.audit.findings import Report, name_all
 from orchestrator.audit.subject import Subject
 from orchestrator.errors import UserError
-from orchestrator.results.suite_results import SHARED
+from orchestrator.results.suite_results import BUDGET_TOLERANCE, SHARED
 from orchestrator.sweep_folder.records import TrialState
 
 SUFFIXES = (".csv", ".json", ".parquet")
 _SPLITS = ("val/", "test/")
-BUDGET_TOLERANCE = 0.05
-"""Relative difference up to which two searches count as equally long: trials of equal length may differ in warm-up."""
 
 
 @dataclass(frozen=True)

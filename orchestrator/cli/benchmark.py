@@ -139,13 +139,14 @@ def run_benchmark(
     """Register what is asked for, run it, print the table, and exit with its code."""
     from orchestrator.results.suite_record import register
     from orchestrator.suite.plan import SuiteRequest, plan_cells
-    from orchestrator.suite.run import run_suite
+    from orchestrator.suite.run import check_cells, run_suite
 
     assert isinstance(request, SuiteRequest)
     cells = plan_cells(asked, request)
     if dry_run:
         _show_plan(asked, cells, json)
         return
+    check_cells(cells, options)
     record = register(asked)
     for line in _describe(asked, cells):
         print_note(line)

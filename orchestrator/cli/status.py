@@ -61,6 +61,7 @@ def status(
 
 
 def _show_all(json: bool) -> None:
+    from orchestrator.results.suite_record import list_suites
     from orchestrator.results.summary import BrokenSweep, summarise_entry
     from orchestrator.sweep_folder.index import list_broken, list_sweeps
 
@@ -73,6 +74,8 @@ def _show_all(json: bool) -> None:
         _print_all(summaries)
         for found in broken:
             print_note(f"{found.sweep}: {found.error}")
+        if suites := list_suites():
+            print_note(f"benchmarks: {', '.join(suites)}. See one: {program()} status {suites[-1]}")
     else:
         print_note(f"No sweeps yet. Start one: {program()} sweep digits")
     # The list is printed anyway: one broken sweep must not hide the others.

@@ -15,6 +15,7 @@ def print_grid(suite_id: str, *, json: bool = False) -> None:
     """Print what every cell of a benchmark is doing."""
     from orchestrator.results.suite_cells import describe_cell, read_cells, sum_spent
     from orchestrator.results.suite_record import read_record
+    from orchestrator.suite.run import is_worked_on
 
     record = read_record(suite_id)
     cells = read_cells(record)
@@ -48,7 +49,9 @@ def print_grid(suite_id: str, *, json: bool = False) -> None:
     print_table(
         ["dataset", "method", "state", "details", "images", "search"], table, right=[4], wrapped=[3], drop=[5, 4]
     )
-    if set(counts) != {"done"}:
+    if is_worked_on(record):
+        print_line("A process is working on it.")
+    elif set(counts) != {"done"}:
         print_next({f"resume {record.id}": "continue it", f"leaderboard {record.id}": "the table of what is done"})
     else:
         print_next({f"leaderboard {record.id}": "its table", f"audit {record.id}": "check that the figures hold"})

@@ -48,6 +48,10 @@ SHARED = {
 """What all cells of one dataset must share to be compared -> how it is called."""
 
 
+BUDGET_TOLERANCE = 0.05
+"""Relative difference up to which two searches count as equally long: trials of equal length may differ in warm-up."""
+
+
 @dataclass(frozen=True)
 class CellResult:
     """One method on one dataset.
@@ -251,7 +255,7 @@ def _conditions(cell: Cell) -> dict[str, tuple[str, ...]]:
 
 def _of_dataset(record: SuiteRecord, dataset: str, cells: list[CellResult]) -> DatasetResult:
     scored = {cell.method: cell for cell in cells if cell.scores}
-    marks = _find_mixed(scored)
+    marks = (*_find_mixed(scored), *_find_unequal(record, scored))
     compared = {method: cell for method, cell in scored.items() if not cell.is_bound}
     common = set.intersection(*(set(cell.scores) for cell in compared.values())) if compared else set()
     figures = {method: [cell.scores[seed] for seed in sorted(common)] for method, cell in compared.items()}
@@ -286,6 +290,19 @@ def _find_mixed(scored: Mapping[str, CellResult]) -> tuple[str, ...]:
             listed = "; ".join(f"{', '.join(value)[:40]} in {', '.join(which)}" for value, which in by_value.items())
             marks.append(f"mixes {words}: {listed}")
     return tuple(marks)
+
+
+def _find_unequal(record: SuiteRecord, scored: Mapping[str, CellResult]) -> tuple[str, ...]:
+    """Return a mark if searches spent different budgets: one was extended, say, or ran out of points."""
+    images = {method: cell.search.images for method, cell in scored.items() if cell.search and cell.search.images}
+    if (
+        record.budget.by != "images"
+        or not images
+        or max(images.values()) <= min(images.values()) * (1 + BUDGET_TOLERANCE)
+    ):
+        return ()
+    listed = ", ".join(f"{method} {amount:,.0f}" for method, amount in images.items())
+    return (f"searches took different numbers of images: {listed}",)
 
 
 def _contrast(record: SuiteRecord, by_key: Mapping[tuple[str, str], CellResult]) -> tuple[ContrastResult, ...]:

@@ -95,6 +95,38 @@ def run_suite(
     return SuiteOutcome(FINISHED, failed, keys)
 
 
+def check_cells(cells: list[CellPlan], options: DriveOptions = DEFAULT) -> None:
+    """Check what all cells need before the first one starts: data, weights, room on this machine.
+
+    Raises:
+        UserError: Something is missing; the message has the command that fixes it.
+    """
+    datasets = dict.fromkeys(cell.plan.dataset for cell in cells)
+    for cell in cells:
+        try:
+            _check(cell.plan, options)
+        except UserError as error:
+            others = ",".join(dataset for dataset in datasets if dataset != cell.plan.dataset)
+            hint = f" Or leave {cell.plan.dataset} out: --datasets {others}" if others else ""
+            raise UserError(f"{cell.plan.method} on {cell.plan.dataset}: {error}{hint}") from None
+
+
+def is_worked_on(record: SuiteRecord) -> bool:
+    """Return whether a process is working on a benchmark at this moment."""
+    path = record.folder / _LOCK_FILE
+    if not path.exists():
+        return False
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # a home that cannot be written has no worker of ours
+        return False
+    lock.release()
+    return False
+
+
 def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say: Callable[[str], None]) -> None:
     cell = read_cells(record)[planned.key]
     if describe_cell(cell, record.seeds)[0] == DONE:
@@ -126,11 +158,7 @@ def _search(
     # Trials that are added after a winner was chosen would be in no race.
     if cell.races or cell.finals:
         return plan.id
-    if cell.search is None:
-        _check(plan, options)
-        outcome = run_sweep(plan, options)
-    else:
-        outcome = resume(plan.id, options)
+    outcome = run_sweep(plan, options) if cell.search is None else resume(plan.id, options)
     while outcome.state == FINISHED:
         more = count_more_trials(_read(plan.id, plan), record.budget, planned.images, planned.amount)
         if not more:

@@ -13,7 +13,7 @@ from orchestrator.results.suite_cells import describe_cell, read_cells
 from orchestrator.results.suite_record import SuiteRecord, read_record, register
 from orchestrator.suite import run as running
 from orchestrator.suite.plan import CellPlan, SuiteRequest, ask, plan_cells
-from orchestrator.suite.run import SuiteOutcome, run_suite
+from orchestrator.suite.run import SuiteOutcome, is_worked_on, run_suite
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.events import Event
@@ -22,6 +22,7 @@ from orchestrator.sweep_folder.journal import replay
 from search_spaces.suite import load_suite
 from tests.kit import sweeps
 from tests.kit.fake_promotion import Store
+from tests.kit.program import run
 
 SUITE = """\
 spaces: [digits]
@@ -68,7 +69,6 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> Drivers:
     Store(monkeypatch).score_of = lambda plan, point: 60.0 + int(point["loop.seed"] or 0) % 3
     monkeypatch.setattr(running, "run_sweep", made.run_sweep)
     monkeypatch.setattr(running, "resume", made.resume)
-    monkeypatch.setattr(running, "_check", lambda plan, options: None)
     return made
 
 
@@ -148,11 +148,21 @@ def test_methods_and_seeds_are_added(
 def test_two_processes_do_not_work_on_one_benchmark(
     drivers: Drivers, suite: tuple[SuiteRecord, list[CellPlan]]
 ) -> None:
-    with (
-        running._working(suite[0]),
-        pytest.raises(UserError, match="Another process is working on mine-.* status mine-"),
-    ):
-        _run(suite)
+    assert not is_worked_on(suite[0])
+    with running._working(suite[0]):
+        assert is_worked_on(suite[0])
+        with pytest.raises(UserError, match="Another process is working on mine-.* status mine-"):
+            _run(suite)
+    assert not is_worked_on(suite[0])
+
+
+def test_data_that_are_missing_are_named_before_anything_starts(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    code, _, error = run(capsys, "benchmark", "spml", "--datasets", "voc,cub", "--methods", "em")
+    assert code == 2
+    assert "em on voc: No store of voc" in error
+    assert "orchestrator data prepare voc --source DIR" in error
+    assert "Or leave voc out: --datasets cub" in error
+    assert not (home / "suites").exists()
 
 
 def test_a_search_without_a_complete_trial_is_a_failed_cell(
