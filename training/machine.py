@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import socket
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import psutil
 
 _STATUS = Path("/proc/self/status")
+_CPUS = Path("/proc/cpuinfo")
+_GPUS = Path("/proc/driver/nvidia/gpus")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -37,6 +40,33 @@ def peak_memory_bytes() -> int:
 def total_memory_bytes() -> int:
     """Return the memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def name_device() -> str:
+    """Return the model of what this process trains on: of its GPU (or part of one) as torch names it, or of the CPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return name_cpu()
+
+
+def name_cpu() -> str:
+    """Return the model of the CPU."""
+    with suppress(OSError):
+        for line in _CPUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def list_gpu_names() -> list[str]:
+    """Return the models of this machine's NVIDIA GPUs, by their driver: torch would take seconds."""
+    names = []
+    for path in sorted(_GPUS.glob("*/information")):
+        with suppress(OSError):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names
 
 
 def limit_memory(num_bytes: int) -> None:

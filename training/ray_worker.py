@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from training.loop.stepping import Run, collect_artifacts
+from training.machine import name_device
 
 if TYPE_CHECKING:
     from training.config.run import TrainConfig
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 """A message from rank 0 to the driver.
 
-After an epoch: ``epoch, metrics, artifacts``; the first one also has ``host, pid, queue_s, start_s,
-resumed_from, passed_over``. ``epoch`` 0 alone means that the workers have started. After a failure: ``error, details``.
+After an epoch: ``epoch, metrics, artifacts``; the first one also has ``host, pid, device, queue_s, start_s,
+resumed_from, passed_over``. ``epoch`` 0 alone means that the workers have started. After a failure: ``error,
+details``.
 """
 
 
@@ -93,8 +95,8 @@ def train_worker(job: Job) -> None:
             raise _StoppedError
         run = _build(job)
         resumed = run.resume()
-        first = {"host": socket.gethostname(), "pid": os.getpid(), "queue_s": max(0.0, began - job.handed_ms / 1000)}
-        first["start_s"] = time.time() - began
+        first = {"host": socket.gethostname(), "pid": os.getpid(), "device": name_device()}
+        first |= {"queue_s": max(0.0, began - job.handed_ms / 1000), "start_s": time.time() - began}
         first |= {"resumed_from": run.epoch if resumed else 0, "passed_over": run.passed_over}
         if resumed:
             # Report the resumed epoch again, because a kill may have swallowed its first report.

@@ -113,6 +113,8 @@ def plan_reproduction(plan: SweepPlan, record: TrialRecord) -> SweepPlan:
         time_limit_s=None,
         variants=(),
         backup=None,
+        cost=None,
+        max_gpu_hours=None,
     )
 
 

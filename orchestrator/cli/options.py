@@ -156,6 +156,28 @@ BackupOption = Annotated[
 ]
 FormerBackupOption = Annotated[str | None, typer.Option("--mirror", metavar="URI", hidden=True)]
 """The old name of --backup; still accepted, with a note."""
+MaxHoursOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-gpu-hours",
+        metavar="H",
+        help="Start no trial that could bring search and promotion above this; CPU-hours if trials use no GPU.",
+        show_default=False,
+    ),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-gpu-hour",
+        metavar="P",
+        help="Print what it costs at this price (of a CPU-hour if trials use no GPU).",
+        show_default=False,
+    ),
+]
+ProbeOption = Annotated[
+    bool,
+    typer.Option("--probe", help="Measure an epoch by a few steps of the real training on this machine."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 ModelArgument = Annotated[

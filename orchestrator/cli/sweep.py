@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -19,8 +20,11 @@ from orchestrator.cli.options import (
     FormerBackupOption,
     JsonOption,
     LearnOption,
+    MaxHoursOption,
     MethodOption,
     NameOption,
+    PriceOption,
+    ProbeOption,
     RecipeOption,
     SeedOption,
     SetOption,
@@ -42,6 +46,7 @@ _NO_STORAGE = (
 )
 
 if TYPE_CHECKING:
+    from orchestrator.planning.request import PlanRequest
     from orchestrator.planning.sweep_plan import SweepPlan
     from training.config.run import Scalar
 
@@ -60,6 +65,9 @@ def plan(
     settings: SetOption = None,
     name: NameOption = None,
     storage: StorageOption = None,
+    max_gpu_hours: MaxHoursOption = None,
+    price_per_gpu_hour: PriceOption = None,
+    probe: ProbeOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run.
@@ -88,6 +96,9 @@ def sweep(
     backup: BackupOption = None,
     mirror: FormerBackupOption = None,
     dry_run: DryRunOption = False,
+    max_gpu_hours: MaxHoursOption = None,
+    price_per_gpu_hour: PriceOption = None,
+    probe: ProbeOption = False,
     json: JsonOption = False,
 ) -> None:
     """Search a space and rank its trials.
@@ -103,24 +114,24 @@ def sweep(
     backup = check_places(storage, backup, mirror)
     # The plan must fit the cluster, not the user's own machine.
     machine = _count_machine(address)
-    planned = make_plan(
-        PlanRequest(
-            space,
-            method=method,
-            recipe=recipe,
-            trials=trials,
-            epochs=epochs,
-            startup_trials=startup_trials,
-            concurrency=concurrency,
-            seed=seed,
-            overrides=_parse_settings(settings),
-            learned=_read_points(learn_from),
-            name=_require_free_name(name),
-            storage=storage,
-            num_cpus=machine.get("num_cpus"),
-            num_gpus=machine.get("num_gpus"),
-        )
+    request = PlanRequest(
+        space,
+        method=method,
+        recipe=recipe,
+        trials=trials,
+        epochs=epochs,
+        startup_trials=startup_trials,
+        concurrency=concurrency,
+        seed=seed,
+        overrides=_parse_settings(settings),
+        learned=_read_points(learn_from),
+        name=_require_free_name(name),
+        storage=storage,
+        num_cpus=machine.get("num_cpus"),
+        num_gpus=machine.get("num_gpus"),
+        max_gpu_hours=max_gpu_hours,
     )
+    planned = _add_cost(make_plan(request), request, address, price=price_per_gpu_hour, probe=probe)
     if dry_run:
         _show_plan(planned, address, json)
     else:
@@ -186,7 +197,7 @@ def train(
         name=_require_free_name(name),
         storage=storage,
     )
-    planned = make_plan(request) if source is None else plan_rerun(request)
+    planned = _add_cost(make_plan(request) if source is None else plan_rerun(request), request, address)
     if dry_run:
         _show_plan(planned, address, json)
     else:
@@ -203,6 +214,7 @@ def ablate(
     settings: SetOption = None,
     name: NameOption = None,
     storage: StorageOption = None,
+    max_gpu_hours: MaxHoursOption = None,
     address: AddressOption = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -222,22 +234,21 @@ def ablate(
     started = time.monotonic()
     check_places(storage, None)
     machine = _count_machine(address)
-    planned = make_plan(
-        PlanRequest(
-            space,
-            kind="ablate",
-            method=method,
-            seeds=seeds,
-            epochs=epochs,
-            concurrency=concurrency,
-            overrides=_parse_settings(settings),
-            name=_require_free_name(name),
-            storage=storage,
-            num_cpus=machine.get("num_cpus"),
-            num_gpus=machine.get("num_gpus"),
-        )
+    request = PlanRequest(
+        space,
+        kind="ablate",
+        method=method,
+        seeds=seeds,
+        epochs=epochs,
+        concurrency=concurrency,
+        overrides=_parse_settings(settings),
+        name=_require_free_name(name),
+        storage=storage,
+        num_cpus=machine.get("num_cpus"),
+        num_gpus=machine.get("num_gpus"),
+        max_gpu_hours=max_gpu_hours,
     )
-    planned = leave_out_oracles(planned)
+    planned = _add_cost(leave_out_oracles(make_plan(request)), request, address)
     if dry_run:
         _show_plan(planned, address, json)
     else:
@@ -269,10 +280,36 @@ def _count_machine(address: str | None) -> dict[str, int]:
     return {} if address is None else count_cluster(address)
 
 
+def _add_cost(
+    planned: SweepPlan, request: PlanRequest, address: str | None, *, price: float | None = None, probe: bool = False
+) -> SweepPlan:
+    from orchestrator.planning.capacity import count_slots
+    from orchestrator.results.timings import add_cost, probe_plan
+
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price-per-gpu-hour must be a number of at least 0, but got {price:g}.")
+    probed = None
+    if probe:
+        from orchestrator.planning.data_fit import check_data
+        from orchestrator.planning.model_fit import check_model
+
+        check_model(planned)
+        check_data(planned)
+        print_note(f"taking steps of {planned.method} on this machine ...")
+        probed = probe_plan(planned)
+    slots = count_slots(planned.resources, request)
+    return add_cost(planned, slots, probed=probed, price_per_hour=price, here=address is None)
+
+
 def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
+    from orchestrator.planning.data_fit import check_name
+    from orchestrator.planning.model_fit import check_model
     from orchestrator.planning.page import render_plan
     from orchestrator.planning.start_check import require_startable
 
+    # What no machine could run is not worth a page.
+    check_model(planned)
+    check_name(planned)
     if json:
         print(planned.to_json(), end="")
     else:

@@ -69,21 +69,31 @@ def require_store(name: str) -> str:
         raise UserError(
             "digits needs no store: it is generated when a run first needs it. Try: orchestrator sweep digits"
         )
+    require_known_name(name)
     stores = list_stores()
     if name in stores:
         raise UserError(
             f"The store of {name} in {stores[name]} is not finished: `data prepare` was stopped or is still running. "
             f"Run the same command again: it continues where it stopped."
         )
-    # Dataset names are included: for a typo in one that is not prepared yet, the message should suggest it.
-    nearest = nearest_word(name, [*stores, EMBEDDED, *IMAGE_DATASETS, FOLDER])
-    if nearest and name not in (nearest, *IMAGE_DATASETS):
-        raise UserError(
-            f"No prepared dataset is called {name!r}. Did you mean {nearest}? `orchestrator data list` lists them."
-        )
     raise UserError(
         f"No store of {name} under {datasets_dir()}{_describe_ignored(name)}. Prepare it: {prepare_command(name)}"
     )
+
+
+def require_known_name(name: str) -> None:
+    """Refuse the name of a dataset that looks misspelt: it is not prepared, and much like one that is, or that ships.
+
+    Raises:
+        UserError: It does; the message names the nearest one.
+    """
+    # Dataset names are included: for a typo in one that is not prepared yet, the message should suggest it.
+    known = [*list_stores(), EMBEDDED, *IMAGE_DATASETS, FOLDER]
+    nearest = None if name in known else nearest_word(name, known)
+    if nearest:
+        raise UserError(
+            f"No prepared dataset is called {name!r}. Did you mean {nearest}? `orchestrator data list` lists them."
+        )
 
 
 def list_stores() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.errors import UserError
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
-from training.machine import usable_cpus
+from training.machine import list_gpu_names, name_cpu, usable_cpus
 
 
 def count_slots(resources: Resources, request: PlanRequest) -> int:
@@ -20,6 +20,11 @@ def count_slots(resources: Resources, request: PlanRequest) -> int:
         num_gpus = _count_gpus() if request.num_gpus is None else request.num_gpus
         slots = min(slots, int(num_gpus / (resources.workers * resources.gpus_per_worker)))
     return max(1, slots)
+
+
+def name_devices(resources: Resources) -> list[str]:
+    """Return the models on which trials run on this machine: of its GPUs, or of its CPU if they use none."""
+    return list_gpu_names() if resources.gpus_per_worker else [name_cpu()]
 
 
 def require_room_here(plan: SweepPlan) -> None:

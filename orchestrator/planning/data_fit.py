@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.datasets.prepared import find_store, locate_store, require_store
+from orchestrator.datasets.prepared import find_store, locate_store, require_known_name, require_store
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Params, SweepPlan
 from training.config.marks import TRUE_LABELS, find_marks
@@ -60,6 +60,16 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
             f"observed labels: --set protocol.select_config_by=observed-val "
             f"--set protocol.select_epoch_by=observed-val"
         )
+
+
+def check_name(plan: SweepPlan) -> None:
+    """Check that a plan's dataset is not misspelt; whether it is prepared is for :func:`check_data` to say.
+
+    Raises:
+        UserError: It is; the message names the nearest one.
+    """
+    if plan.base.get("data.store") is None:
+        require_known_name(plan.dataset)
 
 
 def leave_out_oracles(plan: SweepPlan) -> SweepPlan:

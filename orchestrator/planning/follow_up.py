@@ -155,6 +155,9 @@ def make_promotion_plan(
         choice=choice,
         label_draws=label_draws,
         suite=None if fresh is None else fresh.suite,
+        # The figures are of the search.
+        cost=None,
+        max_gpu_hours=None,
     )
 
 
@@ -199,6 +202,9 @@ def make_race_plan(
         choice=choice,
         label_draws=label_draws,
         suite=suite,
+        # The figures are of the search.
+        cost=None,
+        max_gpu_hours=None,
     )
 
 

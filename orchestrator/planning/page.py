@@ -6,7 +6,9 @@ import json
 import textwrap
 from collections.abc import Mapping
 
-from orchestrator.durations import format_estimate
+from orchestrator.durations import format_estimate, format_hours
+from orchestrator.planning.cost import REPORTED_SEEDS, Cost
+from orchestrator.planning.estimate import count_affordable
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan, count_points
 from search_spaces.schema import SearchSpace
@@ -90,9 +92,8 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     rows["pruning"] = f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
     rows["selection"] = f"{plan.protocol} ({plan.protocol.metric})"
     rows["per trial"] = plan.resources.describe()
-    rows["total epochs"], estimate = _estimate(plan)
-    if estimate:
-        rows["time"] = estimate
+    rows["total epochs"] = _count_epochs(plan)
+    rows |= _cost_rows(plan)
     rows["checkpoints"] = f"{plan.storage or 'in its own folder'}, at most {plan.cap_gib:g} GiB"
     if plan.parent:
         rows["from"] = plan.parent
@@ -120,20 +121,49 @@ def _stopping_rules(plan: SweepPlan) -> str:
     return " or ".join(rules)
 
 
-def _estimate(plan: SweepPlan) -> tuple[str, str | None]:
+def _count_epochs(plan: SweepPlan) -> str:
     most = plan.num_trials * plan.epochs
     # At least: all trials but one are stopped at the first rung.
     least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs if plan.rungs() else most
     # A rule may end every run at its first epoch.
     least = plan.num_trials if _stopping_rules(plan) else least
-    epochs = f"{least} to {most}" if least < most else str(most)
-    if plan.epoch_s is None:
-        return epochs, None
-    times = dict.fromkeys(format_estimate(found * plan.epoch_s / plan.concurrency) for found in (least, most))
-    return (
-        epochs,
-        f"about {' to '.join(times)}, at {plan.epoch_s:g} s per epoch, as measured when the space was written",
-    )
+    if least == most:
+        return str(most)
+    return f"{least} to {most}" + (f", about {plan.cost.epochs:.0f} expected" if plan.cost else "")
+
+
+def _cost_rows(plan: SweepPlan) -> dict[str, str]:
+    cost, unit = plan.cost, plan.resources.hours_unit
+    if cost is None:
+        known = "unknown: nothing has measured an epoch of these settings. Measure it: --probe"
+        return {"cost": known} | ({} if plan.max_gpu_hours is None else {"limit": f"{plan.max_gpu_hours:g} {unit}"})
+    rows = {"cost": f"{format_hours(cost.p50_hours)} {unit} (p50), {format_hours(cost.p90_hours)} (p90)"}
+    if cost.reserved_runs:
+        race = f"at most {cost.reserved_runs - REPORTED_SEEDS} in the race, {REPORTED_SEEDS} reported"
+        hours = format_hours(cost.reserved_hours)
+        rows["promotion"] = f"{hours} {unit} more, for {cost.reserved_runs} runs: {race}"
+    if cost.price_per_hour is not None:
+        low, high = ((found + cost.reserved_hours) * cost.price_per_hour for found in (cost.p50_hours, cost.p90_hours))
+        both = " with the promotion" if cost.reserved_runs else ""
+        per = unit.removesuffix("s")
+        rows["money"] = f"{low:,.2f} (p50), {high:,.2f} (p90){both}, at {cost.price_per_hour:g} per {per}"
+    if plan.max_gpu_hours is not None:
+        rows["limit"] = _describe_limit(plan, cost, plan.max_gpu_hours)
+    parallel = min(plan.concurrency, cost.slots)
+    times = [format_estimate(cost.p50_wall_s), format_estimate(cost.p90_wall_s)]
+    rows["time"] = f"about {times[0]} (p50), {times[1]} (p90), on resources for {parallel} at a time"
+    if cost.disk_gib is not None:
+        rows["disk"] = f"about {cost.disk_gib:.1g} GiB" if cost.disk_gib < 10 else f"about {cost.disk_gib:.0f} GiB"
+    if cost.mlflow_rows is not None:
+        rows["MLflow"] = f"about {float(f'{cost.mlflow_rows:.2g}'):,.0f} rows"
+    return rows | {"pace": cost.epoch_basis, "survival": cost.survival_basis}
+
+
+def _describe_limit(plan: SweepPlan, cost: Cost, max_hours: float) -> str:
+    affordable = count_affordable(plan, cost, max_hours)
+    kept = ", with what is kept for the promotion" if cost.reserved_runs else ""
+    enough = "enough" if affordable == plan.num_trials else f"enough for about {affordable} of {plan.num_trials} trials"
+    return f"{max_hours:g} {plan.resources.hours_unit}{kept}: {enough}"
 
 
 def _epochs(num: int) -> str:

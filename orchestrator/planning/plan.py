@@ -13,6 +13,7 @@ from orchestrator.datasets.prepared import with_store
 from orchestrator.errors import UserError
 from orchestrator.home import make_sweep_id
 from orchestrator.planning.capacity import count_slots
+from orchestrator.planning.estimate import Timing, estimate_cost
 from orchestrator.planning.learned_points import fit_points
 from orchestrator.planning.page import make_notes
 from orchestrator.planning.request import PlanRequest
@@ -88,13 +89,12 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
         grace_epochs=grace_epochs,
         reduction_factor=space.scheduler.reduction_factor,
     )
-    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup(), len(learned)))
+    return _finish(plan, space, settings, slots, len(learned))
 
 
 def _plan_training(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
     settings = settings.at_first_point()
-    plan = _plan_one_trial(request, space, settings)
-    return replace(plan, notes=make_notes(plan, space, 1, settings.largest_warmup()))
+    return _finish(_plan_one_trial(request, space, settings), space, settings, 1)
 
 
 def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
@@ -116,7 +116,17 @@ def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings)
         num_trials=num_trials,
         concurrency=min(num_trials, request.concurrency or slots),
     )
-    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup()))
+    return _finish(plan, space, settings, slots)
+
+
+def _finish(
+    plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int, num_learned: int = 0
+) -> SweepPlan:
+    """Add what follows from the rest of a plan: its cost, as far as the space tells it, and its notes."""
+    if plan.epoch_s is not None:
+        timing = Timing.of_one(plan.epoch_s, "as measured when the space was written")
+        plan = replace(plan, cost=estimate_cost(plan, timing, slots))
+    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup(), num_learned))
 
 
 def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
@@ -139,6 +149,7 @@ def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings
         storage=request.storage_uri,
         cap_gib=space.budget.cap_gib,
         time_limit_s=space.budget.time_limit_s,
+        max_gpu_hours=request.max_gpu_hours,
         epoch_s=space.methods[settings.method].epoch_s if as_measured and not settings.published else None,
     )
 

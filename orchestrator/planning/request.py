@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class PlanRequest:
         name: Replaces the space's name. The caller checks that it is free.
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: Available resources; None means those of this machine.
+        max_gpu_hours: No new trial starts that could bring search and promotion above this.
     """
 
     space: str | Path | SearchSpace | None = None
@@ -66,6 +68,7 @@ class PlanRequest:
     storage: str | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None
+    max_gpu_hours: float | None = None
 
     def check_counts(self) -> None:
         """Check every flag that counts something.
@@ -78,6 +81,7 @@ class PlanRequest:
             value = getattr(self, flag.removeprefix("--").replace("-", "_"))
             if value is not None and value < least:
                 raise UserError(f"{flag} must be at least {least}, but got {flag}={value}.")
+        require_hours(self.max_gpu_hours)
 
     def load_space(self) -> SearchSpace:
         """Return the search space.
@@ -114,6 +118,16 @@ class PlanRequest:
         """
         require_no_credentials("--storage", self.storage)
         return None if self.storage is None else absolute_uri(self.storage)
+
+
+def require_hours(max_gpu_hours: float | None) -> None:
+    """Check a limit of GPU-hours.
+
+    Raises:
+        UserError: It is no positive number.
+    """
+    if max_gpu_hours is not None and not 0 < max_gpu_hours < math.inf:
+        raise UserError(f"--max-gpu-hours must be a number above 0, but got --max-gpu-hours={max_gpu_hours:g}.")
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.planning.choice import Choice
+from orchestrator.planning.cost import Cost
 from search_spaces.blocks import Sampler, SchedulerName, Startup
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
@@ -46,6 +47,15 @@ class Resources:
         text += f" CPU{'s' * (self.cpus_per_worker > 1)}"
         gpus = f" + {self.gpus_per_worker:g} GPU{'s' * (self.gpus_per_worker > 1)}"
         return text + (gpus if self.gpus_per_worker else "")
+
+    @property
+    def hours_unit(self) -> str:
+        """What an hour of a trial is counted in: of its GPUs, or of its CPUs if it has none."""
+        return "GPU-hours" if self.gpus_per_worker else "CPU-hours"
+
+    def hours(self, seconds: float) -> float:
+        """Return what a trial of this many seconds costs, in :attr:`hours_unit`."""
+        return seconds / 3600 * self.workers * (self.gpus_per_worker or self.cpus_per_worker)
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,9 @@ class SweepPlan:
             the sweep; empty if the dataset gives its observed labels. None, as in plans of earlier versions, is the
             sweep's own draw.
         suite: The benchmark that it is a part of, by its id.
+        cost: What it is expected to cost, if the time of an epoch is known.
+        max_gpu_hours: No new trial starts that could bring search and promotion above this; CPU-hours if the trials use
+            no GPU. An extension may raise it.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -121,6 +134,8 @@ class SweepPlan:
     label_draws: tuple[int, ...] | None = None
     suite: str | None = None
     startup: Startup = "random"
+    cost: Cost | None = None
+    max_gpu_hours: float | None = None
 
     @property
     def epochs(self) -> int:
@@ -173,6 +188,7 @@ class SweepPlan:
         plain["protocol"] = vars(self.protocol)
         plain["resources"] = vars(self.resources)
         plain["choice"] = None if self.choice is None else vars(self.choice)
+        plain["cost"] = None if self.cost is None else vars(self.cost)
         return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -207,6 +223,8 @@ class SweepPlan:
         for name, least in (("num_trials", 0), ("concurrency", 1), ("startup_trials", 0), ("grace_epochs", 1)):
             if not least <= getattr(self, name) <= _MAX_COUNT:
                 raise ValueError(f"{name} must be from {least} to {_MAX_COUNT}, but got {getattr(self, name)}")
+        if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:
+            raise ValueError(f"max_gpu_hours must be above 0, but got {self.max_gpu_hours}")
         # Otherwise the rungs of the pruner would have no end.
         if not 1 < self.reduction_factor <= _MAX_COUNT:
             raise ValueError(f"reduction_factor must be above 1, but got {self.reduction_factor}")

@@ -112,7 +112,7 @@ def read_promotable(sweep_id: str) -> tuple[SweepPlan, SweepState]:
         )
     # The journal knows of extensions; the plan has the number of trials at the start.
     num_trials, ended = state.total(plan.num_trials), sum(record.ended for record in state.records.values())
-    if ended < num_trials:
+    if not state.is_done(plan.num_trials):
         progress = f"{ended} of {num_trials} trials have ended"
         if find_holder(sweep_dir(sweep_id)) is not None:
             raise UserError(f"{sweep_id} is still running: {progress}. Watch it: orchestrator status {sweep_id}")

@@ -202,17 +202,16 @@ class SweepView:
     @property
     def hours_unit(self) -> str:
         """What an hour of a trial is counted in: of its GPUs, or of its CPUs if it has none."""
-        return "GPU-hours" if self.plan.resources.gpus_per_worker else "CPU-hours"
+        return self.plan.resources.hours_unit
 
     def hours(self, seconds: float) -> float:
         """Return what a trial of this many seconds cost."""
-        resources = self.plan.resources
-        return seconds / 3600 * resources.workers * (resources.gpus_per_worker or resources.cpus_per_worker)
+        return self.plan.resources.hours(seconds)
 
     @cached_property
     def total_hours(self) -> float:
         """What all trials cost together."""
-        return self.hours(sum(record.run_s for record in self.trials))
+        return self.hours(sum(record.held_s for record in self.trials))
 
     @cached_property
     def start_ms(self) -> int:

@@ -70,9 +70,32 @@ class DriverEnded(Event):
 
 @dataclass(frozen=True)
 class SweepExtended(Event):
-    """Trials were added; ``num_trials`` is the new total."""
+    """Trials were added, or the limit was raised.
+
+    Attributes:
+        num_trials: The new total.
+        max_gpu_hours: The new limit; None leaves it as it is.
+    """
 
     num_trials: int
+    max_gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class LimitReached(Event):
+    """No further trial is handed out, because search and promotion could then take more than the limit.
+
+    Attributes:
+        max_gpu_hours: The limit.
+        spent: What all trials have taken so far, in the limit's unit.
+        reserved: What is kept for the promotion.
+        message: Why, as a sentence.
+    """
+
+    max_gpu_hours: float
+    spent: float
+    reserved: float
+    message: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,11 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class EpochReported(Event):
-    """A trial finished an epoch; the first report of an attempt also has ``host`` and the fields after it."""
+    """A trial finished an epoch; the first report of an attempt also has ``host`` and the fields after it.
+
+    Attributes:
+        device: Model of the GPU (or, without one, of the CPU) that it runs on.
+    """
 
     trial: int
     epoch: int
@@ -98,6 +125,7 @@ class EpochReported(Event):
     pid: int | None = None
     queue_s: float | None = None
     start_s: float | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +205,7 @@ _TYPES: dict[str, type[Event]] = {
     "driver_started": DriverStarted,
     "driver_ended": DriverEnded,
     "sweep_extended": SweepExtended,
+    "limit_reached": LimitReached,
     "trial_started": TrialStarted,
     "epoch_reported": EpochReported,
     "trial_lost": TrialLost,

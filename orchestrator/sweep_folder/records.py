@@ -50,6 +50,7 @@ class TrialRecord:
         spans: (start_ms, end_ms) per attempt; an attempt ends with its last event under the driver that ran it.
         queue_s, start_s: Time from the hand-out until the actor runs, and from there to the first epoch; summed over
             attempts.
+        devices: The models of the GPUs (or, without one, of the CPUs) that its attempts ran on, each once.
     """
 
     trial: int
@@ -66,6 +67,7 @@ class TrialRecord:
     spans: tuple[tuple[int, int], ...] = ()
     queue_s: float = 0.0
     start_s: float = 0.0
+    devices: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -81,6 +83,11 @@ class TrialRecord:
     def run_s(self) -> float:
         """Seconds that its attempts took in total."""
         return sum(end - start for start, end in self.spans) / 1000
+
+    @property
+    def held_s(self) -> float:
+        """Seconds for which it had its resources: without the waits for a process."""
+        return max(0.0, self.run_s - self.queue_s)
 
     def chosen_epoch(self, protocol: Protocol) -> int | None:
         """Return the epoch whose weights count, or None before the first."""
@@ -125,6 +132,7 @@ class TrialReport:
         resumed_from: Epoch of the checkpoint it continues from, 0 for the start; only in the first report of an
             attempt.
         queue_s, start_s: As in :class:`TrialRecord`; only in the first report of an attempt.
+        device: What it runs on; only in the first report of an attempt.
     """
 
     epoch: int = 0
@@ -140,6 +148,7 @@ class TrialReport:
     pid: int | None = None
     queue_s: float | None = None
     start_s: float | None = None
+    device: str | None = None
 
 
 def best(records: Iterable[TrialRecord], protocol: Protocol) -> TrialRecord | None:

@@ -111,7 +111,7 @@ def _rows_of(
         "training_seed": config.loop.seed,
         "draw_seed": config.data.draw_seed,
         "seconds": record.run_s,
-        "gpu_seconds": record.run_s * gpus,
+        "gpu_seconds": record.held_s * gpus,
         "images_forward": _sum(record, TRAIN_IMAGES_FORWARD),
         "images_backward": _sum(record, TRAIN_IMAGES_BACKWARD),
         "state": str(record.state),

@@ -12,6 +12,7 @@ from orchestrator.sweep_folder.events import (
     DriverStarted,
     EpochReported,
     Event,
+    LimitReached,
     PromotionDecided,
     SweepExtended,
     SweepPlanned,
@@ -42,6 +43,8 @@ class SweepState:
         backup: URI to which the last driver copied its journal, if any.
         promotion, test, champion: The last event of its kind, if there is one.
         handed_out: Trials that the last driver has handed out.
+        max_gpu_hours: The limit that an extension has set; None leaves that of the plan.
+        limit: What ended the sweep early, if its limit did.
     """
 
     plan: Mapping[str, Any] | None = None
@@ -57,6 +60,8 @@ class SweepState:
     test: TestOpened | None = None
     champion: ChampionSet | None = None
     handed_out: set[int] = field(default_factory=set)
+    max_gpu_hours: float | None = None
+    limit: LimitReached | None = None
 
     @property
     def is_concluded(self) -> bool:
@@ -117,10 +122,15 @@ class SweepState:
         """Return how many trials the sweep should have, before its first event as many as were planned."""
         return self.num_trials or planned
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the limit of GPU-hours was reached and has not been raised since."""
+        return self.limit is not None and (self.max_gpu_hours or 0.0) <= self.limit.max_gpu_hours
+
     def is_done(self, planned: int) -> bool:
-        """Return whether every trial has ended."""
+        """Return whether every trial has ended that may run."""
         # Fewer records than trials means that some were never handed out.
-        return not self.open_trials() and len(self.records) >= self.total(planned)
+        return not self.open_trials() and (self.is_limited or len(self.records) >= self.total(planned))
 
 
 def _is_by_driver(event: Event) -> bool:
@@ -161,9 +171,14 @@ def _driver_ended(state: SweepState, event: DriverEnded) -> None:
 
 def _sweep_extended(state: SweepState, event: SweepExtended) -> None:
     state.num_trials = event.num_trials
+    state.max_gpu_hours = event.max_gpu_hours or state.max_gpu_hours
     # Its driver may have been killed before it began.
-    if state.driver_state == "FINISHED" and event.num_trials > len(state.records):
+    if state.driver_state == "FINISHED" and event.num_trials > len(state.records) and not state.is_limited:
         state.driver_state = "INTERRUPTED"
+
+
+def _limit_reached(state: SweepState, event: LimitReached) -> None:
+    state.limit = event
 
 
 def _trial_started(state: SweepState, event: TrialStarted) -> None:
@@ -184,7 +199,12 @@ def _epoch_reported(state: SweepState, event: EpochReported) -> None:
         spans=_spans_until(state, record, event.time_ms),
         queue_s=record.queue_s + (event.queue_s or 0.0),
         start_s=record.start_s + (event.start_s or 0.0),
+        devices=_with_device(record.devices, event.device),
     )
+
+
+def _with_device(devices: tuple[str, ...], device: str | None) -> tuple[str, ...]:
+    return devices if device is None or device in devices else (*devices, device)
 
 
 def _trial_lost(state: SweepState, event: TrialLost) -> None:
@@ -232,6 +252,7 @@ _APPLY: dict[type[Event], Callable[[SweepState, Any], None]] = {
     DriverStarted: _driver_started,
     DriverEnded: _driver_ended,
     SweepExtended: _sweep_extended,
+    LimitReached: _limit_reached,
     TrialStarted: _trial_started,
     EpochReported: _epoch_reported,
     TrialLost: _trial_lost,

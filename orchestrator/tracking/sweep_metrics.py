@@ -20,16 +20,13 @@ class SweepMetrics:
         self.num_ended = 0
         self._protocol, self._hours = plan.protocol, 0.0
         self._best: TrialRecord | None = None
-        resources = plan.resources
-        on_gpus = resources.gpus_per_worker > 0
-        per_worker = resources.gpus_per_worker if on_gpus else resources.cpus_per_worker
-        self._num_devices = resources.workers * per_worker
-        self._spent = "gpu_hours" if on_gpus else "cpu_hours"
+        self._resources = plan.resources
+        self._spent = "gpu_hours" if plan.resources.gpus_per_worker else "cpu_hours"
 
     def add(self, record: TrialRecord) -> dict[str, float]:
         """Return the metrics after one more trial has ended: the best score so far, and the hours of all that ended."""
         self.num_ended += 1
-        self._hours += record.run_s / 3600 * self._num_devices
+        self._hours += self._resources.hours(record.held_s)
         self._best = best([record] if self._best is None else [self._best, record], self._protocol)
         value = None if self._best is None else self._best.value(self._protocol)
         found = {} if value is None else {f"best/{self._protocol.metric}": value}

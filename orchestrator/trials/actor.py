@@ -29,6 +29,7 @@ from orchestrator.trials.placement import request_resources
 from training.config.run import TrainConfig
 from training.errors import NonFiniteLossError, StepMemoryError, first_line
 from training.loop.stepping import Run, collect_artifacts
+from training.machine import name_device
 from training.selection import choose_value
 
 # EROFS too, because Linux makes a disk with errors read-only.
@@ -109,6 +110,7 @@ class _Trial(tune.Trainable):
         self._first: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "device": name_device(),
             "queue_s": round(max(0.0, self._began - self._handout.handed_ms / 1000), 3),
             "start_s": round(time.time() - self._began, 3),
             "resumed_from": run.epoch if self._resumed else 0,

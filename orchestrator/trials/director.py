@@ -306,6 +306,7 @@ def _epoch_event(trial: int, report: TrialReport) -> EpochReported:
         pid=report.pid,
         queue_s=report.queue_s,
         start_s=report.start_s,
+        device=report.device,
     )
 
 

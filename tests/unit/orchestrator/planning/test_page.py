@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.planning.estimate import Timing, estimate_cost
 from orchestrator.planning.follow_up import make_promotion_plan
 from orchestrator.planning.page import render_plan
 from orchestrator.planning.plan import make_plan
@@ -33,16 +34,37 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     assert row(made, "search") == "tpe, seed 0; 8 random start-up trials, including start points"
     assert row(made, "pruning") == "ASHA; the best 1 in 3 continue after epoch 10"
     assert row(made, "selection") == "clean-val x clean-val (val/mAP)"
-    assert row(made, "total epochs") == "250 to 480"  # 23 x 10 + 20, or 24 x 20
-    assert str(row(made, "time")).startswith("about 4 min to 8 min, at 2 s per epoch")
-    assert str(row(dataclasses.replace(made, concurrency=24), "time")).startswith("about 1 min, at 2 s per epoch")
+    assert row(made, "total epochs") == "250 to 480, about 336 expected"  # 23 x 10 + 20, or 24 x 20
+    assert row(made, "cost") == "0.19 CPU-hours (p50), 0.25 (p90)"
+    assert row(made, "promotion") == "0.14 CPU-hours more, for 13 runs: at most 8 in the race, 5 reported"
+    assert row(made, "time") == "about 6 min (p50), 8 min (p90), on resources for 2 at a time"
+    assert row(made, "pace") == "2 s per epoch, as measured when the space was written"
+    assert str(row(made, "survival")).startswith("ASHA is expected to let 40 % run to their end")
+
+
+def test_trials_that_share_resources_do_not_make_a_sweep_faster() -> None:
+    shared = plan(concurrency=50)
+    assert str(row(shared, "trials")).endswith("24 at a time")
+    assert row(shared, "time") == row(plan(), "time")
+
+
+def test_money_and_limit_are_told_with_what_the_promotion_takes() -> None:
+    made = plan(max_gpu_hours=0.2)
+    assert made.cost is not None
+    priced = dataclasses.replace(made, cost=dataclasses.replace(made.cost, price_per_hour=2))
+    assert row(priced, "money") == "0.66 (p50), 0.79 (p90) with the promotion, at 2 per CPU-hour"
+    kept = "0.2 CPU-hours, with what is kept for the promotion: enough for about"
+    assert row(made, "limit") == f"{kept} 10 of 24 trials"
+    assert str(row(plan(max_gpu_hours=5), "limit")).endswith(": enough")
 
 
 @pytest.mark.parametrize(
     "overrides", [{"data.num_train": 400}, {"method.masked_pass_bn": "train"}, {"model.frozen_bn": True}]
 )
 def test_time_is_told_only_of_settings_that_were_measured(overrides: dict[str, Any]) -> None:
-    assert row(plan(overrides=overrides), "time") is None
+    made = plan(overrides=overrides)
+    assert (made.cost, row(made, "time")) == (None, None)
+    assert "Measure it: --probe" in str(row(made, "cost"))
 
 
 @pytest.mark.parametrize("overrides", [{"method.cam_threshold": 0.5}, {"loop.seed": 3}, {"loop.epochs": 12}])
@@ -51,9 +73,10 @@ def test_time_holds_where_an_epoch_costs_the_same(overrides: dict[str, Any]) -> 
 
 
 def test_long_times_are_told_in_hours() -> None:
-    assert "12 h 00 min" in str(
-        row(dataclasses.replace(plan(epochs=5), num_trials=100, epoch_s=172.8, concurrency=2), "time")
-    )
+    made = dataclasses.replace(plan(epochs=5), num_trials=100, concurrency=2)
+    # 100 trials of 5 epochs, two at a time, and half a trial in which one of the two has nothing left to do.
+    cost = estimate_cost(made, Timing.of_one(172.8, "measured"), 2)
+    assert str(row(dataclasses.replace(made, cost=cost), "time")).startswith("about 12 h 04 min (p50)")
 
 
 def test_every_setting_is_on_the_page_once() -> None:
