@@ -84,6 +84,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
     """
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
+    from orchestrator.results.spending import sum_spending
     from orchestrator.results.summary import NO_LABELS, make_heading
     from orchestrator.results.tables import rank_trials
     from orchestrator.sweep_folder.promotion_report import make_report
@@ -106,6 +107,11 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         print_report(make_report(plan, state.records, None if state.test is None else state.test.figures))
     if plan.kind == "ablate":
         _print_ablation(plan, tabulate_ablation(plan, state.records.values()))
+    if is_here and rows:
+        spending = sum_spending(plan, state)
+        print_text(f"spent: {spending}")
+        if spending.limit_message is not None:
+            print_text(f"ended early: {spending.limit_message}")
     if is_here and (openings := find_openings(state)) is not None:
         print_line(str(openings))
     if state.provenance.get("true_labels") == NO_LABELS:
@@ -116,6 +122,7 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     """Print a leaderboard as JSON; for a sweep from another home, the source says where it comes from."""
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
+    from orchestrator.results.spending import sum_spending
     from orchestrator.results.summary import make_heading
     from orchestrator.results.tables import rank_trials
     from orchestrator.sweep_folder.promotion_report import make_report
@@ -128,6 +135,8 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
     if plan.kind == "promote":
         figures = None if state.test is None else state.test.figures
         printed["report"] = make_report(plan, state.records, figures).to_json()
+    if source is None:
+        printed["spending"] = sum_spending(plan, state).to_json()
     if source is None and (openings := find_openings(state)) is not None:
         printed["test_openings"] = openings.num
     if plan.kind == "ablate" and (ablation := tabulate_ablation(plan, state.records.values())):

@@ -65,7 +65,7 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
         raise typer.Exit(EXIT_FAILURE)
     # With --json, stdout is the JSON alone.
     if not json:
-        print_next(_next_steps(plan))
+        print_next(_next_steps(plan, state))
 
 
 def add_report(sweep_id: str) -> None:
@@ -86,13 +86,15 @@ def _keep_results(plan: SweepPlan, state: SweepState) -> None:
         print_note(f"note: the results could not be written as Parquet ({error}).")
 
 
-def _next_steps(plan: SweepPlan) -> dict[str, str]:
+def _next_steps(plan: SweepPlan, state: SweepState) -> dict[str, str]:
     browse = {f"browse {plan.id}": "see its runs in MLflow"}
     if plan.kind == "ablate":
         return {f"leaderboard {plan.id}": "this table, and every run", **browse}
     if plan.kind == "train":
         return {**browse, f"train --from {plan.id}/0 --set loop.seed=1": "the same, with another training seed"}
     steps = {f"promote {plan.id}": "train the winner at full length", **browse}
-    if plan.num_points is None:  # otherwise nothing is left to try
+    if state.is_limited and state.limit is not None:
+        steps[f"extend {plan.id} --max-gpu-hours {2 * state.limit.max_gpu_hours:g}"] = "continue below a higher limit"
+    elif plan.num_points is None:  # otherwise nothing is left to try
         steps[f"extend {plan.id} --trials +{plan.num_trials}"] = "continue the search"
     return steps

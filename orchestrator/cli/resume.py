@@ -114,13 +114,19 @@ def extend(
     context: typer.Context,
     sweep: SweepArgument = None,
     *,
-    trials: Annotated[str, typer.Option("--trials", metavar="+N", help="Trials to add.", show_default=False)],
+    trials: Annotated[
+        str | None, typer.Option("--trials", metavar="+N", help="Trials to add.", show_default=False)
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option("--max-gpu-hours", metavar="H", help="Raise the limit of the sweep.", show_default=False),
+    ] = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Add trials to a sweep.
+    """Add trials to a sweep, or raise its limit of GPU-hours.
 
     The search keeps what it has learned so far.
     """
@@ -129,13 +135,17 @@ def extend(
     from orchestrator.sweep_folder.index import find_sweep
 
     started = time.monotonic()
-    found, increase = find_sweep(sweep, kinds={"sweep"}), _read_increase(trials)
+    if trials is None and max_gpu_hours is None:
+        raise UserError(
+            f"extend needs --trials, --max-gpu-hours, or both. For example: {program()} extend --trials +12"
+        )
+    found, increase = find_sweep(sweep, kinds={"sweep"}), 0 if trials is None else _read_increase(trials)
     from orchestrator.sweep.driver import extend as extend_sweep
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
     warn_of_mlflow()
-    finish_sweep(extend_sweep(found, increase, options), options, started, json)
+    finish_sweep(extend_sweep(found, increase, options, max_gpu_hours=max_gpu_hours), options, started, json)
 
 
 def _read_increase(text: str) -> int:

@@ -121,7 +121,7 @@ def _print_status(found: SweepSummary) -> None:
         print_line(f"  {found.openings}")
     if found.decision and found.decision.version:
         print_line(f"  registered as {found.decision.version}")
-    print_line(f"  time    {format_seconds(found.run_s)}")
+    _print_spending(found)
     if found.true_labels == NO_LABELS:
         print_text(NO_TRUE_LABELS)
     if found.open:
@@ -131,6 +131,14 @@ def _print_status(found: SweepSummary) -> None:
         ]
         print_table([unit, "state", "epoch", heading.metric], rows, right=[0, 2, 3])
     print_next(_next_steps(found))
+
+
+def _print_spending(found: SweepSummary) -> None:
+    print_line(f"  time    {format_seconds(found.run_s)}")
+    if found.spending is not None:
+        print_line(f"  spent   {found.spending}")
+        if found.spending.limit_message is not None:
+            print_line(f"  limit   {found.spending.limit_message}")
 
 
 def _next_steps(found: SweepSummary) -> dict[str, str]:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.planning.choice import Choice
+from orchestrator.planning.cost import REPORTED_SEEDS
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.follow_up import FreshSeeds, make_promotion_plan
 from orchestrator.planning.plan import make_identity
@@ -40,8 +41,6 @@ from orchestrator.tracking.connection import MlflowFailedError, require_answer
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.writable import require_writable
 
-REPORTED_SEEDS = 5
-"""Fresh seeds that the rule reports by default."""
 _LOCK_FILE = ".promotion.lock"
 _NEEDS_MLFLOW = (
     "Nothing was started: a promotion needs MLflow, which knows the champion and registers the model. See what is "

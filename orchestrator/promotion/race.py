@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.durations import format_seconds
 from orchestrator.errors import UserError
 from orchestrator.planning.choice import Choice
+from orchestrator.planning.cost import count_race_runs
 from orchestrator.planning.follow_up import FreshSeeds, make_promotion_plan, make_race_plan
 from orchestrator.planning.sweep_plan import Params, SweepPlan, trial_config
 from orchestrator.promotion.noise import find_replicates, gather_trials, know_noise
@@ -17,8 +18,6 @@ from orchestrator.sweep_folder.checkpoints import find_storage
 from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.trials.race_blocks import read_race
 
-LEAST_BUDGET = 6
-"""Runs that a race may have at least: two candidates can then run three times."""
 _PILOT = Reruns(2, 3)
 _CHAMPION_BLOCKS = 3
 # Scores that agree this far are tied: their difference is one of rounding.
@@ -41,7 +40,7 @@ class Champion:
 def default_budget(plan: SweepPlan, records: Sequence[TrialRecord]) -> int:
     """Return the runs that a race may have by default: half of what the sweep took, in runs of full length."""
     epochs = sum(record.last_epoch for record in records)
-    return max(LEAST_BUDGET, round(epochs / plan.epochs / 2))
+    return count_race_runs(epochs / plan.epochs)
 
 
 def plan_choice(

@@ -11,11 +11,11 @@ from matplotlib.patches import Patch
 
 from orchestrator.report.document import Column, Figure, Headers, Table, make_table
 from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, PAPER, PURPLE, RED, new_figure
-from orchestrator.report.view import LOST, SweepView
+from orchestrator.report.view import SweepView
+from orchestrator.results.spending import IDLE, LOST
 from orchestrator.sweep_folder.records import TrialState
 from training.metric_names import TIME_CHECKPOINT_S, TIME_DATA_S, TIME_EPOCH_S, TIME_EVAL_S, TIME_TRAIN_S
 
-IDLE = "idle"
 _LOOKS = {
     TrialState.COMPLETE: (BLUE, "", "complete"),
     TrialState.PRUNED: (GREEN, "//", "pruned"),

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.durations import format_seconds
+from orchestrator.durations import format_hours, format_seconds
 from orchestrator.promotion.rule import Noise, winner_interval
-from orchestrator.report.cost_figures import IDLE, count_causes
+from orchestrator.report.cost_figures import count_causes
 from orchestrator.report.openings import Openings
 from orchestrator.report.parameter_figures import MIN_TRIALS, Effect
 from orchestrator.report.statistics import Agreement, least_difference, winners_curse
 from orchestrator.report.view import FIRST_KEYS, TAU, SweepView
+from orchestrator.results.spending import sum_spending
 from orchestrator.sweep_folder.records import TrialState
 from training.config.run import Scalar
 
@@ -130,24 +131,16 @@ def _capital(text: str) -> str:
 
 def describe_cost(view: SweepView) -> str:
     """Say what the sweep cost, and how much of it came to nothing."""
-    spent = view.spent_s()
-    total = sum(spent.values()) or 1.0
-    shares = {
-        "in stopped trials": spent.get(TrialState.PRUNED, 0.0),
-        "in failed trials": spent.get(TrialState.FAILED, 0.0),
-        "idle": spent[IDLE],
-    }
-    parts = [f"{100 * seconds / total:.0f} % {name}" for name, seconds in shares.items() if seconds > 0.005 * total]
+    spending = sum_spending(view.plan, view.state)
     took = format_seconds(view.state.driven_s())
-    hours = view.total_hours
     subject = "It" if len(view.trials) == 1 else "They"
-    text = f"{_count_states(view)} {subject} cost {format_hours(hours)} {view.hours_unit} within {took}"
-    return f"{text}; of the workers' time, {', '.join(parts)}." if parts else f"{text}."
-
-
-def format_hours(hours: float) -> str:
-    """Return hours with as many digits as matter."""
-    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+    text = f"{_count_states(view)} {subject} cost {format_hours(spending.spent)} {spending.unit} within {took}"
+    if (planned := spending.planned) is not None:
+        text += f"; planned were {planned}"
+    if shares := spending.shares:
+        text += f"; of the workers' time, {', '.join(shares)}"
+    limited = "" if spending.limit_message is None else f" It ended early: {spending.limit_message}."
+    return f"{text}.{limited}"
 
 
 def _count_states(view: SweepView) -> str:

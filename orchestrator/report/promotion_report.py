@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from orchestrator.durations import format_hours
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Cell, Column, Figure, Headers, Part, Report, Section, Table, make_table
-from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger, format_hours
+from orchestrator.report.findings import describe_cost, describe_failures, describe_ledger
 from orchestrator.report.openings import final_scores, find_openings
 from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves

@@ -29,7 +29,7 @@ def draw_best_so_far(view: SweepView) -> Figure | None:
     )
     if not view.complete:
         return None
-    hours = np.cumsum([view.hours(record.run_s) for record in ended])
+    hours = np.cumsum([view.hours(record.held_s) for record in ended])
     scores = np.array([view.complete.get(record.trial, -np.inf) for record in ended])
     best = np.maximum.accumulate(scores)
     band = expected_best(list(view.scored.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.durations import format_hours
 from orchestrator.home import ERRORS_DIR
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Column, Headers, Part, Report, Section, Table, make_table
@@ -16,7 +17,6 @@ from orchestrator.report.findings import (
     describe_failures,
     describe_openings,
     describe_winner,
-    format_hours,
     name_times,
 )
 from orchestrator.report.label_free import rankings_table

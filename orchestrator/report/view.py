@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.statistics import Floats, Interval, deviation_interval
+from orchestrator.results.spending import count_lanes, outcome_of, sum_outcomes_s
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from search_spaces.ranges import Range
@@ -22,7 +23,6 @@ FIRST_KEYS = (TAU, SPBC, REG)
 """What readers of IGNORE ask for first."""
 MIN_SEEDS = 2
 _MOST_COMPLETE_FRAC = 0.7
-LOST = "LOST"
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class SweepView:
     def attempts(self) -> list[Attempt]:
         """Every attempt at a trial, each in a lane of its own while it runs."""
         spans = [
-            (start, end, record.trial, str(record.state) if number == len(record.spans) - 1 else LOST)
+            (start, end, record.trial, outcome_of(record, number))
             for record in self.trials
             for number, (start, end) in enumerate(record.spans)
         ]
@@ -231,7 +231,7 @@ class SweepView:
     @cached_property
     def num_lanes(self) -> int:
         """How many trials could run at a time."""
-        return max([self.plan.concurrency, *(attempt.lane + 1 for attempt in self.attempts)])
+        return count_lanes(self.plan, self.trials)
 
     @cached_property
     def driver_spans_s(self) -> list[tuple[float, float]]:
@@ -242,11 +242,7 @@ class SweepView:
 
     def spent_s(self) -> dict[str, float]:
         """Return the seconds of all lanes by what came of them: COMPLETE, PRUNED, FAILED, LOST, ... and idle."""
-        spent: dict[str, float] = {}
-        for attempt in self.attempts:
-            spent[attempt.outcome] = spent.get(attempt.outcome, 0.0) + attempt.end_s - attempt.start_s
-        driven = sum(end - start for start, end in self.driver_spans_s) * self.num_lanes
-        return spent | {"idle": max(0.0, driven - sum(spent.values()))}
+        return sum_outcomes_s(self.trials, self.state.driven_s(), self.num_lanes)
 
 
 def measure_noise(values: Sequence[float], source: str) -> SeedNoise | None:

@@ -14,6 +14,7 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.recipe import RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.opened_test import TestOpenings, find_openings
+from orchestrator.results.spending import Spending, sum_spending
 from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.index import SweepEntry
 from orchestrator.sweep_folder.lease import find_holder
@@ -96,6 +97,7 @@ class SweepSummary:
         num_seeds: How many of its final runs are the winner's on the sweep's label draw; the others follow.
         openings: How often the test set of its data was opened, if it was; None for a sweep from another home.
         source: Where the information comes from, if the sweep is not in this home.
+        spending: What it has spent, next to what was planned; None for a sweep from another home.
     """
 
     heading: Heading
@@ -116,6 +118,7 @@ class SweepSummary:
     report: PromotionReport | None = None
     num_seeds: int | None = None
     source: Source | None = None
+    spending: Spending | None = None
 
     @property
     def num_ended(self) -> int:
@@ -192,6 +195,8 @@ def make_source(found: RecalledSweep) -> Source:
 
 
 def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source | None = None) -> SweepSummary:
+    if state.driver_state == "RUNNING":
+        state.end_attempts(round(time.time() * 1000))  # they have run until now
     records = list(state.records.values())
     counts = Counter(record.state for record in records)
     winner, promotion = best(records, plan.protocol), state.promotion
@@ -216,6 +221,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         num_seeds=plan.num_seeds if plan.kind == "promote" else None,
         openings=find_openings(state) if source is None else None,
         source=source,
+        spending=sum_spending(plan, state) if source is None and records else None,
     )
 
 

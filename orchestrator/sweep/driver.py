@@ -33,7 +33,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
-from orchestrator.sweep.extension import extending
+from orchestrator.sweep.extension import NO_EXTENSION, Extension, extending, require_higher_limit
 from orchestrator.sweep.guard import Guard, give_up
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DEFAULT, DriveOptions
@@ -125,46 +125,54 @@ def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
     return _drive(plan, options)
 
 
-def extend(sweep_id: str, num_more: int, options: DriveOptions = DEFAULT) -> SweepOutcome:
-    """Add trials to a sweep, and run them and any unfinished ones.
+def extend(
+    sweep_id: str, num_more: int, options: DriveOptions = DEFAULT, *, max_gpu_hours: float | None = None
+) -> SweepOutcome:
+    """Add trials to a sweep or raise its limit, and run what is missing.
 
     Args:
         sweep_id: The sweep.
-        num_more: How many trials to add.
+        num_more: How many trials to add; 0 only raises the limit.
         options: How to run them.
+        max_gpu_hours: The new limit; None leaves it as it is.
 
     Raises:
-        UserError: ``num_more`` is not positive, it is not a sweep, or every point has been tried; or as :func:`resume`.
+        UserError: Nothing is added, it is not a sweep, every point has been tried, or the limit is no higher or does
+            not allow more; or as :func:`resume`.
         OrchestratorError: As :func:`resume`.
     """
-    if num_more < 1:
+    if num_more < (1 if max_gpu_hours is None else 0):
         raise UserError(f"--trials must be at least +1, but got {num_more}.")
     plan, state = read_sweep(sweep_id)
     require_search(plan)
+    require_higher_limit(plan, state, max_gpu_hours)
     num_trials = state.total(plan.num_trials)
     if plan.num_points is not None and num_trials + num_more > plan.num_points:
         raise UserError(
             f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
             f"{plan.num_points} points. Start a sweep over a larger space."
         )
-    _require_no_gap(plan, state, options, num_more)
-    return _drive(plan, options, num_more)
+    change = Extension(num_more, max_gpu_hours)
+    _require_no_gap(plan, state, options, change)
+    return _drive(plan, options, change)
 
 
-def _require_no_gap(plan: SweepPlan, state: SweepState, options: DriveOptions, num_more: int = 0) -> None:
+def _require_no_gap(
+    plan: SweepPlan, state: SweepState, options: DriveOptions, change: Extension = NO_EXTENSION
+) -> None:
     # After a restore from a backup, what the backup lacked is known to be missing.
     if not (options.allow_changed or options.allow_gaps):
-        require_no_gap(plan, state, f"orchestrator {_repeat(plan, options, num_more)}")
+        require_no_gap(plan, state, f"orchestrator {_repeat(plan, options, change)}")
 
 
-def _repeat(plan: SweepPlan, options: DriveOptions, num_more: int) -> str:
+def _repeat(plan: SweepPlan, options: DriveOptions, change: Extension) -> str:
     """Return the command that makes the same request, in spite of changed conditions."""
     # A plain `resume` would drop the new trials.
-    verb = f"extend {plan.id} --trials +{num_more}" if num_more else f"resume {plan.id}"
+    verb = f"extend {plan.id}{change.flags}" if change else f"resume {plan.id}"
     return f"{verb} --allow-changed{options.repeated_flags()}"
 
 
-def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOutcome:
+def _drive(plan: SweepPlan, options: DriveOptions, change: Extension = NO_EXTENSION) -> SweepOutcome:
     require_writable(options.address)
     folder, started = sweep_dir(plan.id), time.monotonic()
     with ExitStack() as stack:
@@ -186,13 +194,13 @@ def _drive(plan: SweepPlan, options: DriveOptions, num_more: int = 0) -> SweepOu
             stack.enter_context(backup)
         state, problem = FINISHED, None
         # A finished sweep does not need Ray: starting it would waste seconds.
-        if num_more or not journal.state.is_done(plan.num_trials):
+        if change or not journal.state.is_done(plan.num_trials):
             progress = Progress(plan, journal.state, shown=options.progress)
             driver = _Driver(plan, journal, signals, progress, options)
             progress.watch("MLflow", lambda: driver.tracker.problem)
             if backup:
                 progress.watch("the backup", lambda: backup.problem)
-            state = driver.run(num_more)
+            state = driver.run(change)
             problem = driver.tracking_problem
         else:
             problem = _settle(plan, journal, options.hooks)
@@ -236,16 +244,15 @@ class _Driver:
         self._cleaner = CheckpointCleaner(plan, journal.state)
         self._guard = Guard(plan, self._folder, options, signals)
 
-    def run(self, num_more: int) -> str:
+    def run(self, change: Extension) -> str:
         """Run until the sweep is finished, interrupted or failed, and leave nothing running; return its state."""
         if self._options.address is None:
             require_room_here(self._plan)
-        before = self._journal.state.total(self._plan.num_trials)
         # Leaving the stack ends what was started in the opposite order, however the run ended.
         with self._progress:
             try:
-                with extending(self._journal, before, num_more), ExitStack() as stack:
-                    self._start(stack, num_more)
+                with extending(self._plan, self._journal, change), ExitStack() as stack:
+                    self._start(stack, change)
                     self._run_trials()
             except KeyboardInterrupt:
                 if (loss := self._guard.describe_loss()) is not None:
@@ -254,7 +261,7 @@ class _Driver:
                 return INTERRUPTED
         return FINISHED
 
-    def _start(self, stack: ExitStack, num_more: int) -> None:
+    def _start(self, stack: ExitStack, change: Extension) -> None:
         """Start everything that runs alongside the trials. Slow parts start first and run in parallel."""
         quieten()
         config = trial_config(self._placed, {})
@@ -275,7 +282,7 @@ class _Driver:
         current = collect_provenance(self._plan, self._wait(inputs))
         self._progress.enter_phase("starting the trials")
         if not self._options.allow_changed:
-            self._refuse_changed(current, num_more)
+            self._refuse_changed(current, change)
         self._announce(current)
         # From here on the journal says that a driver runs, so it must also say how it ended.
         stack.push(self._end)
@@ -298,12 +305,12 @@ class _Driver:
             require_room(self._plan.resources)
             require_shared(self._plan)
 
-    def _refuse_changed(self, current: dict[str, str], num_more: int) -> None:
+    def _refuse_changed(self, current: dict[str, str], change: Extension) -> None:
         changed = differences(self._journal.state.provenance, current)
         if changed:
             raise UserError(
                 f"{self._plan.id} was started under other conditions: {describe_differences(changed)}. Restore them, "
-                f"or continue with the present ones: orchestrator {_repeat(self._plan, self._options, num_more)}"
+                f"or continue with the present ones: orchestrator {_repeat(self._plan, self._options, change)}"
             )
 
     def _announce(self, current: dict[str, str]) -> None:

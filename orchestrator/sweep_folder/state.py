@@ -140,7 +140,7 @@ def _is_by_driver(event: Event) -> bool:
     """
     if isinstance(event, DriverEnded):
         return not event.settled
-    return type(event) in _OF_TRIALS
+    return type(event) in _OF_TRIALS or isinstance(event, LimitReached)
 
 
 def _sweep_planned(state: SweepState, event: SweepPlanned) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.sweep_folder.events import EpochReported, TrialEnded, TrialLost, TrialStarted
+from orchestrator.sweep_folder.events import EpochReported, LimitReached, TrialEnded, TrialLost, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
+from orchestrator.trials.limit import PastTrials, Spending, compute_spending, describe_limit
 from orchestrator.trials.proposers import make_proposer
 from orchestrator.trials.pruner import Pruner
 from training.config.run import Scalar
@@ -68,6 +69,8 @@ class Director:
         self._longest_s = {trial: _longest_epoch(record) for trial, record in journal.state.records.items()}
         self._longest_of_all_s = max(self._longest_s.values(), default=0.0)
         self._exhausted = False
+        self._max_hours = journal.state.max_gpu_hours or plan.max_gpu_hours
+        self._past = PastTrials(plan, journal.state.records.values())
         self._running: set[int] = set()
         self._best = best(journal.state.records.values(), plan.protocol)
         self._cut = self._replay()
@@ -106,7 +109,7 @@ class Director:
         Without GPUs, trials share the memory of the machine. A trial that ran out of memory therefore waits until
         nothing else is running and nothing new is left, and then runs alone.
         """
-        if self._needs_machine(*self._running):
+        if self._needs_machine(*self._running) or not self._is_affordable():
             return None
         waiting = self._next_waiting()
         if waiting is not None:
@@ -173,6 +176,8 @@ class Director:
             self._end(trial, TrialState.COMPLETE)
         elif self._pruner.cuts(trial, report.epoch, report.metrics[self._plan.protocol.metric]):
             self._end(trial, TrialState.PRUNED)
+        elif (reason := self._describe_excess()) is not None:
+            self._end(trial, TrialState.PRUNED, message=reason)
         return not self._journal.state.records[trial].ended
 
     def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
@@ -263,7 +268,50 @@ class Director:
 
     def _may_propose(self) -> bool:
         state = self._journal.state
-        return not self._exhausted and len(state.records) < state.num_trials
+        return not self._exhausted and not state.is_limited and len(state.records) < state.num_trials
+
+    def _is_affordable(self) -> bool:
+        """Return whether the next attempt keeps below the limit of GPU-hours, if there is one.
+
+        If not, it may do so once a running trial has been stopped early. If nothing runs, the sweep is over.
+        """
+        if self._max_hours is None or not (self._waiting or self._may_propose()):
+            return True
+        record = self._journal.state.records[self._waiting[0]] if self._waiting else None
+        spending = self._compute_spending(self._plan.epochs - (record.last_epoch if record else 0))
+        hours = self._plan.resources.hours
+        if hours(spending.total_s) <= self._max_hours:
+            return True
+        if not self._running:
+            now = self._compute_spending(0)
+            message = describe_limit(self._plan, self._max_hours, now)
+            while self._waiting:
+                self._end(self._waiting.pop(), TrialState.PRUNED, message=message)
+            self._journal.append(LimitReached(self._max_hours, hours(now.spent_s), hours(now.reserved_s), message))
+            self._say(message)
+        return False
+
+    def _describe_excess(self) -> str | None:
+        """Say why a running trial has to stop: epochs take longer than expected when it was handed out."""
+        if self._max_hours is None:
+            return None
+        spending = self._compute_spending(0, to_the_end=False)
+        if self._plan.resources.hours(spending.total_s) <= self._max_hours:
+            return None
+        return describe_limit(self._plan, self._max_hours, spending)
+
+    def _compute_spending(self, more_epochs: int, *, to_the_end: bool = True) -> Spending:
+        records = self._journal.state.records
+        return compute_spending(
+            self._plan,
+            self._past,
+            [records[trial] for trial in self._running],
+            [records[trial] for trial in self._waiting],
+            time.time(),
+            self._working_since,
+            more_epochs=more_epochs,
+            to_the_end=to_the_end,
+        )
 
     def _replay(self) -> set[int]:
         """Show every known report to the pruner, in the order of the journal; return the trials that it stops."""
@@ -290,6 +338,7 @@ class Director:
         record = self._journal.state.records[trial]
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
         self._proposer.learn(record)
+        self._past.add(record)
         self._on_end(record)
 
 

@@ -37,7 +37,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(
         sweep_module,
         "extend",
-        lambda sweep_id, num_more, options: drive(load_plan(sweep_id), options, num_more=num_more),
+        lambda sweep_id, num_more, options, **how: drive(load_plan(sweep_id), options, num_more=num_more, **how),
     )
     return calls
 

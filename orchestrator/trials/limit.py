@@ -1,0 +1,156 @@
+"""Decide whether a sweep may go on below its limit of GPU-hours, so that what its promotion takes is still there.
+
+Pure functions. All figures are seconds of one trial's resources; :meth:`Resources.hours` makes hours of them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.durations import format_hours
+from orchestrator.planning.cost import count_reserved_runs
+from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.records import TrialRecord
+from training.metric_names import TIME_CHECKPOINT_S, TIME_EPOCH_S
+
+_SLOW = 0.9
+"""What has not run yet is expected to be as slow as the slowest tenth of the trials so far."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an epoch, and of a trial until its first one."""
+
+    epoch_s: float
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a sweep takes, in seconds of one trial's resources.
+
+    Attributes:
+        spent_s: So far.
+        committed_s: What runs, and what would be started, may still take.
+        reserved_s: What a promotion takes afterwards.
+    """
+
+    spent_s: float
+    committed_s: float
+    reserved_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All three."""
+        return self.spent_s + self.committed_s + self.reserved_s
+
+
+class PastTrials:
+    """The trials of a sweep that have ended, added up: a sweep may have thousands, and each report asks.
+
+    Args:
+        plan: The sweep.
+        records: Its trials; only those that have ended are added.
+    """
+
+    def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
+        self.spent_s, self.epochs = 0.0, 0
+        self._plan = plan
+        self._epochs_s: list[float] = []
+        self._starts_s: list[float] = []
+        for record in records:
+            if record.ended:
+                self.add(record)
+
+    def add(self, record: TrialRecord) -> None:
+        """Add one more."""
+        self.spent_s += record.held_s
+        self.epochs += record.last_epoch
+        if record.metrics:
+            insort(self._epochs_s, _epoch_s(record))
+            insort(self._starts_s, _start_s(record))
+
+    def measure_pace(self, open_records: Iterable[TrialRecord]) -> Pace:
+        """Return the pace of the slowest tenth of the trials so far; before the first epoch, the slow one of the plan.
+
+        Args:
+            open_records: The trials that have not ended; they count until some have ended.
+        """
+        if self._epochs_s:
+            place = math.ceil(_SLOW * len(self._epochs_s)) - 1
+            return Pace(self._epochs_s[place], self._starts_s[place])
+        known = [record for record in open_records if record.metrics]
+        if known:
+            return Pace(max(map(_epoch_s, known)), max(map(_start_s, known)))
+        cost = self._plan.cost
+        return Pace(0.0 if cost is None else cost.p90_hours / self._plan.resources.hours(1.0) / cost.epochs)
+
+
+def compute_spending(
+    plan: SweepPlan,
+    past: PastTrials,
+    running: Sequence[TrialRecord],
+    waiting: Sequence[TrialRecord],
+    now_s: float,
+    working_since_s: Mapping[int, float],
+    *,
+    more_epochs: int = 0,
+    to_the_end: bool = True,
+) -> Spending:
+    """Return what a sweep has spent, may still spend, and has to keep.
+
+    Args:
+        plan: The sweep.
+        past: Its trials that have ended.
+        running: Those that are handed out.
+        waiting: Those that are to be handed out again.
+        now_s: The time, in Unix seconds.
+        working_since_s: Trial -> since when the process of its attempt has been running.
+        more_epochs: Epochs of a trial that would be handed out now.
+        to_the_end: Whether what runs is counted to its last epoch, and not only to its next one.
+    """
+    pace = past.measure_pace([*running, *waiting])
+    spent_s = past.spent_s + sum(record.held_s for record in waiting)
+    spent_s += sum(_held_s(record, now_s, working_since_s.get(record.trial)) for record in running)
+    left = [max(0, plan.epochs - record.last_epoch) for record in running]
+    epochs = sum(left) if to_the_end else sum(min(1, each) for each in left)
+    starts = (more_epochs > 0) + sum(not record.metrics for record in running)
+    done = past.epochs + sum(record.last_epoch for record in (*running, *waiting))
+    reserved = count_reserved_runs((done + epochs + more_epochs) / plan.epochs) if plan.kind == "sweep" else 0
+    return Spending(
+        spent_s=spent_s,
+        committed_s=(epochs + more_epochs) * pace.epoch_s + starts * pace.start_s,
+        reserved_s=reserved * (plan.epochs * pace.epoch_s + pace.start_s),
+    )
+
+
+def describe_limit(plan: SweepPlan, max_hours: float, spending: Spending) -> str:
+    """Say why nothing more starts."""
+    unit = plan.resources.hours_unit
+    spent, reserved = (format_hours(plan.resources.hours(found)) for found in (spending.spent_s, spending.reserved_s))
+    kept = f", and a promotion may take {reserved}" if spending.reserved_s else ""
+    return f"the limit of {max_hours:g} {unit} does not allow another trial: {spent} are spent{kept}"
+
+
+def _epoch_s(record: TrialRecord) -> float:
+    """Return the mean seconds of a trial's epochs and checkpoints, as it has reported them."""
+    # The time of its attempts is no measure: they also had epochs that a kill cut short.
+    own_s = sum(epoch.get(TIME_EPOCH_S, 0.0) + epoch.get(TIME_CHECKPOINT_S, 0.0) for epoch in record.metrics.values())
+    return (own_s or max(0.0, record.held_s - record.start_s)) / len(record.metrics)
+
+
+def _start_s(record: TrialRecord) -> float:
+    return record.start_s / max(1, record.attempts)
+
+
+def _held_s(record: TrialRecord, now_s: float, working_since_s: float | None) -> float:
+    """Return for how many seconds a trial that runs has had its resources."""
+    earlier = sum(end - start for start, end in record.spans[:-1]) / 1000
+    start, last = (moment / 1000 for moment in record.spans[-1])
+    if last == start:  # this attempt has not reported yet
+        own = 0.0 if working_since_s is None else max(0.0, now_s - working_since_s)
+        return max(0.0, earlier - record.queue_s) + own
+    return max(0.0, earlier + now_s - start - record.queue_s)
