@@ -23,7 +23,8 @@ from tests.kit.sweeps import (
 
 def test_leaderboard_shows_scores_params_and_failures(capsys: pytest.CaptureFixture[str], finished: str) -> None:
     _, out, _ = run(capsys, "leaderboard", "digits")
-    heading, header, *rows = out.splitlines()
+    heading, header, *rows, spent = out.splitlines()
+    assert spent.startswith("spent: ")
     assert (
         heading == f"{finished}: ignore on digits, recipe digits, val/mAP in percent, selected by clean-val x clean-val"
     )
@@ -54,7 +55,8 @@ def test_leaderboard_on_a_terminal_of_80_columns_breaks_no_word_and_no_number(
     for rank, number in (("1", "0"), ("2", "1")):
         assert any(line.split()[:5] == [rank, number, "COMPLETE", "33.39", "1/1"] for line in lines)
     assert all(value in out.split() for value in ("0.1235", "1.123", "4.123"))
-    assert out.endswith(f"\nNo room here for warmup_epochs, lr, time:\n  orchestrator leaderboard {plan.id} --csv\n")
+    hint = f"\nNo room here for warmup_epochs, lr, time:\n  orchestrator leaderboard {plan.id} --csv\n"
+    assert out.partition("spent: ")[0].endswith(hint)
     assert piped[1].split() == ["#", "trial", "state", "score", "epoch", *keys, "time"]
 
 

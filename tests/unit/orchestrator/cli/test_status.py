@@ -6,10 +6,16 @@ import re
 import pytest
 
 from orchestrator.home import sweep_dir
+from orchestrator.planning.estimate import Timing, estimate_cost
+from orchestrator.report.findings import describe_cost
+from orchestrator.report.view import SweepView
+from orchestrator.sweep_folder.events import LimitReached
 from orchestrator.sweep_folder.lease import Lease
+from orchestrator.tracking.reading import read_sweep
 from tests.kit.program import run
 from tests.kit.sweeps import (
     PROVENANCE,
+    at,
     driver_ended,
     driver_started,
     epoch_reported,
@@ -148,9 +154,35 @@ def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFix
     assert list(found) == [
         *heading,
         *("name", "kind", "state", "created", "run_s", "num_trials", "epochs", "trials", "best"),
-        *("true_labels", "open", "decision", "test", "test_openings"),
+        *("true_labels", "open", "decision", "test", "spending", "test_openings"),
     ]
     assert list(found["best"]) == ["trial", "state", "last_epoch", "epoch", "value", "params"]
     assert (found["open"], found["decision"]) == ([], None)
     board = json.loads(run(capsys, "leaderboard", "--json")[1])
-    assert list(board) == [*heading, "true_labels", "rows"]
+    assert list(board) == [*heading, "true_labels", "rows", "spending"]
+    assert board["spending"] == found["spending"]
+
+
+def test_status_and_leaderboard_say_what_was_spent_and_what_came_to_nothing(
+    capsys: pytest.CaptureFixture[str], finished: str
+) -> None:
+    # Attempts of 5.1 s (0.25 s of them without a process), 3.1, 1.3, 1.3 and 3.1 s, in 25 s of two places.
+    shares = "12 % in stopped trials, 5 % in failed trials, 5 % in attempts that were cut short, 44 % idle"
+    assert f"  spent   0.0038 CPU-hours; {shares}\n" in run(capsys, "status")[1]
+    assert run(capsys, "leaderboard")[1].endswith(f"\nspent: 0.0038 CPU-hours; {shares}\n")
+
+
+def test_status_and_leaderboard_say_that_the_limit_has_ended_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    cost = estimate_cost(make_sweep("digits-00000007"), Timing(1800.0, 0.0, 1, "measured"), 2, price_per_hour=3.0)
+    plan = make_sweep(num_trials=3, max_gpu_hours=20.0, cost=cost)
+    message = "the limit of 20 CPU-hours does not allow another trial: 1.5 are spent, and a promotion may take 17"
+    events = [driver_started(plan), trial_started(0, 0), epoch_reported(0, 3, 5400), trial_ended(0, 5400)]
+    write_events(plan, [*events, LimitReached(20, 1.5, 16.5, message, time_ms=at(5400)), driver_ended(5400)])
+    out = run(capsys, "status")[1]
+    assert "trials  1/3 ended (1 complete)" in out
+    assert "FINISHED" in out
+    assert "spent   1.5 CPU-hours, planned 3.4 (p50) to 4.5 (p90), limit 20 with the promotion, 4.50 at 3 each" in out
+    assert f"  limit   {message}\n" in out
+    assert f"ended early: {message}" in run(capsys, "leaderboard")[1]
+    assert "is not finished" not in run(capsys, "promote", "--seeds", "0")[2]
+    assert f"It ended early: {message}." in describe_cost(SweepView(*read_sweep(plan.id)))
