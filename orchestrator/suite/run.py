@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.capacity import require_room_here
+from orchestrator.planning.cost import LEAST_RACE_RUNS
 from orchestrator.planning.data_fit import check_data
 from orchestrator.planning.model_fit import check_model
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import promote_in_suite
-from orchestrator.promotion.race import LEAST_BUDGET
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cells
 from orchestrator.results.suite_record import SuiteRecord
@@ -138,7 +138,7 @@ def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say
     if best(state.records.values(), plan.protocol) is None:
         return  # described as failed
     epochs = sum(found.last_epoch for found in state.records.values()) / plan.epochs
-    race_runs = max(LEAST_BUDGET, round(record.race_frac * epochs)) if record.race_frac else 0
+    race_runs = max(LEAST_RACE_RUNS, round(record.race_frac * epochs)) if record.race_frac else 0
     for _ in range(_MAX_STEPS):  # one is enough, unless seeds are added to what was interrupted
         if describe_cell(read_cells(record)[planned.key], record.seeds)[0] == DONE:
             return
