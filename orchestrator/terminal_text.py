@@ -13,6 +13,11 @@ def show_controls(text: str) -> str:
     return _CONTROLS.sub(_code, text)
 
 
+def one_line(name: str) -> str:
+    r"""Return a name for the middle of a line, like :func:`show_controls`; line breaks become ``\n``, tabs ``\t``."""
+    return show_controls(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _code(match: re.Match[str]) -> str:
     number = ord(match[0])
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

@@ -89,6 +89,10 @@ class StoreError(DatasetError):
     """A store cannot be written, is incomplete, or is of another version."""
 
 
+class SourceError(StoreError):
+    """The files of a dataset's source have faults, which only the user can fix."""
+
+
 class WeightsError(RuntimeError):
     """Pretrained weights cannot be loaded here."""
 

@@ -45,7 +45,8 @@ class Fonts:
 
     def label(self, names: Sequence[str]) -> list[str]:
         """Return the names as labels; one that cannot be drawn becomes its number, as in :meth:`describe`."""
-        return [name if self.can_draw(name) else f"#{number}" for number, name in enumerate(names)]
+        # A line break would move whatever is drawn around the name.
+        return [" ".join(name.split()) if self.can_draw(name) else f"#{number}" for number, name in enumerate(names)]
 
     def describe(self, names: Sequence[str]) -> str | None:
         """Return what to tell the user about names that cannot be drawn; None if there are none."""

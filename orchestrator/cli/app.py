@@ -214,9 +214,10 @@ def exit_code(error: Exception) -> int:
     # Imported here, because --help should not wait for pydantic.
     from orchestrator.errors import UserError
     from search_spaces.reader import SpaceError
-    from training.errors import ConfigError
+    from training.errors import ConfigError, SourceError
 
-    return EXIT_USER_ERROR if isinstance(error, UserError | SpaceError | ConfigError) else EXIT_FAILURE
+    mistakes = (UserError, SpaceError, ConfigError, SourceError)
+    return EXIT_USER_ERROR if isinstance(error, mistakes) else EXIT_FAILURE
 
 
 def describe(error: Exception, code: int) -> str:

@@ -12,6 +12,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption,
 from orchestrator.cli.output import print_json, print_line, print_note
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
+from training.counts import counted, singular
 
 if TYPE_CHECKING:
     from orchestrator.audit.audit import Audit
@@ -57,8 +58,13 @@ def _print_audit(found: Audit) -> None:
     for text in found.report.unchecked:
         print_note(f"not checked: {text}")
     num = len(found.report.findings)
-    print_line(f"{num} finding{'' if num == 1 else 's'} in {', '.join(found.subjects) or 'nothing'}")
-    print_line("checked: " + ", ".join(f"{count} {what}" for what, count in found.report.checked.items()))
+    print_line(f"{counted(num, 'finding')} in {', '.join(found.subjects) or 'nothing'}")
+    print_line(
+        "checked: "
+        + ", ".join(
+            f"{count:,} {what if count != 1 else singular(what)}" for what, count in found.report.checked.items()
+        )
+    )
     for line in found.counts:
         print_line(line)
 
@@ -91,7 +97,7 @@ def reproduce(
 
 
 def _print_reproduction(found: Reproduction) -> None:
-    compared = f"{found.num_figures} figures of {found.num_epochs} epochs"
+    compared = f"{counted(found.num_figures, 'figure')} of {counted(found.num_epochs, 'epoch')}"
     if not found.differences:
         print_line(f"{found.run} again is {found.again}: all {compared} are the same to the last bit")
     else:
@@ -150,6 +156,6 @@ def _print_replay(sweep: str, found: Replay) -> None:
     if found.cut_short:
         num = len(found.cut_short)
         print_note(
-            f"note: {num} trial{'' if num == 1 else 's'} that the sweep itself stopped would have continued; how they "
+            f"note: {counted(num, 'trial')} that the sweep itself stopped would have continued; how they "
             f"end is not known, so the cost is a lower bound."
         )

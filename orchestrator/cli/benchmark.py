@@ -25,6 +25,7 @@ from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.durations import format_estimate, format_seconds
 from orchestrator.errors import UserError
 from orchestrator.program import program
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.results.suite_record import SuiteRecord
@@ -161,7 +162,9 @@ def run_benchmark(
     for (dataset, method), why in outcome.failed.items():
         print_note(f"{method} on {dataset} failed: {why}")
     if outcome.failed:
-        print_note(f"{len(outcome.failed)} of {len(outcome.keys)} cells failed. The same command tries them again.")
+        print_note(
+            f"{len(outcome.failed)} of {counted(len(outcome.keys), 'cell')} failed. The same command tries them again."
+        )
         raise typer.Exit(EXIT_FAILURE)
     if not json:
         print_next({f"status {record.id}": "every cell", f"audit {record.id}": "check that the figures hold"})
@@ -231,8 +234,8 @@ def _describe(record: SuiteRecord, cells: list[CellPlan]) -> list[str]:
     amounts = {cell.plan.dataset: cell.amount for cell in cells}
     images = "; ".join(f"{amount:,.0f} images a method on {dataset}" for dataset, amount in amounts.items())
     lines = [
-        f"{record.id}: {len(cells)} cells, {len(record.methods)} methods and {len(record.bounds)} bounds on "
-        f"{', '.join(record.spaces)}",
+        f"{record.id}: {counted(len(cells), 'cell')}, {counted(len(record.methods), 'method')} and "
+        f"{counted(len(record.bounds), 'bound')} on {', '.join(record.spaces)}",
         f"  budget     {record.budget}" + (f" ({images})" if record.budget.by == "images" else ""),
         f"  trials     {plan.epochs} epochs, {plan.sampler}, seed {plan.search_seed}, scheduler {plan.scheduler}, "
         f"{plan.concurrency} at a time",

@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli.options import SweepArgument
 from orchestrator.cli.output import print_line, print_next, print_note
+from training.counts import counted
 
 
 def bundle(
@@ -32,5 +33,7 @@ def bundle(
     # Not the current folder: a bundle is large, and easily committed by accident.
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
-    print_line(f"{shlex.quote(str(out))}: {num_artifacts} pictures and tables, {format_sizes(out.stat().st_size)[0]}")
+    print_line(
+        f"{shlex.quote(str(out))}: {counted(num_artifacts, 'picture or table')}, {format_sizes(out.stat().st_size)[0]}"
+    )
     print_next({f"browse {shlex.quote(str(out))}": "open it on any machine"})

@@ -16,6 +16,8 @@ from orchestrator.cli.options import EXIT_FAILURE, JsonOption
 from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.errors import UserError
 from orchestrator.program import program
+from orchestrator.terminal_text import one_line
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.datasets.listing import PreparedDataset
@@ -203,11 +205,11 @@ def show(
     with _writing(path):
         from orchestrator.datasets.pictures import draw_sheet
 
-        heading = f"{name}, {split}: {len(rows)} of {len(data):,} images, draw seed {draw_seed}"
+        heading = f"{name}, {split}: {len(rows)} of {counted(len(data), 'image')}, draw seed {draw_seed}"
         unwritten = draw_sheet(path, heading, pictures, data.classes)
     _note_unwritten(unwritten)
     for picture in pictures:
-        print_line(f"{picture.title}: {picture.caption()}")
+        print_line(f"{one_line(picture.title)}: {picture.caption()}")
     print_line(f"picture: {shlex.quote(str(path))}")
 
 

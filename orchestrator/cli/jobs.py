@@ -13,6 +13,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption,
 from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.errors import UserError
 from orchestrator.program import program
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs import Job
@@ -161,7 +162,9 @@ def _submit(
     # Parsed before packing, so that a typo is found at once.
     verb = _check_verb(context, words)
     with packed(verb) as package:
-        print_note(f"code to send to {server}: {len(package.files)} files, {package.num_bytes / 2**20:.2f} MiB")
+        print_note(
+            f"code to send to {server}: {counted(len(package.files), 'file')}, {package.num_bytes / 2**20:.2f} MiB"
+        )
         if dry_run:
             for file in package.files:
                 print_line(file)

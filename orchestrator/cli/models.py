@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.options import EXIT_FAILURE, JsonOption, ModelArgument
 from orchestrator.cli.output import format_score, print_json, print_line, print_note, print_table
 from orchestrator.program import program
+from training.counts import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +112,10 @@ def predict(
     found = predictor.predict_folder(folder, batch_size)
     if found.table.num_rows:
         _write(found.table, out)
-        print_line(f"{shlex.quote(str(out))}: {found.table.num_rows} images, {len(predictor.classes)} classes")
+        print_line(
+            f"{shlex.quote(str(out))}: {counted(found.table.num_rows, 'image')}, "
+            f"{counted(len(predictor.classes), 'class')}"
+        )
         if found.file_column != "file":
             print_note(f"A class is called file, so the file names are in the column {found.file_column}.")
     # After the scores are written: one bad file must not lose the others.
@@ -120,7 +124,7 @@ def predict(
     if found.broken:
         num = len(found.broken)
         scored = "The scores do not include them." if found.table.num_rows else "Nothing was written."
-        print_note(f"error: Cannot read {num} {'file' if num == 1 else 'files'} as images. {scored}")
+        print_note(f"error: Cannot read {counted(num, 'file')} as images. {scored}")
         raise typer.Exit(EXIT_FAILURE)
 
 

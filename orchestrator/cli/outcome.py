@@ -12,6 +12,7 @@ from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
 from orchestrator.cli.output import print_next, print_note, print_tracking_problem
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -61,7 +62,10 @@ def finish_sweep(outcome: SweepOutcome, options: DriveOptions, started: float, j
         raise typer.Exit(EXIT_FAILURE)
     # Nor may a script take what is left of a search for its result: a node may lack something that trials need.
     if (num_failed := sum(record.state is TrialState.FAILED for record in outcome.records)) > len(outcome.records) / 2:
-        print_note(f"{num_failed} of {len(outcome.records)} trials FAILED. See why: {program()} leaderboard {plan.id}")
+        print_note(
+            f"{num_failed} of {counted(len(outcome.records), 'trial')} FAILED. See why: {program()} leaderboard "
+            f"{plan.id}"
+        )
         raise typer.Exit(EXIT_FAILURE)
     # With --json, stdout is the JSON alone.
     if not json:

@@ -132,10 +132,7 @@ def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: 
         _print_promotion(outcome, decision)
     if not outcome.reused and outcome.tracking_problem is None:
         add_report(plan.id)
-    print_note(
-        f"{'finished earlier, nothing to do' if outcome.reused else 'finished'}, "
-        f"{format_seconds(time.monotonic() - started)}"
-    )
+    print_note(f"{_describe_end(outcome)}, {format_seconds(time.monotonic() - started)}")
     # REFUSE means that nothing was decided, which a script has to notice; KEEP is a result.
     if decision.verdict == "REFUSE":
         raise typer.Exit(EXIT_FAILURE)
@@ -146,6 +143,13 @@ def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: 
                 f"predict {outcome.model}@champion DIR": "score images",
             }
         )
+
+
+def _describe_end(outcome: PromotionOutcome) -> str:
+    if not outcome.reused:
+        return "finished"
+    todo = "what MLflow had lost is registered again" if outcome.restored else "nothing to do"
+    return f"finished earlier, {todo}"
 
 
 def _resume_command(outcome: PromotionOutcome) -> str:

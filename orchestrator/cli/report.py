@@ -12,6 +12,7 @@ from orchestrator.cli.completion import complete_sweep
 from orchestrator.cli.lookup import print_source
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import print_json, print_line, print_note, print_text
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -61,7 +62,7 @@ def report(
         print_text(f"- {sentence}")
     shown = folder / PAGE_FILE if "html" in chosen else folder
     print_line(f"\nreport: {shlex.quote(str(shown))}")
-    print_note(f"{len(files)} files in {shlex.quote(str(folder))}")
+    print_note(f"{counted(len(files), 'file')} in {shlex.quote(str(folder))}")
 
 
 def _read(sweep: str | None) -> tuple[SweepPlan, SweepState]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import format_score, print_csv, print_json, print_line, print_next, print_table, print_text
 from orchestrator.durations import format_seconds
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult, SuiteResults
@@ -37,7 +38,7 @@ def print_grid(suite_id: str, *, json: bool = False) -> None:
     for state, _ in states.values():
         counts[state] = counts.get(state, 0) + 1
     listed = ", ".join(f"{num} {state}" for state, num in counts.items())
-    print_line(f"{record.id}: benchmark of {len(cells)} cells, {listed}")
+    print_line(f"{record.id}: benchmark of {counted(len(cells), 'cell')}, {listed}")
     print_line(f"  budget {record.budget}, {record.seeds} seeds; registered {record.utc}")
     table = []
     for (dataset, method), (state, details) in states.items():

@@ -25,6 +25,7 @@ from orchestrator.provenance import read_build
 from orchestrator.redaction import describe_error, redact
 from orchestrator.writable import find_obstacle
 from training.cache import cache_dir
+from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS, prepare_command
 from training.errors import first_line
 
@@ -208,8 +209,8 @@ def check_home() -> Finding:
     obstacle = find_obstacle(home())
     if obstacle is not None:
         return Finding("home", Health.FAIL, f"{home()} cannot be written ({obstacle})", _OTHER_HOME)
-    count = len(list((home() / "sweeps").glob("*/plan.json")))
-    return Finding("home", Health.OK, f"{home()}, {count} sweep{'' if count == 1 else 's'}")
+    count = len(list((home() / "sweep").glob("*/plan.json")))
+    return Finding("home", Health.OK, f"{home()}, {counted(count, 'sweep')}")
 
 
 def check_cache() -> Finding:
@@ -324,7 +325,7 @@ def _check_sqlite(uri: str) -> Finding:
             f"{path} cannot be read ({error})",
             shlex.join(["mv", str(path), f"{path}.broken"]),
         )
-    return Finding("MLflow store", Health.OK, f"{path}, {num_runs} runs")
+    return Finding("MLflow store", Health.OK, f"{path}, {counted(num_runs, 'run')}")
 
 
 def _check_server(uri: str) -> Finding:

@@ -16,6 +16,7 @@ from orchestrator import ray_compat
 from orchestrator.cluster.session import joined
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Resources
+from training.counts import counted
 
 
 def count_cluster(address: str) -> dict[str, int]:
@@ -79,7 +80,7 @@ def find_obstacle_to_room(
     ):
         return None
     largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
-    up = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with at most"
+    up = f"{counted(len(nodes), 'node')} with at most"
     return (
         f"A trial needs {resources.describe()}, but the cluster has {up} {largest['CPU']:g} CPU and "
         f"{largest['GPU']:g} GPU each. Add nodes, or request less with --set resources.cpus_per_worker=..., "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.datasets.prepared import list_stores
 from orchestrator.errors import UserError
 from orchestrator.home import require_home
+from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS
 from training.errors import ConfigError, DatasetError
 
@@ -62,7 +63,7 @@ def list_prepared() -> list[PreparedDataset]:
 
 def describe_store(name: str, uri: str, manifest: Manifest) -> list[str]:
     """Return a summary of a finished store, in lines."""
-    from training.data.sources.annotations import counted, describe_faults  # brings NumPy
+    from training.data.sources.annotations import describe_faults  # brings NumPy
 
     counts = " + ".join(f"{count:,} {phase}" for phase, count in manifest.counts.items())
     originals = " with originals" if manifest.keeps_originals else ""

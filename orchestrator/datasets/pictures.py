@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from orchestrator.datasets.sheet import Picture
 from orchestrator.datasets.stats import Counts, LabelStats
+from training.counts import counted
 from training.fonts import Fonts, find_fonts
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -104,7 +105,7 @@ def draw_stats(path: Path, stats: LabelStats) -> str | None:
     with fonts.drawing():
         figure = Figure(figsize=(13, sum(heights) + 0.5), layout="constrained")
         places = figure.subplots(panels, 1, squeeze=False, height_ratios=heights)[:, 0]
-        heading = f"{stats.name}: {stats.images['train']:,} train images, {num_classes} classes"
+        heading = f"{stats.name}: {counted(stats.images['train'], 'train image')}, {counted(num_classes, 'class')}"
         figure.suptitle(fonts.replace(heading), fontsize=12)
         _draw_observed(places[0], stats, order, labels)
         true = stats.true["train"]
@@ -152,7 +153,7 @@ def _draw_bars(place: Axes, counts: Counts, colour: str, labels: Sequence[str]) 
     place.set_xlim(-1, len(counts))
     place.set_ylim(bottom=0)
     place.yaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
-    place.set_ylabel("images")
+    place.set_ylabel("image")
     place.spines[["top", "right"]].set_visible(False)
     _name_classes(place, labels)
 

@@ -18,8 +18,9 @@ from orchestrator.datasets.progress import showing_progress
 from orchestrator.errors import UserError
 from orchestrator.home import data_dir
 from orchestrator.uris import absolute_uri, require_no_credentials
+from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS
-from training.data.sources.annotations import Annotations, counted, some
+from training.data.sources.annotations import Annotations, some
 from training.data.sources.registry import read_source
 from training.data.store.bad_source import require_trusted
 from training.data.store.images import ENCODINGS

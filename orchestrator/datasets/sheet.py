@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.errors import UserError
+from orchestrator.terminal_text import one_line
 from training.data.split import SplitData
 from training.data.store.reader import Store
 
@@ -43,12 +44,12 @@ class Picture:
 
     def caption(self) -> str:
         """Return what is known about the image's labels, in one line."""
-        observed = f"observed {', '.join(self.observed) or 'none'}"
+        observed = f"observed {', '.join(map(one_line, self.observed)) or 'none'}"
         if self.hidden is None:
             return f"{observed}; {self.num_unknown} unknown, true labels not available"
         if not self.hidden:
             return f"{observed}; {self.num_unknown} unknown, none of them true"
-        return f"{observed}; true but not observed {', '.join(self.hidden)}; {self.num_unknown} unknown"
+        return f"{observed}; true but not observed {', '.join(map(one_line, self.hidden))}; {self.num_unknown} unknown"
 
 
 def read_rows(texts: Sequence[str], num_images: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.terminal_text import one_line
 from training.data.split import SplitData
 
 Counts = NDArray[np.int64]
@@ -110,7 +111,7 @@ def render_stats(stats: LabelStats, num_pairs: int) -> list[str]:
     if missing:
         lines.append(f"true labels of {' and '.join(missing)}: not available")
     unlearnable = stats.unlearnable
-    listed = f": {', '.join(stats.classes[at] for at in unlearnable)}" if unlearnable else ""
+    listed = f": {', '.join(one_line(stats.classes[at]) for at in unlearnable)}" if unlearnable else ""
     lines.append(f"classes with no learnable positive in train: {len(unlearnable)} of {len(stats.classes)}{listed}")
     pairs = stats.pairs(num_pairs)
     if pairs:
@@ -122,7 +123,7 @@ def render_stats(stats: LabelStats, num_pairs: int) -> list[str]:
 
 
 def _pair(stats: LabelStats, first: int, second: int) -> str:
-    return f"{stats.classes[first]} + {stats.classes[second]}"
+    return f"{one_line(stats.classes[first])} + {one_line(stats.classes[second])}"
 
 
 def _count_together(labels: NDArray[np.bool_]) -> Counts:

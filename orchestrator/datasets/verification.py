@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from training.counts import counted
 from training.data.protocol import draw_single_positives
-from training.data.sources.annotations import Annotations, Fault, Phase, counted, describe_faults
+from training.data.sources.annotations import Annotations, Fault, Phase, describe_faults
 from training.data.table1 import PAPER, Line, compare, compute_counts, name_class_differences
 
 if TYPE_CHECKING:

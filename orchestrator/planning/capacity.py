@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.errors import UserError
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from training.counts import counted
 from training.machine import list_gpu_names, name_cpu, usable_cpus
 
 
@@ -44,7 +45,7 @@ def require_room_here(plan: SweepPlan) -> None:
         num_gpus = found if (found := _count_gpus()) >= needed else max(found, _count_gpus_of_torch())
     fixes = _find_fixes(plan, num_cpus, num_gpus)
     if fixes:
-        has = f"{num_cpus} CPU{'s' * (num_cpus != 1)} and {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
+        has = f"{counted(num_cpus, 'CPU')} and {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
         at_once = f", and {plan.concurrency} run at a time" if plan.concurrency > 1 else ""
         # A promotion takes over the resources of its sweep, except for the number of workers.
         here = plan.kind != "promote" or not any(fix.startswith("--set") for fix in fixes)

@@ -13,6 +13,7 @@ from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan, count_points
 from search_spaces.schema import SearchSpace
 from training.config.run import Scalar
+from training.counts import counted
 from training.selection import SelectBy
 
 _RECIPES: dict[Scalar, str] = {
@@ -167,7 +168,7 @@ def _describe_limit(plan: SweepPlan, cost: Cost, max_hours: float) -> str:
 
 
 def _epochs(num: int) -> str:
-    return f"{num} epoch{'' if num == 1 else 's'}"
+    return counted(num, "epoch")
 
 
 def _table(rows: Mapping[str, str], indent: int) -> list[str]:

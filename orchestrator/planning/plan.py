@@ -119,9 +119,7 @@ def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings)
     return _finish(plan, space, settings, slots)
 
 
-def _finish(
-    plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int, num_learned: int = 0
-) -> SweepPlan:
+def _finish(plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int, num_learned: int = 0) -> SweepPlan:
     """Add what follows from the rest of a plan: its cost, as far as the space tells it, and its notes."""
     if plan.epoch_s is not None:
         timing = Timing.of_one(plan.epoch_s, "as measured when the space was written")

@@ -22,6 +22,7 @@ from search_spaces.blocks import Sampler, SchedulerName, Startup
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.config.strict import explain, shown
+from training.counts import counted
 from training.path_names import require_path_name
 from training.selection import Protocol
 
@@ -43,8 +44,7 @@ class Resources:
 
     def describe(self) -> str:
         """Return the resources as text: ``1 worker x 1 CPU + 0.5 GPU``."""
-        text = f"{self.workers} worker{'s' * (self.workers > 1)} x {self.cpus_per_worker}"
-        text += f" CPU{'s' * (self.cpus_per_worker > 1)}"
+        text = f"{counted(self.workers, 'worker')} x {counted(self.cpus_per_worker, 'CPU')}"
         gpus = f" + {self.gpus_per_worker:g} GPU{'s' * (self.gpus_per_worker > 1)}"
         return text + (gpus if self.gpus_per_worker else "")
 

@@ -60,6 +60,7 @@ class PromotionOutcome:
         version: ``NAME/VERSION`` under which it is registered, if it was promoted.
         config_file: The winner's settings, for you to commit.
         reused: Whether every step had already been taken.
+        restored: Whether MLflow had lost a champion, which is registered again.
         keep_weights: Whether the weights of every final run are kept.
         tracking_problem: Why MLflow is incomplete, if it is.
         champion: ``NAME/VERSION`` of the present champion, if this promotion is registered.
@@ -75,6 +76,7 @@ class PromotionOutcome:
     version: str | None = None
     config_file: Path | None = None
     reused: bool = False
+    restored: bool = False
     keep_weights: bool = False
     tracking_problem: str | None = None
     champion: str | None = None
@@ -362,6 +364,8 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
     decision = steps.decide()
     test = steps.open_test()
     version = steps.register() if decision.verdict is Verdict.PROMOTE else None
+    if version is None and not steps.taken:
+        steps.restore()
     config_file = write_config(outcome.plan, decision)
     # Not if every step had already been taken: a promotion that is only read must not touch the disk.
     if steps.taken:
@@ -378,6 +382,7 @@ def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOu
         champion=None if version is None else steps.find_champion_now(),
         config_file=config_file,
         reused=not steps.taken,
+        restored=steps.restored,
     )
 
 

@@ -17,6 +17,7 @@ from orchestrator.promotion.rule import Noise, Reruns, choose_reruns, shrunken_m
 from orchestrator.sweep_folder.checkpoints import find_storage
 from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.trials.race_blocks import read_race
+from training.counts import counted
 
 _PILOT = Reruns(2, 3)
 _CHAMPION_BLOCKS = 3
@@ -229,7 +230,7 @@ def describe_cost(
         f"({choice.noise_from})"
     ]
     if entrants:
-        who = f"{len(choice.candidates)} candidate{'s' * (len(choice.candidates) != 1)}"
+        who = f"{counted(len(choice.candidates), 'candidate')}"
         who += " and the champion" if choice.champion_point is not None else ""
         lines.append(
             f"race: {who} x {choice.blocks} seeds, at most {entrants * choice.blocks} runs of {plan.epochs} epochs"
@@ -248,13 +249,14 @@ def describe_cost(
         )
     both = " each for the winner and the champion" if choice.champion_point is not None else ""
     on = f" on each of {num_draws} label draws" if num_draws > 1 else ""
-    lines.append(f"report: {choice.seeds} fresh seeds{both}{on}, {num_final} runs that choose nothing")
+    lines.append(f"report: {counted(choice.seeds, 'fresh seed')}{both}{on}, {num_final} runs that choose nothing")
     if label_draws == ():
         lines.append(f"labels: {plan.dataset} gives its observed labels, so there is nothing to draw: only seeds vary")
     ran = [record for record in records if record.last_epoch]
     num_runs = entrants * choice.blocks + num_final
     epoch_s = sum(record.run_s for record in ran) / sum(record.last_epoch for record in ran)
     lines.append(
-        f"cost: at most {num_runs} runs, about {format_seconds(num_runs * plan.epochs * epoch_s)} of training in all"
+        f"cost: at most {counted(num_runs, 'run')}, about {format_seconds(num_runs * plan.epochs * epoch_s)} of "
+        f"training in all"
     )
     return lines

@@ -49,7 +49,7 @@ class PromotionSteps:
         self._plan, self._journal, self._state, self._say = locate_data(plan), journal, journal.state, say
         self._result = make_result(plan, journal.state, journal.path)
         self.name = registered_name(self._result.identity)
-        self.taken = False
+        self.taken = self.restored = False
 
     def decide(self) -> Decision:
         """Compare the result with the champion; compare again if it changed before a PROMOTE was carried out."""
@@ -124,7 +124,7 @@ class PromotionSteps:
         """Return the version that was registered earlier, which is registered again if MLflow has lost it."""
         from orchestrator.tracking.registry import find_version_of
 
-        gone = restore_champions(self.name, self._say)
+        gone = restore_champions(self.name, self._note_restored)
         found = find_version_of(self.name, self._plan.id)
         if found is None and gone:
             raise OrchestratorError(gone[-1])
@@ -134,6 +134,14 @@ class PromotionSteps:
         if str(found) != version:
             self._journal.append(ChampionSet(str(found)))
         return str(found)
+
+    def restore(self) -> None:
+        """Register the champions again that MLflow has lost, after a promotion that registered nothing itself."""
+        restore_champions(self.name, self._note_restored)
+
+    def _note_restored(self, text: str) -> None:
+        self.restored = True
+        self._say(text)
 
     def find_champion_now(self) -> str | None:
         """Return the present champion, whoever it is."""

@@ -16,6 +16,7 @@ from orchestrator.report.view import FIRST_KEYS, TAU, SweepView
 from orchestrator.results.spending import sum_spending
 from orchestrator.sweep_folder.records import TrialState
 from training.config.run import Scalar
+from training.counts import counted
 
 _NAMES = dict(zip(FIRST_KEYS, ("tau", "SPBC weight", "reg weight"), strict=True))
 _GOOD_CORRELATION = 0.8
@@ -47,7 +48,9 @@ def describe_ablation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     known = [row for row in rows if row["mean"] is not None]
     if not known:
         return ["No variant has a complete run yet."]
-    found = [f"{known[0]['variant']} has a mean of {known[0]['mean']:.2f} % over {known[0]['num_seeds']} seeds."]
+    found = [
+        f"{known[0]['variant']} has a mean of {known[0]['mean']:.2f} % over {counted(known[0]['num_seeds'], 'seed')}."
+    ]
     for row in known[1:]:
         if row["difference"] is not None:
             apart, spread = row["difference"], row["difference_deviation"]
@@ -67,9 +70,7 @@ def _describe_lead(view: SweepView, score: float) -> str:
     limit = least_difference(noise.deviation.value, noise.num_seeds)
     tied = sum(score - view.complete[trial] < limit for trial in view.ranking) - 1
     verdict = "That is more than seed noise" if lead > limit else "That is not more than seed noise"
-    others = (
-        f"{tied} other trial{'s' * (tied != 1)} cannot be told from it" if tied else "no other trial comes as close"
-    )
+    others = f"{counted(tied, 'other trial')} cannot be told from it" if tied else "no other trial comes as close"
     return (
         f"{text} {verdict}: two single runs differ by up to {limit:.2f} points from seed to seed, by the "
         f"{noise.num_seeds} final runs of {noise.source} (deviation {noise.deviation.value:.2f}, 95 % interval "
@@ -147,7 +148,7 @@ def _count_states(view: SweepView) -> str:
     counts = {str(state).lower(): sum(record.state is state for record in view.trials) for state in TrialState}
     listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     num = len(view.trials)
-    return f"{num} trial{'s' * (num != 1)} started" + (f": {listed}." if listed else ".")
+    return f"{counted(num, 'trial')} started" + (f": {listed}." if listed else ".")
 
 
 def describe_failures(view: SweepView) -> str | None:

@@ -43,6 +43,7 @@ from orchestrator.report.weights_figure import draw_weights
 from orchestrator.results.ablation import tabulate_ablation
 from orchestrator.results.opened_test import find_openings
 from orchestrator.results.summary import make_heading
+from training.counts import counted
 
 _UNKNOWN = Openings()
 
@@ -112,14 +113,14 @@ def describe_context(view: SweepView) -> str:
 def _describe_search(view: SweepView) -> str:
     plan = view.plan
     if plan.kind != "sweep":
-        return f"Runs have at most {plan.epochs} epochs."
+        return f"Runs have at most {counted(plan.epochs, 'epoch')}."
     stopping = (
         "none is stopped early" if plan.scheduler == "none" else f"weak ones are stopped by {plan.scheduler.upper()}"
     )
     num_trials = view.state.total(plan.num_trials)
     return (
-        f"{num_trials} trials of at most {plan.epochs} epochs, proposed by {plan.sampler} (seed {plan.search_seed}); "
-        f"{stopping}."
+        f"{counted(num_trials, 'trial')} of at most {counted(plan.epochs, 'epoch')}, proposed by "
+        f"{plan.sampler} (seed {plan.search_seed}); {stopping}."
     )
 
 

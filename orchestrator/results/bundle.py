@@ -42,6 +42,7 @@ from orchestrator.sweep_folder.records import leaderboard
 from orchestrator.sweep_folder.score_files import SCORES_DIR, list_scores
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
+from training.counts import counted
 from training.files import open_whole
 
 SUFFIX = ".bundle.zip"
@@ -176,7 +177,7 @@ def _check_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo
     # Tables and artifacts may be missing, but without these three there is no sweep.
     missing = {_ABOUT_FILE, PLAN_FILE, JOURNAL_FILE} - set(names)
     if missing or len(members) > _MAX_FILES:
-        what = f"no {', '.join(sorted(missing))}" if missing else f"{len(members)} files"
+        what = f"no {', '.join(sorted(missing))}" if missing else counted(len(members), "file")
         raise UserError(f"{file} is not a file from `orchestrator bundle`: it has {what}.")
     return members
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from orchestrator.sweep_folder.ledger import LedgerError, count_openings, read_ledger
 from orchestrator.sweep_folder.promotion_report import find_test_metric
 from orchestrator.sweep_folder.state import SweepState
+from training.counts import counted
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
 
@@ -36,7 +37,7 @@ class TestScores:
         if self.metric is None or self.mean is None:
             return f"not measured: {self.missing}"
         spread = "" if self.deviation is None else f" +- {self.deviation:.2f}"
-        seeds = f"{self.num_runs} seed{'' if self.num_runs == 1 else 's'}"
+        seeds = counted(self.num_runs, "seed")
         text = f"{self.mean:.2f}{spread} {self.metric} in percent over {seeds}"
         if self.metric == TEST_OBSERVED_MAP:
             text += f" ({TEST_MAP} needs true labels, which the test split does not have)"

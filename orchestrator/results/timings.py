@@ -26,6 +26,7 @@ from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
+from training.counts import counted
 
 _MOST_PLANS = 200
 """Earlier plans that are looked at, the latest first; of those that are alike, as many journals as needed are read."""
@@ -68,7 +69,7 @@ def probe_plan(plan: SweepPlan, num_steps: int = PROBE_STEPS) -> Timing:
     from training.loop.probe import measure_pace
 
     pace = measure_pace(trial_config(plan, plan.start_from[0] if plan.start_from else {}), num_steps)
-    source = f"by {pace.num_steps} steps on {pace.device}"
+    source = f"by {counted(pace.num_steps, 'step')} on {pace.device}"
     return Timing.of_one(pace.epoch_s, source, weights_bytes=pace.weights_bytes)
 
 

@@ -29,6 +29,7 @@ from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.records import best
 from orchestrator.writable import require_writable, require_writable_home
+from training.counts import counted
 from training.errors import DatasetError, WeightsError
 
 _LOCK_FILE = ".suite.lock"
@@ -163,7 +164,7 @@ def _search(
         more = count_more_trials(_read(plan.id, plan), record.budget, planned.images, planned.amount)
         if not more:
             return plan.id
-        say(f"{plan.id}: what is left of the budget pays for {more} more trial{'s' * (more > 1)}")
+        say(f"{plan.id}: what is left of the budget pays for {counted(more, 'more trial')}")
         outcome = extend(plan.id, more, options)
     raise _InterruptedError
 

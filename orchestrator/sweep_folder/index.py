@@ -18,7 +18,7 @@ from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.plan_check import read_recorded
 from search_spaces.reader import YAML_SUFFIXES
 from search_spaces.schema import shipped_spaces
-from training.config.spelling import did_you_mean
+from training.config.spelling import did_you_mean, nearest_word
 from training.files import sync_folder, write_whole
 
 KIND_NOUNS = {
@@ -186,6 +186,11 @@ def find_sweep(name: str | None = None, *, kinds: Collection[str] | None = None)
 def find_entry(word: str) -> SweepEntry | None:
     """Return the sweep with this id, or the latest with this name, if any; for words meant as something else."""
     return next((entry for entry in list_sweeps() if word in (entry.id, entry.name)), None)
+
+
+def find_similar(word: str) -> str | None:
+    """Return the id or name of a sweep of this home that a misspelt word may mean, or None."""
+    return nearest_word(word, [known for entry in list_sweeps() for known in (entry.id, entry.name)])
 
 
 def require_search(plan: SweepPlan) -> None:

@@ -11,6 +11,7 @@ from orchestrator.planning.choice import BEST_SCORE, RULE, Choice
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.final_sets import final_sets
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
+from training.counts import counted
 from training.metric_names import TEST_MAP, TEST_OBSERVED_MAP
 
 T = TypeVar("T")
@@ -193,7 +194,7 @@ def _estimate(metric: str, values: Sequence[float]) -> Estimate | None:
 
 def _choice_rows(choice: Choice) -> list[tuple[str, str, str, str]]:
     rows = [
-        ("best score", _show(choice.raw), "", f"of {choice.num_trials} trials, one seed each: too high"),
+        ("best score", _show(choice.raw), "", f"of {counted(choice.num_trials, 'trial')}, one seed each: too high"),
         (
             "shrunken",
             _show(choice.shrunk),
@@ -202,7 +203,7 @@ def _choice_rows(choice: Choice) -> list[tuple[str, str, str, str]]:
         ),
     ]
     if choice.race_mean is not None:
-        seeds = f"{choice.race_runs} seed{'s' * (choice.race_runs != 1)}"
+        seeds = counted(choice.race_runs, "seed")
         rows.append(("race", _show(choice.race_mean), "", f"trial {choice.trial}, {seeds} that chose it"))
     if choice.posterior is not None:
         rows.append(("posterior", _show(choice.posterior), "", f"trial {choice.trial}, all runs so far, shrunken"))
@@ -226,7 +227,9 @@ def _draw_row(name: str, found: DrawEstimate) -> tuple[str, str, str, str]:
         for what, value in (("draws", found.draw_sd), ("seeds", found.seed_sd))
         if value is not None
     ]
-    source = f"{found.num_draws} label draws, {found.num_runs} runs" + "".join(f", {part}" for part in parts)
+    source = f"{counted(found.num_draws, 'label draw')}, {counted(found.num_runs, 'run')}" + "".join(
+        f", {part}" for part in parts
+    )
     label = f"{_DIFFERENCE if is_difference else 'all draws'}, {found.metric}"
     mean = f"{found.mean:+.2f}" if is_difference else _show(found.mean)
     return label, mean, _show_interval(found.low, found.high), source

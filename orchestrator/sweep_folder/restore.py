@@ -24,6 +24,7 @@ from orchestrator.sweep_folder.journal import (
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.uris import join_uri, require_no_credentials, split_uri
+from training.counts import counted
 from training.data.store.storage import Storage
 from training.errors import ConfigError
 from training.files import sync_folder, write_whole
@@ -167,4 +168,4 @@ def _report_missing_checkpoints(plan: SweepPlan, state: SweepState, say: Callabl
 
 def _list(trials: list[int]) -> str:
     shown = ", ".join(map(str, trials[:10])) + (" ..." if len(trials) > 10 else "")
-    return f"{len(trials)} trial{'s' if len(trials) > 1 else ''} ({shown})"
+    return f"{counted(len(trials), 'trial')} ({shown})"

@@ -16,6 +16,7 @@ from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, advise
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.uris import join_uri
+from training.counts import counted
 from training.data.store.storage import Storage
 from training.files import open_location
 
@@ -31,7 +32,7 @@ def find_traces(plan: SweepPlan) -> list[str]:
     found: list[str] = []
     with suppress(*_UNREACHABLE):
         if num := len(_list_trials(plan)):
-            found.append(f"checkpoints of {num} trial{'s' if num > 1 else ''}")
+            found.append(f"checkpoints of {counted(num, 'trial')}")
     for name, what in ((ERRORS_DIR, "tracebacks"), (SPOOL_DIR, "pictures of trials")):
         if any((sweep_dir(plan.id) / name).glob("t[0-9]*")):
             found.append(what)

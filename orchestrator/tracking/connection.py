@@ -244,11 +244,6 @@ def is_missing(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code in _MISSING
 
 
-def is_shared() -> bool:
-    """Whether MLflow is more than a file on this machine, so that it may have sweeps from other homes."""
-    return database_file() is None
-
-
 def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
     """Yield everything that a search of MLflow finds, requesting one page at a time.
 
@@ -302,6 +297,7 @@ def is_database() -> bool:
 
 
 def database_file() -> Path | None:
+    """Return the file of MLflow's database, or None if it is no file on this machine, so that others may share it."""
     uri = tracking_uri()
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 

@@ -7,8 +7,8 @@ import os
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import require_home
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.index import find_sweep
-from orchestrator.tracking.connection import is_shared, tracking_uri
+from orchestrator.sweep_folder.index import find_similar, find_sweep
+from orchestrator.tracking.connection import database_file, tracking_uri
 from orchestrator.tracking.recall import RecalledSweep, recall_sweep
 
 
@@ -27,8 +27,10 @@ def find_or_recall(sweep: str | None) -> str | RecalledSweep:
 
 
 def _recall(sweep: str | None, not_here: UserError) -> RecalledSweep:
-    # Without a name, "the latest" of a local MLflow would be that of this home, which has none.
-    if sweep is None and not is_shared():
+    # The file of a local MLflow has what the home has. Without a name nothing is missing, and a name much like one of
+    # the home is misspelt: no need to ask MLflow, which takes seconds.
+    file = database_file()
+    if file is not None and (sweep is None or not file.exists() or find_similar(sweep)):
         raise not_here
     try:
         found = recall_sweep(sweep)

@@ -15,6 +15,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, leaderboa
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.markdown import block, code, escape, table
 from orchestrator.tracking.trial_notes import MAX_NOTE, format_value, label_param
+from training.counts import counted
 
 LEADERBOARD_FILE = "leaderboard.json"
 # Without this tag, MLflow shows the file as text.
@@ -136,7 +137,7 @@ def _progress(plan: SweepPlan, state: SweepState) -> str:
     ended = [f"{counts[kind]} {kind.lower()}" for kind in TrialState if kind not in _OPEN and counts[kind]]
     num_ended = sum(counts[kind] for kind in TrialState if kind not in _OPEN)
     listed = f" ({', '.join(ended)})" if ended else ""
-    return f"{state.driver_state}: {num_ended} of {state.total(plan.num_trials)} trials have ended{listed}."
+    return f"{state.driver_state}: {num_ended} of {counted(state.total(plan.num_trials), 'trial')} have ended{listed}."
 
 
 _OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED)

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from orchestrator.cli import output
-from orchestrator.terminal_text import show_controls
+from orchestrator.terminal_text import one_line, show_controls
 from tests.kit.program import pretend_terminal, run
 
 HOSTILE = "a\x1b[2J\x07\x9b31m\u202eb\rc"
@@ -19,6 +19,7 @@ def test_control_characters_are_written_as_codes_and_all_else_stays() -> None:
     assert show_controls(HOSTILE) == HARMLESS
     for text in ("", "two\nlines\tand tabs", "Zürich, 東京, שלום, 🐈"):
         assert show_controls(text) == text
+    assert one_line("two\nlines\tand \x1b[2J") == r"two\nlines\tand \x1b[2J"
 
 
 @pytest.mark.usefixtures("home")

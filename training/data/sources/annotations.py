@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.counts import counted
+
 _NUM_NAMED = 6
 _MOST_CAUSES = 8
 # Quoted words and numbers: what differs between two places with the same mistake.
@@ -21,12 +23,6 @@ def some(names: Iterable[object]) -> str:
     listed = [str(name) for name in names]
     more = f" and {len(listed) - _NUM_NAMED:,} more" if len(listed) > _NUM_NAMED else ""
     return ", ".join(listed[:_NUM_NAMED]) + more
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which is made plural: ``1 image``, ``1,200 images``, ``2 classes``."""
-    plural = f"{noun}{'es' if noun.endswith('s') else 's'}"
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 @dataclass(frozen=True)

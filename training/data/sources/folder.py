@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config.spelling import nearest_word
+from training.counts import counted
 from training.data.protocol import draw_single_positives, split_train_val
-from training.data.sources.annotations import Annotations, Phase, counted, some
+from training.data.sources.annotations import Annotations, Phase, some
 from training.data.sources.folder_tables import EMPTY, Table, clean, clean_image, read_table
 from training.data.sources.label_files import LabelFiles, find_root
 from training.errors import NotThisDatasetError

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from training.counts import counted
 from training.csv_cells import unguard_cell
 from training.data.parquet import read_parquet
-from training.data.sources.annotations import counted, some
+from training.data.sources.annotations import some
 from training.data.sources.label_files import LabelFiles
 from training.image_files import IMAGE_SUFFIXES, is_mac_twin
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.sources.annotations import Annotations, Fault, Phase, counted, some
+from training.counts import counted
+from training.data.sources.annotations import Annotations, Fault, Phase, some
 from training.errors import NotThisDatasetError
 from training.image_files import is_mac_twin
 

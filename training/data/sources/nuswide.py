@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.sources.annotations import Annotations, Phase, counted
+from training.counts import counted
+from training.data.sources.annotations import Annotations, Phase
 from training.data.sources.label_files import LabelFiles, find_root
 
 FORMATTED = "formatted_{train,val}_{images,labels}.npy, the lists of the SPML literature"
 OFFICIAL = "Groundtruth/ and ImageList/, the dataset's own files"
 _CONCEPTS = (Path("ConceptsList", "Concepts81.txt"), Path("Concepts81.txt"))
-_IMAGE_FOLDERS = ("Flickr", "images")
+_IMAGE_FOLDERS = ("Flickr", "image")
 _ONE, _ZERO, _NEWLINE = b"10\n"
 
 
@@ -165,7 +166,7 @@ def _formatted_phase(
     # Some copies write negatives as -1.
     if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
         files.fault(path, f"{len(bad):,} rows have values other than 1 and 0; the first is row {bad[0]}", fatal=True)
-    listed = path.with_name(path.name.replace("labels", "images"))
+    listed = path.with_name(path.name.replace("labels", "image"))
     return _phase(files, listed, [str(name).replace("\\", "/") for name in names[:count].tolist()], true)
 
 

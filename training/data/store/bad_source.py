@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.data.sources.annotations import Annotations, Fault, counted, describe_faults
-from training.errors import StoreError
+from training.counts import counted
+from training.data.sources.annotations import Annotations, Fault, describe_faults
+from training.errors import SourceError
 
 
-class BadSourceError(StoreError):
+class BadSourceError(SourceError):
     """A source has faults, and the affected images may not be left out.
 
     Args:

@@ -12,6 +12,16 @@ from tests.kit.program import run
 from tests.kit.sweeps import make_sweep
 
 
+def test_extend_raises_the_limit_adds_trials_or_both(
+    capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], finished: str
+) -> None:
+    assert run(capsys, "extend", finished, "--max-gpu-hours", "5")[0] == 0
+    assert run(capsys, "extend", finished, "--trials", "+2", "--max-gpu-hours", "6")[0] == 0
+    assert [(call["num_more"], call["max_gpu_hours"]) for call in driver] == [(0, 5), (2, 6)]
+    code, _, err = run(capsys, "extend", finished)
+    assert (code, "extend needs --trials, --max-gpu-hours, or both" in err) == (2, True)
+
+
 def test_resume_and_extend_take_the_latest(
     capsys: pytest.CaptureFixture[str], finished: str, driver: list[dict[str, Any]]
 ) -> None:

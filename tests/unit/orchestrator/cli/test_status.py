@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from orchestrator.report.findings import describe_cost
 from orchestrator.report.view import SweepView
 from orchestrator.sweep_folder.events import LimitReached
 from orchestrator.sweep_folder.lease import Lease
+from orchestrator.tracking import lookup
 from orchestrator.tracking.reading import read_sweep
 from tests.kit.program import run
 from tests.kit.sweeps import (
@@ -161,6 +163,24 @@ def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFix
     board = json.loads(run(capsys, "leaderboard", "--json")[1])
     assert list(board) == [*heading, "true_labels", "rows", "spending"]
     assert board["spending"] == found["spending"]
+
+
+def test_a_misspelt_sweep_is_found_on_the_disk_and_mlflow_is_not_asked(
+    capsys: pytest.CaptureFixture[str], finished: str, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    asked: list[str] = []
+    monkeypatch.setattr(lookup, "recall_sweep", asked.append)
+    for verb in ("status", "leaderboard"):
+        code, _, err = run(capsys, verb, "digts")
+        assert (code, "Did you mean digits" in err) == (2, True)
+        run(capsys, verb, "something-else")
+    assert asked == [], "there is no database of MLflow"
+    (home / "mlflow.db").touch()
+    run(capsys, "status", "digts")
+    assert asked == []
+    run(capsys, "status", "something-else")
+    assert asked == ["something-else"], "whose folder may have been deleted"
 
 
 def test_status_and_leaderboard_say_what_was_spent_and_what_came_to_nothing(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, pretend_terminal, run
 from tests.kit.sweeps import journal_path
 from training.config.run import TrainConfig
+from training.loop.probe import Pace
 
 
 def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -27,6 +29,40 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.Captur
     _, printed, _ = run(capsys, "plan", *flags, "--json")
     assert json.loads(printed)["num_trials"] == 3
     assert list(home.iterdir()) == []
+
+
+def test_a_misspelt_dataset_is_refused_before_the_plan_is_printed(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    text = (files("search_spaces") / "voc.yaml").read_text(encoding="utf-8")
+    (home / "my.yaml").write_text(text.replace("dataset: voc", "dataset: vok").replace("name: voc", "name: vok"))
+    code, out, err = run(capsys, "plan", str(home / "my.yaml"))
+    assert (code, out) == (2, "")
+    assert "No prepared dataset is called 'vok'. Did you mean voc?" in err
+    # One that is not prepared yet may still be planned.
+    code, out, err = run(capsys, "plan", "voc", "--set", "resources.gpus_per_worker=0")
+    assert (code, out.startswith("sweep voc:")) == (2, True)
+    assert "Prepare it: orchestrator data prepare voc" in err
+
+
+def test_plan_takes_a_price_a_limit_and_a_probe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paces = [Pace(epoch_s=4.0, step_s=0.1, num_steps=20, weights_bytes=2**20, device="a CPU")]
+    monkeypatch.setattr("training.loop.probe.measure_pace", lambda config, num_steps: paces.pop())
+    flags = ("--price-per-gpu-hour", "2", "--max-gpu-hours", "9", "--probe")
+    _, out, err = run(capsys, "plan", "digits", "--concurrency", "2", *flags)
+    assert "taking steps of ignore on this machine" in err
+    assert "pace          4 s per epoch, by 20 steps on a CPU" in out
+    assert "money         1.33 (p50), 1.58 (p90) with the promotion, at 2 per CPU-hour" in out
+    assert "limit         9 CPU-hours, with what is kept for the promotion: enough" in out
+    assert "disk          about" in out
+    for flag, value, message in (
+        ("--max-gpu-hours", "0", "--max-gpu-hours must be a number above 0"),
+        ("--price-per-gpu-hour", "-1", "--price-per-gpu-hour must be a number of at least 0"),
+    ):
+        code, _, err = run(capsys, "plan", "digits", flag, value)
+        assert (code, message in err) == (2, True)
 
 
 def test_sweep_on_a_cluster_runs_as_many_trials_at_a_time_as_the_cluster_carries(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.promote import _describe_end
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
@@ -44,6 +45,12 @@ def test_a_champion_that_mlflow_has_lost_is_registered_again_by_any_promotion_of
     trained, opened = store.trained, len(store.opened)
     again = resume_promotion(first.plan.id)
     assert (again.version, again.champion, again.reused) == (f"{first.model}/1", f"{first.model}/2", True)
+    assert again.restored
+    assert _describe_end(again) == "finished earlier, what MLflow had lost is registered again"
+    store.lose_registry()
+    kept = resume_promotion(newcomer.plan.id)  # which registered nothing itself
+    assert (kept.restored, str(store.champions[str(better.model)])) == (True, f"{better.model}/2")
+    assert _describe_end(resume_promotion(newcomer.plan.id)) == "finished earlier, nothing to do"
     assert (store.trained, len(store.opened)) == (trained, opened)
 
 
