@@ -69,6 +69,17 @@ class TrialRecord:
     start_s: float = 0.0
     devices: tuple[str, ...] = ()
 
+    def changed(self, **changes: Any) -> TrialRecord:
+        """Return a copy with other values of some fields.
+
+        ``dataclasses.replace`` passes every field through the constructor: with it, a journal of 10,000 trials takes
+        half as long again to read.
+        """
+        made = object.__new__(TrialRecord)
+        vars(made).update(vars(self))
+        vars(made).update(changes)
+        return made
+
     @property
     def ended(self) -> bool:
         """Whether it has ended."""

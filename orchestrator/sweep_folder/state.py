@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from orchestrator.sweep_folder.events import (
@@ -112,7 +112,7 @@ class SweepState:
         for record in self.open_trials():
             if end is not None and record.trial in self.handed_out:
                 start, last = record.spans[-1]
-                self.records[record.trial] = replace(record, spans=(*record.spans[:-1], (start, max(last, end))))
+                self.records[record.trial] = record.changed(spans=(*record.spans[:-1], (start, max(last, end))))
 
     def open_trials(self) -> list[TrialRecord]:
         """Return the trials that were started and have not ended, by number."""
@@ -187,14 +187,13 @@ def _trial_started(state: SweepState, event: TrialStarted) -> None:
     if record is None:
         # A later attempt keeps the params of the first.
         record = TrialRecord(trial, event.params, event.origin, started_ms=now)
-    state.records[trial] = replace(record, attempts=event.attempt, spans=(*record.spans, (now, now)))
+    state.records[trial] = record.changed(attempts=event.attempt, spans=(*record.spans, (now, now)))
     state.handed_out.add(trial)
 
 
 def _epoch_reported(state: SweepState, event: EpochReported) -> None:
     record = state.records[event.trial]
-    state.records[record.trial] = replace(
-        record,
+    state.records[record.trial] = record.changed(
         metrics={**record.metrics, event.epoch: event.metrics},
         spans=_spans_until(state, record, event.time_ms),
         queue_s=record.queue_s + (event.queue_s or 0.0),
@@ -212,14 +211,14 @@ def _trial_lost(state: SweepState, event: TrialLost) -> None:
     # Stays set: a trial that ran out of memory once gets everything in all later attempts.
     needs_all = record.needs_all or event.cause is Cause.OOM
     # The attempt took its time even if it was lost before its first epoch.
-    state.records[record.trial] = replace(record, needs_all=needs_all, spans=_spans_until(state, record, event.time_ms))
+    state.records[record.trial] = record.changed(needs_all=needs_all, spans=_spans_until(state, record, event.time_ms))
 
 
 def _trial_ended(state: SweepState, event: TrialEnded) -> None:
     record = state.records[event.trial]
     spans = _spans_until(state, record, event.time_ms)
-    state.records[record.trial] = replace(
-        record, state=event.state, cause=event.cause, message=event.message, ended_ms=spans[-1][1], spans=spans
+    state.records[record.trial] = record.changed(
+        state=event.state, cause=event.cause, message=event.message, ended_ms=spans[-1][1], spans=spans
     )
 
 
