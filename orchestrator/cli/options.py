@@ -89,7 +89,13 @@ LearnOption = Annotated[
     ),
 ]
 ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", metavar="N", help="Trials at a time; by default as many as fit.")
+    int | None,
+    typer.Option(
+        "--concurrency",
+        "--max-concurrent",
+        metavar="N",
+        help="Trials at a time; by default as many as fit, on a cluster into what others leave.",
+    ),
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="S", help="Seed of the search. For the training seed: --set loop.seed=S")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from orchestrator.cli.output import (
 from orchestrator.cli.report_table import print_report
 from orchestrator.durations import format_seconds
 from orchestrator.program import program
+from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.results.summary import BrokenSweep, SweepSummary
@@ -134,6 +136,9 @@ def _print_status(found: SweepSummary) -> None:
 
 
 def _print_spending(found: SweepSummary) -> None:
+    if (waiting := found.waiting) is not None:
+        since = datetime.fromtimestamp(waiting.since_ms / 1000).astimezone().isoformat(timespec="seconds")
+        print_line(f"  waits   {counted(waiting.num_trials, 'trial')}, since {since}, for {waiting.what}")
     print_line(f"  time    {format_seconds(found.run_s)}")
     if found.spending is not None:
         print_line(f"  spent   {found.spending}")

@@ -274,10 +274,12 @@ def _require_free_name(name: str | None) -> str | None:
 
 
 def _count_machine(address: str | None) -> dict[str, int]:
-    """Return the CPUs and GPUs of the cluster at an address; nothing for this machine, which a plan counts itself."""
-    from orchestrator.cluster.size import count_cluster
+    """Return the CPUs and GPUs that others leave of the cluster at an address; nothing for this machine, which a plan
+    counts itself.
+    """
+    from orchestrator.cluster.size import count_share
 
-    return {} if address is None else count_cluster(address)
+    return {} if address is None else count_share(address)
 
 
 def _add_cost(

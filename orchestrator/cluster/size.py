@@ -33,6 +33,34 @@ def count_cluster(address: str) -> dict[str, int]:
     return {f"num_{name.lower()}s": int(max(found.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU")}
 
 
+def count_share(address: str) -> dict[str, int]:
+    """Return ``num_cpus`` and ``num_gpus`` that nobody uses now of the cluster at an address, at its maximum size.
+
+    A cluster is shared: by default a sweep takes what others leave, and queues no trials behind theirs.
+
+    Raises:
+        OrchestratorError: No Ray answers at that address.
+    """
+    import ray
+
+    with joined(address):
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return compute_share(found, free, grown_resources())
+
+
+def compute_share(found: Mapping[str, float], free: Mapping[str, float], most: Mapping[str, int]) -> dict[str, int]:
+    """Return what a cluster has at its maximum size, without what is in use.
+
+    Args:
+        found: Resources of the nodes that are up.
+        free: What of them nobody uses.
+        most: Resources at maximum size; empty if it does not grow.
+    """
+    used = {name: found.get(name, 0.0) - free.get(name, 0.0) for name in ("CPU", "GPU")}
+    return {f"num_{name.lower()}s": int(max(found.get(name, 0), most.get(name, 0)) - used[name]) for name in used}
+
+
 def grown_resources() -> dict[str, int]:
     """Return the resources that the joined cluster can grow to; empty if it does not grow or its limit is unknown.
 

@@ -38,6 +38,7 @@ class RayWatch:
         resume: The command that continues the sweep, for a process that must end here.
         ask: Returns the nodes; ``ray.nodes`` by default.
         own_node: The id of the node that this driver is connected to; Ray's by default.
+        ask_free: Returns what nobody uses; ``ray.available_resources`` if ``ask`` is left out.
 
     Attributes:
         problem: What happened to Ray, or None.
@@ -51,15 +52,17 @@ class RayWatch:
         resume: str,
         ask: Callable[[], Nodes] | None = None,
         own_node: str | None = None,
+        ask_free: Callable[[], Mapping[str, float]] = dict,
         silence_s: float = SILENCE_S,
         look_s: float = _LOOK_S,
         grace_s: float = _GRACE_S,
     ) -> None:
         self.problem: str | None = None
         self._address, self._on_loss, self._resume = address, on_loss, resume
-        self._ask, self._own_node = ask, own_node
+        self._ask, self._own_node, self._ask_free = ask, own_node, ask_free
         self._silence_s, self._look_s, self._grace_s = silence_s, look_s, grace_s
         self._nodes: Nodes = ()
+        self._free: Mapping[str, float] = {}
         self._answered = time.monotonic()
         self._stopped = threading.Event()
 
@@ -69,6 +72,7 @@ class RayWatch:
             import ray
 
             self._ask, self._own_node = ray.nodes, ray.get_runtime_context().get_node_id()
+            self._ask_free = ray.available_resources
         self._answered = time.monotonic()
         # Two threads, because the one that asks may never get an answer.
         threading.Thread(target=self._keep_asking, name="ask Ray", daemon=True).start()
@@ -86,11 +90,18 @@ class RayWatch:
         up = f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} up"
         return f"each needs {resources.describe()}, which no longer fits on the nodes of the cluster ({up})"
 
+    def describe_free(self, resources: Resources) -> str:
+        """Say how much is free of what trials need: what is not, other jobs have, or the sweep itself."""
+        name = "GPU" if resources.gpus_per_worker else "CPU"
+        total = sum(node["Resources"].get(name, 0.0) for node in self._nodes if node["Alive"])
+        return f"{self._free.get(name, 0.0):g} of {total:g} {name}s of the cluster are free"
+
     def _keep_asking(self) -> None:
         assert self._ask is not None
         while not self._stopped.is_set():
             try:
                 self._nodes = self._ask()
+                self._free = self._ask_free()
                 self._answered = time.monotonic()
             except Exception:  # whatever Ray raises, it is no answer
                 pass

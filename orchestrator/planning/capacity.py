@@ -80,10 +80,29 @@ def _count_gpus() -> int:
     # Only /dev/nvidia0 and the like are GPUs; nvidiactl and nvidia-uvm belong to the driver.
     present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and present:
-        # The variable may name more than there are.
-        return min(present, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
-    return present
+    return present if visible is None or not present else count_visible(visible, present)
+
+
+def count_visible(visible: str, present: int) -> int:
+    """Return how many GPUs a value of CUDA_VISIBLE_DEVICES names, by number, by UUID (``GPU-...``) or in parts (``MIG-``).
+
+    CUDA reads the list up to the first name that does not exist. Of the parts of GPUs that it names, a process can use
+    one, but Ray gives each trial its own.
+
+    Args:
+        visible: The value.
+        present: GPUs of the machine.
+    """
+    names = [name.strip() for name in visible.split(",")]
+    parts = {name for name in names if name.startswith("MIG-")}
+    if parts:
+        return len(parts)
+    found: set[str] = set()
+    for name in names:
+        if not (name.startswith("GPU-") or (name.isdecimal() and int(name) < present)):
+            break
+        found.add(name)
+    return min(present, len(found))
 
 
 def _count_gpus_of_torch() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.promotion_report import PromotionReport, make_report
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.sweep_folder.waiting import Waiting, read_waiting
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.recall import RecalledSweep
 from training.config.marks import find_marks
@@ -98,6 +99,7 @@ class SweepSummary:
         openings: How often the test set of its data was opened, if it was; None for a sweep from another home.
         source: Where the information comes from, if the sweep is not in this home.
         spending: What it has spent, next to what was planned; None for a sweep from another home.
+        waiting: What its trials wait for, if a driver runs and they have waited for a while.
     """
 
     heading: Heading
@@ -119,6 +121,7 @@ class SweepSummary:
     num_seeds: int | None = None
     source: Source | None = None
     spending: Spending | None = None
+    waiting: Waiting | None = None
 
     @property
     def num_ended(self) -> int:
@@ -173,7 +176,8 @@ def summarise(sweep_id: str) -> SweepSummary:
     # Its runs are done, but a step after them failed or was never taken.
     if plan.kind == "promote" and driver == "FINISHED" and not state.is_concluded:
         driver = NOT_CONCLUDED
-    return _summarise(plan, state, driver)
+    summary = _summarise(plan, state, driver)
+    return replace(summary, waiting=read_waiting(sweep_dir(sweep_id))) if is_driven else summary
 
 
 def summarise_recalled(found: RecalledSweep) -> SweepSummary:

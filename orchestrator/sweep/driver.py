@@ -335,6 +335,7 @@ class _Driver:
             on_end=self._cleaner.trial_ended,
             say=self._progress.say,
         )
+        self._guard.watch_waiting(director.find_waiting)
         # A driver may have been killed between the last epoch of a trial and its end.
         director.record_missed_ends()
         self._progress.enter_phase("")

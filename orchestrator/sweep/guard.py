@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.cluster.session import kill_local_ray
@@ -12,6 +13,8 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.signals import StopSignals
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep.progress import Progress
+from orchestrator.sweep_folder.waiting import Waiting, write_waiting
+from training.counts import counted
 
 STALL_S = 60.0
 """Tune takes several steps a second; one that takes this long is waiting for something that does not answer."""
@@ -40,16 +43,21 @@ class Guard:
         self._resources, self._folder = plan.resources, folder
         self._watch = RayWatch(options.address, signals.send, resume=self._resume)
         self._stepped: float | None = None
+        self._find_waiting: Callable[[], tuple[int, int] | None] = lambda: None
+        self._waiting: Waiting | None = None
 
     def start(self, progress: Progress) -> None:
         """Start watching; call it once Ray runs."""
         self._watch.start()
         progress.warn_of(self.describe_shortage, back="There are enough nodes again", patience_s=_SHORTAGE_S)
+        progress.warn_of(self.describe_waiting, back="No trial waits any longer", patience_s=0.0)
         progress.warn_of(self.describe_stall, back="The driver continues", patience_s=0.0)
 
     def stop(self) -> None:
         """Stop watching; call it before Ray is stopped."""
         self._watch.stop()
+        self.watch_waiting(lambda: None)
+        write_waiting(self._folder, None)
 
     def note_step(self) -> None:
         """Record that the driver takes its steps."""
@@ -71,6 +79,25 @@ class Guard:
             f"No trial can start: {shortage}. The sweep waits for more nodes. "
             f"Stop it with Ctrl-C, and continue it later: {self._resume}"
         )
+
+    def watch_waiting(self, find_waiting: Callable[[], tuple[int, int] | None]) -> None:
+        """Watch the trials that wait for a process, from now on.
+
+        Args:
+            find_waiting: Returns how many do, and since when the first does, in ms.
+        """
+        self._find_waiting = find_waiting
+
+    def describe_waiting(self) -> str | None:
+        """Return a message that trials have waited for a while, or None; `status` reads it in the sweep's folder."""
+        found, waiting = self._find_waiting(), None
+        if found is not None and time.time() - found[1] / 1000 >= _SHORTAGE_S:
+            free = self._watch.describe_free(self._resources)
+            waiting = Waiting(*found, f"{self._resources.describe()} each; {free}")
+        if waiting != self._waiting:
+            write_waiting(self._folder, waiting)
+            self._waiting = waiting
+        return waiting and f"{counted(waiting.num_trials, 'trial')} cannot start yet: waiting for {waiting.what}"
 
     def describe_stall(self) -> str | None:
         """Return a message that the driver is stuck, or None if it takes steps."""

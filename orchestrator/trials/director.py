@@ -218,6 +218,16 @@ class Director:
         """Record that this driver was asleep until now, as on a closed laptop; that time does not count as silence."""
         self._absences.append((time.time(), seconds))
 
+    def find_waiting(self) -> tuple[int, int] | None:
+        """Return how many attempts wait for a process, and since when (in ms) the first does; None if none does.
+
+        Another thread may call it.
+        """
+        records = self._journal.state.records
+        spans = [records[trial].spans[-1] for trial in list(self._running) if trial not in self._working_since]
+        since = [start for start, last in spans if last == start]
+        return (len(since), min(since)) if since else None
+
     def is_overdue(self, trial: int) -> bool:
         """Return whether a running trial hangs, or has taken longer, over all attempts, than the plan allows.
 

@@ -12,6 +12,7 @@ from orchestrator.report.findings import describe_cost
 from orchestrator.report.view import SweepView
 from orchestrator.sweep_folder.events import LimitReached
 from orchestrator.sweep_folder.lease import Lease
+from orchestrator.sweep_folder.waiting import WAITING_FILE, Waiting, write_waiting
 from orchestrator.tracking import lookup
 from orchestrator.tracking.reading import read_sweep
 from tests.kit.program import run
@@ -156,13 +157,31 @@ def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFix
     assert list(found) == [
         *heading,
         *("name", "kind", "state", "created", "run_s", "num_trials", "epochs", "trials", "best"),
-        *("true_labels", "open", "decision", "test", "spending", "test_openings"),
+        *("true_labels", "open", "decision", "test", "spending", "waiting", "test_openings"),
     ]
     assert list(found["best"]) == ["trial", "state", "last_epoch", "epoch", "value", "params"]
     assert (found["open"], found["decision"]) == ([], None)
     board = json.loads(run(capsys, "leaderboard", "--json")[1])
     assert list(board) == [*heading, "true_labels", "rows", "spending"]
     assert board["spending"] == found["spending"]
+
+
+def test_status_says_what_trials_wait_for_and_since_when(
+    capsys: pytest.CaptureFixture[str], finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sweep_dir(finished)
+    write_waiting(folder, Waiting(2, at(60), "1 worker x 1 CPU each; 0 of 8 CPUs of the cluster are free"))
+    assert "waits" not in run(capsys, "status")[1], "no driver runs: a killed one has left the file"
+    with Lease(folder):
+        out = run(capsys, "status")[1]
+        assert "  waits   2 trials, since 2023-11-" in out
+        assert "for 1 worker x 1 CPU each; 0 of 8 CPUs of the cluster are free\n" in out
+        assert json.loads(run(capsys, "status", "--json")[1])["waiting"]["num_trials"] == 2
+        for text in ("", "[]", "{}", '{"num_trials": null, "since_ms": 1, "what": "x"}'):
+            (folder / WAITING_FILE).write_text(text)
+            assert "waits" not in run(capsys, "status")[1]
+    write_waiting(folder, None)
+    assert not (folder / WAITING_FILE).exists()
 
 
 def test_a_misspelt_sweep_is_found_on_the_disk_and_mlflow_is_not_asked(

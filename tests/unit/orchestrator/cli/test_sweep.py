@@ -70,11 +70,11 @@ def test_sweep_on_a_cluster_runs_as_many_trials_at_a_time_as_the_cluster_carries
 ) -> None:
     asked = []
 
-    def count_cluster(address: str) -> dict[str, int]:
+    def count_share(address: str) -> dict[str, int]:
         asked.append(address)
         return {"num_cpus": 17, "num_gpus": 0}
 
-    monkeypatch.setattr("orchestrator.cluster.size.count_cluster", count_cluster)
+    monkeypatch.setattr("orchestrator.cluster.size.count_share", count_share)
     assert run(capsys, "sweep", "digits", "--trials", "24", "--address", "auto")[0] == 0
     assert (driver[0]["plan"].concurrency, asked) == (17, ["auto"])
     assert run(capsys, "sweep", "digits", "--trials", "24", "--address", "auto", "--concurrency", "20")[0] == 0
@@ -121,7 +121,7 @@ def test_sweep_with_a_uri_that_is_not_mlflows_is_refused(
 def test_sweep_ends_with_the_leaderboard_and_three_commands(
     capsys: pytest.CaptureFixture[str], driver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.cluster.size.count_cluster", lambda address: {"num_cpus": 2, "num_gpus": 0})
+    monkeypatch.setattr("orchestrator.cluster.size.count_share", lambda address: {"num_cpus": 2, "num_gpus": 0})
     code, out, err = run(
         capsys, "sweep", "digits", "--epochs", "8", "--set", "method.warmup_epochs=2", "--address", "auto"
     )

@@ -22,6 +22,15 @@ def test_a_cluster_file_says_how_far_the_cluster_may_grow() -> None:
     assert size.compute_most({"provider": {"type": "local"}}) == {"CPU": 0, "GPU": 0}
 
 
+def test_a_sweep_takes_what_others_leave() -> None:
+    found, free = {"CPU": 16.0, "GPU": 8.0}, {"CPU": 6.0, "GPU": 1.5}
+    assert size.compute_share(found, free, {}) == {"num_cpus": 6, "num_gpus": 1}
+    assert size.compute_share(found, found, {}) == {"num_cpus": 16, "num_gpus": 8}
+    assert size.compute_share(found, free, {"CPU": 64, "GPU": 16}) == {"num_cpus": 54, "num_gpus": 9}
+    # Ray leaves out what nobody has.
+    assert size.compute_share({"CPU": 4.0}, {}, {}) == {"num_cpus": 0, "num_gpus": 0}
+
+
 def test_the_autoscaler_of_this_cluster_is_found_by_its_address(tmp_path: Path) -> None:
     file = tmp_path / "bootstrap.yaml"
     file.write_text(

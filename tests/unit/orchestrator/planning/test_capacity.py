@@ -104,7 +104,10 @@ def test_cuda_visible_devices_hides_gpus_and_makes_none(monkeypatch: pytest.Monk
         assert capacity._count_gpus() == 0
     files = [Path(f"/dev/nvidia{suffix}") for suffix in ("0", "1", "ctl", "-uvm")]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(files))
-    for visible, num in (("0,1", 2), ("0,1,2,3", 2), ("1", 1), ("", 0), ("-1", 0)):
+    uuids = ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "GPU-1af2e5c1-0b6e-4f1c-9d5e-7c9d4b0f3a11")
+    parts = ("MIG-83b2c8d5-4a67-5e3b-9d0f-0a8d7c6b5e4f", "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/0", "MIG-3")
+    named = ((",".join(uuids), 2), (uuids[1], 1), (",".join(parts), 3))
+    for visible, num in (("0,1", 2), ("0,1,2,3", 2), ("1", 1), ("", 0), ("-1", 0), ("1,-1,0", 1), ("0,0", 1), *named):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert capacity._count_gpus() == num
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

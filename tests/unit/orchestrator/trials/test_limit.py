@@ -246,3 +246,19 @@ def test_waiting_for_a_process_is_not_spent() -> None:
     assert spent(waiting, 500, {0: start / 1000 + 400}) == 100
     reported = replace(waiting, metrics={1: {}}, queue_s=400.0, spans=((start, start + 450_000),))
     assert spent(reported, 500, {0: start / 1000 + 400}) == 100
+
+
+def test_a_trial_waits_until_its_process_runs(clock: Clock) -> None:
+    plan = make(sweep_id="digits-0000000a")
+    with Journal.open(journal_path(plan)) as journal:
+        journal.append(replace(driver_started(plan), time_ms=0))
+        director = Director(plan, journal)
+        assert director.find_waiting() is None
+        for _ in range(2):
+            assert director.next_trial() is not None
+            clock.now += 10
+        assert director.find_waiting() == (2, START_MS)
+        director.note_work(0)
+        assert director.find_waiting() == (1, START_MS + 10_000)
+        director.report(1, TrialReport(1, {"epoch": 1, VAL_MAP: 50.0}))
+        assert director.find_waiting() is None
