@@ -15,7 +15,7 @@ from orchestrator.planning.choice import Choice
 from orchestrator.planning.config_hash import hash_config
 from orchestrator.planning.follow_up import first_race_seed
 from orchestrator.planning.sweep_plan import Params, SweepPlan, trial_config
-from orchestrator.promotion.noise import ASSUMED, LEAST_FREE, find_replicates
+from orchestrator.promotion.noise import ASSUMED, LEAST_FREE, compare_costs, find_replicates
 from orchestrator.promotion.rule import Noise, Reruns, choose_reruns, winner_interval
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 
@@ -67,8 +67,10 @@ class _Search:
 
     def rank(self, values: Mapping[int, float]) -> list[int]:
         """Return trials by value, the best first; ties go to the cheaper, then to the earlier."""
-        records = self.subject.state.records
-        return sorted(values, key=lambda trial: (-round(values[trial], _DIGITS), records[trial].run_s, trial))
+        # Those that the choice had: the sweep may have been extended since.
+        records = [record for trial, record in self.subject.state.records.items() if trial < self.choice.num_trials]
+        costs = dict(zip((record.trial for record in records), compare_costs(records), strict=True))
+        return sorted(values, key=lambda trial: (-round(values[trial], _DIGITS), costs[trial], trial))
 
     def of_champion(self) -> set[int]:
         """Return the trials that have the settings of the champion."""

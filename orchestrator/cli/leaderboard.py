@@ -84,7 +84,7 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
     """
     from orchestrator.results.ablation import tabulate_ablation
     from orchestrator.results.opened_test import find_openings, summarise_test
-    from orchestrator.results.spending import sum_spending
+    from orchestrator.results.spending import describe_devices, sum_spending
     from orchestrator.results.summary import NO_LABELS, make_heading
     from orchestrator.results.tables import rank_trials
     from orchestrator.sweep_folder.promotion_report import make_report
@@ -112,6 +112,8 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
         print_text(f"spent: {spending}")
         if spending.limit_message is not None:
             print_text(f"ended early: {spending.limit_message}")
+        if (devices := describe_devices(state.records.values())) is not None:
+            print_text(devices)
     if is_here and (openings := find_openings(state)) is not None:
         print_line(str(openings))
     if state.provenance.get("true_labels") == NO_LABELS:

@@ -84,7 +84,7 @@ def _count_gpus() -> int:
 
 
 def count_visible(visible: str, present: int) -> int:
-    """Return how many GPUs a value of CUDA_VISIBLE_DEVICES names, by number, by UUID (``GPU-...``) or in parts (``MIG-``).
+    """Return how many GPUs CUDA_VISIBLE_DEVICES names, by number, by UUID (``GPU-...``) or in parts (``MIG-...``).
 
     CUDA reads the list up to the first name that does not exist. Of the parts of GPUs that it names, a process can use
     one, but Ray gives each trial its own.

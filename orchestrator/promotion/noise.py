@@ -11,6 +11,7 @@ from orchestrator.promotion.rule import Noise, estimate_noise
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.tracking.reading import read_sweeps
 from training.config.run import PLACE_KEYS, Scalar
+from training.metric_names import TRAIN_IMAGES_BACKWARD, TRAIN_IMAGES_FORWARD
 
 ASSUMED = "assumed to be half of the deviation between configurations, as nothing has run twice yet"
 _ASSUMED_RATIO = 0.5
@@ -27,7 +28,7 @@ class Trials:
 
     Attributes:
         scores: Trial -> its score in percent; of configurations that ran several times, the first trial's.
-        costs: Trial -> seconds of its run.
+        costs: Trial -> what its run cost, see :func:`compare_costs`.
         replicates: Scores of each configuration that ran several times.
         num_compared: How many trials were completed or pruned: ASHA leaves the better ones.
     """
@@ -53,13 +54,24 @@ def gather_trials(plan: SweepPlan, records: Iterable[TrialRecord]) -> Trials:
         if record.state is TrialState.COMPLETE and score is not None:
             groups.setdefault(_settings(record.params), {})[record.trial] = score
     first = [next(iter(group)) for group in groups.values()]
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    ended, costs = (TrialState.COMPLETE, TrialState.PRUNED), compare_costs(ordered)
     return Trials(
         {trial: group[trial] for trial, group in zip(first, groups.values(), strict=True)},
-        {record.trial: record.run_s for record in ordered if record.trial in first},
+        {record.trial: cost for record, cost in zip(ordered, costs, strict=True) if record.trial in first},
         [list(group.values()) for group in groups.values() if len(group) > 1],
         sum(record.state in ended for record in ordered),
     )
+
+
+def compare_costs(records: Sequence[TrialRecord]) -> list[float]:
+    """Return what each trial cost, in a unit in which they can be compared.
+
+    Seconds are those of one kind of GPU or CPU. On several kinds, the images that passed forward and backward count.
+    """
+    if len({device for record in records for device in record.devices}) <= 1:
+        return [record.run_s for record in records]
+    names = (TRAIN_IMAGES_FORWARD, TRAIN_IMAGES_BACKWARD)
+    return [sum(epoch.get(name, 0.0) for epoch in record.metrics.values() for name in names) for record in records]
 
 
 def _settings(params: Mapping[str, Scalar]) -> frozenset[tuple[str, Scalar]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ from orchestrator.durations import format_hours
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
+from training.counts import counted
 
 IDLE = "idle"
 LOST = "LOST"
 """The outcome of an attempt that was cut short, so that its trial was handed out again."""
+_MOST_LISTED = 8
 _NAMES = {
     TrialState.PRUNED: "in stopped trials",
     TrialState.FAILED: "in failed trials",
@@ -116,6 +118,25 @@ def sum_outcomes_s(records: list[TrialRecord], driven_s: float, num_lanes: int) 
 def outcome_of(record: TrialRecord, attempt: int) -> str:
     """Return what came of an attempt (from 0): the state of its trial, or LOST if another one followed."""
     return str(record.state) if attempt == len(record.spans) - 1 else LOST
+
+
+def describe_devices(records: Iterable[TrialRecord]) -> str | None:
+    """Say which trials ran on which hardware if they differ, so that nobody compares their times; else None."""
+    trials: dict[str, list[int]] = {}
+    for record in records:
+        for device in record.devices:
+            trials.setdefault(device, []).append(record.trial)
+    if len(trials) <= 1:
+        return None
+    listed = "; ".join(
+        f"{counted(len(found), 'trial')} on {device} ({_listed(found)})" for device, found in trials.items()
+    )
+    return f"times are not comparable, because the hardware differs: {listed}"
+
+
+def _listed(trials: list[int]) -> str:
+    shown = ", ".join(map(str, sorted(trials)[:_MOST_LISTED]))
+    return shown + (", ..." if len(trials) > _MOST_LISTED else "")
 
 
 def count_lanes(plan: SweepPlan, records: list[TrialRecord]) -> int:

@@ -9,7 +9,10 @@ from orchestrator.planning.estimate import Timing
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.noise import compare_costs
+from orchestrator.results.spending import describe_devices
 from orchestrator.results.timings import add_cost
+from orchestrator.sweep_folder.records import TrialRecord
 from tests.kit.sweeps import create, driver_started, epoch_reported, trial_ended, trial_started, write_events
 from training.machine import name_cpu
 
@@ -70,6 +73,19 @@ def test_survival_is_that_of_an_earlier_sweep_with_the_same_rungs() -> None:
     other = add_cost(plan(epochs=15), 2).cost
     assert other is not None
     assert other.survival_basis.startswith("ASHA is expected")
+
+
+def test_times_of_different_hardware_are_marked_and_not_compared() -> None:
+    trial = TrialRecord(0, {}, "random", 0, devices=("A100",), spans=((0, 5000),), queue_s=1.0)
+    epochs = {1: {"train/images_forward": 20.0, "train/images_backward": 10.0}}
+    other = trial.changed(trial=1, devices=("H200",), metrics=epochs)
+    assert (compare_costs([trial, trial.changed(trial=1)]), compare_costs([trial, other])) == ([5.0, 5.0], [0.0, 30.0])
+    assert describe_devices([trial, trial.changed(trial=1)]) is None
+    assert describe_devices([trial, other]) == (
+        "times are not comparable, because the hardware differs: 1 trial on A100 (0); 1 trial on H200 (1)"
+    )
+    many = [trial.changed(trial=number) for number in range(12)]
+    assert "12 trials on A100 (0, 1, 2, 3, 4, 5, 6, 7, ...)" in str(describe_devices([*many, other]))
 
 
 def test_nothing_is_made_up_where_nothing_is_known() -> None:
