@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.planning.estimate import Timing
 from orchestrator.planning.run_config import render_config
+from orchestrator.results import timings
 from orchestrator.sweep import driver as sweep_module
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep_folder.index import load_plan
@@ -16,7 +18,6 @@ from orchestrator.sweep_folder.journal import replay
 from tests.kit.program import parse, pretend_terminal, run
 from tests.kit.sweeps import journal_path
 from training.config.run import TrainConfig
-from training.loop.probe import Pace
 
 
 def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -48,8 +49,8 @@ def test_a_misspelt_dataset_is_refused_before_the_plan_is_printed(
 def test_plan_takes_a_price_a_limit_and_a_probe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paces = [Pace(epoch_s=4.0, step_s=0.1, num_steps=20, weights_bytes=2**20, device="a CPU")]
-    monkeypatch.setattr("training.loop.probe.measure_pace", lambda config, num_steps: paces.pop())
+    found = Timing.of_one(4.0, "by 20 steps on a CPU", weights_bytes=2**20)
+    monkeypatch.setattr(timings, "probe_plan", lambda plan: found)
     flags = ("--price-per-gpu-hour", "2", "--max-gpu-hours", "9", "--probe")
     _, out, err = run(capsys, "plan", "digits", "--concurrency", "2", *flags)
     assert "taking steps of ignore on this machine" in err

@@ -76,7 +76,8 @@ def test_expected_survival_is_that_of_the_real_pruner_on_random_scores() -> None
 
     made = dataclasses.replace(plan(), num_trials=24, grace_epochs=2)
     assert made.rungs() == [2, 6, 18]
-    dice, epochs = random.Random(0), []
+    dice = random.Random(0)
+    epochs: list[int] = []
     for _ in range(60):
         pruner = Pruner(made)
         for trial in range(made.num_trials):
