@@ -137,8 +137,7 @@ def extend(
         max_gpu_hours: The new limit; None leaves it as it is.
 
     Raises:
-        UserError: Nothing is added, it is not a sweep, every point has been tried, or the limit is no higher or does
-            not allow more; or as :func:`resume`.
+        UserError: Nothing is added, it is not a sweep, every point was tried, or the limit is in the way; or as resume.
         OrchestratorError: As :func:`resume`.
     """
     if num_more < (1 if max_gpu_hours is None else 0):
@@ -152,8 +151,7 @@ def extend(
             f"--trials +{num_more} is more than the sweep can try: it has {num_trials} trials, and its space has "
             f"{plan.num_points} points. Start a sweep over a larger space."
         )
-    change = Extension(num_more, max_gpu_hours)
-    _require_no_gap(plan, state, options, change)
+    _require_no_gap(plan, state, options, change := Extension(num_more, max_gpu_hours))
     return _drive(plan, options, change)
 
 

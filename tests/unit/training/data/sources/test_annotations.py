@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from training.data.sources.annotations import Fault, counted, describe_faults
+from training.counts import counted
+from training.data.sources.annotations import Fault, describe_faults
 
 
 def test_faults_of_one_cause_are_one_line_with_a_count_and_the_first_places() -> None:
