@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _HEAD = re.compile(r"(?P<head>\S+(?: \S+)*?)(?P<rest>(?: (?:of|in|by|that|with) .*)?)")
-_LONG = ("s", "sh", "ch", "x")
+_LONG = ("s", "sh", "tch", "x")
 """Endings after which a plural takes -es."""
 
 

@@ -11,6 +11,8 @@ def test_a_count_fits_its_noun() -> None:
         (2, "hash of data and weights", "2 hashes of data and weights"),
         (2, "class", "2 classes"),
         (3, "final run", "3 final runs"),
+        (2, "epoch", "2 epochs"),
+        (2, "batch", "2 batches"),
         (2, "condition that cells share", "2 conditions that cells share"),
         (2, "run in MLflow", "2 runs in MLflow"),
     ):

@@ -152,7 +152,7 @@ def test_scores_without_true_labels_say_what_is_not_measured(capsys: pytest.Capt
 
 
 def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFixture[str], finished: str) -> None:
-    heading = ["sweep", "dataset", "method", "recipe", "metric", "select_config_by", "select_epoch_by"]
+    heading = ["sweep", "dataset", "method", "recipe", "metric", "select_config_by", "select_epoch_by", "marks"]
     found = json.loads(run(capsys, "status", "--json")[1])
     assert list(found) == [
         *heading,
@@ -217,11 +217,11 @@ def test_status_and_leaderboard_say_that_the_limit_has_ended_a_sweep(capsys: pyt
     message = "the limit of 20 CPU-hours does not allow another trial: 1.5 are spent, and a promotion may take 17"
     events = [driver_started(plan), trial_started(0, 0), epoch_reported(0, 3, 5400), trial_ended(0, 5400)]
     write_events(plan, [*events, LimitReached(20, 1.5, 16.5, message, time_ms=at(5400)), driver_ended(5400)])
-    out = run(capsys, "status")[1]
+    out = run(capsys, "status", plan.id)[1]
     assert "trials  1/3 ended (1 complete)" in out
     assert "FINISHED" in out
     assert "spent   1.5 CPU-hours, planned 3.4 (p50) to 4.5 (p90), limit 20 with the promotion, 4.50 at 3 each" in out
     assert f"  limit   {message}\n" in out
-    assert f"ended early: {message}" in run(capsys, "leaderboard")[1]
-    assert "is not finished" not in run(capsys, "promote", "--seeds", "0")[2]
+    assert f"ended early: {message}" in run(capsys, "leaderboard", plan.id)[1]
+    assert "is not finished" not in run(capsys, "promote", plan.id, "--seeds", "0")[2]
     assert f"It ended early: {message}." in describe_cost(SweepView(*read_sweep(plan.id)))

@@ -55,7 +55,7 @@ def test_plan_takes_a_price_a_limit_and_a_probe(
     _, out, err = run(capsys, "plan", "digits", "--concurrency", "2", *flags)
     assert "taking steps of ignore on this machine" in err
     assert "pace          4 s per epoch, by 20 steps on a CPU" in out
-    assert "money         1.33 (p50), 1.58 (p90) with the promotion, at 2 per CPU-hour" in out
+    assert "money         1.32 (p50), 1.58 (p90) with the promotion, at 2 per CPU-hour" in out
     assert "limit         9 CPU-hours, with what is kept for the promotion: enough" in out
     assert "disk          about" in out
     for flag, value, message in (
