@@ -97,7 +97,9 @@ class Guard:
         if waiting != self._waiting:
             write_waiting(self._folder, waiting)
             self._waiting = waiting
-        return waiting and f"{counted(waiting.num_trials, 'trial')} cannot start yet: waiting for {waiting.what}"
+        if waiting is None:
+            return None
+        return f"{counted(waiting.num_trials, 'trial')} cannot start yet: waiting for {waiting.what}"
 
     def describe_stall(self) -> str | None:
         """Return a message that the driver is stuck, or None if it takes steps."""

@@ -99,7 +99,8 @@ def test_reserve_is_the_race_by_default_and_the_reported_seeds() -> None:
     assert [count_race_runs(full) for full in (0, 12, 14, 24)] == [6, 6, 7, 12]
     assert count_reserved_runs(24) == 17
     cost = estimate_cost(unpruned(), Timing(9.0, 0.0, 1, "measured"), 2)
-    assert (cost.reserved_runs, cost.reserved_hours) == (17, pytest.approx(17 * 180 / 3600))
+    assert cost.reserved_runs == 17
+    assert cost.reserved_hours == pytest.approx(17 * 180 / 3600)
 
 
 def test_limit_says_how_many_trials_it_is_enough_for() -> None:

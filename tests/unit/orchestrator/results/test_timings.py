@@ -28,7 +28,7 @@ def record(made: SweepPlan, device: str, seconds: int, lengths: tuple[int, ...])
     create(made)
     events: list[Any] = [driver_started(made)]
     for trial, length in enumerate(lengths):
-        first = {"queue_s": 0.0, "start_s": 0.0, "device": device}
+        first: dict[str, Any] = {"queue_s": 0.0, "start_s": 0.0, "device": device}
         events.append(trial_started(trial, 0))
         events += [
             epoch_reported(trial, epoch, epoch * seconds, **(first if epoch == 1 else {}))

@@ -46,13 +46,13 @@ def test_trials_that_have_waited_for_a_while_are_named_with_what_is_free(
     guard._watch._nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}, {"Alive": False, "Resources": {"CPU": 4.0}}]
     waiting: list[tuple[int, int] | None] = [(3, 990_000)]
     guard.watch_waiting(lambda: waiting[0])
-    assert guard.describe_waiting() is read_waiting(tmp_path) is None, "for 10 s, as every trial does"
+    assert (guard.describe_waiting(), read_waiting(tmp_path)) == (None, None), "for 10 s, as every trial does"
     now[0] += 30
     what = "1 worker x 1 CPU each; 0 of 8 CPUs of the cluster are free"
     assert guard.describe_waiting() == f"3 trials cannot start yet: waiting for {what}"
     assert read_waiting(tmp_path) == Waiting(3, 990_000, what)
     waiting[0] = None
-    assert guard.describe_waiting() is read_waiting(tmp_path) is None
+    assert (guard.describe_waiting(), read_waiting(tmp_path)) == (None, None)
 
 
 def test_a_driver_that_hangs_ends_its_ray_and_says_how_to_go_on(
