@@ -54,7 +54,7 @@ class Resources:
         return "GPU-hours" if self.gpus_per_worker else "CPU-hours"
 
     def hours(self, seconds: float) -> float:
-        """Return what a trial of this many seconds costs, in :attr:`hours_unit`."""
+        """Return what a trial of this many seconds costs, in ``hours_unit``."""
         return seconds / 3600 * self.workers * (self.gpus_per_worker or self.cpus_per_worker)
 
 

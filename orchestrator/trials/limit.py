@@ -1,6 +1,6 @@
 """Decide whether a sweep may go on below its limit of GPU-hours, so that what its promotion takes is still there.
 
-Pure functions. All figures are seconds of one trial's resources; :meth:`Resources.hours` makes hours of them.
+Pure functions. All figures are seconds of one trial's resources; ``Resources.hours`` makes hours of them.
 """
 
 from __future__ import annotations
