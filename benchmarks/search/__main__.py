@@ -10,14 +10,17 @@ Writes ``results/search.md`` and ``results/search.svg`` from ``results/search_*.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks.search.grid import RUNS_FILE, read_runs
 from benchmarks.search.measure import list_tasks, run_tasks, table_file
 from benchmarks.search.report import write_report
-from benchmarks.search.table import LOOK_UPS, write_table
+from benchmarks.search.table import LOOK_UPS, read_table, write_table
 from benchmarks.search.tables import TABLES
 
+MIN_POINTS = 24
+"""A table with fewer says nothing about a search of as many trials."""
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -47,7 +50,12 @@ def main() -> None:
     if arguments.pack is not None:
         pack(arguments.pack, arguments.tables)
     known = [name for name in TABLES if table_file(arguments.tables, name).is_file()]
-    tasks = list_tasks(known, arguments.look_ups, arguments.budgets, fast=arguments.fast)
+    large = [name for name in known if len(read_table(name, table_file(arguments.tables, name)).configs) >= MIN_POINTS]
+    for name in set(known) - set(large):
+        print(f"{name} has fewer than {MIN_POINTS} points: left out until benchmarks.search.grid has trained more.")
+    if not large:
+        sys.exit("There is nothing to measure on. Train more: python -m benchmarks.search.grid --folder FOLDER")
+    tasks = list_tasks(large, arguments.look_ups, arguments.budgets, fast=arguments.fast)
     cells = []
     for count, cell in enumerate(run_tasks(tasks, arguments.tables, arguments.repetitions, arguments.processes), 1):
         cells.append(cell)

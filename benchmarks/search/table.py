@@ -231,9 +231,12 @@ def cross_validate(table: Table, num_parts: int = 5) -> Floats:
 
 
 def write_table(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write runs as Parquet: one row per epoch, with its point as JSON in the first row of a run's first epoch."""
+    """Write runs as Parquet: one row per epoch, with the points as JSON in the metadata.
+
+    Two processes may have trained the same run at the same time; the last one counts.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in ("config", "seed", "epoch", *_PER_EPOCH)}
-    for line in sorted(lines, key=lambda line: (line["config"], line["seed"])):
+    for _, line in sorted({(line["config"], line["seed"]): line for line in lines}.items()):
         for epoch in range(len(line["val_mAP"])):
             columns["config"].append(line["config"])
             columns["seed"].append(line["seed"])

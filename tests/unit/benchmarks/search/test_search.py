@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.search import __main__ as search_main
 from benchmarks.search import grid, report
 from benchmarks.search.grid import next_run, read_runs
 from benchmarks.search.measure import Cell, Reference, run_task, table_file
@@ -92,7 +94,7 @@ def test_finished_runs_are_kept_and_half_lines_left_out(tmp_path: Path, monkeypa
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     path = table_file(tmp_path, "ignore")
-    write_table(path, lines(12))
+    write_table(path, [*lines(12), line(3)])  # a run that two processes have trained counts once
     read, made = read_table("ignore", path), Table.of(SPEC, lines(12))
     assert read.configs == made.configs
     assert np.allclose(read.places, made.places)
@@ -181,6 +183,18 @@ def test_the_report_has_a_row_for_every_cell_and_says_that_a_table_is_partial(
     assert text.count("| random, epoch 4, best 3 |") == 1
     assert (tmp_path / "search.svg").read_text().startswith("<?xml")
     assert set(names) <= set(BY_NAME)
+
+
+def test_a_table_with_too_few_points_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / grid.RUNS_FILE).write_text("".join(json.dumps(found) + "\n" for found in lines(9)))
+    monkeypatch.setattr("sys.argv", ["search", "--pack", f"{tmp_path}/runs", "--tables", f"{tmp_path}"])
+    with pytest.raises(SystemExit, match="nothing to measure on"):
+        search_main.main()
+    assert "ignore has fewer than 24 points" in capsys.readouterr().out
+    assert table_file(tmp_path, "ignore").is_file()
 
 
 def test_random_search_is_compared_at_equal_cost() -> None:
