@@ -100,7 +100,7 @@ watch() {  # wait for a process, return its exit code, and end it early if Ray's
       is_alone=yes
       kill -TERM "$1" 2>/dev/null || true
     fi
-    sleep 1
+    sleep 1 || true  # scancel ends it as well; the sweep must still have its time and its Ray
   done
   wait "$1" || code=$?
   [ -z "$is_alone" ] || [ "$code" -ne 130 ] || code=1

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[4]
@@ -41,7 +45,9 @@ case "${0##*/}" in
     fi
     [ "$2" != status ] || exit "${KNOWN:-2}"
     echo "$*" >>"$NOTES"
-    exec sleep "${SWEEP_S:-0}"
+    [ -n "${TIDY_S:-}" ] || exec sleep "${SWEEP_S:-0}"
+    trap 'trap "" TERM; /bin/sleep "$TIDY_S"; echo tidy >>"$NOTES"; exit 130' TERM
+    while :; do /bin/sleep 0.1 || true; done
     ;;
   srun)
     [ "${!#}" != -I ] || { echo 10.0.0.1; exit; }
@@ -122,3 +128,24 @@ def test_a_job_ends_when_the_head_of_its_ray_ends(slurm: Callable[..., tuple[int
         code, err, _ = slurm("sweep", "voc", RAY_S="0", **{slow: "600"})
         assert code != 0
         assert "Ray's head on n1 has ended; see its messages above." in err
+
+
+def test_a_job_that_is_cancelled_waits_for_the_end_of_its_sweep(
+    slurm: Callable[..., tuple[int, str, list[str]]], tmp_path: Path
+) -> None:
+    def cancel() -> None:  # as scancel does: every process of the batch script gets the signal
+        notes = tmp_path / "notes"
+        while not notes.exists() or "orchestrator sweep" not in notes.read_text():
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                # Ray drains its nodes first, so that it lives longer than this.
+                if process.name() in ("bash", "sleep") and process.cmdline() != ["sleep", "60"]:
+                    process.terminate()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    code, err, notes = slurm("sweep", "voc", TIDY_S="2")
+    thread.join()
+    assert code == 130, err
+    assert notes[-2:] == ["tidy", "scancel --signal=KILL 7.0"], "Ray is ended after the sweep"
