@@ -178,7 +178,7 @@ def conclude_many(rows: list[Figures]) -> str:
     # CPU per result grows with the trials at a time, because Ray looks at all of them for every result.
     slope, start = np.polyfit([row["at_once"] for row in rows], [row["result_ms"] for row in rows], 1)
     # num * (start + slope * num) / 1000 = 1
-    knee = 1000 / start if slope <= 0 else (-start + np.sqrt(start**2 + 4000 * slope)) / (2 * slope)
+    knee = 1000 / start if slope < 1e-6 else (-start + np.sqrt(start**2 + 4000 * slope)) / (2 * slope)
     thousand = start + 1000 * max(slope, 0.0)
     return (
         f"**The knee is at about {10 * round(knee / 10):.0f} results per second**, where the driver's loop takes a "

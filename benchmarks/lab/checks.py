@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.lab.world import OUTSIDE, Machine, World
+from benchmarks.lab.world import HOME, OUTSIDE, Machine, World
 from orchestrator.sweep_folder.events import EpochReported
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
 from orchestrator.sweep_folder.state import SweepState
@@ -47,6 +48,9 @@ def run_check(part: str, name: str, check: Callable[[], list[str]]) -> Check:
         problems = check()
     except Exception as error:
         problems = [f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"]
+    # Results name no path of this machine.
+    here = str(Path(sys.prefix).resolve())
+    problems = [problem.replace(here, ".venv").replace(HOME, "~") for problem in problems]
     seconds = round(time.monotonic() - started, 1)
     print(f"{'WRONG' if problems else 'ok   '} {name} ({seconds:.0f} s) {'; '.join(problems)}", flush=True)
     return Check(part, name, "; ".join(problems), seconds, time.strftime("%Y-%m-%d"))
