@@ -222,6 +222,6 @@ def test_a_benchmark_gives_two_methods_the_same_images_and_seeds_and_passes_its_
     assert found.contrasts[0].difference is not None
     assert [opening.method for opening in read_ledger()] == ["ignore", "em"]
     write_suite_results(found)
-    # The tests may run from a checkout with changes.
-    others = [found for found in audit(record.id).report.findings if found.kind not in ("dirty", "commit", "changed")]
-    assert others == []
+    # The tests may run from a checkout with changes, and among so short runs anybody may win by luck.
+    expected = ("dirty", "commit", "changed", "luck")
+    assert [finding for finding in audit(record.id).report.findings if finding.kind not in expected] == []
