@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import pytest
@@ -27,7 +25,7 @@ from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, ru
 from orchestrator.sweep.hooks import Hooks
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import DriverEnded, EpochReported, Event, SweepPlanned, TrialEnded, TrialStarted
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow, replay
+from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState
 from orchestrator.sweep_folder.restore import restore_sweep
@@ -35,6 +33,7 @@ from orchestrator.trials import director
 from orchestrator.trials.director import Director
 from orchestrator.writable import ray_base_dir
 from search_spaces.ranges import Range
+from tests.kit.drivers import ID, Driver, events, journal
 from tests.kit.trivial_run import TrivialRun, TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 from training.config.run import TrainConfig
@@ -42,23 +41,10 @@ from training.metric_names import VAL_MAP
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-ID = "trivial-00000001"
 SECRETS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
     *("AZURE_STORAGE_CONNECTION_STRING", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "NCCL_RAS_ADDR", "TORCHFT_LIGHTHOUSE"),
 )
-BEGIN = """
-from orchestrator.signals import run_program
-
-def begin():
-    print("begun", flush=True)
-    from tests.kit.trivial_sweep import main
-    return main()
-
-run_program(begin)
-"""
-_BEGUN = "begun\n"
 
 
 def quietly(hooks: Hooks, **how: Any) -> DriveOptions:
@@ -67,17 +53,6 @@ def quietly(hooks: Hooks, **how: Any) -> DriveOptions:
 
 def sweep(plan: SweepPlan, runs: TrivialRuns | None = None) -> SweepOutcome:
     return run_sweep(plan, quietly(trivial_hooks(runs or TrivialRuns(), tracking=False)))
-
-
-def journal(sweep_id: str = ID) -> Path:
-    return sweep_dir(sweep_id) / JOURNAL_FILE
-
-
-E = TypeVar("E", bound=Event)
-
-
-def events(kind: type[E], sweep_id: str = ID) -> list[E]:
-    return [event for event in follow(journal(sweep_id))[0] if isinstance(event, kind)]
 
 
 def check_whole(sweep_id: str, trials: int, epochs: int) -> None:
@@ -90,51 +65,6 @@ def check_whole(sweep_id: str, trials: int, epochs: int) -> None:
     for record in state.records.values():
         assert sorted(record.metrics) == list(range(1, record.last_epoch + 1))
         assert (record.state is TrialState.COMPLETE) == (record.last_epoch == epochs)
-
-
-class Driver:
-    """A driver in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-c", BEGIN, ID, "--no-tracking", *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-
-    def wait_for(self, kind: type[Event], count: int = 1) -> None:
-        deadline = time.monotonic() + 240  # a loaded machine takes a minute to start Ray
-        while len(events(kind)) < count:
-            assert time.monotonic() < deadline, f"no {kind.__name__}"
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.02)
-
-    def wait_until(self, what: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 240
-        while not what():
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.02)
-
-    def await_begin(self) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == _BEGUN
-
-    def ray_folders(self) -> list[Path]:
-        return [path.parents[1] for path in ray_base_dir().glob(f"spml-*/r/session_*_{self.process.pid}")]
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def runs(self, name: str) -> bool:
-        with suppress(psutil.NoSuchProcess):
-            return any(child.name() == name for child in self.children())
-        return False
-
-    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        if number is not None:
-            self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=240)
-        return self.process.returncode, output.removeprefix(_BEGUN)
 
 
 @pytest.fixture
