@@ -22,7 +22,7 @@ def _no_compiler(_isolated_environment: None, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize("average", [pytest.param(None, marks=pytest.mark.long), 0.9])
 def test_a_compiled_run_learns_the_same_and_is_resumed_bit_for_bit(average: float | None, tmp_path: Path) -> None:
     torch.compiler.reset()
     compiled = tiny_config(COMPILED | {"optim.average_decay": average})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kit.fingerprint import fingerprint, train
+from tests.kit.fingerprint import fingerprint, train, train_and_keep
 from tests.kit.scenes import prepare_tiny, thin_trunks, tiny_config
 from training.inference.evaluation import evaluate_split
 from training.loop.checkpoint import CheckpointStore
@@ -46,22 +46,27 @@ def _scenes(_isolated_environment: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def plain(_scenes: None) -> dict[str, Any]:
+    """Return the fingerprint of a run without any of these rules."""
+    return fingerprint(train(tiny_config()))
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_resumed_run_goes_on_bit_for_bit(rule: str, tmp_path: Path) -> None:
     config = tiny_config(RULES[rule])
-    whole = fingerprint(train(config))
+    *_, run = train_and_keep(config, tmp_path)
     for stop in (1, 3) if rule == "all" else (2,):
-        train(config, tmp_path / str(stop), stop_after=stop)
         torch.manual_seed(stop)
         resumed = train(config, tmp_path / str(stop))
-        assert fingerprint(resumed) == whole
+        assert fingerprint(resumed) == fingerprint(run)
 
 
 @pytest.mark.parametrize(
     "rule", ["averaged weights", "two cycles", "a cycle that is cut", "no small batch", "plain pixels"]
 )
-def test_each_rule_changes_the_run(rule: str) -> None:
-    assert fingerprint(train(tiny_config(RULES[rule]))) != fingerprint(train(tiny_config()))
+def test_each_rule_changes_the_run(rule: str, plain: dict[str, Any]) -> None:
+    assert fingerprint(train(tiny_config(RULES[rule]))) != plain
 
 
 def test_the_better_set_of_weights_is_kept_and_scores_what_was_reported(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.kit.scenes import RECIPES, prepare_tiny, tiny_config
+from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
 from training.data.registry import load_split
 from training.data.split import SplitData
 from training.errors import ConfigError
@@ -25,6 +25,11 @@ def _scenes(_isolated_environment: None) -> None:
 
 
 class TestLabels:
+    @pytest.fixture(autouse=True)
+    def _thin(self) -> Iterator[None]:
+        with thin_trunks():
+            yield
+
     @pytest.fixture
     def change(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[SplitData], SplitData]], None]:
         """Return a function that makes runs see other labels than those of the scenes."""

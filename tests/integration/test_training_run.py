@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kit.fingerprint import fingerprint, train, train_elsewhere
+from tests.kit.fingerprint import fingerprint, train, train_and_keep, train_elsewhere
 from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
 from tests.kit.scored_test import evaluate_test
 from training.cache import cache_dir
@@ -69,15 +69,6 @@ def _scenes(_isolated_environment: None) -> Iterator[None]:
         yield
 
 
-def train_and_keep(run: TrainingRun, folder: Path) -> Iterator[int]:
-    """Train a run to its end; yield each epoch once the run is saved and its storage is copied to FOLDER/EPOCH."""
-    while not run.finished:
-        run.train_epoch()
-        run.save()
-        shutil.copytree(folder / "whole", folder / str(run.epoch))
-        yield run.epoch
-
-
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
 
@@ -86,8 +77,7 @@ class TestResume:
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_stopped_after_any_epoch_a_run_goes_on_bit_for_bit(self, recipe: str, tmp_path: Path) -> None:
         config = tiny_config(RECIPES[recipe])
-        run = TrainingRun(config, storage=tmp_path / "whole")
-        prints = [fingerprint(run) for _ in train_and_keep(run, tmp_path)]
+        prints = [fingerprint(run) for run in train_and_keep(config, tmp_path)]
         for stop in range(1, config.loop.epochs):
             torch.manual_seed(stop)  # what happens in between must not change the result
             resumed = TrainingRun(config, storage=tmp_path / str(stop))
@@ -99,16 +89,18 @@ class TestResume:
     @pytest.mark.parametrize("case", METHOD_CASES)
     def test_what_a_method_keeps_goes_through_the_checkpoint(self, case: str, tmp_path: Path) -> None:
         config = tiny_config(METHOD_CASES[case])
-        whole = TrainingRun(config, storage=tmp_path / "whole")
-        states = [_copied(whole._method.state_dict()) for _ in train_and_keep(whole, tmp_path)]
-        kept, fresh = states[1], TrainingRun(config)._method.state_dict()
+        kept: dict[str, Tensor] = {}
+        for run in train_and_keep(config, tmp_path):
+            if run.epoch == 2:
+                kept = _copied(run._method.state_dict())
+        fresh = TrainingRun(config)._method.state_dict()
         changed = [name for name, value in kept.items() if not torch.equal(value, fresh[name])]
         assert bool(changed) == bool(fresh), "or nothing is shown of a method that keeps something"
         torch.manual_seed(2)  # what happens in between must not change the result
         resumed = TrainingRun(config, storage=tmp_path / "2")
         assert resumed.resume()
         assert all(torch.equal(value, kept[name]) for name, value in resumed._method.state_dict().items())
-        assert fingerprint(train(config, tmp_path / "2")) == fingerprint(whole)
+        assert fingerprint(train(config, tmp_path / "2")) == fingerprint(run)
 
     def test_every_method_is_resumed(self) -> None:
         assert {tiny_config(case).method.name for case in (RECIPES | METHOD_CASES).values()} == set(METHODS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -42,6 +43,16 @@ def train(config: TrainConfig, storage: Path | None = None, stop_after: int | No
         run.train_epoch()
         run.save()
     return run
+
+
+def train_and_keep(config: TrainConfig, folder: Path) -> Iterator[TrainingRun]:
+    """Train a run to its end; yield it after each epoch, once it is saved and its storage is copied to FOLDER/EPOCH."""
+    run = TrainingRun(config, storage=folder / "whole")
+    while not run.finished:
+        run.train_epoch()
+        run.save()
+        shutil.copytree(folder / "whole", folder / str(run.epoch))
+        yield run
 
 
 def train_elsewhere(config: TrainConfig, storage: Path | None = None, stop_after: int | None = None) -> dict[str, Any]:
