@@ -36,8 +36,8 @@ true mean number of positives of an image. Every leaderboard and report shows th
 `search_spaces/published.yaml`, which also says what keeps them from being compared with ours. No score of ours on the
 four datasets exists yet: the real images were not at hand.
 
-**Not here**: MIME, SMILE, and what needs CLIP (VLPL, DAMP's pseudo-labels of GPR, DualCoOp). Training that begins with
-a linear classifier on frozen features (`linear_init` of Cole et al.) is not implemented either.
+**Not here**: MIME, SMILE, and what needs CLIP (VLPL, DAMP's pseudo-labels of GPR, DualCoOp). `linear_init` of Cole et
+al. is `optim.head_first_epochs`, for every method.
 """
 
 

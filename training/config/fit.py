@@ -21,7 +21,7 @@ def check_fit(config: TrainConfig) -> None:
 
     Raises:
         ConfigError: The image size does not fit digits, the digits family has no such backbone, the backbone has no
-            such weights, or random ones would be frozen.
+            such weights, or random ones would be frozen for a while or for good.
     """
     data, model = config.data, config.model
     if data.name == DIGITS and data.image_size != DIGITS_IMAGE_SIZE:
@@ -38,6 +38,12 @@ def check_fit(config: TrainConfig) -> None:
         raise ConfigError(
             "model.frozen_stem=true would keep random weights with model.weights=none. Set model.frozen_stem=false",
             "model.frozen_stem",
+        )
+    if config.optim.head_first_epochs and model.weights == "none":
+        raise ConfigError(
+            "optim.head_first_epochs would train a head on random features with model.weights=none. Set "
+            "optim.head_first_epochs=0",
+            "optim.head_first_epochs",
         )
     if model.weights == PRETEXT and not (of_digits and data.name == DIGITS):
         raise ConfigError(

@@ -64,7 +64,7 @@ A run may be resumed with other values, and two configurations that differ only 
 """
 
 
-ADDED_SETTINGS: dict[str, Scalar] = {"model.frozen_stem": False}
+ADDED_SETTINGS: dict[str, Scalar] = {"model.frozen_stem": False, "optim.head_first_epochs": 0}
 """Settings that came after the first results -> the value that those had.
 
 Whatever identifies a result leaves them out at that value, so that earlier results are still recognised.
@@ -140,6 +140,9 @@ class OptimConfig(StrictModel):
         cycle_epochs: Length of one cycle; None is ``loop.epochs``. The end of the run cuts a longer one (ASL: 80 epochs
             cut at 40); after a shorter one the next begins (PLC + LAC: one of 40 epochs per stage).
         drop_last: Whether to leave out an epoch's last batch if it is smaller than the others (PLC + LAC).
+        head_first_epochs: Epochs at the start in which the trunk is left as it was pretrained, its BatchNorms in eval
+            mode, and only what follows it is trained: ``linear_init`` of Cole et al. The trunk still passes its
+            gradient, which is thrown away, so these epochs cost as much as the others.
         average_decay: EMA factor of a second set of weights, BatchNorm's statistics included, that follows the trained
             ones step by step from their initial values, without bias correction; 0.9997 for ASL and PLC + LAC. Both
             sets are evaluated after every epoch, and the better one by ``loop.select_epoch_by`` counts for that epoch
@@ -155,6 +158,7 @@ class OptimConfig(StrictModel):
     warm_frac: float = Field(0.2, gt=0, lt=1)
     cycle_epochs: int | None = Field(None, ge=1)
     drop_last: bool = False
+    head_first_epochs: int = Field(0, ge=0)
     average_decay: float | None = Field(None, ge=0, lt=1)
 
     @field_validator("cycle_epochs")

@@ -18,6 +18,7 @@ from training.data.loaders import Batches
 from training.distributed import sum_over_ranks, world_size
 from training.loop.arithmetic import training_network
 from training.loop.guard import FiniteGuard
+from training.loop.head_first import RestingTrunk
 from training.loop.memory import memory_figures
 from training.loop.optim import build_optimizer, build_schedule, guarded_step, set_own_decay
 from training.loop.weight_average import WeightAverage
@@ -59,6 +60,7 @@ class EpochLoop:
         average: WeightAverage | None = None,
     ) -> None:
         self._config, self._method, self._device, self._average = config.optim, method, device, average
+        self._resting_trunk = RestingTrunk(model, config.optim.head_first_epochs)
         self.optimizer = build_optimizer(config.optim, model, method)
         self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
         self._counted = _Counted(training_network(model, config.loop))
@@ -78,6 +80,7 @@ class EpochLoop:
             NonFiniteLossError: A step's loss was not finite; that step changed neither weights nor method state.
             StepMemoryError: A step ran out of memory.
         """
+        self._resting_trunk.begin(epoch)
         self._forward.train()
         self._counted.take()  # what an epoch that failed half-way has left
         set_own_decay(self._config, self.optimizer, self._method, epoch)
@@ -132,6 +135,7 @@ class EpochLoop:
         # anything.
         guard.check(step)
         loss.backward()
+        self._resting_trunk.drop_gradients(epoch)
         guarded_step(self.optimizer, finite)
         self.schedule.step()  # also after a skipped step, so that the rate depends only on the step number
         self._method.apply_updates(output, finite)
