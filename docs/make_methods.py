@@ -67,7 +67,10 @@ def _formula(name: str) -> str:
     own = inspect.getdoc(method) or ""
     module = inspect.getdoc(sys.modules[method.__module__]) or ""
     if "module's docstring" not in own:
-        return _as_markdown(own)
+        # Where a module is about one method, its title may hold the source.
+        is_of_one = not re.match(r"(Bounds|Focal)", module)
+        title = f"{module.partition(chr(10))[0]}\n\n" if is_of_one and not re.search(r"20\d\d", own[:100]) else ""
+        return _as_markdown(title + own)
     rest = re.sub(r"^.*?module's docstring[.:]?", "", own, count=1, flags=re.DOTALL).strip()
     return _as_markdown(f"{module}\n\n{rest}".strip())
 
