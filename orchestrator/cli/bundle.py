@@ -10,7 +10,6 @@ import typer
 
 from orchestrator.cli.options import SweepArgument
 from orchestrator.cli.output import print_line, print_next, print_note
-from training.counts import counted
 
 
 def bundle(
@@ -33,7 +32,6 @@ def bundle(
     # Not the current folder: a bundle is large, and easily committed by accident.
     out = out or home() / f"{found}{SUFFIX}"
     num_artifacts = write_bundle(found, out, say=print_note)
-    print_line(
-        f"{shlex.quote(str(out))}: {counted(num_artifacts, 'picture or table')}, {format_sizes(out.stat().st_size)[0]}"
-    )
+    kind = "picture or table" if num_artifacts == 1 else "pictures and tables"
+    print_line(f"{shlex.quote(str(out))}: {num_artifacts:,} {kind}, {format_sizes(out.stat().st_size)[0]}")
     print_next({f"browse {shlex.quote(str(out))}": "open it on any machine"})

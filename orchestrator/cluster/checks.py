@@ -209,7 +209,7 @@ def check_home() -> Finding:
     obstacle = find_obstacle(home())
     if obstacle is not None:
         return Finding("home", Health.FAIL, f"{home()} cannot be written ({obstacle})", _OTHER_HOME)
-    count = len(list((home() / "sweep").glob("*/plan.json")))
+    count = len(list((home() / "sweeps").glob("*/plan.json")))
     return Finding("home", Health.OK, f"{home()}, {counted(count, 'sweep')}")
 
 

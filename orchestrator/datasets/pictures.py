@@ -153,7 +153,7 @@ def _draw_bars(place: Axes, counts: Counts, colour: str, labels: Sequence[str]) 
     place.set_xlim(-1, len(counts))
     place.set_ylim(bottom=0)
     place.yaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
-    place.set_ylabel("image")
+    place.set_ylabel("images")
     place.spines[["top", "right"]].set_visible(False)
     _name_classes(place, labels)
 

@@ -49,7 +49,6 @@ def make_notes(
         _start_note(plan, space),
         _learned_note(num_learned),
         _pruning_note(plan, space),
-        _one_at_a_time_note(plan),
         _warmup_note(plan, largest_warmup),
         f"{plan.concurrency} trials at a time share resources for {slots}" if plan.concurrency > slots else None,
     ]
@@ -78,7 +77,8 @@ def render_plan(plan: SweepPlan) -> list[str]:
             f"fixed {section}",
             {key: plan.base[key] for key in plan.base if key.startswith(f"{section}.") and key not in searched},
         )
-    return lines + [f"note: {note}" for note in plan.notes]
+    notes = [note for note in (*plan.notes, _one_at_a_time_note(plan)) if note]
+    return lines + [f"note: {note}" for note in notes]
 
 
 def _budget_rows(plan: SweepPlan) -> dict[str, str]:

@@ -137,7 +137,9 @@ def _progress(plan: SweepPlan, state: SweepState) -> str:
     ended = [f"{counts[kind]} {kind.lower()}" for kind in TrialState if kind not in _OPEN and counts[kind]]
     num_ended = sum(counts[kind] for kind in TrialState if kind not in _OPEN)
     listed = f" ({', '.join(ended)})" if ended else ""
-    return f"{state.driver_state}: {num_ended} of {counted(state.total(plan.num_trials), 'trial')} have ended{listed}."
+    return (
+        f"{state.driver_state}: {num_ended:,} of {counted(state.total(plan.num_trials), 'trial')} have ended{listed}."
+    )
 
 
 _OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED)

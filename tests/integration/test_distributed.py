@@ -77,9 +77,9 @@ CASES: dict[str, dict[str, Any]] = {
     "BoostLU + LL-R": {"method.name": "large_loss", "method.delta_rel_percent": 3.0, "model.cam_boost": 5.0},
     **{
         name: {"method.name": name}
-        for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss")
+        for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss", "gpr")
     },
-    **{name: {"method.name": name} for name in ("role", "crisp", "plc")},
+    **{name: {"method.name": name} for name in ("role", "crisp", "plc", "iu", "iun", "bce_ls")},
     "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, "model.frozen_stem": True, **Q2L},
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 1},
     "plc_lac": {

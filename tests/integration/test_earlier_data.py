@@ -67,7 +67,10 @@ def test_the_sweeps_are_listed(earlier: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_leaderboard_is_what_it_was(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = json.loads((FIXTURE / "leaderboard.json").read_text(encoding="utf-8"))
-    assert read_json(capsys, "leaderboard", SWEEP) == expected
+    found = read_json(capsys, "leaderboard", SWEEP)
+    # Later versions say more.
+    assert set(found) - set(expected) == {"marks", "spending"}
+    assert found.items() >= expected.items()
 
 
 def test_the_promoted_model_scores_what_it_scored(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -203,6 +203,7 @@ contrasts: [{method: ignore, against: em}]
 """
 
 
+@pytest.mark.long
 def test_a_benchmark_gives_two_methods_the_same_images_and_seeds_and_passes_its_audit(tmp_path: Path) -> None:
     scenes.prepare_tiny()
     path = tmp_path / "mine.yaml"

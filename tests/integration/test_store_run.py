@@ -63,7 +63,11 @@ def test_observed_labels_alone(tmp_path: Path) -> None:
     config = store_config(uri, {"data.num_workers": 1, **OBSERVED})
     run = train(config, tmp_path / "checkpoints")
     assert run.identity["true_labels"] == "not available"
-    assert {name.split("_")[0] for name in run.metrics if name.startswith("val/")} == {"val/observed"}
+    assert {name.split("_")[0] for name in run.metrics if name.startswith("val/")} == {
+        "val/covering",
+        "val/estimated",
+        "val/observed",
+    }
     assert not [name for name in run.metrics if "precision" in name or "recall" in name or "lift" in name]
     assert all(math.isfinite(value) for value in run.metrics.values())
     assert {name.split("_")[0] for name in evaluate_test(config, run.best_state())} == {"test/observed"}

@@ -48,7 +48,11 @@ class TestLabels:
         while not run.finished:
             metrics = run.train_epoch()
             run.save()
-        assert {name.split("_")[0] for name in metrics if name.startswith("val/")} == {"val/observed"}
+        assert {name.split("_")[0] for name in metrics if name.startswith("val/")} == {
+            "val/covering",
+            "val/estimated",
+            "val/observed",
+        }
         assert not [name for name in metrics if "precision" in name or "recall" in name]
         assert run.best_epoch is not None
         run.write_artifacts(tmp_path)

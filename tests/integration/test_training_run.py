@@ -49,6 +49,10 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
             "hill",
             "splc",
             "gr_loss",
+            "gpr",
+            "iu",
+            "iun",
+            "bce_ls",
         )
     },
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 2},

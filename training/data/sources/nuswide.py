@@ -23,7 +23,7 @@ from training.data.sources.label_files import LabelFiles, find_root
 FORMATTED = "formatted_{train,val}_{images,labels}.npy, the lists of the SPML literature"
 OFFICIAL = "Groundtruth/ and ImageList/, the dataset's own files"
 _CONCEPTS = (Path("ConceptsList", "Concepts81.txt"), Path("Concepts81.txt"))
-_IMAGE_FOLDERS = ("Flickr", "image")
+_IMAGE_FOLDERS = ("Flickr", "images")
 _ONE, _ZERO, _NEWLINE = b"10\n"
 
 
@@ -166,7 +166,7 @@ def _formatted_phase(
     # Some copies write negatives as -1.
     if bad := np.flatnonzero(~np.isin(labels, (-1, 0, 1)).all(1)).tolist():
         files.fault(path, f"{len(bad):,} rows have values other than 1 and 0; the first is row {bad[0]}", fatal=True)
-    listed = path.with_name(path.name.replace("labels", "image"))
+    listed = path.with_name(path.name.replace("labels", "images"))
     return _phase(files, listed, [str(name).replace("\\", "/") for name in names[:count].tolist()], true)
 
 

@@ -170,7 +170,7 @@ def test_broken_image_fails_unless_it_may_be_left_out(capsys: pytest.CaptureFixt
     words = ("data", "prepare", "voc", "--source", str(voc), *SIZE)
     (voc / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000004.jpg").write_bytes(b"no picture")
     code, _, err = run(capsys, *words)
-    assert code == 1
+    assert code == 2
     assert "2008_000004.jpg" in err
     assert "--skip-bad" in err
     assert "is not finished" in run(capsys, "data", "list")[1]

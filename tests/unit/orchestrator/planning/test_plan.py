@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.planning.follow_up import FormerRun, make_rerun_plan
+from orchestrator.planning.page import render_plan
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest, parse_overrides
 from orchestrator.planning.sweep_plan import Kind, Resources, SweepPlan, trial_config
@@ -291,9 +292,9 @@ class TestNotes:
         assert plan(trials=48, epochs=30, overrides={"data.num_train": 3000}).notes == ()
 
     def test_one_trial_at_a_time_says_what_asha_can_do(self) -> None:
-        assert any("the first one runs to its end" in note for note in plan(concurrency=1).notes)
+        assert any("the first one runs to its end" in line for line in render_plan(plan(concurrency=1)))
         for changes in ({"concurrency": 2}, {"concurrency": 1, "overrides": {"scheduler.name": "none"}}):
-            assert not any("one trial at a time" in note for note in plan(**changes).notes)
+            assert not any("one trial at a time" in line for line in render_plan(plan(**changes)))
 
     def test_search_that_never_leaves_its_startup_says_so(self) -> None:
         assert any("TPE never decides" in note for note in plan(trials=8).notes)

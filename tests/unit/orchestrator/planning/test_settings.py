@@ -138,7 +138,11 @@ def test_epoch_half_of_the_protocol_is_a_setting_of_the_run(merge: Merge) -> Non
         ("method.name", "em", "Use --method"),
         ("data.name", "coco", "mine.yaml is for voc"),
         ("loop.epochs", "0", "loop.epochs must be at least 1"),
-        ("loop.select_epoch_by", "published", "select_epoch_by must be clean-val, observed-val or last"),
+        (
+            "loop.select_epoch_by",
+            "published",
+            "select_epoch_by must be clean-val, last, observed-val, covering-rate or unbiased",
+        ),
         ("loop.select_epoch_by", "best", "loop.select_epoch_by must be one of published, clean-val"),
     ],
 )

@@ -54,7 +54,7 @@ def test_each_run_has_the_values_of_its_chosen_epoch(plan: SweepPlan) -> None:
     assert [row["metric"] for row in rows if row["trial"] == 0] == ["val/mAP", "val/observed_mAP"]
     assert (maps[0]["images_forward"], maps[0]["images_backward"]) == (120.0, 60.0)
     assert maps[3]["images_forward"] is None, "an earlier version did not count"
-    assert maps[0]["gpu_seconds"] == maps[0]["seconds"] == pytest.approx(5.1)
+    assert (maps[0]["seconds"], maps[0]["gpu_seconds"]) == (5.1, 4.85), "without the wait for its process"
 
 
 def test_each_run_says_where_it_comes_from(plan: SweepPlan) -> None:

@@ -100,5 +100,5 @@ def test_a_description_of_thousands_of_trials_is_as_short_as_mlflow_takes(home: 
         plan, state, rows, lambda trial: f"#/experiments/1/runs/{trial:032x}", ["p" * 3000, "q" * 2900]
     )
     assert len(note) <= MAX_NOTE
-    assert "1500 of 1500 trials have ended" in note
+    assert "1,500 of 1,500 trials have ended" in note
     assert len(tabulate_leaderboard(plan, rows)) < 300_000

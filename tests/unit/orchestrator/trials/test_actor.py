@@ -211,7 +211,9 @@ def test_a_process_whose_gpu_is_beyond_use_ends_at_the_next_trial(
     def synchronize() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    lost = SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize, empty_cache=lambda: None)
+    lost = SimpleNamespace(
+        is_initialized=lambda: True, synchronize=synchronize, empty_cache=lambda: None, is_available=lambda: False
+    )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=lost, OutOfMemoryError=torch.OutOfMemoryError))
     actor = start(plan, TrivialRuns(nan_below=0.5), handout(spbc=0.1))
     step(actor)

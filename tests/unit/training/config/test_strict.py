@@ -52,7 +52,12 @@ class Model(StrictModel):
         ("word", "b", 'must be text that matches ^a, but got "b"'),
         ("choice", "adm", 'must be one of adam, sgd, but got "adm". Did you mean adam?'),
         ("choice", "x", 'must be one of adam, sgd, but got "x"'),
-        ("by", "lst", 'must be one of published, clean-val, observed-val, last, but got "lst". Did you mean last?'),
+        (
+            "by",
+            "lst",
+            "must be one of published, clean-val, observed-val, covering-rate, unbiased-risk, last, but got "
+            '"lst". Did you mean last?',
+        ),
         ("four", 6, "must be a multiple of 4, but got 6"),
         ("many", [], "must be one entry or more, but got []"),
         ("many", 1, "must be a list ([a, b] or lines that start with -), but got 1"),
