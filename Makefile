@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (under an hour on two cores; it can be stopped and continued)
 	$(BIN)/orchestrator benchmark digits
 
-test: $(INSTALLED)  ## run the tests (ten to fifteen minutes on two cores)
+test: $(INSTALLED)  ## run the tests (about a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
 
 test-all: $(INSTALLED)  ## the tests in random order, and the fault-injection suites (hours)
