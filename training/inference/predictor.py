@@ -173,7 +173,7 @@ class Predictor:
             hashes = dict(described.get("sha256", {}))  # earlier versions wrote none
         for name in _HASHED:
             if name in hashes and _hash(folder / name) != hashes[name]:
-                raise ValueError(_describe_damage(folder / name, "it is not the file that the model was saved with"))
+                raise ValueError(_describe_damage(folder / name, "it does not match its hash in config.json"))
         with _reading(folder / "classes.json"):
             classes = _read_classes(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
         with _reading(folder / "model.safetensors"):
