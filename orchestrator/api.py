@@ -155,12 +155,12 @@ def make_plan(
         UserError: An argument is wrong, or the name is taken.
         SpaceError: The search space is invalid; it is a ValueError that names file and line.
     """
-    from orchestrator.cluster.size import count_cluster
+    from orchestrator.cluster.size import count_machine
     from orchestrator.planning import plan
     from orchestrator.planning.request import PlanRequest
     from orchestrator.sweep_folder.index import require_free_name
 
-    machine = {} if address is None else count_cluster(address)
+    machine = count_machine(address)
     return plan.make_plan(
         PlanRequest(
             space,

@@ -7,6 +7,7 @@ out: a few lines of aliases of aliases would otherwise be more than any memory h
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from training.config.spelling import nearest_word
+from training.config.spelling import did_you_mean, listed, nearest_word
 
 Scalar = str | int | float | bool | None
 KeyPath = tuple[str | int, ...]
@@ -77,6 +78,41 @@ class Document:
     def error(self, key: KeyPath, message: str) -> SpaceError:
         """Return the error that blames a key, with file and line."""
         return SpaceError(f"{self.source}:{self.line(key)}: {message}", key)
+
+
+def find_file(name: str, folder: Path, shipped: list[str], kind: str) -> Path | None:
+    """Return the YAML file that a user means by a name: a shipped one, or a file of their own.
+
+    Args:
+        name: What the user typed.
+        folder: The folder of the shipped files.
+        shipped: Their names, without ``.yaml``.
+        kind: What the files are, for messages.
+
+    Returns:
+        Its path, or None if the name is neither that of a shipped file nor a path.
+
+    Raises:
+        SpaceError: It is the path of a missing file that is called like a shipped one.
+    """
+    if name in shipped:
+        return folder / f"{name}.yaml"
+    # A shipped name wins over a file of that name; a path or a suffix is always a file.
+    if not (name.endswith(YAML_SUFFIXES) or re.search(r"[/\\]", name)):
+        return None
+    path = Path(name).expanduser()
+    # Somebody who types voc.yaml far from the folder of the shipped spaces most likely means the shipped voc.
+    if not path.exists() and path.stem in shipped:
+        raise SpaceError(f"{name} does not exist. The shipped {kind} is called {path.stem}, without .yaml.")
+    return path
+
+
+def describe_unknown(name: str, shipped: list[str], kind: str) -> str:
+    """Return the message about a name for which :func:`find_file` found nothing."""
+    return (
+        f"There is no {kind} called {name}. {did_you_mean(name, shipped)} The shipped ones are {listed(shipped)}; the "
+        "name of a file of your own ends in .yaml."
+    ).replace("  ", " ")
 
 
 def read_text(path: Path, source: str) -> str:

@@ -7,7 +7,6 @@ and the protocol of selection. Only the shape is checked here; whether its keys 
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,18 +28,19 @@ from search_spaces.blocks import (
 )
 from search_spaces.compose import Composer, Origin, find_origin
 from search_spaces.reader import (
-    YAML_SUFFIXES,
     Document,
     KeyPath,
     Scalar,
     SpaceError,
     UnknownSpaceError,
+    describe_unknown,
+    find_file,
     read_document,
     read_text,
 )
 from search_spaces.render import render_space
 from search_spaces.section import Section, check_section, fault
-from training.config.spelling import did_you_mean, listed, suggest
+from training.config.spelling import suggest
 from training.config.strict import PathName, shown
 
 _FOLDER = Path(__file__).parent
@@ -192,7 +192,10 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     Raises:
         SpaceError: The space does not exist, or its file is at fault (file, line, key, nearest valid key).
     """
-    path = _find(str(name_or_path))
+    name, shipped = str(name_or_path), shipped_spaces()
+    path = find_file(name, _FOLDER, shipped, "space")
+    if path is None:
+        raise UnknownSpaceError(name, describe_unknown(name, shipped, "search space"))
     text = read_text(path, _source(path))
     document = read_document(text, _source(path))
     _refuse_settings(document)
@@ -202,7 +205,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     top = {name: getattr(written, name) for name in _Top.model_fields}
     shared = Block(fixed=written.shared.fixed, ranges=written.shared.ranges)
     space = SearchSpace(**top, shared=shared, methods=methods)
-    space._name, space._reference, space._document, space._origins = path.stem, str(name_or_path), document, origins
+    space._name, space._reference, space._document, space._origins = path.stem, name, document, origins
     # A complete file keeps its own order and comments.
     space._text = text if written.is_complete else render_space(space, document, origins)
     return space
@@ -216,25 +219,6 @@ def _refuse_settings(document: Document) -> None:
             f"{document.source}:1: these are the settings of one run, not a search space. Train them: orchestrator "
             f"train --from {shlex.quote(document.source)}"
         )
-
-
-def _find(name: str) -> Path:
-    shipped = shipped_spaces()
-    if name in shipped:
-        return _FOLDER / f"{name}.yaml"
-    # A shipped name wins over a file of that name; a path or a suffix is always a file.
-    if name.endswith(YAML_SUFFIXES) or re.search(r"[/\\]", name):
-        path = Path(name).expanduser()
-        # Somebody who types voc.yaml far from the folder of the shipped spaces most likely means the shipped voc.
-        if not path.exists() and path.stem in shipped:
-            raise SpaceError(f"{name} does not exist. The shipped space is called {path.stem}, without .yaml.")
-        return path
-    hint = did_you_mean(name, shipped)
-    raise UnknownSpaceError(
-        name,
-        f"There is no search space called {name}. {hint} The shipped ones are {listed(shipped)}; the name of a file of "
-        "your own ends in .yaml.".replace("  ", " "),
-    )
 
 
 def _source(path: Path) -> str:

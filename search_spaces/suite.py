@@ -7,7 +7,6 @@ cells are planned.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,9 +14,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from search_spaces.blocks import Flat, SchedulerName
-from search_spaces.reader import YAML_SUFFIXES, Document, KeyPath, SpaceError, read_document, read_text
+from search_spaces.reader import (
+    Document,
+    KeyPath,
+    SpaceError,
+    describe_unknown,
+    find_file,
+    read_document,
+    read_text,
+)
 from search_spaces.section import Number, Section, check_section, fault
-from training.config.spelling import did_you_mean, listed, suggest
+from training.config.spelling import suggest
 from training.config.strict import PathName, shown
 
 MAX_CONTRASTS = 5
@@ -153,9 +160,12 @@ def load_suite(name_or_path: str | Path) -> Suite:
     Raises:
         SpaceError: It does not exist, or its file is at fault (file, line, key, nearest valid key).
     """
-    path = _find(str(name_or_path))
+    name, shipped = str(name_or_path), shipped_suites()
+    path = find_file(name, _FOLDER, shipped, "suite")
+    if path is None:
+        raise SpaceError(describe_unknown(name, shipped, "suite"))
     source = f"search_spaces/suites/{path.name}" if path.parent == _FOLDER else str(path)
-    return read_suite(read_text(path, source), source, path.stem, str(name_or_path))
+    return read_suite(read_text(path, source), source, path.stem, name)
 
 
 def read_suite(text: str, source: str, name: str, reference: str) -> Suite:
@@ -180,18 +190,3 @@ def read_suite(text: str, source: str, name: str, reference: str) -> Suite:
                     f"{suggest(label, suite.file.methods)}",
                 )
     return suite
-
-
-def _find(name: str) -> Path:
-    shipped = shipped_suites()
-    if name in shipped:
-        return _FOLDER / f"{name}.yaml"
-    if name.endswith(YAML_SUFFIXES) or re.search(r"[/\\]", name):
-        path = Path(name).expanduser()
-        if not path.exists() and path.stem in shipped:
-            raise SpaceError(f"{name} does not exist. The shipped suite is called {path.stem}, without .yaml.")
-        return path
-    raise SpaceError(
-        f"There is no suite called {name}. {did_you_mean(name, shipped)} The shipped ones are {listed(shipped)}; the "
-        f"name of a file of your own ends in .yaml.".replace("  ", " ")
-    )

@@ -39,6 +39,7 @@ from benchmarks.digits.rows import NUM_SEEDS, ROWS, SCENE_SEEDS, Run
 from benchmarks.digits.table import Checked, Result, count_runs, render_report
 from orchestrator.promotion.test_set import Registered, open_test_set
 from orchestrator.sweep_folder.ledger import read_ledger
+from training.config.run import TrainConfig
 from training.loop.checkpoint import CheckpointStore
 from training.loop.run import TrainingRun
 from training.metric_names import (
@@ -70,7 +71,19 @@ def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
     Seconds are CPU seconds of its one thread, including evaluation on val. Rejection is measured in the last epoch, the
     pointing game in the best one.
     """
-    config = run.config
+    figures = train_and_score(run.config, _register(run, seeds), run.seed, folder)
+    return {**vars(run), **figures, "settings": run.settings_hash, "code": code_hash()}
+
+
+def train_and_score(config: TrainConfig, registered: Registered, seed: int, folder: Path) -> Result:
+    """Train a run, and score the test split at its best epoch.
+
+    Args:
+        config: All settings of the run.
+        registered: What is registered for the opening that the run belongs to.
+        seed: The run's training seed.
+        folder: Where the test ledger is.
+    """
     prepare(config.data)
     with tempfile.TemporaryDirectory() as storage:
         training = TrainingRun(config, storage=storage)
@@ -81,10 +94,9 @@ def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
         seconds = time.process_time() - started
         best = CheckpointStore(storage).load_best()
     assert best is not None
-    opening, scores = open_test_set(_register(run, seeds), {run.seed: best}, folder)
+    opening, scores = open_test_set(registered, {seed: best}, folder)
     assert opening is not None
     return {
-        **vars(run),
         "epochs": training.epoch,
         "test_mAP": next(iter(scores.values())).metrics()["test/mAP"],
         "val_mAP": best["metrics"][VAL_MAP],
@@ -96,8 +108,6 @@ def run_one(run: Run, seeds: Sequence[int], folder: Path) -> Result:
         "pointing_hit_rate": best["metrics"].get(VAL_POINTING_HIT_RATE),
         "centre_hit_rate": best["metrics"].get(VAL_CENTRE_HIT_RATE),
         "data_hash": training.identity["data_hash"][:12],
-        "settings": run.settings_hash,
-        "code": code_hash(),
         "opening": opening.n,
     }
 

@@ -16,32 +16,19 @@ import argparse
 import hashlib
 import json
 import sys
-import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.digits.runs import code_hash, read_results
+from benchmarks.digits.runs import code_hash, read_results, train_and_score
 from benchmarks.digits.table import Result, conclude_maps, conclude_rejection, render_table
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import trial_config
 from orchestrator.planning.template import PHOTOS, fit_template
-from orchestrator.promotion.test_set import Registered, open_test_set
+from orchestrator.promotion.test_set import Registered
 from search_spaces.schema import SearchSpace, load_space
 from training.config.run import PLACE_KEYS, Scalar, TrainConfig
-from training.loop.checkpoint import CheckpointStore
-from training.loop.run import TrainingRun
-from training.metric_names import (
-    TRAIN_REJECTION_LIFT,
-    TRAIN_REJECTION_PRECISION,
-    TRAIN_REJECTION_RECALL,
-    VAL_CENTRE_HIT_RATE,
-    VAL_MAP,
-    VAL_POINTING_HIT_RATE,
-)
-from training.preparation import prepare
 from training.selection import Protocol
 
 SEEDS = range(5)
@@ -91,39 +78,15 @@ class Setup:
 
 def run_one(setup: Setup, row: str, seed: int) -> Result:
     """Train one run and score its test split; seconds are CPU seconds, with evaluation on val."""
-    config = setup.config(row, seed)
-    prepare(config.data)
-    with tempfile.TemporaryDirectory() as storage:
-        training = TrainingRun(config, storage=storage)
-        started = time.process_time()
-        while not training.finished:
-            training.train_epoch()
-            training.save()
-        seconds = time.process_time() - started
-        best = CheckpointStore(storage).load_best()
-    assert best is not None
     configs = {other: setup.config(row, other) for other in SEEDS}
     registered = Registered(ROWS[row], str(Protocol()), configs, f"benchmarks.photos {row}")
-    opening, scores = open_test_set(registered, {seed: best}, setup.out)
-    assert opening is not None
     return {
         "row": row,
         "scene_seed": 0,  # the set of photos, of which there is one; tables of digits have several
         "seed": seed,
-        "epochs": training.epoch,
-        "test_mAP": next(iter(scores.values())).metrics()["test/mAP"],
-        "val_mAP": best["metrics"][VAL_MAP],
-        "best_epoch": best["epoch"],
-        "cpu_s": seconds,
-        "rejection_precision": training.metrics.get(TRAIN_REJECTION_PRECISION),
-        "rejection_recall": training.metrics.get(TRAIN_REJECTION_RECALL),
-        "rejection_lift": training.metrics.get(TRAIN_REJECTION_LIFT),
-        "pointing_hit_rate": best["metrics"].get(VAL_POINTING_HIT_RATE),
-        "centre_hit_rate": best["metrics"].get(VAL_CENTRE_HIT_RATE),
-        "data_hash": training.identity["data_hash"][:12],
+        **train_and_score(configs[seed], registered, seed, setup.out),
         "settings": setup.hash_settings(row, seed),
         "code": code_hash(),
-        "opening": opening.n,
     }
 
 

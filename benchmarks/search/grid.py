@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from benchmarks.digits.runs import code_hash
 from benchmarks.search.tables import SHARE_REPLICATED, TABLES, TRUNK_SCENES, TableSpec
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
@@ -152,13 +151,6 @@ def _append(path: Path, line: Line) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-@cache
-def code_hash() -> str:
-    """Return the git tree of ``training/`` at HEAD."""
-    git = ["git", "-C", str(Path(__file__).parents[2]), "rev-parse", "HEAD:training"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout[:12]
 
 
 def main() -> None:

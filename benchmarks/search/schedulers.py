@@ -107,12 +107,16 @@ class Relative(_Scheduler):
         self._warmups[trial] = warmup_of(self.plan, params)
 
     def cuts(self, trial: int, epoch: int, value: float) -> bool:
-        distance, rung = epoch - self._warmups[trial], float(self._first)
-        while math.ceil(rung) < distance:
-            rung *= self.plan.reduction_factor
-        if math.ceil(rung) != distance or epoch >= self.plan.epochs:
+        distance = epoch - self._warmups[trial]
+        if not self._is_rung(distance) or epoch >= self.plan.epochs:
             return False
         return _is_behind(self._rungs[distance], value, self.plan.reduction_factor)
+
+    def _is_rung(self, distance: int) -> bool:
+        rung = float(self._first)
+        while math.ceil(rung) < distance:
+            rung *= self.plan.reduction_factor
+        return math.ceil(rung) == distance
 
 
 class Exempt(Relative):
@@ -125,10 +129,7 @@ class Exempt(Relative):
         super().__init__(plan, first)
 
     def cuts(self, trial: int, epoch: int, value: float) -> bool:
-        rung = float(self._first)
-        while math.ceil(rung) < epoch:
-            rung *= self.plan.reduction_factor
-        if math.ceil(rung) != epoch or epoch >= self.plan.epochs:
+        if not self._is_rung(epoch) or epoch >= self.plan.epochs:
             return False
         behind = _is_behind(self._rungs[epoch], value, self.plan.reduction_factor)
         return behind and epoch >= self._warmups[trial] + 2

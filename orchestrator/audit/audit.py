@@ -54,7 +54,8 @@ def audit(word: str | None) -> Audit:
     """
     report = Report()
     if (suite := None if word is None or _is_file(word) else find_suite(word)) is not None:
-        record, cells = read_record(suite), read_cells(read_record(suite))
+        record = read_record(suite)
+        cells = read_cells(record)
         subjects = _read_all(list_work(cells), report)
         openings = _audit_all(subjects, report)
         audit_suite(record, cells, {subject.id: subject for subject in subjects}, report)

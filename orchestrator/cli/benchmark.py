@@ -29,7 +29,7 @@ from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.results.suite_record import SuiteRecord
-    from orchestrator.suite.plan import CellPlan
+    from orchestrator.suite.plan import CellPlan, SuiteRequest
     from orchestrator.sweep.options import DriveOptions
 
 
@@ -90,13 +90,14 @@ def benchmark(
     """
     if submitted(context, address):
         return
+    from orchestrator.cluster.size import count_machine
     from orchestrator.planning.request import parse_overrides
     from orchestrator.suite.plan import SuiteRequest, ask
     from orchestrator.sweep.options import DriveOptions
     from search_spaces.suite import load_suite
 
     started = time.monotonic()
-    machine = _count_machine(address)
+    machine = count_machine(address)
     request = SuiteRequest(
         methods=_split("--methods", methods),
         datasets=_split("--datasets", datasets),
@@ -112,12 +113,6 @@ def benchmark(
     run_benchmark(asked, request, options, started, allow_mixed=allow_mixed, dry_run=dry_run, json=json)
 
 
-def _count_machine(address: str | None) -> dict[str, int]:
-    from orchestrator.cluster.size import count_cluster
-
-    return {} if address is None else count_cluster(address)
-
-
 def _split(flag: str, words: str | None) -> tuple[str, ...] | None:
     if words is None:
         return None
@@ -129,7 +124,7 @@ def _split(flag: str, words: str | None) -> tuple[str, ...] | None:
 
 def run_benchmark(
     asked: SuiteRecord,
-    request: object,
+    request: SuiteRequest,
     options: DriveOptions,
     started: float,
     *,
@@ -139,10 +134,9 @@ def run_benchmark(
 ) -> None:
     """Register what is asked for, run it, print the table, and exit with its code."""
     from orchestrator.results.suite_record import register
-    from orchestrator.suite.plan import SuiteRequest, plan_cells
+    from orchestrator.suite.plan import plan_cells
     from orchestrator.suite.run import check_cells, run_suite
 
-    assert isinstance(request, SuiteRequest)
     cells = plan_cells(asked, request)
     if dry_run:
         _show_plan(asked, cells, json)
@@ -172,10 +166,11 @@ def run_benchmark(
 
 def resume_benchmark(suite_id: str, options: DriveOptions, started: float, *, json: bool) -> None:
     """Continue a benchmark as it was asked for last, and exit with its code."""
+    from orchestrator.cluster.size import count_machine
     from orchestrator.results.suite_record import read_record
     from orchestrator.suite.plan import SuiteRequest
 
-    machine = _count_machine(options.address)
+    machine = count_machine(options.address)
     request = SuiteRequest(num_cpus=machine.get("num_cpus"), num_gpus=machine.get("num_gpus"))
     run_benchmark(read_record(suite_id), request, options, started, json=json)
 

@@ -107,13 +107,14 @@ def sweep(
     """
     if submitted(context, address):
         return
+    from orchestrator.cluster.size import count_machine
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
 
     started = time.monotonic()
     backup = check_places(storage, backup, mirror)
     # The plan must fit the cluster, not the user's own machine.
-    machine = _count_machine(address)
+    machine = count_machine(address)
     request = PlanRequest(
         space,
         method=method,
@@ -227,13 +228,14 @@ def ablate(
     """
     if submitted(context, address):
         return
+    from orchestrator.cluster.size import count_machine
     from orchestrator.planning.data_fit import leave_out_oracles
     from orchestrator.planning.plan import make_plan
     from orchestrator.planning.request import PlanRequest
 
     started = time.monotonic()
     check_places(storage, None)
-    machine = _count_machine(address)
+    machine = count_machine(address)
     request = PlanRequest(
         space,
         kind="ablate",
@@ -271,15 +273,6 @@ def _require_free_name(name: str | None) -> str | None:
     from orchestrator.sweep_folder.index import require_free_name
 
     return None if name is None else require_free_name(name)
-
-
-def _count_machine(address: str | None) -> dict[str, int]:
-    """Return the CPUs and GPUs that others leave of the cluster at an address; nothing for this machine, which a plan
-    counts itself.
-    """
-    from orchestrator.cluster.size import count_share
-
-    return {} if address is None else count_share(address)
 
 
 def _add_cost(

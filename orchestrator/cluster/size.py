@@ -49,6 +49,14 @@ def count_share(address: str) -> dict[str, int]:
         return compute_share(found, free, grown_resources())
 
 
+def count_machine(address: str | None) -> dict[str, int]:
+    """Return what a plan may use by default: :func:`count_share` of the cluster at an address.
+
+    Empty without an address, because a plan counts this machine itself.
+    """
+    return {} if address is None else count_share(address)
+
+
 def compute_share(found: Mapping[str, float], free: Mapping[str, float], most: Mapping[str, int]) -> dict[str, int]:
     """Return what a cluster has at its maximum size, without what is in use.
 

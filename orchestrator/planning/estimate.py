@@ -60,6 +60,11 @@ class Timing:
         """Return the timing by a single figure, whose spread has to be assumed."""
         return cls(epoch_s, _ASSUMED_SPREAD * epoch_s, 1, source, weights_bytes=weights_bytes)
 
+    @classmethod
+    def of_space(cls, plan: SweepPlan) -> Timing | None:
+        """Return the timing that a plan's search space tells, if it does."""
+        return None if plan.epoch_s is None else cls.of_one(plan.epoch_s, "as measured when the space was written")
+
 
 @dataclass(frozen=True)
 class Survival:

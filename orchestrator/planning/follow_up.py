@@ -224,3 +224,13 @@ def _place(name: str) -> int:
 
 def _first_seed(plan: SweepPlan) -> int:
     return int(plan.base["loop.seed"] or 0) + _FIRST_FRESH_SEED
+
+
+def drop_replaced(plans: Sequence[SweepPlan]) -> list[SweepPlan]:
+    """Return the final runs of a benchmark, the latest first, without those that were run again as one had failed."""
+    # Equal runs are planned again only then.
+    kept: list[SweepPlan] = []
+    for plan in plans:
+        if all(plan.start_from != later.start_from for later in kept):
+            kept.append(plan)
+    return kept

@@ -121,8 +121,7 @@ def _plan_ablation(request: PlanRequest, space: SearchSpace, settings: Settings)
 
 def _finish(plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int, num_learned: int = 0) -> SweepPlan:
     """Add what follows from the rest of a plan: its cost, as far as the space tells it, and its notes."""
-    if plan.epoch_s is not None:
-        timing = Timing.of_one(plan.epoch_s, "as measured when the space was written")
+    if (timing := Timing.of_space(plan)) is not None:
         plan = replace(plan, cost=estimate_cost(plan, timing, slots))
     return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup(), num_learned))
 

@@ -53,9 +53,14 @@ class Resources:
         """What an hour of a trial is counted in: of its GPUs, or of its CPUs if it has none."""
         return "GPU-hours" if self.gpus_per_worker else "CPU-hours"
 
+    @property
+    def units(self) -> float:
+        """The GPUs of a trial, or its CPUs if it has none."""
+        return self.workers * (self.gpus_per_worker or self.cpus_per_worker)
+
     def hours(self, seconds: float) -> float:
         """Return what a trial of this many seconds costs, in ``hours_unit``."""
-        return seconds / 3600 * self.workers * (self.gpus_per_worker or self.cpus_per_worker)
+        return seconds / 3600 * self.units
 
 
 @dataclass(frozen=True)

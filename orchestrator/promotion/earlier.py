@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -45,16 +43,6 @@ def find_final_runs(race_id: str, sweep_id: str, suite: str | None = None) -> Sw
     """Return the final runs that followed a race, or None if they have not begun."""
     plans = (plan for plan in list_promotions(sweep_id, suite) if plan.kind == "promote" and plan.choice is not None)
     return next((plan for plan in plans if plan.choice is not None and plan.choice.race == race_id), None)
-
-
-def drop_replaced(plans: Sequence[SweepPlan]) -> list[SweepPlan]:
-    """Return the final runs of a benchmark, the latest first, without those that were run again as one had failed."""
-    # Equal runs are planned again only then.
-    kept: list[SweepPlan] = []
-    for plan in plans:
-        if all(plan.start_from != later.start_from for later in kept):
-            kept.append(plan)
-    return kept
 
 
 def has_failed(plan: SweepPlan) -> bool:

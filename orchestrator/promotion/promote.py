@@ -18,11 +18,11 @@ from orchestrator.home import sweep_dir, sweeps_dir
 from orchestrator.planning.choice import Choice
 from orchestrator.planning.cost import REPORTED_SEEDS
 from orchestrator.planning.data_fit import locate_data
-from orchestrator.planning.follow_up import FreshSeeds, make_promotion_plan
+from orchestrator.planning.follow_up import FreshSeeds, drop_replaced, make_promotion_plan
 from orchestrator.planning.plan import make_identity
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.earlier import drop_replaced, find_by_rule, find_final_runs, has_failed, list_promotions
+from orchestrator.promotion.earlier import find_by_rule, find_final_runs, has_failed, list_promotions
 from orchestrator.promotion.final_runs import choose_draws, choose_workers, find_same, plan_promotion, read_promotable
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.opponent import find_opponent

@@ -230,7 +230,7 @@ def describe_cost(
         f"({choice.noise_from})"
     ]
     if entrants:
-        who = f"{counted(len(choice.candidates), 'candidate')}"
+        who = counted(len(choice.candidates), "candidate")
         who += " and the champion" if choice.champion_point is not None else ""
         lines.append(
             f"race: {who} x {choice.blocks} seeds, at most {entrants * choice.blocks} runs of {plan.epochs} epochs"

@@ -48,8 +48,8 @@ def make_promotion_report(plan: SweepPlan, state: SweepState, extra: Sequence[Se
     ]
     parts: list[Part | None] = [
         _draw_seeds(view, scores, test, sweep),
-        _steps_table(scores, test, sweep) if plan.choice is None else _rule_table(view),
-        _draws_table(view) if plan.choice is None else None,
+        _steps_table(scores, test, sweep) if plan.choice is None else None,
+        _choice_table(view),
         _runs_table(view),
         draw_learning_curves(view),
     ]
@@ -229,21 +229,15 @@ def _steps_table(scores: Sequence[float], test: _Test | None, sweep: SweepView |
     return make_table("steps", "From the sweep's score to the reported one", columns, rows, note)
 
 
-def _draws_table(view: SweepView) -> Table | None:
-    """Return what other label draws change, for a promotion by best score; the rule's own table has it too."""
+def _choice_table(view: SweepView) -> Table | None:
+    """Return what the rule chose and reports, as ``promote`` prints it; of another promotion, its label draws alone."""
     test = view.state.test
     found = make_report(view.plan, view.state.records, None if test is None else test.figures)
+    columns: Headers = ["figure", "percent", "95 % interval", "over"]
+    if view.plan.choice is not None:
+        return make_table("steps", "From the sweep's score to the reported one", columns, list(found.rows()))
     rows = found.draw_rows()
-    columns: Headers = ["figure", "percent", "95 % interval", "over"]
     return make_table("draws", "Over label draws", columns, list(rows)) if rows else None
-
-
-def _rule_table(view: SweepView) -> Table:
-    """Return what the rule chose and what it reports, as ``promote`` prints it."""
-    test = view.state.test
-    found = make_report(view.plan, view.state.records, None if test is None else test.figures)
-    columns: Headers = ["figure", "percent", "95 % interval", "over"]
-    return make_table("steps", "From the sweep's score to the reported one", columns, list(found.rows()))
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float | None, float | None]:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UserError
-from orchestrator.home import sweep_dir
 from orchestrator.results.suite_record import find_suite
 from orchestrator.results.suite_results import read_suite_frame
 from orchestrator.sweep_folder.index import find_sweep
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
-from orchestrator.sweep_folder.rows import RESULTS_FILE, make_rows, make_table, read_origins
+from orchestrator.sweep_folder.rows import RESULTS_FILE, make_table, read_rows
 from orchestrator.tracking.reading import read_sweep
 
 if TYPE_CHECKING:
@@ -37,13 +35,8 @@ def read_results(place: str | Path | None = None) -> pd.DataFrame:
     if (path is None or not path.exists()) and (suite := find_suite(None if place is None else str(place))) is not None:
         return read_suite_frame(suite)
     if path is None or not path.exists():
-        return _of_sweep(find_sweep(None if place is None else str(place))).to_pandas()
+        return make_table(read_rows(*read_sweep(find_sweep(None if place is None else str(place))))).to_pandas()
     return _read_files([path] if path.is_file() else sorted(path.rglob(RESULTS_FILE)), path).to_pandas()
-
-
-def _of_sweep(sweep_id: str) -> pa.Table:
-    plan, state = read_sweep(sweep_id)
-    return make_table(make_rows(plan, state, read_origins(follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0])))
 
 
 def _read_files(files: list[Path], place: Path) -> pa.Table:

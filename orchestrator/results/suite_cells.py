@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
+from orchestrator.planning.follow_up import drop_replaced
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.suite_record import SuiteRecord
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
@@ -88,9 +89,19 @@ def sum_spent(work: tuple[Work, ...]) -> Spent:
     return Spent(sum(known) if len(known) == len(counts) else None, seconds, gpu_seconds)
 
 
+def read_cell(record: SuiteRecord, key: Key) -> Cell:
+    """Return one cell of a benchmark, with what has run for it."""
+    return _read(record, [key])[key]
+
+
 def read_cells(record: SuiteRecord) -> dict[Key, Cell]:
     """Return every cell of a benchmark, with what has run for it."""
-    found: dict[Key, dict[str, list[Work]]] = {key: {"sweep": [], "race": [], "promote": []} for key in record.cells}
+    return _read(record, record.cells)
+
+
+def _read(record: SuiteRecord, keys: list[Key]) -> dict[Key, Cell]:
+    """Return cells; only their own journals are read."""
+    found: dict[Key, dict[str, list[Work]]] = {key: {"sweep": [], "race": [], "promote": []} for key in keys}
     broken: dict[Key, list[str]] = {}
     # The latest comes first; the first search and the first seeds are to come first.
     for entry in reversed(list_sweeps(kinds={"sweep", "race", "promote"})):
@@ -109,10 +120,9 @@ def read_cells(record: SuiteRecord) -> dict[Key, Cell]:
 
 
 def _make_cell(key: Key, work: dict[str, list[Work]], broken: tuple[str, ...]) -> Cell:
-    # Equal final runs are there twice only if one of the first ones failed.
-    last = {str(plan.start_from): plan.id for plan, _ in work["promote"]}
-    finals = tuple(found for found in work["promote"] if found[0].id in last.values())
-    replaced = tuple(found for found in work["promote"] if found[0].id not in last.values())
+    kept = {plan.id for plan in drop_replaced([plan for plan, _ in reversed(work["promote"])])}
+    finals = tuple(found for found in work["promote"] if found[0].id in kept)
+    replaced = tuple(found for found in work["promote"] if found[0].id not in kept)
     return Cell(*key, tuple(work["sweep"]), tuple(work["race"]), finals, broken, replaced)
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UserError
-from orchestrator.home import sweep_dir
 from orchestrator.intervals import mean_interval
 from orchestrator.results.comparison import (
     ALPHA,
@@ -28,9 +27,8 @@ from orchestrator.results.comparison import (
 from orchestrator.results.opened_test import TestOpenings, count_test_openings
 from orchestrator.results.suite_cells import DONE, Cell, Spent, describe_cell, read_cells, sum_spent
 from orchestrator.results.suite_record import SuiteRecord, read_record
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, follow
 from orchestrator.sweep_folder.promotion_report import find_test_metric
-from orchestrator.sweep_folder.rows import make_rows, make_table, read_origins
+from orchestrator.sweep_folder.rows import make_table, read_rows
 from training.config.marks import find_marks
 
 if TYPE_CHECKING:
@@ -179,11 +177,7 @@ def read_suite_frame(suite_id: str) -> pd.DataFrame:
 
 def list_rows(cells: Sequence[Cell] | Any) -> list[dict[str, Any]]:
     """Return the rows of all runs of some cells."""
-    return [row for cell in cells for plan, state in cell.all for row in make_rows(plan, state, _origins(plan.id))]
-
-
-def _origins(sweep_id: str) -> dict[int, dict[str, str]]:
-    return read_origins(follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0])
+    return [row for cell in cells for plan, state in cell.all for row in read_rows(plan, state)]
 
 
 def make_suite_results(
@@ -249,7 +243,7 @@ def _metric(cell: Cell) -> str | None:
 
 
 def _conditions(cell: Cell) -> dict[str, tuple[str, ...]]:
-    rows = [row for plan, state in cell.finals for row in make_rows(plan, state, _origins(plan.id))]
+    rows = [row for plan, state in cell.finals for row in read_rows(plan, state)]
     return {name: tuple(sorted({str(row[name]) for row in rows})) for name in (*SHARED, "commit", "dirty")}
 
 

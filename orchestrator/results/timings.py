@@ -53,7 +53,7 @@ def add_cost(
         here: Whether it runs on this machine, so that only runs on the same model of GPU or CPU tell how long.
     """
     earlier = list(_find_earlier(plan))
-    timing = probed or _time_earlier(earlier, name_devices(plan.resources) if here else None) or _time_space(plan)
+    timing = probed or _time_earlier(earlier, name_devices(plan.resources) if here else None) or Timing.of_space(plan)
     if timing is None:
         return plan
     survival = _find_survival(plan, earlier)
@@ -71,10 +71,6 @@ def probe_plan(plan: SweepPlan, num_steps: int = PROBE_STEPS) -> Timing:
     pace = measure_pace(trial_config(plan, plan.start_from[0] if plan.start_from else {}), num_steps)
     source = f"by {counted(pace.num_steps, 'step')} on {pace.device}"
     return Timing.of_one(pace.epoch_s, source, weights_bytes=pace.weights_bytes)
-
-
-def _time_space(plan: SweepPlan) -> Timing | None:
-    return None if plan.epoch_s is None else Timing.of_one(plan.epoch_s, "as measured when the space was written")
 
 
 def _find_earlier(plan: SweepPlan) -> Iterator[tuple[SweepPlan, SweepState]]:

@@ -46,7 +46,7 @@ def count_trials(plan: SweepPlan, budget: Budget, images: Images, amount: float)
     elif plan.epoch_s is None:
         num = _FIRST_TRIALS
     else:
-        num = int(amount * _HOUR_S // (plan.epoch_s * plan.epochs * _units(plan)))
+        num = int(amount * _HOUR_S // (plan.epoch_s * plan.epochs * plan.resources.units))
     if num < 1:
         raise UserError(
             f"The budget, {budget}, is less than one trial of {plan.method} on {plan.dataset}, which passes "
@@ -77,7 +77,8 @@ def count_more_trials(work: Work, budget: Budget, images: Images, amount: float)
         ended = [record.run_s for record in state.records.values() if record.state is TrialState.COMPLETE]
         if not ended:
             return 0
-        more = int((amount * _HOUR_S - spent.seconds * _units(plan)) // (sum(ended) / len(ended) * _units(plan)))
+        units = plan.resources.units
+        more = int((amount * _HOUR_S - spent.seconds * units) // (sum(ended) / len(ended) * units))
     num = state.total(plan.num_trials)
     # A search without any complete trial would go on failing until its budget is spent.
     if not any(record.state is TrialState.COMPLETE for record in state.records.values()):
@@ -89,10 +90,4 @@ def measure_spent(plan: SweepPlan, spent: Spent, budget: Budget, num_trials: int
     """Return what a search has spent, in the unit of its budget."""
     if budget.by == "images":
         return spent.images
-    return float(num_trials) if budget.by == "trials" else spent.seconds * _units(plan) / _HOUR_S
-
-
-def _units(plan: SweepPlan) -> float:
-    """Return the GPUs of a trial, or its CPUs if it has none."""
-    resources = plan.resources
-    return resources.workers * (resources.gpus_per_worker or resources.cpus_per_worker)
+    return float(num_trials) if budget.by == "trials" else plan.resources.hours(spent.seconds)

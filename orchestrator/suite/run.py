@@ -13,14 +13,12 @@ from filelock import FileLock, Timeout
 
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
-from orchestrator.planning.capacity import require_room_here
 from orchestrator.planning.cost import LEAST_RACE_RUNS
-from orchestrator.planning.data_fit import check_data
-from orchestrator.planning.model_fit import check_model
+from orchestrator.planning.start_check import require_startable
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.promote import promote_in_suite
 from orchestrator.promotion.verdict import Verdict
-from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cells
+from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cell
 from orchestrator.results.suite_record import SuiteRecord
 from orchestrator.suite.budget import count_more_trials
 from orchestrator.suite.plan import CellPlan
@@ -89,7 +87,7 @@ def run_suite(
                 failed[planned.key] = str(error)
                 say(f"{method} on {dataset} failed: {error}")
                 continue
-            state, details = describe_cell(read_cells(record)[planned.key], record.seeds)
+            state, details = describe_cell(read_cell(record, planned.key), record.seeds)
             if state != DONE:
                 failed[planned.key] = f"{state}: {details}"
                 say(f"{method} on {dataset} {state}: {details}")
@@ -105,7 +103,7 @@ def check_cells(cells: list[CellPlan], options: DriveOptions = DEFAULT) -> None:
     datasets = dict.fromkeys(cell.plan.dataset for cell in cells)
     for cell in cells:
         try:
-            _check(cell.plan, options)
+            require_startable(cell.plan, options.address)
         except UserError as error:
             others = ",".join(dataset for dataset in datasets if dataset != cell.plan.dataset)
             hint = f" Or leave {cell.plan.dataset} out: --datasets {others}" if others else ""
@@ -129,7 +127,7 @@ def is_worked_on(record: SuiteRecord) -> bool:
 
 
 def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say: Callable[[str], None]) -> None:
-    cell = read_cells(record)[planned.key]
+    cell = read_cell(record, planned.key)
     if describe_cell(cell, record.seeds)[0] == DONE:
         return
     if cell.broken:
@@ -141,7 +139,7 @@ def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say
     epochs = sum(found.last_epoch for found in state.records.values()) / plan.epochs
     race_runs = max(LEAST_RACE_RUNS, round(record.race_frac * epochs)) if record.race_frac else 0
     for _ in range(_MAX_STEPS):  # one is enough, unless seeds are added to what was interrupted
-        if describe_cell(read_cells(record)[planned.key], record.seeds)[0] == DONE:
+        if describe_cell(read_cell(record, planned.key), record.seeds)[0] == DONE:
             return
         outcome = promote_in_suite(sweep_id, options, seeds=record.seeds, race_runs=race_runs, say=say)
         if outcome.state == INTERRUPTED:
@@ -167,14 +165,6 @@ def _search(
         say(f"{plan.id}: what is left of the budget pays for {counted(more, 'more trial')}")
         outcome = extend(plan.id, more, options)
     raise _InterruptedError
-
-
-def _check(plan: SweepPlan, options: DriveOptions) -> None:
-    """Check what a sweep needs before Ray starts."""
-    check_model(plan)
-    check_data(plan, options.address)
-    if options.address is None:
-        require_room_here(plan)
 
 
 def _read(sweep_id: str, plan: SweepPlan) -> Work:

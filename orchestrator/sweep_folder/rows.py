@@ -68,11 +68,15 @@ def read_origins(events: Iterable[Event]) -> dict[int, dict[str, str]]:
     return origins
 
 
+def read_rows(plan: SweepPlan, state: SweepState) -> list[dict[str, Any]]:
+    """Return the rows of a sweep of this home; its journal tells where each run comes from."""
+    return make_rows(plan, state, read_origins(follow(sweep_dir(plan.id) / JOURNAL_FILE)[0]))
+
+
 def write_results(plan: SweepPlan, state: SweepState) -> Path:
     """Write the rows of a sweep next to its journal; return the file."""
     path = sweep_dir(plan.id) / RESULTS_FILE
-    origins = read_origins(follow(sweep_dir(plan.id) / JOURNAL_FILE)[0])
-    write_table(path, make_rows(plan, state, origins))
+    write_table(path, read_rows(plan, state))
     return path
 
 

@@ -18,7 +18,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.events import EpochReported, LimitReached, TrialEnded, TrialLost, TrialStarted
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
-from orchestrator.trials.limit import PastTrials, Spending, compute_spending, describe_limit
+from orchestrator.trials.limit import Outlook, PastTrials, describe_limit, held_s, project_spending
 from orchestrator.trials.proposers import make_proposer
 from orchestrator.trials.pruner import Pruner
 from training.config.run import Scalar
@@ -240,19 +240,17 @@ class Director:
         if record.ended or trial not in self._running:
             return None
         now, limit_s = time.time(), self._plan.time_limit_s
-        earlier = sum(end - start for start, end in record.spans[:-1])
         began, last = (moment / 1000 for moment in record.spans[-1])
         # Until a trial has an epoch of its own, the sweep's longest epoch is the measure.
         longest_s = self._longest_s.get(trial, 0.0) if record.metrics else self._longest_of_all_s
         least_s = _LEAST_SILENCE_S
-        waited_s = record.queue_s
         if last == began:  # this attempt has reported no epoch yet
             if trial not in self._working_since:
                 return None  # it may be waiting for a node
             last = self._working_since[trial]
-            waited_s += last - began
             least_s = _SET_UP_S if record.metrics or longest_s else _FIRST_SILENCE_S
-        if limit_s is not None and earlier / 1000 + now - began - self._absent_s(began) - waited_s > limit_s:
+        taken_s = held_s(record, now, self._working_since.get(trial)) - self._absent_s(began)
+        if limit_s is not None and taken_s > limit_s:
             return f"took longer than {limit_s:g} s"
         silent_s = now - last - self._absent_s(last)
         if silent_s > max(least_s, _SILENT_EPOCHS * longest_s):
@@ -288,12 +286,12 @@ class Director:
         if self._max_hours is None or not (self._waiting or self._may_propose()):
             return True
         record = self._journal.state.records[self._waiting[0]] if self._waiting else None
-        spending = self._compute_spending(self._plan.epochs - (record.last_epoch if record else 0))
+        spending = self._project_spending(self._plan.epochs - (record.last_epoch if record else 0))
         hours = self._plan.resources.hours
         if hours(spending.total_s) <= self._max_hours:
             return True
         if not self._running:
-            now = self._compute_spending(0)
+            now = self._project_spending(0)
             message = describe_limit(self._plan, self._max_hours, now)
             while self._waiting:
                 self._end(self._waiting.pop(), TrialState.PRUNED, message=message)
@@ -305,14 +303,14 @@ class Director:
         """Say why a running trial has to stop: epochs take longer than expected when it was handed out."""
         if self._max_hours is None:
             return None
-        spending = self._compute_spending(0, to_the_end=False)
+        spending = self._project_spending(0, to_the_end=False)
         if self._plan.resources.hours(spending.total_s) <= self._max_hours:
             return None
         return describe_limit(self._plan, self._max_hours, spending)
 
-    def _compute_spending(self, more_epochs: int, *, to_the_end: bool = True) -> Spending:
+    def _project_spending(self, more_epochs: int, *, to_the_end: bool = True) -> Outlook:
         records = self._journal.state.records
-        return compute_spending(
+        return project_spending(
             self._plan,
             self._past,
             [records[trial] for trial in self._running],

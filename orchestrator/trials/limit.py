@@ -29,7 +29,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Spending:
+class Outlook:
     """What a sweep takes, in seconds of one trial's resources.
 
     Attributes:
@@ -89,7 +89,7 @@ class PastTrials:
         return Pace(0.0 if cost is None else cost.p90_hours / self._plan.resources.hours(1.0) / cost.epochs)
 
 
-def compute_spending(
+def project_spending(
     plan: SweepPlan,
     past: PastTrials,
     running: Sequence[TrialRecord],
@@ -99,7 +99,7 @@ def compute_spending(
     *,
     more_epochs: int = 0,
     to_the_end: bool = True,
-) -> Spending:
+) -> Outlook:
     """Return what a sweep has spent, may still spend, and has to keep.
 
     Args:
@@ -114,20 +114,20 @@ def compute_spending(
     """
     pace = past.measure_pace([*running, *waiting])
     spent_s = past.spent_s + sum(record.held_s for record in waiting)
-    spent_s += sum(_held_s(record, now_s, working_since_s.get(record.trial)) for record in running)
+    spent_s += sum(held_s(record, now_s, working_since_s.get(record.trial)) for record in running)
     left = [max(0, plan.epochs - record.last_epoch) for record in running]
     epochs = sum(left) if to_the_end else sum(min(1, each) for each in left)
     starts = (more_epochs > 0) + sum(not record.metrics for record in running)
     done = past.epochs + sum(record.last_epoch for record in (*running, *waiting))
     reserved = count_reserved_runs((done + epochs + more_epochs) / plan.epochs) if plan.kind == "sweep" else 0
-    return Spending(
+    return Outlook(
         spent_s=spent_s,
         committed_s=(epochs + more_epochs) * pace.epoch_s + starts * pace.start_s,
         reserved_s=reserved * (plan.epochs * pace.epoch_s + pace.start_s),
     )
 
 
-def describe_limit(plan: SweepPlan, max_hours: float, spending: Spending) -> str:
+def describe_limit(plan: SweepPlan, max_hours: float, spending: Outlook) -> str:
     """Say why nothing more starts."""
     unit = plan.resources.hours_unit
     spent, reserved = (format_hours(plan.resources.hours(found)) for found in (spending.spent_s, spending.reserved_s))
@@ -146,7 +146,7 @@ def _start_s(record: TrialRecord) -> float:
     return record.start_s / max(1, record.attempts)
 
 
-def _held_s(record: TrialRecord, now_s: float, working_since_s: float | None) -> float:
+def held_s(record: TrialRecord, now_s: float, working_since_s: float | None) -> float:
     """Return for how many seconds a trial that runs has had its resources."""
     earlier = sum(end - start for start, end in record.spans[:-1]) / 1000
     start, last = (moment / 1000 for moment in record.spans[-1])

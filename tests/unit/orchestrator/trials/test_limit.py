@@ -18,7 +18,7 @@ from orchestrator.sweep_folder.journal import Journal, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialReport, TrialState
 from orchestrator.trials import director as director_module
 from orchestrator.trials.director import Director
-from orchestrator.trials.limit import PastTrials, compute_spending
+from orchestrator.trials.limit import PastTrials, project_spending
 from search_spaces.ranges import Range
 from tests.kit.sweeps import START_MS, driver_started, journal_path, make_sweep
 from training.metric_names import TIME_EPOCH_S, VAL_MAP
@@ -240,7 +240,7 @@ def test_waiting_for_a_process_is_not_spent() -> None:
     past = PastTrials(plan)
 
     def spent(record: TrialRecord, now_s: float, working: dict[int, float]) -> float:
-        return compute_spending(plan, past, [record], [], start / 1000 + now_s, working).spent_s
+        return project_spending(plan, past, [record], [], start / 1000 + now_s, working).spent_s
 
     assert spent(waiting, 500, {}) == 0
     assert spent(waiting, 500, {0: start / 1000 + 400}) == 100
