@@ -228,9 +228,10 @@ def _describe(record: SuiteRecord, cells: list[CellPlan]) -> list[str]:
     fixed = ", ".join(f"{key}={value}" for key, value in record.settings.items())
     amounts = {cell.plan.dataset: cell.amount for cell in cells}
     images = "; ".join(f"{amount:,.0f} images a method on {dataset}" for dataset, amount in amounts.items())
+    bounds = f" and {counted(len(record.bounds), 'bound')}" if record.bounds else ""
     lines = [
-        f"{record.id}: {counted(len(cells), 'cell')}, {counted(len(record.methods), 'method')} and "
-        f"{counted(len(record.bounds), 'bound')} on {', '.join(record.spaces)}",
+        f"{record.id}: {counted(len(cells), 'cell')}, {counted(len(record.methods), 'method')}{bounds} "
+        f"on {', '.join(record.spaces)}",
         f"  budget     {record.budget}" + (f" ({images})" if record.budget.by == "images" else ""),
         f"  trials     {plan.epochs} epochs, {plan.sampler}, seed {plan.search_seed}, scheduler {plan.scheduler}, "
         f"{plan.concurrency} at a time",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,13 +39,32 @@ def end_orphans(folder: Path) -> int:
         The number of orphans.
     """
     orphans = [process for process in find_processes(folder) if _is_orphan(process)]
-    for process in orphans:
+    _kill(orphans)
+    return len(orphans)
+
+
+def kill_own(folder: Path) -> bool:
+    """Kill the processes on this host that work for this driver of the sweep in this folder; wait until they end.
+
+    They are found by their environment, not by their parent: if a signal reaches the whole process group, the raylet
+    may end first, and what it started then belongs to nobody.
+
+    Returns:
+        Whether there were any.
+    """
+    own = [process for process in psutil.process_iter() if _works_for(process, folder) and _is_own(process)]
+    _kill(own)
+    return bool(own)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes, and wait until they have ended; they need not be children of this one."""
+    for process in processes:
         with suppress(psutil.Error):  # it has ended by itself
             process.kill()
     deadline = time.monotonic() + _KILL_WAIT_S
-    while any(is_running(process) for process in orphans) and time.monotonic() < deadline:
+    while any(is_running(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return len(orphans)
 
 
 def _works_for(process: psutil.Process, folder: Path) -> bool:
@@ -60,6 +81,13 @@ def _is_orphan(process: psutil.Process) -> bool:
         return False
     except (KeyError, TypeError, ValueError):  # an earlier version did not say whose it is
         return True
+
+
+def _is_own(process: psutil.Process) -> bool:
+    try:
+        return process.environ()[DRIVER_VARIABLE] == os.environ.get(DRIVER_VARIABLE) and process.pid != os.getpid()
+    except (psutil.Error, KeyError):
+        return False
 
 
 def _related(process: psutil.Process, ours: psutil.Process) -> bool:

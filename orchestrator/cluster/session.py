@@ -9,15 +9,13 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from orchestrator import ray_compat
 from orchestrator.cluster.orphans import HOOK
-from orchestrator.cluster.processes import DRIVER_VARIABLE, SWEEP_VARIABLE
+from orchestrator.cluster.processes import DRIVER_VARIABLE, SWEEP_VARIABLE, kill_own
 from orchestrator.cluster.ray_folder import RayFolder, remove_dead_folders
 from orchestrator.cluster.token import protect_token, token_file, use_token
 from orchestrator.errors import OrchestratorError
@@ -34,7 +32,6 @@ _RECONNECT_S = 600
 """
 _TOO_SLOW = "timed out during startup"
 _STOP_S = 15.0
-_KILLED_S = 5.0
 _ROUNDS = 3
 """How often to look for processes to kill: if the start of Ray was interrupted, another one may just have begun."""
 _ENVIRONMENT = {
@@ -170,7 +167,7 @@ def _init(options: Mapping[str, Any]) -> None:
             # The next try is faster, because the files are in memory by then.
             if address is not None or is_last or _TOO_SLOW not in str(error):
                 raise cannot_start(address, error) from error
-            _kill_local_ray(os.environ[SWEEP_VARIABLE])
+            kill_own(Path(os.environ[SWEEP_VARIABLE]))
 
 
 def cannot_start(address: str | None, error: Exception) -> OrchestratorError:
@@ -214,25 +211,13 @@ def kill_local_ray() -> None:
     global _folder
     sweep = os.environ.get(SWEEP_VARIABLE)
     for _ in range(_ROUNDS):
-        if sweep is None or not _kill_local_ray(sweep):
+        if sweep is None or not kill_own(Path(sweep)):
             break
     for variable in (SWEEP_VARIABLE, DRIVER_VARIABLE):
         os.environ.pop(variable, None)
     ours, _folder = _folder, None
     if ours is not None:
         ours.remove()
-
-
-def _kill_local_ray(folder: str) -> bool:
-    """Kill the processes of our local Ray; return whether there were any."""
-    killed = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if process.environ().get(SWEEP_VARIABLE) == folder:
-                process.kill()
-                killed.append(process)
-    psutil.wait_procs(killed, timeout=_KILLED_S)
-    return bool(killed)
 
 
 @contextmanager

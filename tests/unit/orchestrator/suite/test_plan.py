@@ -33,7 +33,6 @@ def test_every_method_of_digits_gets_as_many_images_as_16_trials_of_ignore() -> 
         "digits/em": (48, 20 * 1500 * 2),
         "digits/em_apl": (38, 20 * 1500 * 2 + 10 * 1500),
         "digits/assumed_negative": (48, 20 * 1500 * 2),
-        "digits/full_labels": (48, 20 * 1500 * 2),
     }
 
 
@@ -99,7 +98,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(home: Path, capsys: pytest
     assert code == 0
     assert "as many images as 16 trials of ignore (2,880,000 images a method on digits)" in shown
     assert "contrasts  ignore - em on digits, ignore - em_apl on digits" in shown
-    assert "full_labels" not in shown
+    assert "digits   em " in shown
+    assert "digits   em_apl" not in shown
     assert not home.exists() or not any(home.iterdir())
     _, told, _ = run(capsys, "benchmark", "digits", "--dry-run", "--json")
     assert json.loads(told)["cells"][0]["images_backward"] == 20 * 1500 * 2
