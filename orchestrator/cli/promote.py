@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.results.opened_test import TestOpenings
     from orchestrator.sweep.options import DriveOptions
     from orchestrator.sweep_folder.promotion_report import PromotionReport
+    from orchestrator.sweep_folder.spent import Spent
 
 
 def promote(
@@ -184,6 +185,7 @@ def _describe(outcome: PromotionOutcome, decision: Decision) -> dict[str, Any]:
         "report": report.to_json(),
         "test": asdict(summarise_test(outcome.test, plan.num_seeds)),
         "test_openings": openings and openings.num,
+        "spent": {part: asdict(spent) for part, spent in _split_spent(outcome).items()},
         "runs": [
             {
                 "run": record.trial,
@@ -214,8 +216,16 @@ def _find_openings(outcome: PromotionOutcome) -> TestOpenings | None:
     return find_openings(read_sweep(outcome.plan.id)[1])
 
 
+def _split_spent(outcome: PromotionOutcome) -> dict[str, Spent]:
+    from orchestrator.results.promotion_spent import split_spent
+    from orchestrator.tracking.reading import read_sweep
+
+    return split_spent(outcome.plan, read_sweep(outcome.plan.id)[1])
+
+
 def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     from orchestrator.results.opened_test import summarise_test
+    from orchestrator.results.promotion_spent import describe_spent
     from training.metric_names import TEST_MAP
 
     plan, described = outcome.plan, _describe(outcome, decision)
@@ -246,6 +256,8 @@ def _print_promotion(outcome: PromotionOutcome, decision: Decision) -> None:
     print_line(f"test: {scores}; opened after the decision, which it did not influence")
     if (openings := _find_openings(outcome)) is not None:
         print_line(str(openings))
+    for line in describe_spent(_split_spent(outcome), plan.resources.hours_unit):
+        print_line(line)
     if outcome.version:
         now = f"now {outcome.model}@champion"
         if outcome.champion != outcome.version:

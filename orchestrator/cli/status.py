@@ -136,12 +136,16 @@ def _print_status(found: SweepSummary) -> None:
 
 
 def _print_spending(found: SweepSummary) -> None:
+    from orchestrator.results.promotion_spent import describe_spent
+
     if (waiting := found.waiting) is not None:
         since = datetime.fromtimestamp(waiting.since_ms / 1000).astimezone().isoformat(timespec="seconds")
         print_line(f"  waits   {counted(waiting.num_trials, 'trial')}, since {since}, for {waiting.what}")
     print_line(f"  time    {format_seconds(found.run_s)}")
     if found.spending is not None:
         print_line(f"  spent   {found.spending}")
+        for line in describe_spent(found.parts, found.spending.unit):
+            print_line(f"  {line}")
         if found.spending.limit_message is not None:
             print_line(f"  limit   {found.spending.limit_message}")
 

@@ -10,11 +10,12 @@ from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult, SuiteResults
+    from orchestrator.sweep_folder.spent import Spent
 
 
 def print_grid(suite_id: str, *, json: bool = False) -> None:
     """Print what every cell of a benchmark is doing."""
-    from orchestrator.results.suite_cells import describe_cell, read_cells, sum_spent
+    from orchestrator.results.suite_cells import describe_cell, read_cells
     from orchestrator.results.suite_record import read_record
     from orchestrator.suite.run import is_worked_on
 
@@ -43,8 +44,7 @@ def print_grid(suite_id: str, *, json: bool = False) -> None:
     table = []
     for (dataset, method), (state, details) in states.items():
         cell = cells[dataset, method]
-        spent = sum_spent(cell.all)
-        images = "" if not spent.images else f"{spent.images:,.0f}"
+        images = _images(cell.spent()) if cell.search else ""
         search = "" if cell.search is None else cell.search[0].id
         table.append((dataset, method, state, details, images, search))
     print_table(
@@ -96,6 +96,7 @@ def _flat(cell: CellResult) -> dict[str, object]:
         "dataset": cell.dataset,
         "method": cell.method,
         "bound": cell.is_bound,
+        "marks": "; ".join(cell.marks),
         "state": cell.state,
         "metric": cell.metric,
         "mean": cell.mean,
@@ -105,9 +106,12 @@ def _flat(cell: CellResult) -> dict[str, object]:
         "tie_group": cell.group,
         "p_best": cell.best_prob,
         "trials": cell.trials,
-        "images_search": None if cell.search is None else cell.search.images,
+        **{
+            f"images_{part}": None if spent is None else spent.images
+            for part, spent in (("search", cell.search), ("race", cell.race), ("reported", cell.reported))
+        },
         "images_total": None if cell.total is None else cell.total.images,
-        "seconds": None if cell.total is None else cell.total.seconds,
+        "held_s": None if cell.total is None else cell.total.held_s,
         "gpu_seconds": None if cell.total is None else cell.total.gpu_seconds,
         "openings": " ".join(map(str, cell.openings)),
     }
@@ -117,21 +121,21 @@ def _print_dataset(found: SuiteResults, dataset: DatasetResult) -> None:
     print_line(
         f"{dataset.dataset}, {dataset.metric or 'no cell is done yet'}" + (" in percent" if dataset.metric else "")
     )
-    headers = ["method", "mean", "95 %", "seeds", "tie", "P(best)", "trials", "images", "GPU", "time", "opening"]
-    rows = [_row(cell) for cell in dataset.cells]
-    print_table(headers, rows, right=[1, 3, 4, 5, 6, 7, 8, 9, 10], drop=[9, 8, 10, 7])
+    headers = ["method", "mean", "95 %", "seeds", "tie", "P(best)", "trials", "opening"]
+    print_table(headers, [_row(cell) for cell in dataset.cells], right=[1, 3, 4, 5, 6, 7], drop=[7])
+    costs = [_cost_row(cell) for cell in dataset.cells if cell.total is not None]
+    if costs:
+        print_line("what it took: images passed forward and backward, and time")
+        print_table(["method", "search", "race", "reported runs", "GPU", "time"], costs, right=[1, 2, 3, 4, 5])
     for line in render_notes(found, dataset):
         print_text(line)
 
 
 def _row(cell: CellResult) -> tuple[object, ...]:
-    told = "bound" if cell.is_bound else ", ".join(cell.knows)
+    told = ", ".join([*(["bound"] if cell.is_bound else []), *cell.marks])
     name = f"{cell.method} ({told})" if told else cell.method
     if cell.mean is None or cell.low is None or cell.high is None:
-        return (name, cell.state, cell.details, *[None] * 8)
-    search, total = cell.search, cell.total
-    assert search is not None
-    assert total is not None
+        return (name, cell.state, cell.details, *[None] * 5)
     return (
         name,
         format_score(cell.mean),
@@ -140,11 +144,23 @@ def _row(cell: CellResult) -> tuple[object, ...]:
         cell.group,
         None if cell.best_prob is None else f"{cell.best_prob:.2f}",
         cell.trials,
-        None if search.images is None else f"{search.images:,.0f}",
-        format_seconds(total.gpu_seconds) if total.gpu_seconds else None,
-        format_seconds(total.seconds),
         ", ".join(map(str, cell.openings)),
     )
+
+
+def _cost_row(cell: CellResult) -> tuple[object, ...]:
+    total = cell.total
+    assert total is not None
+    return (
+        cell.method,
+        *(_images(spent) for spent in (cell.search, cell.race, cell.reported)),
+        format_seconds(total.gpu_seconds) if total.gpu_seconds else None,
+        format_seconds(total.held_s),
+    )
+
+
+def _images(spent: Spent | None) -> str:
+    return "" if spent is None or spent.images is None else f"{spent.images:,.0f}"
 
 
 def render_notes(found: SuiteResults, dataset: DatasetResult) -> list[str]:
@@ -152,8 +168,8 @@ def render_notes(found: SuiteResults, dataset: DatasetResult) -> list[str]:
     lines = [f"note: {mark}" for mark in dataset.marks]
     lines.append(
         "95 %: Student's t interval for the mean over training seeds. Methods with the same number under tie cannot be "
-        "told apart from the best of them (paired t, Holm). images: passed forward and backward in the search. time: "
-        "of all runs, one after the other."
+        "told apart from the best of them (paired t, Holm). The budget is for the search; race and reported runs "
+        "come on top. time: for which all runs held their resources, one after the other."
     )
     if dataset.floor is not None:
         num = max(1, len(found.record.contrasts))

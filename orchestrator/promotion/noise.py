@@ -69,7 +69,7 @@ def compare_costs(records: Sequence[TrialRecord]) -> list[float]:
     Seconds are those of one kind of GPU or CPU. On several kinds, the images that passed forward and backward count.
     """
     if len({device for record in records for device in record.devices}) <= 1:
-        return [record.run_s for record in records]
+        return [record.held_s for record in records]
     names = (TRAIN_IMAGES_FORWARD, TRAIN_IMAGES_BACKWARD)
     return [sum(epoch.get(name, 0.0) for epoch in record.metrics.values() for name in names) for record in records]
 

@@ -254,7 +254,7 @@ def describe_cost(
         lines.append(f"labels: {plan.dataset} gives its observed labels, so there is nothing to draw: only seeds vary")
     ran = [record for record in records if record.last_epoch]
     num_runs = entrants * choice.blocks + num_final
-    epoch_s = sum(record.run_s for record in ran) / sum(record.last_epoch for record in ran)
+    epoch_s = sum(record.held_s for record in ran) / sum(record.last_epoch for record in ran)
     lines.append(
         f"cost: at most {counted(num_runs, 'run')}, about {format_seconds(num_runs * plan.epochs * epoch_s)} of "
         f"training in all"

@@ -184,7 +184,7 @@ def _runs_table(view: SweepView) -> Table:
             record.value(view.plan.protocol),
             record.chosen_epoch(view.plan.protocol),
             *(test.get(str(record.trial), {}).get(name) for name in names),
-            record.run_s,
+            record.held_s,
         )
         for record in view.trials
     ]

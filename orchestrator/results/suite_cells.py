@@ -12,9 +12,9 @@ from orchestrator.results.suite_record import SuiteRecord
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.records import TrialState, best
+from orchestrator.sweep_folder.spent import Spent, sum_spent
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
-from training.metric_names import TRAIN_IMAGES_BACKWARD, TRAIN_IMAGES_FORWARD
 
 DONE, FAILED, WAITING, STOPPED = "done", "failed", "waiting", "stopped"
 
@@ -56,37 +56,6 @@ class Cell:
     def spent(self) -> Spent:
         """Return what everything has cost."""
         return sum_spent(self.all)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What runs have cost.
-
-    Attributes:
-        images: Passed forward and backward; None if a run of an earlier version did not count.
-        seconds: Of all attempts.
-        gpu_seconds: Those times the GPUs; 0 without GPUs.
-    """
-
-    images: float | None
-    seconds: float
-    gpu_seconds: float
-
-
-def sum_spent(work: tuple[Work, ...]) -> Spent:
-    """Return what the runs of some sweeps have cost together."""
-    counts: list[float | None] = []
-    seconds = gpu_seconds = 0.0
-    for plan, state in work:
-        gpus = plan.resources.workers * plan.resources.gpus_per_worker
-        for record in state.records.values():
-            for metrics in record.metrics.values():
-                pair = metrics.get(TRAIN_IMAGES_FORWARD), metrics.get(TRAIN_IMAGES_BACKWARD)
-                counts.append(None if pair[0] is None or pair[1] is None else pair[0] + pair[1])
-            seconds += record.run_s
-            gpu_seconds += record.run_s * gpus
-    known = [count for count in counts if count is not None]
-    return Spent(sum(known) if len(known) == len(counts) else None, seconds, gpu_seconds)
 
 
 def read_cell(record: SuiteRecord, key: Key) -> Cell:

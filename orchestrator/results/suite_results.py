@@ -25,10 +25,11 @@ from orchestrator.results.comparison import (
     pool_difference_sd,
 )
 from orchestrator.results.opened_test import TestOpenings, count_test_openings
-from orchestrator.results.suite_cells import DONE, Cell, Spent, describe_cell, read_cells, sum_spent
+from orchestrator.results.suite_cells import DONE, Cell, describe_cell, read_cells
 from orchestrator.results.suite_record import SuiteRecord, read_record
 from orchestrator.sweep_folder.promotion_report import find_test_metric
 from orchestrator.sweep_folder.rows import make_table, read_rows
+from orchestrator.sweep_folder.spent import Spent, sum_spent
 from training.config.marks import find_marks
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class CellResult:
     """One method on one dataset.
 
     Attributes:
-        knows: What it knows that a user with single positives does not, such as a full-label statistic.
+        marks: What it knows that a user with single positives does not, such as a full-label statistic; see
+            :func:`training.config.marks.find_marks`.
         state, details: As :func:`orchestrator.results.suite_cells.describe_cell` says; only ``done`` has scores.
         metric: Of the test set; ``test/observed_mAP`` where only observed labels exist.
         scores: Training seed -> its figure in percent.
@@ -63,7 +65,7 @@ class CellResult:
         group: Which methods it is tied with; None for bounds, and without scores.
         best_prob: Probability that its true mean is the highest.
         trials: Trials of its search.
-        search, total: What the search, and everything, has cost.
+        search, race, reported, total: What the search, the race, the final runs, and everything has cost.
         openings: Numbers of its lines in the test ledger.
         conditions: ``SHARED`` -> values, and the commits.
     """
@@ -73,7 +75,7 @@ class CellResult:
     is_bound: bool
     state: str
     details: str
-    knows: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     metric: str | None = None
     scores: Mapping[int, float] = field(default_factory=dict)
     mean: float | None = None
@@ -83,6 +85,8 @@ class CellResult:
     best_prob: float | None = None
     trials: int = 0
     search: Spent | None = None
+    race: Spent | None = None
+    reported: Spent | None = None
     total: Spent | None = None
     openings: tuple[int, ...] = ()
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -207,9 +211,11 @@ def _of_cell(record: SuiteRecord, cell: Cell) -> CellResult:
         "is_bound": cell.method in record.bounds,
         "state": state,
         "details": details,
-        "knows": find_marks(search[0][0].base) if search else (),
+        "marks": find_marks(search[0][0].base) if search else (),
         "trials": len(search[0][1].records) if search else 0,
         "search": sum_spent(search) if search else None,
+        "race": sum_spent(cell.races) if search else None,
+        "reported": sum_spent((*cell.replaced, *cell.finals)) if search else None,
         "total": cell.spent() if search else None,
         "openings": tuple(found.test.opening for _, found in cell.finals if found.test and found.test.opening),
     }

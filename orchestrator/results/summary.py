@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,12 +14,14 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.recipe import RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.opened_test import TestOpenings, find_openings
+from orchestrator.results.promotion_spent import split_spent
 from orchestrator.results.spending import Spending, sum_spending
 from orchestrator.sweep_folder.events import PromotionDecided
 from orchestrator.sweep_folder.index import SweepEntry
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.promotion_report import PromotionReport, make_report
 from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
+from orchestrator.sweep_folder.spent import Spent
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.sweep_folder.waiting import Waiting, read_waiting
 from orchestrator.tracking.reading import read_sweep
@@ -100,6 +102,7 @@ class SweepSummary:
         source: Where the information comes from, if the sweep is not in this home.
         spending: What it has spent, next to what was planned; None for a sweep from another home.
         waiting: What its trials wait for, if a driver runs and they have waited for a while.
+        parts: What search, race and reported runs have cost, if this is a promotion of this home.
     """
 
     heading: Heading
@@ -122,6 +125,7 @@ class SweepSummary:
     source: Source | None = None
     spending: Spending | None = None
     waiting: Waiting | None = None
+    parts: Mapping[str, Spent] = field(default_factory=dict)
 
     @property
     def num_ended(self) -> int:
@@ -133,9 +137,11 @@ class SweepSummary:
         plain = asdict(self)
         # Flat, because scripts already rely on this form.
         heading, source, openings = plain.pop("heading"), plain.pop("source"), plain.pop("openings")
+        parts = {"spent": plain.pop("parts")} if self.parts else {}
         del plain["report"], plain["num_seeds"]
+        plain.pop("parts", None)
         report = {} if self.report is None else {"report": self.report.to_json()}
-        return {**heading, **plain, **report, "test_openings": openings and openings["num"], **(source or {})}
+        return {**heading, **plain, **report, **parts, "test_openings": openings and openings["num"], **(source or {})}
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,8 @@ def make_heading(plan: SweepPlan) -> Heading:
     )
 
 
-def summarise(sweep_id: str) -> SweepSummary:
-    """Summarise a sweep in this home."""
+def summarise(sweep_id: str, *, with_parts: bool = True) -> SweepSummary:
+    """Summarise a sweep in this home; the parts of a promotion are in journals of their own, which take time."""
     plan, state = read_sweep(sweep_id)
     is_driven = find_holder(sweep_dir(sweep_id)) is not None
     driver = _describe_driver(state.driver_state, is_driven=is_driven)
@@ -177,6 +183,8 @@ def summarise(sweep_id: str) -> SweepSummary:
     if plan.kind == "promote" and driver == "FINISHED" and not state.is_concluded:
         driver = NOT_CONCLUDED
     summary = _summarise(plan, state, driver)
+    if with_parts and plan.kind in ("promote", "race"):
+        summary = replace(summary, parts=split_spent(plan, state))
     return replace(summary, waiting=read_waiting(sweep_dir(sweep_id))) if is_driven else summary
 
 
@@ -188,7 +196,7 @@ def summarise_recalled(found: RecalledSweep) -> SweepSummary:
 def summarise_entry(entry: SweepEntry) -> SweepSummary | BrokenSweep:
     """Summarise one sweep of a list: a broken file must not hide the other sweeps."""
     try:
-        return summarise(entry.id)
+        return summarise(entry.id, with_parts=False)
     except OrchestratorError as error:
         return BrokenSweep(entry.id, entry.name, entry.kind, BROKEN, _format_time(entry.created), str(error))
 

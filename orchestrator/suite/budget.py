@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
-from orchestrator.results.suite_cells import Spent, Work, sum_spent
+from orchestrator.results.suite_cells import Work
 from orchestrator.results.suite_record import Budget
 from orchestrator.sweep_folder.records import TrialState
+from orchestrator.sweep_folder.spent import sum_spent
 from training.config.passes import Images, count_most_images
 
 _HOUR_S = 3600
@@ -74,20 +75,12 @@ def count_more_trials(work: Work, budget: Budget, images: Images, amount: float)
             return 0
         more = int((amount - spent.images) // images.total)
     else:
-        ended = [record.run_s for record in state.records.values() if record.state is TrialState.COMPLETE]
-        if not ended:
+        ended = [record.held_s for record in state.records.values() if record.state is TrialState.COMPLETE]
+        if not sum(ended):
             return 0
-        units = plan.resources.units
-        more = int((amount * _HOUR_S - spent.seconds * units) // (sum(ended) / len(ended) * units))
+        more = int((amount - spent.hours) // plan.resources.hours(sum(ended) / len(ended)))
     num = state.total(plan.num_trials)
     # A search without any complete trial would go on failing until its budget is spent.
     if not any(record.state is TrialState.COMPLETE for record in state.records.values()):
         return 0
     return max(0, more if plan.num_points is None else min(more, plan.num_points - num))
-
-
-def measure_spent(plan: SweepPlan, spent: Spent, budget: Budget, num_trials: int) -> float | None:
-    """Return what a search has spent, in the unit of its budget."""
-    if budget.by == "images":
-        return spent.images
-    return float(num_trials) if budget.by == "trials" else plan.resources.hours(spent.seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +24,7 @@ from orchestrator.sweep_folder.rows import RESULTS_FILE
 from tests.kit import sweeps
 from tests.kit.fake_store import FakeStore
 from tests.kit.program import run
+from tests.kit.promoted import make_base
 from tests.kit.suites import SEEDS, make_cell, make_suite, make_suite_record
 
 
@@ -54,6 +57,22 @@ def test_the_table_by_hand(store: FakeStore, capsys: pytest.CaptureFixture[str])
     assert f"{ignore.mean:.2f}" in shown
     assert "openings of the test set: 3" in shown
     assert "smallest difference that can be significant here" in shown
+
+
+def test_marks_of_methods_are_shown(store: FakeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    record = register(make_suite_record())
+    make_cell(record, "ignore", store)
+    make_cell(record, "full_labels", store, base=make_base(**{"method.name": "full_labels"}))
+    make_cell(record, "em", store, base=make_base(**{"method.name": "epr"}))
+    _, shown, _ = run(capsys, "leaderboard", record.id)
+    assert "em (uses full-label statistic)" in shown
+    assert "full_labels (bound, uses true labels)" in shown
+    _, told, _ = run(capsys, "leaderboard", record.id, "--csv")
+    assert {row["marks"] for row in csv.DictReader(io.StringIO(told))} == {
+        "",
+        "uses true labels",
+        "uses full-label statistic",
+    }
 
 
 def test_rows_of_all_runs_are_kept_and_read(store: FakeStore) -> None:

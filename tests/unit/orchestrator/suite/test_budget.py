@@ -29,8 +29,10 @@ def make(**changes: Any) -> SweepPlan:
     return sweeps.make_sweep(**{"ranges": {"method.cam_threshold": found}, **changes})
 
 
-def run_trials(plan: SweepPlan, images: list[int], states: list[str], minutes: float = 10.0) -> None:
-    """Write a finished search, each of whose trials has passed so many images in so many minutes."""
+def run_trials(
+    plan: SweepPlan, images: list[int], states: list[str], minutes: float = 10.0, waited: float | None = None
+) -> None:
+    """Write a finished search; a trial has passed so many images in so many minutes, some of which it waited."""
     events: list[Event] = [sweeps.driver_started(plan)]
     for trial, (num, state) in enumerate(zip(images, states, strict=True)):
         start, end = trial * minutes * 60, (trial + 1) * minutes * 60
@@ -40,7 +42,12 @@ def run_trials(plan: SweepPlan, images: list[int], states: list[str], minutes: f
             counts = {"train/images_forward": num * 0.75, "train/images_backward": num * 0.25}
             events.append(
                 EpochReported(
-                    trial, 1, {**reported.metrics, **counts}, queue_s=None, start_s=None, time_ms=reported.time_ms
+                    trial,
+                    1,
+                    {**reported.metrics, **counts},
+                    queue_s=None if waited is None else waited * 60,
+                    start_s=None,
+                    time_ms=reported.time_ms,
                 )
             )
         events.append(sweeps.trial_ended(trial, end, state, "NAN" if state == "FAILED" else None))
@@ -95,6 +102,11 @@ class TestAfter:
         run_trials(plan, [100, 100, 100], ["COMPLETE"] * 3, minutes=10)
         assert more(plan, HOURS, 100, 1.0) == 3
         assert more(plan, HOURS, 100, 0.5) == 0
+
+    def test_a_wait_for_a_process_uses_up_no_hours(self) -> None:
+        plan = make()
+        run_trials(plan, [100, 100, 100], ["COMPLETE"] * 3, minutes=20, waited=10)
+        assert more(plan, HOURS, 100, 1.0) == 3
 
     def test_runs_that_did_not_count_their_images(self) -> None:
         plan = make()
