@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 BUILD_FILE = "_build.json"
 LOCK_FILE = Path("requirements", "run.txt")
 CLEAN = "none"
-GUARDED_KEYS = ("commit", "changes", "lock_hash", "data_hash", "weights_hash")
+GUARDED_KEYS = ("commit", "changes", "lock_hash", "data_hash", "weights_hash", "scores_hash")
 """What may not change between a sweep's start and its resume, unless the user allows it."""
 
 _WORDS = {"changes": "the hash of uncommitted changes"}

@@ -1,4 +1,4 @@
-"""The verbs of ``data``: prepare, verify, stats, show and list."""
+"""The verbs of ``data``: prepare, verify, stats, show and list; score has a module of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from orchestrator.cli.data_score import score
 from orchestrator.cli.options import EXIT_FAILURE, JsonOption
 from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.errors import UserError
@@ -246,6 +247,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "stats": (stats, "orchestrator data stats cub --out cub.png"),
     "show": (show, "orchestrator data show voc --index 0,7,100-105"),
     "list": (list_, "orchestrator data list"),
+    "score": (score, "orchestrator data score voc --model clip/ViT-B-16"),
 }
 
 

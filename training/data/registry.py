@@ -24,6 +24,7 @@ from training.data.digits import (
     read_split,
 )
 from training.data.split import SplitData
+from training.data.store.clip_scores import ClipScores, read_scores
 from training.data.store.reader import Store, open_store
 from training.data.views import IMAGENET_SCALE, UNIT_SCALE, PixelScale
 from training.errors import ConfigError, DatasetError
@@ -109,6 +110,25 @@ def open_dataset(config: DataConfig) -> Store:
             "data.image_size",
         )
     return store
+
+
+def load_clip_scores(config: DataConfig, model: str) -> tuple[ClipScores, str]:
+    """Return CLIP's scores of the train split, in its order, and the hash of their file.
+
+    Args:
+        config: The dataset.
+        model: Such as ``clip/ViT-B-16``.
+
+    Raises:
+        ConfigError: As :func:`dataset_info`, or the dataset is built in.
+        DatasetError: There are no scores, or they are of other data; the message has the command that makes them.
+    """
+    if config.name == EMBEDDED:
+        raise ConfigError(f"{EMBEDDED} has no scores of CLIP, which knows photos. Use a prepared dataset", "data.name")
+    store = open_dataset(config)
+    phase, rows = store.rows("train", config.split_seed)
+    found, digest = read_scores(store.uri, config.name, model, phase, store.manifest.data_hash)
+    return found.scores.rows(store.places(phase)[rows]), digest
 
 
 def digits_spec(config: DataConfig) -> DigitsSpec:

@@ -62,7 +62,8 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
     find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
     if find_source is None:
         raise _unknown(config.weights, ["pretext"])
-    return _fetch(config, find_source(name, config.weights))
+    asked = f"model.weights={config.weights} for {config.backbone}"
+    return fetch_state(find_source(name, config.weights), asked, _WAYS_OUT)
 
 
 def check_weights_name(config: ModelConfig) -> None:
@@ -119,7 +120,7 @@ def expected_pixels(backbone: str) -> Pixels:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A place that named weights come from.
 
     Attributes:
@@ -133,7 +134,17 @@ class _Source:
     load: Callable[[Path | None], Mapping[str, Tensor]]
 
 
-def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
+def fetch_state(source: Source, asked: str, ways_out: str) -> Mapping[str, Tensor]:
+    """Return a state dict from the library's cache, which one process of a node fills by a download if need be.
+
+    Args:
+        source: Where the weights come from.
+        asked: What the user wrote, for messages.
+        ways_out: What to do without a network, as a sentence.
+
+    Raises:
+        WeightsError: They are not in the cache, and cannot be downloaded; or the cached file is damaged.
+    """
     try:
         if source.find() is None:
             with (
@@ -147,18 +158,18 @@ def _fetch(config: ModelConfig, source: _Source) -> Mapping[str, Tensor]:
                 return source.load(source.find())
         return source.load(source.find())
     except Exception as error:
-        asked, cached = f"model.weights={config.weights} for {config.backbone}", source.find()
+        cached = source.find()
         if cached is not None:
             raise WeightsError(
                 f"The cached file of {asked} cannot be read: {cached}: {first_line(error).rstrip('.')}. "
-                f"Delete it. {_WAYS_OUT}"
+                f"Delete it. {ways_out}"
             ) from error
         raise WeightsError(
-            f"{asked} is not in the cache, and the download failed: {first_line(error).rstrip('.')}. {_WAYS_OUT}"
+            f"{asked} is not in the cache, and the download failed: {first_line(error).rstrip('.')}. {ways_out}"
         ) from error
 
 
-def _torchvision_source(name: str, weights: str) -> _Source:
+def _torchvision_source(name: str, weights: str) -> Source:
     import torchvision
 
     known = torchvision.models.get_model_weights(name).__members__
@@ -171,10 +182,10 @@ def _torchvision_source(name: str, weights: str) -> _Source:
         state: Mapping[str, Tensor] = torchvision.models.get_model(name, weights=weights, progress=False).state_dict()
         return state
 
-    return _Source(url, partial(_find_in_torch_hub, url), load)
+    return Source(url, partial(_find_in_torch_hub, url), load)
 
 
-def _timm_source(name: str, weights: str) -> _Source:
+def _timm_source(name: str, weights: str) -> Source:
     import timm
     from huggingface_hub import constants
 
@@ -199,8 +210,8 @@ def _timm_source(name: str, weights: str) -> _Source:
         return state
 
     if hub_id:
-        return _Source(constants.ENDPOINT, partial(_find_in_hugging_face_hub, hub_id), load)
-    return _Source(url, partial(_find_in_torch_hub, url), load)
+        return Source(constants.ENDPOINT, partial(find_in_hub, hub_id), load)
+    return Source(url, partial(_find_in_torch_hub, url), load)
 
 
 def _find_in_torch_hub(url: str) -> Path | None:
@@ -208,12 +219,11 @@ def _find_in_torch_hub(url: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _find_in_hugging_face_hub(hub_id: str) -> Path | None:
+def find_in_hub(hub_id: str, names: Sequence[str] = ("model.safetensors", "pytorch_model.bin")) -> Path | None:
+    """Return the first of these files of a repository of the hub that is in the cache."""
     import huggingface_hub
 
-    found = (
-        huggingface_hub.try_to_load_from_cache(hub_id, name) for name in ("model.safetensors", "pytorch_model.bin")
-    )
+    found = (huggingface_hub.try_to_load_from_cache(hub_id, name) for name in names)
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 

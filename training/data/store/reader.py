@@ -168,6 +168,26 @@ class Store:
         phase, rows = self._rows(name, split_seed)
         return phase, rows[self.labels(phase).kept[rows]]
 
+    def places(self, phase: str) -> NDArray[np.int64]:
+        """Return for each row of :meth:`labels` its position among those that were not left out.
+
+        Raises:
+            StoreError: The store has no such phase, or is damaged.
+        """
+        return np.cumsum(self.labels(phase).kept) - 1
+
+    def images(self, phase: Literal["train", "val"]) -> tuple[tuple[str, ...], StoreImages]:
+        """Return the names and images of an official phase, in the order of :meth:`labels`, without those left out.
+
+        Raises:
+            StoreError: The store has no such phase, or is damaged.
+        """
+        if phase not in _LEARNING:
+            raise ValueError(f"phase must be train or val, but got phase={phase}. Only promotion opens the test split")
+        table = self.labels(phase)
+        rows = np.nonzero(table.kept)[0]
+        return tuple(table.ids[row] for row in rows), self._images(phase, rows)
+
     def points(self, phase: str) -> list[NDArray[np.float32]] | None:
         """Return for each image that was not left out float32 (M, 3) of (part, x, y) in px of the store, or None.
 

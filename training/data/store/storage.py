@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,6 +66,17 @@ class Storage:
         with self._fs.open_input_stream(self._path(name)) as stream:
             content: bytes = stream.read()
         return content
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[pa.NativeFile]:
+        """Open a file to read parts of it.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+            OSError: It cannot be read.
+        """
+        with self._fs.open_input_file(self._path(name)) as file:
+            yield file
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield a file's content in pieces of a few MiB.
