@@ -11,10 +11,15 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from training.machine import is_running
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
 _HANDLERS_FLAG = "_ZN3ray6RayLog36is_failure_signal_handler_installed_E"
 _PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
+_START_S = 180.0
+_Node = TypeVar("_Node")
 
 
 def read_operator_limits() -> dict[str, int]:
@@ -46,7 +53,7 @@ def reload_environment() -> None:
 
 
 def init(folder: Path | None, **options: Any) -> None:
-    """Call ``ray.init``, and keep it from handling signals.
+    """Call ``ray.init``, keep it from handling signals, and wait for a slow machine.
 
     It installs a SIGTERM handler in Python and, from its core, another one below Python's, which ends the process
     without a word; ``ray.shutdown`` then resets SIGTERM to the system's default. No option prevents any of that.
@@ -59,12 +66,13 @@ def init(folder: Path | None, **options: Any) -> None:
     """
     import ray
     from ray import _raylet
-    from ray._private import ray_constants, utils
+    from ray._private import ray_constants, services, utils
 
     # Ray's core installs and resets handlers only according to this flag; it is False whenever Ray is not starting.
     are_installed = ctypes.c_bool.in_dll(ctypes.CDLL(_raylet.__file__), _HANDLERS_FLAG)
-    before = utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER
+    before = utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER, services.get_node
     utils.set_sigterm_handler = lambda handler: None
+    services.get_node = partial(_await_node, services.get_node)
     if folder is not None:
         options["_temp_dir"] = str(folder)
         ray_constants.ENABLE_RAY_CLUSTER = False
@@ -73,7 +81,26 @@ def init(folder: Path | None, **options: Any) -> None:
         ray.init(**options)
     finally:
         are_installed.value = False
-        utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER = before
+        utils.set_sigterm_handler, ray_constants.ENABLE_RAY_CLUSTER, services.get_node = before
+
+
+def _await_node(get_node: Callable[..., _Node], gcs_address: str, node_id: str) -> _Node:
+    """Ask for a node until it is there, for as long as its raylet runs.
+
+    Ray gives a raylet 30 s, without a setting for it, and then starts from scratch. A busy machine needs longer.
+    """
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            return get_node(gcs_address, node_id)
+        except RuntimeError:
+            if time.monotonic() > deadline or not _is_raylet_running():
+                raise
+        time.sleep(0.1)
+
+
+def _is_raylet_running() -> bool:
+    return any(child.name() == "raylet" and is_running(child) for child in psutil.Process().children())
 
 
 def keep_credentials_local() -> None:

@@ -51,6 +51,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # Without it, Ray would end a driver that lost its GCS before the driver notices, without a word.
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(_RECONNECT_S),
+    # 30 s is too little on a busy machine.
+    "RAY_gcs_server_port_wait_time_s": "180",
     # The driver handles signals itself.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
@@ -163,8 +165,8 @@ def _init(options: Mapping[str, Any]) -> None:
         # Catch everything: Ray raises a bare Exception for a node that takes too long to start, and a class of its own
         # for a refused token.
         except Exception as error:
-            # A busy machine needs longer than the 30 s that Ray allows its processes, and Ray has no setting for it.
-            # The next try is faster, because the files are in memory by then.
+            # Ray's processes also give up on each other when the machine is busy. The next try is faster, because the
+            # files are in memory by then.
             if address is not None or is_last or _TOO_SLOW not in str(error):
                 raise cannot_start(address, error) from error
             kill_own(Path(os.environ[SWEEP_VARIABLE]))

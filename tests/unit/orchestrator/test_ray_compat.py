@@ -76,6 +76,32 @@ def test_while_ray_starts_its_signal_handlers_and_outside_addresses_are_off(
     assert "ray_constants.ENABLE_RAY_CLUSTER" in inspect.getsource(services)
 
 
+def test_a_slow_raylet_is_waited_for_and_a_dead_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    services, node = import_module("ray._private.services"), import_module("ray._private.node")
+    assert parameters(services.get_node) == ["gcs_address", "node_id"]
+    assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)  # looked up there at each call
+    answers: list[Any] = []
+
+    def get_node(gcs_address: str, node_id: str) -> Any:
+        answer = answers.pop(0)
+        if answer is None:
+            raise RuntimeError("no such node")
+        return answer
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(ray, "init", lambda **options: services.get_node("127.0.0.1:1", "ab"))
+    answers[:] = [None, None, {"labels": {}}, None]
+    monkeypatch.setattr(ray_compat, "_is_raylet_running", lambda: True)
+    ray_compat.init(None)
+    assert answers == [None]
+    monkeypatch.setattr(ray_compat, "_is_raylet_running", lambda: False)
+    with pytest.raises(RuntimeError, match="no such node"):
+        ray_compat.init(None)
+    assert services.get_node is get_node
+
+
 def test_tune_forwards_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train.v2._internal import constants
 
