@@ -259,7 +259,9 @@ def test_a_signal_at_any_moment_ends_it(driver: type[Driver]) -> None:
             first.await_begin()
             time.sleep(delay)
             check_ended(first, number)
-    driver().wait_for(EpochReported)
+    last = driver()
+    last.wait_for(EpochReported)
+    check_ended(last, signal.SIGTERM)
 
 
 def check_ended(driver: Driver, number: signal.Signals) -> None:
