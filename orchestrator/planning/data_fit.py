@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.datasets.prepared import find_store, locate_store, require_known_name, require_store
 from orchestrator.errors import UserError
-from orchestrator.planning.sweep_plan import Params, SweepPlan
+from orchestrator.planning.sweep_plan import Params, SweepPlan, trial_config
 from training.config.marks import TRUE_LABELS, find_marks
 from training.data.dataset_names import EMBEDDED
 from training.errors import StoreError
@@ -32,6 +32,7 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
     Raises:
         UserError: A place does not exist, the data are not prepared, have another image size, or lack the true labels
             that the method or the protocol needs. The message has the command or the flag that fixes it.
+        ConfigError: The data do not give the positives or negatives that the settings ask for.
         StoreError: The store exists and cannot be read.
     """
     if address is None:
@@ -52,6 +53,7 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
         )
     if not manifest.has_true["train"]:
         _require_no_true_labels(plan)
+    _require_known_labels(plan, place)
     # If the source has no val split of its own, part of train is held out.
     val = "val" if "val" in manifest.has_true else "train"
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
@@ -156,6 +158,16 @@ def _require_no_true_labels(plan: SweepPlan) -> None:
             f"method.rejection=oracle, in the space {plan.space}, needs true labels, but {plan.dataset} has only "
             f"observed ones. Use --set method.rejection=gap, or take oracle out of the space."
         )
+
+
+def _require_known_labels(plan: SweepPlan, place: str) -> None:
+    if plan.base.get("data.positives") is None and plan.base.get("data.negatives", "none") == "none":
+        return
+    # Imported late, because it brings torch.
+    from training.data.store.known_labels import KnownLabels
+    from training.data.store.reader import open_store
+
+    KnownLabels.of(trial_config(plan, {}).data).require(open_store(place).labels("train"), plan.dataset)
 
 
 def _asks_oracle(settings: Params) -> bool:

@@ -51,7 +51,12 @@ def fit_template(space: SearchSpace, name: str) -> SearchSpace:
     assert isinstance(batch_size, int)
     if num_train / batch_size * space.budget.epochs < _FEW_STEPS:
         changes |= _set_everywhere(space, "method.gap_decay", 0.95)
-    true = store.labels("train").true
+    table = store.labels("train")
+    if table.observed is not None:
+        changes["shared", "fixed", "data.positives"] = "given"
+    if table.negatives:
+        changes["shared", "fixed", "data.negatives"] = "given"
+    true = table.true
     if true is not None and len(true):
         # Within the range that the template searches.
         mean = round(min(max(float(true.sum(1).mean()), 1.0), 10.0), _DIGITS)

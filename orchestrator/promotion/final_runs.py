@@ -68,7 +68,7 @@ def choose_draws(plan: SweepPlan, num: int) -> tuple[int, ...] | None:
         observed labels are given, so that there is nothing to draw.
 
     Raises:
-        UserError: ``num`` is less than 1.
+        UserError: ``num`` is less than 1, or more than 1 where the observed labels are given.
         DatasetError, ConfigError: The data are needed and cannot be read.
     """
     PlanRequest(draws=num).check_counts()
@@ -79,13 +79,22 @@ def choose_draws(plan: SweepPlan, num: int) -> tuple[int, ...] | None:
         if num > 1:
             raise
         return None
-    return () if is_given else tuple(range(first, first + num))
+    if not is_given:
+        return tuple(range(first, first + num))
+    if num > 1:
+        raise UserError(
+            f"--draws={num} needs labels that are drawn, but the observed labels of {plan.dataset} are given by the "
+            "dataset, so there is no other draw of them. Leave out --draws."
+        )
+    return ()
 
 
 def _has_given_labels(plan: SweepPlan) -> bool:
     from training.data.registry import open_dataset
+    from training.data.store.known_labels import KnownLabels
 
-    return open_dataset(trial_config(plan, {}).data).labels("train").observed is not None
+    data = trial_config(plan, {}).data
+    return not KnownLabels.of(data).draws(open_dataset(data).labels("train"))
 
 
 def read_promotable(sweep_id: str) -> tuple[SweepPlan, SweepState]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from training.loop.optim import build_optimizer, guarded_step
 from training.loop.run import TrainingRun
 from training.losses import total_loss
 from training.methods.base import Method, Sizes
+from training.methods.ignore import Ignore
 from training.methods.registry import METHODS, build_method
+from training.models.base import ModelOutput
 from training.models.registry import build_model
 
 CPU = torch.device("cpu")
@@ -269,6 +272,42 @@ class TestMethod:
         ]
         assert losses[0] != losses[1]
 
+    def test_without_a_known_negative_nothing_changes(self, trainer: Trainer) -> None:
+        batch = random_batch(8)
+        losses = []
+        for negative in (None, torch.zeros(8, 10, dtype=torch.bool)):
+            trainer.model.load_state_dict(self.start(trainer.model))
+            output = trainer.method.step(trainer.model, replace(batch, negative=negative), epoch=2)
+            losses.append(total_loss(output.parts)[0].detach())
+        assert torch.equal(*losses)
+
+    def test_known_negative_is_pushed_down_and_never_doubted(self, trainer: Trainer) -> None:
+        """Where every label is known, nothing is rejected, corrected or pseudo-labelled, however high its score."""
+        if trainer.method.needs_true_labels and not isinstance(trainer.method, Ignore):
+            return  # it is told all labels that it learns from
+        batch = random_batch(8)
+        negative = batch.observed == 0
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if name.endswith("head.bias"):
+                    parameter.fill_(3.0)
+        trainer.method.start(batch.observed > 0, negative)
+        before = {name: value.clone() for name, value in trainer.method.state_dict().items()}
+        if trainer.method.needs_train_scores(1):
+            trainer.method.end_epoch(1, 3 * torch.ones(8, 10), batch.observed > 0, negative)
+        for epoch in (1, 2, 3):
+            seen = _Seen(trainer.model)
+            output = trainer.method.step(seen, replace(batch, negative=negative, true=torch.ones(8, 10)), epoch)
+            total_loss(output.parts)[0].backward()
+            push = torch.stack([each.grad for each in seen.logits if each.grad is not None]).sum(0)
+            # A fifth of what AN would push by: the margin is for weights and powers, not for the sign.
+            assert (push[negative] > 0.2 * 0.9 / 80).all(), push[negative].min()
+            assert output.sums.get("rejected", 0) == 0
+            assert output.sums.get("unobserved", 0) == 0
+            trainer.method.apply_updates(output, torch.tensor(True))
+        for name in before.keys() & {"corrected", "pseudo_labels"}:
+            assert torch.equal(trainer.method.state_dict()[name], before[name])
+
     def test_metrics_of_an_epoch_are_finite(self, trainer: Trainer) -> None:
         totals: dict[str, float] = {}
         for seed in range(3):
@@ -290,6 +329,21 @@ class TestMethod:
             name: torch.full_like(value, 0.5) if value.is_floating_point() else value
             for name, value in model.state_dict().items()
         }
+
+
+class _Seen(nn.Module):
+    """A model that keeps the logits of each of its passes, with their gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.logits = model, list[Tensor]()
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        output: ModelOutput = self.model(images)
+        if output.logits.requires_grad:
+            output.logits.retain_grad()
+        self.logits.append(output.logits)
+        return output
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

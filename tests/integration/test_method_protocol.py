@@ -42,7 +42,9 @@ class Labelling(Method):
     def needs_train_scores(self, epoch: int) -> bool:
         return epoch % 2 == 1
 
-    def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
+    def end_epoch(
+        self, epoch: int, logits: Tensor, observed: Tensor, negative: Tensor | None = None
+    ) -> dict[str, float]:
         self.labels.copy_(torch.where(observed, 1.0, logits.sigmoid()))
         return {"train/soft_positive_frac": float((self.labels > 0.5).float().mean())}
 

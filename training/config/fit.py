@@ -20,7 +20,7 @@ def check_fit(config: TrainConfig) -> None:
     """Check that the settings of a run fit together.
 
     Raises:
-        ConfigError: The image size does not fit digits, the digits family has no such backbone, the backbone has no
+        ConfigError: Image size or labels do not fit digits, the digits family has no such backbone, the backbone has no
             such weights, or random ones would be frozen for a while or for good.
     """
     data, model = config.data, config.model
@@ -28,6 +28,13 @@ def check_fit(config: TrainConfig) -> None:
         raise ConfigError(
             f"data.image_size must be {DIGITS_IMAGE_SIZE} for digits, but got data.image_size={data.image_size}",
             "data.image_size",
+        )
+    if data.name == DIGITS and (data.positives == "given" or data.negatives != "none"):
+        key, value = ("positives", "drawn") if data.positives == "given" else ("negatives", "none")
+        raise ConfigError(
+            f"data.{key} must be {value} for digits, whose labels are all true, but got "
+            f"data.{key}={getattr(data, key)}",
+            f"data.{key}",
         )
     of_digits = model.backbone.startswith("digits/")
     if of_digits and model.backbone != DIGITS_BACKBONE:

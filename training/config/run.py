@@ -18,6 +18,11 @@ from training.errors import ConfigError
 from training.selection import SelectBy
 
 Scalar = str | int | float | bool | None
+Positives = Literal["drawn", "given"]
+Negatives = Literal["none", "given", "range", "checklist"]
+
+
+_DRAW_SEED = 1200
 
 
 class DataConfig(StrictModel):
@@ -40,12 +45,18 @@ class DataConfig(StrictModel):
         normalisation: How pixels in [0, 1] are normalised: ``dataset`` subtracts a mean colour and divides by a
             deviation (their own for digits, ImageNet's for photos, as in their trunks' training); ``none`` leaves them,
             as released for PLC + LAC, and makes the pixels that IGNORE masks black instead of the mean colour.
+        positives: Where the observed positives come from: ``drawn`` from the true labels, or ``given`` by the dataset.
+            None is ``given`` where the dataset gives them and ``drawn`` elsewhere. Given ones have no draw, so
+            ``draw_seed`` must then stay as it is.
+        negatives: Which labels of training images are known to be negative: ``none``, or those that the dataset gives
+            (``given``). L48 gives them in two ways, by the ``range`` of a species and by the ``checklist`` of the
+            recording's place; ``given`` is both. What they cost is in :mod:`training.methods.known_negatives`.
     """
 
     name: PathName = "digits"
     scene_seed: int = Field(0, ge=0)
     split_seed: int = Field(1200, ge=0)
-    draw_seed: int = Field(1200, ge=0)
+    draw_seed: int = Field(_DRAW_SEED, ge=0)
     num_train: int | None = Field(None, ge=10)
     num_val: int | None = Field(None, ge=10)
     num_test: int | None = Field(None, ge=10)
@@ -55,6 +66,17 @@ class DataConfig(StrictModel):
     num_workers: int = Field(2, ge=0, le=128)
     augment_order: Literal["resized", "original"] = "resized"
     normalisation: Literal["dataset", "none"] = "dataset"
+    positives: Positives | None = None
+    negatives: Negatives = "none"
+
+    @field_validator("positives")
+    @classmethod
+    def _check_draw(cls, positives: Positives | None, info: ValidationInfo) -> Positives | None:
+        if positives == "given" and info.data.get("draw_seed", _DRAW_SEED) != _DRAW_SEED:
+            raise ValueError(
+                f"drawn with data.draw_seed={info.data['draw_seed']}, because given positives have no draw"
+            )
+        return positives
 
 
 PLACE_KEYS = frozenset({"data.store", "data.num_workers"})
@@ -64,7 +86,12 @@ A run may be resumed with other values, and two configurations that differ only 
 """
 
 
-ADDED_SETTINGS: dict[str, Scalar] = {"model.frozen_stem": False, "optim.head_first_epochs": 0}
+ADDED_SETTINGS: dict[str, Scalar] = {
+    "model.frozen_stem": False,
+    "optim.head_first_epochs": 0,
+    "data.positives": None,
+    "data.negatives": "none",
+}
 """Settings that came after the first results -> the value that those had.
 
 Whatever identifies a result leaves them out at that value, so that earlier results are still recognised.

@@ -24,6 +24,7 @@ class Batch:
         strong: float (B, 3, H, W), the strong view, or None if the method needs none.
         observed: float (B, C), 1 for the one observed positive, 0 for unknown.
         true: float (B, C), or None if only observed labels exist.
+        negative: bool (B, C), the labels that are known to be negative, or None if none is.
     """
 
     index: Tensor
@@ -31,6 +32,7 @@ class Batch:
     strong: Tensor | None
     observed: Tensor
     true: Tensor | None
+    negative: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -42,6 +44,7 @@ class Batch:
             strong=None if self.strong is None else self.strong.to(device, non_blocking=True),
             observed=self.observed.to(device, non_blocking=True),
             true=None if self.true is None else self.true.to(device, non_blocking=True),
+            negative=None if self.negative is None else self.negative.to(device, non_blocking=True),
         )
 
 
@@ -102,6 +105,7 @@ class TrainBatches:
                 strong=None if strong is None else self._scale.normalise(strengthen(images, strong, rows)),
                 observed=self._observed[rows],
                 true=None if self._true is None else self._true[rows],
+                negative=None if self._data.negative is None else self._data.negative[rows],
             )
 
 

@@ -160,6 +160,7 @@ class StoreBatches:
                     strong=None if strong is None else _normalised(strong, self._scale, self._device),
                     observed=self._data.observed[part].float(),
                     true=None if self._data.true is None else self._data.true[part].float(),
+                    negative=None if self._data.negative is None else self._data.negative[part],
                 ).to(self._device)
 
 

@@ -25,6 +25,7 @@ from training.data.digits import (
 )
 from training.data.split import SplitData
 from training.data.store.clip_scores import ClipScores, read_scores
+from training.data.store.known_labels import KnownLabels
 from training.data.store.reader import Store, open_store
 from training.data.views import IMAGENET_SCALE, UNIT_SCALE, PixelScale
 from training.errors import ConfigError, DatasetError
@@ -80,7 +81,8 @@ def load_split(config: DataConfig, split: Literal["train", "val"]) -> SplitData:
     if config.name == EMBEDDED:
         return _read_digits(str(digits_place(config)), split, config.draw_seed)
     store = open_dataset(config)
-    return _read_store(_Key(store.uri, store.manifest.data_hash), split, config.split_seed, config.draw_seed)
+    key = _Key(store.uri, store.manifest.data_hash)
+    return _read_store(key, split, config.split_seed, config.draw_seed, KnownLabels.of(config))
 
 
 def open_dataset(config: DataConfig) -> Store:
@@ -126,7 +128,7 @@ def load_clip_scores(config: DataConfig, model: str) -> tuple[ClipScores, str]:
     if config.name == EMBEDDED:
         raise ConfigError(f"{EMBEDDED} has no scores of CLIP, which knows photos. Use a prepared dataset", "data.name")
     store = open_dataset(config)
-    phase, rows = store.rows("train", config.split_seed)
+    phase, rows = store.rows("train", config.split_seed, KnownLabels.of(config))
     found, digest = read_scores(store.uri, config.name, model, phase, store.manifest.data_hash)
     return found.scores.rows(store.places(phase)[rows]), digest
 
@@ -170,5 +172,7 @@ class _Key:
 
 
 @lru_cache(maxsize=4)
-def _read_store(key: _Key, split: Literal["train", "val"], split_seed: int, draw_seed: int) -> SplitData:
-    return open_store(key.uri).split(split, split_seed, draw_seed)
+def _read_store(
+    key: _Key, split: Literal["train", "val"], split_seed: int, draw_seed: int, known: KnownLabels
+) -> SplitData:
+    return open_store(key.uri).split(split, split_seed, draw_seed, known)

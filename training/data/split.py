@@ -65,6 +65,7 @@ class SplitData:
             None.
         classes: C names.
         names: N names of the images, or empty if they have none.
+        negative: bool (N, C), the labels that are known to be negative, or None if the run uses none.
     """
 
     name: str
@@ -74,6 +75,7 @@ class SplitData:
     boxes: Tensor | None
     classes: tuple[str, ...]
     names: tuple[str, ...] = ()
+    negative: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,6 +7,7 @@ from training.data.dataset_names import EMBEDDED
 from training.data.digits import read_split
 from training.data.registry import digits_place, open_dataset
 from training.data.split import SplitData
+from training.data.store.known_labels import KnownLabels
 from training.inference.scores import hash_labels
 from training.preparation import prepare
 
@@ -20,7 +21,7 @@ def load_test_split(config: DataConfig) -> SplitData:
     if config.name == EMBEDDED:
         prepare(config)
         return read_split(digits_place(config), "test", config.draw_seed)
-    return open_dataset(config).test_split(config.draw_seed)
+    return open_dataset(config).test_split(config.draw_seed, KnownLabels.of(config))
 
 
 def hash_split(data: SplitData) -> str:

@@ -95,7 +95,7 @@ class TrainingRun:
         self._method = build_method(config.method, sizes).to(self._device)
         self._check_embeddings(sizes)
         self._check_labels()
-        self._method.start(self._train.observed.to(self._device))
+        self._method.start(*self._known_labels())
         self.identity = {
             "data_hash": info.data_hash,
             "weights_hash": weights_hash,
@@ -282,7 +282,12 @@ class TrainingRun:
     def _end_epoch(self, epoch: int) -> dict[str, float]:
         """Pass the scores of the train split to the method."""
         logits = self._scores(self._train, self._model)
-        return self._method.end_epoch(epoch, logits.to(self._device), self._train.observed.to(self._device))
+        return self._method.end_epoch(epoch, logits.to(self._device), *self._known_labels())
+
+    def _known_labels(self) -> tuple[Tensor, ...]:
+        # Without known negatives nothing more is passed on: a method of the user's own need not take them.
+        labels = (self._train.observed, self._train.negative)
+        return tuple(each.to(self._device) for each in labels if each is not None)
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """Evaluate on val; with averaged weights, return the better set's metrics and the gain of averaging."""

@@ -72,10 +72,14 @@ class Method(nn.Module, ABC):
     needs_embeddings: ClassVar[bool] = False
     lr_multiplier: float = 1.0
 
-    def start(self, observed: Tensor) -> None:
-        """Receive the observed labels of the train split, bool (N, C), once, before anything is trained or loaded.
+    def start(self, observed: Tensor, negative: Tensor | None = None) -> None:
+        """Receive what is known of the train split's labels, once, before anything is trained or loaded.
 
-        Most methods do not need them.
+        Most methods do not need it.
+
+        Args:
+            observed: bool (N, C), the observed positives.
+            negative: bool (N, C), the labels that are known to be negative, or None if none is.
         """
 
     def decays_in(self, epoch: int) -> bool:
@@ -91,7 +95,8 @@ class Method(nn.Module, ABC):
 
         Args:
             model: Maps normalised images (B, 3, H, W) to a :class:`ModelOutput`; called with gradient.
-            batch: May be empty on this rank, and may have no observed positive at all.
+            batch: May be empty on this rank, and may have no observed positive at all. What its known negatives cost is
+                in :mod:`training.methods.known_negatives`.
             epoch: Counted from 1.
         """
 
@@ -112,13 +117,16 @@ class Method(nn.Module, ABC):
         """Return whether to call :meth:`end_epoch` after this epoch (from 1) with the scores of the train split."""
         return False
 
-    def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
+    def end_epoch(
+        self, epoch: int, logits: Tensor, observed: Tensor, negative: Tensor | None = None
+    ) -> dict[str, float]:
         """Change the state after an epoch for which :meth:`needs_train_scores` is True, in the same way on every rank.
 
         Args:
             epoch: The epoch that ended, counted from 1.
             logits: float (N, C) of the train split, in order, from one pass in eval mode over unaugmented images.
             observed: bool (N, C).
+            negative: bool (N, C), the labels that are known to be negative, or None if none is.
 
         Returns:
             Metrics of the epoch, in addition to those of :meth:`epoch_metrics`.

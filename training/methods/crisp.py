@@ -12,7 +12,8 @@ and the loss is the sum over classes of the risk under absolute loss
     2 pi_c mean{1 - p_ic : y_ic = 1} + |mean_i p_ic - pi_c|
 
 with both means over the global batch; a class without an observed positive in the batch has only the second term. The
-first ``warmup_epochs`` epochs are those of AN. A class without any observed positive has the prior 0.
+first ``warmup_epochs`` epochs are those of AN. A class without any observed positive has the prior 0. Known
+negatives, which the paper does not have, get a term of their own: the mean over all entries of ``-log(1 - p)`` there.
 
 Differences from the paper:
   * The paper adds a term on the logits, with a weight lambda, but gives neither its formula nor lambda. We leave it out
@@ -33,6 +34,7 @@ from training.data.batches import Batch
 from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, mean_part
 from training.methods.base import Method, Sizes, StepOutput
+from training.methods.known_negatives import charge_negatives
 from training.metric_names import TRAIN_CLASS_PRIOR
 from training.priors import estimate_prior
 
@@ -52,17 +54,25 @@ class Crisp(Method):
         logits = model(batch.weak).logits.float()
         if epoch <= self._config.warmup_epochs:
             return StepOutput({"entries": mean_part(assumed_negative_entries(logits, batch.observed))})
-        return StepOutput({"risk": self._risk(logits.sigmoid(), batch.observed > 0)})
+        probs = logits.sigmoid()
+        parts = {"risk": self._risk(probs, batch.observed > 0)}
+        if batch.negative is not None:
+            parts["negatives"] = mean_part(charge_negatives(torch.zeros_like(probs), probs, batch))
+        return StepOutput(parts)
 
     def needs_train_scores(self, epoch: int) -> bool:
         """Return whether the next epoch needs the priors."""
         return self._config.warmup_epochs <= epoch < self._num_epochs
 
     @torch.no_grad()
-    def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
-        """Estimate the class priors."""
+    def end_epoch(
+        self, epoch: int, logits: Tensor, observed: Tensor, negative: Tensor | None = None
+    ) -> dict[str, float]:
+        """Estimate the class priors; an image in which the class is known to be absent counts as scored 0."""
         # In double precision: single precision rounds the highest probabilities to 1, which ties their scores.
         probs = logits.double().sigmoid()
+        if negative is not None:
+            probs = probs.masked_fill(negative, 0)
         priors = [estimate_prior(probs[:, label], observed[:, label]) for label in range(probs.shape[1])]
         self.priors = torch.stack(priors).to(self.priors)
         return {TRAIN_CLASS_PRIOR: float(self.priors.mean())}

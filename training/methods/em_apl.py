@@ -4,6 +4,7 @@ With p = sigmoid(z), ``nl(x) = -log(x + 1e-5)`` and H the binary entropy, an ent
 
     nl(p)                                  if the label was observed
     -alpha H(p)                            if nothing is known
+    nl(1 - p)                              if it is known to be negative
     beta (t nl(p) + (1 - t) nl(1 - p))     if it has the pseudo-label t
 
 and the loss is the mean over all B x C entries. After each epoch from the end of the warm-up on, the entries of each
@@ -34,6 +35,7 @@ from training.config.methods import EmAplConfig
 from training.data.batches import Batch
 from training.losses import binary_entropy, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
+from training.methods.known_negatives import charge_negatives
 from training.metric_names import TRAIN_PSEUDO_LABELLED_FRAC
 
 UNKNOWN = -1.0
@@ -56,20 +58,24 @@ class EmApl(Method):
         positive, negative = negative_log(probs), negative_log(1 - probs)
         labelled = self._config.pseudo_weight * (pseudo * positive + (1 - pseudo) * negative)
         unobserved = torch.where(pseudo == UNKNOWN, -self._config.entropy_weight * binary_entropy(probs), labelled)
-        return StepOutput({"entries": mean_part(torch.where(batch.observed > 0, positive, unobserved))})
+        entries = torch.where(batch.observed > 0, positive, unobserved)
+        return StepOutput({"entries": mean_part(charge_negatives(entries, probs, batch))})
 
     def needs_train_scores(self, epoch: int) -> bool:
         """Return whether a round of pseudo-labelling follows this epoch."""
         return self._config.warmup_epochs <= epoch < self._num_epochs
 
     @torch.no_grad()
-    def end_epoch(self, epoch: int, logits: Tensor, observed: Tensor) -> dict[str, float]:
+    def end_epoch(
+        self, epoch: int, logits: Tensor, observed: Tensor, negative: Tensor | None = None
+    ) -> dict[str, float]:
         """Pseudo-label the lowest scores of each class."""
+        unknown = ~observed if negative is None else ~observed & ~negative
         num_rounds = self._num_epochs - self._config.warmup_epochs
         # In double precision, because floor() would turn a rounding error into an entry less.
-        quotas = ((~observed).sum(0).double() * self._config.negative_proportion / num_rounds).floor().long()
+        quotas = (unknown.sum(0).double() * self._config.negative_proportion / num_rounds).floor().long()
         probs = logits.sigmoid()
-        open_ = (self.pseudo_labels == UNKNOWN) & ~observed
+        open_ = (self.pseudo_labels == UNKNOWN) & unknown
         # Each entry's rank among the open ones of its class. A stable sort keeps equal scores in the order of the
         # examples, so every rank and every resumed run picks the same entries. Scattering inverts the permutation.
         order = torch.where(open_, probs, torch.inf).argsort(dim=0, stable=True)
@@ -77,5 +83,5 @@ class EmApl(Method):
             0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order)
         )
         self.pseudo_labels = torch.where(open_ & (ranks < quotas), probs, self.pseudo_labels)
-        num_unobserved = (~observed).sum()
+        num_unobserved = unknown.sum()
         return {TRAIN_PSEUDO_LABELLED_FRAC: float((self.pseudo_labels != UNKNOWN).sum() / num_unobserved.clamp_min(1))}

@@ -10,6 +10,7 @@ from training.data.batches import Batch
 from training.distributed import differentiable_sum_over_ranks
 from training.losses import LossPart, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
+from training.methods.known_negatives import charge_negatives
 
 
 class Epr(Method):
@@ -27,8 +28,8 @@ class Epr(Method):
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         """Forward the weak view."""
         probs = model(batch.weak).logits.float().sigmoid()
-        positives = torch.where(batch.observed > 0, negative_log(probs), 0)
-        return StepOutput({"positives": mean_part(positives), "expected": expected_part(probs, self._expected)})
+        known = charge_negatives(torch.where(batch.observed > 0, negative_log(probs), 0), probs, batch)
+        return StepOutput({"positives": mean_part(known), "expected": expected_part(probs, self._expected)})
 
 
 def expected_part(probs: Tensor, expected_positives: float) -> LossPart:

@@ -19,6 +19,7 @@ from training.data.batches import Batch
 from training.losses import mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
+from training.methods.known_negatives import may_be_positive
 from training.methods.supervised import MeanOverEntries
 
 _LOWEST = 1e-8
@@ -74,6 +75,8 @@ class Hill(MeanOverEntries):
     ``p_m = sigmoid(z - 1)``. The gradient goes through all factors, as released.
     """
 
+    doubts_negatives = True
+
     def __init__(self, config: HillConfig, sizes: Sizes) -> None:
         super().__init__()
         self._config = config
@@ -104,13 +107,13 @@ class Splc(Method):
         logits = model(batch.weak).logits.float()
         positive = batch.observed > 0
         shifted = torch.where(positive, logits - self._config.margin, logits)
-        corrected = torch.zeros_like(positive)
+        corrected, open_ = torch.zeros_like(positive), may_be_positive(batch)
         if epoch > self._config.warmup_epochs:
-            corrected = (shifted.detach().sigmoid() > self._config.positive_threshold) & ~positive
+            corrected = (shifted.detach().sigmoid() > self._config.positive_threshold) & open_
         # The loss of a negative is that of a positive with the sign of its logit flipped.
         signed = torch.where(positive | corrected, shifted, -shifted)
         losses = (-signed).sigmoid() ** self._config.gamma * -logsigmoid(signed)
-        return StepOutput({"entries": mean_part(losses)}, sums=count_found(corrected, positive, batch.true))
+        return StepOutput({"entries": mean_part(losses)}, sums=count_found(corrected, open_, batch.true))
 
     def epoch_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Report how many unobserved labels were corrected, and how often that was right."""

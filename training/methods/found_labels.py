@@ -14,17 +14,17 @@ from training.metric_names import (
 )
 
 
-def count_found(found: Tensor, positive: Tensor, true: Tensor | None) -> dict[str, Tensor]:
+def count_found(found: Tensor, unknown: Tensor, true: Tensor | None) -> dict[str, Tensor]:
     """Return the sums of a step that :func:`found_metrics` needs.
 
     Args:
         found: bool (B, C), the unobserved labels that a method rejects or treats as positive.
-        positive: bool (B, C), the observed positives.
+        unknown: bool (B, C), the labels that are neither observed nor known to be negative.
         true: (B, C) of 0 and 1, or None.
     """
-    sums = {"rejected": found.sum(), "unobserved": (~positive).sum()}
+    sums = {"rejected": found.sum(), "unobserved": unknown.sum()}
     if true is not None:
-        false_negative = (true > 0) & ~positive
+        false_negative = (true > 0) & unknown
         sums["false_negatives"] = false_negative.sum()
         sums["rejected_false_negatives"] = (found & false_negative).sum()
     return sums

@@ -11,6 +11,7 @@ from training.data.batches import Batch
 from training.losses import LossPart, mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.epr import expected_part
+from training.methods.known_negatives import charge_negatives
 
 _EPS = 1e-7
 """Added inside the logarithm, as released; other methods use 1e-5."""
@@ -43,7 +44,8 @@ class GrLoss(Method):
         soft = (slope * probs.detach() + offset).sigmoid()
         weight = torch.exp(-((probs.detach() - centre) / width).square() / 2)
         unobserved = soft * _robust(logits, self._config.q_pos) + (1 - soft) * _robust(-logits, self._config.q_neg)
-        return mean_part(torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved))
+        entries = torch.where(batch.observed > 0, -torch.log(probs + _EPS), weight * unobserved)
+        return mean_part(charge_negatives(entries, probs, batch))
 
     def _schedule(self, epoch: int) -> tuple[float, float, float, float]:
         """Return w, b, mu and sigma in an epoch."""

@@ -9,7 +9,8 @@ class, with logits z, z_s, z_m and observed labels y. Then
     gap   = |z - z_m|                                           (detached; on logits)
     T_gap <- d T_gap + (1 - d) mean{gap_ic : y_ic = 1}          (one scalar)
     T_avg,c <- d T_avg,c + (1 - d) mean_i z_ic                  (one per class)
-    r_ic  = 1[gap_ic > T_gap] 1[z_ic > T_avg,c] 1[y_ic = 0]     (0 in the first ``warmup_epochs`` epochs)
+    r_ic  = 1[gap_ic > T_gap] 1[z_ic > T_avg,c] 1[y_ic = 0]     (0 in the first ``warmup_epochs`` epochs, and for
+                                                                labels that are known to be negative)
     L     = w_spbc mean{nl(p_ic) : y_ic = 1} + mean{l(z_s)_ic : r_ic = 0} + w_reg mean (z_s - z)^2
 
 with ``nl(x) = -log(x + 1e-5)``, p = sigmoid(z) and l the assumed-negative BCE of the strong view. Both thresholds are
@@ -41,6 +42,7 @@ from training.distributed import sum_over_ranks
 from training.losses import LossPart, assumed_negative_entries, masked_mean_part, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
+from training.methods.known_negatives import may_be_positive
 from training.metric_names import (
     TRAIN_AVERAGE_LOGIT_THRESHOLD,
     TRAIN_EMPTY_MASK_FRAC,
@@ -87,7 +89,7 @@ class Ignore(Method):
         if self.needs_strong_view:
             assert batch.strong is not None
             strong_logits = model(batch.strong).logits.float()
-        positive = batch.observed > 0
+        positive, open_ = batch.observed > 0, may_be_positive(batch)
         updates: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         rejected = torch.zeros_like(positive)
@@ -96,11 +98,11 @@ class Ignore(Method):
             # Thresholds of this batch's own update decide on this batch, as released.
             updates = self._new_thresholds(gap, logits.detach(), positive)
             if epoch > self._config.warmup_epochs:
-                rejected = self._reject(gap, logits.detach(), positive, updates)
+                rejected = self._reject(gap, logits.detach(), open_, updates)
         elif self._config.rejection == "oracle" and epoch > self._config.warmup_epochs:
             assert batch.true is not None, "checked when the run is built"
-            rejected = (batch.true > 0) & ~positive
-        sums |= count_found(rejected, positive, batch.true)
+            rejected = (batch.true > 0) & open_
+        sums |= count_found(rejected, open_, batch.true)
         return StepOutput(self._parts(logits, strong_logits, batch.observed, rejected), updates, sums)
 
     def thresholds(self) -> tuple[Tensor, Tensor] | None:
@@ -193,8 +195,8 @@ class Ignore(Method):
         return gap * self._config.gap_threshold_scale, average
 
     @torch.no_grad()
-    def _reject(self, gap: Tensor, logits: Tensor, positive: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    def _reject(self, gap: Tensor, logits: Tensor, open_: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         gap_threshold, average_threshold = self._thresholds_of(
             state["gap_threshold"], state["average_threshold"], state["num_gap_updates"], state["num_average_updates"]
         )
-        return (gap > gap_threshold) & (logits > average_threshold) & ~positive
+        return (gap > gap_threshold) & (logits > average_threshold) & open_

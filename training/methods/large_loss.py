@@ -4,7 +4,8 @@ The first epoch is that of AN. With ``l`` the BCE with logits of assumed negativ
 B x C entries of the global batch, from t = 2 on
 
     k = ceil(N (t - 1) delta)   for LL-R and LL-Ct,    k = ceil(N delta)   for LL-Cp
-    S = the unobserved entries whose loss is at least the k-th largest of the unobserved entries
+    S = the unobserved entries whose loss is at least the k-th largest of the unobserved entries; one that is known to
+        be negative is not among them
     L = 1/N sum l_ic            with, for the entries of S:   0 (LL-R),   -log p_ic (LL-Ct, LL-Cp)
 
 LL-Cp also keeps S: a corrected label counts as observed from the next step on.
@@ -42,6 +43,7 @@ from training.distributed import gather_rows
 from training.losses import mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
+from training.methods.known_negatives import may_be_positive
 
 
 class LargeLoss(Method):
@@ -58,18 +60,15 @@ class LargeLoss(Method):
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         """Forward the weak view; the largest losses are chosen by their values, without gradient."""
         logits = model(batch.weak).logits.float()
-        known = batch.observed > 0
+        known, open_ = batch.observed > 0, may_be_positive(batch)
         if self._config.scheme == "LL-Cp":
             known = known | self.corrected[batch.index]
         losses = binary_cross_entropy_with_logits(logits, known.float(), reduction="none")
-        large = self._largest(losses.detach(), ~known, epoch)
+        large = self._largest(losses.detach(), ~known & open_, epoch)
         flipped = binary_cross_entropy_with_logits(logits, (~known).float(), reduction="none")
         # Not 0 * losses, which would be NaN for an infinite loss.
         kept = torch.where(large, 0 if self._config.scheme == "LL-R" else flipped, losses)
-        positive = batch.observed > 0
-        output = StepOutput(
-            {"entries": mean_part(kept)}, sums=count_found((known | large) & ~positive, positive, batch.true)
-        )
+        output = StepOutput({"entries": mean_part(kept)}, sums=count_found((known | large) & open_, open_, batch.true))
         if self._config.scheme == "LL-Cp":
             output.row_updates["corrected"] = (batch.index, self.corrected[batch.index] | large)
         return output

@@ -47,6 +47,7 @@ from training.distributed import differentiable_gather_rows, gather_rows
 from training.losses import LossPart, masked_mean_part, mean_part
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.found_labels import count_found, found_metrics
+from training.methods.known_negatives import may_be_positive
 from training.models.base import ModelOutput
 
 EMPTY = -1
@@ -66,7 +67,9 @@ class Plc(Method):
         """Forward both views."""
         assert batch.strong is not None
         weak, strong = model(batch.weak), model(batch.strong)
-        label, known = pseudo_labels(weak.logits.detach().float(), batch.observed, self._threshold(epoch))
+        label, known = pseudo_labels(
+            weak.logits.detach().float(), batch.observed, self._threshold(epoch), batch.negative
+        )
         consistency = binary_cross_entropy_with_logits(strong.logits.float(), label.float(), reduction="none")
         positive = batch.observed > 0
         negative = binary_cross_entropy_with_logits(weak.logits.float(), positive.float(), reduction="none")
@@ -76,7 +79,7 @@ class Plc(Method):
                     "assumed_negative": mean_part(negative),
                     "plc": masked_mean_part(consistency, known, self._config.plc_weight),
                 },
-                sums=count_found(label & ~positive, positive, batch.true),
+                sums=count_found(label & ~positive, may_be_positive(batch), batch.true),
             ),
             weak,
             strong,
@@ -172,20 +175,24 @@ class PlcLac(Plc):
         return {"keys": keys, "key_classes": key_classes, "next_key": (self.next_key + total) % size}
 
 
-def pseudo_labels(logits: Tensor, observed: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def pseudo_labels(
+    logits: Tensor, observed: Tensor, threshold: float, negative: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the pseudo-labels, and where they are known.
 
     Args:
         logits: Those of the weak view, detached (B, C).
         observed: (B, C) of 0 and 1.
         threshold: thr, in 0.5-1.
+        negative: bool (B, C), the labels that are known to be negative, or None.
 
     Returns:
-        Two bool tensors (B, C); an observed positive is 1 and known.
+        Two bool tensors (B, C); an observed positive is 1 and known, a known negative is 0 and known.
     """
     score = logits.sigmoid() + observed
     label = score >= threshold
-    return label, label | (score < 1 - threshold)
+    known = label | (score < 1 - threshold)
+    return (label, known) if negative is None else (label & ~negative, known | negative)
 
 
 def contrast(keys: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

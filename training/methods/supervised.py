@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,17 @@ from training.config.methods import (
 from training.data.batches import Batch
 from training.losses import assumed_negative_entries, binary_entropy, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
+from training.methods.known_negatives import charge_negatives
 
 
 class MeanOverEntries(Method):
-    """The mean over all B x C entries of a loss of weak-view logits and labels."""
+    """The mean over all B x C entries of a loss of weak-view logits and labels.
+
+    Attributes:
+        doubts_negatives: Whether the loss of unobserved labels would be wrong for a label that is known to be negative.
+    """
+
+    doubts_negatives: ClassVar[bool] = False
 
     @abstractmethod
     def entries(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,7 +44,10 @@ class MeanOverEntries(Method):
     def step(self, model: nn.Module, batch: Batch, epoch: int) -> StepOutput:
         """Forward the weak view and average :meth:`entries`."""
         logits = model(batch.weak).logits.float()
-        return StepOutput({"entries": mean_part(self.entries(logits, self.labels(batch)))})
+        entries = self.entries(logits, self.labels(batch))
+        if self.doubts_negatives:
+            entries = charge_negatives(entries, logits.sigmoid(), batch)
+        return StepOutput({"entries": mean_part(entries)})
 
 
 class AssumedNegative(MeanOverEntries):
@@ -143,6 +154,8 @@ class Iu(Iun):
 class Wan(MeanOverEntries):
     """WAN (Mac Aodha et al., ICCV 2019): AN with unobserved entries weighted 1 / (C - 1), or ``negative_weight``."""
 
+    doubts_negatives = True
+
     def __init__(self, config: WanConfig, sizes: Sizes) -> None:
         super().__init__()
         published = 1 / max(sizes.num_classes - 1, 1)
@@ -159,6 +172,8 @@ class EntropyMaximisation(MeanOverEntries):
 
     Entropy is maximised, so the loss may be negative. The authors compute F1 at a threshold of 0.75, not 0.5.
     """
+
+    doubts_negatives = True
 
     def __init__(self, config: EntropyMaximisationConfig, sizes: Sizes) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +88,8 @@ class Phase:
         boxes: For each image float32 (M, 5) of (class, left, top, right, bottom) in px of the original, counted from 0,
             right and bottom exclusive; or None.
         points: For each image float32 (M, 3) of (part, x, y) in px of the original, visible parts only; or None.
+        negatives: How labels are known to be negative (``given``, ``range``, ``checklist``) -> bool (N, C), which.
+        recordings: For each image the recording, or whatever else, that it is a part of; or None.
     """
 
     ids: tuple[str, ...]
@@ -96,6 +98,8 @@ class Phase:
     observed: NDArray[np.bool_] | None = None
     boxes: tuple[NDArray[np.float32], ...] | None = None
     points: tuple[NDArray[np.float32], ...] | None = None
+    negatives: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    recordings: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -8,11 +8,12 @@
     classes.txt                      optional: the classes in order, one per line
     train.txt  val.txt  test.txt     optional: images of each split, one per line
 
-A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test), and either one
-column per class with 1 or 0 in it, or one column ``labels`` with class names: separated by ``;``, ``|`` or ``,`` in a
-CSV, a list or such a text in Parquet. In ``observed``, 0 and an empty cell both mean "not known", and an image of which
-nothing is known is left out; in ``labels`` every cell must be filled. Blanks around names do not count, and names that
-differ only in case are a fault. A CSV is in UTF-8 or marked UTF-16, with commas, semicolons or tabs.
+A table has a column ``image`` (a path inside ``images/``), optionally ``split`` (train, val or test) and ``recording``
+(what several images are parts of), and either one column per class with 1 or 0 in it, or one column ``labels`` with
+class names: separated by ``;``, ``|`` or ``,`` in a CSV, a list or such a text in Parquet. In ``observed``, 0 and an
+empty cell both mean "not known", -1 means "known to be negative" (with lists, a column ``negatives``), and an image of
+which nothing is known is left out; in ``labels`` every cell must be filled. Blanks around names do not count, and names
+that differ only in case are a fault. A CSV is in UTF-8 or marked UTF-16, with commas, semicolons or tabs.
 
 A split whose images are in ``labels`` has true labels. One whose images are only in ``observed`` has none, and whatever
 needs them is not available. Images in both tables have true labels, and their observed label is the given one instead
@@ -26,6 +27,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from training.config.spelling import nearest_word
 from training.counts import counted
 from training.data.protocol import draw_single_positives, split_train_val
 from training.data.sources.annotations import Annotations, Phase, some
-from training.data.sources.folder_tables import EMPTY, Table, clean, clean_image, read_table
+from training.data.sources.folder_tables import EMPTY, NEGATIVE, Table, clean, clean_image, read_table
 from training.data.sources.label_files import LabelFiles, find_root
 from training.errors import NotThisDatasetError
 from training.image_files import IMAGE_SUFFIXES, is_mac_twin
@@ -63,7 +65,8 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
     tables = {kind: table for kind in TABLES if (table := _read_table(files, kind))}
     classes = _classes(files, tables)
     true, observed = (_matrix(files, tables.get(kind), classes, kind) for kind in TABLES)
-    empty = _find_empty(files, tables, true, observed)
+    negative = _known_negatives(tables.get("observed"), classes)
+    empty = _find_empty(files, tables, true, observed, negative)
     # With labels that cannot be used, whatever else there is to say would only be a consequence.
     if any(fault.is_fatal for fault in files.faults):
         nothing = Phase((), (), np.zeros((0, len(classes)), bool))
@@ -74,10 +77,15 @@ def read_folder(source: Path, *, images: bool = False, name: str = "folder") -> 
         ids = tuple(id for id in sorted(split_of) if split_of[id] == split and id not in empty)
         # An empty val counts as none and is drawn from train; an empty test is kept, with a note.
         if ids or split != "val":
-            phases[split] = _phase(files, split, ids, true, observed, len(classes))
+            phase = _phase(files, split, ids, true, observed, len(classes))
+            phases[split] = _with_negatives(files, split, _with_recordings(phase, tables.values()), negative)
     if not len(phases["test"]):
         files.notes.append("there are no test images, so a promotion cannot be scored")
     _note_unlabelled(files, classes, phases)
+    if phases["train"].recordings and given.startswith("drawn"):
+        files.notes.append(
+            "splits are drawn image by image, so parts of one recording are in train and in test. Give the splits"
+        )
     if images:
         phases = files.check_images(phases)
         listed = {clean(file) for phase in phases.values() for file in phase.files}
@@ -135,7 +143,7 @@ def _read_table(files: LabelFiles, kind: str) -> Table | None:
     found = _table_paths(files, kind)
     if len(found) > 1:
         files.fault(found[1], f"is a second table next to {found[0].name}; keep one of them", fatal=True)
-    return read_table(files, found[0]) if found else None
+    return read_table(files, found[0], signed=kind == "observed") if found else None
 
 
 def _table_paths(files: LabelFiles, kind: str) -> list[Path]:
@@ -209,9 +217,47 @@ def _matrix(files: LabelFiles, table: Table | None, classes: Sequence[str], kind
     return dict(zip(table.images, labels, strict=True))
 
 
-def _find_empty(files: LabelFiles, tables: dict[str, Table], true: _Labels, observed: _Labels) -> set[str]:
+def _known_negatives(table: Table | None, classes: Sequence[str]) -> _Labels:
+    """Return image -> bool (C,) for the images of which a label is known to be negative."""
+    if table is None or not (table.values == NEGATIVE).any():
+        return {}
+    negative = np.zeros((len(table.images), len(classes)), bool)
+    for column, name in enumerate(table.names):
+        if name in classes:
+            negative[:, classes.index(name)] = table.values[:, column] == NEGATIVE
+    return {image: row for image, row in zip(table.images, negative, strict=True) if row.any()}
+
+
+def _with_negatives(files: LabelFiles, split: str, phase: Phase, negative: _Labels) -> Phase:
+    """Return a split with its known negatives, and a note of how many there are."""
+    if not (negative.keys() & set(phase.ids)):
+        return phase
+    blank = np.zeros(phase.observed.shape[1] if phase.observed is not None else 0, bool)
+    matrix = np.array([negative.get(id, blank) for id in phase.ids], bool)
+    if phase.true is not None:
+        for row in np.flatnonzero((matrix & phase.true).any(1)).tolist():
+            path = _table_paths(files, "observed")[0]
+            files.fault(path, f"{phase.ids[row]} has a -1 where its true label is 1", id=phase.ids[row])
+    files.notes.append(f"{counted(int(matrix.sum()), 'label')} of {split} are known to be negative (data.negatives)")
+    return replace(phase, negatives={"given": matrix})
+
+
+def _with_recordings(phase: Phase, tables: Iterable[Table]) -> Phase:
+    """Return a split with what its images are parts of; an image without a name there is one of its own."""
+    known = {
+        image: name
+        for table in tables
+        for image, name in zip(table.images, table.recordings or (), strict=False)
+        if name
+    }
+    return replace(phase, recordings=tuple(known.get(id, id) for id in phase.ids)) if known else phase
+
+
+def _find_empty(
+    files: LabelFiles, tables: dict[str, Table], true: _Labels, observed: _Labels, negative: _Labels
+) -> set[str]:
     """Return the images of which no label is known; note how many there are."""
-    empty = {image for image, marks in observed.items() if image not in true and not marks.any()}
+    empty = {image for image, marks in observed.items() if image not in true and not marks.any()} - negative.keys()
     if empty and len(empty) == len(observed):
         files.fault(tables["observed"].path, "has no image with a 1", fatal=True)
     elif empty:

@@ -7,7 +7,7 @@ import io
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,12 +24,15 @@ from training.data.sources.annotations import some
 from training.data.sources.label_files import LabelFiles
 from training.image_files import IMAGE_SUFFIXES, is_mac_twin
 
-EMPTY, WRONG = -1, -2
-IMAGE, SPLIT, LABELS = "image", "split", "labels"
+EMPTY, WRONG, NEGATIVE = -1, -2, -3
+IMAGE, SPLIT, LABELS, NEGATIVES, RECORDING = "image", "split", "labels", "negatives", "recording"
+_OWN = (IMAGE, SPLIT, LABELS, RECORDING)
 _DELIMITERS = (",", ";", "\t")
 _SEPARATORS = (";", "|", ",")
 # With 1.0, because pandas writes whole numbers as floats in a column with an empty cell.
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": EMPTY}
+_SIGNED_WORDS = _WORDS | {"+1": 1, "-1": NEGATIVE, "-1.0": NEGATIVE, "\u22121": NEGATIVE}
+"""Those of observed labels, with the minus of a typesetter too."""
 # A byte order mark, a zero-width space and marks of direction, which str.strip() does not take for blanks.
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"
 _ELSEWHERE = re.compile(r"/|[A-Za-z]+:/")
@@ -44,10 +47,12 @@ class Table:
         images: N paths inside ``images/``, each once.
         splits: N names of splits, or None if the table has no such column.
         names: K classes: the columns, or the sorted names of the lists.
-        values: int8 (N, K): 1, 0, ``EMPTY``, or ``WRONG`` for a cell that is noted as a fault.
+        values: int8 (N, K): 1, 0, ``EMPTY``, ``NEGATIVE`` (observed labels only: known to be negative), or ``WRONG``
+            for a cell that is noted as a fault.
         is_list: Whether the labels came as lists.
         lines: N lines of a CSV, counted from 1; None for Parquet, which has no lines.
         named_in: Class -> the line that names it first; empty for Parquet.
+        recordings: N names of what the images are parts of, or None if the table has no such column.
     """
 
     path: Path
@@ -58,6 +63,7 @@ class Table:
     is_list: bool
     lines: list[int] | None
     named_in: dict[str, int]
+    recordings: list[str] | None = None
 
     def line(self, row: int) -> int | None:
         """Return the line of a row."""
@@ -101,14 +107,20 @@ def clean_image(text: str, root: Path) -> str:
     return name
 
 
-def read_table(files: LabelFiles, path: Path) -> Table | None:
-    """Read a table; note a fatal fault and return None if it cannot be read."""
+def read_table(files: LabelFiles, path: Path, *, signed: bool = False) -> Table | None:
+    """Read a table; note a fatal fault and return None if it cannot be read.
+
+    Args:
+        files: Takes the faults.
+        path: The table.
+        signed: Whether it may say that labels are known to be negative: -1 in a cell, or the column ``negatives``.
+    """
     raw = _read_parquet(files, path) if path.suffix == ".parquet" else _read_csv(files, path)
-    raw = None if raw is None else _check_columns(files, path, raw)
-    return None if raw is None else _parse(files, path, raw)
+    raw = None if raw is None else _check_columns(files, path, raw, signed)
+    return None if raw is None else _parse(files, path, raw, signed)
 
 
-def _parse(files: LabelFiles, path: Path, raw: _Raw) -> Table | None:
+def _parse(files: LabelFiles, path: Path, raw: _Raw, signed: bool) -> Table | None:
     images = [clean_image(_text(cell), files.root) for cell in raw.columns[raw.names.index(IMAGE)]]
     rows = _choose_rows(files, path, raw, images)
     if rows is None:
@@ -116,15 +128,18 @@ def _parse(files: LabelFiles, path: Path, raw: _Raw) -> Table | None:
     if len(rows) < len(images):
         raw, images = raw.select(rows), [images[row] for row in rows]
     columns = dict(zip(raw.names, raw.columns, strict=True))
-    splits = [clean(_text(cell)) for cell in columns.pop(SPLIT)] if SPLIT in columns else None
+    splits, recordings = (
+        [clean(_text(cell)) for cell in columns.pop(name)] if name in columns else None for name in (SPLIT, RECORDING)
+    )
     is_list = LABELS in columns
     del columns[IMAGE]
     if is_list:
-        names, values, named_in = _read_lists(files, path, columns[LABELS], raw)
+        names, values, named_in = _read_lists(files, path, columns[LABELS], columns.get(NEGATIVES), raw)
     else:
-        names, values = list(columns), _read_columns(files, path, columns, raw, images)
+        words = _SIGNED_WORDS if signed else _WORDS
+        names, values = list(columns), _read_columns(files, path, columns, raw, images, words)
         named_in = {} if raw.lines is None else dict.fromkeys(names, 1)
-    return Table(path, images, splits, names, values, is_list, raw.lines, named_in)
+    return Table(path, images, splits, names, values, is_list, raw.lines, named_in, recordings)
 
 
 def _text(cell: object) -> str:
@@ -205,14 +220,15 @@ def _make_even(
     )
 
 
-def _check_columns(files: LabelFiles, path: Path, raw: _Raw) -> _Raw | None:
+def _check_columns(files: LabelFiles, path: Path, raw: _Raw, signed: bool) -> _Raw | None:
     """Return the table with its own columns' names in small letters; note a fatal fault if its columns are wrong."""
     # A separator at the end of each line makes a column without name and content.
     kept = [place for place, name in enumerate(raw.names) if name or any(map(_text, raw.columns[place]))]
     names = [raw.names[place] for place in kept]
-    names = [name.casefold() if name.casefold() in (IMAGE, SPLIT, LABELS) else name for name in names]
+    own = (*_OWN, NEGATIVES) if signed and LABELS in map(str.casefold, names) else _OWN
+    names = [name.casefold() if name.casefold() in own else name for name in names]
     raw = _Raw(names, [raw.columns[place] for place in kept], raw.lines)
-    classes = [name for name in names if name not in (IMAGE, SPLIT, LABELS)]
+    classes = [name for name in names if name not in own]
     why = None
     if IMAGE not in names:
         why = f"must have a column {IMAGE}, but has {some(map(repr, names))}{_hint_image(raw)}"
@@ -277,10 +293,11 @@ def _shorten(image: str, root: Path) -> str:
 
 
 def _read_lists(
-    files: LabelFiles, path: Path, column: Sequence[Any], raw: _Raw
+    files: LabelFiles, path: Path, positives: Sequence[Any], negatives: Sequence[Any] | None, raw: _Raw
 ) -> tuple[list[str], NDArray[np.int8], dict[str, int]]:
-    """Return the sorted names, (N, K) of 1 and 0, and the line that names each first."""
-    texts = [cell if isinstance(cell, list) else _text(cell) for cell in column]
+    """Return the sorted names, (N, K) of 1, 0 and ``NEGATIVE``, and the line that names each first."""
+    num = len(positives)
+    texts = [cell if isinstance(cell, list) else _text(cell) for cell in [*positives, *(negatives or ())]]
     # One separator for the whole column, the first that occurs: names may contain the others.
     separator = next(
         (mark for mark in _SEPARATORS if any(isinstance(cell, str) and mark in cell for cell in texts)), ";"
@@ -290,16 +307,21 @@ def _read_lists(
         for cell in texts
     ]
     named_in: dict[str, int] = {}
-    for row, cell in enumerate(lists):
+    for place, cell in enumerate(lists):
         for name in cell:
-            named_in.setdefault(name, raw.line(row) or 0)
+            named_in.setdefault(name, raw.line(place % num) or 0)
     names = sorted(named_in)
     for name in names:
         if why := _mistaken(name, set(names), separator):
             files.fault(path, f"{name!r} is not the name of a class: {why}", named_in[name] or None, fatal=True)
     column_of = {name: place for place, name in enumerate(names)}
-    values = np.zeros((len(lists), len(names)), np.int8)
-    for row, cell in enumerate(lists):
+    values = np.zeros((num, len(names)), np.int8)
+    for row, cell in enumerate(lists[num:]):
+        values[row, [column_of[name] for name in cell]] = NEGATIVE
+    for row, cell in enumerate(lists[:num]):
+        if both := sorted({name for name in cell if values[row, column_of[name]] == NEGATIVE}):
+            why = f"{some(map(repr, both))} must be in {LABELS} or in {NEGATIVES}, but not in both"
+            files.fault(path, why, raw.line(row), fatal=True)
         values[row, [column_of[name] for name in cell]] = 1
     return names, values, named_in if raw.lines else {}
 
@@ -315,13 +337,18 @@ def _mistaken(name: str, names: set[str], separator: str) -> str | None:
 
 
 def _read_columns(
-    files: LabelFiles, path: Path, columns: dict[str, Sequence[Any]], raw: _Raw, images: list[str]
+    files: LabelFiles,
+    path: Path,
+    columns: dict[str, Sequence[Any]],
+    raw: _Raw,
+    images: list[str],
+    words: Mapping[str, int],
 ) -> NDArray[np.int8]:
     values = np.full((len(images), len(columns)), EMPTY, np.int8)
     wrong: dict[str, str] = {}
     for place, (name, column) in enumerate(columns.items()):
         # A column holds few different texts, so each is looked up once.
-        meanings = {cell: _WORDS.get(clean(_text(cell)).casefold(), WRONG) for cell in set(column)}
+        meanings = {cell: words.get(clean(_text(cell)).casefold(), WRONG) for cell in set(column)}
         values[:, place] = np.fromiter(map(meanings.__getitem__, column), np.int8, len(images))
         if WRONG in meanings.values():
             wrong[name] = next(cell for cell in column if meanings[cell] == WRONG)

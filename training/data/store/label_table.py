@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from training.data.parquet import read_parquet
 from training.data.sources.annotations import Phase
 from training.data.store.images import ImageFacts, scale_boxes, scale_points
+
+_NEGATIVE = "negative/"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class LabelTable:
         observed: bool (N, C) if the source gave them, else None.
         boxes: For each image int16 (M, 5) of (class, left, top, right, bottom) in px of the store, or None.
         points: For each image float32 (M, 3) of (part, x, y) in px of the store, or None.
+        negatives: How labels are known to be negative -> bool (N, C), which.
+        recordings: For each image what it is a part of, or None.
     """
 
     ids: tuple[str, ...]
@@ -42,6 +46,8 @@ class LabelTable:
     observed: NDArray[np.bool_] | None
     boxes: tuple[NDArray[np.int16], ...] | None
     points: tuple[NDArray[np.float32], ...] | None
+    negatives: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    recordings: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,7 +71,17 @@ def make_label_table(phase: Phase, facts: Sequence[ImageFacts | None], image_siz
             np.zeros((0, 3), np.float32) if known is None else scale_points(raw.reshape(-1, 3), known, image_size)
             for raw, known in zip(phase.points, facts, strict=True)
         )
-    return LabelTable(phase.ids, phase.files, tuple(facts), phase.true, phase.observed, boxes, points)
+    return LabelTable(
+        phase.ids,
+        phase.files,
+        tuple(facts),
+        phase.true,
+        phase.observed,
+        boxes,
+        points,
+        phase.negatives,
+        phase.recordings,
+    )
 
 
 def to_parquet(table: LabelTable) -> pa.Buffer:
@@ -82,6 +98,9 @@ def to_parquet(table: LabelTable) -> pa.Buffer:
     for name, matrix in (("true", table.true), ("observed", table.observed)):
         if matrix is not None:
             columns[name] = _pack(matrix)
+    columns |= {f"{_NEGATIVE}{kind}": _pack(matrix) for kind, matrix in table.negatives.items()}
+    if table.recordings is not None:
+        columns["recording"] = pa.array(table.recordings, pa.string())
     if table.boxes is not None:
         columns["boxes"] = pa.array([boxes.ravel() for boxes in table.boxes], pa.list_(pa.int16()))
     if table.points is not None:
@@ -104,6 +123,12 @@ def from_parquet(content: bytes, num_classes: int) -> LabelTable:
         observed=_unpack(table["observed"], num_classes) if "observed" in columns else None,
         boxes=_lists(table["boxes"], 5) if "boxes" in columns else None,
         points=_lists(table["points"], 3) if "points" in columns else None,
+        negatives={
+            name.removeprefix(_NEGATIVE): _unpack(table[name], num_classes)
+            for name in table.column_names
+            if name.startswith(_NEGATIVE)
+        },
+        recordings=tuple(table["recording"].to_pylist()) if "recording" in columns else None,
     )
 
 
@@ -124,9 +149,9 @@ def compute_data_hash(
 ) -> str:
     """Return the sha256 of everything about a dataset that a run can see.
 
-    That is: classes, parts, preprocessing, and for each row its id, its original's hash, labels, boxes and points, and
-    whether it was left out. Encoded pixels are not hashed because they depend on the codec's version, nor are names
-    and paths because they differ between machines.
+    That is: classes, parts, preprocessing, and for each row its id, its original's hash, labels, known negatives,
+    boxes, points and recording, and whether it was left out. Encoded pixels are not hashed because they depend on the
+    codec's version, nor are names and paths because they differ between machines.
     """
     digest = hashlib.sha256()
     _add_json(digest, [schema_version, list(classes), list(parts), dict(sorted(preprocessing.items()))])
@@ -139,6 +164,12 @@ def compute_data_hash(
             _add_json(digest, None if lists is None else [len(some) for some in lists])
             # With an explicit byte order: the hash must be the same on any machine.
             _add_bytes(digest, b"".join(some.astype(kind).tobytes() for some in lists or ()))
+        # Only where there are any, so that the hashes of stores without them stay what they were.
+        for kind, matrix in sorted(table.negatives.items()):
+            _add_json(digest, kind)
+            _add_bytes(digest, np.packbits(matrix, axis=1).tobytes())
+        if table.recordings is not None:
+            _add_json(digest, list(table.recordings))
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from training.data.protocol import draw_single_positives, split_train_val
 from training.data.split import SplitData
 from training.data.store.file_names import labels_name, shard_name
 from training.data.store.images import BadImageError, Encoding, decode_image, open_upright
+from training.data.store.known_labels import ANY_LABELS, KnownLabels
 from training.data.store.label_table import LabelTable, compute_data_hash, from_parquet, pad_boxes
 from training.data.store.manifest import Manifest, how_to_redo, read_manifest, require_files
 from training.data.store.node_cache import local_copy, require_room
@@ -112,28 +113,32 @@ class Store:
         """C names, in the order of the label columns."""
         return self.manifest.classes
 
-    def split(self, name: Literal["train", "val"], split_seed: int, draw_seed: int) -> SplitData:
+    def split(
+        self, name: Literal["train", "val"], split_seed: int, draw_seed: int, known: KnownLabels = ANY_LABELS
+    ) -> SplitData:
         """Return a split for training or selection with its single positives; no file of the test set is opened.
 
         Draw and split are made on the whole official phase, as in the SPML literature; left-out images are dropped only
-        afterwards. ``split_seed`` has no effect if the source gives a ``val`` of its own, ``draw_seed`` has none if it
-        gives observed labels.
+        afterwards, and with them those of which no label is known. ``split_seed`` has no effect if the source gives a
+        ``val`` of its own, ``draw_seed`` has none if the positives are given.
 
         Raises:
+            ConfigError: The store does not give the labels that ``known`` asks for.
             StoreError: The store is damaged, or has no such split.
         """
         if name not in _LEARNING:
             raise ValueError(f"split must be train or val, but got split={name}. Only promotion opens the test split")
+        known.require(self.labels("train"), self.manifest.name)
         phase, rows = self._rows(name, split_seed)
-        return self._data(name, phase, rows, draw_seed)
+        return self._data(name, phase, rows, draw_seed, known)
 
-    def test_split(self, draw_seed: int) -> SplitData:
-        """Return the official test set.
+    def test_split(self, draw_seed: int, known: KnownLabels = ANY_LABELS) -> SplitData:
+        """Return the official test set, without known negatives, since nothing is learnt from it.
 
         Raises:
             StoreError: The store is damaged, or has no test set.
         """
-        return self._data("test", "test", np.arange(len(self.labels("test"))), draw_seed)
+        return self._data("test", "test", np.arange(len(self.labels("test"))), draw_seed, known)
 
     def labels(self, phase: str) -> LabelTable:
         """Return the labels of an official phase (``train``, ``test``, or ``val`` if the source gives one).
@@ -145,28 +150,31 @@ class Store:
             self._tables[phase] = from_parquet(self._checked(self._label_file(phase)), len(self.classes))
         return self._tables[phase]
 
-    def observed(self, phase: str, draw_seed: int) -> NDArray[np.bool_]:
+    def observed(self, phase: str, draw_seed: int, known: KnownLabels = ANY_LABELS) -> NDArray[np.bool_]:
         """Return the observed labels (N, C) of an official phase: the source's own, or those drawn by ``draw_seed``.
 
         Raises:
             StoreError: The store has no such phase, or is damaged.
         """
         table = self.labels(phase)
-        if table.observed is not None:
+        if not known.draws(table):
+            assert table.observed is not None
             return table.observed
         assert table.true is not None  # a phase has true labels, observed ones or both
         return _cached_draw(
             cache_dir() / "draws" / self.manifest.data_hash / f"{phase}-{draw_seed}.npy", table.true, draw_seed
         )
 
-    def rows(self, name: Literal["train", "val"], split_seed: int) -> tuple[str, NDArray[np.int64]]:
+    def rows(
+        self, name: Literal["train", "val"], split_seed: int, known: KnownLabels = ANY_LABELS
+    ) -> tuple[str, NDArray[np.int64]]:
         """Return the official phase of a split, and its rows in :meth:`labels`, in the order of :meth:`split`.
 
         Raises:
             StoreError: The store has no such split, or is damaged.
         """
         phase, rows = self._rows(name, split_seed)
-        return phase, rows[self.labels(phase).kept[rows]]
+        return phase, _usable(self.labels(phase), rows, known if name == "train" else ANY_LABELS)
 
     def places(self, phase: str) -> NDArray[np.int64]:
         """Return for each row of :meth:`labels` its position among those that were not left out.
@@ -229,9 +237,12 @@ class Store:
         train, val = split_train_val(len(self.labels("train")), split_seed)
         return "train", train if name == "train" else val
 
-    def _data(self, name: str, phase: str, rows: NDArray[np.int64], draw_seed: int) -> SplitData:
-        table, observed = self.labels(phase), self.observed(phase, draw_seed)
-        rows = rows[table.kept[rows]]  # after draw and split, which count left-out rows too
+    def _data(self, name: str, phase: str, rows: NDArray[np.int64], draw_seed: int, known: KnownLabels) -> SplitData:
+        table, observed = self.labels(phase), self.observed(phase, draw_seed, known)
+        # Negatives are for learning: val and test have the same images with and without them.
+        known = known if name == "train" else ANY_LABELS
+        rows = _usable(table, rows, known)  # after draw and split, which count left-out rows too
+        negative = known.negative(table)
         return SplitData(
             name=name,
             images=self._images(phase, rows),
@@ -240,6 +251,7 @@ class Store:
             boxes=None if table.boxes is None else torch.from_numpy(pad_boxes([table.boxes[row] for row in rows])),
             classes=self.classes,
             names=tuple(table.ids[row] for row in rows),
+            negative=None if negative is None else torch.from_numpy(negative[rows]),
         )
 
     def _images(self, phase: str, rows: NDArray[np.int64]) -> StoreImages:
@@ -317,6 +329,10 @@ def open_store(uri: str) -> Store:
         raise StoreError(f"Cannot read the store {uri}: {error}") from error
     require_files(uri, store.manifest, sizes)
     return store
+
+
+def _usable(table: LabelTable, rows: NDArray[np.int64], known: KnownLabels) -> NDArray[np.int64]:
+    return rows[(table.kept & known.is_known(table))[rows]]
 
 
 def _cached_draw(path: Path, true: NDArray[np.bool_], draw_seed: int) -> NDArray[np.bool_]:

@@ -153,6 +153,9 @@ def source_hash(annotations: Annotations, preprocessing: Preprocessing, keep_ori
     digest.update(_hash_json([header, faults]).encode())
     for name, phase in sorted(annotations.phases.items()):
         digest.update(_hash_json([name, phase.ids, phase.files]).encode())
+        # Only where there are any, so that the hashes of sources without them stay what they were.
+        if phase.negatives or phase.recordings:
+            digest.update(_hash_json([sorted(phase.negatives), phase.recordings]).encode())
         for array in _arrays(phase):
             digest.update(
                 b"-" if array is None else _hash_json([array.shape, str(array.dtype)]).encode() + array.tobytes()
@@ -188,7 +191,8 @@ def _arrays(phase: Phase) -> list[Any]:
     lengths = [
         None if lists is None else np.array([len(some) for some in lists]) for lists in (phase.boxes, phase.points)
     ]
-    return [phase.true, phase.observed, *located, *lengths]
+    negatives = [phase.negatives[kind] for kind in sorted(phase.negatives)]
+    return [phase.true, phase.observed, *located, *lengths, *negatives]
 
 
 def _put(storage: Storage, name: str, images: Sequence[bytes]) -> StoreFile:

@@ -74,6 +74,7 @@ def test_the_template_for_data_of_ones_own_runs_without_a_change(
     num_classes = len(FOLDER_CLASSES)
     assert space.methods["wan"].start_from[0]["method.negative_weight"] == round(1 / (num_classes - 1), 4)
     assert space.protocol.select_config_by == "observed-val"
+    assert space.shared.fixed["data.positives"] == "given"
     decays = {block.fixed["method.gap_decay"] for block in space.methods.values() if "method.gap_decay" in block.fixed}
     assert decays == {0.95}  # so few images make few steps, in the method and in all its variants
     copy.write_text(run(capsys, "spaces", "photos", "--data", "birds")[1])

@@ -15,6 +15,7 @@ from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.ranges import Range
 from tests.kit.stores import NAME, make_store
+from training.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,14 @@ def test_what_needs_true_labels_is_refused_before_it_starts(store: str) -> None:
     ):
         with pytest.raises(UserError, match=r"method\.rejection=oracle, in the space .* Use --set method\.rej"):
             check_data(changed)
+
+
+def test_labels_that_the_data_do_not_give_are_refused_before_anything_starts(store: str) -> None:
+    plan = make(store)
+    check_data(replace(plan, base={**plan.base, "data.positives": "given"}))
+    for key, value, said in (
+        ("positives", "drawn", "mine gives only observed ones. Set data.positives=given"),
+        ("negatives", "given", "mine gives none. Set data.negatives=none"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_data(replace(plan, base={**plan.base, f"data.{key}": value}))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import Resources
 from orchestrator.promotion.final_runs import choose_draws, count_workers
 from tests.kit import sweeps
@@ -30,7 +31,12 @@ def test_given_labels_are_not_drawn(tmp_path: Path) -> None:
     for given, draws in ((True, ()), (False, (1200, 1201, 1202))):
         config = store_config(make_store(tmp_path / str(given), observed_only=given))
         plan = sweeps.make_sweep(f"store-0000000{int(given)}", base=config.flatten(), dataset=config.data.name)
-        assert choose_draws(plan, 3) == draws
+        assert choose_draws(plan, 1) == draws[:1]
+        if given:
+            with pytest.raises(UserError, match="--draws=3 needs labels that are drawn, but the .* of mine"):
+                choose_draws(plan, 3)
+        else:
+            assert choose_draws(plan, 3) == draws
     assert choose_draws(sweeps.make_sweep("digits-00000003"), 2) == (1200, 1201)
     gone = replace(plan, base={**plan.base, "data.store": str(tmp_path / "gone")})
     assert choose_draws(gone, 1) is None
