@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.completion import complete_sweep
+from orchestrator.cli.completion import complete_work
 from orchestrator.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, JsonOption, SweepArgument
 from orchestrator.cli.output import print_json, print_line, print_note
 from orchestrator.durations import format_seconds
@@ -29,7 +29,7 @@ def audit(
             metavar="SWEEP|SUITE|TABLE",
             help="An id, a name, or a table (.parquet, .csv, .json); by default the latest.",
             show_default=False,
-            autocompletion=complete_sweep,
+            autocompletion=complete_work,
         ),
     ] = None,
     json: JsonOption = False,

@@ -14,6 +14,7 @@ from orchestrator.cli.options import (
     EXIT_INTERRUPTED,
     AddressOption,
     AllowChangedOption,
+    AllowMixedOption,
     DryRunOption,
     JsonOption,
     SetOption,
@@ -76,9 +77,7 @@ def benchmark(
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Compare cells that differ in protocol, recipe, weights or workers.")
-    ] = False,
+    allow_mixed: AllowMixedOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -161,7 +160,7 @@ def run_benchmark(
         )
         raise typer.Exit(EXIT_FAILURE)
     if not json:
-        print_next({f"status {record.id}": "every cell", f"audit {record.id}": "check that the figures hold"})
+        print_next({f"report {record.id}": "a page of it", f"audit {record.id}": "check that the figures hold"})
 
 
 def resume_benchmark(suite_id: str, options: DriveOptions, started: float, *, json: bool) -> None:

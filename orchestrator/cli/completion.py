@@ -32,6 +32,15 @@ def complete_sweep(incomplete: str) -> list[str]:
     return list(dict.fromkeys(_beginning(incomplete, [*names, *ids])))
 
 
+def complete_work(incomplete: str) -> list[str]:
+    """Return names and ids of this home's sweeps and benchmarks that begin with what was typed."""
+    from orchestrator.results.suite_record import list_suites
+
+    suites = list_suites()
+    names = [suite_id[: -_ID_DIGITS - 1] for suite_id in suites]
+    return list(dict.fromkeys([*complete_sweep(incomplete), *_beginning(incomplete, [*names, *suites])]))
+
+
 def complete_method(incomplete: str) -> list[str]:
     """Return the methods that begin with what was typed: all shipped ones, for the space is not known yet."""
     from search_spaces.compose import shipped_methods

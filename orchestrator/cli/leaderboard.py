@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.lookup import print_source
-from orchestrator.cli.options import JsonOption, SweepArgument
+from orchestrator.cli.options import AllowMixedOption, JsonOption, WorkArgument
 from orchestrator.cli.output import (
     NO_TRUE_LABELS,
     format_number,
@@ -37,9 +37,10 @@ MAX_SCREEN_ROWS = 300
 
 
 def leaderboard(
-    sweep: SweepArgument = None,
+    sweep: WorkArgument = None,
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    allow_mixed: AllowMixedOption = False,
 ) -> None:
     """Rank a sweep's trials.
 
@@ -56,7 +57,7 @@ def leaderboard(
     if json and csv:
         raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")
     if (suite := find_suite(sweep)) is not None:
-        print_results(suite, json=json, csv=csv)
+        print_results(suite, allow_mixed=allow_mixed, json=json, csv=csv)
         return
     found = find_or_recall(sweep)
     if isinstance(found, str):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.completion import complete_method, complete_space, complete_sweep
+from orchestrator.cli.completion import complete_method, complete_space, complete_sweep, complete_work
 from orchestrator.cli.output import print_note
 from orchestrator.errors import UserError
 
@@ -60,6 +60,9 @@ SpaceArgument = Annotated[
         autocompletion=complete_space,
     ),
 ]
+AllowMixedOption = Annotated[
+    bool, typer.Option("--allow-mixed", help="Of a benchmark: compare cells that differ in protocol, recipe and so on.")
+]
 SweepArgument = Annotated[
     str | None,
     typer.Argument(
@@ -67,6 +70,15 @@ SweepArgument = Annotated[
         help="An id or a name; by default the latest.",
         show_default=False,
         autocompletion=complete_sweep,
+    ),
+]
+WorkArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SWEEP|SUITE",
+        help="An id or a name; by default the latest sweep.",
+        show_default=False,
+        autocompletion=complete_work,
     ),
 ]
 TrialsOption = Annotated[

@@ -1,4 +1,4 @@
-"""The verb that writes what a sweep found as a page and as tables: report."""
+"""The verb that writes what a sweep or a benchmark found as a page and as tables: report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.completion import complete_sweep
+from orchestrator.cli.completion import complete_work
 from orchestrator.cli.lookup import print_source
-from orchestrator.cli.options import JsonOption
+from orchestrator.cli.options import AllowMixedOption, JsonOption
 from orchestrator.cli.output import print_json, print_line, print_note, print_text
 from training.counts import counted
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
+    from orchestrator.report.document import Report
     from orchestrator.sweep_folder.state import SweepState
 
 _FORMATS = "html,md,tex,csv,parquet"
@@ -25,10 +26,10 @@ def report(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP|PROMOTION",
-            help="An id or a name; by default the latest.",
+            metavar="SWEEP|PROMOTION|SUITE",
+            help="An id or a name; by default the latest sweep.",
             show_default=False,
-            autocompletion=complete_sweep,
+            autocompletion=complete_work,
         ),
     ] = None,
     out: Annotated[
@@ -38,31 +39,40 @@ def report(
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="What to write, separated by commas.")
     ] = _FORMATS,
+    allow_mixed: AllowMixedOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write what a sweep or a promotion found, as a page and as tables.
+    """Write what a sweep, a promotion or a benchmark found, as a page and as tables.
 
     The page needs no network and no other file. It says in words which trial won, by how much, whether that is more
-    than noise, what tau does and what it cost; figures and tables follow. The same tables come as Markdown, LaTeX, CSV
-    and Parquet.
+    than noise, what tau does and what it cost; of a benchmark, which methods differ, which are tied, and what stands in
+    the literature. Figures and tables follow. The same tables come as Markdown, LaTeX, CSV and Parquet.
     """
     chosen = _parse_formats(formats)
-    plan, state = _read(sweep)
+    made, kind = _make(sweep, with_images=bool({"html", "md"} & set(chosen)), allow_mixed=allow_mixed)
     from orchestrator.home import home
-    from orchestrator.report.build import build_report
     from orchestrator.report.write import PAGE_FILE, write_report
 
-    folder = out or home() / "reports" / plan.id
-    made = build_report(plan, state, with_images=bool({"html", "md"} & set(chosen)))
+    folder = out or home() / "reports" / made.name
     files = write_report(made, folder, chosen)
     if json:
-        print_json({"sweep": plan.id, "findings": made.findings, "files": [str(file) for file in files]})
+        print_json({kind: made.name, "findings": made.findings, "files": [str(file) for file in files]})
         return
     for sentence in made.findings:
         print_text(f"- {sentence}")
     shown = folder / PAGE_FILE if "html" in chosen else folder
     print_line(f"\nreport: {shlex.quote(str(shown))}")
     print_note(f"{counted(len(files), 'file')} in {shlex.quote(str(folder))}")
+
+
+def _make(word: str | None, *, with_images: bool, allow_mixed: bool) -> tuple[Report, str]:
+    """Return the report of what a word names, and whether that is a ``sweep`` or a ``suite``."""
+    from orchestrator.report.build import build_report, build_suite_report
+    from orchestrator.results.suite_record import find_suite
+
+    if (suite := find_suite(word)) is not None:
+        return build_suite_report(suite, allow_mixed=allow_mixed), "suite"
+    return build_report(*_read(word), with_images=with_images), "sweep"
 
 
 def _read(sweep: str | None) -> tuple[SweepPlan, SweepState]:

@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     JsonOption,
     StealLeaseOption,
     SweepArgument,
+    WorkArgument,
     check_places,
 )
 from orchestrator.cli.outcome import finish_sweep
@@ -30,7 +31,7 @@ MLFLOW = "mlflow"
 
 def resume(
     context: typer.Context,
-    sweep: SweepArgument = None,
+    sweep: WorkArgument = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,

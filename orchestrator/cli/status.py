@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.lookup import print_source
-from orchestrator.cli.options import EXIT_FAILURE, JsonOption, SweepArgument
+from orchestrator.cli.options import EXIT_FAILURE, JsonOption, WorkArgument
 from orchestrator.cli.output import (
     NO_TRUE_LABELS,
     format_score,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    sweep: SweepArgument = None,
+    sweep: WorkArgument = None,
     every: Annotated[bool, typer.Option("--all", help="List all sweeps, trainings, ablations and promotions.")] = False,
     json: JsonOption = False,
 ) -> None:

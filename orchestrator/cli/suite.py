@@ -53,9 +53,15 @@ def print_grid(suite_id: str, *, json: bool = False) -> None:
     if is_worked_on(record):
         print_line("A process is working on it.")
     elif set(counts) != {"done"}:
-        print_next({f"resume {record.id}": "continue it", f"leaderboard {record.id}": "the table of what is done"})
+        print_next({f"resume {record.id}": "continue it", f"report {record.id}": "a page of what is done"})
     else:
-        print_next({f"leaderboard {record.id}": "its table", f"audit {record.id}": "check that the figures hold"})
+        print_next(
+            {
+                f"leaderboard {record.id}": "its table",
+                f"report {record.id}": "a page, and its tables for a paper",
+                f"audit {record.id}": "check that the figures hold",
+            }
+        )
 
 
 def print_results(suite_id: str, *, allow_mixed: bool = False, json: bool = False, csv: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Build the report of whatever a word names: a sweep, a training, an ablation or a promotion."""
+"""Build the report of a sweep, a training, an ablation, a promotion or a benchmark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.document import Report, Section
 from orchestrator.report.openings import find_noise, find_openings, find_promotions
 from orchestrator.report.promotion_report import make_promotion_report
+from orchestrator.report.suite_report import make_suite_report
+from orchestrator.report.suite_view import read_view
 from orchestrator.report.sweep_report import make_sweep_report
 from orchestrator.report.view import SweepView
 from orchestrator.sweep_folder.state import SweepState
@@ -23,6 +25,16 @@ def build_report(plan: SweepPlan, state: SweepState, *, with_images: bool = True
         with_images: Look at the data and at the winner's weights too, which takes some seconds.
     """
     return _BUILDERS[plan.kind](plan, state, with_images)
+
+
+def build_suite_report(suite_id: str, *, allow_mixed: bool = False) -> Report:
+    """Return the report of a benchmark, as far as it is done.
+
+    Raises:
+        UserError: Its cells cannot be compared.
+        OrchestratorError: Its record cannot be read.
+    """
+    return make_suite_report(read_view(suite_id, allow_mixed=allow_mixed))
 
 
 def _build_sweep(plan: SweepPlan, state: SweepState, with_images: bool) -> Report:
@@ -43,7 +55,6 @@ def _look_at_images(view: SweepView) -> list[Section]:
     return make_image_sections(view)
 
 
-# What else is reported one day (suites, say) gets a line here; its page is made of the same sections and tables.
 _BUILDERS: dict[str, Builder] = {
     "sweep": _build_sweep,
     "train": _build_sweep,

@@ -13,6 +13,22 @@ from matplotlib.figure import Figure as Drawing
 Cell = str | int | float | None
 
 
+class Link(str):
+    """A text in a table that leads to a row of another one, on the page; elsewhere it is the text alone.
+
+    Attributes:
+        anchor: That of the row.
+    """
+
+    anchor: str
+
+    def __new__(cls, text: str, anchor: str) -> Link:
+        """Return the text with its anchor."""
+        made = super().__new__(cls, text)
+        made.anchor = anchor
+        return made
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -39,6 +55,7 @@ class Table:
         name: Name of its files, and its anchor on the page.
         title: What it shows, in one line.
         note: What a reader has to know, below it.
+        anchors: One for each row, if links lead to them.
     """
 
     name: str
@@ -46,6 +63,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    anchors: tuple[str, ...] = ()
 
     @property
     def is_number(self) -> tuple[bool, ...]:
@@ -125,10 +143,17 @@ class Report:
                     yield part if isinstance(part, Table) else part.table
 
 
-def make_table(name: str, title: str, columns: Headers, rows: Iterable[Sequence[Cell]], note: str = "") -> Table:
+def make_table(
+    name: str,
+    title: str,
+    columns: Headers,
+    rows: Iterable[Sequence[Cell]],
+    note: str = "",
+    anchors: Iterable[str] = (),
+) -> Table:
     """Return a table."""
     named = tuple(column if isinstance(column, Column) else Column(column) for column in columns)
-    return Table(name, title, named, tuple(tuple(row) for row in rows), note)
+    return Table(name, title, named, tuple(tuple(row) for row in rows), note, tuple(anchors))
 
 
 def format_cell(cell: Cell, column: Column) -> str:

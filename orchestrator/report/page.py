@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from importlib import resources
 
-from orchestrator.report.document import Figure, Part, Picture, Report, Section, Table, format_cell
+from orchestrator.report.document import Cell, Column, Figure, Link, Part, Picture, Report, Section, Table, format_cell
 from orchestrator.report.svg import inline_svg
 from orchestrator.report.tables import CODE, MOST_ROWS, say_below
+
+_LONG_CELL = 80
 
 
 def write_page(report: Report, drawings: Mapping[str, str], files: Mapping[str, str]) -> str:
@@ -96,19 +98,33 @@ def _table(table: Table, files: Mapping[str, str], heading: str | None) -> Itera
     # Focusable, because a table that is wider than the screen is scrolled by keyboard too.
     yield f'<div class="scroll" role="region" tabindex="0" {name}>'
     yield '<table class="sortable">\n<thead><tr>'
-    numbers = [' class="n"' if is_number else "" for is_number in table.is_number]
+    looks = [_look(table, place) for place in range(len(table.columns))]
     yield "".join(
-        f'<th scope="col"{look}>{escape(column.name)}</th>' for column, look in zip(table.columns, numbers, strict=True)
+        f'<th scope="col"{look}>{escape(column.name)}</th>' for column, look in zip(table.columns, looks, strict=True)
     )
     yield "</tr></thead>\n<tbody>"
-    for row in table.rows[:MOST_ROWS]:
+    for number, row in enumerate(table.rows[:MOST_ROWS]):
         cells = (
-            f"<td{look}>{escape(format_cell(cell, column))}</td>"
-            for cell, column, look in zip(row, table.columns, numbers, strict=True)
+            f"<td{look}>{_cell(cell, column)}</td>"
+            for cell, column, look in zip(row, table.columns, looks, strict=True)
         )
-        yield f"<tr>{''.join(cells)}</tr>"
+        anchor = f' id="{escape(table.anchors[number])}"' if table.anchors else ""
+        yield f"<tr{anchor}>{''.join(cells)}</tr>"
     yield "</tbody>\n</table>\n</div>"
     yield from (f'<p class="note">{_text(line)}</p>' for line in say_below(table, files))
+
+
+def _look(table: Table, place: int) -> str:
+    """Return the class of a column: numbers are aligned, and sentences get room."""
+    if table.is_number[place]:
+        return ' class="n"'
+    is_long = any(len(str(row[place] or "")) > _LONG_CELL for row in table.rows[:MOST_ROWS])
+    return ' class="long"' if is_long else ""
+
+
+def _cell(cell: Cell, column: Column) -> str:
+    text = escape(format_cell(cell, column))
+    return f'<a href="#{escape(cell.anchor)}">{text}</a>' if isinstance(cell, Link) else text
 
 
 def _text(text: str) -> str:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from orchestrator.errors import UserError
-from orchestrator.planning.sweep_plan import SweepPlan, trial_config
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.suite_cells import Work
 from orchestrator.results.suite_record import Budget
 from orchestrator.sweep_folder.records import TrialState
 from orchestrator.sweep_folder.spent import sum_spent
-from training.config.passes import Images, count_most_images
+from training.config.passes import Images
 
 _HOUR_S = 3600
 _FIRST_TRIALS = 4
 """Of a budget in hours, when nothing is known about the time of a trial."""
-
-
-def count_trial_images(plan: SweepPlan, num_train: int) -> Images:
-    """Return the images of the most expensive trial of a search.
-
-    Args:
-        plan: The search.
-        num_train: Images of the train split.
-    """
-    bounds = {key: found.bounds() for key, found in plan.ranges.items()}
-    # One of several values may be the dearest, so all of a choice are tried; of a range, its ends.
-    point = plan.start_from[0] if plan.start_from else {key: values[0] for key, values in bounds.items()}
-    return count_most_images(trial_config(plan, point), bounds, num_train)
 
 
 def count_trials(plan: SweepPlan, budget: Budget, images: Images, amount: float) -> int:

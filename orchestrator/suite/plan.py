@@ -13,8 +13,9 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.shared_ranges import find_unequal_ranges
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.results.suite_budget import count_trial_images
 from orchestrator.results.suite_record import Budget, SuiteRecord, make_record
-from orchestrator.suite.budget import count_trial_images, count_trials
+from orchestrator.suite.budget import count_trials
 from search_spaces.schema import SearchSpace, load_space
 from search_spaces.suite import Suite
 from training.config.passes import Images

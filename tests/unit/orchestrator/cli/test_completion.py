@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.results.suite_record import register
+from tests.kit.suites import make_suite_record
 from tests.kit.sweeps import make_sweep
 
 PATH = str(Path(__file__).parents[4])
@@ -42,6 +44,7 @@ def complete(program: Path, line: str) -> list[str]:
 @pytest.mark.slow
 def test_verbs_options_spaces_sweeps_and_methods_are_completed(program: Path, tmp_path: Path) -> None:
     sweep = make_sweep("mine-0a1b2c3d", name="mine")
+    suite = register(make_suite_record())
     (tmp_path / "digits-own.yaml").touch()
     expected = {
         "orchestrator sw": ["sweep"],
@@ -49,7 +52,7 @@ def test_verbs_options_spaces_sweeps_and_methods_are_completed(program: Path, tm
         "orchestrator sweep digits_": ["digits_fig2", "digits_q2l"],
         "orchestrator plan digits-": ["digits-own.yaml"],
         "orchestrator benchmark digits-": ["digits-full", "digits-own.yaml"],
-        "orchestrator leaderboard m": ["mine", sweep.id],
+        "orchestrator leaderboard m": ["mine", sweep.id, suite.id],
         "orchestrator sweep digits --method ignore_without_r": ["ignore_without_rejection", "ignore_without_reg"],
         "orchestrator data pre": ["prepare"],
     }

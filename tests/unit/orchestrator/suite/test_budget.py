@@ -10,8 +10,9 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.planning.shared_ranges import find_unequal_ranges
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
+from orchestrator.results.suite_budget import count_trial_images
 from orchestrator.results.suite_record import Budget
-from orchestrator.suite.budget import count_more_trials, count_trial_images, count_trials
+from orchestrator.suite.budget import count_more_trials, count_trials
 from orchestrator.sweep_folder.events import EpochReported, Event
 from orchestrator.sweep_folder.journal import replay
 from search_spaces.ranges import Range
