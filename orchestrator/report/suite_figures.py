@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from orchestrator.intervals import mean_interval
 from orchestrator.report.document import Column, Figure, Headers, make_table
 from orchestrator.report.suite_view import SuiteView, name_metric
 from orchestrator.report.svg import BLUE, GREEN, INK, MUTED, RED, new_figure
@@ -28,10 +31,10 @@ def draw_means(view: SuiteView, dataset: DatasetResult) -> Figure | None:
         axes = figure.subplots()
         for place, cell in enumerate(cells):
             colour, marker = (GREEN, "D") if cell.is_bound else (BLUE, "o")
-            axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=6, alpha=0.25)
             values = list(cell.scores.values())
+            axes.plot(mean_interval(values), [place, place], color=colour, linewidth=6, alpha=0.25)
             axes.plot(values, np.full(len(values), place), marker, color=colour, markerfacecolor="none")
-            axes.plot(cell.mean, place, "|", color=INK, markersize=13, markeredgewidth=2)
+            axes.plot(fmean(values), place, "|", color=INK, markersize=13, markeredgewidth=2)
         axes.set_yticks(range(len(cells)), [cell.method for cell in cells])
         axes.set(xlabel=metric, ylim=(len(cells) - 0.5, -0.5))
         axes.grid(False, axis="y")

@@ -11,6 +11,7 @@ from orchestrator.results.comparison import format_p
 from orchestrator.results.suite_budget import find_allowed
 from orchestrator.results.suite_cells import FAILED
 from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult
+from orchestrator.sweep_folder.spent import sum_runs
 from training.counts import counted
 
 _MOST_LISTED = 6
@@ -131,8 +132,7 @@ def describe_spending(view: SuiteView) -> str:
     hours: dict[str, float] = {}
     for cell in view.cells.values():
         for plan, state in cell.all:
-            spent = plan.resources.hours(sum(record.held_s for record in state.records.values()))
-            unit = plan.resources.hours_unit
+            unit, spent = plan.resources.hours_unit, sum_runs(plan, state.records.values()).hours
             hours[unit] = hours.get(unit, 0.0) + spent
     if not hours:
         return "Nothing has run yet."

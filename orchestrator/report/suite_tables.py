@@ -8,9 +8,8 @@ from orchestrator.report.document import Cell, Column, Headers, Link, Table, mak
 from orchestrator.report.suite_view import SuiteView, name_metric
 from orchestrator.results.spending import sum_spending
 from orchestrator.results.suite_budget import find_allowed, measure_spent
-from orchestrator.results.suite_cells import DONE, Work
+from orchestrator.results.suite_cells import DONE
 from orchestrator.results.suite_results import CellResult, DatasetResult
-from training.config.marks import TRUE_LABELS
 
 _SHORT = 12
 _INTERVALS = (
@@ -51,8 +50,7 @@ def _summarise(cell: CellResult) -> str:
 
 def _marks(cell: CellResult) -> str:
     """Return what a reader must know about a method, ``bound`` first."""
-    bound = ["bound"] if cell.is_bound else []
-    return ", ".join([*bound, *(mark for mark in cell.knows if not (cell.is_bound and mark == TRUE_LABELS))])
+    return ", ".join([*(["bound"] if cell.is_bound else []), *cell.marks])
 
 
 def results_table(view: SuiteView, dataset: DatasetResult, published: dict[str, str]) -> Table:
@@ -119,10 +117,7 @@ def _result_row(view: SuiteView, cell: CellResult, allowed: float | None, publis
 
 
 def _measure_search(view: SuiteView, cell: CellResult) -> float | None:
-    search = view.of(cell).search
-    if search is None or cell.search is None:
-        return None
-    return measure_spent(search[0], cell.search, view.record.budget, cell.trials)
+    return None if cell.search is None else measure_spent(cell.search, view.record.budget, cell.trials)
 
 
 def contrasts_table(view: SuiteView) -> Table | None:
@@ -157,36 +152,35 @@ def spending_table(view: SuiteView) -> Table:
     rows = [_spending_row(view, cell) for cell in view.found.cells]
     amounts: Headers = [Column(f"{what} ({unit})", 3 if unit == "hours" else 0) for what in ("budget", "spent")]
     hours: Headers = [f"hours {what}" for what in ("planned, p50", "of search", "of race", "of final runs")]
-    columns: Headers = ["dataset", "method", *amounts, "trials planned", "trials run", *hours, "of"]
+    more: Headers = [Column(f"images of {what}", 0) for what in ("race", "final runs")]
+    columns: Headers = ["dataset", "method", *amounts, "trials planned", "trials run", *hours, "of", *more]
     columns, rows = drop_empty(columns, rows, 2)
     note = (
         f"The budget is for the search alone: {view.record.budget}. Pruned and failed trials cost less than planned, "
-        f"and what they leave pays for further trials. Hours are those for which runs held their resources."
+        f"and what they leave pays for further trials. Hours are those for which runs held their resources; images are "
+        f"those passed forward and backward."
     )
     return make_table("spending", "Planned and spent", columns, rows, note)
 
 
 def _spending_row(view: SuiteView, cell: CellResult) -> list[Cell]:
-    work = view.of(cell)
+    work, parts = view.of(cell), (cell.search, cell.race, cell.reported)
+    allowed = find_allowed(view.record, cell.dataset, view.cells)
     if work.search is None:
-        return [cell.dataset, cell.method, find_allowed(view.record, cell.dataset, view.cells), *[None] * 8]
+        return [cell.dataset, cell.method, allowed, *[None] * 10]
     plan = work.search[0]
-    finals = (*work.replaced, *work.finals)
     return [
         cell.dataset,
         cell.method,
-        find_allowed(view.record, cell.dataset, view.cells),
+        allowed,
         _measure_search(view, cell),
         plan.num_trials,
         cell.trials,
         sum_spending(*work.search).planned_p50,
-        *(_hours(part) for part in (work.searches, work.races, finals)),
+        *(None if part is None else part.hours for part in parts),
         plan.resources.hours_unit.removesuffix("-hours") + "s",
+        *(None if part is None else part.images for part in parts[1:]),
     ]
-
-
-def _hours(work: tuple[Work, ...]) -> float:
-    return sum(plan.resources.hours(sum(each.held_s for each in state.records.values())) for plan, state in work)
 
 
 def origins_table(view: SuiteView) -> Table:

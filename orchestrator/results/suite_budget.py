@@ -41,8 +41,8 @@ def find_allowed(record: SuiteRecord, dataset: str, cells: Mapping[Key, Cell]) -
     return budget.amount * count_trial_images(plan, int(num_train)).total if num_train.isdigit() else None
 
 
-def measure_spent(plan: SweepPlan, spent: Spent, budget: Budget, num_trials: int) -> float | None:
+def measure_spent(spent: Spent, budget: Budget, num_trials: int) -> float | None:
     """Return what a search has spent, in the unit of its budget."""
     if budget.by == "images":
         return spent.images
-    return float(num_trials) if budget.by == "trials" else plan.resources.hours(spent.seconds)
+    return float(num_trials) if budget.by == "trials" else spent.hours
