@@ -33,7 +33,7 @@ _PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 # Heavy modules are imported inside the verbs: `--help` must not wait for torch.
 DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="voc, coco, nuswide, cub or folder.", show_default=False)
+    str, typer.Argument(metavar="DATASET", help="voc, coco, nuswide, cub, l48 or folder.", show_default=False)
 ]
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="A prepared dataset; `data list` lists them.", show_default=False)

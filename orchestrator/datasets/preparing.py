@@ -33,7 +33,7 @@ class PrepareRequest:
     """What the user asked `data prepare` for.
 
     Attributes:
-        dataset: voc, coco, nuswide, cub or folder.
+        dataset: voc, coco, nuswide, cub, l48 or folder.
         source: The dataset's folder, or one above it.
         out: A folder or URI for the store; None is ``<home>/data/<name>``.
         name: A name for your own data; None is the dataset's.

@@ -98,6 +98,7 @@ def test_method_settings_agree_with_the_dataset(space: str) -> None:
         "coco": 2.9,
         "nuswide": 1.9,
         "cub": 31.4,
+        "l48": 1.6,
     }  # of true positives an image (Cole et al., CVPR 2021)
     assert plan(space, "epr").base["method.expected_positives"] == published.get(
         dataset, 2.5 if dataset == "digits" else 1.5

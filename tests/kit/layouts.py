@@ -38,6 +38,8 @@ COCO_CATEGORIES = {
 NUS_CONCEPTS = tuple(f"concept{number:02d}" for number in range(81))
 CUB_ATTRIBUTES = tuple(f"has_part_{number // 8:02d}::value_{number % 8}" for number in range(312))
 CUB_PARTS = ("back", "beak", "belly", "breast", "crown")
+L48_SPECIES = ("amerob", "bkcchi", "houfin", "norcar")
+L48_SIZE = (750, 236)
 FOLDER_CLASSES = ("cat", "dog", "mug", "plant")
 WIDTH, HEIGHT = 64, 48
 
@@ -226,6 +228,74 @@ def _part_locations(row: int) -> str:
     )
 
 
+def make_l48(folder: Path, *, num_train: int = 3, num_test: int = 1, val: bool = False, images: bool = True) -> Path:
+    """Lay out Merlin L48 with four species, each the target of ``num_train`` and ``num_test`` recordings.
+
+    Each has three clips: one with the target and the next species, one with the next species alone, and one that nobody
+    annotated. Its range list lacks one species, its checklist two. With ``val``, ``val_split.npy`` has the first
+    recording of each species.
+    """
+    assets: list[dict[str, Any]] = []
+    clips: list[dict[str, Any]] = []
+    for target, code in enumerate(L48_SPECIES):
+        species = [L48_SPECIES[(target + step) % 4] for step in range(4)]
+        for number in range(num_train + num_test):
+            asset = len(assets) + (8000 if number >= num_train else 0)
+            assets.append(
+                {
+                    "id": asset,
+                    "split": "test" if number >= num_train else "train",
+                    "target_species_code": code,
+                    "possible_species_codes": [*species[:3], "elsewh"],
+                    "observed_species_codes": species[:2],
+                }
+            )
+            for order, present in enumerate((species[:2], species[1:2], [])):
+                unknown = [] if present else species[:3]
+                scene = [
+                    Drawn(L48_SPECIES.index(name), 90 + 400 * place, 40, 290 + 400 * place, 180)
+                    for place, name in enumerate(present)
+                ]
+                clips.append(_l48_clip(len(clips), asset, order, present, unknown, scene))
+                if images:
+                    _write_picture(folder / clips[-1]["file_path"], scene, L48_SIZE)
+    _write_text(folder / "assets.json", json.dumps(assets))
+    _write_text(folder / "clips.json", json.dumps(clips))
+    _write_text(folder / "taxa.csv", "species_code,common_name\n" + "".join(f"{code},x\n" for code in L48_SPECIES))
+    if val:
+        of_target = {asset["target_species_code"]: asset["id"] for asset in reversed(assets) if asset["id"] < 8000}
+        np.save(folder / "val_split.npy", np.array(sorted(of_target.values())))
+    return folder
+
+
+def _l48_clip(
+    id: int, asset: int, order: int, present: Sequence[str], unknown: Sequence[str], scene: Sequence[Drawn]
+) -> dict[str, Any]:
+    width, height = L48_SIZE
+    boxes = [
+        {
+            "id": number,
+            "species_code": L48_SPECIES[drawn.label],
+            "status": "active",
+            "bbox": [drawn.left / width, drawn.top / height, drawn.right / width, drawn.bottom / height],
+        }
+        for number, drawn in enumerate(scene)
+    ]
+    ignored = {"id": len(boxes), "species_code": L48_SPECIES[0], "status": "ignore", "bbox": [0.9, 0.1, 1.0, 0.2]}
+    return {
+        "id": id,
+        "asset_id": asset,
+        "clip_order": order,
+        "file_path": f"images/{asset}/{order}.jpg",
+        "width": width,
+        "height": height,
+        "present_species_codes": list(present),
+        "unknown_species_codes": list(unknown),
+        "absent_species_codes": [code for code in L48_SPECIES if code not in (*present, *unknown)],
+        "boxes": [*boxes, ignored],
+    }
+
+
 def make_folder(
     folder: Path,
     *,
@@ -303,8 +373,8 @@ def _matrix(scenes: Sequence[Sequence[Drawn]], num_classes: int) -> NDArray[np.b
     return matrix
 
 
-def _write_picture(path: Path, scene: Sequence[Drawn]) -> None:
-    image = Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128))
+def _write_picture(path: Path, scene: Sequence[Drawn], size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    image = Image.new("RGB", size, (128, 128, 128))
     draw = ImageDraw.Draw(image)
     for drawn in scene:
         hue = colorsys.hsv_to_rgb(drawn.label * 0.618 % 1, 1, 0.9)

@@ -16,6 +16,7 @@ SPACES = [
     "digits",
     "digits_q2l",
     "folder",
+    "l48",
     "nuswide",
     "nuswide_q2l",
     "photos",
@@ -48,6 +49,7 @@ CLASSES = {
     "coco": 80,
     "nuswide": 81,
     "cub": 312,
+    "l48": 100,
     "folder": 21,
 }  # of a template (folder, photos) nobody knows it: 0.05 will do
 

@@ -45,6 +45,8 @@ class DataConfig(StrictModel):
         normalisation: How pixels in [0, 1] are normalised: ``dataset`` subtracts a mean colour and divides by a
             deviation (their own for digits, ImageNet's for photos, as in their trunks' training); ``none`` leaves them,
             as released for PLC + LAC, and makes the pixels that IGNORE masks black instead of the mean colour.
+        horizontal_flip: Whether views of a store's images are mirrored at random, as in the literature; false for
+            spectrograms, whose time would run backwards, and for text. Digits are never mirrored.
         positives: Where the observed positives come from: ``drawn`` from the true labels, or ``given`` by the dataset.
             None is ``given`` where the dataset gives them and ``drawn`` elsewhere. Given ones have no draw, so
             ``draw_seed`` must then stay as it is.
@@ -66,6 +68,7 @@ class DataConfig(StrictModel):
     num_workers: int = Field(2, ge=0, le=128)
     augment_order: Literal["resized", "original"] = "resized"
     normalisation: Literal["dataset", "none"] = "dataset"
+    horizontal_flip: bool = True
     positives: Positives | None = None
     negatives: Negatives = "none"
 
@@ -89,6 +92,7 @@ A run may be resumed with other values, and two configurations that differ only 
 ADDED_SETTINGS: dict[str, Scalar] = {
     "model.frozen_stem": False,
     "optim.head_first_epochs": 0,
+    "data.horizontal_flip": True,
     "data.positives": None,
     "data.negatives": "none",
 }

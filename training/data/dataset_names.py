@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EMBEDDED = "digits"
 """Made from data that ships with scikit-learn when a run first needs it."""
-IMAGE_DATASETS = ("voc", "coco", "nuswide", "cub")
+IMAGE_DATASETS = ("voc", "coco", "nuswide", "cub", "l48")
 FOLDER = "folder"
 """Your own images and labels; ``--name`` gives such a dataset another name."""
 

@@ -16,6 +16,7 @@ import mmap
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -89,6 +90,7 @@ def make_train_batches(
         num_workers=config.data.num_workers,
         device=device,
         drop_last=drop_last,
+        flip=config.data.horizontal_flip,
     )
 
 
@@ -106,6 +108,7 @@ class StoreBatches:
         num_workers: Processes that make views; 0 makes them in this process.
         device: Device on which batches are normalised and yielded.
         drop_last: Leave out the last batch of an epoch if it is smaller than the others.
+        flip: Mirror half of the views; which ones does not depend on it.
     """
 
     def __init__(
@@ -120,10 +123,11 @@ class StoreBatches:
         num_workers: int = 0,
         device: torch.device | None = None,
         drop_last: bool = False,
+        flip: bool = True,
     ) -> None:
         self._num_batches = count_batches(len(data), batch_size, drop_last=drop_last)
         self._data, self._scale, self._batch_size, self._seed = data, scale, batch_size, seed
-        self._strong, self._originals, self._num_workers = strong, originals, num_workers
+        self._strong, self._originals, self._num_workers, self._flip = strong, originals, num_workers, flip
         self._device = device or torch.device("cpu")
 
     def __len__(self) -> int:
@@ -150,6 +154,7 @@ class StoreBatches:
             epoch=epoch,
             strong=self._strong,
             originals=self._originals,
+            flip=self._flip,
         )
         with _slots(make, rows, self._num_workers) as (reader, slots):
             for part, slot in zip(rows, slots, strict=True):
@@ -212,10 +217,19 @@ class _ViewsReader(_Reader):
     """Puts weak and strong views into slots; ``strong`` is None if it is not wanted."""
 
     def __init__(
-        self, images: Images, num_slots: int, num_rows: int, *, seed: int, epoch: int, strong: bool, originals: bool
+        self,
+        images: Images,
+        num_slots: int,
+        num_rows: int,
+        *,
+        seed: int,
+        epoch: int,
+        strong: bool,
+        originals: bool,
+        flip: bool,
     ) -> None:
         super().__init__(images, num_slots, num_rows)
-        self._seed, self._epoch, self._originals = seed, epoch, originals
+        self._seed, self._epoch, self._originals, self._flip = seed, epoch, originals, flip
         self.strong = self._share() if strong else None
 
     def _put(self, slot: int, place: int, row: int) -> None:
@@ -242,7 +256,8 @@ class _ViewsReader(_Reader):
             strong.copy_(resize(augment(original, draw.ops), draw.flip))
 
     def _draw(self, row: int, view: View) -> ViewDraw:
-        return draw_view(self._seed, self._epoch, row, view)
+        draw = draw_view(self._seed, self._epoch, row, view)
+        return draw if self._flip else replace(draw, flip=False)
 
 
 @contextmanager

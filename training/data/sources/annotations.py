@@ -110,7 +110,7 @@ class Annotations:
     """A dataset as its own files describe it.
 
     Attributes:
-        name: ``voc``, ``coco``, ``nuswide``, ``cub``, or the name of your own data.
+        name: ``voc``, ``coco``, ``nuswide``, ``cub``, ``l48``, or the name of your own data.
         layout: The layout that was found, in words; some datasets circulate in several layouts.
         root: The folder that the paths of images are relative to.
         classes: C names, in the order of the label columns.

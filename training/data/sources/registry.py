@@ -12,6 +12,7 @@ from training.data.sources.annotations import Annotations
 from training.data.sources.coco import find_coco, read_coco
 from training.data.sources.cub import find_cub, read_cub
 from training.data.sources.folder import find_folder, read_folder
+from training.data.sources.l48 import find_l48, read_l48
 from training.data.sources.nuswide import find_nuswide, read_nuswide
 from training.data.sources.voc import find_voc, read_voc
 from training.errors import ConfigError, NotThisDatasetError
@@ -66,6 +67,13 @@ DATASETS = {
         find_cub,
         "CUB_200_2011/, or that folder itself",
         "images.txt, train_test_split.txt, attributes/image_attribute_labels.txt, attributes.txt",
+    ),
+    "l48": KnownDataset(
+        "Merlin L48",
+        read_l48,
+        find_l48,
+        "assets.json, clips.json, taxa.csv and images/",
+        "assets.json, clips.json, taxa.csv; val_split.npy, if you have it",
     ),
     "folder": KnownDataset(
         "your own images",

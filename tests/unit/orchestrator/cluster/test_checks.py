@@ -249,7 +249,7 @@ def test_prepared_data_is_told_from_what_is_not(home: Path, tmp_path: Path) -> N
     assert (finding.health, finding.fix) == (Health.ABSENT, "orchestrator data prepare voc --source DIR")
     write_store(read_source("cub", make_cub(tmp_path), images=True), str(home / "data" / "cub"), image_size=16)
     finding = checks.check_prepared_data()
-    assert (finding.health, finding.detail) == (Health.OK, "cub prepared; not voc, coco, nuswide")
+    assert (finding.health, finding.detail) == (Health.OK, "cub prepared; not voc, coco, nuswide, l48")
 
 
 def test_store_that_does_not_open_is_a_warning(home: Path) -> None:

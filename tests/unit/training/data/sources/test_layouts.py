@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.layouts import make_coco, make_cub, make_folder, make_nuswide, make_voc
+from tests.kit.layouts import make_coco, make_cub, make_folder, make_l48, make_nuswide, make_voc
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "voc": make_voc,
@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "nuswide": make_nuswide,
     "nuswide official": lambda folder: make_nuswide(folder, layout="official"),
     "cub": make_cub,
+    "l48": make_l48,
     "folder": make_folder,
     "folder observed": lambda folder: make_folder(folder, observed_only=True, form="list", splits="files", num_val=3),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.kit.layouts import make_coco, make_cub, make_folder, make_nuswide, make_voc
+from tests.kit.layouts import make_coco, make_cub, make_folder, make_l48, make_nuswide, make_voc
 from training.data.sources.registry import DATASETS, read_source
 from training.errors import ConfigError, NotThisDatasetError
 
@@ -16,6 +17,7 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "coco": make_coco,
     "nuswide": make_nuswide,
     "cub": make_cub,
+    "l48": make_l48,
     "folder": make_folder,
 }
 
@@ -31,10 +33,10 @@ def test_label_files_alone_give_the_same_labels(name: str, tmp_path: Path) -> No
     assert bare.faults == full.faults == ()
     assert bare.name == name
     for phase in full.phases:
-        true, other = bare.phases[phase].true, full.phases[phase].true
-        assert true is not None
-        assert other is not None
-        assert true.tolist() == other.tolist()
+        for kind in ("true", "observed"):
+            labels, other = getattr(bare.phases[phase], kind), getattr(full.phases[phase], kind)
+            assert np.array_equal(labels, other) if labels is not None else other is None
+        assert bare.phases[phase].true is not None or bare.phases[phase].observed is not None
         assert (
             bare.phases[phase].files == full.phases[phase].files or name == "nuswide"
         )  # its images may lie next to the lists
@@ -71,7 +73,7 @@ def test_two_in_one_folder_are_not_guessed(name: str, tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         ConfigError,
-        match="dataset must be one of voc, coco, nuswide, cub, folder, but got dataset=nus_wide. Did you mean nuswide",
+        match="one of voc, coco, nuswide, cub, l48, folder, but got dataset=nus_wide. Did you mean nuswide",
     ):
         read_source("nus_wide", Path(), images=False)
 
