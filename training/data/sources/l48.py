@@ -144,7 +144,7 @@ def _read_records(files: LabelFiles, name: str, keys: Sequence[str]) -> list[_Re
     return whole
 
 
-def _choose_val(files: LabelFiles, assets: Mapping[Any, _Record]) -> Iterable[Any]:
+def _choose_val(files: LabelFiles, assets: Mapping[Any, _Record]) -> list[Any]:
     """Return the ids of val's recordings: those of ``val_split.npy``, or ten of each target species."""
     path = files.root / _VAL
     if path.exists():
@@ -153,10 +153,10 @@ def _choose_val(files: LabelFiles, assets: Mapping[Any, _Record]) -> Iterable[An
             ids = np.load(io.BytesIO(content or b""), allow_pickle=False).ravel().tolist()
         except (ValueError, OSError, EOFError) as error:
             files.fault(path, f"must be an array of ids of recordings: {error}", fatal=True)
-            return ()
+            return []
         if unknown := [id for id in ids if id not in assets]:
             files.fault(path, f"has recordings that assets.json lacks: {some(unknown)}", fatal=True)
-        return ids
+        return list(ids)
     files.notes.append(
         f"no {_VAL} next to clips.json, so ten recordings of each species are drawn for val. The authors' is in their "
         "repository l48-benchmarking: copy it there for their split"
