@@ -161,13 +161,19 @@ def _require_no_true_labels(plan: SweepPlan) -> None:
 
 
 def _require_known_labels(plan: SweepPlan, place: str) -> None:
-    if plan.base.get("data.positives") is None and plan.base.get("data.negatives", "none") == "none":
+    weighs = plan.base.get("loop.recording_weight") or "loop.recording_weight" in plan.ranges
+    is_plain = plan.base.get("data.positives") is None and plan.base.get("data.negatives", "none") == "none"
+    if is_plain and not weighs:
         return
     # Imported late, because it brings torch.
     from training.data.store.known_labels import KnownLabels
     from training.data.store.reader import open_store
+    from training.loop.requirements import missing_recordings
 
-    KnownLabels.of(trial_config(plan, {}).data).require(open_store(place).labels("train"), plan.dataset)
+    train = open_store(place).labels("train")
+    KnownLabels.of(trial_config(plan, {}).data).require(train, plan.dataset)
+    if weighs and train.recordings is None:
+        raise missing_recordings(plan.dataset)
 
 
 def _asks_oracle(settings: Params) -> bool:

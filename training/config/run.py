@@ -95,6 +95,8 @@ ADDED_SETTINGS: dict[str, Scalar] = {
     "data.horizontal_flip": True,
     "data.positives": None,
     "data.negatives": "none",
+    "loop.recording_weight": 0.0,
+    "loop.recording_decay": 0.999,
 }
 """Settings that came after the first results -> the value that those had.
 
@@ -216,6 +218,9 @@ class LoopConfig(StrictModel):
             are at their best. None never ends it.
         max_drop_percent: The run ends when that metric falls this many percentage points below its best so far: 3 for
             large loss, 2 for GR loss. None never ends it.
+        recording_weight: Weight of the regulariser that keeps the clips of a recording consistent (L48's asset
+            regulariser, alpha), for data that say which images are parts of one recording. 0 turns it off.
+        recording_decay: EMA factor of a recording's mean probabilities (L48: 0.999).
         num_threads: torch's CPU threads in a worker; bit-identical results need the same number.
         precision: Arithmetic of convolutions and matrix products: ``fp32``; ``tf32`` (a GPU rounds their factors to 10
             bits; a CPU does not); ``bf16`` (autocast in training, evaluation in TF32). Thresholds, CAM normalisation
@@ -230,6 +235,8 @@ class LoopConfig(StrictModel):
     select_epoch_by: SelectBy = Field(SelectBy.CLEAN_VAL, strict=False)  # files and flags give its value as text
     patience_epochs: int | None = Field(None, ge=0)
     max_drop_percent: float | None = Field(None, ge=0, le=100)
+    recording_weight: float = Field(0.0, ge=0, le=100)
+    recording_decay: float = Field(0.999, ge=0, lt=1)
     num_threads: int = Field(1, ge=1)
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False

@@ -66,6 +66,7 @@ class SplitData:
         classes: C names.
         names: N names of the images, or empty if they have none.
         negative: bool (N, C), the labels that are known to be negative, or None if the run uses none.
+        recordings: long (N,), which recording each image is a part of, counted from 0, or None if that is not known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class SplitData:
     classes: tuple[str, ...]
     names: tuple[str, ...] = ()
     negative: Tensor | None = None
+    recordings: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -21,6 +21,7 @@ from training.loop.guard import FiniteGuard
 from training.loop.head_first import RestingTrunk
 from training.loop.memory import memory_figures
 from training.loop.optim import build_optimizer, build_schedule, guarded_step, set_own_decay
+from training.loop.recordings import RecordingMeans, WeakLogits
 from training.loop.weight_average import WeightAverage
 from training.losses import total_loss
 from training.methods.base import Method, StepOutput
@@ -48,6 +49,7 @@ class EpochLoop:
         num_steps: Steps of one cycle of the schedule.
         device: Where to train.
         average: Averaged weights to update after every step, if the run keeps any.
+        recordings: Means of the recordings, for their regulariser, if the run has one.
     """
 
     def __init__(
@@ -58,13 +60,15 @@ class EpochLoop:
         num_steps: int,
         device: torch.device,
         average: WeightAverage | None = None,
+        recordings: RecordingMeans | None = None,
     ) -> None:
+        self._recordings = recordings
         self._config, self._method, self._device, self._average = config.optim, method, device, average
         self._resting_trunk = RestingTrunk(model, config.optim.head_first_epochs)
         self.optimizer = build_optimizer(config.optim, model, method)
         self.schedule = build_schedule(config.optim, self.optimizer, num_steps)
         self._counted = _Counted(training_network(model, config.loop))
-        self._forward: nn.Module = _Forward(self._counted, method)
+        self._forward: nn.Module = _Forward(self._counted, method, recordings)
         if world_size() > 1:
             # Buffers need no broadcast: thresholds and BatchNorm statistics are global, so the same on every rank.
             self._forward = DistributedDataParallel(self._forward, forward_sync_buffers=False)
@@ -139,6 +143,8 @@ class EpochLoop:
         guarded_step(self.optimizer, finite)
         self.schedule.step()  # also after a skipped step, so that the rate depends only on the step number
         self._method.apply_updates(output, finite)
+        if self._recordings is not None:
+            self._recordings.update(finite)
         if self._average is not None:
             self._average.update(finite)
         return output, values
@@ -168,12 +174,18 @@ class _Counted(nn.Module):
 class _Forward(nn.Module):
     """Model and method as one module, so that DistributedDataParallel sees one forward per step."""
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Method, recordings: RecordingMeans | None) -> None:
         super().__init__()
-        self.model, self.method = model, method
+        self.model, self.method, self.recordings = model, method, recordings
 
     def forward(self, batch: Batch, epoch: int) -> StepOutput:
-        return self.method.step(self.model, batch, epoch)
+        if self.recordings is None:
+            return self.method.step(self.model, batch, epoch)
+        model = WeakLogits(self.model, batch)
+        output = self.method.step(model, batch, epoch)
+        assert model.logits is not None, "every method passes the weak view"
+        output.parts["recordings"] = self.recordings.part(model.logits, batch.index)
+        return output
 
 
 class _EpochSums:

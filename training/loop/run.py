@@ -20,12 +20,14 @@ from training.data.registry import dataset_info, load_split
 from training.data.split import SplitData
 from training.data.views import PixelScale
 from training.distributed import gather_rows, rank, world_size
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError
 from training.loop.arithmetic import set_arithmetic
 from training.loop.checkpoint import CheckpointStore
 from training.loop.early_stopping import Best, BestOfSets, is_over, was_stopped
 from training.loop.epoch import EpochLoop
 from training.loop.localisation import measure_localisation
+from training.loop.recordings import RecordingMeans
+from training.loop.requirements import check_requirements
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
 from training.methods.base import Sizes
 from training.methods.registry import build_method
@@ -42,7 +44,7 @@ from training.metrics import compute_metrics
 from training.models.registry import build_model
 from training.preparation import prepare
 from training.seeding import seed_everything
-from training.selection import LABEL_FREE, SelectBy, epoch_metric
+from training.selection import SelectBy, epoch_metric
 
 
 class TrainingRun:
@@ -93,8 +95,7 @@ class TrainingRun:
             len(self.classes), len(self._train), config.loop.epochs, getattr(self._model, "embedding_dim", None)
         )
         self._method = build_method(config.method, sizes).to(self._device)
-        self._check_embeddings(sizes)
-        self._check_labels()
+        check_requirements(config, self._method, sizes, self._train, self._val)
         self._method.start(*self._known_labels())
         self.identity = {
             "data_hash": info.data_hash,
@@ -110,7 +111,10 @@ class TrainingRun:
         # Built here, because the average starts from the initial weights.
         self._average = None if decay is None else WeightAverage(self._model, decay)
         self._best_of_sets = None if decay is None else BestOfSets()
-        self._loop = EpochLoop(config, self._model, self._method, cycle_steps, self._device, self._average)
+        self._recordings = self._make_recordings()
+        self._loop = EpochLoop(
+            config, self._model, self._method, cycle_steps, self._device, self._average, self._recordings
+        )
         self.passed_over: tuple[str, ...] = ()
 
     @property
@@ -176,6 +180,7 @@ class TrainingRun:
             "model": self._model.state_dict(),
             "average": None if self._average is None else self._average.model.state_dict(),
             "method": self._method.state_dict(),
+            "recordings": None if self._recordings is None else self._recordings.state_dict(),
             "optimizer": self._loop.optimizer.state_dict(),
             # No state of any random generator: every epoch derives its seeds from the run's seed and its own number.
             "schedule": self._loop.schedule.state_dict(),
@@ -192,6 +197,8 @@ class TrainingRun:
         if self._average is not None:
             self._average.model.load_state_dict(state["average"])
         self._method.load_state_dict(state["method"])
+        if self._recordings is not None:
+            self._recordings.load_state_dict(state["recordings"])
         # torch keeps the moments it is given without copying them, so a state that is used again would be trained along
         # with this run.
         self._loop.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
@@ -332,27 +339,12 @@ class TrainingRun:
         value = self.metrics.get(epoch_metric(self.config.loop.select_epoch_by))
         return is_over(self.config.loop, self.epoch, value, self._best, self._best_of_sets)
 
-    def _check_embeddings(self, sizes: Sizes) -> None:
-        if self._method.needs_embeddings and sizes.embedding_dim is None:
-            raise ConfigError(
-                f"Method {self.config.method.name} needs a model with an embedding per class, which "
-                f"model.name={self.config.model.name} does not have. Use model.name=query2label",
-                "model.name",
-            )
-
-    def _check_labels(self) -> None:
-        if self._method.needs_true_labels and self._train.true is None:
-            raise ConfigError(
-                f"Method {self.config.method.name} needs true labels, but {self.config.data.name} has only observed "
-                "ones",
-                "method.name",
-            )
-        if self.config.loop.select_epoch_by is SelectBy.CLEAN_VAL and self._val.true is None:
-            raise ConfigError(
-                f"loop.select_epoch_by=clean-val needs true validation labels, but {self.config.data.name} has only "
-                f"observed ones. Use {', '.join(LABEL_FREE)}",
-                "loop.select_epoch_by",
-            )
+    def _make_recordings(self) -> RecordingMeans | None:
+        loop, recordings = self.config.loop, self._train.recordings
+        if recordings is None or not loop.recording_weight:
+            return None
+        means = RecordingMeans(recordings, len(self.classes), loop.recording_weight, loop.recording_decay)
+        return means.to(self._device)
 
     def _check_config(self, saved: dict[str, Any]) -> None:
         # A checkpoint of an earlier version lacks settings that came later; it was trained with their defaults.

@@ -252,6 +252,7 @@ class Store:
             classes=self.classes,
             names=tuple(table.ids[row] for row in rows),
             negative=None if negative is None else torch.from_numpy(negative[rows]),
+            recordings=None if table.recordings is None else _numbered([table.recordings[row] for row in rows]),
         )
 
     def _images(self, phase: str, rows: NDArray[np.int64]) -> StoreImages:
@@ -329,6 +330,12 @@ def open_store(uri: str) -> Store:
         raise StoreError(f"Cannot read the store {uri}: {error}") from error
     require_files(uri, store.manifest, sizes)
     return store
+
+
+def _numbered(names: Sequence[str]) -> Tensor:
+    """Return the number of each name, counted from 0 in the order of first mention."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([numbers[name] for name in names], dtype=torch.long)
 
 
 def _usable(table: LabelTable, rows: NDArray[np.int64], known: KnownLabels) -> NDArray[np.int64]:

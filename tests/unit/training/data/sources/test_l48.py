@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.kit.layouts import L48_SPECIES, make_l48
+from tests.kit.stores import make_store, store_config
 from training.config.run import TrainConfig
 from training.data.loaders import make_train_batches
 from training.data.registry import load_split
@@ -18,7 +19,7 @@ from training.data.sources.annotations import Annotations
 from training.data.sources.l48 import read_l48
 from training.data.store.writer import write_store
 from training.data.views import UNIT_SCALE
-from training.errors import NotThisDatasetError
+from training.errors import ConfigError, NotThisDatasetError
 from training.loop.run import TrainingRun
 
 SIDE = 96
@@ -165,3 +166,23 @@ def test_runs_of_three_kinds_of_negatives(store: str) -> None:
         assert {"val/mAP", "train/mask_kept_frac"} <= metrics.keys()
         sizes[kind] = len(run._train)
     assert sizes == {"none": 8, "range": 24, "given": 24}
+
+
+def test_clips_of_a_recording_are_kept_consistent_and_a_resumed_run_goes_on(store: str, tmp_path: Path) -> None:
+    config = config_of(store, {"loop.recording_weight": 1.0, "loop.recording_decay": 0.5, "loop.epochs": 2})
+    assert load_split(config.data, "train").recordings is not None
+    whole, first, second = (
+        TrainingRun(config, storage=None if place is None else tmp_path / place) for place in (None, "a", "a")
+    )
+    whole.train_epoch()
+    expected = whole.train_epoch()
+    assert first.train_epoch()["train/loss_recordings"] > 0
+    first.save()
+    assert second.resume()
+    assert second.train_epoch()["train/loss"] == expected["train/loss"]
+
+
+def test_recordings_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    config = store_config(make_store(tmp_path), {"loop.recording_weight": 1.0})
+    with pytest.raises(ConfigError, match="loop.recording_weight needs to know .* which mine does not say"):
+        TrainingRun(config)
