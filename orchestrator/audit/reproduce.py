@@ -115,6 +115,7 @@ def plan_reproduction(plan: SweepPlan, record: TrialRecord) -> SweepPlan:
         backup=None,
         cost=None,
         max_gpu_hours=None,
+        reserve=None,
     )
 
 

@@ -200,7 +200,7 @@ def _decide(race: Subject, search: _Search, report: Report) -> dict[str, object]
     assert before is not None
     runs = _read_runs(race, before, report)
     left, missing = plain_race(runs, before.blocks)
-    for entrant, block in missing:
+    for entrant, block in () if race.state.is_limited else missing:
         report.find(
             "seeds",
             race.id,
@@ -244,7 +244,8 @@ def _read_runs(race: Subject, choice: Choice, report: Report) -> dict[int, list[
         runs[entrant] = []
         for place in range(entrant, width * choice.blocks, width):
             found = by_place.get(place)
-            if found is None or not found.ended:
+            # A limit of GPU-hours may have stopped it.
+            if found is None or not found.ended or found.state is TrialState.PRUNED:
                 break
             runs[entrant].append(found.value(plan.protocol) if found.state is TrialState.COMPLETE else None)
     return runs

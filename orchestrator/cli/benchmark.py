@@ -23,7 +23,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.cli.suite import print_results
 from orchestrator.cli.tracking import warn_of_mlflow
-from orchestrator.durations import format_estimate, format_seconds
+from orchestrator.durations import format_estimate, format_hours, format_seconds
 from orchestrator.errors import UserError
 from orchestrator.program import program
 from training.counts import counted
@@ -73,6 +73,16 @@ def benchmark(
             "--seeds", metavar="M", help="Fresh seeds to report; more than before adds them.", show_default=False
         ),
     ] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--max-gpu-hours",
+            metavar="H",
+            help="Start no cell and no run that could bring the benchmark above this, with what the final seeds take; "
+            "CPU-hours if runs use no GPU.",
+            show_default=False,
+        ),
+    ] = None,
     settings: SetOption = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
@@ -106,6 +116,7 @@ def benchmark(
         settings=parse_overrides(settings or []),
         num_cpus=machine.get("num_cpus"),
         num_gpus=machine.get("num_gpus"),
+        max_gpu_hours=max_gpu_hours,
     )
     asked = ask(load_suite(suite), request)
     options = DriveOptions(address, allow_changed, steal_lease)
@@ -132,14 +143,17 @@ def run_benchmark(
     json: bool = False,
 ) -> None:
     """Register what is asked for, run it, print the table, and exit with its code."""
-    from orchestrator.results.suite_record import register
+    from orchestrator.results.suite_record import keep_limit, register
     from orchestrator.suite.plan import plan_cells
-    from orchestrator.suite.run import check_cells, run_suite
+    from orchestrator.suite.run import check_cells, require_one_cell, run_suite
 
+    asked = keep_limit(asked)
     cells = plan_cells(asked, request)
     if dry_run:
         _show_plan(asked, cells, json)
+        require_one_cell(asked, cells)
         return
+    require_one_cell(asked, cells)
     check_cells(cells, options)
     record = register(asked)
     for line in _describe(asked, cells):
@@ -154,10 +168,16 @@ def run_benchmark(
     print_note(f"finished, {format_seconds(time.monotonic() - started)}")
     for (dataset, method), why in outcome.failed.items():
         print_note(f"{method} on {dataset} failed: {why}")
+    if outcome.limited:
+        print_note(
+            f"{len(outcome.limited)} of {counted(len(outcome.keys), 'cell')} did not fit below the limit of "
+            f"{record.max_gpu_hours:g} GPU-hours. The same command with a higher --max-gpu-hours continues them."
+        )
     if outcome.failed:
         print_note(
             f"{len(outcome.failed)} of {counted(len(outcome.keys), 'cell')} failed. The same command tries them again."
         )
+    if outcome.failed or outcome.limited:
         raise typer.Exit(EXIT_FAILURE)
     if not json:
         print_next({f"report {record.id}": "a page of it", f"audit {record.id}": "check that the figures hold"})
@@ -181,6 +201,7 @@ def _show_plan(record: SuiteRecord, cells: list[CellPlan], json: bool) -> None:
                 "suite": record.id,
                 "budget": vars(record.budget),
                 "seeds": record.seeds,
+                "max_gpu_hours": record.max_gpu_hours,
                 "cells": [
                     {
                         "dataset": cell.plan.dataset,
@@ -190,6 +211,7 @@ def _show_plan(record: SuiteRecord, cells: list[CellPlan], json: bool) -> None:
                         "images_forward": cell.images.forward,
                         "images_backward": cell.images.backward,
                         "budget": cell.amount,
+                        "hours": cell.hours,
                     }
                     for cell in cells
                 ],
@@ -218,6 +240,20 @@ def _show_plan(record: SuiteRecord, cells: list[CellPlan], json: bool) -> None:
     print_table(headers, rows, right=[2, 3, 4])
 
 
+def _describe_hours(record: SuiteRecord, cells: list[CellPlan]) -> list[str]:
+    """Return a line about the hours of all cells that are to run, and one about the limit, if there is one."""
+    unit = cells[0].plan.resources.hours_unit
+    known = [cell.hours for cell in cells if cell.hours is not None]
+    lines = []
+    if len(known) == len(cells) and all(cell.plan.resources.hours_unit == unit for cell in cells):
+        lines.append(f"  cost       at most about {format_hours(sum(known))} {unit}, race and report included")
+    if record.max_gpu_hours is not None:
+        lines.append(
+            f"  limit      {record.max_gpu_hours:g} {unit}, of which a cell keeps what its race and report take"
+        )
+    return lines
+
+
 def _describe(record: SuiteRecord, cells: list[CellPlan]) -> list[str]:
     """Return the settings of a benchmark, as it prints them before it starts."""
     from orchestrator.results.suite_record import describe_contrasts
@@ -238,5 +274,6 @@ def _describe(record: SuiteRecord, cells: list[CellPlan]) -> list[str]:
         f"  race       {race}",
         f"  report     {record.seeds} fresh seeds, the same for all methods",
         f"  contrasts  {describe_contrasts(record)}",
+        *_describe_hours(record, cells),
     ]
     return lines + ([f"  fixed      {fixed}"] if fixed else [])

@@ -35,7 +35,7 @@ from orchestrator.errors import UserError
 from orchestrator.program import program
 
 if TYPE_CHECKING:
-    from orchestrator.promotion.promote import PromotionOutcome
+    from orchestrator.promotion.conclusion import PromotionOutcome
     from orchestrator.promotion.verdict import Decision
     from orchestrator.results.opened_test import TestOpenings
     from orchestrator.sweep.options import DriveOptions
@@ -80,6 +80,16 @@ def promote(
         int | None,
         typer.Option("--workers", metavar="W", help="Ray Train workers per run; by default one per GPU, or 1 on CPU."),
     ] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--max-gpu-hours",
+            metavar="H",
+            help="Start no run that could bring race and final runs above this, and keep what the final runs take; "
+            "CPU-hours if runs use no GPU.",
+            show_default=False,
+        ),
+    ] = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
@@ -108,6 +118,8 @@ def promote(
 
     options = DriveOptions(address, allow_changed, steal_lease)
     how: dict[str, Any] = {"draws": draws, "workers": workers, "keep_weights": keep_weights, "say": print_note}
+    if max_gpu_hours is not None:
+        how["max_gpu_hours"] = max_gpu_hours
     if seeds is not None:
         how["seeds"] = seeds
     if rule == "race":
@@ -125,6 +137,8 @@ def finish_promotion(outcome: PromotionOutcome, options: DriveOptions, started: 
     print_tracking_problem(plan.id, outcome.tracking_problem)
     if decision is None:
         print_note(f"{outcome.state.lower()}, {format_seconds(time.monotonic() - started)}")
+        if outcome.state == "LIMITED":
+            raise typer.Exit(EXIT_FAILURE)
         print_note(f"Resume with: {program()} {_resume_command(outcome)}{options.repeated_flags()}")
         raise typer.Exit(EXIT_INTERRUPTED)
     if json:

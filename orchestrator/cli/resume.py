@@ -120,31 +120,40 @@ def extend(
     ] = None,
     max_gpu_hours: Annotated[
         float | None,
-        typer.Option("--max-gpu-hours", metavar="H", help="Raise the limit of the sweep.", show_default=False),
+        typer.Option(
+            "--max-gpu-hours", metavar="H", help="Raise the limit of a sweep or a promotion.", show_default=False
+        ),
     ] = None,
     address: AddressOption = None,
     allow_changed: AllowChangedOption = False,
     steal_lease: StealLeaseOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Add trials to a sweep, or raise its limit of GPU-hours.
+    """Add trials to a sweep, or raise its limit of GPU-hours or that of a promotion.
 
     The search keeps what it has learned so far.
     """
     if submitted(context, address):
         return
-    from orchestrator.sweep_folder.index import find_sweep
+    from orchestrator.sweep_folder.index import find_sweep, load_plan
 
     started = time.monotonic()
     if trials is None and max_gpu_hours is None:
         raise UserError(
             f"extend needs --trials, --max-gpu-hours, or both. For example: {program()} extend --trials +12"
         )
-    found, increase = find_sweep(sweep, kinds={"sweep"}), 0 if trials is None else _read_increase(trials)
+    kinds = {"sweep", "promote", "race"} if sweep is not None and trials is None else {"sweep"}
+    found, increase = find_sweep(sweep, kinds=kinds), 0 if trials is None else _read_increase(trials)
     from orchestrator.sweep.driver import extend as extend_sweep
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
+    if load_plan(found).kind != "sweep":
+        from orchestrator.promotion.promote import resume_promotion
+
+        outcome = resume_promotion(found, options, max_gpu_hours=max_gpu_hours, say=print_note)
+        finish_promotion(outcome, options, started, json)
+        return
     warn_of_mlflow()
     finish_sweep(extend_sweep(found, increase, options, max_gpu_hours=max_gpu_hours), options, started, json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -279,6 +280,8 @@ def _add_cost(
     planned: SweepPlan, request: PlanRequest, address: str | None, *, price: float | None = None, probe: bool = False
 ) -> SweepPlan:
     from orchestrator.planning.capacity import count_slots
+    from orchestrator.planning.cost import Reserve
+    from orchestrator.results.champion import expect_champion
     from orchestrator.results.timings import add_cost, probe_plan
 
     if price is not None and not 0 <= price < math.inf:
@@ -292,6 +295,8 @@ def _add_cost(
         check_data(planned)
         print_note(f"taking steps of {planned.method} on this machine ...")
         probed = probe_plan(planned)
+    if request.max_gpu_hours is not None and planned.kind == "sweep":
+        planned = replace(planned, reserve=Reserve(with_champion=expect_champion(planned.dataset, print_note)))
     slots = count_slots(planned.resources, request)
     return add_cost(planned, slots, probed=probed, price_per_hour=price, here=address is None)
 
@@ -301,6 +306,7 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
     from orchestrator.planning.model_fit import check_model
     from orchestrator.planning.page import render_plan
     from orchestrator.planning.start_check import require_startable
+    from orchestrator.trials.limit import require_enough_hours
 
     # What no machine could run is not worth a page.
     check_model(planned)
@@ -311,6 +317,7 @@ def _show_plan(planned: SweepPlan, address: str | None, json: bool) -> None:
         for line in render_plan(planned):
             print_line(line)
     # Last, because a plan is useful before the data is prepared, and on a machine without the GPUs.
+    require_enough_hours(planned)
     require_startable(planned, address)
 
 
@@ -318,8 +325,10 @@ def _run(planned: SweepPlan, address: str | None, started: float, json: bool, ba
     from orchestrator.planning.start_check import require_startable
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.options import DriveOptions
+    from orchestrator.trials.limit import require_enough_hours
 
     # Checked before Ray starts, so that a missing dataset or GPU is reported at once.
+    require_enough_hours(planned)
     require_startable(planned, address)
     for note in planned.notes:
         print_note(wrap_words(f"note: {note}", sys.stderr))

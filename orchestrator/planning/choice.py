@@ -29,6 +29,7 @@ class Choice:
         candidates: The trials in the race.
         blocks: Seeds that each runs, unless it is dropped.
         budget: How many runs there were for it.
+        limited_from: How many there would have been without a limit of GPU-hours that leaves fewer.
         num_trials: How many trials the sweep had.
         seeds: Fresh seeds that are reported.
         workers: Ray Train workers of a final run.
@@ -67,11 +68,17 @@ class Choice:
     race_runs: int = 0
     posterior: float | None = None
     champion_mean: float | None = None
+    limited_from: int | None = None
 
     @property
     def num_entrants(self) -> int:
         """Number of those that race, with the champion."""
         return (len(self.candidates) + (self.champion_point is not None)) if self.blocks else 0
+
+    @property
+    def asked_budget(self) -> int:
+        """How many runs were asked for, whatever a limit left of them."""
+        return self.budget if self.limited_from is None else self.limited_from
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, the rule first."""

@@ -49,18 +49,41 @@ class Cost:
     price_per_hour: float | None = None
 
 
+@dataclass(frozen=True)
+class Reserve:
+    """The runs of full length that a limit of GPU-hours keeps for what follows a plan; by default a promotion.
+
+    Attributes:
+        race_frac: Runs of candidates in the race, as a share of the search; with 0 there is no race.
+        reported: Runs that are reported.
+        with_champion: Whether a champion takes part: in the race like one of two candidates, and in the report.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    race_frac: float = 0.5
+    reported: int = REPORTED_SEEDS
+    with_champion: bool = False
+
+    def count_race(self, full_runs: float) -> int:
+        """Return how many runs of candidates a race has at most.
+
+        Args:
+            full_runs: The epochs of all trials of the search, in runs of full length.
+        """
+        return max(LEAST_RACE_RUNS, round(self.race_frac * full_runs)) if self.race_frac else 0
+
+    def count(self, full_runs: float) -> int:
+        """Return how many runs are kept in all; ``full_runs`` as for :meth:`count_race`."""
+        race = self.count_race(full_runs)
+        own = race + self.reported
+        return own + race // 2 + self.reported if self.with_champion else own
+
+
 def count_race_runs(full_runs: float) -> int:
     """Return how many runs of candidates a race has at most by default: half of what the search took.
 
     Args:
         full_runs: The epochs of all trials of the search, in runs of full length.
     """
-    return max(LEAST_RACE_RUNS, round(full_runs / 2))
-
-
-def count_reserved_runs(full_runs: float) -> int:
-    """Return how many runs a promotion by the rule takes after a search: the race, and the seeds that are reported.
-
-    The runs of a champion, where there is one, come on top.
-    """
-    return count_race_runs(full_runs) + REPORTED_SEEDS
+    return Reserve().count_race(full_runs)

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.planning.cost import Cost, count_reserved_runs
+from orchestrator.planning.cost import Cost
 from orchestrator.planning.sweep_plan import SweepPlan
 
 _Z90 = 1.2816
@@ -164,7 +164,7 @@ def estimate_cost(
     late_s = total_s + _Z90 * math.sqrt(num * max(0.0, own_var) + shared_var)
     slow_epoch_s = timing.epoch_s + _Z90 * timing.epoch_sd_s
     parallel = max(1, min(plan.concurrency, slots))
-    reserved = count_reserved_runs(num * mean / plan.epochs) if plan.kind == "sweep" else 0
+    reserved = plan.count_reserved(num * mean / plan.epochs)
     full_s = timing.start_s + plan.epochs * timing.epoch_s
     rows = _count_rows(plan, num * mean, timing)
     return Cost(
@@ -239,7 +239,7 @@ def count_affordable(plan: SweepPlan, cost: Cost, max_hours: float) -> int:
     run_hours = cost.reserved_hours / cost.reserved_runs if cost.reserved_runs else 0.0
 
     def is_affordable(num: int) -> bool:
-        reserved = count_reserved_runs(num * trial_runs) if cost.reserved_runs else 0
+        reserved = plan.count_reserved(num * trial_runs)
         return num * trial_hours + reserved * run_hours <= max_hours
 
     return next((num for num in range(plan.num_trials, 0, -1) if is_affordable(num)), 0)

@@ -158,6 +158,7 @@ def make_promotion_plan(
         # The figures are of the search.
         cost=None,
         max_gpu_hours=None,
+        reserve=None,
     )
 
 
@@ -205,6 +206,7 @@ def make_race_plan(
         # The figures are of the search.
         cost=None,
         max_gpu_hours=None,
+        reserve=None,
     )
 
 

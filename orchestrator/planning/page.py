@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from orchestrator.durations import format_estimate, format_hours
-from orchestrator.planning.cost import REPORTED_SEEDS, Cost
+from orchestrator.planning.cost import Cost, Reserve
 from orchestrator.planning.estimate import count_affordable
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan, count_points
@@ -140,7 +140,10 @@ def _cost_rows(plan: SweepPlan) -> dict[str, str]:
         return {"cost": known} | ({} if plan.max_gpu_hours is None else {"limit": f"{plan.max_gpu_hours:g} {unit}"})
     rows = {"cost": f"{format_hours(cost.p50_hours)} {unit} (p50), {format_hours(cost.p90_hours)} (p90)"}
     if cost.reserved_runs:
-        race = f"at most {cost.reserved_runs - REPORTED_SEEDS} in the race, {REPORTED_SEEDS} reported"
+        reserve = plan.reserve or Reserve()
+        reported = reserve.reported * (2 if reserve.with_champion else 1)
+        race = f"at most {cost.reserved_runs - reported} in the race, {reported} reported"
+        race += ", the champion's included" if reserve.with_champion else ""
         hours = format_hours(cost.reserved_hours)
         rows["promotion"] = f"{hours} {unit} more, for {cost.reserved_runs} runs: {race}"
     if cost.price_per_hour is not None:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.planning.choice import Choice
-from orchestrator.planning.cost import Cost
+from orchestrator.planning.cost import Cost, Reserve
 from search_spaces.blocks import Sampler, SchedulerName, Startup
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
@@ -99,6 +99,7 @@ class SweepPlan:
         cost: What it is expected to cost, if the time of an epoch is known.
         max_gpu_hours: No new trial starts that could bring search and promotion above this; CPU-hours if the trials use
             no GPU. An extension may raise it.
+        reserve: What that limit keeps for what follows; None is a promotion after a sweep, and else nothing.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -141,6 +142,7 @@ class SweepPlan:
     startup: Startup = "random"
     cost: Cost | None = None
     max_gpu_hours: float | None = None
+    reserve: Reserve | None = None
 
     @property
     def epochs(self) -> int:
@@ -169,6 +171,11 @@ class SweepPlan:
         """Number of final runs on each label draw; the first of a promotion's trials are those on the sweep's own."""
         return self.num_final // self.num_draws
 
+    def count_reserved(self, full_runs: float) -> int:
+        """Return how many runs of full length are kept for what follows, after so many runs of full length."""
+        reserve = self.reserve or (Reserve() if self.kind == "sweep" else Reserve(0, 0))
+        return reserve.count(full_runs)
+
     def rungs(self) -> list[int]:
         """Return the epochs at which ASHA may stop a trial; empty without pruning."""
         rungs: list[int] = []
@@ -194,6 +201,7 @@ class SweepPlan:
         plain["resources"] = vars(self.resources)
         plain["choice"] = None if self.choice is None else vars(self.choice)
         plain["cost"] = None if self.cost is None else vars(self.cost)
+        plain["reserve"] = None if self.reserve is None else vars(self.reserve)
         return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
     @classmethod

@@ -29,7 +29,7 @@ def find_by_rule(
         if plan.choice is not None
         and plan.choice.seeds == seeds
         and workers in (None, plan.choice.workers)
-        and budget in (None, plan.choice.budget)
+        and budget in (None, plan.choice.asked_budget)
         and num_draws in (None, plan.num_draws)
     ]
     # Failed final runs are never repeated, so only new ones can replace them.

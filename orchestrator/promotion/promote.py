@@ -7,79 +7,47 @@ begins, and none is taken twice: a promotion that died at any point is resumed, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-from filelock import FileLock
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from orchestrator.errors import UserError
-from orchestrator.home import sweep_dir, sweeps_dir
+from orchestrator.home import sweep_dir
 from orchestrator.planning.choice import Choice
 from orchestrator.planning.cost import REPORTED_SEEDS
 from orchestrator.planning.data_fit import locate_data
 from orchestrator.planning.follow_up import FreshSeeds, drop_replaced, make_promotion_plan
 from orchestrator.planning.plan import make_identity
-from orchestrator.planning.request import PlanRequest
+from orchestrator.planning.request import PlanRequest, require_hours
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.conclusion import PromotionOutcome, conclude
 from orchestrator.promotion.earlier import find_by_rule, find_final_runs, has_failed, list_promotions
 from orchestrator.promotion.final_runs import choose_draws, choose_workers, find_same, plan_promotion, read_promotable
+from orchestrator.promotion.limit import (
+    RunHours,
+    count_reported,
+    fit_choice,
+    own_limit,
+    read_limit,
+    too_low,
+)
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.opponent import find_opponent
 from orchestrator.promotion.race import describe_cost, make_final, make_race, plan_choice, settle_choice
-from orchestrator.promotion.steps import PromotionSteps, write_config
-from orchestrator.promotion.verdict import Decision, Verdict
-from orchestrator.sweep.driver import FINISHED, INTERRUPTED, SweepOutcome, resume, run_sweep
+from orchestrator.sweep.driver import FINISHED, SweepOutcome, resume, run_sweep
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.checkpoints import find_storage
 from orchestrator.sweep_folder.index import load_plan
-from orchestrator.sweep_folder.journal import JOURNAL_FILE, Journal, replay
-from orchestrator.sweep_folder.lease import Lease
+from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.records import TrialRecord, best
 from orchestrator.sweep_folder.state import SweepState
-from orchestrator.tracking.connection import MlflowFailedError, require_answer
+from orchestrator.tracking.connection import require_answer
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.writable import require_writable
 
-_LOCK_FILE = ".promotion.lock"
 _NEEDS_MLFLOW = (
     "Nothing was started: a promotion needs MLflow, which knows the champion and registers the model. See what is "
     "wrong: orchestrator doctor"
 )
-
-
-@dataclass(frozen=True)
-class PromotionOutcome:
-    """The result of a promotion.
-
-    Attributes:
-        state: ``FINISHED``, or ``INTERRUPTED`` before the decision, which leaves the fields below empty.
-        decision: The verdict, its reason and its marks.
-        test: Trial -> test metrics in percent; they did not influence the decision.
-        model: The registered model's name.
-        version: ``NAME/VERSION`` under which it is registered, if it was promoted.
-        config_file: The winner's settings, for you to commit.
-        reused: Whether every step had already been taken.
-        restored: Whether MLflow had lost a champion, which is registered again.
-        keep_weights: Whether the weights of every final run are kept.
-        tracking_problem: Why MLflow is incomplete, if it is.
-        champion: ``NAME/VERSION`` of the present champion, if this promotion is registered.
-    """
-
-    plan: SweepPlan
-    records: tuple[TrialRecord, ...]
-    state: str
-    seconds: float
-    decision: Decision | None = None
-    test: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    model: str | None = None
-    version: str | None = None
-    config_file: Path | None = None
-    reused: bool = False
-    restored: bool = False
-    keep_weights: bool = False
-    tracking_problem: str | None = None
-    champion: str | None = None
 
 
 def promote(
@@ -90,6 +58,7 @@ def promote(
     draws: int = 1,
     workers: int | None = None,
     keep_weights: bool = False,
+    max_gpu_hours: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
     """Train the trial with the best score with fresh seeds, decide on it, open the test split, register it if it won.
@@ -108,6 +77,7 @@ def promote(
         workers: Ray Train workers of each run; None is 1, or as many as fit on the GPUs if the sweep's trials use GPUs.
         keep_weights: Keep the best weights of every final run once the test figures are stored, not only those of the
             first seed.
+        max_gpu_hours: No run starts that could bring the promotion above this.
         say: Called with each step after the final runs.
 
     Raises:
@@ -123,8 +93,11 @@ def promote(
         if known is None or not _is_concluded(known.id):
             _require_outside(options)
         started = time.monotonic()
-        trained = run_sweep(planned, options) if known is None else resume(known.id, options)
-        return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
+        if known is None:
+            trained = run_sweep(_limit_final(planned, max_gpu_hours), options)
+        else:
+            trained = resume(known.id, replace(options, max_gpu_hours=max_gpu_hours))
+        return conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 
 def promote_by_rule(
@@ -136,6 +109,7 @@ def promote_by_rule(
     workers: int | None = None,
     budget: int | None = None,
     keep_weights: bool = False,
+    max_gpu_hours: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
     """Choose a winner by the rule (``docs/results.md``), report it from fresh seeds, and register it if it won.
@@ -152,11 +126,13 @@ def promote_by_rule(
         workers: As for :func:`promote`; the race runs like the trials of the sweep.
         budget: Most runs of candidates in the race; None is half of what the sweep took.
         keep_weights: As for :func:`promote`.
+        max_gpu_hours: The reported runs are kept below this limit; the race gets what is left, and ends when that is
+            spent. Runs of a promotion that is continued count.
         say: Called with what will run, and with each step.
 
     Raises: as :func:`promote`; also UserError if every candidate fails in the race.
     """
-    PlanRequest(seeds=seeds, workers=1 if workers is None else workers).check_counts()
+    PlanRequest(seeds=seeds, workers=1 if workers is None else workers, max_gpu_hours=max_gpu_hours).check_counts()
     if budget is not None and budget < 0:
         raise UserError(f"--race-runs must be at least 0, but got --race-runs={budget}.")
     plan, state = read_promotable(sweep_id)
@@ -172,23 +148,58 @@ def promote_by_rule(
         if known is None or not _is_concluded(known.id):
             _require_outside(options)
         if known is not None:
-            return _follow_rule(known, options, started, say, keep_weights=keep_weights)
+            return _follow_rule(known, options, started, say, keep_weights=keep_weights, max_gpu_hours=max_gpu_hours)
         records = list(state.records.values())
         earlier = find(None)
         if earlier is not None and earlier.choice is not None and earlier.kind == "promote":
             say(f"Chosen by {earlier.id}, which stands: only the label draws are others")
-            begun = make_final(plan, records, earlier.choice, label_draws)
+            begun = _limit_final(make_final(plan, records, earlier.choice, label_draws), max_gpu_hours)
         else:
-            choice = _choose(plan, state, options, seeds, workers, budget, say)
+            run, num_draws = RunHours.of(plan, records), max(1, len(label_draws or ()))
+            choose = _prepare_choice(plan, state, options, seeds, workers, budget, say)
+            choice = fit_choice(choose, run, max_gpu_hours, num_draws, least=False)
             for line in describe_cost(plan, records, choice, label_draws):
                 say(line)
-            make = make_race if choice.num_entrants else make_final
-            begun = make(plan, records, choice, label_draws)
+            begun = _begin(plan, records, choice, label_draws, max_gpu_hours)
         trained = run_sweep(replace(begun, keep_weights=keep_weights), options)
         return _follow_rule(trained.plan, options, started, say, trained, keep_weights=keep_weights)
 
 
-def _choose(
+def _begin(
+    plan: SweepPlan,
+    records: Sequence[TrialRecord],
+    choice: Choice,
+    label_draws: tuple[int, ...] | None,
+    max_gpu_hours: float | None,
+    suite: str | None = None,
+) -> SweepPlan:
+    """Return the plan of a choice's race, or of its final runs if nobody races."""
+    run = RunHours.of(plan, records)
+    if not choice.num_entrants:
+        fresh = None if suite is None else FreshSeeds(suite)
+        return run.limit(make_final(plan, records, choice, label_draws, fresh), max_gpu_hours)
+    race = make_race(plan, records, choice, label_draws, suite)
+    return run.limit(race, max_gpu_hours, count_reported(choice, max(1, len(label_draws or ()))))
+
+
+def _limit_final(planned: SweepPlan, max_gpu_hours: float | None) -> SweepPlan:
+    """Return final runs with the limit of their promotion, unless it is too low for them.
+
+    Raises:
+        UserError: It is.
+    """
+    if max_gpu_hours is None:
+        return planned
+    require_hours(max_gpu_hours)
+    assert planned.parent is not None
+    sweep, state = read_sweep(planned.parent)
+    run, left = RunHours.of(sweep, list(state.records.values())), own_limit(planned, max_gpu_hours)
+    if left is None or planned.num_trials * run.hours > left:
+        raise too_low(max_gpu_hours, planned.num_trials, run)
+    return run.limit(planned, left)
+
+
+def _prepare_choice(
     plan: SweepPlan,
     state: SweepState,
     options: DriveOptions,
@@ -196,15 +207,20 @@ def _choose(
     workers: int | None,
     budget: int | None,
     say: Callable[[str], None],
-) -> Choice:
-    """Return what the rule chooses before anything runs again."""
+) -> Callable[[int | None], Choice]:
+    """Return a function that says what the rule chooses before anything runs again, within so many runs."""
     winner = best(state.records.values(), plan.protocol)
     assert winner is not None
     workers = choose_workers(plan, winner.params, workers, options.address)
     final = make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
     opponent = find_opponent(plan, state, final, say)
     records = list(state.records.values())
-    return plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=budget)
+
+    def choose(runs: int | None) -> Choice:
+        most = budget if runs is None else runs
+        return plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=most)
+
+    return choose
 
 
 def _follow_rule(
@@ -215,10 +231,15 @@ def _follow_rule(
     trained: SweepOutcome | None = None,
     *,
     keep_weights: bool,
+    max_gpu_hours: float | None = None,
 ) -> PromotionOutcome:
-    """Go on from a race or from final runs, which are resumed unless they have just been trained."""
+    """Go on from a race or from final runs, which are resumed unless they have just been trained.
+
+    ``max_gpu_hours`` is a new limit of the promotion; None leaves it as it is.
+    """
     if trained is None:
-        trained = _read_race(plan) or resume(plan.id, options)
+        limit = own_limit(plan, max_gpu_hours)
+        trained = _read_race(plan) or resume(plan.id, replace(options, max_gpu_hours=limit))
     if plan.kind == "race" and trained.state == FINISHED:
         assert plan.parent is not None
         # Those that the race began with: the sweep may have been extended meanwhile.
@@ -229,8 +250,10 @@ def _follow_rule(
         say(f"Chosen: trial {choice.trial} of {sweep.id}. Now {choice.seeds} fresh seeds, which choose nothing")
         fresh = None if plan.suite is None else FreshSeeds(plan.suite)
         final = make_final(locate_data(sweep), records, choice, plan.label_draws, fresh)
+        limit = max_gpu_hours or read_limit(plan)
+        final = RunHours.of(sweep, records).limit(final, own_limit(final, limit))
         trained = run_sweep(replace(final, keep_weights=plan.keep_weights), options)
-    return _conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
+    return conclude(trained, started, say, keep_weights=keep_weights or trained.plan.keep_weights)
 
 
 def _read_race(plan: SweepPlan) -> SweepOutcome | None:
@@ -242,9 +265,15 @@ def _read_race(plan: SweepPlan) -> SweepOutcome | None:
 
 
 def resume_promotion(
-    promotion_id: str, options: DriveOptions = DEFAULT, *, say: Callable[[str], None] = lambda text: None
+    promotion_id: str,
+    options: DriveOptions = DEFAULT,
+    *,
+    max_gpu_hours: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
     """Continue a promotion, from its race or its final runs; one that is finished is only read.
+
+    A new limit of GPU-hours is for the whole promotion; None leaves it as it is.
 
     Raises: as :func:`promote`.
     """
@@ -256,7 +285,7 @@ def resume_promotion(
         # A benchmark registers nothing, so it can do without MLflow.
         if plan.suite is None and not _is_concluded(plan.id):
             _require_outside(options)
-        return _follow_rule(plan, options, started, say, keep_weights=plan.keep_weights)
+        return _follow_rule(plan, options, started, say, keep_weights=plan.keep_weights, max_gpu_hours=max_gpu_hours)
 
 
 def promote_in_suite(
@@ -265,6 +294,7 @@ def promote_in_suite(
     *,
     seeds: int,
     race_runs: int,
+    max_gpu_hours: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> PromotionOutcome:
     """Take the next step of a benchmark's promotion: choose by the rule, without a champion, and report fresh seeds.
@@ -278,6 +308,7 @@ def promote_in_suite(
         options: How to run.
         seeds: Fresh seeds that are to be reported in all.
         race_runs: Most runs in the race; 0 is no race.
+        max_gpu_hours: As for :func:`promote_by_rule`, but final runs that have been concluded do not count.
         say: Called with what will run, and with each step.
 
     Raises: as :func:`promote_by_rule`.
@@ -292,25 +323,29 @@ def promote_in_suite(
         failed = [found for found in finals if has_failed(found)]
         open_ = [found for found in finals if not _is_concluded(found.id)] or ([] if finals else known[:1])
         if open_ or (num_planned >= seeds and not failed):
-            return _follow_rule((open_ or finals)[-1], options, started, say, keep_weights=False)
+            latest = (open_ or finals)[-1]
+            return _follow_rule(latest, options, started, say, keep_weights=False, max_gpu_hours=max_gpu_hours)
         records = list(state.records.values())
         if failed:
             # The same seeds once more: for the ledger that is the same opening.
-            begun = replace(failed[-1], **make_identity("promote", failed[-1].name))
+            begun = replace(failed[-1], **make_identity("promote", failed[-1].name), max_gpu_hours=max_gpu_hours)
         elif finals:
             assert finals[0].choice is not None
             choice = replace(finals[0].choice, seeds=seeds - num_planned)
             begun = make_final(plan, records, choice, fresh=FreshSeeds(plan.suite, num_planned))
+            begun = RunHours.of(plan, records).limit(begun, max_gpu_hours)
         else:
             # As many workers as in the search, whatever the machine, so that all methods have the same.
             workers = plan.resources.workers
-            choice = plan_choice(plan, records, None, seeds=seeds, workers=workers, budget=race_runs)
+
+            def choose(runs: int | None) -> Choice:
+                most = race_runs if runs is None else runs
+                return plan_choice(plan, records, None, seeds=seeds, workers=workers, budget=most)
+
+            choice = fit_choice(choose, RunHours.of(plan, records), max_gpu_hours, 1, least=True)
             for line in describe_cost(plan, records, choice):
                 say(line)
-            if choice.num_entrants:
-                begun = make_race(plan, records, choice, suite=plan.suite)
-            else:
-                begun = make_final(plan, records, choice, fresh=FreshSeeds(plan.suite))
+            begun = _begin(plan, records, choice, None, max_gpu_hours, plan.suite)
         trained = run_sweep(begun, options)
         return _follow_rule(trained.plan, options, started, say, trained, keep_weights=False)
 
@@ -323,70 +358,3 @@ def _require_outside(options: DriveOptions) -> None:
 
 def _is_concluded(promotion_id: str) -> bool:
     return replay(sweep_dir(promotion_id) / JOURNAL_FILE).is_concluded
-
-
-def _conclude(
-    trained: SweepOutcome, started: float, say: Callable[[str], None], keep_weights: bool
-) -> PromotionOutcome:
-    """Take those steps after the final runs that are not in the journal yet."""
-    plan = trained.plan
-    outcome = PromotionOutcome(
-        plan,
-        trained.records,
-        trained.state,
-        0.0,
-        keep_weights=keep_weights,
-        tracking_problem=trained.tracking_problem,
-    )
-    # An interrupted promotion must not be decided on the runs that happen to be complete.
-    if trained.state == FINISHED:
-        folder = sweep_dir(plan.id)
-        try:
-            with (
-                Lease(folder) as lease,
-                # No other promotion may replace the champion between our look at it and our replacement of it.
-                _one_conclusion_at_a_time(),
-                Journal.open(folder / JOURNAL_FILE, lease) as journal,
-            ):
-                outcome = _take_steps(PromotionSteps(plan, journal, say), outcome)
-        # The general advice is for sweeps; here the next step is to resume the promotion.
-        except MlflowFailedError as error:
-            advice = f"Nothing is lost. Continue when MLflow is back: orchestrator resume {plan.id}"
-            raise MlflowFailedError(error.problem, advice) from error
-        # The steps so far are in the journal, so stopping between two of them loses nothing.
-        except KeyboardInterrupt:
-            outcome = replace(outcome, state=INTERRUPTED)
-    return replace(outcome, seconds=time.monotonic() - started)
-
-
-def _take_steps(steps: PromotionSteps, outcome: PromotionOutcome) -> PromotionOutcome:
-    # The order is the protocol: the test split is opened after the decision, so it cannot influence it.
-    decision = steps.decide()
-    test = steps.open_test()
-    version = steps.register() if decision.verdict is Verdict.PROMOTE else None
-    if version is None and not steps.taken:
-        steps.restore()
-    config_file = write_config(outcome.plan, decision)
-    # Not if every step had already been taken: a promotion that is only read must not touch the disk.
-    if steps.taken:
-        steps.write_results()
-        if not outcome.keep_weights:
-            steps.drop_weights()
-        steps.describe_in_sweep()
-    return replace(
-        outcome,
-        decision=decision,
-        test=test,
-        model=steps.name,
-        version=version,
-        champion=None if version is None else steps.find_champion_now(),
-        config_file=config_file,
-        reused=not steps.taken,
-        restored=steps.restored,
-    )
-
-
-def _one_conclusion_at_a_time() -> FileLock:
-    """Return the lock that keeps two promotions from deciding against the same champion."""
-    # The system releases the lock when its process dies, so no promotion is ever locked out permanently.
-    return FileLock(sweeps_dir() / _LOCK_FILE)

@@ -123,6 +123,9 @@ def _describe_finals(cell: Cell, seeds: int) -> tuple[str, str]:
     if lost:
         listed = ", ".join(f"seed {seed}: {cause}" for seed, cause in lost.items())
         return FAILED, f"{len(lost)} of its final runs failed ({listed})"
+    for plan, state in cell.finals:
+        if state.is_limited and len(state.records) - len(state.open_trials()) < plan.num_trials:
+            return _activity(plan, "final runs"), f"{_progress(plan, state, 'runs')}, at the limit of GPU-hours"
     planned = sum(plan.num_final for plan, _ in cell.finals)
     if planned < seeds or not all(state.is_concluded for _, state in cell.finals):
         plan = cell.finals[-1][0] if cell.finals else cell.searches[0][0]

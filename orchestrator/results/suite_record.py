@@ -60,6 +60,7 @@ class SuiteRecord:
         methods, bounds: Labels; bounds are in no comparison.
         settings: Of every run, as with ``--set``.
         contrasts: As registered in the first line.
+        max_gpu_hours: What all runs together may take; None is no limit. CPU-hours of runs without GPUs.
         utc, commit, dirty: When it was written, and by which code.
     """
 
@@ -79,6 +80,7 @@ class SuiteRecord:
     utc: str = ""
     commit: str = UNKNOWN
     dirty: str = UNKNOWN
+    max_gpu_hours: float | None = None
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -180,9 +182,17 @@ def register(wanted: SuiteRecord) -> SuiteRecord:
         spaces={**before.spaces, **wanted.spaces},
         methods=_merge(before.methods, wanted.methods),
         bounds=tuple(label for label in _merge(before.bounds, wanted.bounds) if label not in before.methods),
+        max_gpu_hours=wanted.max_gpu_hours or before.max_gpu_hours,
     )
     as_before = replace(merged, utc=before.utc, commit=before.commit, dirty=before.dirty)
     return before if as_before == before else _write(merged)
+
+
+def keep_limit(wanted: SuiteRecord) -> SuiteRecord:
+    """Return what is asked for with the limit of GPU-hours that was asked for before, unless it has another."""
+    if wanted.max_gpu_hours is not None or not (suites_dir() / wanted.id / RECORD_FILE).exists():
+        return wanted
+    return replace(wanted, max_gpu_hours=read_record(wanted.id).max_gpu_hours)
 
 
 def _merge(before: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -245,7 +255,8 @@ def read_history(suite_id: str) -> list[SuiteRecord]:
 def _read_line(path: Path, number: int, line: bytes) -> SuiteRecord:
     try:
         plain = json.loads(line)
-        if set(plain) != {field.name for field in fields(SuiteRecord)}:
+        # An earlier version knew no limit.
+        if {*plain, "max_gpu_hours"} != {field.name for field in fields(SuiteRecord)}:
             raise ValueError("its fields are not those of this version")
         return SuiteRecord(
             **{

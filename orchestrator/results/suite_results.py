@@ -66,6 +66,7 @@ class CellResult:
         best_prob: Probability that its true mean is the highest.
         trials: Trials of its search.
         search, race, reported, total: What the search, the race, the final runs, and everything has cost.
+        is_cut: Whether the limit of GPU-hours has ended its search before the budget was spent.
         openings: Numbers of its lines in the test ledger.
         conditions: ``SHARED`` -> values, and the commits.
     """
@@ -88,6 +89,7 @@ class CellResult:
     race: Spent | None = None
     reported: Spent | None = None
     total: Spent | None = None
+    is_cut: bool = False
     openings: tuple[int, ...] = ()
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -217,6 +219,7 @@ def _of_cell(record: SuiteRecord, cell: Cell) -> CellResult:
         "race": sum_spent(cell.races) if search else None,
         "reported": sum_spent((*cell.replaced, *cell.finals)) if search else None,
         "total": cell.spent() if search else None,
+        "is_cut": cell.search is not None and cell.search[1].is_limited,
         "openings": tuple(found.test.opening for _, found in cell.finals if found.test and found.test.opening),
     }
     if state != DONE:
@@ -255,7 +258,7 @@ def _conditions(cell: Cell) -> dict[str, tuple[str, ...]]:
 
 def _of_dataset(record: SuiteRecord, dataset: str, cells: list[CellResult]) -> DatasetResult:
     scored = {cell.method: cell for cell in cells if cell.scores}
-    marks = (*_find_mixed(scored), *_find_unequal(record, scored))
+    marks = (*_find_mixed(scored), *_find_unequal(record, scored), *_find_cut(scored))
     compared = {method: cell for method, cell in scored.items() if not cell.is_bound}
     common = set.intersection(*(set(cell.scores) for cell in compared.values())) if compared else set()
     figures = {method: [cell.scores[seed] for seed in sorted(common)] for method, cell in compared.items()}
@@ -303,6 +306,11 @@ def _find_unequal(record: SuiteRecord, scored: Mapping[str, CellResult]) -> tupl
         return ()
     listed = ", ".join(f"{method} {amount:,.0f}" for method, amount in images.items())
     return (f"searches took different numbers of images: {listed}",)
+
+
+def _find_cut(scored: Mapping[str, CellResult]) -> tuple[str, ...]:
+    cut = [method for method, cell in scored.items() if cell.is_cut]
+    return (f"the limit of GPU-hours ended searches before their budget: {', '.join(cut)}",) if cut else ()
 
 
 def _contrast(record: SuiteRecord, by_key: Mapping[tuple[str, str], CellResult]) -> tuple[ContrastResult, ...]:

@@ -42,6 +42,7 @@ def add_cost(
     probed: Timing | None = None,
     price_per_hour: float | None = None,
     here: bool = True,
+    survival: Survival | None = None,
 ) -> SweepPlan:
     """Return a plan with the cost that this home knows best: from a probe, earlier runs alike, or the search space.
 
@@ -50,14 +51,15 @@ def add_cost(
         slots: How many trials have resources of their own at a time.
         probed: What a probe on this machine has measured.
         price_per_hour: Of a GPU-hour (of a CPU-hour if trials use no GPU).
+        survival: Of its trials; None is what an earlier sweep with the same rungs tells.
         here: Whether it runs on this machine, so that only runs on the same model of GPU or CPU tell how long.
     """
     earlier = list(_find_earlier(plan))
     timing = probed or _time_earlier(earlier, name_devices(plan.resources) if here else None) or Timing.of_space(plan)
     if timing is None:
         return plan
-    survival = _find_survival(plan, earlier)
-    return replace(plan, cost=estimate_cost(plan, timing, slots, survival, price_per_hour))
+    lives = survival or _find_survival(plan, earlier)
+    return replace(plan, cost=estimate_cost(plan, timing, slots, lives, price_per_hour))
 
 
 def probe_plan(plan: SweepPlan, num_steps: int = PROBE_STEPS) -> Timing:

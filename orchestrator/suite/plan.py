@@ -9,12 +9,15 @@ from typing import Any
 from orchestrator.datasets.prepared import find_store
 from orchestrator.errors import UserError
 from orchestrator.home import clean_name
+from orchestrator.planning.cost import Reserve
+from orchestrator.planning.estimate import Survival, Timing, estimate_cost
 from orchestrator.planning.plan import make_plan
-from orchestrator.planning.request import PlanRequest
+from orchestrator.planning.request import PlanRequest, require_hours
 from orchestrator.planning.shared_ranges import find_unequal_ranges
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.suite_budget import count_trial_images
 from orchestrator.results.suite_record import Budget, SuiteRecord, make_record
+from orchestrator.results.timings import add_cost
 from orchestrator.suite.budget import count_trials
 from search_spaces.schema import SearchSpace, load_space
 from search_spaces.suite import Suite
@@ -39,6 +42,7 @@ class SuiteRequest:
         budget, budget_by: Replace the suite's budget.
         settings: ``--set``, on top of the suite's.
         num_cpus, num_gpus: Of the cluster; None is this machine.
+        max_gpu_hours: What all runs of the benchmark together may take.
     """
 
     methods: tuple[str, ...] | None = None
@@ -49,6 +53,7 @@ class SuiteRequest:
     settings: Mapping[str, Scalar] | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None
+    max_gpu_hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ class CellPlan:
         """(dataset, method)."""
         return self.plan.dataset, self.plan.method
 
+    @property
+    def hours(self) -> float | None:
+        """GPU-hours (CPU-hours) of search, race and reported runs, which nine in ten cells stay below, if known."""
+        cost = self.plan.cost
+        return None if cost is None else cost.p90_hours + cost.reserved_hours
+
 
 def ask(suite: Suite, request: SuiteRequest) -> SuiteRecord:
     """Return what a user asks for, as it would be registered.
@@ -93,12 +104,14 @@ def ask(suite: Suite, request: SuiteRequest) -> SuiteRecord:
     asked = request.methods or (*suite.file.methods, *bounds)
     if request.seeds is not None and request.seeds < 2:
         raise UserError(f"--seeds must be at least 2, as an interval needs them, but got --seeds={request.seeds}.")
+    require_hours(request.max_gpu_hours)
     return replace(
         record,
         spaces={name: spaces[name].reference for name in chosen},
         methods=tuple(label for label in asked if label not in bounds),
         bounds=tuple(label for label in asked if label in bounds),
         seeds=request.seeds or suite.file.seeds,
+        max_gpu_hours=request.max_gpu_hours,
     )
 
 
@@ -165,13 +178,22 @@ def plan_cells(record: SuiteRecord, request: SuiteRequest | None = None) -> list
         amount = _find_amount(record, space, images, num_train, request)
         for label, plan in plans.items():
             num_trials = count_trials(plan, record.budget, images[label], amount)
-            concurrency = min(plan.concurrency, num_trials)
-            found.append(
-                CellPlan(
-                    replace(plan, num_trials=num_trials, concurrency=concurrency), images[label], amount, num_train
-                )
-            )
+            sized = replace(plan, num_trials=num_trials, concurrency=min(plan.concurrency, num_trials))
+            found.append(CellPlan(_add_cost(record, sized), images[label], amount, num_train))
     return found
+
+
+def _add_cost(record: SuiteRecord, plan: SweepPlan) -> SweepPlan:
+    """Return the search of a cell with its cost, and with the runs after it that a limit of GPU-hours keeps."""
+    plan = replace(plan, reserve=Reserve(record.race_frac, record.seeds))
+    slots = plan.cost.slots if plan.cost is not None else plan.concurrency
+    # What pruned trials leave of a budget is spent on further ones.
+    whole = Survival({plan.epochs: 1.0}, "the budget is spent, whatever is stopped early")
+    survival = None if record.budget.by == "trials" else whole
+    if record.max_gpu_hours is not None:
+        return add_cost(plan, slots, survival=survival)
+    timing = Timing.of_space(plan)
+    return replace(plan, cost=None if timing is None else estimate_cost(plan, timing, slots, survival))
 
 
 def _refuse(space: SearchSpace, label: str) -> bool:

@@ -5,20 +5,22 @@ Every cell is continued where it stopped, whatever stopped it; one that fails do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from filelock import FileLock, Timeout
 
+from orchestrator.durations import format_hours
 from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.home import sweep_dir
 from orchestrator.planning.cost import LEAST_RACE_RUNS
 from orchestrator.planning.start_check import require_startable
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.conclusion import LIMITED
 from orchestrator.promotion.promote import promote_in_suite
 from orchestrator.promotion.verdict import Verdict
-from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cell
+from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cell, read_cells
 from orchestrator.results.suite_record import SuiteRecord
 from orchestrator.suite.budget import count_more_trials
 from orchestrator.suite.plan import CellPlan
@@ -26,12 +28,16 @@ from orchestrator.sweep.driver import FINISHED, INTERRUPTED, extend, resume, run
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, replay
 from orchestrator.sweep_folder.records import best
+from orchestrator.sweep_folder.spent import sum_spent
+from orchestrator.trials.limit import round_up
 from orchestrator.writable import require_writable, require_writable_home
 from training.counts import counted
 from training.errors import DatasetError, WeightsError
 
 _LOCK_FILE = ".suite.lock"
 _MAX_STEPS = 4
+_LEAST_HOURS = 1e-9
+"""A limit must be above 0; with this one, nothing starts."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,22 @@ class SuiteOutcome:
     Attributes:
         state: ``FINISHED``, or ``INTERRUPTED`` by Ctrl-C or SIGTERM.
         failed: Cell -> why it failed.
+        limited: Cell -> why the limit of GPU-hours has kept it from starting or from ending.
         keys: The cells that were asked for.
     """
 
     state: str
     failed: dict[Key, str]
     keys: tuple[Key, ...]
+    limited: dict[Key, str] = field(default_factory=dict)
 
 
 class _InterruptedError(Exception):
     """Ctrl-C or SIGTERM has stopped a sweep or a promotion of a cell."""
+
+
+class _LimitedError(Exception):
+    """The limit of GPU-hours keeps the final runs of a cell from ending."""
 
 
 def run_suite(
@@ -73,15 +85,23 @@ def run_suite(
     """
     require_writable(options.address)
     failed: dict[Key, str] = {}
+    limited: dict[Key, str] = {}
     keys = tuple(cell.key for cell in cells)
     with _working(record):
         for number, planned in enumerate(cells, start=1):
             dataset, method = planned.key
             say(f"cell {number} of {len(cells)}: {method} on {dataset}")
+            if (why := describe_lack(record, planned)) is not None:
+                limited[planned.key] = why
+                say(f"{method} on {dataset} does not start: {why}")
+                continue
             try:
                 _run_cell(record, planned, options, say)
             except (_InterruptedError, KeyboardInterrupt):
-                return SuiteOutcome(INTERRUPTED, failed, keys)
+                return SuiteOutcome(INTERRUPTED, failed, keys, limited)
+            except _LimitedError as reached:
+                limited[planned.key] = str(reached)
+                continue
             # Whatever it is, the other cells may be fine.
             except (ValueError, DatasetError, WeightsError, OrchestratorError, OSError) as error:
                 failed[planned.key] = str(error)
@@ -91,7 +111,7 @@ def run_suite(
             if state != DONE:
                 failed[planned.key] = f"{state}: {details}"
                 say(f"{method} on {dataset} {state}: {details}")
-    return SuiteOutcome(FINISHED, failed, keys)
+    return SuiteOutcome(FINISHED, failed, keys, limited)
 
 
 def check_cells(cells: list[CellPlan], options: DriveOptions = DEFAULT) -> None:
@@ -108,6 +128,49 @@ def check_cells(cells: list[CellPlan], options: DriveOptions = DEFAULT) -> None:
             others = ",".join(dataset for dataset in datasets if dataset != cell.plan.dataset)
             hint = f" Or leave {cell.plan.dataset} out: --datasets {others}" if others else ""
             raise UserError(f"{cell.plan.method} on {cell.plan.dataset}: {error}{hint}") from None
+
+
+def require_one_cell(record: SuiteRecord, cells: list[CellPlan]) -> None:
+    """Check that the limit of GPU-hours allows at least one of the cells that are to run.
+
+    Raises:
+        UserError: It does not; the message has the least that would.
+    """
+    lacks = [describe_lack(record, cell) for cell in cells]
+    if record.max_gpu_hours is None or not lacks or None in lacks:
+        return
+    least = read_hours(record) + min(cell.hours or 0.0 for cell in cells)
+    raise UserError(
+        f"--max-gpu-hours={record.max_gpu_hours:g} is less than one cell of {record.id} may take, so nothing would "
+        f"run: {lacks[0]}. Use at least --max-gpu-hours {round_up(least):g}"
+    )
+
+
+def describe_lack(record: SuiteRecord, planned: CellPlan) -> str | None:
+    """Say why a cell may not start below the limit of GPU-hours; None if it may, or has begun."""
+    if record.max_gpu_hours is None or planned.hours is None or read_cell(record, planned.key).search is not None:
+        return None
+    spent, unit = read_hours(record), planned.plan.resources.hours_unit
+    if spent + planned.hours <= record.max_gpu_hours:
+        return None
+    return (
+        f"its search and what follows may take {format_hours(planned.hours)} {unit}, and {format_hours(spent)} of "
+        f"{record.max_gpu_hours:g} are spent"
+    )
+
+
+def read_hours(record: SuiteRecord, besides: Iterable[str] = ()) -> float:
+    """Return the hours that all runs of a benchmark have taken, but for some sweeps, races or final runs."""
+    work = [found for cell in read_cells(record).values() for found in cell.all]
+    left_out = set(besides)
+    return sum(sum_spent([found]).hours for found in work if found[0].id not in left_out)
+
+
+def _limit(record: SuiteRecord, besides: Iterable[str] = ()) -> float | None:
+    """Return what is left of the limit for some sweeps, with what they have spent."""
+    if record.max_gpu_hours is None:
+        return None
+    return max(_LEAST_HOURS, record.max_gpu_hours - read_hours(record, besides))
 
 
 def is_worked_on(record: SuiteRecord) -> bool:
@@ -141,12 +204,22 @@ def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say
     for _ in range(_MAX_STEPS):  # one is enough, unless seeds are added to what was interrupted
         if describe_cell(read_cell(record, planned.key), record.seeds)[0] == DONE:
             return
-        outcome = promote_in_suite(sweep_id, options, seeds=record.seeds, race_runs=race_runs, say=say)
+        limit = _limit(record, _find_open(read_cell(record, planned.key)))
+        outcome = promote_in_suite(
+            sweep_id, options, seeds=record.seeds, race_runs=race_runs, max_gpu_hours=limit, say=say
+        )
         if outcome.state == INTERRUPTED:
             raise _InterruptedError
+        if outcome.state == LIMITED:
+            raise _LimitedError(describe_cell(read_cell(record, planned.key), record.seeds)[1])
         assert outcome.decision is not None
         if outcome.decision.verdict is Verdict.REFUSE:
             return  # a final run has failed, which the next command tries again
+
+
+def _find_open(cell: Cell) -> list[str]:
+    """Return the ids of what the next step of a cell's promotion continues: its race, and open final runs."""
+    return [plan.id for plan, _ in cell.races] + [plan.id for plan, state in cell.finals if not state.is_concluded]
 
 
 def _search(
@@ -157,8 +230,16 @@ def _search(
     # Trials that are added after a winner was chosen would be in no race.
     if cell.races or cell.finals:
         return plan.id
-    outcome = run_sweep(plan, options) if cell.search is None else resume(plan.id, options)
+    limit = _limit(record, [plan.id])
+    if cell.search is None:
+        outcome = run_sweep(replace(plan, max_gpu_hours=limit), options)
+    else:
+        outcome = resume(plan.id, replace(options, max_gpu_hours=limit))
     while outcome.state == FINISHED:
+        state = _read(plan.id, plan)[1]
+        if state.is_limited and state.limit is not None:
+            say(f"{plan.id} has ended before its budget was spent: {state.limit.message}")
+            return plan.id
         more = count_more_trials(_read(plan.id, plan), record.budget, planned.images, planned.amount)
         if not more:
             return plan.id

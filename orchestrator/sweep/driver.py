@@ -33,7 +33,7 @@ from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.provenance import describe_differences, differences
 from orchestrator.signals import StopSignals
 from orchestrator.sweep.checkpoint_cleaner import CheckpointCleaner
-from orchestrator.sweep.extension import NO_EXTENSION, Extension, extending, require_higher_limit
+from orchestrator.sweep.extension import NO_EXTENSION, Extension, change_limit, extending, require_higher_limit
 from orchestrator.sweep.guard import Guard, give_up
 from orchestrator.sweep.hooks import DRAIN_S, Hooks, NoTracker, TrackerLike
 from orchestrator.sweep.options import DEFAULT, DriveOptions
@@ -122,7 +122,7 @@ def resume(sweep_id: str, options: DriveOptions = DEFAULT) -> SweepOutcome:
     """
     plan, state = read_sweep(sweep_id)
     _require_no_gap(plan, state, options)
-    return _drive(plan, options)
+    return _drive(plan, options, change_limit(plan, state, options.max_gpu_hours))
 
 
 def extend(

@@ -58,6 +58,14 @@ def require_higher_limit(plan: SweepPlan, state: SweepState, max_gpu_hours: floa
         )
 
 
+def change_limit(plan: SweepPlan, state: SweepState, max_gpu_hours: float | None) -> Extension:
+    """Return what another limit changes: nothing where all trials have ended."""
+    is_over = state.is_done(plan.num_trials) and not state.is_limited
+    if max_gpu_hours in (None, state.max_gpu_hours or plan.max_gpu_hours) or is_over:
+        return NO_EXTENSION
+    return Extension(0, max_gpu_hours)
+
+
 @contextmanager
 def extending(plan: SweepPlan, journal: Journal, change: Extension) -> Iterator[None]:
     """Record a change before the block starts anything, so that `resume` keeps it even after a kill.

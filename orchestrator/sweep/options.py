@@ -21,6 +21,8 @@ class DriveOptions:
         steal_lease: Take the lease from a driver on another host, even though that driver may still be running.
         backup: URI to copy the journal to, for :func:`orchestrator.sweep_folder.restore.restore_sweep`. None keeps
             copying to wherever the last driver did, if it did.
+        max_gpu_hours: The limit that :func:`orchestrator.sweep.driver.resume` sets for what it continues; None leaves
+            it as it is.
         progress: Show the sweep's progress on stderr.
         hooks: Stand-ins for the real training, tracking and data, for tests and benchmarks.
     """
@@ -33,6 +35,7 @@ class DriveOptions:
     progress: bool = True
     allow_gaps: bool = False
     hooks: Hooks = REAL
+    max_gpu_hours: float | None = None
 
     def repeated_flags(self) -> str:
         """Return the flags that the next command needs again, as text that follows its arguments."""

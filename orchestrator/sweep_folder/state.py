@@ -128,9 +128,9 @@ class SweepState:
         return self.limit is not None and (self.max_gpu_hours or 0.0) <= self.limit.max_gpu_hours
 
     def is_done(self, planned: int) -> bool:
-        """Return whether every trial has ended that may run."""
+        """Return whether every trial has ended that may run; at its limit, a promotion has runs that may not."""
         # Fewer records than trials means that some were never handed out.
-        return not self.open_trials() and (self.is_limited or len(self.records) >= self.total(planned))
+        return self.is_limited or (not self.open_trials() and len(self.records) >= self.total(planned))
 
 
 def _is_by_driver(event: Event) -> bool:
@@ -173,7 +173,8 @@ def _sweep_extended(state: SweepState, event: SweepExtended) -> None:
     state.num_trials = event.num_trials
     state.max_gpu_hours = event.max_gpu_hours or state.max_gpu_hours
     # Its driver may have been killed before it began.
-    if state.driver_state == "FINISHED" and event.num_trials > len(state.records) and not state.is_limited:
+    missing = event.num_trials > len(state.records) or bool(state.open_trials())
+    if state.driver_state == "FINISHED" and missing and not state.is_limited:
         state.driver_state = "INTERRUPTED"
 
 

@@ -91,6 +91,8 @@ class Director:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to hand out or to wait for."""
+        if self._journal.state.is_limited and not self._running:
+            return True
         return not (self._waiting or self._running or self._may_propose())
 
     @property
@@ -177,8 +179,17 @@ class Director:
         elif self._pruner.cuts(trial, report.epoch, report.metrics[self._plan.protocol.metric]):
             self._end(trial, TrialState.PRUNED)
         elif (reason := self._describe_excess()) is not None:
-            self._end(trial, TrialState.PRUNED, message=reason)
+            return self._stop(trial, reason)
         return not self._journal.state.records[trial].ended
+
+    def _stop(self, trial: int, reason: str) -> bool:
+        """Stop a running trial at the limit of GPU-hours; return False, as it does not continue."""
+        if self._plan.kind == "promote":  # all its runs are needed, so this one waits for a higher limit
+            self._running.discard(trial)
+            self._waiting.append(trial)
+        else:
+            self._end(trial, TrialState.PRUNED, message=reason)
+        return False
 
     def lose(self, trial: int, message: str, cause: Cause = Cause.LOST, details: str = "") -> None:
         """Record that a trial's process died or ran out of memory; hand the trial out again if that may help.
@@ -293,7 +304,7 @@ class Director:
         if not self._running:
             now = self._project_spending(0)
             message = describe_limit(self._plan, self._max_hours, now)
-            while self._waiting:
+            while self._waiting and self._plan.kind != "promote":
                 self._end(self._waiting.pop(), TrialState.PRUNED, message=message)
             self._journal.append(LimitReached(self._max_hours, hours(now.spent_s), hours(now.reserved_s), message))
             self._say(message)

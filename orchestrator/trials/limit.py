@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.durations import format_hours
-from orchestrator.planning.cost import count_reserved_runs
+from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord
 from training.metric_names import TIME_CHECKPOINT_S, TIME_EPOCH_S
@@ -119,7 +119,7 @@ def project_spending(
     epochs = sum(left) if to_the_end else sum(min(1, each) for each in left)
     starts = (more_epochs > 0) + sum(not record.metrics for record in running)
     done = past.epochs + sum(record.last_epoch for record in (*running, *waiting))
-    reserved = count_reserved_runs((done + epochs + more_epochs) / plan.epochs) if plan.kind == "sweep" else 0
+    reserved = plan.count_reserved((done + epochs + more_epochs) / plan.epochs)
     return Outlook(
         spent_s=spent_s,
         committed_s=(epochs + more_epochs) * pace.epoch_s + starts * pace.start_s,
@@ -131,8 +131,39 @@ def describe_limit(plan: SweepPlan, max_hours: float, spending: Outlook) -> str:
     """Say why nothing more starts."""
     unit = plan.resources.hours_unit
     spent, reserved = (format_hours(plan.resources.hours(found)) for found in (spending.spent_s, spending.reserved_s))
-    kept = f", and a promotion may take {reserved}" if spending.reserved_s else ""
-    return f"the limit of {max_hours:g} {unit} does not allow another trial: {spent} are spent{kept}"
+    after, what = ("the reported runs", "run") if plan.kind in ("race", "promote") else ("a promotion", "trial")
+    kept = f", and {after} may take {reserved}" if spending.reserved_s else ""
+    return f"the limit of {max_hours:g} {unit} does not allow another {what}: {spent} are spent{kept}"
+
+
+def find_least_hours(plan: SweepPlan) -> float | None:
+    """Return below which limit not even the first trial of a plan would start; None if nothing is known of its time."""
+    if plan.cost is None:
+        return None
+    outlook = project_spending(plan, PastTrials(plan), [], [], 0.0, {}, more_epochs=plan.epochs)
+    return plan.resources.hours(outlook.total_s)
+
+
+def require_enough_hours(plan: SweepPlan) -> None:
+    """Check that the limit of a plan allows one trial, before anything starts.
+
+    Raises:
+        UserError: It does not; the message has the least that would.
+    """
+    least = find_least_hours(plan)
+    if plan.max_gpu_hours is None or least is None or least <= plan.max_gpu_hours:
+        return
+    kept = " and its promotion" if plan.count_reserved(1.0) else ""
+    raise UserError(
+        f"--max-gpu-hours={plan.max_gpu_hours:g} is less than one trial{kept} may take, so nothing would run. Use at "
+        f"least --max-gpu-hours {round_up(least):g}"
+    )
+
+
+def round_up(hours: float) -> float:
+    """Return hours with two digits, never less: as a limit they are enough."""
+    unit = 10.0 ** (math.floor(math.log10(hours)) - 1) if hours > 0 else 1.0
+    return math.ceil(hours / unit) * unit
 
 
 def _epoch_s(record: TrialRecord) -> float:

@@ -33,7 +33,9 @@ def read_race(plan: SweepPlan, records: Iterable[TrialRecord]) -> RaceState:
     assert plan.choice is not None
     width, num_blocks = plan.choice.num_entrants, plan.choice.blocks
     known = {place_of(plan, record.params): record for record in records}
-    ended = {place: _score(record, plan) for place, record in known.items() if record.ended}
+    # A run that the limit of GPU-hours has stopped says nothing about its entrant.
+    stopped = TrialState.PRUNED
+    ended = {place: _score(record, plan) for place, record in known.items() if record.ended and record.state != stopped}
     blocks: list[dict[int, float | None]] = []
     left = list(range(width))
     for block in range(num_blocks):

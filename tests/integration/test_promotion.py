@@ -16,7 +16,8 @@ import torch
 import orchestrator
 from orchestrator.audit.audit import audit
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
+from orchestrator.promotion.conclusion import PromotionOutcome
+from orchestrator.promotion.promote import promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.results.suite_files import write_suite_results
 from orchestrator.results.suite_record import register

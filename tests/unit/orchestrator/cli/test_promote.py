@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator.promotion import promote as promotion_module
-from orchestrator.promotion.promote import PromotionOutcome
+from orchestrator.promotion.conclusion import PromotionOutcome
 from orchestrator.promotion.verdict import Decision, Verdict
 from orchestrator.sweep.options import DriveOptions
 from orchestrator.sweep_folder.events import ChampionSet, Event, PromotionDecided, TestOpened

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.cost import count_race_runs, count_reserved_runs
+from orchestrator.planning.cost import Reserve, count_race_runs
 from orchestrator.planning.estimate import (
     Survival,
     Timing,
@@ -97,7 +97,10 @@ def test_survival_of_an_earlier_sweep_is_counted() -> None:
 
 def test_reserve_is_the_race_by_default_and_the_reported_seeds() -> None:
     assert [count_race_runs(full) for full in (0, 12, 14, 24)] == [6, 6, 7, 12]
-    assert count_reserved_runs(24) == 17
+    assert Reserve().count(24) == 17
+    assert Reserve(with_champion=True).count(24) == 17 + 6 + 5, "it races like one of two candidates"
+    assert Reserve(with_champion=True).count(2) == 6 + 5 + 3 + 5
+    assert (Reserve(0, 3).count(24), Reserve(0.25, 3).count(40)) == (3, 13)
     cost = estimate_cost(unpruned(), Timing(9.0, 0.0, 1, "measured"), 2)
     assert cost.reserved_runs == 17
     assert cost.reserved_hours == pytest.approx(17 * 180 / 3600)

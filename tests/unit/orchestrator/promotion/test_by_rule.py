@@ -13,9 +13,10 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.planning.follow_up import first_race_seed
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.promotion.conclusion import PromotionOutcome
 from orchestrator.promotion.final_runs import make_result
 from orchestrator.promotion.noise import ASSUMED
-from orchestrator.promotion.promote import PromotionOutcome, promote, promote_by_rule, resume_promotion
+from orchestrator.promotion.promote import promote, promote_by_rule, resume_promotion
 from orchestrator.promotion.verdict import Verdict, decide
 from orchestrator.report.document import Table
 from orchestrator.report.promotion_report import make_promotion_report

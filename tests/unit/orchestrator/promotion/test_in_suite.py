@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.promote import PromotionOutcome, promote_by_rule, promote_in_suite, resume_promotion
+from orchestrator.promotion.conclusion import PromotionOutcome
+from orchestrator.promotion.promote import promote_by_rule, promote_in_suite, resume_promotion
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.sweep_folder.events import Event
 from orchestrator.sweep_folder.index import list_sweeps, load_plan

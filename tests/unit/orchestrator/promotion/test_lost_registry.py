@@ -10,7 +10,8 @@ import pytest
 from orchestrator.cli.promote import _describe_end
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
+from orchestrator.promotion.conclusion import PromotionOutcome
+from orchestrator.promotion.promote import promote, resume_promotion
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import replay

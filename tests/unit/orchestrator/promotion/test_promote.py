@@ -13,8 +13,9 @@ from orchestrator.errors import OrchestratorError, UserError
 from orchestrator.planning.run_config import read_config
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion import promote as promotion
+from orchestrator.promotion.conclusion import PromotionOutcome
 from orchestrator.promotion.final_runs import _identify_model, plan_promotion
-from orchestrator.promotion.promote import PromotionOutcome, promote, resume_promotion
+from orchestrator.promotion.promote import promote, resume_promotion
 from orchestrator.promotion.registration import IDENTITY_TAG, VALUES_TAG
 from orchestrator.promotion.verdict import Verdict, registered_name
 from orchestrator.sweep_folder.checkpoints import checkpoint_uri, trial_uri

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import OrchestratorError, UserError
+from orchestrator.planning.cost import Reserve
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.results.suite_cells import describe_cell, read_cells
-from orchestrator.results.suite_record import SuiteRecord, read_record, register
+from orchestrator.results.suite_record import SuiteRecord, keep_limit, read_record, register
 from orchestrator.suite import run as running
 from orchestrator.suite.plan import CellPlan, SuiteRequest, ask, plan_cells
-from orchestrator.suite.run import SuiteOutcome, is_worked_on, run_suite
+from orchestrator.suite.run import SuiteOutcome, is_worked_on, require_one_cell, run_suite
 from orchestrator.sweep.driver import SweepOutcome
 from orchestrator.sweep.options import DEFAULT, DriveOptions
 from orchestrator.sweep_folder.events import Event
@@ -181,3 +182,50 @@ def test_a_search_without_a_complete_trial_is_a_failed_cell(
     assert set(outcome.failed) == {("digits", "ignore"), ("digits", "em")}
     assert "no trial of mine-ignore-" in outcome.failed["digits", "ignore"]
     assert "NAN, loss is NaN" in outcome.failed["digits", "ignore"]
+
+
+def test_below_a_limit_of_hours_only_cells_that_fit_start(
+    drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+    hours = {cell.plan.method: cell.hours or 0.0 for cell in _ask(path)[1]}
+    assert min(hours.values()) > 0
+    both = sum(hours.values())
+    record, cells = _ask(path, max_gpu_hours=both - 1e-4)
+    said: list[str] = []
+    # The made-up runs take seconds, so in truth both fit: what counts before they run is what they may take.
+    least = min(hours.values())
+    tight = replace(record, max_gpu_hours=least - 1e-6)
+    with pytest.raises(UserError, match=r"is less than one cell of mine-\w+ may take, so nothing would run"):
+        require_one_cell(tight, cells)
+    require_one_cell(replace(record, max_gpu_hours=least), cells)
+    only = min(hours, key=lambda method: hours[method])
+    outcome = run_suite(
+        replace(record, max_gpu_hours=least + 1e-6), cells[::-1] if only == "em" else cells, say=said.append
+    )
+    assert [key[1] for key in outcome.limited] == [method for method in hours if method != only]
+    assert any("does not start: its search and what follows may take" in line for line in said)
+    plan = load_plan(list_sweeps(kinds={"sweep"})[0].id)
+    assert plan.method == only
+    assert plan.max_gpu_hours == pytest.approx(least + 1e-6)
+    assert plan.reserve == Reserve(0, 2)
+    final = load_plan(list_sweeps(kinds={"promote"})[0].id)
+    assert 0 < (final.max_gpu_hours or 0) < least
+    # A higher limit continues; one that is not named again stays.
+    assert keep_limit(replace(record, max_gpu_hours=None)).max_gpu_hours == pytest.approx(both - 1e-4)
+    assert _run(_ask(path, max_gpu_hours=both + 1)).limited == {}
+    assert _states(record) == {"ignore": "done", "em": "done"}
+    assert read_record(record.id).max_gpu_hours == both + 1
+    assert _ask(path)[0].max_gpu_hours == both + 1
+    with pytest.raises(UserError, match="must be a number above 0"):
+        _ask(path, max_gpu_hours=0.0)
+    code, shown, error = run(capsys, "benchmark", str(path), "--max-gpu-hours", "1e-6", "--dry-run")
+    assert (code, "limit      1e-06 CPU-hours" in shown) == (0, True), error
+
+
+def test_records_of_an_earlier_version_have_no_limit(suite: tuple[SuiteRecord, list[CellPlan]]) -> None:
+    path = suite[0].folder / "suite.jsonl"
+    path.write_text(path.read_text().replace(', "max_gpu_hours": null', ""))
+    assert "max_gpu_hours" not in path.read_text()
+    assert read_record(suite[0].id) == suite[0]

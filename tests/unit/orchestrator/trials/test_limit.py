@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.cost import Cost, count_reserved_runs
+from orchestrator.errors import UserError
+from orchestrator.planning.cost import Cost, Reserve
 from orchestrator.planning.sweep_plan import Resources, SweepPlan
 from orchestrator.sweep.extension import Extension, extending, require_higher_limit
 from orchestrator.sweep_folder import journal as journal_module
@@ -18,7 +19,7 @@ from orchestrator.sweep_folder.journal import Journal, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialReport, TrialState
 from orchestrator.trials import director as director_module
 from orchestrator.trials.director import Director
-from orchestrator.trials.limit import PastTrials, project_spending
+from orchestrator.trials.limit import PastTrials, project_spending, require_enough_hours, round_up
 from search_spaces.ranges import Range
 from tests.kit.sweeps import START_MS, driver_started, journal_path, make_sweep
 from training.metric_names import TIME_EPOCH_S, VAL_MAP
@@ -144,7 +145,7 @@ def test_killed_anywhere_a_resumed_sweep_keeps_its_limit(clock: Clock) -> None:
         # What epochs under way took until the kill is lost, and counts; a trial may no longer fit, and then it ends.
         assert states(plan) in ({"COMPLETE": 8, "PRUNED": 1}, {"COMPLETE": 8}, {"COMPLETE": 9}), kill_after
         spent = hours(plan)
-        assert spent + count_reserved_runs(9) * EPOCHS <= 80 + 1e-9, kill_after
+        assert spent + Reserve().count(9) * EPOCHS <= 80 + 1e-9, kill_after
         assert len(limits(plan)) == 1
         before = len(follow(journal_path(plan))[0])
         assert replay(journal_path(plan)).is_done(plan.num_trials)
@@ -262,3 +263,46 @@ def test_a_trial_waits_until_its_process_runs(clock: Clock) -> None:
         assert director.find_waiting() == (1, START_MS + 10_000)
         director.report(1, TrialReport(1, {"epoch": 1, VAL_MAP: 50.0}))
         assert director.find_waiting() is None
+
+
+def test_runs_of_a_champion_are_kept_too(clock: Clock) -> None:
+    # 9 trials of 4 hours, and 6 + 5 runs of a promotion, 3 + 5 of a champion: 36 + 76 = 112.
+    plan = make(max_gpu_hours=112.0, reserve=Reserve(with_champion=True))
+    Cluster(clock, 2).run(plan)
+    assert (states(plan), limits(plan)[0].reserved) == ({"COMPLETE": 9}, 76)
+    again = SweepPlan.from_json(plan.to_json())
+    assert (again.reserve, again.count_reserved(9.0)) == (plan.reserve, 19)
+
+
+def test_the_runs_of_a_promotion_wait_for_a_higher_limit(clock: Clock) -> None:
+    points = tuple({"loop.seed": seed} for seed in range(5))
+    common: dict[str, Any] = {"kind": "promote", "ranges": {}, "start_from": points, "num_trials": 5}
+    plan = make(sweep_id="digits-promote-0000000b", max_gpu_hours=13.0, **common)
+    cluster = Cluster(clock)
+    cluster.run(plan)
+    assert (states(plan), limits(plan)[0].reserved) == ({"COMPLETE": 3}, 0)
+    assert limits(plan)[0].message == "the limit of 13 CPU-hours does not allow another run: 12 are spent"
+    # With slower epochs, the run that is under way is not lost: it continues from its checkpoint.
+    with Journal.open(journal_path(plan)) as journal, extending(plan, journal, Extension(0, 17)):
+        assert not journal.state.is_done(5)
+    cluster.epoch_s = lambda trial, epoch: 2 * HOUR
+    cluster.run(plan)
+    state = replay(journal_path(plan))
+    assert (states(plan), state.records[3].last_epoch) == ({"COMPLETE": 3, "INTERRUPTED": 1}, 3)
+    assert (state.is_done(5), state.is_limited, hours(plan)) == (True, True, 18), "an epoch more than expected"
+    with Journal.open(journal_path(plan)) as journal, extending(plan, journal, Extension(0, 40)):
+        assert journal.state.driver_state == "INTERRUPTED"
+    cluster.run(plan)
+    assert (states(plan), len(limits(plan))) == ({"COMPLETE": 5}, 2)
+
+
+def test_a_limit_below_one_trial_is_refused_with_the_least_that_would_do() -> None:
+    hour = {"p50_hours": 96.0, "p90_hours": 96.0, "epochs": 96.0, "p50_wall_s": 0.0, "p90_wall_s": 0.0, "slots": 1}
+    cost = Cost(**hour, reserved_runs=17, reserved_hours=68, epoch_basis="", survival_basis="")  # type: ignore[arg-type]
+    for kind, least in (("sweep", 48), ("ablate", 4)):
+        plan = make(sweep_id=f"{kind}-0000000c", kind=kind, cost=cost, max_gpu_hours=least - 0.5)
+        with pytest.raises(UserError, match=rf"may take, so nothing would run\. Use at least --max-gpu-hours {least}$"):
+            require_enough_hours(plan)
+        require_enough_hours(replace(plan, max_gpu_hours=float(least)))
+    require_enough_hours(replace(plan, cost=None))
+    assert [f"{round_up(value):g}" for value in (0.0123, 0.5, 12.34, 48)] == ["0.013", "0.5", "13", "48"]
