@@ -30,14 +30,14 @@ scenes. A score means little without its set-up: [recipes](recipes.md), [rules o
 logits, p = sigmoid(z), y observed labels, C classes, B images of a batch.
 
 **Marks.** `uses true labels`: a bound, not a method for single positives. `uses full-label statistic`: it is told the
-true mean number of positives of an image. Every leaderboard and report shows them.
+true mean number of positives of an image. `external: clip`: it learns from CLIP, which knows the classes from captions
+of other images. Every leaderboard and report shows them.
 
 **Published scores** are test mAP in percent, with ResNet-50 at 448 px unless the source says Query2Label, from
 `search_spaces/published.yaml`, which also says what keeps them from being compared with ours. No score of ours on the
 four datasets exists yet: the real images were not at hand.
 
-**Not here**: MIME, SMILE, and what needs CLIP (VLPL, DAMP's pseudo-labels of GPR, DualCoOp). `linear_init` of Cole et
-al. is `optim.head_first_epochs`, for every method.
+**Not here**: MIME, SMILE and DualCoOp. `linear_init` of Cole et al. is `optim.head_first_epochs`, for every method.
 """
 
 

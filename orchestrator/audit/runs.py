@@ -139,7 +139,7 @@ def _hash_inputs(subject: Subject) -> dict[str, str]:
     if not is_prepared(config.data):
         raise OrchestratorError(f"{config.data.name} is not prepared.")
     found = prepare_inputs(config)
-    return {key: found[key] for key in ("data_hash", "weights_hash")}
+    return {key: found[key] for key in ("data_hash", "weights_hash", "scores_hash") if key in found}
 
 
 def audit_interrupted(subjects: Iterable[Subject], report: Report) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import JsonOption
-from orchestrator.cli.output import print_json, print_line, print_note
+from orchestrator.cli.output import print_json, print_line, print_next, print_note
 
 if TYPE_CHECKING:
     from orchestrator.datasets.scoring import Scored
@@ -64,8 +64,8 @@ def score(
 ) -> None:
     """Score the images of a prepared dataset with CLIP.
 
-    The scores are kept next to the store, for methods with pseudo-labels from CLIP. Prints the validation mAP of the
-    scores themselves (zero-shot). If it is stopped, run the same command again to continue.
+    Methods with pseudo-labels from CLIP (vlpl, aevlp) read the scores, which are kept next to the store. Prints the
+    validation mAP of the scores themselves (zero-shot). If it is stopped, run the same command again to continue.
     """
     from orchestrator.datasets.scoring import ScoreRequest, score_dataset
 
@@ -85,3 +85,5 @@ def _describe(name: str, scored: Scored) -> None:
     if scored.zero_shot_map is not None:
         print_line(f"zero-shot: val mAP {scored.zero_shot_map:.1f} (the scores of whole images, taken as predictions)")
     print_note("scored" if scored.is_new else "already scored; nothing was done")
+    chosen = "" if scored.about["model"] == DEFAULT_MODEL else f" --set method.clip_model={scored.about['model']}"
+    print_next({f"sweep SPACE --method vlpl{chosen}": "search with the scores"})

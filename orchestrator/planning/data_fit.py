@@ -31,13 +31,15 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
 
     Raises:
         UserError: A place does not exist, the data are not prepared, have another image size, or lack the true labels
-            that the method or the protocol needs. The message has the command or the flag that fixes it.
+            or the scores of CLIP that the method or the protocol needs. The message has the command or the flag that
+            fixes it.
         ConfigError: The data do not give the positives or negatives that the settings ask for.
         StoreError: The store exists and cannot be read.
     """
     if address is None:
         _require_weights(plan)
     if plan.dataset == EMBEDDED:
+        _require_no_scores(plan)
         return
     # Imported late, because it brings pyarrow.
     from training.data.store.manifest import read_manifest
@@ -54,6 +56,8 @@ def check_data(plan: SweepPlan, address: str | None = None) -> None:
     if not manifest.has_true["train"]:
         _require_no_true_labels(plan)
     _require_known_labels(plan, place)
+    for model in _clip_models(plan):
+        _require_scores(plan, model, place, manifest)
     # If the source has no val split of its own, part of train is held out.
     val = "val" if "val" in manifest.has_true else "train"
     if not manifest.has_true[val] and SelectBy.CLEAN_VAL in _selected_by(plan):
@@ -174,6 +178,39 @@ def _require_known_labels(plan: SweepPlan, place: str) -> None:
     KnownLabels.of(trial_config(plan, {}).data).require(train, plan.dataset)
     if weighs and train.recordings is None:
         raise missing_recordings(plan.dataset)
+
+
+def _clip_models(plan: SweepPlan) -> list[str]:
+    """Return whose scores the trials of a plan read."""
+    searched = plan.ranges.get("method.clip_model")
+    models = [plan.base.get("method.clip_model")] if searched is None else searched.grid()
+    return [str(model) for model in models if model is not None]
+
+
+def _require_no_scores(plan: SweepPlan) -> None:
+    if _clip_models(plan):
+        raise UserError(
+            f"The method {plan.method} needs scores of CLIP, which knows photos and not {plan.dataset}. Choose another "
+            f"--method, or a space of photos."
+        )
+
+
+def _require_scores(plan: SweepPlan, model: str, place: str, manifest: Manifest) -> None:
+    from training.data.store.clip_scores import read_about, score_command, scores_name
+    from training.data.store.storage import Storage
+
+    about = read_about(Storage(place), scores_name(model, "train"))
+    command = score_command(plan.dataset, model)
+    if about is None:
+        raise UserError(
+            f"The method {plan.method} reads the scores of {model} for {plan.dataset}, which are not next to its store "
+            f"{place}. Make them: {command}"
+        )
+    if about.get("data_hash") != manifest.data_hash:
+        raise UserError(
+            f"The scores of {model} next to the store {place} are of other data than it has now. Make them again: "
+            f"{command}"
+        )
 
 
 def _asks_oracle(settings: Params) -> bool:

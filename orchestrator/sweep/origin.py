@@ -19,8 +19,9 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
         say: Called with what is about to be made.
 
     Returns:
-        ``data_hash``, ``weights_hash`` and ``true_labels`` (``available`` or ``not available``), as in
-        ``TrainingRun.identity``; and the size of the dataset: ``num_classes``, ``num_train``, ``num_test`` and so on.
+        ``data_hash``, ``weights_hash``, ``true_labels`` (``available`` or ``not available``) and, of a method that
+        reads CLIP's scores, ``scores_hash``, as in ``TrainingRun.identity``; and the size of the dataset:
+        ``num_classes``, ``num_train``, ``num_test`` and so on.
 
     Raises:
         ConfigError, DatasetError, WeightsError: The dataset, the model or the weights cannot be loaded.
@@ -28,7 +29,7 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
     # These import torch, which takes seconds; the driver calls this while Ray starts.
     import torch
 
-    from training.data.registry import dataset_info, load_split
+    from training.data.registry import dataset_info, load_clip_scores, load_split
     from training.models.registry import build_model
     from training.preparation import is_prepared, prepare
 
@@ -40,9 +41,12 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
     # On the CPU: hashing needs no GPU, and the driver may run on a machine without one.
     _, weights_hash = build_model(config.model, len(info.classes), torch.device("cpu"), pretext_file=info.pretext_file)
     has_true_labels = load_split(config.data, "val").true is not None
+    clip_model = getattr(config.method, "clip_model", None)
+    scores = {} if clip_model is None else {"scores_hash": load_clip_scores(config.data, clip_model)[1]}
     return {
         "data_hash": info.data_hash,
         "weights_hash": weights_hash,
+        **scores,
         "true_labels": "available" if has_true_labels else "not available",
         "num_classes": str(len(info.classes)),
         **{f"num_{phase}": str(count) for phase, count in info.counts.items()},

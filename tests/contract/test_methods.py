@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.kit.clip_scores import drawn_scores, make_scores
 from tests.kit.scenes import prepare_tiny, random_batch, thin_trunks, tiny_config
 from training.data.batches import Batch
 from training.data.views import draw_strong
@@ -72,6 +73,8 @@ class Trainer:
         self.method: Method = build_method(config.method, SIZES)
         observed = random_batch(8).observed > 0
         self.method.start(observed)
+        if self.method.clip_model is not None:
+            self.method.take_scores(make_scores(8, 10), observed)
         if self.method.needs_train_scores(1):
             self.method.end_epoch(1, torch.randn(8, 10, generator=torch.Generator().manual_seed(2)), observed)
         self.optimizer = build_optimizer(config.optim, self.model, self.method)
@@ -99,8 +102,9 @@ class Trainer:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _thin() -> Iterator[None]:
-    with thin_trunks():
+def _thin(_isolated_environment: None) -> Iterator[None]:
+    prepare_tiny()  # outside, as the trunk that it trains is not thin
+    with thin_trunks(), drawn_scores():
         yield
 
 
@@ -354,7 +358,6 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_epochs_of_digit_scenes(name: str) -> None:
-    prepare_tiny()
     # A constant rate, because at the top of the one-cycle schedule most losses rise on so few scenes.
     settings = {"loop.epochs": 2, "optim.batch_size": 8, "optim.lr": 1e-3, "optim.schedule": "constant"}
     changes = settings | VARIANTS[name]

@@ -10,7 +10,7 @@ from tests.kit.shipped_spaces import CLASSES, SPACES, for_each, methods_of, plan
 
 EVERYWHERE = [
     *("assumed_negative", "wan", "em", "an_ls", "epr", "gr_loss", "large_loss_r", "large_loss_ct", "large_loss_cp"),
-    *("boostlu_r", "boostlu_ct", "boostlu_cp", "em_apl", "role", "crisp"),
+    *("boostlu_r", "boostlu_ct", "boostlu_cp", "em_apl", "role", "crisp", "aevlp", "vlpl"),
     *("iu", "iun", "bce_ls", "full_labels"),
 ]
 COLE = ["assumed_negative", "an_ls", "wan", "epr", "role", "iu", "iun", "bce_ls", "full_labels"]
@@ -104,10 +104,16 @@ def test_lengths_and_stopping_rules_are_the_published_ones(space: str) -> None:
         for base in [published(space, method).base]
     }
     stopping = {"em": (10, 0, None), "em_apl": (10, 0, None), "gr_loss": (8, None, 2.0)}
+    stopping["aevlp"] = (8 if space in ("voc", "coco") else 10, 1, 2.0)
     stopping |= {f"large_loss_{scheme}": (10, None, 3.0) for scheme in ("r", "ct", "cp")}
     assert rules == {method: stopping.get(method, (10, None, None)) for method in EVERYWHERE}
     multipliers = {method: published(space, method).base["optim.head_lr_multiplier"] for method in EVERYWHERE}
-    ten_times = {"gr_loss", "crisp", *(method for method in EVERYWHERE if method.startswith(("large_loss", "boostlu")))}
+    ten_times = {
+        "gr_loss",
+        "crisp",
+        "aevlp",
+        *(method for method in EVERYWHERE if method.startswith(("large_loss", "boostlu"))),
+    }
     assert multipliers == {method: 10 if method in ten_times else 1 for method in EVERYWHERE}
 
 
@@ -120,6 +126,28 @@ def test_gr_loss_is_published_with_the_values_of_each_dataset(
     # The common search starts from them, and fixes those that it does not search.
     ours = plan(space, "gr_loss")
     assert tuple({**ours.base, **ours.start_from[0]}[key] for key in keys) == (slope, offset, q_neg)
+
+
+@for_each([("voc", 8, 0.2), ("coco", 16, 0.1), ("nuswide", 16, 0.1), ("cub", 8, 0.01)])
+def test_methods_with_clip_are_published_with_the_values_of_their_releases(
+    space: str, batch_size: int, alpha: float
+) -> None:
+    vlpl, aevlp = published(space, "vlpl").base, published(space, "aevlp").base
+    keys = ("entropy_weight", "pseudo_weight", "smoothing", "positive_threshold", "clip_model")
+    assert [vlpl[f"method.{key}"] for key in keys] == [alpha, 0.7, 0.1, 0.3, "clip/ViT-L-14-336"]
+    assert (vlpl["optim.batch_size"], vlpl["optim.lr"]) == (8, 1e-4 if space == "cub" else 1e-5)
+    assert (aevlp["optim.batch_size"], aevlp["optim.lr"], aevlp["method.clip_model"]) == (
+        batch_size,
+        1e-5,
+        "clip/ViT-B-16",
+    )
+    loss = ("least_weight", "most_weight", "top_k", "tile_threshold", "positive_threshold", "reg_weight")
+    assert [aevlp[f"method.{key}"] for key in loss] == {
+        "voc": [0.4, 0.7, 3, 0.0, 0.5, 0.05],
+        "coco": [0.5, 0.7, 3, 0.3, 0.5, 0.001],
+        "nuswide": [0.5, 0.7, 3, 0.3, 0.6, 0.001],
+        "cub": [0.2, 0.8, 32, 0.005, 0.005, 0.01],
+    }[space]
 
 
 def test_the_second_stage_of_plc_lac_has_a_cycle_of_its_own() -> None:

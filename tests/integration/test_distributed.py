@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.kit.clip_scores import drawn_scores
 from tests.kit.fingerprint import fingerprint
 from tests.kit.scenes import prepare_tiny, thin_trunks, tiny_config
 from training.config.run import TrainConfig
@@ -79,7 +80,7 @@ CASES: dict[str, dict[str, Any]] = {
         name: {"method.name": name}
         for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss", "gpr")
     },
-    **{name: {"method.name": name} for name in ("role", "crisp", "plc", "iu", "iun", "bce_ls")},
+    **{name: {"method.name": name} for name in ("role", "crisp", "plc", "iu", "iun", "bce_ls", "aevlp", "vlpl")},
     "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, "model.frozen_stem": True, **Q2L},
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 1},
     "plc_lac": {
@@ -138,7 +139,7 @@ def thin_model(case: str) -> Iterator[None]:
         model.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         return model, weights_hash
 
-    with thin_trunks(), pytest.MonkeyPatch.context() as patch:
+    with thin_trunks(), drawn_scores(), pytest.MonkeyPatch.context() as patch:
         if case != "single precision":
             patch.setattr("training.loop.run.build_model", build_double)
         yield

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kit.clip_scores import drawn_scores
 from tests.kit.fingerprint import fingerprint, train, train_and_keep, train_elsewhere
 from tests.kit.scenes import RECIPES, prepare_tiny, thin_trunks, tiny_config
 from tests.kit.scored_test import evaluate_test
@@ -50,6 +51,8 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
             "splc",
             "gr_loss",
             "gpr",
+            "aevlp",
+            "vlpl",
             "iu",
             "iun",
             "bce_ls",
@@ -69,7 +72,7 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", autouse=True)
 def _scenes(_isolated_environment: None) -> Iterator[None]:
     prepare_tiny()
-    with thin_trunks():
+    with thin_trunks(), drawn_scores():
         yield
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, slope_of
-from training.config.methods import BceLsConfig, GprConfig, GrLossConfig, IuConfig, IunConfig
+from training.config.clip_methods import GprConfig, GrLossConfig
+from training.config.methods import BceLsConfig, IuConfig, IunConfig
 from training.methods.base import Sizes
 from training.methods.gr_loss import Gpr, GrLoss
 from training.methods.supervised import BceLs, Iu, Iun

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.reference.plain import gradient_of, loss_of, make_batch, sigmoid
-from training.config.methods import GrLossConfig
+from training.config.clip_methods import GrLossConfig
 from training.data.batches import Batch
 from training.methods.base import Sizes
 from training.methods.gr_loss import GrLoss

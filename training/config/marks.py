@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 TRUE_LABELS = "uses true labels"
 STATISTIC = "uses full-label statistic"
+EXTERNAL = "external: clip"
 
 _TRUE_LABELS = frozenset({"full_labels", "bce_ls", "iu", "iun"})
-_STATISTIC = frozenset({"epr", "role", "gpr"})
+_STATISTIC = frozenset({"epr", "role", "gpr", "aevlp"})
+_EXTERNAL = frozenset({"vlpl", "aevlp"})
 
 
 def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
@@ -19,7 +21,8 @@ def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
 
     Returns:
         :data:`TRUE_LABELS` of a bound or oracle, which learns from the true labels of train; :data:`STATISTIC` of a
-        method that is told the true mean number of positives of an image.
+        method that is told the true mean number of positives of an image; :data:`EXTERNAL` of one that learns from
+        CLIP, which knows the classes from captions of other images.
     """
     name = settings["method.name"]
     marks = []
@@ -27,4 +30,6 @@ def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
         marks.append(TRUE_LABELS)
     if name in _STATISTIC:
         marks.append(STATISTIC)
+    if name in _EXTERNAL:
+        marks.append(EXTERNAL)
     return tuple(marks)

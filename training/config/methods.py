@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from training.config.clip_methods import AevlpConfig, GprConfig, GrLossConfig, VlplConfig
 from training.config.strict import StrictModel
 
 
@@ -188,44 +189,6 @@ class SplcConfig(StrictModel):
     gamma: float = Field(2.0, ge=0, le=10)
 
 
-class GrLossConfig(StrictModel):
-    """Generalised robust loss (GR Loss); :mod:`training.methods.gr_loss` has the formulas.
-
-    Attributes:
-        slope_first, slope_last, offset_first, offset_last: w and b of the soft pseudo-label, in the first epoch and
-            towards the end (the released ``beta``: 0, 2, -2, -2; published for COCO, NUS-WIDE and CUB: 0, 10, -2, -8).
-        centre_first, centre_last, width_first, width_last: mu and sigma of the weight (the released ``alpha``: 0.5,
-            0.8, 2, 0.5).
-        q_pos, q_neg: q2 and q3, the robustness of the losses of a pseudo-positive and of a negative. Released: 0.01 and
-            1; published for CUB: 0.01 and 1.5.
-    """
-
-    name: Literal["gr_loss"] = "gr_loss"
-    slope_first: float = Field(0.0, ge=-100, le=100)
-    slope_last: float = Field(2.0, ge=-100, le=100)
-    offset_first: float = Field(-2.0, ge=-100, le=100)
-    offset_last: float = Field(-2.0, ge=-100, le=100)
-    centre_first: float = Field(0.5, ge=0, le=1)
-    centre_last: float = Field(0.8, ge=0, le=1)
-    width_first: float = Field(2.0, ge=0.01, le=100)
-    width_last: float = Field(0.5, ge=0.01, le=100)
-    q_pos: float = Field(0.01, ge=1e-3, le=1)
-    q_neg: float = Field(1.0, ge=1e-3, le=2)
-
-
-class GprConfig(GrLossConfig):
-    """GPR without pseudo-labels: GR Loss and a prior on the number of positives (AEVLP, ICCV 2025).
-
-    Attributes:
-        expected_positives: K, the mean number of true positives of an image, as for EPR.
-        reg_weight: Weight of the prior. Published: 0.05 (VOC), 0.001 (COCO, NUS-WIDE), 0.01 (CUB).
-    """
-
-    name: Literal["gpr"] = "gpr"  # type: ignore[assignment]  # the settings of GR Loss under another name
-    expected_positives: float = Field(1.5, gt=0, le=10_000)
-    reg_weight: float = Field(0.01, ge=0, le=100)
-
-
 class LargeLossConfig(StrictModel):
     """Large loss matters (LL); :mod:`training.methods.large_loss` has the formulas.
 
@@ -340,6 +303,8 @@ METHOD_CONFIGS: dict[str, type[StrictModel]] = {
     "splc": SplcConfig,
     "gr_loss": GrLossConfig,
     "gpr": GprConfig,
+    "aevlp": AevlpConfig,
+    "vlpl": VlplConfig,
     "large_loss": LargeLossConfig,
     "em_apl": EmAplConfig,
     "role": RoleConfig,
@@ -365,6 +330,8 @@ MethodConfig = Annotated[
     | SplcConfig
     | GrLossConfig
     | GprConfig
+    | AevlpConfig
+    | VlplConfig
     | LargeLossConfig
     | EmAplConfig
     | RoleConfig

@@ -30,7 +30,7 @@ from training.loop.recordings import RecordingMeans
 from training.loop.requirements import check_requirements
 from training.loop.weight_average import WeightAverage, average_leads, gain_of_average
 from training.methods.base import Sizes
-from training.methods.registry import build_method
+from training.methods.registry import build_method, start_method
 from training.metric_names import (
     EPOCH,
     TIME_CHECKPOINT_S,
@@ -96,11 +96,12 @@ class TrainingRun:
         )
         self._method = build_method(config.method, sizes).to(self._device)
         check_requirements(config, self._method, sizes, self._train, self._val)
-        self._method.start(*self._known_labels())
+        scores = start_method(self._method, config.data, *self._known_labels())
         self.identity = {
             "data_hash": info.data_hash,
             "weights_hash": weights_hash,
             "true_labels": "not available" if self._val.true is None else "available",
+            **scores,
         }
         self._batches = make_train_batches(
             self._train, self._scale, config, self._method.needs_strong_view, self._device

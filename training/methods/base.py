@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.batches import Batch
+from training.data.store.clip_scores import ClipScores
 from training.distributed import gather_rows
 from training.losses import LossPart
 from training.models.base import ModelOutput
@@ -65,12 +66,14 @@ class Method(nn.Module, ABC):
         needs_true_labels: Whether it reads true labels (bounds and oracles only).
         needs_embeddings: Whether it reads ``ModelOutput.embeddings``, which not every model returns.
         lr_multiplier: Factor on ``optim.lr`` for the method's own parameters.
+        clip_model: The CLIP whose scores :meth:`take_scores` needs, or None.
     """
 
     needs_strong_view: bool = False
     needs_true_labels: bool = False
     needs_embeddings: ClassVar[bool] = False
     lr_multiplier: float = 1.0
+    clip_model: str | None = None
 
     def start(self, observed: Tensor, negative: Tensor | None = None) -> None:
         """Receive what is known of the train split's labels, once, before anything is trained or loaded.
@@ -81,6 +84,15 @@ class Method(nn.Module, ABC):
             observed: bool (N, C), the observed positives.
             negative: bool (N, C), the labels that are known to be negative, or None if none is.
         """
+
+    def take_scores(self, scores: ClipScores, observed: Tensor) -> None:
+        """Receive CLIP's scores of the train split, once after :meth:`start`, if ``clip_model`` says whose.
+
+        Args:
+            scores: Of the N images, on the CPU.
+            observed: bool (N, C), the observed positives.
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks for scores of CLIP but does not implement take_scores")
 
     def decays_in(self, epoch: int) -> bool:
         """Return whether the method's own parameters take the run's weight decay in this epoch (from 1).

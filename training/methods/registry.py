@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from training.config.methods import METHOD_CONFIGS
-from training.config.run import Scalar, TrainConfig
+from training.config.run import DataConfig, Scalar, TrainConfig
+from training.data.registry import load_clip_scores
 from training.methods.base import Method, Sizes
 from training.methods.crisp import Crisp
 from training.methods.em_apl import EmApl
 from training.methods.epr import Epr
 from training.methods.focal import Asl, Focal, Hill, Splc
-from training.methods.gr_loss import Gpr, GrLoss
+from training.methods.gr_loss import Aevlp, Gpr, GrLoss
 from training.methods.ignore import Ignore
 from training.methods.large_loss import LargeLoss
 from training.methods.plc import Plc, PlcLac
@@ -26,6 +29,7 @@ from training.methods.supervised import (
     Iun,
     Wan,
 )
+from training.methods.vlpl import Vlpl
 
 METHODS: dict[str, type[Method]] = {
     "full_labels": FullLabels,
@@ -44,6 +48,8 @@ METHODS: dict[str, type[Method]] = {
     "splc": Splc,
     "gr_loss": GrLoss,
     "gpr": Gpr,
+    "aevlp": Aevlp,
+    "vlpl": Vlpl,
     "large_loss": LargeLoss,
     "em_apl": EmApl,
     "role": Role,
@@ -65,6 +71,28 @@ def build_method(config: Any, sizes: Sizes) -> Method:
     factory: Any = METHODS[config.name]
     method: Method = factory(config, sizes)
     return method
+
+
+def start_method(method: Method, data: DataConfig, observed: Tensor, *negative: Tensor) -> dict[str, str]:
+    """Give a method what it needs to know of the train split.
+
+    Args:
+        method: On its device.
+        data: The run's dataset.
+        observed, negative: bool (N, C), on the same device; the latter only if some labels are known to be negative.
+
+    Returns:
+        ``scores_hash`` of CLIP's scores, if the method reads them.
+
+    Raises:
+        ConfigError, DatasetError: There are no scores; the message has the command that makes them.
+    """
+    method.start(observed, *negative)
+    if method.clip_model is None:
+        return {}
+    scores, digest = load_clip_scores(data, method.clip_model)
+    method.take_scores(scores, observed)
+    return {"scores_hash": digest}
 
 
 def make_method(

@@ -107,10 +107,10 @@ def scores_name(model: str, phase: str) -> str:
     """Return the name of a file of scores.
 
     Args:
-        model: Such as ``clip/ViT-B-16``.
+        model: Such as ``clip/ViT-B-16``, which means ``clip/ViT-B-16/openai``.
         phase: Official phase, ``train`` or ``val``.
     """
-    return f"scores-{model.replace('/', '-')}-{phase}.parquet"
+    return f"scores-{model.removesuffix('/openai').replace('/', '-')}-{phase}.parquet"
 
 
 def score_command(name: str, model: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.config.marks import STATISTIC, TRUE_LABELS, find_marks
+from training.config.marks import EXTERNAL, STATISTIC, TRUE_LABELS, find_marks
 from training.config.methods import METHOD_CONFIGS
 from training.config.run import TrainConfig
 from training.methods.base import Sizes
@@ -14,6 +14,7 @@ def test_marks_are_those_of_the_methods() -> None:
         config = TrainConfig.from_flat({"method.name": name})
         marks = find_marks(config.flatten())
         assert (TRUE_LABELS in marks) == build_method(config.method, Sizes(3, 4, 2)).needs_true_labels, name
+        assert (EXTERNAL in marks) == (build_method(config.method, Sizes(3, 4, 2)).clip_model is not None), name
         assert (STATISTIC in marks) == ("expected_positives" in settings.model_fields), name
     oracle = TrainConfig.from_flat({"method.name": "ignore", "method.rejection": "oracle"})
     assert find_marks(oracle.flatten()) == (TRUE_LABELS,)
