@@ -81,7 +81,7 @@ def draw_contrasts(view: SuiteView) -> Figure | None:
 
     description = (
         "The mean difference over common seeds with its own 95 % interval (Student's t); the strokes below are the "
-        "seeds. Red squares are significant after Holm's correction, blue circles are not. Inside the grey bar, no "
+        "seeds. Squares are significant after Holm's correction, circles are not. Inside the grey bar, no "
         "difference could have been, as the first of all contrasts."
     )
     return Figure("differences", "Differences", description, draw, table)
