@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -81,7 +81,13 @@ def run_tasks(tasks: Sequence[Task], folder: Path, repetitions: int, processes: 
         return
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         futures = [pool.submit(run_task, task, folder, repetitions) for task in tasks]
-        yield from (future.result() for future in futures)
+        yield from (future.result() for future in as_completed(futures))
+
+
+def in_order(tasks: Sequence[Task], cells: Sequence[Cell]) -> list[Cell]:
+    """Return cells in the order of their tasks, in whatever order they were finished."""
+    by_task = {Task(cell.table, cell.look_up, cell.searcher, cell.num_trials): cell for cell in cells}
+    return [by_task[task] for task in tasks]
 
 
 def run_task(task: Task, folder: Path, repetitions: int) -> Cell:

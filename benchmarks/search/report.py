@@ -41,16 +41,21 @@ def write_report(cells: Sequence[Cell], tables: Path, out: Path, explained: str)
     for (name, look_up), found in groups.items():
         objective = load_objective(name, look_up, tables)
         for budget in sorted({cell.num_trials for cell in found}):
-            lines += [f"## {name}, {look_up}, {budget} trials", "", _HEAD, _RULE]
+            lines += [f"## {_title(objective.table, look_up)}, {budget} trials", "", _HEAD, _RULE]
             lines += [*render_rows(found, objective, budget), ""]
     (out / "search.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     draw(groups, tables, out / "search.svg")
 
 
+def _title(table: Table, look_up: LookUp) -> str:
+    """Return the name of a figure or of a part of the page, which says if its table is not complete."""
+    return f"{table.spec.name}{'' if table.is_complete else f' (PARTIAL: {table.progress})'}, {look_up}"
+
+
 def _describe(table: Table) -> list[str]:
     """Return what a reader must know of a table: how much of it there is, its noise, how well it can be fitted."""
     truth, state = table.truth, "complete" if table.is_complete else "PARTIAL"
-    shown = f"{len(table.configs)} of {table.spec.num_configs} points, {table.num_runs} runs"
+    shown = f"{table.progress}, {table.num_runs} runs"
     text = (
         f"**{table.spec.name}** ({state}: {shown}). Best {truth.max():.1f}, median {np.median(truth):.1f}, worst "
         f"{truth.min():.1f} % validation mAP; deviation between points {truth.std(ddof=1):.2f}, between seeds "
@@ -103,8 +108,9 @@ def draw(groups: Mapping[Key, Sequence[Cell]], tables: Path, path: Path) -> None
         figure = Figure(figsize=(9, 3.4 * -(-len(groups) // 2)), layout="constrained")
         axes = figure.subplots(-(-len(groups) // 2), 2, squeeze=False).ravel()
         for axis, ((name, look_up), cells) in zip(axes, groups.items(), strict=False):
-            _draw_group(axis, cells, load_objective(name, look_up, tables))
-            axis.set_title(f"{name}, {look_up}", fontsize=9)
+            objective = load_objective(name, look_up, tables)
+            _draw_group(axis, cells, objective)
+            axis.set_title(_title(objective.table, look_up), fontsize=9)
         axes[0].legend(fontsize=7)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 

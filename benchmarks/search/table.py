@@ -96,6 +96,11 @@ class Table:
         count = sum(len(curves) >= len(self.spec.seeds) for curves in self.curves)
         return len(self.configs) == self.spec.num_configs and count >= len(self.configs) // 3
 
+    @property
+    def progress(self) -> str:
+        """How many of its points there are, as text."""
+        return f"{len(self.configs)} of {self.spec.num_configs} points"
+
     @cached_property
     def truth(self) -> Floats:
         """(N,), the mean over the seeds of each point's best epoch."""

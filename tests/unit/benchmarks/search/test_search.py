@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.search.report import compare, write_report
 from benchmarks.search.schedulers import Exempt, Promotion, Relative, Screen
 from benchmarks.search.searchers import BY_NAME, FULL, SEARCHERS
 from benchmarks.search.simulate import Outcome, simulate
+from benchmarks.search.stored import StoredCells
 from benchmarks.search.table import Objective, Table, cross_validate, read_table, write_table
 from benchmarks.search.tables import TABLES
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -181,7 +183,10 @@ def test_the_report_has_a_row_for_every_cell_and_says_that_a_table_is_partial(
     text = (tmp_path / "search.md").read_text()
     assert "PARTIAL: 20 of 320 points" in text
     assert text.count("| random, epoch 4, best 3 |") == 1
-    assert (tmp_path / "search.svg").read_text().startswith("<?xml")
+    drawn = (tmp_path / "search.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert "ignore (PARTIAL: 20 of 320 points), nearest" in drawn
+    assert "## ignore (PARTIAL: 20 of 320 points), nearest, 6 trials" in text
     assert set(names) <= set(BY_NAME)
 
 
@@ -195,6 +200,49 @@ def test_a_table_with_too_few_points_is_left_out(
         search_main.main()
     assert "ignore has fewer than 24 points" in capsys.readouterr().out
     assert table_file(tmp_path, "ignore").is_file()
+
+
+def test_finished_cells_are_kept_and_found_again_unless_something_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(table_file(tmp_path, "ignore"), lines(24))
+    simulated: list[str] = []
+
+    def run_tasks(tasks: list[MeasuredTask], *how: Any) -> Iterator[Cell]:
+        for task in tasks:
+            if len(simulated) == 2:
+                raise KeyboardInterrupt
+            simulated.append(task.searcher)
+            yield Cell(
+                task.table, task.look_up, task.searcher, task.num_trials, (Outcome([1.0], [2.0], 3.0, 4.0, 5.0),)
+            )
+
+    pages: list[list[Cell]] = []
+    monkeypatch.setattr(search_main, "run_tasks", run_tasks)
+    monkeypatch.setattr(search_main, "write_report", lambda cells, *where: pages.append(cells))
+    monkeypatch.setattr(
+        search_main, "list_tasks", lambda *of, fast: [MeasuredTask("ignore", "nearest", name, 6) for name in "abc"]
+    )
+    flags = ["search", "--tables", f"{tmp_path}", "--cells", f"{tmp_path}/cells", "--out", f"{tmp_path}/out"]
+    monkeypatch.setattr("sys.argv", flags)
+    with pytest.raises(SystemExit, match="nothing to measure on"):
+        search_main.main()
+    assert "ignore is PARTIAL, 24 of 320 points: left out" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*flags, "--partial"])
+    with pytest.raises(KeyboardInterrupt):
+        search_main.main()
+    cells = tmp_path / "cells" / "cells.jsonl"
+    cells.write_text(cells.read_text() + cells.read_text()[:40])  # and the kill cut a third one short
+    done, simulated[:] = list(simulated), []
+    search_main.main()
+    assert (done, simulated) == (["a", "b"], ["c"])
+    assert [cell.searcher for cell in pages[0]] == ["a", "b", "c"]
+    assert pages[0][0].outcomes == (Outcome([1.0], [2.0], 3.0, 4.0, 5.0),)
+    stored = StoredCells(tmp_path / "cells", tmp_path, 24)
+    assert stored.find(MeasuredTask("ignore", "nearest", "c", 6)) == pages[0][2]
+    assert StoredCells(tmp_path / "cells", tmp_path, 25).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
+    write_table(table_file(tmp_path, "ignore"), lines(25))
+    assert StoredCells(tmp_path / "cells", tmp_path, 24).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
 
 
 def test_random_search_is_compared_at_equal_cost() -> None:
