@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,6 +20,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     Raises:
         ValueError: There are fewer than two values, one is not finite, or the level is not between 0 and 1.
     """
+    from scipy import special  # takes a second, which who only lists a sweep does not need
+
     known = require_finite(values, "values", least=2)
     require_level(level)
     quantile = float(special.stdtrit(known.size - 1, (1 + level) / 2))

@@ -7,12 +7,12 @@ each line also ends with a checksum, see :mod:`.chain`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from orchestrator.sweep_folder.records import Cause, TrialState
+from orchestrator.sweep_folder.shapes import Shape
 from training.config.run import Scalar
 
 
@@ -214,8 +214,8 @@ _TYPES: dict[str, type[Event]] = {
     "test_opened": TestOpened,
     "champion_set": ChampionSet,
 }
-_MAX_WHOLE = 253_402_300_799_000  # the last time, in ms, that a calendar has; far above any count
 _MAX_SHOWN = 80
+_NO_EVENT = "not a JSON object with an event"
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
@@ -234,9 +234,33 @@ def from_line(line: bytes) -> Event | None:
     """
     try:
         plain = json.loads(line.decode())  # decoded here, because json would first guess the encoding of bytes
+    except (ValueError, RecursionError):
+        raise EventError(_NO_EVENT) from None
+    return from_plain(plain)
+
+
+def parse_lines(lines: Sequence[bytes]) -> list[Any] | None:
+    """Return the JSON values of lines, parsed in one go, which takes half the time; None if one is not valid alone.
+
+    Only for lines whose checksums are looked at afterwards: two broken lines could look like two whole ones together.
+    """
+    try:
+        found: list[Any] = json.loads((b"[%s]" % b",".join(lines)).decode())
+    except (ValueError, RecursionError):
+        return None
+    return found if len(found) == len(lines) else None
+
+
+def from_plain(plain: Any) -> Event | None:
+    """Return the event of a line that was parsed; as :func:`from_line`.
+
+    Raises:
+        EventError: As :func:`from_line`.
+    """
+    try:
         name = plain.pop("event")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise EventError("not a JSON object with an event") from None
+    except (KeyError, AttributeError, TypeError):
+        raise EventError(_NO_EVENT) from None
     # A later version may have written to this journal: its additions must not make the sweep unreadable here.
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -245,9 +269,10 @@ def from_line(line: bytes) -> Event | None:
     event = _build(name, kind, plain)
     shapes = _SHAPES[kind]
     # Not the fields that the line leaves out: their defaults fit.
-    for field in plain:
-        if field in shapes and not shapes[field].fits(value := getattr(event, field)):
-            raise EventError(f"event {name} has a value that is not valid: {field} is {_shorten(value)}")
+    for key, value in plain.items():
+        shape = shapes.get(key)
+        if shape is not None and type(value) not in shape.always and not shape.fits(value):
+            raise EventError(f"event {name} has a value that is not valid: {key} is {_shorten(value)}")
     return event
 
 
@@ -259,9 +284,11 @@ def _build(name: str, kind: type[Event], plain: dict[str, Any]) -> Event:
             _CONVERT[name](plain)
         # What the constructor does, which takes four times as long: a journal may have 100,000 lines.
         event = object.__new__(kind)
-        vars(event).update(_DEFAULTS[kind])
-        vars(event).update(plain)
-        return event if vars(event).keys() == _SHAPES[kind].keys() else kind(**plain)
+        values = {**_DEFAULTS[kind], **plain}
+        if values.keys() != _SHAPES[kind].keys():
+            return kind(**plain)
+        object.__setattr__(event, "__dict__", values)
+        return event
     except KeyError as error:
         raise EventError(f"event {name} lacks the field {error.args[0]}") from None
     # Before ValueError, of which it is a kind: its message is complete.
@@ -306,55 +333,8 @@ def _read_promotion_decided(plain: dict[str, Any]) -> None:
         plain["marks"] = tuple(plain["marks"])
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What a field may hold. Journals are long, so this takes a set operation per field and not a library's validator.
-
-    Attributes:
-        types: The types of the value, exactly: True is not a number.
-        inner: The shape of a mapping's or a tuple's values; None if they may be anything.
-    """
-
-    types: frozenset[type]
-    inner: _Shape | None = None
-
-    @classmethod
-    def of(cls, hint: Any) -> _Shape:
-        """Return the shape of an annotation."""
-        if hint is Any:
-            return cls(frozenset())
-        if get_origin(hint) in (Mapping, tuple):
-            inner = cls.of(get_args(hint)[-1 if get_origin(hint) is Mapping else 0])
-            return cls(frozenset({dict if get_origin(hint) is Mapping else tuple}), inner if inner.types else None)
-        alternatives = [found for found in get_args(hint) if found is not NoneType]
-        if len(alternatives) == 1:  # X | None
-            shape = cls.of(alternatives[0])
-            return cls(shape.types | {NoneType}, shape.inner)
-        types = {NoneType if found is None else found for found in get_args(hint) or (hint,)}
-        return cls(frozenset(types | ({int} if float in types else set())))
-
-    def fits(self, value: Any) -> bool:
-        """Return whether a value has this shape; whole numbers must be ones that a sweep can reach."""
-        kind = type(value)
-        if kind not in self.types:
-            return False
-        if kind is int:
-            # One that no float can hold would raise in whatever computes with it.
-            return bool(abs(value) < 2**64 if float in self.types else 0 <= value <= _MAX_WHOLE)
-        if value is None or self.inner is None:
-            return True
-        return self.inner.fits_all(value.values() if kind is dict else value)
-
-    def fits_all(self, values: Iterable[Any]) -> bool:
-        """Return whether all values have this shape."""
-        if self.inner is not None:
-            return all(map(self.fits, values))
-        kinds = set(map(type, values))
-        return kinds <= self.types and (int not in kinds or all(map(self.fits, values)))
-
-
-_SHAPES: dict[type[Event], dict[str, _Shape]] = {
-    kind: {field: _Shape.of(hint) for field, hint in get_type_hints(kind).items()} for kind in _TYPES.values()
+_SHAPES: dict[type[Event], dict[str, Shape]] = {
+    kind: {field: Shape.of(hint) for field, hint in get_type_hints(kind).items()} for kind in _TYPES.values()
 }
 
 

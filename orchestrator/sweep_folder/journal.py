@@ -11,12 +11,13 @@ events; :mod:`.chain` says how each line protects itself and those before it.
 from __future__ import annotations
 
 import codecs
+import gc
 import json
 import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import Any
 from orchestrator.errors import OrchestratorError
 from orchestrator.home import PLAN_FILE
 from orchestrator.redaction import redact
-from orchestrator.sweep_folder.chain import Chain, read_value
+from orchestrator.sweep_folder.chain import Chain, is_sealed, read_value
 from orchestrator.sweep_folder.events import (
     DriverStarted,
     Event,
@@ -33,6 +34,8 @@ from orchestrator.sweep_folder.events import (
     TrialEnded,
     TrialLost,
     from_line,
+    from_plain,
+    parse_lines,
     to_line,
 )
 from orchestrator.sweep_folder.lease import Lease, find_holder
@@ -46,6 +49,7 @@ _NOT_AS_WRITTEN = (
     "it does not match its checksum, so it was changed, or lines before it were changed, removed, repeated or moved"
 )
 _BREAK = b"\n"
+_BATCH_LINES = 500
 _TAIL_BYTES = 64  # more than the checksum at the end of a line takes
 
 
@@ -198,10 +202,11 @@ def follow(path: Path, offset: int = 0) -> tuple[list[Event], int]:
         JournalError: A complete line is broken, or the file cannot be read.
     """
     events: list[Event] = []
-    for event, end in _read(path, Chain(), offset):
-        if event is not None:
-            events.append(event)
-        offset = end
+    with _without_collector():
+        for event, end in _read(path, Chain(), offset):
+            if event is not None:
+                events.append(event)
+            offset = end
     return events, offset
 
 
@@ -238,36 +243,55 @@ def replace_journal(path: Path, content: bytes) -> Path | None:
 
 def _replay(path: Path, chain: Chain) -> tuple[SweepState, int]:
     state, size = SweepState(), 0
-    for event, end in _read(path, chain):
-        try:
-            if event is not None:
-                state.apply(event)
-        # A line that was edited by hand may break any assumption of the state.
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-            raise _broken(path, size, "contradicts the events before it", state.backup) from None
-        size = end
+    with _without_collector():
+        for event, end in _read(path, chain):
+            try:
+                if event is not None:
+                    state.apply(event)
+            # A line that was edited by hand may break any assumption of the state.
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+                raise _broken(path, size, "contradicts the events before it", state.backup) from None
+            size = end
     return state, size
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let the garbage collector rest while a journal is read: it would look through all events again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _read(path: Path, chain: Chain, offset: int = 0) -> Iterator[tuple[Event | None, int]]:
     """Yield each event (None for one from a later version) and the offset after its line."""
-    data, backup, start = _read_bytes(path, chain, offset), None, 0
-    while (newline := data.find(b"\n", start)) >= 0:
-        line = _clean(data[start:newline])
-        try:
-            event = from_line(line)
-        except EventError as error:
-            # An editor may add an empty line at the end, a power cut one of zeros. What a kill cuts short has no line
-            # break, so any other line was written whole and is damaged.
-            if not line.strip(b"\0") and newline + 1 == len(data):
-                return
-            raise _broken(path, offset + start, str(error), backup) from None
-        if not chain.add(line):
-            raise _broken(path, offset + start, _NOT_AS_WRITTEN, backup)
-        if isinstance(event, DriverStarted):
-            backup = event.backup
-        start = newline + 1
-        yield event, offset + start
+    data, backup, start = _read_bytes(path, chain, offset), None, offset
+    end_of_data = offset + len(data)
+    lines = data.split(_BREAK)[:-1]  # what a kill cut short has no line break
+    for first in range(0, len(lines), _BATCH_LINES):
+        batch = [_clean(line) for line in lines[first : first + _BATCH_LINES]]
+        # Of lines without a checksum, nothing else would tell that they are not valid one by one.
+        plains = parse_lines(batch) if all(map(is_sealed, batch)) else None
+        for number, line in enumerate(batch):
+            end = start + len(lines[first + number]) + 1
+            try:
+                event = from_line(line) if plains is None else from_plain(plains[number])
+            except EventError as error:
+                # An editor may add an empty line at the end, a power cut one of zeros. Any other line was written whole
+                # and is damaged.
+                if not line.strip(b"\0") and end == end_of_data:
+                    return
+                raise _broken(path, start, str(error), backup) from None
+            if not chain.add(line):
+                raise _broken(path, start, _NOT_AS_WRITTEN, backup)
+            if isinstance(event, DriverStarted):
+                backup = event.backup
+            start = end
+            yield event, end
 
 
 def _read_bytes(path: Path, chain: Chain, offset: int) -> bytes:

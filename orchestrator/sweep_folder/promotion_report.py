@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from orchestrator.intervals import mean_interval, nested_mean
 from orchestrator.planning.choice import BEST_SCORE, RULE, Choice
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.final_sets import final_sets
@@ -180,6 +179,8 @@ def _estimate_draws(metric: str, values: Mapping[int, float], plan: SweepPlan) -
     known = [group for group in groups if group]
     if not known:
         return None
+    from orchestrator.intervals import nested_mean
+
     found = nested_mean(known)
     num_runs = sum(map(len, known))
     return DrawEstimate(metric, found.mean, found.low, found.high, found.group_sd, found.value_sd, len(known), num_runs)
@@ -188,6 +189,8 @@ def _estimate_draws(metric: str, values: Mapping[int, float], plan: SweepPlan) -
 def _estimate(metric: str, values: Sequence[float]) -> Estimate | None:
     if not values:
         return None
+    from orchestrator.intervals import mean_interval  # brings numpy
+
     low, high = mean_interval(values) if len(values) > 1 else (None, None)
     return Estimate(metric, sum(values) / len(values), low, high, len(values))
 

@@ -76,8 +76,7 @@ class TrialRecord:
         half as long again to read.
         """
         made = object.__new__(TrialRecord)
-        vars(made).update(vars(self))
-        vars(made).update(changes)
+        object.__setattr__(made, "__dict__", {**vars(self), **changes})
         return made
 
     @property

@@ -80,12 +80,14 @@ class SweepState:
 
     def apply(self, event: Event) -> None:
         """Update the state by one event."""
-        if self.knows(event):
+        kind = type(event)
+        if kind is not TrialStarted and self.knows(event):
             return
         # Each event shows that the driver was still alive; after a kill, the last event is all that is known.
-        if self.driver_state == "RUNNING" and _is_by_driver(event):
-            self.driver_spans = (*self.driver_spans[:-1], (self.driver_spans[-1][0], event.time_ms))
-        _APPLY[type(event)](self, event)
+        if self.driver_state == "RUNNING" and (kind in _OF_TRIALS or _is_by_driver(event)):
+            *before, (start, _) = self.driver_spans
+            self.driver_spans = (*before, (start, event.time_ms))
+        _APPLY[kind](self, event)
 
     @property
     def ended_ms(self) -> int | None:

@@ -13,7 +13,6 @@ from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, advise_restore, replay
 from orchestrator.sweep_folder.plan_check import require_same_plan
 from orchestrator.sweep_folder.state import SweepState
-from orchestrator.sweep_folder.traces import find_traces
 
 
 def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:
@@ -60,6 +59,8 @@ def require_intact(plan: SweepPlan, state: SweepState) -> None:
     require_same_plan(plan, state)
     if state.driver_state is not None:
         return
+    from orchestrator.sweep_folder.traces import find_traces  # brings pyarrow
+
     traces = find_traces(plan)
     # Asked last, because it is a request, perhaps to a server that does not answer.
     if not traces and _is_logged(plan.id):

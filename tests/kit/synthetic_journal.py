@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from orchestrator.home import sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
+from orchestrator.sweep_folder.chain import seal_after
 from orchestrator.sweep_folder.events import (
     DriverEnded,
     DriverStarted,
@@ -30,7 +31,8 @@ def write_journal(sweep_id: str, num_trials: int, *, num_open: int = 0, sampler:
     """Make the folder of a sweep, and return its plan; all trials but the last ``num_open`` have ended, at epoch 3."""
     plan = trivial_plan(sweep_id, trials=num_trials, epochs=NUM_EPOCHS, sampler=sampler, scheduler="none")
     folder = create_sweep(plan.id, plan.to_json())
-    (folder / JOURNAL_FILE).write_bytes(b"".join(map(to_line, make_events(plan, num_open=num_open))))
+    lines = (to_line(event).removesuffix(b"\n") for event in make_events(plan, num_open=num_open))
+    (folder / JOURNAL_FILE).write_bytes(b"".join(b"%s\n" % line for line in seal_after((), lines)))
     assert sweep_dir(sweep_id) == folder
     return plan
 
