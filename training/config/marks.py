@@ -22,7 +22,7 @@ def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
     Returns:
         :data:`TRUE_LABELS` of a bound or oracle, which learns from the true labels of train; :data:`STATISTIC` of a
         method that is told the true mean number of positives of an image; :data:`EXTERNAL` of one that learns from
-        CLIP, which knows the classes from captions of other images.
+        CLIP, or starts from its trunk, which knows the classes from captions of other images.
     """
     name = settings["method.name"]
     marks = []
@@ -30,6 +30,7 @@ def find_marks(settings: Mapping[str, object]) -> tuple[str, ...]:
         marks.append(TRUE_LABELS)
     if name in _STATISTIC:
         marks.append(STATISTIC)
-    if name in _EXTERNAL:
+    # Trunks of CLIP have it in their names: timm/resnet50_clip.openai.
+    if name in _EXTERNAL or "clip" in str(settings.get("model.backbone", "")).lower():
         marks.append(EXTERNAL)
     return tuple(marks)

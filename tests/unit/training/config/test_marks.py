@@ -19,3 +19,5 @@ def test_marks_are_those_of_the_methods() -> None:
     oracle = TrainConfig.from_flat({"method.name": "ignore", "method.rejection": "oracle"})
     assert find_marks(oracle.flatten()) == (TRUE_LABELS,)
     assert find_marks(TrainConfig().flatten()) == ()
+    trunk = TrainConfig.from_flat({"method.name": "em", "model.backbone": "timm/resnet50_clip.openai"})
+    assert find_marks(trunk.flatten()) == (EXTERNAL,)
