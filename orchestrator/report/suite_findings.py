@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator.durations import format_hours
 from orchestrator.report.findings import name_times
 from orchestrator.report.suite_view import SuiteView, name_metric
-from orchestrator.results.comparison import format_p
+from orchestrator.results.comparison import Difference, format_p
 from orchestrator.results.suite_budget import find_allowed
 from orchestrator.results.suite_cells import FAILED
 from orchestrator.results.suite_results import CellResult, ContrastResult, DatasetResult
@@ -21,7 +21,10 @@ def describe_suite(view: SuiteView) -> Iterator[str]:
     """Yield the sentences of a benchmark's first screen, the most important first."""
     found = view.found
     yield from describe_progress(view)
-    yield from (_describe_contrast(view, contrast) for contrast in found.contrasts)
+    yield from (_describe_contrast(view, each, each.difference) for each in found.contrasts if each.difference)
+    if missing := [each for each in found.contrasts if each.difference is None]:
+        listed = "; ".join(f"{each.method} against {each.against} on {each.dataset}" for each in missing)
+        yield f"Without a result yet: {listed}."
     for dataset in found.datasets:
         yield from describe_dataset(view, dataset)
     yield describe_spending(view)
@@ -56,10 +59,7 @@ def _say_state(cell: CellResult) -> str:
     return f"{cell.state}, {cell.details}" if cell.details else cell.state
 
 
-def _describe_contrast(view: SuiteView, contrast: ContrastResult) -> str:
-    found = contrast.difference
-    if found is None:
-        return f"{contrast.method} against {contrast.against} on {contrast.dataset} has no result yet."
+def _describe_contrast(view: SuiteView, contrast: ContrastResult, found: Difference) -> str:
     assert contrast.p_holm is not None
     how = f"over {counted(found.num, 'seed')}, p {format_p(contrast.p_holm)}"
     if (num := len(view.found.contrasts)) > 1:

@@ -78,7 +78,7 @@ def _facts(view: SuiteView) -> tuple[tuple[str, str], ...]:
         scored = [cell for cell in dataset.cells if cell.scores and not cell.is_bound]
         if scored:
             facts.append((f"highest mean, {dataset.dataset}", f"{scored[0].method} {scored[0].mean:.2f} %"))
-    if found.contrasts:
+    if any(contrast.difference for contrast in found.contrasts):
         shown = sum(contrast.is_significant for contrast in found.contrasts)
         facts.append(("contrasts that are significant", f"{shown} of {len(found.contrasts)}"))
     for dataset in datasets if len(datasets) == 1 else ():  # of several, sentences say it: there is no room here

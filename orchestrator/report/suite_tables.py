@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator.report.document import Cell, Column, Headers, Link, Table, make_table
 from orchestrator.report.suite_view import SuiteView, name_metric
@@ -62,7 +63,10 @@ def results_table(view: SuiteView, dataset: DatasetResult, published: dict[str, 
         published: Method -> the published score that is nearest to ours in its set-up, as text.
     """
     allowed = find_allowed(view.record, dataset.dataset, view.cells)
-    rows = [_result_row(view, cell, allowed, published) for cell in dataset.cells]
+    cells = dataset.cells
+    if sum(cell.group is not None for cell in cells) < 2:  # the only one that is done is tied with nobody
+        cells = tuple(replace(cell, group=None, best_prob=None) for cell in cells)
+    rows = [_result_row(view, cell, allowed, published) for cell in cells]
     scores: Headers = [Column(name, 2) for name in (f"{name_metric(dataset)} (%)", "low", "high")]
     columns: Headers = [
         "method",

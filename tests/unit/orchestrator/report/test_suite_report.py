@@ -141,7 +141,7 @@ def test_nothing_has_run_yet(store: FakeStore, tmp_path: Path) -> None:
     record = register(make_suite_record())
     report = build_suite_report(record.id)
     assert "0 of 3 cells are done" in report.findings[0]
-    assert "ignore against em on digits has no result yet." in report.findings
+    assert "Without a result yet: ignore against em on digits." in report.findings
     assert "Nothing has run yet." in report.findings
     write_report(report, tmp_path, ["html", "tex"])
     check_page((tmp_path / "report.html").read_text())
