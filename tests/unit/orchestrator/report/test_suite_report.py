@@ -157,6 +157,7 @@ def test_a_failed_cell_has_its_cause_and_no_mean_and_is_escaped(store: FakeStore
     assert report.findings[1].startswith("Failed, and therefore without a mean: em on digits (no trial of mine-em-")
     em = next(row for row in rows_of(report, "results") if row["method"] == "em")
     assert (em["test/mAP (%)"], em["seeds"]) == (None, 0)
+    assert "P(best)" not in em, "one method alone is not the best of several"
     write_report(report, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert EVIL not in page
