@@ -26,6 +26,8 @@ Flat = Annotated[dict[str, ScalarValue], none_as({})]
 Ranges = Annotated[dict[str, Range], none_as({})]
 Points = Annotated[list[Flat], none_as([])]
 Seconds = Annotated[float, Field(gt=0)]
+# Setting -> another setting -> the values of that one with which the first has an effect.
+Conditions = Annotated[dict[str, Annotated[dict[str, list[ScalarValue]], Field(min_length=1)]], none_as({})]
 
 
 def _refuse_fixed_and_searched(fixed: Flat, ranges: Iterable[str]) -> None:
@@ -58,9 +60,12 @@ class MethodBlock(Block):
             ranges are the grid from which the authors chose on validation data; all of it is run. None: unknown.
         epoch_s: Measured seconds of an epoch with the space's own settings and one worker, for the estimate of
             ``plan``.
+        acts_when: Settings that have an effect only with some values of others; where they have none, they are not
+            searched, even if they have a range.
     """
 
     name: str | None = None
+    acts_when: Conditions = Field(default_factory=dict)
     start_from: Points = Field(default_factory=list)
     published: Block | None = None
     epoch_s: Seconds | None = None
@@ -83,10 +88,12 @@ class WrittenBlock(Section):
         like: The block that this one starts from, its published settings excepted.
         ranges: As in :class:`Block`; null for a key that is no longer searched.
         start: What every start point of this block has, unless the point says otherwise.
+        acts_when: As in :class:`MethodBlock`.
     """
 
     name: str | None = None
     like: str | None = None
+    acts_when: Conditions = Field(default_factory=dict)
     fixed: Flat = Field(default_factory=dict)
     ranges: Annotated[dict[str, Range | None], none_as({})] = Field(default_factory=dict)
     start: Flat = Field(default_factory=dict)

@@ -53,6 +53,7 @@ class Merged:
     name: str
     fixed: dict[str, Scalar] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
+    acts_when: dict[str, dict[str, list[Scalar]]] = field(default_factory=dict)
     start: dict[str, Scalar] = field(default_factory=dict)
     start_from: list[dict[str, Scalar]] = field(default_factory=list)
     published: Block | None = None
@@ -71,13 +72,14 @@ class Merged:
             self.fixed.pop(key, None)
         self.fixed |= block.fixed
         self.ranges |= {key: found for key, found in block.ranges.items() if found is not None}
+        self.acts_when |= block.acts_when
         self.start |= block.start
         self.start_from = block.start_from or self.start_from
         self.epoch_s = block.epoch_s or self.epoch_s
         self.layers.append(layer.origin)
         # Kept for each key, so that a message blames the line that the user has to change, in whatever file it is.
         keys: list[KeyPath] = [(part,) for part in block.model_fields_set]
-        keys += [(part, key) for part in ("fixed", "ranges", "start") for key in getattr(block, part)]
+        keys += [(part, key) for part in ("fixed", "ranges", "start", "acts_when") for key in getattr(block, part)]
         self.origins |= {key: (document, path + key) for key in keys}
         if layer.published is not None:
             self.published, self.origins[("published",)] = layer.published
@@ -105,6 +107,7 @@ class Merged:
             name=None if self.name == label else self.name,
             fixed=self.fixed,
             ranges=self.ranges,
+            acts_when=self.acts_when,
             start_from=[{**start, **point} for point in points],
             published=self.published,
             epoch_s=self.epoch_s,
@@ -183,8 +186,8 @@ class Composer:
         like = self._merge(label, within)
         # Without the published settings: the authors published the method, not its variant.
         return Merged(
-            like.name, {**like.fixed}, {**like.ranges}, {**like.start}, [{**point} for point in like.start_from],
-            epoch_s=like.epoch_s, origins={**like.origins},
+            like.name, {**like.fixed}, {**like.ranges}, {**like.acts_when}, {**like.start},
+            [{**point} for point in like.start_from], epoch_s=like.epoch_s, origins={**like.origins},
         )  # fmt: skip
 
     def _layers(self, label: str) -> Iterator[Layer]:

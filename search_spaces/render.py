@@ -51,6 +51,10 @@ class _Writer:
             if (value := getattr(block, name)) is not None:
                 yield from self._key((*path, name), _scalar(value))
         yield from self._block(path, block)
+        if block.acts_when:
+            yield from self._key((*path, "acts_when"))
+        for key, condition in block.acts_when.items():
+            yield from self._key((*path, "acts_when", key), _flow(condition))
         if block.start_from:
             # The files mostly give start, from which the points are completed; its comments belong to them.
             above, beside = self._comments((*path, "start"))

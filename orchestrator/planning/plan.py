@@ -123,7 +123,18 @@ def _finish(plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int,
     """Add what follows from the rest of a plan: its cost, as far as the space tells it, and its notes."""
     if (timing := Timing.of_space(plan)) is not None:
         plan = replace(plan, cost=estimate_cost(plan, timing, slots))
-    return replace(plan, notes=make_notes(plan, space, slots, settings.largest_warmup(), num_learned))
+    notes = make_notes(plan, space, slots, settings.largest_warmup(), num_learned)
+    return replace(plan, notes=(*notes, *_describe_inactive(settings)) if plan.kind == "sweep" else notes)
+
+
+def _describe_inactive(settings: Settings) -> list[str]:
+    """Return notes about ranges that --set has made idle, which are not searched, or that are idle in some trials."""
+    notes = [
+        f"{key} is not searched: it has no effect with {other}={settings.base[other]}"
+        for key, other in settings.inactive.items()
+        if other in settings.overridden
+    ]
+    return notes + [f"{key} has no effect in trials {why}" for key, why in settings.sometimes_inactive.items()]
 
 
 def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:

@@ -48,6 +48,8 @@ class Settings:
         overridden: The keys that ``--set`` named.
         published: Whether they are the published ones, even if ``--set`` changed some of them; their ranges are a grid.
         origins: Where each setting of the base comes from; settings that are not listed have their defaults.
+        inactive: Keys with a range that are not searched, as they would have no effect -> the setting that is why.
+        sometimes_inactive: Searched keys that have no effect in some trials -> in which.
     """
 
     method: str
@@ -58,6 +60,8 @@ class Settings:
     overridden: frozenset[str]
     published: bool = False
     origins: Mapping[str, Origin] = field(default_factory=dict, repr=False)
+    inactive: Mapping[str, str] = field(default_factory=dict)
+    sometimes_inactive: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -131,19 +135,55 @@ def merge_settings(
         # The grid is published; a single point of it that the user chose is not.
         chosen = flags.keys() & published.ranges.keys()
         base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
+    inactive, sometimes = _find_inactive(space, label, base, merged.ranges)
+    is_grid = space.search.sampler == "grid" or published is not None
     for key, found in merged.ranges.items():
-        _check_range(base, key, found, grid=space.search.sampler == "grid" or published is not None)
+        _check_range(base, key, found, grid=is_grid and key not in inactive)
     settings = Settings(
         method=label,
         base=base,
-        ranges={key: found.range for key, found in merged.ranges.items()},
+        ranges={key: found.range for key, found in merged.ranges.items() if key not in inactive},
         start_from=(),
         protocol=_make_protocol(space, base),
         overridden=frozenset(flags),
         published=published is not None,
         origins={key: setting.origin for key, setting in merged.fixed.items()},
+        inactive=inactive,
+        sometimes_inactive=sometimes,
     )
     return _start_published(settings) if published is not None else _start_common(settings, space)
+
+
+def _find_inactive(
+    space: SearchSpace, label: str, base: Flat, ranges: Mapping[str, Searched]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the keys with a range that have no effect in any trial, and those that have none in some.
+
+    Raises:
+        SpaceError: ``acts_when`` names a setting that the method does not have.
+    """
+    never: dict[str, str] = {}
+    sometimes: dict[str, str] = {}
+    for key, conditions in space.methods[label].acts_when.items():
+        origin = FileOrigin(space, ("methods", label, "acts_when", key))
+        for named in (key, *conditions):
+            if named not in base:
+                raise origin.error(f"acts_when must name settings of {label}, but got {named}. {suggest(named, base)}")
+        if key not in ranges:
+            continue
+        for other, values in conditions.items():
+            acting = {repr(value) for value in values}
+            if other in ranges:
+                idle = [value for value in ranges[other].range.bounds() if repr(value) not in acting]
+                if idle:
+                    sometimes[key] = f"with {other}={' or '.join(map(_written, idle))}"
+            elif repr(base[other]) not in acting:
+                never[key] = other
+    return never, {key: why for key, why in sometimes.items() if key not in never}
+
+
+def _written(value: Scalar) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _choose_label(space: SearchSpace, method: str | None) -> str:
@@ -338,6 +378,8 @@ def _start_common(settings: Settings, space: SearchSpace) -> Settings:
 
 def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin) -> bool:
     """Return whether a key of a start point is searched; a fixed key may only repeat its value."""
+    if key in settings.inactive:
+        return False
     if key in settings.ranges:
         found = settings.ranges[key]
         _check(settings.base, {key: Setting(value, origin)}, origin)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
 from search_spaces.reader import Scalar, SpaceError
 from search_spaces.schema import load_space
@@ -354,3 +356,38 @@ def test_fault_in_a_shipped_method_names_its_file_and_one_in_the_space_its_own(t
     path.write_text(f"{head}methods:\n  asl:\n    fixed: {{method.gama: 1}}\n", encoding="utf-8")
     with pytest.raises(SpaceError, match=r"mine.yaml:6: method.gama is not a setting .* Did you mean method.gamma"):
         merge_settings(load_space(path))
+
+
+def test_what_has_no_effect_is_not_searched() -> None:
+    space = load_space("digits")
+    tau, decay, warmup = "method.cam_threshold", "method.gap_decay", "method.warmup_epochs"
+    searched = merge_settings(space, "ignore")
+    assert {tau, decay, warmup} <= searched.ranges.keys()
+    assert (searched.inactive, searched.sometimes_inactive) == ({}, {})
+    for rejection, idle in (("none", {tau, decay, warmup}), ("oracle", {tau, decay})):
+        found = merge_settings(space, "ignore", overrides={"method.rejection": rejection})
+        assert searched.ranges.keys() - found.ranges.keys() == idle, rejection
+        assert set(found.inactive) == idle
+        assert all(not idle & point.keys() for point in found.start_from)
+        # The shipped variants say nothing of it again.
+        label = {"none": "ignore_without_rejection", "oracle": "ignore_oracle"}[rejection]
+        assert merge_settings(space, label).ranges.keys() == found.ranges.keys()
+    notes = make_plan(PlanRequest(space, overrides={"method.rejection": "none"})).notes
+    assert f"{tau} is not searched: it has no effect with method.rejection=none" in notes
+    assert not any("no effect" in note for note in make_plan(PlanRequest(space, method="ignore_oracle")).notes)
+
+
+def test_where_the_condition_is_searched_the_plan_says_in_which_trials_a_setting_has_no_effect(merge: Merge) -> None:
+    both = "method.rejection: {type: categorical, choices: [gap, none]}\n      method.warmup_epochs"
+    when = "    acts_when:\n      method.cam_threshold: {method.rejection: [gap]}\n    start_from:"
+    found = merge("method.warmup_epochs", both, method="ignore")
+    assert found.sometimes_inactive == {}, "this space says nothing of it"
+    text = SPACE.replace("method.warmup_epochs", both, 1)
+    found = merge(SPACE, text.replace("    start_from:", when, 1), method="ignore")
+    assert found.sometimes_inactive == {"method.cam_threshold": "with method.rejection=none"}
+    assert "method.cam_threshold" in found.ranges
+    misspelt = text.replace("    start_from:", when.replace("method.rejection: [", "method.rejecton: ["), 1)
+    with pytest.raises(
+        SpaceError, match=r"acts_when must name settings of ignore, but got method\.rejecton.*rejection"
+    ):
+        merge(SPACE, misspelt, method="ignore")
