@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import psutil
 import pytest
@@ -41,7 +42,7 @@ from training.inference.predictor import Predictor
 from training.loop.checkpoint import CheckpointStore
 
 # Ray Train takes 10 to 20 s to start a run, more on a busy machine.
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
 T = TypeVar("T")
 
@@ -107,9 +108,22 @@ def _assert_audited(outcome: PromotionOutcome) -> None:
     assert frame.images_forward.min() > 0
 
 
-def _start(plan: SweepPlan, *, seeds: int, workers: int) -> subprocess.Popen[str]:
-    pipe, command = subprocess.PIPE, [sys.executable, "-c", PROMOTE, plan.id, str(seeds), str(workers)]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+class _Start(Protocol):
+    def __call__(self, plan: SweepPlan, *, seeds: int, workers: int) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def start() -> Iterator[_Start]:
+    """Start a promotion in a process of its own, which ends with the test whatever happens in it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(plan: SweepPlan, *, seeds: int, workers: int) -> subprocess.Popen[str]:
+            pipe, command = subprocess.PIPE, [sys.executable, "-c", PROMOTE, plan.id, str(seeds), str(workers)]
+            driver = stack.enter_context(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+            stack.callback(driver.kill)
+            return driver
+
+        yield start
 
 
 def _promotion_of(driver: subprocess.Popen[str]) -> SweepPlan:
@@ -141,10 +155,10 @@ def _kill_a_worker(driver: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_two_workers_to_a_champion_that_gives_the_same_logits(seeds: int) -> None:
+def test_two_workers_to_a_champion_that_gives_the_same_logits(start: _Start, seeds: int) -> None:
     swept = _make_swept(epochs=4)
-    driver = _start(swept, seeds=seeds, workers=2)
-    assert driver.communicate(timeout=500) == ("FINISHED PROMOTE\n", "")
+    driver = start(swept, seeds=seeds, workers=2)
+    assert driver.communicate(timeout=1000) == ("FINISHED PROMOTE\n", "")
 
     # Once more: all of it is there, so this reads.
     outcome = promote(swept.id, DriveOptions(progress=False), seeds=seeds, workers=2)
@@ -174,16 +188,16 @@ def test_two_workers_to_a_champion_that_gives_the_same_logits(seeds: int) -> Non
 
 
 @pytest.mark.long
-def test_killed_worker_and_killed_driver_lose_and_double_nothing() -> None:
+def test_killed_worker_and_killed_driver_lose_and_double_nothing(start: _Start) -> None:
     swept = _make_swept(epochs=8)  # long enough to be killed in between
-    driver = _start(swept, seeds=2, workers=1)
+    driver = start(swept, seeds=2, workers=1)
     plan = _promotion_of(driver)
     _wait_for_trial(driver, plan, 0)
     _kill_a_worker(driver)
     _wait_for_trial(driver, plan, 1)
     driver.kill()
     assert driver.communicate() == ("", "")
-    assert _start(swept, seeds=2, workers=1).communicate(timeout=400) == ("FINISHED PROMOTE\n", "")
+    assert start(swept, seeds=2, workers=1).communicate(timeout=1000) == ("FINISHED PROMOTE\n", "")
     outcome = resume_promotion(plan.id, DriveOptions(progress=False))
     assert outcome.reused
     assert _epochs(plan) == {trial: list(range(1, 9)) for trial in (0, 1)}
