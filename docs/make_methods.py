@@ -144,10 +144,13 @@ def _render_sources() -> str:
 def _as_markdown(text: str) -> str:
     """Return a docstring as Markdown: formulas, which are indented, in fences."""
     lines: list[str] = []
-    fenced = False
+    fenced, item = False, 0
     for line in text.splitlines():
-        # A list's continuation is indented too, but by two.
-        is_formula = line.startswith("    ") or (fenced and not line.strip())
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and not fenced:
+            # The text of a list item, which its next lines continue, starts two characters after the bullet.
+            item = indent + 2 if line.lstrip().startswith(("- ", "* ")) else item if 0 < indent == item else 0
+        is_formula = (indent >= 4 and indent != item) or (fenced and not line.strip())
         if is_formula != fenced and (is_formula or line.strip()):
             while fenced and lines and not lines[-1]:
                 lines.pop()

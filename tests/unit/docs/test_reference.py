@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orchestrator
 import training
+from docs.make_methods import _as_markdown
 from docs.reference import make_pages, read_attributes
 from orchestrator.cli import app as cli
 from search_spaces.schema import shipped_spaces
@@ -78,3 +79,8 @@ def test_the_site_lists_every_page() -> None:
     written = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     notebooks = {path.relative_to(ROOT / "docs").with_suffix(".md") for path in (ROOT / "docs").rglob("*.ipynb")}
     assert {str(path) for path in written | notebooks} | set(pages()) <= listed
+
+
+def test_the_lines_of_a_list_item_stay_text_and_formulas_are_fenced() -> None:
+    items = "Differences:\n\n  - It flips the images and\n    scores them again.\n  - Another."
+    assert _as_markdown(f"Loss:\n\n    -log(p)\n\n{items}") == f"Loss:\n\n```\n-log(p)\n```\n\n{items}"
