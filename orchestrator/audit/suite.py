@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.audit.findings import Report, name_all
 from orchestrator.audit.subject import Subject
-from orchestrator.audit.table import measure_budget
+from orchestrator.audit.table import measure_budgets
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.shared_ranges import find_unequal_ranges
 from orchestrator.results.suite_cells import DONE, Cell, Key, describe_cell
@@ -103,13 +103,19 @@ def _check_budgets(
     record: SuiteRecord, dataset: str, cells: Sequence[Cell], subjects: Mapping[str, Subject], report: Report
 ) -> None:
     """Check that every method's searches, all together, had what the others had."""
-    spent: dict[str, float] = {}
-    for cell in cells:
-        searches = [subjects[plan.id] for plan, _ in cell.searches if plan.id in subjects]
-        if searches and record.budget.by == "images":
-            spent[cell.method] = sum(map(measure_budget, searches))
-        elif searches and record.budget.by == "trials":
-            spent[cell.method] = float(sum(len(search.state.records) for search in searches))
+    behind = {cell.method: [subjects[plan.id] for plan, _ in cell.searches if plan.id in subjects] for cell in cells}
+    behind = {method: searches for method, searches in behind.items() if searches}
+    if record.budget.by == "images":
+        amounts, unit = measure_budgets([search for searches in behind.values() for search in searches])
+        left = iter(amounts)
+        spent = {method: sum(next(left) for _ in searches) for method, searches in behind.items()}
+    elif record.budget.by == "trials":
+        unit = "trials"
+        spent = {
+            method: float(sum(len(search.state.records) for search in searches)) for method, searches in behind.items()
+        }
+    else:
+        return
     if not spent:
         return
     report.count("budgets", len(spent))
@@ -120,14 +126,14 @@ def _check_budgets(
             report.find(
                 "budget",
                 f"{method} on {dataset}",
-                f"its search took {amount:,.0f} {record.budget.by}, and that of the others {usual:,.0f}",
+                f"its search took {amount:,.0f} {unit}, and that of the others {usual:,.0f}",
                 "Give each the same budget, or state the budgets in the table",
             )
         elif amount < usual * (1 - BUDGET_TOLERANCE):
             report.find(
                 "budget",
                 f"{method} on {dataset}",
-                f"its search took only {amount:,.0f} {record.budget.by}, and that of the others {usual:,.0f}",
+                f"its search took only {amount:,.0f} {unit}, and that of the others {usual:,.0f}",
                 f"Continue it: orchestrator resume {record.id}. If its space has no more points, say so",
             )
 

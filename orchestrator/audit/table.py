@@ -16,6 +16,7 @@ from orchestrator.audit.subject import Subject
 from orchestrator.errors import UserError
 from orchestrator.results.suite_results import BUDGET_TOLERANCE, SHARED
 from orchestrator.sweep_folder.records import TrialState
+from training.metric_names import TRAIN_IMAGES_BACKWARD, TRAIN_IMAGES_FORWARD
 
 SUFFIXES = (".csv", ".json", ".parquet")
 _SPLITS = ("val/", "test/")
@@ -234,28 +235,44 @@ def _check_shared(claims: Sequence[Claim], subjects: Mapping[str, Subject], repo
 
 def _check_budgets(named: Sequence[Subject], subjects: Mapping[str, Subject], report: Report) -> None:
     """Check that the searches behind the cells of one dataset were equally long."""
-    spent: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
+    behind: dict[str, dict[str, Subject]] = defaultdict(dict)
     for subject in (subject for subject in named if subject.plan.kind != "race"):
         # The search behind a promotion is its parent; a search stands for itself.
         search = subjects.get(subject.plan.parent or "", subject) if subject.plan.kind == "promote" else subject
-        spent[subject.plan.dataset][subject.id] = (measure_budget(search), search.plan.method)
-    for dataset, budgets in spent.items():
+        behind[subject.plan.dataset][subject.id] = search
+    for dataset, searches in behind.items():
         report.count("budgets")
-        amounts = [amount for amount, _ in budgets.values()]
-        if max(amounts) > min(amounts) * (1 + BUDGET_TOLERANCE):
-            listed = name_all(f"{method} {amount:,.0f} ({sweep})" for sweep, (amount, method) in budgets.items())
+        spent, unit = measure_budgets(list(searches.values()))
+        if max(spent) > min(spent) * (1 + BUDGET_TOLERANCE):
+            listed = name_all(
+                f"{search.plan.method} {amount:,.0f} ({sweep})"
+                for (sweep, search), amount in zip(searches.items(), spent, strict=True)
+            )
             report.find(
                 "budget",
                 f"the table, {dataset}",
-                f"its methods were searched with different budgets, in images passed forward and backward: {listed}",
+                f"its methods were searched with different budgets, in {unit}: {listed}",
                 "Give each the same budget, or state the budgets in the table",
             )
 
 
-def measure_budget(search: Subject) -> float:
-    """Return the images that all trials of a search passed forward and backward; without counts, its epochs."""
-    by_trial = {row["trial"]: row for row in search.rows}
-    counts = [(row["images_forward"], row["images_backward"]) for row in by_trial.values()]
-    if counts and all(forward is not None and backward is not None for forward, backward in counts):
-        return float(sum(forward + backward for forward, backward in counts))
-    return float(sum(len(record.metrics) for record in search.state.records.values()))
+def measure_budgets(searches: Sequence[Subject]) -> tuple[list[float], str]:
+    """Return what all trials of each search have spent, unfinished ones included, and the unit.
+
+    Returns:
+        Images passed forward and backward; epochs if a run of an earlier version, which did not count images, is there.
+    """
+    images = [_count_images(search) for search in searches]
+    counted = [amount for amount in images if amount is not None]
+    if len(counted) == len(images):
+        return counted, "images passed forward and backward"
+    return [
+        float(sum(len(record.metrics) for record in search.state.records.values())) for search in searches
+    ], "epochs"
+
+
+def _count_images(search: Subject) -> float | None:
+    epochs = [metrics for record in search.state.records.values() for metrics in record.metrics.values()]
+    counts = [metrics.get(name) for metrics in epochs for name in (TRAIN_IMAGES_FORWARD, TRAIN_IMAGES_BACKWARD)]
+    known = [count for count in counts if count is not None]
+    return float(sum(known)) if len(known) == len(counts) else None

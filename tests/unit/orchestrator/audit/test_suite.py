@@ -42,7 +42,7 @@ def test_a_method_with_twice_the_budget(home: Path, store: FakeStore) -> None:
     record, _ = make_suite(store, search_scores=(60.0, 62.0, 61.0, 58.0, 57.0, 59.0, 60.5, 61.5))
     [finding] = audit(record.id).report.findings
     assert (finding.kind, finding.where) == ("budget", "em on digits")
-    assert "took 24 images, and that of the others 12" in finding.problem
+    assert "took 24 epochs, and that of the others 12" in finding.problem
 
 
 def test_a_second_search(home: Path, store: FakeStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import pytest
 import orchestrator
 from orchestrator.audit.audit import audit
 from orchestrator.audit.subject import Subject
+from orchestrator.audit.table import measure_budgets
 from orchestrator.errors import UserError
 from orchestrator.sweep_folder.rows import make_table
 from tests.kit.audited import kinds
@@ -85,7 +87,7 @@ def test_cells_that_cannot_be_compared_are_found(work: Work, store: FakeStore, t
         "protocol": ({"protocol": Protocol(SelectBy.OBSERVED_VAL, SelectBy.LAST)}, "it mixes 2 protocols"),
         "data": ({"provenance": {"data_hash": "0ther"}}, "it mixes 2 data"),
         "weights": ({"provenance": {"weights_hash": "0ther"}}, "it mixes 2 initial weights"),
-        "budget": ({"search_scores": (60.0,) * 8}, "different budgets, in images passed forward and backward"),
+        "budget": ({"search_scores": (60.0,) * 8}, "different budgets, in epochs"),
         "seeds": ({"seeds": (1001, 1002)}, "its cells have different numbers of seeds"),
     }
     for number, (name, (changes, words)) in enumerate(others.items()):
@@ -143,3 +145,14 @@ def test_what_is_no_table_is_a_mistake(home: Path, tmp_path: Path) -> None:
             audit(str(tmp_path / name))
     with pytest.raises(UserError, match="No table at"):
         audit(str(tmp_path / "none.csv"))
+
+
+def test_a_budget_counts_unfinished_trials_and_names_its_unit() -> None:
+    def search(*trials: list[dict[str, float]]) -> Any:
+        records = {trial: SimpleNamespace(metrics=dict(enumerate(epochs, 1))) for trial, epochs in enumerate(trials)}
+        return SimpleNamespace(state=SimpleNamespace(records=records))
+
+    epoch = {"train/images_forward": 100.0, "train/images_backward": 50.0}
+    stopped = search([epoch, epoch], [epoch], [])  # the last trial was stopped before its first epoch
+    assert measure_budgets([stopped, search([epoch])]) == ([450.0, 150.0], "images passed forward and backward")
+    assert measure_budgets([stopped, search([{}])]) == ([3.0, 1.0], "epochs")
