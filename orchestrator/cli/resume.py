@@ -142,13 +142,14 @@ def extend(
         raise UserError(
             f"extend needs --trials, --max-gpu-hours, or both. For example: {program()} extend --trials +12"
         )
-    kinds = {"sweep", "promote", "race"} if sweep is not None and trials is None else {"sweep"}
+    promotions = {"promote", "race"}
+    kinds = {"sweep", *promotions} if sweep is not None and trials is None else {"sweep"}
     found, increase = find_sweep(sweep, kinds=kinds), 0 if trials is None else _read_increase(trials)
     from orchestrator.sweep.driver import extend as extend_sweep
     from orchestrator.sweep.options import DriveOptions
 
     options = DriveOptions(address, allow_changed, steal_lease)
-    if load_plan(found).kind != "sweep":
+    if trials is None and load_plan(found).kind in promotions:
         from orchestrator.promotion.promote import resume_promotion
 
         outcome = resume_promotion(found, options, max_gpu_hours=max_gpu_hours, say=print_note)

@@ -19,7 +19,7 @@ contrasts:
 
 
 def test_shipped_suites_are_read_and_register_few_contrasts() -> None:
-    assert shipped_suites() == ["digits", "digits-full", "paper", "photos", "spml"]
+    assert shipped_suites() == ["clip", "digits", "digits-full", "paper", "photos", "spml"]
     for name in shipped_suites():
         suite = load_suite(name)
         assert suite.document.text.startswith("#"), "says what it is, what it costs and how to run it"

@@ -51,6 +51,13 @@ def home_with_one_of_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             },
         ),
         (
+            "extend {} --max-gpu-hours 9",
+            {
+                "t": f"{TRAINING} is a training, and only a sweep can be extended. Train it again",
+                "a": f"{ABLATION} is an ablation, and only a sweep can be extended.",
+            },
+        ),
+        (
             "train --from {}",
             {
                 "s": f"for example its best: --from {SWEEP}/3",
