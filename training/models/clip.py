@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,18 +127,30 @@ def load_clip(name: ClipName, weights: Path | None, device: torch.device, ways_o
     text = open_clip.get_model_config(name.arch)["text_cfg"]
     if {"hf_model_name", "hf_tokenizer_name"} & text.keys():
         raise ConfigError(f"{name} needs the package transformers, which is not used here. Try clip/ViT-B-16")
-    network = open_clip.create_model(
-        name.arch, load_weights=False, force_quick_gelu=bool(described.get("quick_gelu")), device="cpu"
-    )
     if weights is None:
         state = fetch_state(clip_source(described), f"{name}, weights {name.tag},", ways_out)
     elif weights.is_file():
         state = read_state(weights, f"The file {weights}")
     else:
         raise WeightsError(f"The file {weights} does not exist")
+    with _silenced():  # it warns that its weights are random
+        network = open_clip.create_model(
+            name.arch, load_weights=False, force_quick_gelu=bool(described.get("quick_gelu")), device="cpu"
+        )
     asked = f"{name.tag} of the hub" if weights is None else str(weights)
     _load(network, {key: value for key, value in state.items() if key not in _UNUSED}, f"{asked} does not fit {name}")
     return Clip(network, open_clip.get_tokenizer(name.arch), described["mean"], described["std"], device)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep warnings off the terminal that open_clip gives through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def clip_source(described: dict[str, Any]) -> Source:

@@ -56,6 +56,14 @@ def test_scores_are_softmaxes_of_cosines_of_the_whole_image_and_the_extremes_of_
     assert (highest - lowest).max() > 0.05, "the test sees a difference"
 
 
+def test_a_network_is_loaded_without_a_warning_about_its_initial_weights(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()  # of the making of the file
+    load(file)
+    assert caplog.messages == []
+
+
 def test_images_are_resized_and_normalised_as_the_network_was_trained(file: Path) -> None:
     clip = load(file)
     seen: list[torch.Tensor] = []
