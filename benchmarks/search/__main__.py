@@ -15,7 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.search.grid import RUNS_FILE, read_runs
+from benchmarks.search.grid import RUNS_FILE
+from benchmarks.search.lines import read_lines
 from benchmarks.search.measure import in_order, list_tasks, run_tasks, table_file
 from benchmarks.search.report import write_report
 from benchmarks.search.stored import StoredCells
@@ -29,7 +30,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def pack(folder: Path, out: Path) -> None:
     """Write the tables that a folder of runs has anything of."""
-    lines = read_runs(folder / RUNS_FILE)
+    lines = read_lines(folder / RUNS_FILE)
     for name in TABLES:
         if found := [line for line in lines if line["table"] == name]:
             write_table(table_file(out, name), found)

@@ -12,17 +12,15 @@ point is begun.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from benchmarks.digits.runs import code_hash
+from benchmarks.search.lines import append_line, read_lines
 from benchmarks.search.tables import SHARE_REPLICATED, TABLES, TRUNK_SCENES, TableSpec
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
@@ -119,38 +117,17 @@ def next_run(spec: TableSpec, lines: Iterable[Line], part: int = 0, parts: int =
     return (missing[0], first) if missing else None
 
 
-def read_runs(path: Path) -> list[Line]:
-    """Return the finished runs; lines that a kill cut short are left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
-
-
 def run_table(spec: TableSpec, folder: Path, part: int, parts: int) -> None:
     """Train what a table still lacks."""
     path, trunk = folder / RUNS_FILE, make_trunk(folder)
     while True:
-        lines = [line for line in read_runs(path) if line["table"] == spec.name]
+        lines = [line for line in read_lines(path) if line["table"] == spec.name]
         chosen = next_run(spec, lines, part, parts)
         if chosen is None:
             return
         line = train(spec, *chosen, trunk)
-        _append(path, line)
+        append_line(path, line)
         print(f"{spec.name} {chosen}: {max(line['val_mAP']):.1f}, {sum(line['cpu_s']):.1f} s", flush=True)
-
-
-def _append(path: Path, line: Line) -> None:
-    # One write to a file opened for appending: lines of two processes do not mix.
-    text = json.dumps(line) + "\n"
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        text = "\n" + text  # ends the line that a kill cut short, which readers then leave out
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
 
 
 def main() -> None:

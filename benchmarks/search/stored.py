@@ -7,8 +7,6 @@ the simulation and of what it simulates, and the version of Optuna.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import benchmarks.search
 import orchestrator.trials
 import search_spaces
+from benchmarks.search.lines import append_line, read_lines
 from benchmarks.search.measure import Cell, Task, table_file
 from benchmarks.search.simulate import Outcome
 from benchmarks.search.tables import TABLES
@@ -37,7 +36,7 @@ class StoredCells:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / CELLS_FILE
         self._origin = hash_origin(tables, repetitions)
-        self._found = {_key(line): _read(line) for line in self._lines() if line["origin"] == self._origin}
+        self._found = {_key(line): _read(line) for line in read_lines(self._path) if line["origin"] == self._origin}
 
     def find(self, task: Task) -> Cell | None:
         """Return the cell of a task, if it is there."""
@@ -45,22 +44,7 @@ class StoredCells:
 
     def add(self, cell: Cell) -> None:
         """Write a finished cell."""
-        line = json.dumps({"origin": self._origin, **asdict(cell)})
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-        # What a kill cut short has no line break, and must not swallow the next line.
-        gap = "\n" if text and not text.endswith("\n") else ""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{gap}{line}\n")
-
-    def _lines(self) -> Iterable[dict[str, Any]]:
-        if not self._path.exists():
-            return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue  # cut short by a kill
-            yield found
+        append_line(self._path, {"origin": self._origin, **asdict(cell)})
 
 
 def hash_origin(tables: Path, repetitions: int) -> str:

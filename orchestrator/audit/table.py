@@ -266,9 +266,8 @@ def measure_budgets(searches: Sequence[Subject]) -> tuple[list[float], str]:
     counted = [amount for amount in images if amount is not None]
     if len(counted) == len(images):
         return counted, "images passed forward and backward"
-    return [
-        float(sum(len(record.metrics) for record in search.state.records.values())) for search in searches
-    ], "epochs"
+    epochs = [sum(len(record.metrics) for record in search.state.records.values()) for search in searches]
+    return [float(number) for number in epochs], "epochs"
 
 
 def _count_images(search: Subject) -> float | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orchestrator.datasets.prepared import require_store
 from orchestrator.datasets.progress import showing_progress
+from orchestrator.datasets.verification import SEED
 from orchestrator.errors import UserError
 from training.data.split import Images
 from training.data.store.clip_scores import ClipScores, ScoreFile, read_about, read_scores, score_command, scores_name
@@ -28,8 +29,6 @@ from training.models.clip import Clip, ClipName, describe_hub_file, load_clip, s
 DEFAULT_PROMPT = "a photo of a {}."
 PART_IMAGES = 128
 """Images after which the work so far is kept."""
-LITERATURE_SEED = 1200
-"""Of the train / validation split."""
 _TO_WORDS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}  # VOC
 _Phase = Literal["train", "val"]
 
@@ -190,10 +189,10 @@ class _Job:
 
     def _measure_zero_shot(self) -> float | None:
         """Return the validation mAP of the scores of whole images, on the split of the literature."""
-        data = self.store.split("val", LITERATURE_SEED, LITERATURE_SEED)
+        data = self.store.split("val", SEED, SEED)
         if data.true is None or not len(data):
             return None
-        phase, rows = self.store.rows("val", LITERATURE_SEED)
+        phase, rows = self.store.rows("val", SEED)
         manifest = self.store.manifest
         found, _ = read_scores(self.store.uri, manifest.name, str(self.name), phase, manifest.data_hash)
         scores = found.scores.rows(self.store.places(phase)[rows])

@@ -65,12 +65,19 @@ def count_runs(choice: Choice, num_draws: int) -> int:
 
 
 def fit_choice(
-    choose: Callable[[int | None], Choice], run: RunHours, max_hours: float | None, num_draws: int, *, least: bool
+    choose: Callable[..., Choice],
+    budget: int | None,
+    run: RunHours,
+    max_hours: float | None,
+    num_draws: int,
+    *,
+    least: bool,
 ) -> Choice:
     """Return the choice with the largest race that a limit allows, once the reported runs are kept.
 
     Args:
-        choose: Returns the choice for a number of runs of candidates; None is the default number.
+        choose: Returns the choice for a ``budget`` of runs of candidates; None is the default number.
+        budget: The one that was asked for.
         run: What a run takes.
         max_hours: The limit of the whole promotion; None is no limit.
         num_draws: Label draws of the final runs.
@@ -79,13 +86,13 @@ def fit_choice(
     Raises:
         UserError: Not even the smallest one fits; the message has the least limit that would do.
     """
-    choice = choose(None)
+    choice = choose(budget=budget)
     if max_hours is None or count_runs(choice, num_draws) * run.hours <= max_hours:
         return choice
     asked, most = choice.budget, int(max_hours / run.hours) - count_reported(choice, num_draws)
-    for budget in range(min(asked, max(0, most)), -1, -1):
-        smaller = choose(budget)
-        if (least and budget == 0) or count_runs(smaller, num_draws) * run.hours <= max_hours:
+    for runs in range(min(asked, max(0, most)), -1, -1):
+        smaller = choose(budget=runs)
+        if (least and runs == 0) or count_runs(smaller, num_draws) * run.hours <= max_hours:
             return replace(smaller, limited_from=asked)
     raise too_low(max_hours, count_runs(smaller, num_draws), run)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.errors import UserError
 from orchestrator.home import sweep_dir
@@ -22,14 +23,7 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.conclusion import PromotionOutcome, conclude
 from orchestrator.promotion.earlier import find_by_rule, find_final_runs, has_failed, list_promotions
 from orchestrator.promotion.final_runs import choose_draws, choose_workers, find_same, plan_promotion, read_promotable
-from orchestrator.promotion.limit import (
-    RunHours,
-    count_reported,
-    fit_choice,
-    own_limit,
-    read_limit,
-    too_low,
-)
+from orchestrator.promotion.limit import RunHours, count_reported, fit_choice, own_limit, read_limit, too_low
 from orchestrator.promotion.lock import promoting
 from orchestrator.promotion.opponent import find_opponent
 from orchestrator.promotion.race import describe_cost, make_final, make_race, plan_choice, settle_choice
@@ -156,8 +150,8 @@ def promote_by_rule(
             begun = _limit_final(make_final(plan, records, earlier.choice, label_draws), max_gpu_hours)
         else:
             run, num_draws = RunHours.of(plan, records), max(1, len(label_draws or ()))
-            choose = _prepare_choice(plan, state, options, seeds, workers, budget, say)
-            choice = fit_choice(choose, run, max_gpu_hours, num_draws, least=False)
+            choose = _prepare_choice(plan, state, options, seeds, workers, say)
+            choice = fit_choice(choose, budget, run, max_gpu_hours, num_draws, least=False)
             for line in describe_cost(plan, records, choice, label_draws):
                 say(line)
             begun = _begin(plan, records, choice, label_draws, max_gpu_hours)
@@ -205,22 +199,16 @@ def _prepare_choice(
     options: DriveOptions,
     seeds: int,
     workers: int | None,
-    budget: int | None,
     say: Callable[[str], None],
-) -> Callable[[int | None], Choice]:
-    """Return a function that says what the rule chooses before anything runs again, within so many runs."""
+) -> Callable[..., Choice]:
+    """Return a function that says what the rule chooses before anything runs again, within a ``budget`` of runs."""
     winner = best(state.records.values(), plan.protocol)
     assert winner is not None
     workers = choose_workers(plan, winner.params, workers, options.address)
     final = make_promotion_plan(plan, winner.params, seeds=seeds, workers=workers, storage=find_storage(plan))
     opponent = find_opponent(plan, state, final, say)
     records = list(state.records.values())
-
-    def choose(runs: int | None) -> Choice:
-        most = budget if runs is None else runs
-        return plan_choice(plan, records, opponent, seeds=seeds, workers=workers, budget=most)
-
-    return choose
+    return partial(plan_choice, plan, records, opponent, seeds=seeds, workers=workers)
 
 
 def _follow_rule(
@@ -337,12 +325,8 @@ def promote_in_suite(
         else:
             # As many workers as in the search, whatever the machine, so that all methods have the same.
             workers = plan.resources.workers
-
-            def choose(runs: int | None) -> Choice:
-                most = race_runs if runs is None else runs
-                return plan_choice(plan, records, None, seeds=seeds, workers=workers, budget=most)
-
-            choice = fit_choice(choose, RunHours.of(plan, records), max_gpu_hours, 1, least=True)
+            choose = partial(plan_choice, plan, records, None, seeds=seeds, workers=workers)
+            choice = fit_choice(choose, race_runs, RunHours.of(plan, records), max_gpu_hours, 1, least=True)
             for line in describe_cost(plan, records, choice):
                 say(line)
             begun = _begin(plan, records, choice, None, max_gpu_hours, plan.suite)

@@ -137,11 +137,11 @@ class SweepSummary:
         plain = asdict(self)
         # Flat, because scripts already rely on this form.
         heading, source, openings = plain.pop("heading"), plain.pop("source"), plain.pop("openings")
-        parts = {"spent": plain.pop("parts")} if self.parts else {}
+        parts = plain.pop("parts")
         del plain["report"], plain["num_seeds"]
-        plain.pop("parts", None)
+        spent = {"spent": parts} if parts else {}
         report = {} if self.report is None else {"report": self.report.to_json()}
-        return {**heading, **plain, **report, **parts, "test_openings": openings and openings["num"], **(source or {})}
+        return {**heading, **plain, **report, **spent, "test_openings": openings and openings["num"], **(source or {})}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.search import __main__ as search_main
 from benchmarks.search import grid, report
-from benchmarks.search.grid import next_run, read_runs
+from benchmarks.search.grid import next_run
+from benchmarks.search.lines import read_lines
 from benchmarks.search.measure import Cell, Reference, run_task, table_file
 from benchmarks.search.measure import Task as MeasuredTask
 from benchmarks.search.report import compare, write_report
@@ -91,7 +92,7 @@ def test_finished_runs_are_kept_and_half_lines_left_out(tmp_path: Path, monkeypa
     grid.run_table(small, tmp_path, 0, 1)
     assert trained == [(0, 0), (1, 0), (2, 0), (max(range(3), key=lambda c: max(line(c)["val_mAP"])), 1), trained[-1]]
     grid.run_table(small, tmp_path, 0, 1)
-    assert len(trained) == len(read_runs(path)) == 5
+    assert len(trained) == len(read_lines(path)) == 5
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
