@@ -43,22 +43,22 @@ class GrLoss(Method):
         return StepOutput({"entries": self._entries(model(batch.weak).logits.float(), batch, epoch)})
 
     def _entries(self, logits: Tensor, batch: Batch, epoch: int) -> LossPart:
+        probs = logits.sigmoid()
         # Detached: pseudo-label and weight are targets, not something to learn.
-        held = logits.detach().sigmoid()
+        held = probs.detach()
         slope, offset, centre, width = self._schedule(epoch)
         soft = (slope * held + offset).sigmoid()
         weight = torch.exp(-((held - centre) / width).square() / 2)
         robust = soft * _robust(logits, self._config.q_pos) + (1 - soft) * _robust(-logits, self._config.q_neg)
-        unobserved = self._unobserved(logits, weight, weight * robust, batch)
-        probs = logits.sigmoid()
+        unobserved = self._unobserved(probs, weight, weight * robust, batch)
         entries = torch.where(batch.observed > 0, _negative_log(probs), unobserved)
         return mean_part(charge_negatives(entries, probs, batch))
 
-    def _unobserved(self, logits: Tensor, weight: Tensor, unknown: Tensor, batch: Batch) -> Tensor:
+    def _unobserved(self, probs: Tensor, weight: Tensor, unknown: Tensor, batch: Batch) -> Tensor:
         """Return what each entry costs if it was not observed.
 
         Args:
-            logits: (B, C).
+            probs: p, (B, C).
             weight: V, (B, C).
             unknown: What an entry costs of which nothing is known, (B, C).
             batch: The batch.
@@ -158,8 +158,8 @@ class Aevlp(Gpr):
         """Return how well pseudo-positives fit the true labels, where these are known."""
         return found_metrics(sums)
 
-    def _unobserved(self, logits: Tensor, weight: Tensor, unknown: Tensor, batch: Batch) -> Tensor:
-        config, probs, found = self._damp, logits.sigmoid(), self.clip_labels[batch.index]
+    def _unobserved(self, probs: Tensor, weight: Tensor, unknown: Tensor, batch: Batch) -> Tensor:
+        config, found = self._damp, self.clip_labels[batch.index]
         positive, negative = _negative_log(probs), _negative_log(1 - probs)
         smoothed = config.positive_share * positive + (1 - config.positive_share) * negative
         labelled = (1 - weight).clamp(config.least_weight, config.most_weight) * smoothed
