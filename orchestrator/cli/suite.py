@@ -138,8 +138,7 @@ def _print_dataset(found: SuiteResults, dataset: DatasetResult) -> None:
 
 
 def _row(cell: CellResult) -> tuple[object, ...]:
-    told = ", ".join([*(["bound"] if cell.is_bound else []), *cell.marks])
-    name = f"{cell.method} ({told})" if told else cell.method
+    name = f"{cell.method} ({cell.told})" if cell.told else cell.method
     if cell.mean is None or cell.low is None or cell.high is None:
         return (name, cell.state, cell.details, *[None] * 5)
     return (

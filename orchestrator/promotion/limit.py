@@ -21,7 +21,7 @@ from orchestrator.sweep_folder.records import TrialRecord
 from orchestrator.sweep_folder.spent import sum_runs
 from orchestrator.trials.limit import Pace, PastTrials, round_up
 
-_LEAST_HOURS = 1e-9
+LEAST_HOURS = 1e-9
 """A limit must be above 0; with this one, nothing starts."""
 
 
@@ -48,7 +48,7 @@ class RunHours:
         if max_hours is None:
             return plan
         timing = Timing(self.pace.epoch_s, 0.0, 1, "as in the sweep", self.pace.start_s)
-        limited = replace(plan, max_gpu_hours=max(_LEAST_HOURS, max_hours), reserve=Reserve(0, num_later))
+        limited = replace(plan, max_gpu_hours=max(LEAST_HOURS, max_hours), reserve=Reserve(0, num_later))
         # Workers of a final run share its epochs, so it takes as many GPU-hours as one worker alone.
         single = replace(limited, resources=replace(plan.resources, workers=1))
         return replace(limited, cost=estimate_cost(single, timing, plan.concurrency))
@@ -124,7 +124,7 @@ def own_limit(plan: SweepPlan, max_hours: float | None) -> float | None:
     """Return the limit of a race or of final runs, given that of the whole promotion."""
     if max_hours is None or plan.kind == "race":
         return max_hours
-    return max(_LEAST_HOURS, max_hours - read_hours(None if plan.choice is None else plan.choice.race))
+    return max(LEAST_HOURS, max_hours - read_hours(None if plan.choice is None else plan.choice.race))
 
 
 def describe_short(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:

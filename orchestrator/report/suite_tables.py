@@ -29,7 +29,7 @@ def overview_table(view: SuiteView) -> Table | None:
     rows: list[list[Cell]] = []
     for method in (*view.record.methods, *view.record.bounds):
         cells = [by_key.get((dataset.dataset, method)) for dataset in datasets]
-        marks = next((_marks(cell) for cell in cells if cell is not None and _marks(cell)), "")
+        marks = next((cell.told for cell in cells if cell is not None and cell.told), "")
         rows.append(
             [method, *(None if cell is None else Link(_summarise(cell), view.anchor(cell)) for cell in cells), marks]
         )
@@ -47,11 +47,6 @@ def _summarise(cell: CellResult) -> str:
         return cell.state
     group = "" if cell.group is None else f" [{cell.group}]"
     return f"{cell.mean:.2f} ± {cell.high - cell.mean:.2f}{group}"
-
-
-def _marks(cell: CellResult) -> str:
-    """Return what a reader must know about a method, ``bound`` first."""
-    return ", ".join([*(["bound"] if cell.is_bound else []), *cell.marks])
 
 
 def results_table(view: SuiteView, dataset: DatasetResult, published: dict[str, str]) -> Table:
@@ -115,7 +110,7 @@ def _result_row(view: SuiteView, cell: CellResult, allowed: float | None, publis
         cell.trials,
         None if used is None or not allowed else 100 * used / allowed,
         published.get(cell.method, ""),
-        _marks(cell),
+        cell.told,
         state,
     ]
 

@@ -93,6 +93,11 @@ class CellResult:
     openings: tuple[int, ...] = ()
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def told(self) -> str:
+        """What a reader must know about the method, as text, ``bound`` first."""
+        return ", ".join([*(["bound"] if self.is_bound else []), *self.marks])
+
 
 @dataclass(frozen=True)
 class DatasetResult:

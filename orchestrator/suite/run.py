@@ -5,7 +5,7 @@ Every cell is continued where it stopped, whatever stopped it; one that fails do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +18,7 @@ from orchestrator.planning.cost import LEAST_RACE_RUNS
 from orchestrator.planning.start_check import require_startable
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.promotion.conclusion import LIMITED
+from orchestrator.promotion.limit import LEAST_HOURS
 from orchestrator.promotion.promote import promote_in_suite
 from orchestrator.promotion.verdict import Verdict
 from orchestrator.results.suite_cells import DONE, Cell, Key, Work, describe_cell, read_cell, read_cells
@@ -36,8 +37,6 @@ from training.errors import DatasetError, WeightsError
 
 _LOCK_FILE = ".suite.lock"
 _MAX_STEPS = 4
-_LEAST_HOURS = 1e-9
-"""A limit must be above 0; with this one, nothing starts."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def run_suite(
         for number, planned in enumerate(cells, start=1):
             dataset, method = planned.key
             say(f"cell {number} of {len(cells)}: {method} on {dataset}")
-            if (why := describe_lack(record, planned)) is not None:
+            if (why := _describe_lack(record, planned, _read_limited(record))) is not None:
                 limited[planned.key] = why
                 say(f"{method} on {dataset} does not start: {why}")
                 continue
@@ -136,21 +135,27 @@ def require_one_cell(record: SuiteRecord, cells: list[CellPlan]) -> None:
     Raises:
         UserError: It does not; the message has the least that would.
     """
-    lacks = [describe_lack(record, cell) for cell in cells]
-    if record.max_gpu_hours is None or not lacks or None in lacks:
+    ran = _read_limited(record)
+    lacks = [_describe_lack(record, cell, ran) for cell in cells]
+    if not lacks or None in lacks:
         return
-    least = read_hours(record) + min(cell.hours or 0.0 for cell in cells)
+    least = _sum_hours(ran) + min(cell.hours or 0.0 for cell in cells)
     raise UserError(
         f"--max-gpu-hours={record.max_gpu_hours:g} is less than one cell of {record.id} may take, so nothing would "
         f"run: {lacks[0]}. Use at least --max-gpu-hours {round_up(least):g}"
     )
 
 
-def describe_lack(record: SuiteRecord, planned: CellPlan) -> str | None:
+def _read_limited(record: SuiteRecord) -> dict[Key, Cell]:
+    """Return what has run for each cell of a benchmark that has a limit; nothing without one, which needs no count."""
+    return {} if record.max_gpu_hours is None else read_cells(record)
+
+
+def _describe_lack(record: SuiteRecord, planned: CellPlan, ran: Mapping[Key, Cell]) -> str | None:
     """Say why a cell may not start below the limit of GPU-hours; None if it may, or has begun."""
-    if record.max_gpu_hours is None or planned.hours is None or read_cell(record, planned.key).search is not None:
+    if record.max_gpu_hours is None or planned.hours is None or ran[planned.key].search is not None:
         return None
-    spent, unit = read_hours(record), planned.plan.resources.hours_unit
+    spent, unit = _sum_hours(ran), planned.plan.resources.hours_unit
     if spent + planned.hours <= record.max_gpu_hours:
         return None
     return (
@@ -159,18 +164,17 @@ def describe_lack(record: SuiteRecord, planned: CellPlan) -> str | None:
     )
 
 
-def read_hours(record: SuiteRecord, besides: Iterable[str] = ()) -> float:
+def _sum_hours(ran: Mapping[Key, Cell], besides: Iterable[str] = ()) -> float:
     """Return the hours that all runs of a benchmark have taken, but for some sweeps, races or final runs."""
-    work = [found for cell in read_cells(record).values() for found in cell.all]
     left_out = set(besides)
-    return sum(sum_spent([found]).hours for found in work if found[0].id not in left_out)
+    return sum_spent(found for cell in ran.values() for found in cell.all if found[0].id not in left_out).hours
 
 
 def _limit(record: SuiteRecord, besides: Iterable[str] = ()) -> float | None:
     """Return what is left of the limit for some sweeps, with what they have spent."""
     if record.max_gpu_hours is None:
         return None
-    return max(_LEAST_HOURS, record.max_gpu_hours - read_hours(record, besides))
+    return max(LEAST_HOURS, record.max_gpu_hours - _sum_hours(read_cells(record), besides))
 
 
 def is_worked_on(record: SuiteRecord) -> bool:
