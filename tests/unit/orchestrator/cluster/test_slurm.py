@@ -69,7 +69,7 @@ def slurm(tmp_path: Path) -> Callable[..., tuple[int, str, list[str]]]:
 
     def run(*words: str, **environment: str) -> tuple[int, str, list[str]]:
         notes = tmp_path / "notes"
-        notes.unlink(missing_ok=True)
+        notes.write_text("")  # there before the first program, as they run at the same time
         settings = {
             "HOME": str(tmp_path),
             "PATH": f"{tools}:{os.environ['PATH']}",
@@ -83,7 +83,7 @@ def slurm(tmp_path: Path) -> Callable[..., tuple[int, str, list[str]]]:
         }
         script = ["/bin/bash", str(ROOT / "cluster" / "slurm.sh"), *words]
         done = subprocess.run(script, env=settings, capture_output=True, text=True, check=False, timeout=240)
-        return done.returncode, done.stderr, notes.read_text().splitlines() if notes.exists() else []
+        return done.returncode, done.stderr, notes.read_text().splitlines()
 
     return run
 
