@@ -21,6 +21,8 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (under an hour on two cores; it can be stopped and continued)
 	$(BIN)/orchestrator benchmark digits
 
+# The tests start hundreds of processes, and each would compile our modules again if none may keep them.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)  ## run the tests (about a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not long"
 
