@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): le
 	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
-paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (under an hour on two cores; it can be stopped and continued)
+paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (about an hour on two cores; it can be stopped and continued)
 	$(BIN)/orchestrator benchmark digits
 
 # The tests start hundreds of processes, and each would compile our modules again if none may keep them.
