@@ -22,6 +22,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.output import print_json, print_line, print_next, print_note, print_table
 from orchestrator.cli.suite import print_results
+from orchestrator.cli.suite_page import SuitePageWriter
 from orchestrator.cli.tracking import warn_of_mlflow
 from orchestrator.durations import format_estimate, format_hours, format_seconds
 from orchestrator.errors import UserError
@@ -159,11 +160,14 @@ def run_benchmark(
     for line in _describe(asked, cells):
         print_note(line)
     warn_of_mlflow()
-    outcome = run_suite(record, cells, options, say=print_note)
+    page = SuitePageWriter(record.id)
+    outcome = run_suite(record, cells, options, say=print_note, show=page.show)
     if outcome.state == "INTERRUPTED":
         print_note(f"interrupted, {format_seconds(time.monotonic() - started)}")
         print_note(f"Resume with: {program()} resume {record.id}{options.repeated_flags()}")
+        page.end()
         raise typer.Exit(EXIT_INTERRUPTED)
+    page.end()
     print_results(record.id, allow_mixed=allow_mixed, json=json)
     print_note(f"finished, {format_seconds(time.monotonic() - started)}")
     for (dataset, method), why in outcome.failed.items():
@@ -180,7 +184,13 @@ def run_benchmark(
     if outcome.failed or outcome.limited:
         raise typer.Exit(EXIT_FAILURE)
     if not json:
-        print_next({f"report {record.id}": "a page of it", f"audit {record.id}": "check that the figures hold"})
+        print_next(
+            {
+                f"report {record.id}": "a page of it",
+                f"browse {record.id}": "see it in MLflow",
+                f"audit {record.id}": "check that the figures hold",
+            }
+        )
 
 
 def resume_benchmark(suite_id: str, options: DriveOptions, started: float, *, json: bool) -> None:

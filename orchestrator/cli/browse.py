@@ -1,17 +1,19 @@
-"""The verb that shows a sweep in MLflow: browse."""
+"""The verb that shows a sweep or a benchmark in MLflow: browse."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.completion import complete_sweep
+from orchestrator.cli.completion import complete_work
 from orchestrator.cli.output import print_line, print_note
+from orchestrator.cli.suite_page import catch_up_suite, show_suite_links
 
 if TYPE_CHECKING:
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -27,16 +29,16 @@ def browse(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP|FILE",
-            help="An id, a name or a bundle; by default the latest.",
+            metavar="SWEEP|SUITE|FILE",
+            help="An id, a name or a bundle; by default the latest sweep.",
             show_default=False,
-            autocompletion=complete_sweep,
+            autocompletion=complete_work,
         ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = DEFAULT_PORT,
-    opens: Annotated[bool, typer.Option("--open", help="Open the list in your browser.")] = False,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
 ) -> None:
-    """Show a sweep in MLflow: its trials alone, the best first.
+    """Show a sweep in MLflow, its trials alone, the best first; or the page of a benchmark.
 
     Serves on 127.0.0.1 until Ctrl-C. A bundle can be shown without the home and the MLflow store that it came from.
     """
@@ -46,40 +48,64 @@ def browse(
     if sweep is not None and (Path(sweep).suffix == Path(SUFFIX).suffix or Path(sweep).is_file()):
         _browse_bundle(Path(sweep), port, opens=opens)
         return
+    from orchestrator.results.suite_record import find_suite
     from orchestrator.sweep_folder.index import find_sweep
-    from orchestrator.tracking.connection import is_server, require_answer, tracking_uri
     from orchestrator.tracking.reading import read_sweep
+
+    if (suite := find_suite(sweep)) is not None:
+        out = shlex.quote(str(Path(tempfile.gettempdir(), suite)))
+        _browse(
+            f"Look at its page instead: orchestrator report {suite} --out {out}",
+            port,
+            lambda: catch_up_suite(suite),
+            lambda base: show_suite_links(suite, base, opens=opens),
+        )
+        return
+    plan, _ = read_sweep(find_sweep(sweep))
+    copy = shlex.quote(str(Path(tempfile.gettempdir(), f"{plan.id}{SUFFIX}")))
+    _browse(
+        f"Look at a copy instead: orchestrator bundle {plan.id} --out {copy}, then: orchestrator browse {copy}",
+        port,
+        lambda: _catch_up(plan),
+        lambda base: _show_links(plan, base, opens=opens),
+    )
+
+
+def _browse(instead: str, port: int, catch_up: Callable[[], None], show: Callable[[str], None]) -> None:
+    """Bring MLflow up to date, and show it.
+
+    Args:
+        instead: What to do if the home cannot be written.
+        port: For MLflow's UI, which a server has already.
+        catch_up: Writes what is missing.
+        show: Prints the addresses, called with the server's.
+    """
+    from orchestrator.tracking.connection import is_server, require_answer, tracking_uri
     from orchestrator.tracking.ui import require_free_port, serve
 
-    plan, _ = read_sweep(find_sweep(sweep))
     uri = tracking_uri()
     # Checked before catching up, which can take a long time and would be wasted if the port is taken.
     if not is_server():
         require_free_port(port)
-        _require_writable_home(plan)
+        _require_writable_home(instead)
     print_note("bringing MLflow up to date and starting its UI; this takes a few seconds ...")
     require_answer("The leaderboard needs no MLflow: orchestrator leaderboard")
-    _catch_up(plan)
+    catch_up()
     if is_server():
-        _show_links(plan, uri, opens=opens)
+        show(uri)
     else:
-        serve(uri, port, lambda base: _show_ready(plan, base, opens=opens))
+        serve(uri, port, lambda base: _show_ready(lambda: show(base)))
 
 
-def _require_writable_home(plan: SweepPlan) -> None:
+def _require_writable_home(instead: str) -> None:
     """Check the home, which MLflow's UI writes to."""
     from orchestrator.errors import UserError
     from orchestrator.home import home
-    from orchestrator.results.bundle import SUFFIX
     from orchestrator.writable import find_obstacle
 
     obstacle = find_obstacle(home())
     if obstacle is not None:
-        copy = shlex.quote(str(Path(tempfile.gettempdir(), f"{plan.id}{SUFFIX}")))
-        raise UserError(
-            f"The home cannot be written: {home()} ({obstacle}), and MLflow's UI writes to it. Look at a copy instead: "
-            f"orchestrator bundle {plan.id} --out {copy}, then: orchestrator browse {copy}"
-        )
+        raise UserError(f"The home cannot be written: {home()} ({obstacle}), and MLflow's UI writes to it. {instead}")
 
 
 def _browse_bundle(file: Path, port: int, *, opens: bool) -> None:
@@ -104,7 +130,7 @@ def _browse_bundle(file: Path, port: int, *, opens: bool) -> None:
         # Nobody else uses this store, so a failure stays.
         if not sync(plan.id, UNPACK_S, retry=False):
             print_note(f"MLflow is incomplete: {plan.id} could not be written within {UNPACK_S / 60:.0f} min.")
-        serve(tracking_uri(), port, lambda base: _show_ready(plan, base, opens=opens))
+        serve(tracking_uri(), port, lambda base: _show_ready(lambda: _show_links(plan, base, opens=opens)))
 
 
 def _catch_up(plan: SweepPlan) -> None:
@@ -120,8 +146,8 @@ def _catch_up(plan: SweepPlan) -> None:
         )
 
 
-def _show_ready(plan: SweepPlan, base: str, *, opens: bool) -> None:
-    _show_links(plan, base, opens=opens)
+def _show_ready(show: Callable[[], None]) -> None:
+    show()
     print_note("Ctrl-C stops it.")
 
 

@@ -19,8 +19,13 @@ _MOST_LISTED = 6
 
 def describe_suite(view: SuiteView) -> Iterator[str]:
     """Yield the sentences of a benchmark's first screen, the most important first."""
-    found = view.found
     yield from describe_progress(view)
+    yield from describe_results(view)
+
+
+def describe_results(view: SuiteView) -> Iterator[str]:
+    """Yield what was found so far, the most important first."""
+    found = view.found
     yield from (_describe_contrast(view, each, each.difference) for each in found.contrasts if each.difference)
     if missing := [each for each in found.contrasts if each.difference is None]:
         listed = "; ".join(f"{each.method} against {each.against} on {each.dataset}" for each in missing)

@@ -46,7 +46,7 @@ def make_suite_report(view: SuiteView) -> Report:
     return Report(
         name=record.id,
         title=f"Benchmark {record.id}",
-        context=_describe_context(view),
+        context=describe_context(view),
         findings=tuple(describe_suite(view)),
         facts=_facts(view),
         sections=merge_sections(sections),
@@ -59,7 +59,7 @@ def _section(name: str, title: str, parts: Sequence[Part | None], paragraph: str
     return Section(name, title, (paragraph,) if paragraph and kept else (), kept)
 
 
-def _describe_context(view: SuiteView) -> str:
+def describe_context(view: SuiteView) -> str:
     """Say what all figures of a page refer to."""
     record = view.record
     bounds = f" and {counted(len(record.bounds), 'bound')}" if record.bounds else ""

@@ -57,11 +57,10 @@ def results_table(view: SuiteView, dataset: DatasetResult, published: dict[str, 
         dataset: The dataset.
         published: Method -> the published score that is nearest to ours in its set-up, as text.
     """
-    allowed = find_allowed(view.record, dataset.dataset, view.cells)
     cells = dataset.cells
     if sum(cell.group is not None for cell in cells) < 2:  # the only one that is done is tied with nobody
         cells = tuple(replace(cell, group=None, best_prob=None) for cell in cells)
-    rows = [_result_row(view, cell, allowed, published) for cell in cells]
+    rows = [_result_row(view, cell, published) for cell in cells]
     scores: Headers = [Column(name, 2) for name in (f"{name_metric(dataset)} (%)", "low", "high")]
     columns: Headers = [
         "method",
@@ -96,8 +95,8 @@ def drop_empty(columns: Headers, rows: list[list[Cell]], num_kept: int) -> tuple
     return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
-def _result_row(view: SuiteView, cell: CellResult, allowed: float | None, published: dict[str, str]) -> list[Cell]:
-    used = _measure_search(view, cell)
+def _result_row(view: SuiteView, cell: CellResult, published: dict[str, str]) -> list[Cell]:
+    used = find_used_frac(view, cell)
     state = "" if cell.state == DONE else ", ".join(word for word in (cell.state, cell.details) if word)
     return [
         Link(cell.method, view.anchor(cell)),
@@ -108,11 +107,17 @@ def _result_row(view: SuiteView, cell: CellResult, allowed: float | None, publis
         cell.group,
         cell.best_prob,
         cell.trials,
-        None if used is None or not allowed else 100 * used / allowed,
+        None if used is None else 100 * used,
         published.get(cell.method, ""),
         cell.told,
         state,
     ]
+
+
+def find_used_frac(view: SuiteView, cell: CellResult) -> float | None:
+    """Return which part of its budget the search of a cell has used, if both are known."""
+    used, allowed = _measure_search(view, cell), find_allowed(view.record, cell.dataset, view.cells)
+    return None if used is None or not allowed else used / allowed
 
 
 def _measure_search(view: SuiteView, cell: CellResult) -> float | None:

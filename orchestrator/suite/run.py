@@ -70,6 +70,7 @@ def run_suite(
     options: DriveOptions = DEFAULT,
     *,
     say: Callable[[str], None] = lambda text: None,
+    show: Callable[[Key], None] = lambda key: None,
 ) -> SuiteOutcome:
     """Run cells, or go on with them.
 
@@ -78,6 +79,7 @@ def run_suite(
         cells: Those to run, in order.
         options: How to run them.
         say: Called with each step.
+        show: Called with a cell before its search and after it, to show the benchmark as it stands.
 
     Raises:
         UserError: Another process works on the benchmark, or the home cannot be written.
@@ -95,7 +97,7 @@ def run_suite(
                 say(f"{method} on {dataset} does not start: {why}")
                 continue
             try:
-                _run_cell(record, planned, options, say)
+                _run_cell(record, planned, options, say, show)
             except (_InterruptedError, KeyboardInterrupt):
                 return SuiteOutcome(INTERRUPTED, failed, keys, limited)
             except _LimitedError as reached:
@@ -193,13 +195,21 @@ def is_worked_on(record: SuiteRecord) -> bool:
     return False
 
 
-def _run_cell(record: SuiteRecord, planned: CellPlan, options: DriveOptions, say: Callable[[str], None]) -> None:
+def _run_cell(
+    record: SuiteRecord,
+    planned: CellPlan,
+    options: DriveOptions,
+    say: Callable[[str], None],
+    show: Callable[[Key], None],
+) -> None:
     cell = read_cell(record, planned.key)
     if describe_cell(cell, record.seeds)[0] == DONE:
         return
     if cell.broken:
         raise OrchestratorError(f"{', '.join(cell.broken)} cannot be read. See why: orchestrator status --all")
+    show(planned.key)
     sweep_id = _search(record, planned, cell, options, say)
+    show(planned.key)
     plan, state = _read(sweep_id, planned.plan if cell.search is None else cell.search[0])
     if best(state.records.values(), plan.protocol) is None:
         return  # described as failed

@@ -22,6 +22,10 @@ NOTE_DIGEST_TAG = "orchestrator.note_digest"
 PARENT_TAG = "mlflow.parentRunId"
 SWEEP_TAG = "orchestrator.sweep"
 TRIAL_TAG = "orchestrator.trial"
+SUITE_TAG = "orchestrator.suite"
+"""Of all runs of a benchmark, its own included."""
+KIND_TAG = "orchestrator.kind"
+METHOD_TAG = "orchestrator.method"
 NUM_TRIALS_TAG = "orchestrator.num_trials"
 """Only a sweep's own run has this tag."""
 CHOSEN_TAG = "chosen."
@@ -149,19 +153,19 @@ def _common_tags(plan: SweepPlan, provenance: Mapping[str, str]) -> dict[str, st
     return {
         SWEEP_TAG: plan.id,
         LAYOUT_TAG: LAYOUT,
-        **_source_tags(plan, provenance),
-        "orchestrator.kind": plan.kind,
-        "orchestrator.method": plan.method,
+        # Without the folder of a space, which may be private; the whole text is an artifact of the sweep's run.
+        **source_tags(f"{plan.kind} {plan.parent or PurePath(plan.space).name}", provenance),
+        KIND_TAG: plan.kind,
+        METHOD_TAG: plan.method,
+        **({SUITE_TAG: plan.suite} if plan.suite else {}),
         "orchestrator.protocol": str(plan.protocol),
         **{f"provenance.{key}": value for key, value in provenance.items()},
     }
 
 
-def _source_tags(plan: SweepPlan, provenance: Mapping[str, str]) -> dict[str, str]:
+def source_tags(command: str, provenance: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that fill MLflow's columns "Source" and "Version"."""
-    # Without the folder of a space, which may be private; the whole text is an artifact of the sweep's run.
-    what = plan.parent or PurePath(plan.space).name
-    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": f"orchestrator {plan.kind} {what}"}
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": f"orchestrator {command}"}
     known = {name: value for name in ("commit", "dirty") if (value := provenance.get(name, UNKNOWN)) != UNKNOWN}
     return tags | {f"mlflow.source.git.{name}": value for name, value in known.items()}
 

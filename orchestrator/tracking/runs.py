@@ -38,6 +38,8 @@ from orchestrator.tracking.run_tags import (
     LAYOUT,
     LAYOUT_TAG,
     PARENT_TAG,
+    SUITE_TAG,
+    SWEEP_TAG,
     TRIAL_STATUS,
     TRIAL_TAG,
     chosen_metric,
@@ -109,8 +111,8 @@ class StoredRun:
 class RunStore(Protocol):
     """The few MLflow calls that the writer needs. Any of them may raise; the writer is then built again."""
 
-    def find_runs(self, sweep_id: str) -> list[StoredRun]:
-        """Return the runs that carry the sweep's tag, the oldest first."""
+    def find_runs(self, of: str, tag: str = SWEEP_TAG) -> list[StoredRun]:
+        """Return the runs with this value of a tag, by default those of a sweep, the oldest first."""
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
@@ -215,7 +217,7 @@ class RunsWriter:
         if isinstance(event, TrialEnded):
             self._count(self._state.records[trial])
         # A run that has ended in MLflow is complete: its status is written last.
-        if run is not None and run.ended and run.is_current:
+        if run is not None and self._is_whole(run):
             return
         self._waiting[trial] = None
         if isinstance(event, TrialStarted):
@@ -312,11 +314,15 @@ class RunsWriter:
         # Before the tags, one of which says that the run is complete.
         self._log_dataset(run, self._provenance.get(trial, {}))
         # Only test figures come this late; the tags of a finished run do not change.
-        if run.ended and run.is_current:
+        if self._is_whole(run):
             tags = run.tags
         self._log(run, points, {} if run.has_params else trial_params(self._plan, record), tags)
         if not run.ended:
             self._set_status(run, self._trial_status(record), record.ended_ms)
+
+    def _is_whole(self, run: StoredRun) -> bool:
+        """Whether nothing but test figures can be missing from a trial's run."""
+        return run.ended and run.is_current and run.tags.get(SUITE_TAG) == self._plan.suite
 
     def _trial_status(self, record: TrialRecord) -> str:
         # Without a driver, no open trial is running.
@@ -327,7 +333,7 @@ class RunsWriter:
     def _log(self, run: StoredRun, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         # Unchanged tags are not sent again, because each is a row to write.
         tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
-        for batch in _batches(points) or ([[]] if params or tags else []):
+        for batch in make_batches(points) or ([[]] if params or tags else []):
             self._store.log(run.run_id, batch, params, tags)
             run.has_params = run.has_params or bool(params)
             run.tags.update(tags)
@@ -370,7 +376,8 @@ def _by_weight(metric: tuple[str, float]) -> int:
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
-def _batches(points: Sequence[Point]) -> list[list[Point]]:
+def make_batches(points: Sequence[Point]) -> list[list[Point]]:
+    """Divide points into pieces that MLflow takes at once."""
     batches: list[list[Point]] = []
     size = 0
     for point in points:

@@ -25,7 +25,7 @@ from orchestrator.tracking.connection import (
     tracking_uri,
 )
 from orchestrator.tracking.dataset_use import DatasetUse
-from orchestrator.tracking.run_tags import NUM_TRIALS_TAG, SWEEP_TAG, chosen_metric
+from orchestrator.tracking.run_tags import NUM_TRIALS_TAG, SUITE_TAG, SWEEP_TAG, chosen_metric
 from orchestrator.tracking.runs import Point, StoredRun
 from orchestrator.tracking.ui import run_path
 from training.metric_names import EPOCH
@@ -57,23 +57,24 @@ class LoggedSweep:
 
 
 class MlflowStore:
-    """One dataset's experiment, as the runs writer sees it.
+    """One experiment, as a writer of runs sees it: that of a dataset, or of all benchmarks.
 
     Args:
         experiment: Its name; it is created if it does not exist.
+        about: Its description; by default that of a dataset's experiment.
         known: Whether the database already existed; if its file has since gone, it is not created again.
 
     Raises:
         Exception: Whatever MLflow raises while it is unreachable, being set up or locked.
     """
 
-    def __init__(self, experiment: str, *, known: bool = False) -> None:
+    def __init__(self, experiment: str, about: str | None = None, *, known: bool = False) -> None:
         file = database_file()
         # A database that vanished must not be replaced by an empty one: the user may just be moving it.
         if known and file is not None and not file.exists():
             raise FileNotFoundError(f"{file} is gone")
         self._client = make_client()
-        self._experiment_id = _find_or_create_experiment(self._client, experiment)
+        self._experiment_id = _find_or_create_experiment(self._client, experiment, _experiment_tags(experiment, about))
         # Recorded after connecting: only now does a new database have a file.
         self._file = file_number(database_file())
 
@@ -82,9 +83,9 @@ class MlflowStore:
         if self._file is not None and file_number(database_file()) != self._file:
             raise FileNotFoundError(f"{database_file()} was removed or replaced")
 
-    def find_runs(self, sweep_id: str) -> list[StoredRun]:
-        """Return the runs that carry the sweep's tag, oldest first."""
-        return [_stored(run) for run in _search(self._client, [self._experiment_id], _of_sweep(sweep_id), "ASC")]
+    def find_runs(self, of: str, tag: str = SWEEP_TAG) -> list[StoredRun]:
+        """Return the runs with this value of a tag, by default those of a sweep, oldest first."""
+        return [_stored(run) for run in _search(self._client, [self._experiment_id], f"tags.`{tag}` = '{of}'", "ASC")]
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
@@ -159,6 +160,10 @@ def find_run(run_id: str) -> tuple[str, int | None]:
                 f"MLflow at {redact(tracking_uri())} has no run {run_id!r}. `orchestrator browse` shows the existing "
                 "runs."
             ) from None
+    if SUITE_TAG in run.tags and SWEEP_TAG not in run.tags:
+        raise UserError(
+            f"Run {run_id!r} is that of the benchmark {run.tags[SUITE_TAG]}, not of a trial; its page names its sweeps."
+        )
     # The server may be shared with other programs.
     if SWEEP_TAG not in run.tags:
         raise UserError(f"Run {run_id!r} does not belong to a sweep: another program wrote it.")
@@ -168,6 +173,23 @@ def find_run(run_id: str) -> tuple[str, int | None]:
 def find_sweep_run(plan: SweepPlan) -> tuple[str, str] | None:
     """Return the experiment id and the run id of a sweep's own run, or None if MLflow has none yet."""
     return _find_run_of(plan, None)
+
+
+def find_own_runs(experiments: Iterable[str]) -> dict[str, tuple[str, StoredRun]]:
+    """Return sweep -> experiment id and the sweep's own run, of all sweeps of some experiments; the older run counts.
+
+    Raises:
+        OrchestratorError: MLflow does not answer.
+    """
+    found: dict[str, tuple[str, StoredRun]] = {}
+    with answering() as client:
+        for name in experiments:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is not None:
+                own_id = str(experiment.experiment_id)
+                for run in _search(client, [own_id], f"tags.`{NUM_TRIALS_TAG}` LIKE '%'", "ASC"):
+                    found.setdefault(run.data.tags[SWEEP_TAG], (own_id, _stored(run)))
+    return found
 
 
 def log_text(plan: SweepPlan, path: str, text: str) -> None:
@@ -188,6 +210,23 @@ def has_experiment_tag(experiment_id: str, key: str) -> bool:
     """Return whether an experiment has a tag."""
     with answering() as client:
         return key in client.get_experiment(experiment_id).tags
+
+
+def find_experiment_with(name: str, key: str) -> str | None:
+    """Return the id of an experiment that has a tag, or None."""
+    with answering() as client:
+        experiment = client.get_experiment_by_name(name)
+        return None if experiment is None or key not in experiment.tags else str(experiment.experiment_id)
+
+
+def find_suite_run(suite_id: str, experiment: str) -> tuple[str, str] | None:
+    """Return the experiment id and the run id of a benchmark's own run, or None if MLflow has none yet."""
+    with answering() as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        runs = _search(client, [found.experiment_id], f"tags.`{SUITE_TAG}` = '{suite_id}'", "ASC")
+        return next(((str(found.experiment_id), str(run.info.run_id)) for run in runs), None)
 
 
 def find_trial_run(plan: SweepPlan, trial: int) -> str | None:
@@ -310,28 +349,31 @@ def _stored(run: Run) -> StoredRun:
     )
 
 
-def _find_or_create_experiment(client: MlflowClient, name: str) -> str:
+def _find_or_create_experiment(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         # A server knows where its artifacts go. For a database, MLflow would put them into the current folder.
         location = (artifacts_dir() / name).as_uri() if is_database() else None
-        return str(client.create_experiment(name, artifact_location=location, tags=_experiment_tags(name)))
+        return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
     # MLflow keeps deleted experiments and refuses a second one of the same name.
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"Experiment {name!r} is deleted in MLflow. Restore it: mlflow experiments restore "
             f"--experiment-id {experiment.experiment_id}"
         )
-    _add_experiment_tags(client, experiment, _experiment_tags(name))
+    _add_experiment_tags(client, experiment, tags)
     return str(experiment.experiment_id)
 
 
-def _experiment_tags(dataset: str) -> dict[str, str]:
+def _experiment_tags(name: str, about: str | None) -> dict[str, str]:
     """Return what makes MLflow show an experiment as one of trained models, and not of language models' answers."""
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    if about is not None:
+        return {**kind, "mlflow.note.content": about}
     return {
-        "mlflow.experimentKind": "custom_model_development",
+        **kind,
         "mlflow.note.content": (
-            f"Sweeps, promotions and ablations on `{dataset}`, each with a run of its own above those of its trials. "
+            f"Sweeps, promotions and ablations on `{name}`, each with a run of its own above those of its trials. "
             "Scores are in percent; `chosen/...` is a trial's score at its chosen epoch. To see the trials of one "
             "sweep, the best first: `orchestrator browse SWEEP`"
         ),

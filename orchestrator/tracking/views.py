@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from orchestrator.planning.sweep_plan import SweepPlan
-from orchestrator.tracking.run_tags import SWEEP_TAG, TRIAL_TAG, chosen_metric
+from orchestrator.tracking.run_tags import KIND_TAG, METHOD_TAG, SUITE_TAG, SWEEP_TAG, TRIAL_TAG, chosen_metric
 from training.metric_names import EPOCH, TEST_MAP
 
 VIEW_TAG = "mlflow.sharedViewState."
@@ -26,16 +27,29 @@ _NUM_CHARTED = 6
 
 def make_view_tags(plan: SweepPlan) -> dict[str, str]:
     """Return the experiment's tag that holds the view of a sweep; empty if it would be too long."""
-    state = zlib.compress(json.dumps(_view(plan)).encode())
-    created_ms = round(1000 * plan.created)
+    return _write_view(plan.id, round(1000 * plan.created), _view(plan))
+
+
+def make_suite_view_tags(suite_id: str, created_ms: int, metric: str) -> dict[str, str]:
+    """Return the tag with the view of a benchmark: its final runs on the experiment's dataset, the best first.
+
+    Args:
+        suite_id, created_ms: Of the benchmark.
+        metric: Of the test split.
+    """
+    return _write_view(suite_id, created_ms, _suite_view(suite_id, metric))
+
+
+def _write_view(name: str, created_ms: int, content: Mapping[str, Any]) -> dict[str, str]:
+    state = zlib.compress(json.dumps(content).encode())
     view = {
-        "name": plan.id,
+        "name": name,
         "createdAt": created_ms,
         "updatedAt": created_ms,
         "state": f"deflate;{base64.b64encode(state).decode()}",
     }
     text = json.dumps(view, separators=(",", ":"))
-    return {f"{VIEW_TAG}{plan.id}": text} if len(text) <= _MAX_VIEW else {}
+    return {f"{VIEW_TAG}{name}": text} if len(text) <= _MAX_VIEW else {}
 
 
 def list_url(base: str, experiment_id: str, plan: SweepPlan, *, has_view: bool) -> str:
@@ -47,9 +61,7 @@ def list_url(base: str, experiment_id: str, plan: SweepPlan, *, has_view: bool) 
         plan: The sweep.
         has_view: Whether the experiment has the tag of :func:`make_view_tags`; without it, columns are MLflow's.
     """
-    asked = {**TRAINING_MODE, **({_SHARE_KEY: plan.id} if has_view else _facets(plan))}
-    # MLflow takes what follows a + for part of the word.
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(asked, quote_via=quote)}"
+    return _write_url(base, experiment_id, {_SHARE_KEY: plan.id} if has_view else _facets(plan))
 
 
 def compare_url(base: str, experiment_id: str, plan: SweepPlan, *, has_view: bool) -> str:
@@ -57,10 +69,25 @@ def compare_url(base: str, experiment_id: str, plan: SweepPlan, *, has_view: boo
     return f"{list_url(base, experiment_id, plan, has_view=has_view)}&compareRunsMode=CHART"
 
 
+def suite_url(base: str, experiment_id: str, suite_id: str) -> str:
+    """Return the address of the view of :func:`make_suite_view_tags`, as charts."""
+    return f"{_write_url(base, experiment_id, {_SHARE_KEY: suite_id})}&compareRunsMode=CHART"
+
+
+def _write_url(base: str, experiment_id: str, asked: Mapping[str, str]) -> str:
+    # MLflow takes what follows a + for part of the word.
+    query = urlencode({**TRAINING_MODE, **asked}, quote_via=quote)
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
 def _facets(plan: SweepPlan) -> dict[str, str]:
+    return _search(f"tags.`{SWEEP_TAG}` = '{plan.id}'", chosen_metric(plan.protocol))
+
+
+def _search(wanted: str, metric: str) -> dict[str, str]:
     return {
-        "searchFilter": f"tags.`{SWEEP_TAG}` = '{plan.id}' AND tags.`{TRIAL_TAG}` LIKE '%'",
-        "orderByKey": _column("metrics", chosen_metric(plan.protocol)),
+        "searchFilter": f"{wanted} AND tags.`{TRIAL_TAG}` LIKE '%'",
+        "orderByKey": _column("metrics", metric),
         "orderByAsc": "false",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -75,15 +102,31 @@ def _view(plan: SweepPlan) -> dict[str, Any]:
         *(_column("params", key) for key in params),
         *(_column("attributes", name) for name in ("Description", "Duration", "Dataset")),
     ]
+    return _facets(plan) | _show(plan.id, columns, _charts(plan, score, params[:_NUM_CHARTED]))
+
+
+def _suite_view(suite_id: str, metric: str) -> dict[str, Any]:
+    wanted = f"tags.`{SUITE_TAG}` = '{suite_id}' AND tags.`{KIND_TAG}` = 'promote'"
+    columns = [
+        _column("tags", METHOD_TAG),
+        _column("metrics", metric),
+        _column("params", "loop.seed"),
+        *(_column("attributes", name) for name in ("Description", "Duration")),
+    ]
+    chart = {"type": "BAR", "metricKey": metric, "runsCountToCompare": 100}
+    return _search(wanted, metric) | _show(suite_id, columns, [chart])
+
+
+def _show(name: str, columns: list[str], charts: list[dict[str, Any]]) -> dict[str, Any]:
     section = "sweep"
-    return _facets(plan) | {
+    return {
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": [_column("attributes", "Run Name"), *columns],
-        "compareRunSections": [{"uuid": section, "name": plan.id, "display": True, "isReordered": True}],
+        "compareRunSections": [{"uuid": section, "name": name, "display": True, "isReordered": True}],
         "compareRunCharts": [
             {"uuid": f"chart{number}", "metricSectionId": section, "deleted": False, "isGenerated": False, **chart}
-            for number, chart in enumerate(_charts(plan, score, params[:_NUM_CHARTED]))
+            for number, chart in enumerate(charts)
         ],
         "isAccordionReordered": True,
     }

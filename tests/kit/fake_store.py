@@ -41,8 +41,8 @@ class FakeStore:
         if self.calls == self.die_after:
             raise Killed
 
-    def find_runs(self, sweep_id: str) -> list[StoredRun]:
-        found = [run for run in self.runs.values() if run.tags[SWEEP_TAG] == sweep_id]
+    def find_runs(self, of: str, tag: str = SWEEP_TAG) -> list[StoredRun]:
+        found = [run for run in self.runs.values() if run.tags.get(tag) == of]
         return [replace(run, tags=dict(run.tags), metrics=self._last(run.run_id)) for run in found]
 
     def _last(self, run_id: str) -> dict[str, float]:

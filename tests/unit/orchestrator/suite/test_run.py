@@ -95,9 +95,11 @@ def _states(record: SuiteRecord) -> dict[str, str]:
 
 
 def test_every_cell_is_searched_and_reported_once(drivers: Drivers, suite: tuple[SuiteRecord, list[CellPlan]]) -> None:
-    outcome = _run(suite)
+    shown: list[str] = []
+    outcome = run_suite(*suite, show=lambda key: shown.append(f"{key[1]} after {len(drivers.calls)}"))
     assert (outcome.state, outcome.failed) == ("FINISHED", {})
     assert drivers.calls == ["sweep ignore", "sweep em"]
+    assert shown == ["ignore after 0", "ignore after 1", "em after 1", "em after 2"]
     assert _states(suite[0]) == {"ignore": "done", "em": "done"}
     num = len(list_sweeps())
     assert _run(suite).failed == {}
