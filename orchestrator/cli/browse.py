@@ -53,13 +53,7 @@ def browse(
     from orchestrator.tracking.reading import read_sweep
 
     if (suite := find_suite(sweep)) is not None:
-        out = shlex.quote(str(Path(tempfile.gettempdir(), suite)))
-        _browse(
-            f"Look at its page instead: orchestrator report {suite} --out {out}",
-            port,
-            lambda: catch_up_suite(suite),
-            lambda base: show_suite_links(suite, base, opens=opens),
-        )
+        _browse_suite(suite, port, opens=opens)
         return
     plan, _ = read_sweep(find_sweep(sweep))
     copy = shlex.quote(str(Path(tempfile.gettempdir(), f"{plan.id}{SUFFIX}")))
@@ -68,6 +62,16 @@ def browse(
         port,
         lambda: _catch_up(plan),
         lambda base: _show_links(plan, base, opens=opens),
+    )
+
+
+def _browse_suite(suite_id: str, port: int, *, opens: bool) -> None:
+    out = shlex.quote(str(Path(tempfile.gettempdir(), suite_id)))
+    _browse(
+        f"Look at its page instead: orchestrator report {suite_id} --out {out}",
+        port,
+        lambda: catch_up_suite(suite_id),
+        lambda base: show_suite_links(suite_id, base, opens=opens),
     )
 
 

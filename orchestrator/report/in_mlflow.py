@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import describe_error
 from orchestrator.report.build import build_report
 from orchestrator.report.write import PAGE_FILE, render_page
 from orchestrator.tracking.reading import read_sweep
 from orchestrator.tracking.store import log_text
-
-_LEAST_TRIALS = 5
-"""Of fewer, a page of figures says less than the table does."""
+from orchestrator.tracking.sweep_notes import has_report
 
 
 def log_report(sweep_id: str) -> str | None:
@@ -24,14 +21,10 @@ def log_report(sweep_id: str) -> str | None:
     """
     try:
         plan, state = read_sweep(sweep_id)
-        if _is_worth_it(plan, len(state.records)):
+        if has_report(plan, len(state.records)):
             log_text(plan, PAGE_FILE, render_page(build_report(plan, state, with_images=False)))
         if plan.kind == "promote" and plan.parent is not None:
             return log_report(plan.parent)
     except Exception as error:
         return describe_error(error)
     return None
-
-
-def _is_worth_it(plan: SweepPlan, num_trials: int) -> bool:
-    return plan.kind == "promote" or (plan.kind in ("sweep", "ablate") and num_trials >= _LEAST_TRIALS)

@@ -82,7 +82,7 @@ def write_suite(store: RunStore, page: SuitePage) -> None:
     run = _find_or_create(store, page)
     wanted = {**_make_tags(page), **note_tags(page.note, run.tags)}
     tags = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
-    params = {} if run.has_params else page.params
+    params: Mapping[str, str] = {} if run.has_params else page.params
     for batch in make_batches(page.points) or [[]]:
         store.log(run.run_id, batch, params, tags)
         params, tags = {}, {}

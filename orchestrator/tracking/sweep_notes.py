@@ -21,6 +21,9 @@ LEADERBOARD_FILE = "leaderboard.json"
 # Without this tag, MLflow shows the file as text.
 LEADERBOARD_TAGS = {"mlflow.loggedArtifacts": json.dumps([{"path": LEADERBOARD_FILE, "type": "table"}])}
 
+LEAST_REPORTED = 5
+"""Trials from which on the page of the report is put into MLflow: of fewer, figures say less than the table does."""
+
 _NUM_BEST = 10
 _NUM_ROWS = 1000  # MLflow's page shows a table whole
 _NUM_PARAMS = 6
@@ -45,8 +48,22 @@ def describe_sweep(plan: SweepPlan, state: SweepState, rows: Rows, link: Link, p
         parts += [_decision(state), tabulate_promotion(plan, state, link)]
     elif rows:
         parts.append(_tabulate_best(plan, rows[:_NUM_BEST], link))
-    parts += [*promotions, block(next_commands(plan, state))]
+    parts += [*promotions, _point_to_report(plan, state, len(rows)), block(next_commands(plan, state))]
     return _fit([part for part in parts if part])
+
+
+def has_report(plan: SweepPlan, num_trials: int) -> bool:
+    """Whether the page of a report is put into a sweep's run at its end."""
+    return plan.kind == "promote" or (plan.kind in ("sweep", "ablate") and num_trials >= LEAST_REPORTED)
+
+
+def _point_to_report(plan: SweepPlan, state: SweepState, num_trials: int) -> str:
+    if plan.kind != "sweep" or state.driver_state != "FINISHED" or not has_report(plan, num_trials):
+        return ""
+    return (
+        f"Whether the lead is more than noise, what each setting does, what it cost, and how often the test split was "
+        f"opened: {code('report.html')} among the artifacts says it in its first lines."
+    )
 
 
 def describe_promotion(plan: SweepPlan, state: SweepState) -> str:

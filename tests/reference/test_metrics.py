@@ -118,6 +118,16 @@ def test_metrics_on_observed_labels_are_those_on_true_ones_of_the_same_values() 
         assert found[f"{prefix}mAP"] == pytest.approx(100 * float(average_precision(logits, labels_).mean()))
 
 
+def test_312_classes_give_as_many_numbers_as_3() -> None:
+    # Each of them is a row of MLflow for every epoch of every trial.
+    names = []
+    for num in (3, 312):
+        labels = labels_of(5, num, 1)
+        names.append(list(compute_metrics("val", scores_of(5, num, 1), labels, labels)))
+    assert names[0] == names[1]
+    assert len(names[0]) < 20
+
+
 def test_threshold_is_the_one_asked_for() -> None:
     logits, labels = scores_of(50, 6, 0), labels_of(50, 6, 0)
     expected = threshold_metrics(logits.sigmoid(), labels, 0.75)

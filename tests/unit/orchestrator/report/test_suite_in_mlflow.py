@@ -126,9 +126,13 @@ def test_browse_writes_what_mlflow_lacks_of_a_benchmark_and_opens_its_page(
     def serve(uri: str, port: int, on_ready: Callable[[str], None]) -> None:
         on_ready("http://127.0.0.1:5987")
 
+    def open_browser(address: str) -> bool:
+        opened.append(address)
+        return True
+
     monkeypatch.setattr(ui, "serve", serve)
     monkeypatch.setattr(ui, "require_free_port", lambda port: None)
-    monkeypatch.setattr(webbrowser, "open", lambda address: bool(opened.append(address)) or True)
+    monkeypatch.setattr(webbrowser, "open", open_browser)
     code, out, err = run(capsys, "browse", "mine", "--open")
     assert code == 0, err
     client = make_client()

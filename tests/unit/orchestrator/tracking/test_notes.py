@@ -101,4 +101,5 @@ def test_a_description_of_thousands_of_trials_is_as_short_as_mlflow_takes(home: 
     )
     assert len(note) <= MAX_NOTE
     assert "1,500 of 1,500 trials have ended" in note
+    assert "`report.html` among the artifacts says it in its first lines." in note
     assert len(tabulate_leaderboard(plan, rows)) < 300_000
