@@ -103,15 +103,24 @@ def simulate(
         seed: Seed of the noise: which recorded seed, or which deviation, each trial gets.
         make_scheduler: Makes the scheduler that replaces the product's.
     """
-    with _director(plan) as (director, journal):
-        scheduler = make_scheduler(plan)
-        director._pruner = scheduler  # type: ignore[assignment]
-        clock = _Clock(plan, objective, director, scheduler, np.random.default_rng((seed, plan.search_seed)))
-        clock.run()
+    with run_clock(plan, objective, seed, make_scheduler) as (clock, journal):
         return _summarise(clock, journal)
 
 
-class _Clock:
+@contextmanager
+def run_clock(
+    plan: SweepPlan, objective: Objective, seed: int, make_scheduler: Callable[[SweepPlan], Scheduler]
+) -> Iterator[tuple[Clock, Journal]]:
+    """Run one sweep as :func:`simulate` does, and yield what is known of it while its journal exists."""
+    with _director(plan) as (director, journal):
+        scheduler = make_scheduler(plan)
+        director._pruner = scheduler  # type: ignore[assignment]
+        clock = Clock(plan, objective, director, scheduler, np.random.default_rng((seed, plan.search_seed)))
+        clock.run()
+        yield clock, journal
+
+
+class Clock:
     """Hands out trials to workers and lets time pass from one end of an epoch to the next."""
 
     def __init__(
@@ -197,7 +206,7 @@ class _Clock:
         return goes_on
 
 
-def _summarise(clock: _Clock, journal: Journal) -> Outcome:
+def _summarise(clock: Clock, journal: Journal) -> Outcome:
     outcome, records = clock.outcome, journal.state.records
     truths = {trial: clock.objective.truth(handout.params) for trial, handout in clock.handouts.items()}
     top = sorted(truths, key=lambda trial: -truths[trial])[:3]

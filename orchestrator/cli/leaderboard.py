@@ -52,7 +52,7 @@ def leaderboard(
     from orchestrator.results.suite_record import find_suite
     from orchestrator.results.summary import make_source
     from orchestrator.tracking.lookup import find_or_recall
-    from orchestrator.tracking.reading import read_sweep
+    from orchestrator.tracking.reading import read_sweep_quickly
 
     if json and csv:
         raise UserError("leaderboard prints JSON or CSV, not both. Leave out --json or --csv.")
@@ -61,7 +61,7 @@ def leaderboard(
         return
     found = find_or_recall(sweep)
     if isinstance(found, str):
-        (plan, state), source = read_sweep(found), None
+        (plan, state), source = read_sweep_quickly(found), None
     else:
         print_source(found)
         plan, state, source = found.plan, found.state, make_source(found)

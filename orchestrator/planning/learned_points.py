@@ -8,6 +8,7 @@ from orchestrator.errors import UserError
 from orchestrator.planning.settings import Settings
 from orchestrator.planning.sweep_plan import Params
 from search_spaces.blocks import Sampler
+from search_spaces.conditions import drop_idle
 from search_spaces.ranges import Range
 from training.config.run import Scalar
 
@@ -27,7 +28,7 @@ def fit_points(points: Iterable[Mapping[str, Scalar]], settings: Settings, sampl
         raise UserError("--learn-from goes with a search; a grid runs every point anyway. Leave it out.")
     fitted: list[Params] = []
     for point in points:
-        kept = _fit_point(point, settings)
+        kept = drop_idle(_fit_point(point, settings), settings.acts_when)
         if kept and kept not in (*settings.start_from, *fitted):
             fitted.append(kept)
     if points and not fitted:

@@ -10,7 +10,7 @@ from orchestrator.durations import format_estimate, format_hours
 from orchestrator.planning.cost import Cost, Reserve
 from orchestrator.planning.estimate import count_affordable
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
-from orchestrator.planning.sweep_plan import SweepPlan, count_points
+from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.schema import SearchSpace
 from training.config.run import Scalar
 from training.counts import counted
@@ -221,7 +221,7 @@ def _search_note(plan: SweepPlan, space: SearchSpace) -> str | None:
         if plan.protocol.select_config_by is SelectBy.PUBLISHED:
             return "published: nothing is searched; the first start point runs once"
         return "nothing is left to search: one trial runs"
-    points = count_points(plan.ranges, plan.sampler)
+    points = plan.num_points
     if points is not None and points > plan.num_trials:
         return f"the grid has {points} points; only the first {plan.num_trials} run"
     # A reduced run already has its warning.

@@ -23,6 +23,7 @@ from orchestrator.planning.sweep_plan import Kind, Params, Resources, SweepPlan,
 from orchestrator.uris import require_no_credentials, require_text_without_credentials
 from search_spaces.blocks import Sampler
 from search_spaces.schema import SearchSpace
+from training.config.spelling import listed
 from training.selection import SelectBy
 
 # Epochs with rejection that a trial gets before pruning may stop it.
@@ -76,6 +77,7 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
     plan = replace(
         _plan_one_trial(request, space, settings),
         ranges=settings.ranges,
+        acts_when=settings.acts_when,
         # A grid visits every point anyway, so start points are of no use.
         start_from=() if sampler == "grid" and settings.ranges else (*settings.start_from, *learned),
         num_trials=num_trials,
@@ -128,13 +130,20 @@ def _finish(plan: SweepPlan, space: SearchSpace, settings: Settings, slots: int,
 
 
 def _describe_inactive(settings: Settings) -> list[str]:
-    """Return notes about ranges that --set has made idle, which are not searched, or that are idle in some trials."""
+    """Return notes about ranges and start points that have no effect, in no trial or in some."""
     notes = [
         f"{key} is not searched: it has no effect with {other}={settings.base[other]}"
         for key, other in settings.inactive.items()
         if other in settings.overridden
     ]
-    return notes + [f"{key} has no effect in trials {why}" for key, why in settings.sometimes_inactive.items()]
+    notes += [
+        f"{key} has no effect in trials {why}, so they go without it"
+        for key, why in settings.sometimes_inactive.items()
+    ]
+    return notes + [
+        f"start point {index} gives {listed(keys)} without effect: left out"
+        for index, keys in settings.idle_in_start.items()
+    ]
 
 
 def _plan_one_trial(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:
@@ -177,7 +186,7 @@ def _find_variants(space: SearchSpace, settings: Settings) -> dict[str, Params]:
 
 
 def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler, asked: int | None) -> int:
-    points = count_points(settings.ranges, sampler)
+    points = count_points(settings.ranges, sampler, settings.acts_when)
     # Only a grid runs out of points.
     if points is None:
         return asked or space.budget.trials

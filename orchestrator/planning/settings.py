@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.errors import UserError
+from orchestrator.planning.inactive import describe_idle, find_inactive
 from orchestrator.planning.layers import (
     FileOrigin,
     FlagOrigin,
@@ -25,6 +26,7 @@ from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY, 
 from orchestrator.planning.run_config import Flat, complete_settings, read_overrides
 from orchestrator.planning.space_keys import check_override_keys, check_space_keys
 from search_spaces.blocks import Block
+from search_spaces.conditions import drop_idle
 from search_spaces.ranges import Range
 from search_spaces.schema import SearchSpace, load_space, shipped_spaces
 from training.config.fit import DIGITS, DIGITS_BACKBONE, DIGITS_IMAGE_SIZE, PRETEXT
@@ -50,6 +52,8 @@ class Settings:
         origins: Where each setting of the base comes from; settings that are not listed have their defaults.
         inactive: Keys with a range that are not searched, as they would have no effect -> the setting that is why.
         sometimes_inactive: Searched keys that have no effect in some trials -> in which.
+        acts_when: For these keys: searched key -> another one -> the values of that one with which the first acts.
+        idle_in_start: Start point of the space, from 0 -> keys that it gives and that have no effect in it.
     """
 
     method: str
@@ -62,6 +66,8 @@ class Settings:
     origins: Mapping[str, Origin] = field(default_factory=dict, repr=False)
     inactive: Mapping[str, str] = field(default_factory=dict)
     sometimes_inactive: Mapping[str, str] = field(default_factory=dict)
+    acts_when: dict[str, dict[str, list[Scalar]]] = field(default_factory=dict)
+    idle_in_start: Mapping[int, list[str]] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -91,7 +97,7 @@ class Settings:
                 "validation data. Use orchestrator sweep, or fix them with --set, which makes it another recipe."
             )
         first = self.start_from[0] if self.start_from else {}
-        return replace(self, base={**self.base, **first}, ranges={}, start_from=({},))
+        return replace(self, base={**self.base, **first}, ranges={}, acts_when={}, start_from=({},))
 
 
 def merge_settings(
@@ -135,7 +141,7 @@ def merge_settings(
         # The grid is published; a single point of it that the user chose is not.
         chosen = flags.keys() & published.ranges.keys()
         base[RECIPE_KEY] = CUSTOM if chosen else name_recipe(before, base)
-    inactive, sometimes = _find_inactive(space, label, base, merged.ranges)
+    inactive, acts_when = find_inactive(space, label, base, merged.ranges)
     is_grid = space.search.sampler == "grid" or published is not None
     for key, found in merged.ranges.items():
         _check_range(base, key, found, grid=is_grid and key not in inactive)
@@ -149,41 +155,10 @@ def merge_settings(
         published=published is not None,
         origins={key: setting.origin for key, setting in merged.fixed.items()},
         inactive=inactive,
-        sometimes_inactive=sometimes,
+        sometimes_inactive={key: describe_idle(found, merged.ranges) for key, found in acts_when.items()},
+        acts_when=acts_when,
     )
     return _start_published(settings) if published is not None else _start_common(settings, space)
-
-
-def _find_inactive(
-    space: SearchSpace, label: str, base: Flat, ranges: Mapping[str, Searched]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the keys with a range that have no effect in any trial, and those that have none in some.
-
-    Raises:
-        SpaceError: ``acts_when`` names a setting that the method does not have.
-    """
-    never: dict[str, str] = {}
-    sometimes: dict[str, str] = {}
-    for key, conditions in space.methods[label].acts_when.items():
-        origin = FileOrigin(space, ("methods", label, "acts_when", key))
-        for named in (key, *conditions):
-            if named not in base:
-                raise origin.error(f"acts_when must name settings of {label}, but got {named}. {suggest(named, base)}")
-        if key not in ranges:
-            continue
-        for other, values in conditions.items():
-            acting = {repr(value) for value in values}
-            if other in ranges:
-                idle = [value for value in ranges[other].range.bounds() if repr(value) not in acting]
-                if idle:
-                    sometimes[key] = f"with {other}={' or '.join(map(_written, idle))}"
-            elif repr(base[other]) not in acting:
-                never[key] = other
-    return never, {key: why for key, why in sometimes.items() if key not in never}
-
-
-def _written(value: Scalar) -> str:
-    return value if isinstance(value, str) else shown(value)
 
 
 def _choose_label(space: SearchSpace, method: str | None) -> str:
@@ -368,12 +343,16 @@ def _start_published(settings: Settings) -> Settings:
 
 def _start_common(settings: Settings, space: SearchSpace) -> Settings:
     points: list[Flat] = []
+    left_out: dict[int, list[str]] = {}
     for index, point in enumerate(space.methods[settings.method].start_from):
         origin = FileOrigin(space, ("methods", settings.method, "start_from", index))
         kept = {key: value for key, value in point.items() if _is_searched(settings, key, value, origin.under(key))}
-        if kept not in points:  # --set may have made points equal
-            points.append(kept)
-    return replace(settings, start_from=tuple(points))
+        acting = drop_idle(kept, settings.acts_when)
+        if idle := [key for key in kept if key not in acting]:
+            left_out[index] = idle
+        if acting not in points:  # --set may have made points equal
+            points.append(acting)
+    return replace(settings, start_from=tuple(points), idle_in_start=left_out)
 
 
 def _is_searched(settings: Settings, key: str, value: Scalar, origin: FileOrigin) -> bool:

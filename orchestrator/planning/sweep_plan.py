@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.planning.choice import Choice
 from orchestrator.planning.cost import Cost, Reserve
 from search_spaces.blocks import Sampler, SchedulerName, Startup
+from search_spaces.conditions import Conditions, count_grid
 from search_spaces.ranges import Range
 from training.config.run import Scalar, TrainConfig
 from training.config.strict import explain, shown
@@ -100,6 +102,8 @@ class SweepPlan:
         max_gpu_hours: No new trial starts that could bring search and promotion above this; CPU-hours if the trials use
             no GPU. An extension may raise it.
         reserve: What that limit keeps for what follows; None is a promotion after a sweep, and else nothing.
+        acts_when: Searched setting -> another one -> the values of that one with which the first acts. Trials have only
+            the settings that act in them.
     """
 
     # A field that this version does not know may change what runs: refuse it rather than drop it.
@@ -143,6 +147,7 @@ class SweepPlan:
     cost: Cost | None = None
     max_gpu_hours: float | None = None
     reserve: Reserve | None = None
+    acts_when: dict[str, dict[str, list[Scalar]]] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -154,7 +159,7 @@ class SweepPlan:
     @property
     def num_points(self) -> int | None:
         """The number of different points, or None if it is infinite."""
-        return count_points(self.ranges, self.sampler) if self.ranges else len(self.start_from)
+        return count_points(self.ranges, self.sampler, self.acts_when) if self.ranges else len(self.start_from)
 
     @property
     def num_final(self) -> int:
@@ -272,10 +277,12 @@ def _describe_fault(fault: ErrorDetails) -> str:
     return f"{name} {explain(fault)}" if name else fault["msg"]
 
 
-def count_points(ranges: Mapping[str, Range], sampler: Sampler) -> int | None:
+def count_points(
+    ranges: Mapping[str, Range], sampler: Sampler, acts_when: Conditions = MappingProxyType({})
+) -> int | None:
     """Return the number of different points: 1 without ranges, None if it is infinite."""
     if not ranges or sampler == "grid":
-        return math.prod(len(found.grid()) for found in ranges.values())
+        return count_grid({key: found.grid() for key, found in ranges.items()}, acts_when)
     return None
 
 

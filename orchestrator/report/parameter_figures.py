@@ -28,6 +28,7 @@ from orchestrator.report.svg import (
 from orchestrator.report.view import TAU, Parameter, SweepView
 from orchestrator.results.comparison import correct_holm
 from orchestrator.sweep_folder.records import TrialState
+from training.config.spelling import listed
 from training.metric_names import (
     TRAIN_MASK_KEPT_FRAC,
     TRAIN_REJECTED_FRAC,
@@ -82,17 +83,20 @@ def compute_effects(view: SweepView) -> list[Effect]:
     trials, points = view.points
     if len(trials) < MIN_TRIALS:
         return []
-    scores = [view.comparable.scores[trial] for trial in trials]
-    found = []
+    found = {}
     for column, parameter in enumerate(view.parameters):
-        where = points[:, column]
+        rows = view.acting(parameter)
+        where = points[rows, column]
+        if len(rows) < MIN_TRIALS or np.ptp(where) == 0:
+            continue
         # No further than the trials reach: beyond them, a curve is a guess.
         at = np.linspace(where.min(), where.max(), _NUM_PLACES) if parameter.is_smooth else np.unique(where)
-        found.append(response(list(where), scores, list(at), is_smooth=parameter.is_smooth))
-    corrected = correct_holm([each.probability for each in found])
+        scores = [view.comparable.scores[trials[row]] for row in rows]
+        found[column] = response(list(where), scores, list(at), is_smooth=parameter.is_smooth)
+    corrected = correct_holm([each.probability for each in found.values()])
     return [
-        _make_effect(parameter, each, probability)
-        for parameter, each, probability in zip(view.parameters, found, corrected, strict=True)
+        _make_effect(view.parameters[column], each, probability)
+        for (column, each), probability in zip(found.items(), corrected, strict=True)
     ]
 
 
@@ -139,9 +143,15 @@ def draw_importance(view: SweepView) -> Figure | None:
         f"From {len(trials)} trials: forests are grown on resampled trials, and each parameter is shuffled among the "
         f"trials left out. The dot is the mean share of the variance that goes with it (Sobol's total "
         f"effect), the line 90 % of the resamples. Grey hollow dots, whose line reaches zero, are not more than "
-        f"noise. Shares need not add up to 100. {view.comparable.note}"
+        f"noise. Shares need not add up to 100.{_describe_conditions(view)} {view.comparable.note}"
     )
     return Figure("importance", "Which parameters matter", description, draw, table)
+
+
+def _describe_conditions(view: SweepView) -> str:
+    """Say what is not searched in every trial, or nothing."""
+    some = [each.name for each in view.parameters if len(view.acting(each)) < len(view.points[0])]
+    return f" In some trials, {listed(some)} did not act: curves leave these trials out." if some else ""
 
 
 def _draw_share(axes: Axes, place: int, share: Interval) -> None:
@@ -182,7 +192,7 @@ def draw_responses(view: SweepView, effects: Sequence[Effect]) -> Figure | None:
         f"One panel per parameter: every trial (filled: complete, hollow: stopped), and the curve through them, "
         f"whatever the other parameters were, with the range of 90 % of resampled trials. A grey dashed curve is no "
         f"more than what shuffled scores would show (permutation test, corrected for {len(effects)} parameters). The "
-        f"star is the winner. {view.comparable.note}{_describe_thinning(view)}"
+        f"star is the winner.{_describe_conditions(view)} {view.comparable.note}{_describe_thinning(view)}"
     )
     return Figure("responses", "What each parameter does", description, draw, table)
 
@@ -211,16 +221,18 @@ def draw_response(axes: Axes, view: SweepView, effect: Effect, shown: Sequence[i
     """Draw one parameter's panel."""
     parameter, found = effect.parameter, effect.response
     for is_complete in (False, True):
-        trials = [trial for trial in shown if (trial in view.complete) == is_complete]
+        acting = [trial for trial in shown if parameter.key in view.state.records[trial].params]
+        trials = [trial for trial in acting if (trial in view.complete) == is_complete]
         along = [_along(parameter, view, trial) for trial in trials]
         scores = [view.comparable.scores[trial] for trial in trials]
         face = MUTED if is_complete else "none"
         axes.plot(along, scores, "o", color=MUTED, markerfacecolor=face, markersize=3.5, alpha=0.75)
     colour, dash = (MUTED, "--") if effect.is_noise else (BLUE, "-")
     _draw_curve(axes, parameter, found, colour, dash)
-    if view.winner is not None and view.winner.trial in view.comparable.scores:
-        at = _along(parameter, view, view.winner.trial)
-        axes.plot(at, view.comparable.scores[view.winner.trial], "*", color=RED, markersize=10)
+    winner = view.winner
+    if winner is not None and winner.trial in view.comparable.scores and parameter.key in winner.params:
+        at = _along(parameter, view, winner.trial)
+        axes.plot(at, view.comparable.scores[winner.trial], "*", color=RED, markersize=10)
     _set_scale(axes, parameter)
 
 

@@ -188,16 +188,24 @@ class SweepView:
 
     @cached_property
     def points(self) -> tuple[list[int], Floats]:
-        """The trials with a comparable score and all parameters, and (trials, parameters) in 0..1 of their ranges."""
+        """The trials with a comparable score and all parameters, and (trials, parameters) in 0..1 of their ranges.
+
+        What does not act in a trial is in the middle of its range there, where it says least; see :meth:`acting`.
+        """
         trials, rows = [], []
         for trial in sorted(self.comparable.scores):
             params = self.state.records[trial].params
-            if all(each.key in params for each in self.parameters):
-                row = [each.place(params[each.key]) for each in self.parameters]
+            if all(each.key in params or each.key in self.plan.acts_when for each in self.parameters):
+                row = [each.place(params[each.key]) if each.key in params else 0.5 for each in self.parameters]
                 if not any(map(math.isnan, row)):
                     trials.append(trial)
                     rows.append(row)
         return trials, np.asarray(rows, float).reshape(len(rows), len(self.parameters))
+
+    def acting(self, parameter: Parameter) -> list[int]:
+        """Return the rows of ``points`` in whose trials a parameter acts: all, unless it does so only in some."""
+        trials, _ = self.points
+        return [row for row, trial in enumerate(trials) if parameter.key in self.state.records[trial].params]
 
     @property
     def hours_unit(self) -> str:

@@ -87,6 +87,8 @@ def _measured_maps(view: SweepView) -> list[_Map]:
     cells: dict[str, dict[tuple[float, float], list[float]]] = {}
     for trial, score in view.complete.items():
         params = view.state.records[trial].params
+        if {SPBC, REG} - params.keys():
+            continue
         tau = params.get(TAU, view.plan.base.get(TAU))
         place = (float(params[SPBC] or 0), float(params[REG] or 0))
         cells.setdefault(f"tau {tau:g}" if isinstance(tau, float) else "", {}).setdefault(place, []).append(score)
@@ -104,11 +106,12 @@ def _as_map(title: str, found: dict[tuple[float, float], list[float]]) -> _Map:
 def _draw_model(view: SweepView, spbc: Parameter, reg: Parameter) -> Figure | None:
     trials, points = view.points
     winner = view.winner
-    if len(trials) < MIN_TRIALS or winner is None or any(each.key not in winner.params for each in view.parameters):
+    if len(trials) < MIN_TRIALS or winner is None or {SPBC, REG} - winner.params.keys():
         return None
     keys = [each.key for each in view.parameters]
     places = np.linspace(0, 1, _NUM_PLACES)
-    at = np.tile([each.place(winner.params[each.key]) for each in view.parameters], (_NUM_PLACES**2, 1))
+    centre = [each.place(winner.params[each.key]) if each.key in winner.params else 0.5 for each in view.parameters]
+    at = np.tile(centre, (_NUM_PLACES**2, 1))
     at[:, keys.index(SPBC)] = np.tile(places, _NUM_PLACES)
     at[:, keys.index(REG)] = np.repeat(places, _NUM_PLACES)
     surface = fit_surface(points, [view.comparable.scores[trial] for trial in trials], at)
@@ -192,6 +195,7 @@ def _draw_trials(axes: Axes, view: SweepView, spbc: Parameter, reg: Parameter, t
         # Cell centres are half a cell from the edges of the map.
         return tuple(0.5 + (_NUM_PLACES - 1) * each.place(params[each.key]) for each in (spbc, reg))  # type: ignore[return-value]
 
+    trials = [trial for trial in trials if {SPBC, REG} <= view.state.records[trial].params.keys()]
     if len(trials) <= 100:
         xs, ys = zip(*map(place, trials), strict=True)
         axes.plot(xs, ys, "o", color=INK, markerfacecolor="none", markersize=3, alpha=0.6)

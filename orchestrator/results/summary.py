@@ -24,7 +24,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.spent import Spent
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.sweep_folder.waiting import Waiting, read_waiting
-from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.reading import read_sweep_quickly
 from orchestrator.tracking.recall import RecalledSweep
 from training.config.marks import find_marks
 from training.config.run import Scalar
@@ -176,7 +176,7 @@ def make_heading(plan: SweepPlan) -> Heading:
 
 def summarise(sweep_id: str, *, with_parts: bool = True) -> SweepSummary:
     """Summarise a sweep in this home; the parts of a promotion are in journals of their own, which take time."""
-    plan, state = read_sweep(sweep_id)
+    plan, state = read_sweep_quickly(sweep_id)
     is_driven = find_holder(sweep_dir(sweep_id)) is not None
     driver = _describe_driver(state.driver_state, is_driven=is_driven)
     # Its runs are done, but a step after them failed or was never taken.

@@ -185,7 +185,11 @@ def replay(path: Path) -> SweepState:
     Raises:
         JournalError: A complete line is broken, or the file cannot be read.
     """
-    state, _ = _replay(path, Chain())
+    return settle_dead(path, _replay(path, Chain())[0])
+
+
+def settle_dead(path: Path, state: SweepState) -> SweepState:
+    """Return a state with driver and unfinished trials as INTERRUPTED, unless a living driver holds the lease."""
     if find_holder(path.parent) is None:
         if state.driver_state == "RUNNING":
             state.driver_state = "INTERRUPTED"
@@ -202,7 +206,7 @@ def follow(path: Path, offset: int = 0) -> tuple[list[Event], int]:
         JournalError: A complete line is broken, or the file cannot be read.
     """
     events: list[Event] = []
-    with _without_collector():
+    with without_collector():
         for event, end in _read(path, Chain(), offset):
             if event is not None:
                 events.append(event)
@@ -241,10 +245,19 @@ def replace_journal(path: Path, content: bytes) -> Path | None:
     return kept
 
 
-def _replay(path: Path, chain: Chain) -> tuple[SweepState, int]:
-    state, size = SweepState(), 0
-    with _without_collector():
-        for event, end in _read(path, chain):
+def replay_on(path: Path, state: SweepState, offset: int) -> tuple[SweepState, int]:
+    """Apply the events after an offset to the state up to there; return it with the offset after them.
+
+    Raises:
+        JournalError: As :func:`replay`.
+    """
+    return _replay(path, Chain(), state, offset)
+
+
+def _replay(path: Path, chain: Chain, state: SweepState | None = None, offset: int = 0) -> tuple[SweepState, int]:
+    state, size = state or SweepState(), offset
+    with without_collector():
+        for event, end in _read(path, chain, offset):
             try:
                 if event is not None:
                     state.apply(event)
@@ -256,7 +269,7 @@ def _replay(path: Path, chain: Chain) -> tuple[SweepState, int]:
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Let the garbage collector rest while a journal is read: it would look through all events again and again."""
     was_enabled = gc.isenabled()
     gc.disable()

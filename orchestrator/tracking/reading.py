@@ -13,6 +13,14 @@ from orchestrator.sweep_folder.index import list_sweeps, load_plan
 from orchestrator.sweep_folder.journal import JOURNAL_FILE, JournalError, advise_restore, replay
 from orchestrator.sweep_folder.plan_check import require_same_plan
 from orchestrator.sweep_folder.state import SweepState
+from orchestrator.sweep_folder.state_cache import replay_quickly
+
+
+def read_sweep_quickly(sweep_id: str) -> tuple[SweepPlan, SweepState]:
+    """As :func:`read_sweep`, for commands that only show a sweep: a long journal is replayed once, not every time."""
+    plan, state = load_plan(sweep_id), replay_quickly(sweep_dir(sweep_id) / JOURNAL_FILE)
+    require_intact(plan, state)
+    return plan, state
 
 
 def read_sweep(sweep_id: str) -> tuple[SweepPlan, SweepState]:

@@ -6,11 +6,11 @@ Nothing is stored: proposers are rebuilt from the journal. What is drawn for a t
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -20,17 +20,14 @@ from orchestrator.home import PLAN_FILE, sweep_dir
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.trials.race_blocks import place_of, read_race
+from orchestrator.trials.samplers import Memory, PlannedGp, PlannedTpe
+from search_spaces.conditions import acts, drop_idle, order_keys, walk_grid
 from search_spaces.ranges import Range
 from training.config.run import Scalar
 from training.selection import Protocol as SelectionProtocol
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-MOST_RECENT_TRIALS = 1000
-MOST_GOOD_TRIALS = 50
-"""What TPE sees of a longer sweep: its latest trials, and the best of the older ones."""
-
-_COMPLETE = optuna.trial.TrialState.COMPLETE
 _OPTUNA_STATES = {
     TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
     TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
@@ -66,24 +63,21 @@ def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Propo
 
 
 class GridProposer:
-    """Proposes every combination of the ranges' grid values in order: the last range changes fastest.
+    """Proposes every different combination of the ranges' grid values in order: the last range changes fastest.
 
     Start points are not used. Why not ``optuna.samplers.GridSampler``: it shuffles the combinations, so a grid that an
     earlier version began could not be resumed, and after the last one it calls ``study.stop()``, which raises outside
-    ``study.optimize``. A point that is computed from the trial's number is the same after a restart, without any state.
+    ``study.optimize``. The point of a trial's number is the same after a restart.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
-        self._axes = {key: found.grid() for key, found in plan.ranges.items()}
+        self._walk = walk_grid({key: found.grid() for key, found in plan.ranges.items()}, plan.acts_when)
+        self._points: list[dict[str, Scalar]] = []
 
     def propose(self, trial: int) -> Proposal | None:
         """Return the combination with this number."""
-        params: dict[str, Scalar] = {}
-        rest = trial
-        for key, values in reversed(self._axes.items()):
-            rest, index = divmod(rest, len(values))
-            params[key] = values[index]
-        return None if rest else Proposal({key: params[key] for key in self._axes}, "grid")
+        self._points.extend(itertools.islice(self._walk, max(0, trial + 1 - len(self._points))))
+        return Proposal(dict(self._points[trial]), "grid") if trial < len(self._points) else None
 
     def learn(self, record: TrialRecord) -> None:
         """A grid learns nothing."""
@@ -119,12 +113,13 @@ class OptunaProposer:
     """Proposes the start points, then start-up points, then those of TPE, of a Gaussian process, or random ones.
 
     A trial that was cut short is reported to Optuna as PRUNED with the values of its epochs, never as a finished one.
-    TPE ignores failed trials.
+    TPE ignores failed trials. What does not act in a trial (``plan.acts_when``) is not drawn for it.
     """
 
     def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
         self._plan = plan
-        self._distributions = {key: _distribution(found) for key, found in plan.ranges.items()}
+        self._distributions = {key: _distribution(plan.ranges[key]) for key in order_keys(plan.ranges, plan.acts_when)}
+        self._memory = Memory()
         self.study = optuna.create_study(storage=None, direction="maximize")
         self._running: dict[int, optuna.Trial] = {}
         for record in sorted(records, key=lambda record: record.trial):
@@ -139,13 +134,15 @@ class OptunaProposer:
         point = self._known_point(trial)
         self._running[trial] = self._ask(trial, point)
         # A point may also give keys that nothing searches, such as the seed of a final run.
-        return Proposal({**point, **self._running[trial].params}, self._origin(trial))
+        fixed = {key: value for key, value in point.items() if key not in self._distributions}
+        return Proposal({**fixed, **self._running[trial].params}, self._origin(trial))
 
     def _known_point(self, trial: int) -> Mapping[str, Scalar]:
         """Return what is known of a point before anything is drawn: a start point, or one of an even spread."""
         if trial < len(self._plan.start_from):
             return self._plan.start_from[trial]
-        return spread_point(self._plan, trial) if self._origin(trial) == "quasi_random" else {}
+        spread = spread_point(self._plan, trial) if self._origin(trial) == "quasi_random" else {}
+        return drop_idle(spread, self._plan.acts_when)
 
     def learn(self, record: TrialRecord) -> None:
         """Report to Optuna how a trial ended and every value that it reported."""
@@ -162,14 +159,29 @@ class OptunaProposer:
             self.study.enqueue_trial(known)
         # A new sampler for every trial: a long-lived sampler would be in a different state after a restart.
         self.study.sampler = self._sampler(trial)
-        return self.study.ask(self._distributions)
+        asked, drawn = self.study.ask(), dict[str, Scalar]()
+        for key, distribution in self._distributions.items():
+            if acts(key, drawn, self._plan.acts_when):
+                drawn[key] = _suggest(asked, key, distribution)
+        return asked
 
     def _sampler(self, trial: int) -> optuna.samplers.BaseSampler:
         seed = _mix(self._plan.search_seed, trial)
         origin = self._origin(trial)
         if origin == "tpe":
-            return _PlannedTpe(self._distributions, seed)
-        return _PlannedGp(self._distributions, seed) if origin == "gp" else optuna.samplers.RandomSampler(seed)
+            return PlannedTpe(self._group(), seed, self._memory)
+        if origin != "gp":
+            return optuna.samplers.RandomSampler(seed)
+        middles = {key: self._plan.ranges[key].at(0.5) for key in self._plan.acts_when}
+        return PlannedGp(self._distributions, seed, middles)
+
+    def _group(self) -> list[dict[str, BaseDistribution]]:
+        """Return the ranges in groups of those that act under the same conditions."""
+        groups: dict[str, dict[str, BaseDistribution]] = {}
+        for key, distribution in self._distributions.items():
+            conditions = sorted(self._plan.acts_when.get(key, {}).items())
+            groups.setdefault(repr(conditions), {})[key] = distribution
+        return list(groups.values())
 
     def _origin(self, trial: int) -> str:
         if trial < len(self._plan.start_from):
@@ -180,75 +192,6 @@ class OptunaProposer:
         if self._plan.sampler == "random":
             return "random"
         return self._plan.sampler if learns else "startup"
-
-
-class _PlannedTpe(optuna.samplers.TPESampler):
-    """Samples the plan's ranges by TPE.
-
-    Optuna would derive the search space from all earlier trials at every draw; ours is known.
-    """
-
-    def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
-        # One start-up trial, because OptunaProposer counts the random phase by trial number. Optuna counts finished
-        # trials, so its own start-up would grow with the number of trials that run at once.
-        # The constant liar counts running trials as bad ones, so that parallel trials do not crowd at one point.
-        super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
-        self._planned = distributions
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._planned
-
-    def sample_relative(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return super().sample_relative(cast(optuna.Study, _Bounded(study)), trial, search_space)
-
-
-class _Bounded:
-    """A study that shows TPE no more trials than it has a use for: the latest, and the best of the older ones.
-
-    TPE takes time in proportion to all trials. It models at most 25 of them as good ones, and gives the others the less
-    weight the older they are.
-    """
-
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        trials = study.get_trials(deepcopy=False)
-        older = trials[:-MOST_RECENT_TRIALS]
-        scored = [(-trial.value, trial.number) for trial in older if trial.state is _COMPLETE and trial.value]
-        # The earliest of equals, whatever else there is: the same after a restart.
-        good = sorted(number for _, number in heapq.nsmallest(MOST_GOOD_TRIALS, scored))
-        self._trials = [*(trials[number] for number in good), *trials[-MOST_RECENT_TRIALS:]]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    # Optuna's samplers call this private method; with another name in a later version, a test fails.
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Collection[optuna.trial.TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self._trials if states is None or trial.state in states]
-
-
-class _PlannedGp(optuna.samplers.GPSampler):
-    """Samples the plan's ranges by a Gaussian process, which estimates the noise of the scores itself.
-
-    It learns from complete trials alone, so it gains nothing from those that were cut short.
-    """
-
-    def __init__(self, distributions: dict[str, BaseDistribution], seed: int) -> None:
-        super().__init__(seed=seed, n_startup_trials=1, deterministic_objective=False)
-        self._planned = distributions
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._planned
 
 
 def spread_point(plan: SweepPlan, trial: int) -> dict[str, Scalar]:
@@ -276,11 +219,21 @@ def _distribution(found: Range) -> BaseDistribution:
     return FloatDistribution(low, high, log=found.log)
 
 
+def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Scalar:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+
+
 def _require_in_ranges(plan: SweepPlan, record: TrialRecord) -> None:
     for key, found in plan.ranges.items():
         # Optuna would raise an error that names neither the trial nor the file.
-        # A trial that has not ended may lack keys, which are then drawn.
-        is_inside = found.contains(record.params[key]) if key in record.params else not record.ended
+        # A trial that has not ended may lack keys, which are then drawn; any trial lacks those that do not act in it.
+        is_lacking = record.ended and acts(key, record.params, plan.acts_when)
+        is_inside = found.contains(record.params[key]) if key in record.params else not is_lacking
         if not is_inside:
             raise OrchestratorError(
                 f"Trial {record.trial} of {plan.id} has {key}={record.params.get(key)}, which is not in its range in "
@@ -293,11 +246,12 @@ def _frozen(
     record: TrialRecord, distributions: Mapping[str, BaseDistribution], protocol: SelectionProtocol
 ) -> optuna.trial.FrozenTrial:
     state, value = _outcome(record, protocol)
+    given = {key: distribution for key, distribution in distributions.items() if key in record.params}
     return optuna.trial.create_trial(
         state=state,
         value=value,
-        params={key: record.params[key] for key in distributions},
-        distributions=dict(distributions),
+        params={key: record.params[key] for key in given},
+        distributions=given,
         intermediate_values=_values(record, protocol),
     )
 

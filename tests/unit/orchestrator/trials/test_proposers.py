@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -11,7 +11,7 @@ from optuna.samplers._tpe import sampler as tpe
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
-from orchestrator.trials import proposers
+from orchestrator.trials import samplers
 from orchestrator.trials.proposers import GridProposer, OptunaProposer, make_proposer
 from search_spaces.ranges import Range
 from tests.kit.sweeps import make_sweep
@@ -189,16 +189,118 @@ def test_tpe_sees_the_best_and_the_latest_of_a_long_sweep(
         return split(study, trials, num_below)
 
     monkeypatch.setattr(tpe, "_split_trials", watch)
-    monkeypatch.setattr(proposers, "MOST_RECENT_TRIALS", 10)
-    monkeypatch.setattr(proposers, "MOST_GOOD_TRIALS", 2)
+    monkeypatch.setattr(samplers, "MOST_RECENT_TRIALS", 10)
+    monkeypatch.setattr(samplers, "MOST_GOOD_TRIALS", 2)
     made = plan(ranges={"method.spbc_weight": RANGES["method.spbc_weight"]}, startup_trials=0)
     scores = [50.0, 90.0, 60.0, 80.0, *[55.0] * 26]
     records = [ended(trial, {"method.spbc_weight": 0.05 * trial}, score) for trial, score in enumerate(scores)]
-    assert OptunaProposer(made, records).propose(30)
+    proposer = OptunaProposer(made, records)
+    assert proposer.propose(30)
     # 30 itself is left out, being the one that is asked for.
     assert seen == [[1, 3, *range(21, 30)]]
     assert OptunaProposer(made, records[:10]).propose(10)
     assert seen[1] == list(range(10))
+    # 30 stays the latest one that runs until it is one of the older ones, and counts once it has ended.
+    for trial in range(31, 43):
+        proposal = proposer.propose(trial)
+        assert proposal is not None
+        proposer.learn(ended(trial, proposal.params, 55.0))
+    assert seen[-1] == [1, 3, *range(32, 42)]
+    proposer.learn(ended(30, records[0].params, 95.0))
+    assert proposer.propose(43)
+    assert seen[-1] == [1, 30, *range(33, 43)]
+    again = [*records, *(ended(trial, records[0].params, 95.0 if trial == 30 else 55.0) for trial in range(30, 43))]
+    assert OptunaProposer(made, again).propose(43)
+    assert seen[-1] == seen[-2], "the same after a restart"
+
+
+CONDITIONED = {
+    "method.cam_threshold": Range(type="float", low=0.3, high=0.9),
+    "method.reg_weight": RANGES["method.reg_weight"],
+    "method.rejection": Range(type="categorical", choices=["gap", "none"]),
+    "method.average_decay": Range(type="float", low=0.9, high=0.99),
+    "method.use_average_test": Range(type="categorical", choices=[True, False]),
+}
+ACTS_WHEN: dict[str, dict[str, list[Any]]] = {
+    "method.cam_threshold": {"method.rejection": ["gap"]},
+    "method.use_average_test": {"method.rejection": ["gap"]},
+    "method.average_decay": {"method.rejection": ["gap"], "method.use_average_test": [True]},
+}
+
+
+def expected_keys(params: Mapping[str, Any]) -> set[str]:
+    keys = {"method.reg_weight", "method.rejection"}
+    if params["method.rejection"] == "gap":
+        keys |= {"method.cam_threshold", "method.use_average_test"}
+        keys |= {"method.average_decay"} if params["method.use_average_test"] else set()
+    return keys
+
+
+def test_trials_have_only_what_acts_in_them(plan: Callable[..., SweepPlan]) -> None:
+    # Start points that give too much, or leave open whether it acts.
+    points = ({"method.rejection": "none", "method.cam_threshold": 0.5}, {"method.cam_threshold": 0.4})
+    for sampler, startup, num in (("random", "random", 12), ("tpe", "quasi_random", 20), ("gp", "random", 10)):
+        made = plan(
+            ranges=CONDITIONED,
+            acts_when=ACTS_WHEN,
+            start_from=points,
+            sampler=sampler,
+            startup=startup,
+            startup_trials=num - 8 if sampler == "tpe" else num - 2,
+        )
+        proposer, records = OptunaProposer(made), []
+        for trial in range(num):
+            proposal = proposer.propose(trial)
+            assert proposal is not None
+            assert proposal.params.keys() == expected_keys(proposal.params), (sampler, proposal)
+            assert all(CONDITIONED[key].contains(value) for key, value in proposal.params.items())
+            score = 60 + 20 * (proposal.params["method.rejection"] == "gap") - 5 * trial % 3
+            records.append(ended(trial, proposal.params, score))
+            proposer.learn(records[-1])
+        assert {record.params["method.rejection"] for record in records} == {"gap", "none"}, sampler
+        assert OptunaProposer(made, records).propose(num) == proposer.propose(num), "the same after a restart"
+
+
+def test_tpe_models_a_setting_from_the_trials_in_which_it_acts(
+    plan: Callable[..., SweepPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[tuple[str, ...], list[int]] = {}
+    represent = tpe.TPESampler._get_internal_repr
+
+    def watch(self: Any, trials: Any, space: Any, study: Any) -> Any:
+        found = represent(self, trials, space, study)
+        seen.setdefault(tuple(space), []).append(len(next(iter(found.values()))))
+        return found
+
+    monkeypatch.setattr(tpe.TPESampler, "_get_internal_repr", watch)
+    ranges = {key: CONDITIONED[key] for key in ("method.cam_threshold", "method.reg_weight", "method.rejection")}
+    when = {"method.cam_threshold": ACTS_WHEN["method.cam_threshold"]}
+    none, gap = {"method.reg_weight": 0.1, "method.rejection": "none"}, {"method.reg_weight": 0.1}
+    gap |= {"method.rejection": "gap", "method.cam_threshold": 0.5}
+    records = [ended(trial, none if trial % 3 else gap, 50.0 + trial) for trial in range(9)]
+    running = [TrialRecord(trial, none if trial == 9 else gap, "tpe", started_ms=0) for trial in (9, 10)]
+    made = plan(ranges=ranges, acts_when=when, startup_trials=0, start_from=())
+    proposer = OptunaProposer(made, [*records, *running])
+    seen.clear()
+    assert proposer.propose(11)
+    assert {keys: sum(counts) for keys, counts in seen.items()} == {
+        ("method.rejection", "method.reg_weight"): 11,
+        ("method.cam_threshold",): 4,
+    }
+
+
+def test_a_grid_has_no_two_points_that_differ_only_in_what_does_not_act(plan: Callable[..., SweepPlan]) -> None:
+    ranges = {key: found for key, found in CONDITIONED.items() if "reg" not in key}
+    ranges["method.cam_threshold"] = Range(type="float", low=0.3, high=0.9, num=3)
+    ranges["method.average_decay"] = Range(type="float", low=0.9, high=0.99, num=2)
+    made = plan(sampler="grid", ranges=ranges, acts_when=ACTS_WHEN)
+    proposer = make_proposer(made)
+    points = [found.params for trial in range(40) if (found := proposer.propose(trial)) is not None]
+    assert len(points) == made.num_points == 3 * (1 + 2) + 1
+    assert len({repr(sorted(point.items())) for point in points}) == len(points)
+    again = make_proposer(made).propose(7)
+    assert again is not None
+    assert again.params == points[7]
 
 
 def test_a_grid_is_every_combination_once_and_then_nothing(plan: Callable[..., SweepPlan]) -> None:
