@@ -130,6 +130,8 @@ class Budget(Section):
         time_limit_s: Seconds that a trial may take, from the start of its process; a longer one fails with TIMEOUT.
             None means no limit.
         cap_gib: Disk space for the checkpoints of a sweep.
+        min_gain: A sweep ends early once the trials that are left are expected to raise the best score by fewer points
+            than this together. None means that all trials run.
     """
 
     trials: Annotated[int, Field(ge=1)]
@@ -137,6 +139,7 @@ class Budget(Section):
     startup_trials: Annotated[int, Field(ge=0)] = 10
     time_limit_s: Seconds | None = None
     cap_gib: Annotated[float, Field(gt=0)] = 20.0
+    min_gain: Annotated[float, Field(gt=0)] | None = None
 
 
 class Search(Section):

@@ -18,9 +18,9 @@ Conditions = Mapping[str, Mapping[str, Sequence[Scalar]]]
 
 def holds(value: Scalar, acting: Sequence[Scalar]) -> bool:
     """Return whether a value is among those with which a setting acts."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     # By repr, because True == 1 and 1 == 1.0 while they are different settings.
-    return repr(value) in map(repr, acting) or (ABOVE_ZERO in acting and is_number and value > 0)
+    return repr(value) in map(repr, acting) or (ABOVE_ZERO in acting and is_positive)
 
 
 def acts(key: str, params: Mapping[str, Scalar], conditions: Conditions) -> bool:

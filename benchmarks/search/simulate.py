@@ -11,7 +11,7 @@ import heapq
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,24 @@ from orchestrator.sweep_folder.journal import Journal
 from orchestrator.sweep_folder.records import Handout, TrialReport, TrialState
 from orchestrator.trials.director import Director
 from orchestrator.trials.pruner import Pruner
+from training.config.run import Scalar
 from training.metric_names import VAL_MAP
 
 # Journals of simulated sweeps need no disk, which would take most of the time.
 _MEMORY = Path("/dev/shm")
+
+
+class Function(Protocol):
+    """What simulated trials are measured by; a table is one."""
+
+    def truth(self, params: Mapping[str, Scalar]) -> float:
+        """Return the true quality of a point in percent."""
+
+    def curve(self, params: Mapping[str, Scalar], generator: np.random.Generator) -> Floats:
+        """Return the score of every epoch of one run."""
+
+    def seconds(self, params: Mapping[str, Scalar]) -> Floats:
+        """Return the seconds of every epoch."""
 
 
 class Scheduler(Protocol):
@@ -109,7 +123,7 @@ def simulate(
 
 @contextmanager
 def run_clock(
-    plan: SweepPlan, objective: Objective, seed: int, make_scheduler: Callable[[SweepPlan], Scheduler]
+    plan: SweepPlan, objective: Function, seed: int, make_scheduler: Callable[[SweepPlan], Scheduler]
 ) -> Iterator[tuple[Clock, Journal]]:
     """Run one sweep as :func:`simulate` does, and yield what is known of it while its journal exists."""
     with _director(plan) as (director, journal):
@@ -126,7 +140,7 @@ class Clock:
     def __init__(
         self,
         plan: SweepPlan,
-        objective: Objective,
+        objective: Function,
         director: Director,
         scheduler: Scheduler,
         generator: np.random.Generator,

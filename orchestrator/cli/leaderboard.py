@@ -111,8 +111,8 @@ def print_leaderboard(plan: SweepPlan, state: SweepState, num_rows: int | None =
     if is_here and rows:
         spending = sum_spending(plan, state)
         print_text(f"spent: {spending}")
-        if spending.limit_message is not None:
-            print_text(f"ended early: {spending.limit_message}")
+        if state.early_end is not None:
+            print_text(f"ended early: {state.early_end}")
         if (devices := describe_devices(state.records.values())) is not None:
             print_text(devices)
     if is_here and (openings := find_openings(state)) is not None:
@@ -132,6 +132,7 @@ def print_leaderboard_json(plan: SweepPlan, state: SweepState, source: Source | 
 
     printed = asdict(make_heading(plan)) | ({} if source is None else asdict(source))
     printed["true_labels"] = state.provenance.get("true_labels")
+    printed["over"] = state.over_message
     printed["rows"] = rank_trials(plan, state)
     if state.test is not None:
         printed["test"] = asdict(summarise_test(state.test.figures, plan.num_seeds))

@@ -183,6 +183,16 @@ MaxHoursOption = Annotated[
         show_default=False,
     ),
 ]
+MinGainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--min-gain",
+        metavar="POINTS|noise",
+        help="End early once the trials that are left are expected to raise the best score by less together; `noise`: "
+        "by less than the deviation between seeds in earlier promotions.",
+        show_default=False,
+    ),
+]
 PriceOption = Annotated[
     float | None,
     typer.Option(

@@ -99,6 +99,9 @@ def _next_steps(plan: SweepPlan, state: SweepState) -> dict[str, str]:
     steps = {f"promote {plan.id}": "train the winner at full length", **browse}
     if state.is_limited and state.limit is not None:
         steps[f"extend {plan.id} --max-gpu-hours {2 * state.limit.max_gpu_hours:g}"] = "continue below a higher limit"
+    elif state.is_over and state.over is not None:
+        left = state.over.num_trials - state.over.num_started
+        steps[f"extend {plan.id} --trials +{left}"] = "run the other trials all the same"
     elif plan.num_points is None:  # otherwise nothing is left to try
         steps[f"extend {plan.id} --trials +{plan.num_trials}"] = "continue the search"
     return steps

@@ -113,6 +113,8 @@ def _print_status(found: SweepSummary) -> None:
     if best:
         score = f"{format_score(best.value)} {heading.metric} in percent"
         print_line(f"  best    {score}: {unit} {best.trial} at epoch {best.epoch}")
+    if found.over is not None:
+        print_text(f"  over    {found.over}")
     if found.decision:
         print_line(f"  {found.decision.verdict}: {found.decision.reason}")
     if found.test is not None:

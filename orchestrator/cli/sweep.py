@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from orchestrator.cli.options import (
     LearnOption,
     MaxHoursOption,
     MethodOption,
+    MinGainOption,
     NameOption,
     PriceOption,
     ProbeOption,
@@ -46,6 +48,9 @@ _NO_STORAGE = (
     "trials start over."
 )
 
+NOISE = "noise"
+"""The word for the deviation between seeds in --min-gain."""
+
 if TYPE_CHECKING:
     from orchestrator.planning.request import PlanRequest
     from orchestrator.planning.sweep_plan import SweepPlan
@@ -67,6 +72,7 @@ def plan(
     name: NameOption = None,
     storage: StorageOption = None,
     max_gpu_hours: MaxHoursOption = None,
+    min_gain: MinGainOption = None,
     price_per_gpu_hour: PriceOption = None,
     probe: ProbeOption = False,
     json: JsonOption = False,
@@ -98,6 +104,7 @@ def sweep(
     mirror: FormerBackupOption = None,
     dry_run: DryRunOption = False,
     max_gpu_hours: MaxHoursOption = None,
+    min_gain: MinGainOption = None,
     price_per_gpu_hour: PriceOption = None,
     probe: ProbeOption = False,
     json: JsonOption = False,
@@ -132,8 +139,11 @@ def sweep(
         num_cpus=machine.get("num_cpus"),
         num_gpus=machine.get("num_gpus"),
         max_gpu_hours=max_gpu_hours,
+        min_gain=_read_points_of_gain(min_gain),
     )
     planned = _add_cost(make_plan(request), request, address, price=price_per_gpu_hour, probe=probe)
+    if min_gain == NOISE:
+        planned = _end_below_noise(planned)
     if dry_run:
         _show_plan(planned, address, json)
     else:
@@ -268,6 +278,23 @@ def _read_points(names: list[str] | None) -> tuple[dict[str, Scalar], ...]:
     from orchestrator.results.earlier_points import rank_earlier_points
 
     return rank_earlier_points(names) if names else ()
+
+
+def _read_points_of_gain(text: str | None) -> float | None:
+    if text in (None, NOISE):
+        return None
+    with suppress(ValueError):
+        return float(str(text))
+    raise UserError(f"--min-gain must be a number of points, or {NOISE}, but got --min-gain={text}.")
+
+
+def _end_below_noise(planned: SweepPlan) -> SweepPlan:
+    from orchestrator.planning.min_gain import end_below
+    from orchestrator.promotion.noise import know_deviation
+
+    deviation, known_from = know_deviation(planned)
+    note = f"--min-gain {NOISE}: {deviation:.2g} points, the deviation between seeds in {known_from}"
+    return replace(end_below(planned, deviation), notes=(*planned.notes, note))
 
 
 def _require_free_name(name: str | None) -> str | None:

@@ -91,6 +91,10 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
         rows["stops early"] = rules
     rungs = ", ".join(map(str, plan.rungs()))
     rows["pruning"] = f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
+    if plan.min_gain is not None:
+        rows["may end"] = (
+            f"early, once the trials left are expected to gain less than {plan.min_gain:g} points together"
+        )
     rows["selection"] = f"{plan.protocol} ({plan.protocol.metric})"
     rows["per trial"] = plan.resources.describe()
     rows["total epochs"] = _count_epochs(plan)

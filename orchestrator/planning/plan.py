@@ -15,6 +15,7 @@ from orchestrator.home import make_sweep_id
 from orchestrator.planning.capacity import count_slots
 from orchestrator.planning.estimate import Timing, estimate_cost
 from orchestrator.planning.learned_points import fit_points
+from orchestrator.planning.min_gain import end_below
 from orchestrator.planning.page import make_notes
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
@@ -91,7 +92,18 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
         grace_epochs=grace_epochs,
         reduction_factor=space.scheduler.reduction_factor,
     )
+    if request.min_gain is not None:
+        plan = end_below(plan, request.min_gain)
+    elif space.budget.min_gain is not None and not settings.published:
+        plan = _end_below(plan, space.budget.min_gain, space)
     return _finish(plan, space, settings, slots, len(learned))
+
+
+def _end_below(plan: SweepPlan, points: float, space: SearchSpace) -> SweepPlan:
+    try:
+        return end_below(plan, points)
+    except UserError as error:
+        raise space.error(("budget", "min_gain"), f"budget.min_gain: {error}") from None
 
 
 def _plan_training(request: PlanRequest, space: SearchSpace, settings: Settings) -> SweepPlan:

@@ -47,6 +47,7 @@ class PlanRequest:
         storage: Folder or URI for checkpoints; None is the sweep's own folder.
         num_cpus, num_gpus: Available resources; None means those of this machine.
         max_gpu_hours: No new trial starts that could bring search and promotion above this.
+        min_gain: The sweep ends early once the trials that are left are expected to gain fewer points together.
     """
 
     space: str | Path | SearchSpace | None = None
@@ -69,6 +70,7 @@ class PlanRequest:
     num_cpus: int | None = None
     num_gpus: int | None = None
     max_gpu_hours: float | None = None
+    min_gain: float | None = None
 
     def check_counts(self) -> None:
         """Check every flag that counts something.

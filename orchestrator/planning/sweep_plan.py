@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -102,6 +101,7 @@ class SweepPlan:
         max_gpu_hours: No new trial starts that could bring search and promotion above this; CPU-hours if the trials use
             no GPU. An extension may raise it.
         reserve: What that limit keeps for what follows; None is a promotion after a sweep, and else nothing.
+        min_gain: The search ends once the trials that are left are expected to raise the best score by less, in points.
         acts_when: Searched setting -> another one -> the values of that one with which the first acts. Trials have only
             the settings that act in them.
     """
@@ -148,6 +148,7 @@ class SweepPlan:
     max_gpu_hours: float | None = None
     reserve: Reserve | None = None
     acts_when: dict[str, dict[str, list[Scalar]]] = field(default_factory=dict)
+    min_gain: float | None = None
 
     @property
     def epochs(self) -> int:
@@ -243,6 +244,8 @@ class SweepPlan:
                 raise ValueError(f"{name} must be from {least} to {_MAX_COUNT}, but got {getattr(self, name)}")
         if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:
             raise ValueError(f"max_gpu_hours must be above 0, but got {self.max_gpu_hours}")
+        if self.min_gain is not None and not self.min_gain > 0:
+            raise ValueError(f"min_gain must be above 0, but got {self.min_gain}")
         # Otherwise the rungs of the pruner would have no end.
         if not 1 < self.reduction_factor <= _MAX_COUNT:
             raise ValueError(f"reduction_factor must be above 1, but got {self.reduction_factor}")
@@ -277,12 +280,10 @@ def _describe_fault(fault: ErrorDetails) -> str:
     return f"{name} {explain(fault)}" if name else fault["msg"]
 
 
-def count_points(
-    ranges: Mapping[str, Range], sampler: Sampler, acts_when: Conditions = MappingProxyType({})
-) -> int | None:
+def count_points(ranges: Mapping[str, Range], sampler: Sampler, acts_when: Conditions | None = None) -> int | None:
     """Return the number of different points: 1 without ranges, None if it is infinite."""
     if not ranges or sampler == "grid":
-        return count_grid({key: found.grid() for key, found in ranges.items()}, acts_when)
+        return count_grid({key: found.grid() for key, found in ranges.items()}, acts_when or {})
     return None
 
 

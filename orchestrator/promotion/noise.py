@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.errors import UserError
 from orchestrator.planning.sweep_plan import SweepPlan, trial_config
 from orchestrator.promotion.rule import Noise, estimate_noise
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.tracking.reading import read_sweeps
 from training.config.run import PLACE_KEYS, Scalar
+from training.counts import counted
 from training.metric_names import TRAIN_IMAGES_BACKWARD, TRAIN_IMAGES_FORWARD
 
 ASSUMED = "assumed to be half of the deviation between configurations, as nothing has run twice yet"
@@ -98,6 +100,23 @@ def find_replicates(plan: SweepPlan, before: float = math.inf) -> list[list[floa
                 flat = trial_config(other, record.params).flatten()
                 groups.setdefault(_settings(flat), []).append(score)
     return [scores for scores in groups.values() if len(scores) > 1]
+
+
+def know_deviation(plan: SweepPlan) -> tuple[float, str]:
+    """Return the deviation between the scores of training seeds, in points, and from which runs it is known.
+
+    Raises:
+        UserError: No promotion of this home has run its method on its data with enough seeds.
+    """
+    groups = find_replicates(plan)
+    num_free, num_runs = sum(len(group) - 1 for group in groups), sum(map(len, groups))
+    if num_free < LEAST_FREE:
+        raise UserError(
+            f"The deviation between seeds is not known for {plan.method} on {plan.dataset} over {plan.epochs} epochs: "
+            f"no promotion of this home has run it with enough seeds. Say how many points count: --min-gain 0.5"
+        )
+    squares = math.fsum((score - math.fsum(group) / len(group)) ** 2 for group in groups for score in group)
+    return math.sqrt(squares / num_free), f"{num_runs} runs of {counted(len(groups), 'configuration')}"
 
 
 def _comparable(plan: SweepPlan, params: Mapping[str, Scalar]) -> dict[str, Scalar]:

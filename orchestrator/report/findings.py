@@ -140,7 +140,7 @@ def describe_cost(view: SweepView) -> str:
         text += f"; planned were {planned}"
     if shares := spending.shares:
         text += f"; of the workers' time, {', '.join(shares)}"
-    limited = "" if spending.limit_message is None else f" It ended early: {spending.limit_message}."
+    limited = "" if view.state.early_end is None else f" It ended early: {view.state.early_end}."
     return f"{text}.{limited}"
 
 

@@ -28,7 +28,6 @@ from orchestrator.report.svg import (
 from orchestrator.report.view import TAU, Parameter, SweepView
 from orchestrator.results.comparison import correct_holm
 from orchestrator.sweep_folder.records import TrialState
-from training.config.spelling import listed
 from training.metric_names import (
     TRAIN_MASK_KEPT_FRAC,
     TRAIN_REJECTED_FRAC,
@@ -143,15 +142,9 @@ def draw_importance(view: SweepView) -> Figure | None:
         f"From {len(trials)} trials: forests are grown on resampled trials, and each parameter is shuffled among the "
         f"trials left out. The dot is the mean share of the variance that goes with it (Sobol's total "
         f"effect), the line 90 % of the resamples. Grey hollow dots, whose line reaches zero, are not more than "
-        f"noise. Shares need not add up to 100.{_describe_conditions(view)} {view.comparable.note}"
+        f"noise. Shares need not add up to 100.{view.describe_idle()} {view.comparable.note}"
     )
     return Figure("importance", "Which parameters matter", description, draw, table)
-
-
-def _describe_conditions(view: SweepView) -> str:
-    """Say what is not searched in every trial, or nothing."""
-    some = [each.name for each in view.parameters if len(view.acting(each)) < len(view.points[0])]
-    return f" In some trials, {listed(some)} did not act: curves leave these trials out." if some else ""
 
 
 def _draw_share(axes: Axes, place: int, share: Interval) -> None:
@@ -192,7 +185,7 @@ def draw_responses(view: SweepView, effects: Sequence[Effect]) -> Figure | None:
         f"One panel per parameter: every trial (filled: complete, hollow: stopped), and the curve through them, "
         f"whatever the other parameters were, with the range of 90 % of resampled trials. A grey dashed curve is no "
         f"more than what shuffled scores would show (permutation test, corrected for {len(effects)} parameters). The "
-        f"star is the winner.{_describe_conditions(view)} {view.comparable.note}{_describe_thinning(view)}"
+        f"star is the winner.{view.describe_idle()} {view.comparable.note}{_describe_thinning(view)}"
     )
     return Figure("responses", "What each parameter does", description, draw, table)
 
@@ -281,7 +274,7 @@ def draw_tau(view: SweepView, effects: Sequence[Effect]) -> Figure | None:
     effect = next((each for each in effects if each.parameter.key == TAU), None)
     if effect is None:
         return None
-    values = {key: _chosen_metrics(view, key) for key in _TAU_METRICS}
+    values = {key: view.measured(key, TAU) for key in _TAU_METRICS}
     known = {key: found for key, found in values.items() if len(found) >= MIN_TRIALS}
     places = effect.response.at
     curves = {key: _curve_of(effect.parameter, view, found, places) for key, found in known.items()}
@@ -354,18 +347,6 @@ def _draw_lift(
 def _curve_of(tau: Parameter, view: SweepView, values: Mapping[int, float], places: Floats) -> Response:
     where = [tau.place(view.state.records[trial].params[tau.key]) for trial in values]
     return response(where, list(values.values()), list(places), is_smooth=True, num_resampled=100)
-
-
-def _chosen_metrics(view: SweepView, key: str) -> dict[int, float]:
-    """Return trial -> a metric at the epoch of its comparable score, of the trials that have it."""
-    found = {}
-    for trial in view.comparable.scores:
-        record = view.state.records[trial]
-        epoch = view.comparable.epoch or record.chosen_epoch(view.plan.protocol)
-        value = record.metrics.get(epoch or 0, {}).get(key)
-        if value is not None and math.isfinite(value) and TAU in record.params:
-            found[trial] = value
-    return found
 
 
 def draw_rejection(view: SweepView) -> Figure | None:

@@ -17,6 +17,7 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from search_spaces.ranges import Range
 from training.config.run import Scalar
+from training.config.spelling import listed
 
 TAU, SPBC, REG = "method.cam_threshold", "method.spbc_weight", "method.reg_weight"
 FIRST_KEYS = (TAU, SPBC, REG)
@@ -202,10 +203,26 @@ class SweepView:
                     rows.append(row)
         return trials, np.asarray(rows, float).reshape(len(rows), len(self.parameters))
 
+    def measured(self, metric: str, key: str) -> dict[int, float]:
+        """Return trial -> a metric at the epoch of its comparable score, of the trials that have it and a setting."""
+        found = {}
+        for trial in self.comparable.scores:
+            record = self.state.records[trial]
+            epoch = self.comparable.epoch or record.chosen_epoch(self.plan.protocol)
+            value = record.metrics.get(epoch or 0, {}).get(metric)
+            if value is not None and math.isfinite(value) and key in record.params:
+                found[trial] = value
+        return found
+
     def acting(self, parameter: Parameter) -> list[int]:
         """Return the rows of ``points`` in whose trials a parameter acts: all, unless it does so only in some."""
         trials, _ = self.points
         return [row for row, trial in enumerate(trials) if parameter.key in self.state.records[trial].params]
+
+    def describe_idle(self) -> str:
+        """Say which parameters do not act in every trial, or nothing."""
+        some = [each.name for each in self.parameters if len(self.acting(each)) < len(self.points[0])]
+        return f" In some trials, {listed(some)} did not act: curves leave these trials out." if some else ""
 
     @property
     def hours_unit(self) -> str:

@@ -102,6 +102,7 @@ class SweepSummary:
         source: Where the information comes from, if the sweep is not in this home.
         spending: What it has spent, next to what was planned; None for a sweep from another home.
         waiting: What its trials wait for, if a driver runs and they have waited for a while.
+        over: Why the search ended before all planned trials had run, if further ones were expected to gain too little.
         parts: What search, race and reported runs have cost, if this is a promotion of this home.
     """
 
@@ -125,6 +126,7 @@ class SweepSummary:
     source: Source | None = None
     spending: Spending | None = None
     waiting: Waiting | None = None
+    over: str | None = None
     parts: Mapping[str, Spent] = field(default_factory=dict)
 
     @property
@@ -234,6 +236,7 @@ def _summarise(plan: SweepPlan, state: SweepState, driver: str, source: Source |
         openings=find_openings(state) if source is None else None,
         source=source,
         spending=sum_spending(plan, state) if source is None and records else None,
+        over=state.over_message,
     )
 
 

@@ -214,6 +214,11 @@ def _plan_cell(record: SuiteRecord, space: SearchSpace, label: str, request: Sui
             num_gpus=None if request is None else request.num_gpus,
         )
     )
+    if plan.min_gain is not None:
+        raise UserError(
+            f"budget.min_gain ends the search of {label} on {plan.dataset} early, but a benchmark gives every method "
+            f"the same budget. Leave it out of {space.source} and of --set, or override it: --set budget.min_gain=null"
+        )
     return replace(plan, suite=record.id)
 
 

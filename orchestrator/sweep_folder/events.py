@@ -99,6 +99,25 @@ class LimitReached(Event):
 
 
 @dataclass(frozen=True)
+class SearchOver(Event):
+    """A search ends before all its trials have run, because the others are expected to gain too little together.
+
+    Attributes:
+        num_started: Trials that have been started; the sweep has no more from now on.
+        num_trials: How many it should have had.
+        gain: By how many points the others were expected to raise the best score.
+        min_gain: Fewer points are not worth them.
+        message: Why, as a sentence.
+    """
+
+    num_started: int
+    num_trials: int
+    gain: float
+    min_gain: float
+    message: str
+
+
+@dataclass(frozen=True)
 class TrialStarted(Event):
     """A trial was handed out, for the first time or again; ``host`` and ``pid`` are the driver's."""
 
@@ -206,6 +225,7 @@ _TYPES: dict[str, type[Event]] = {
     "driver_ended": DriverEnded,
     "sweep_extended": SweepExtended,
     "limit_reached": LimitReached,
+    "search_over": SearchOver,
     "trial_started": TrialStarted,
     "epoch_reported": EpochReported,
     "trial_lost": TrialLost,

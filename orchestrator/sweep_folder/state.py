@@ -14,6 +14,7 @@ from orchestrator.sweep_folder.events import (
     Event,
     LimitReached,
     PromotionDecided,
+    SearchOver,
     SweepExtended,
     SweepPlanned,
     TestOpened,
@@ -45,6 +46,7 @@ class SweepState:
         handed_out: Trials that the last driver has handed out.
         max_gpu_hours: The limit that an extension has set; None leaves that of the plan.
         limit: What ended the sweep early, if its limit did.
+        over: What ended it early, if further trials were expected to gain too little.
     """
 
     plan: Mapping[str, Any] | None = None
@@ -62,6 +64,7 @@ class SweepState:
     handed_out: set[int] = field(default_factory=set)
     max_gpu_hours: float | None = None
     limit: LimitReached | None = None
+    over: SearchOver | None = None
 
     @property
     def is_concluded(self) -> bool:
@@ -129,6 +132,23 @@ class SweepState:
         """Whether the limit of GPU-hours was reached and has not been raised since."""
         return self.limit is not None and (self.max_gpu_hours or 0.0) <= self.limit.max_gpu_hours
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the search ended before all planned trials had run, and has not been extended since."""
+        return self.over is not None and self.num_trials <= self.over.num_started
+
+    @property
+    def over_message(self) -> str | None:
+        """Why the search is over, if it is."""
+        return self.over.message if self.is_over and self.over is not None else None
+
+    @property
+    def early_end(self) -> str | None:
+        """Why the sweep ended before all planned trials had run, as a sentence; None if it did not."""
+        if self.over_message is not None:
+            return self.over_message
+        return self.limit.message if self.is_limited and self.limit is not None else None
+
     def is_done(self, planned: int) -> bool:
         """Return whether every trial has ended that may run; at its limit, a promotion has runs that may not."""
         # Fewer records than trials means that some were never handed out.
@@ -142,7 +162,7 @@ def _is_by_driver(event: Event) -> bool:
     """
     if isinstance(event, DriverEnded):
         return not event.settled
-    return type(event) in _OF_TRIALS or isinstance(event, LimitReached)
+    return type(event) in _OF_TRIALS or isinstance(event, LimitReached | SearchOver)
 
 
 def _sweep_planned(state: SweepState, event: SweepPlanned) -> None:
@@ -182,6 +202,11 @@ def _sweep_extended(state: SweepState, event: SweepExtended) -> None:
 
 def _limit_reached(state: SweepState, event: LimitReached) -> None:
     state.limit = event
+
+
+def _search_over(state: SweepState, event: SearchOver) -> None:
+    state.over = event
+    state.num_trials = event.num_started
 
 
 def _trial_started(state: SweepState, event: TrialStarted) -> None:
@@ -255,6 +280,7 @@ _APPLY: dict[type[Event], Callable[[SweepState, Any], None]] = {
     DriverEnded: _driver_ended,
     SweepExtended: _sweep_extended,
     LimitReached: _limit_reached,
+    SearchOver: _search_over,
     TrialStarted: _trial_started,
     EpochReported: _epoch_reported,
     TrialLost: _trial_lost,

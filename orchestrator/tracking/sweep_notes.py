@@ -154,9 +154,9 @@ def _progress(plan: SweepPlan, state: SweepState) -> str:
     ended = [f"{counts[kind]} {kind.lower()}" for kind in TrialState if kind not in _OPEN and counts[kind]]
     num_ended = sum(counts[kind] for kind in TrialState if kind not in _OPEN)
     listed = f" ({', '.join(ended)})" if ended else ""
-    return (
-        f"{state.driver_state}: {num_ended:,} of {counted(state.total(plan.num_trials), 'trial')} have ended{listed}."
-    )
+    early = "" if state.early_end is None else f" It ended early: {escape(state.early_end)}."
+    ended_of = f"{num_ended:,} of {counted(state.total(plan.num_trials), 'trial')} have ended{listed}"
+    return f"{state.driver_state}: {ended_of}.{early}"
 
 
 _OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED)

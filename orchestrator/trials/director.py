@@ -19,6 +19,7 @@ from orchestrator.sweep_folder.events import EpochReported, LimitReached, TrialE
 from orchestrator.sweep_folder.journal import Journal, follow
 from orchestrator.sweep_folder.records import Cause, Handout, TrialRecord, TrialReport, TrialState, best
 from orchestrator.trials.limit import Outlook, PastTrials, describe_limit, held_s, project_spending
+from orchestrator.trials.over import Search
 from orchestrator.trials.proposers import make_proposer
 from orchestrator.trials.pruner import Pruner
 from training.config.run import Scalar
@@ -71,6 +72,7 @@ class Director:
         self._exhausted = False
         self._max_hours = journal.state.max_gpu_hours or plan.max_gpu_hours
         self._past = PastTrials(plan, journal.state.records.values())
+        self._search = Search(plan, journal.state.records.values())
         self._running: set[int] = set()
         self._best = best(journal.state.records.values(), plan.protocol)
         self._cut = self._replay()
@@ -120,6 +122,9 @@ class Director:
             return self._hand_out(waiting, dict(record.params), record.origin, record.attempts + 1)
         # Trials are numbered without gaps, whatever happens to them.
         trial = len(self._journal.state.records)
+        if self._may_propose() and (over := self._search.decide(self._journal.state)) is not None:
+            self._journal.append(over)
+            self._say(f"the search is over: {over.message}")
         proposal = self._proposer.propose(trial) if self._may_propose() else None
         if proposal is None:
             self._exhausted = True
@@ -358,6 +363,7 @@ class Director:
         self._best = best([record] if self._best is None else [self._best, record], self._plan.protocol)
         self._proposer.learn(record)
         self._past.add(record)
+        self._search.add(record)
         self._on_end(record)
 
 

@@ -10,11 +10,12 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.estimate import Timing, estimate_cost
 from orchestrator.report.findings import describe_cost
 from orchestrator.report.view import SweepView
-from orchestrator.sweep_folder.events import LimitReached
+from orchestrator.sweep_folder.events import LimitReached, SearchOver
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.waiting import WAITING_FILE, Waiting, write_waiting
 from orchestrator.tracking import lookup
 from orchestrator.tracking.reading import read_sweep
+from orchestrator.tracking.sweep_notes import describe_sweep, rank
 from tests.kit.program import run
 from tests.kit.sweeps import (
     PROVENANCE,
@@ -157,12 +158,12 @@ def test_status_as_json_has_the_keys_that_scripts_read(capsys: pytest.CaptureFix
     assert list(found) == [
         *heading,
         *("name", "kind", "state", "created", "run_s", "num_trials", "epochs", "trials", "best"),
-        *("true_labels", "open", "decision", "test", "spending", "waiting", "test_openings"),
+        *("true_labels", "open", "decision", "test", "spending", "waiting", "over", "test_openings"),
     ]
     assert list(found["best"]) == ["trial", "state", "last_epoch", "epoch", "value", "params"]
     assert (found["open"], found["decision"]) == ([], None)
     board = json.loads(run(capsys, "leaderboard", "--json")[1])
-    assert list(board) == [*heading, "true_labels", "rows", "spending"]
+    assert list(board) == [*heading, "true_labels", "over", "rows", "spending"]
     assert board["spending"] == found["spending"]
 
 
@@ -209,6 +210,21 @@ def test_status_and_leaderboard_say_what_was_spent_and_what_came_to_nothing(
     shares = "12 % in stopped trials, 5 % in failed trials, 5 % in attempts that were cut short, 44 % idle"
     assert f"  spent   0.0038 CPU-hours; {shares}\n" in run(capsys, "status")[1]
     assert run(capsys, "leaderboard")[1].endswith(f"\nspent: 0.0038 CPU-hours; {shares}\n")
+
+
+def test_status_leaderboard_report_and_mlflow_say_that_a_search_was_over(capsys: pytest.CaptureFixture[str]) -> None:
+    plan, message = make_sweep(num_trials=3), "after 1 of 3 trials, the other 2 were expected to gain too little"
+    events = [driver_started(plan), trial_started(0, 0), epoch_reported(0, 3, 5400), trial_ended(0, 5400)]
+    write_events(plan, [*events, SearchOver(1, 3, 0.1, 0.5, message, time_ms=at(5400)), driver_ended(5400)])
+    out = run(capsys, "status", plan.id)[1]
+    assert "trials  1/1 ended (1 complete)" in out
+    assert f"  over    {message}\n" in out
+    assert f"ended early: {message}" in run(capsys, "leaderboard", plan.id)[1]
+    for verb in ("status", "leaderboard"):
+        assert json.loads(run(capsys, verb, plan.id, "--json")[1])["over"] == message
+    plan, state = read_sweep(plan.id)
+    assert f"It ended early: {message}." in describe_cost(SweepView(plan, state))
+    assert f"It ended early: {message}." in describe_sweep(plan, state, rank(plan, state), lambda trial: None)
 
 
 def test_status_and_leaderboard_say_that_the_limit_has_ended_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.planning.estimate import Timing
 from orchestrator.planning.run_config import render_config
+from orchestrator.promotion import noise
 from orchestrator.results import timings
 from orchestrator.sweep import driver as sweep_module
 from orchestrator.sweep.driver import SweepOutcome
@@ -30,6 +31,28 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(capsys: pytest.Captur
     _, printed, _ = run(capsys, "plan", *flags, "--json")
     assert json.loads(printed)["num_trials"] == 3
     assert list(home.iterdir()) == []
+
+
+def test_a_sweep_may_end_early_at_a_gain_or_at_the_noise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "  may end       early, once the trials left are expected to gain less than 0.5 points together\n"
+    assert line in run(capsys, "plan", "digits", "--min-gain", "0.5")[1]
+    assert line in run(capsys, "plan", "digits", "--set", "budget.min_gain=0.5")[1]
+    assert "may end" not in run(capsys, "plan", "digits")[1]
+    for flags, message in (
+        (("--min-gain", "some"), "--min-gain must be a number of points, or noise, but got --min-gain=some"),
+        (("--min-gain", "0"), "--min-gain must be a number of points above 0"),
+        (("--min-gain", "noise"), "The deviation between seeds is not known for ignore on digits over 20 epochs"),
+        (("--set", "budget.min_gain=0"), "--set budget.min_gain must be greater than 0"),
+    ):
+        code, _, err = run(capsys, "plan", "digits", *flags)
+        assert (code, message in err) == (2, True), err
+    monkeypatch.setattr(noise, "find_replicates", lambda plan: [[80.0, 81.0, 82.0], [70.0, 72.0]])
+    out = run(capsys, "plan", "digits", "--min-gain", "noise")[1]
+    # (1 + 0 + 1 + 1 + 1) / 3
+    assert "expected to gain less than 1.15" in out
+    assert "note: --min-gain noise: 1.2 points, the deviation between seeds in 5 runs of 2 configurations" in out
 
 
 def test_a_misspelt_dataset_is_refused_before_the_plan_is_printed(

@@ -18,13 +18,19 @@ from orchestrator.report.document import Report, Table
 from orchestrator.report.findings import describe_openings
 from orchestrator.report.in_mlflow import log_report
 from orchestrator.report.openings import Openings
-from orchestrator.report.parameter_figures import compute_effects, draw_responses
+from orchestrator.report.parameter_figures import (
+    MIN_TRIALS,
+    compute_effects,
+    draw_importance,
+    draw_responses,
+    draw_tau,
+)
 from orchestrator.report.published_section import make_published_section
 from orchestrator.report.search_figures import draw_learning_curves, draw_survival
 from orchestrator.report.statistics import importance
 from orchestrator.report.svg import drawing, inline_svg, write_svg
 from orchestrator.report.sweep_report import make_sweep_report
-from orchestrator.report.view import SweepView, measure_noise
+from orchestrator.report.view import TAU, SweepView, measure_noise
 from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
 from orchestrator.sweep_folder.index import create_sweep
@@ -173,6 +179,29 @@ def test_thousands_of_trials_are_thinned() -> None:
             text = inline_svg(write_svg(figure.draw()), figure.name, figure.title, figure.description)
         assert len(text) < 250_000, figure.name
         assert len(figure.table.rows) <= 200, figure.name
+
+
+def test_what_acts_only_in_some_trials_is_judged_by_these() -> None:
+    plan = replace(search_plan(36, scheduler="none"), acts_when={TAU: {"optim.batch_size": [16, 32]}})
+    state = search_state(plan)
+    for trial, record in list(state.records.items()):
+        if record.params["optim.batch_size"] == 64:
+            params = {key: value for key, value in record.params.items() if key != TAU}
+            state.records[trial] = record.changed(params=params)
+    view = SweepView(plan, state)
+    (trials, points), tau = view.points, view.parameters[0]
+    rows = view.acting(tau)
+    assert (tau.key, len(trials)) == (TAU, len(view.comparable.scores)), "no trial is left out as a whole"
+    assert MIN_TRIALS <= len(rows) < len(trials)
+    assert all(points[row, 0] == 0.5 for row in range(len(trials)) if row not in rows)
+    effects = compute_effects(view)
+    assert [effect.parameter.key for effect in effects] == [each.key for each in view.parameters]
+    for figure in (draw_responses(view, effects), draw_importance(view), draw_tau(view, effects), draw_weights(view)):
+        assert figure is not None
+        with drawing():
+            figure.draw()
+        if figure.name in ("responses", "importance"):
+            assert "In some trials, cam_threshold did not act" in figure.description
 
 
 def test_a_grid_is_a_map_of_what_was_measured() -> None:

@@ -82,6 +82,11 @@ def test_what_a_user_gets_wrong_is_named() -> None:
             plan(**request)
 
 
+def test_a_search_that_may_end_early_has_no_equal_budget() -> None:
+    with pytest.raises(UserError, match=r"min_gain ends the search of em on digits early, but a benchmark .* --set"):
+        plan(methods=("em",), settings={"budget.min_gain": 0.5})
+
+
 def test_methods_that_would_not_be_tuned_alike_are_refused(tmp_path: Path) -> None:
     space, suite = tmp_path / "mine.yaml", tmp_path / "suite.yaml"
     space.write_text(

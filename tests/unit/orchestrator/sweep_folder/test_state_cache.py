@@ -14,6 +14,7 @@ from orchestrator.sweep_folder.events import (
     Event,
     LimitReached,
     PromotionDecided,
+    SearchOver,
     SweepExtended,
     SweepPlanned,
     TestOpened,
@@ -21,7 +22,7 @@ from orchestrator.sweep_folder.events import (
     TrialLost,
     TrialStarted,
 )
-from orchestrator.sweep_folder.journal import Journal, JournalError, replay
+from orchestrator.sweep_folder.journal import Journal, JournalError, replay, replay_on
 from orchestrator.sweep_folder.records import Cause, TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.sweep_folder.state_cache import CACHE_FILE, replay_quickly
@@ -44,6 +45,7 @@ EVENTS: list[Event] = [
     PromotionDecided("PROMOTE", "better", ("mark",), "model", None),
     TestOpened({"0": {"test/mAP": 50.0}}, {"0": 2}, opening=1, line_hash="ff"),
     ChampionSet("model/1"),
+    SearchOver(3, 5, 0.25, 0.5, "no more"),
 ]
 LATER: list[Event] = [EpochReported(2, 2, {"val/mAP": 45.0}), TrialEnded(2, TrialState.COMPLETE)]
 
@@ -65,7 +67,6 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def offsets(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return from where on a journal was replayed, each time."""
     seen: list[int] = []
-    replay_on = state_cache.replay_on
 
     def watch(path: Path, state: SweepState, offset: int) -> tuple[SweepState, int]:
         seen.append(offset)

@@ -40,7 +40,9 @@ def plan() -> Callable[..., SweepPlan]:
     return make
 
 
-def ended(trial: int, params: dict[str, Any], *values: float, state: TrialState = TrialState.COMPLETE) -> TrialRecord:
+def ended(
+    trial: int, params: Mapping[str, Any], *values: float, state: TrialState = TrialState.COMPLETE
+) -> TrialRecord:
     metrics = {epoch: {VAL_MAP: value} for epoch, value in enumerate(values, start=1)}
     return TrialRecord(trial, params, "tpe", started_ms=0, state=state, metrics=metrics)
 
@@ -205,10 +207,10 @@ def test_tpe_sees_the_best_and_the_latest_of_a_long_sweep(
         proposal = proposer.propose(trial)
         assert proposal is not None
         proposer.learn(ended(trial, proposal.params, 55.0))
-    assert seen[-1] == [1, 3, *range(32, 42)]
+    assert seen[-1] == [1, 3, *range(33, 42)]
     proposer.learn(ended(30, records[0].params, 95.0))
     assert proposer.propose(43)
-    assert seen[-1] == [1, 30, *range(33, 43)]
+    assert seen[-1] == [1, 30, *range(34, 43)]
     again = [*records, *(ended(trial, records[0].params, 95.0 if trial == 30 else 55.0) for trial in range(30, 43))]
     assert OptunaProposer(made, again).propose(43)
     assert seen[-1] == seen[-2], "the same after a restart"
@@ -239,8 +241,10 @@ def expected_keys(params: Mapping[str, Any]) -> set[str]:
 def test_trials_have_only_what_acts_in_them(plan: Callable[..., SweepPlan]) -> None:
     # Start points that give too much, or leave open whether it acts.
     points = ({"method.rejection": "none", "method.cam_threshold": 0.5}, {"method.cam_threshold": 0.4})
-    for sampler, startup, num in (("random", "random", 12), ("tpe", "quasi_random", 20), ("gp", "random", 10)):
+    cases = (("random", "random", 12), ("tpe", "quasi_random", 20), ("gp", "random", 10))
+    for number, (sampler, startup, num) in enumerate(cases):
         made = plan(
+            sweep_id=f"digits-0000000{number}",
             ranges=CONDITIONED,
             acts_when=ACTS_WHEN,
             start_from=points,
@@ -248,7 +252,8 @@ def test_trials_have_only_what_acts_in_them(plan: Callable[..., SweepPlan]) -> N
             startup=startup,
             startup_trials=num - 8 if sampler == "tpe" else num - 2,
         )
-        proposer, records = OptunaProposer(made), []
+        proposer = OptunaProposer(made)
+        records: list[TrialRecord] = []
         for trial in range(num):
             proposal = proposer.propose(trial)
             assert proposal is not None
@@ -275,8 +280,8 @@ def test_tpe_models_a_setting_from_the_trials_in_which_it_acts(
     monkeypatch.setattr(tpe.TPESampler, "_get_internal_repr", watch)
     ranges = {key: CONDITIONED[key] for key in ("method.cam_threshold", "method.reg_weight", "method.rejection")}
     when = {"method.cam_threshold": ACTS_WHEN["method.cam_threshold"]}
-    none, gap = {"method.reg_weight": 0.1, "method.rejection": "none"}, {"method.reg_weight": 0.1}
-    gap |= {"method.rejection": "gap", "method.cam_threshold": 0.5}
+    none: dict[str, Any] = {"method.reg_weight": 0.1, "method.rejection": "none"}
+    gap: dict[str, Any] = {"method.reg_weight": 0.1, "method.rejection": "gap", "method.cam_threshold": 0.5}
     records = [ended(trial, none if trial % 3 else gap, 50.0 + trial) for trial in range(9)]
     running = [TrialRecord(trial, none if trial == 9 else gap, "tpe", started_ms=0) for trial in (9, 10)]
     made = plan(ranges=ranges, acts_when=when, startup_trials=0, start_from=())
