@@ -145,16 +145,18 @@ def stats(
 ) -> None:
     """Count the labels of a prepared dataset.
 
-    Prints positives per class, classes that occur together and images per split, and plots them as in Fig. 1 of the
-    IGNORE supplement; classes without a learnable positive are marked.
+    Prints positives and known negatives per class, classes that occur together and images per split, and plots them as
+    in Fig. 1 of the IGNORE supplement; classes without a learnable positive are marked.
     """
     from orchestrator.datasets.stats import count_labels, render_stats, table_of_classes
+    from training.data.store.known_labels import all_known
 
     store = _open(name)
+    known = all_known(store.labels("train"))
     counted = count_labels(
         name,
-        store.split("train", LITERATURE_SEED, draw_seed),
-        store.split("val", LITERATURE_SEED, draw_seed),
+        store.split("train", LITERATURE_SEED, draw_seed, known),
+        store.split("val", LITERATURE_SEED, draw_seed, known),
         store.manifest.counts.get("test", 0),
     )
     path = _picture_path(name, "stats", out)
@@ -166,7 +168,8 @@ def stats(
     if json:
         print_json({**counted.to_json(NUM_PAIRS), "draw_seed": draw_seed, "picture": path})
         return
-    print_table(*table_of_classes(counted), right=range(1, 5))
+    headers, rows = table_of_classes(counted)
+    print_table(headers, rows, right=range(1, len(headers)))
     for line in render_stats(counted, NUM_PAIRS):
         print_line(line)
     print_line(f"picture: {shlex.quote(str(path))}")
@@ -191,17 +194,20 @@ def show(
 ) -> None:
     """Draw images of a prepared dataset with their labels.
 
-    Draws a sheet with observed, true and unknown labels, and with boxes or parts if the source has them.
+    Draws a sheet with the labels that are observed, known to be negative, true and unknown, and with boxes or parts if
+    the source has them.
     """
     from orchestrator.datasets.sheet import make_pictures, read_rows, spread_rows
+    from training.data.store.known_labels import all_known
 
     which = _check_split(split)
     store = _open(name)
-    data = store.split(which, LITERATURE_SEED, draw_seed)
+    known = all_known(store.labels("train"))
+    data = store.split(which, LITERATURE_SEED, draw_seed, known)
     if not len(data):
         raise UserError(f"The {split} split of {name} has no images. Try the other one with --split.")
     rows = read_rows(index, len(data)) if index else spread_rows(len(data), NUM_SHOWN)
-    pictures = make_pictures(store, data, *store.rows(which, LITERATURE_SEED), rows)
+    pictures = make_pictures(store, data, *store.rows(which, LITERATURE_SEED, known), rows)
     path = _picture_path(name, split, out)
     with _writing(path):
         from orchestrator.datasets.pictures import draw_sheet

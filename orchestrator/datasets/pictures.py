@@ -126,6 +126,7 @@ def _write_readably(picture: Picture, fonts: Fonts, labels: dict[str, str]) -> P
         title=fonts.replace(picture.title),
         observed=tuple(labels[name] for name in picture.observed),
         hidden=None if picture.hidden is None else tuple(labels[name] for name in picture.hidden),
+        negative=tuple(labels[name] for name in picture.negative),
         boxes=tuple((labels[name], left, top, right, bottom) for name, left, top, right, bottom in picture.boxes),
     )
 
@@ -229,6 +230,8 @@ def _lines(picture: Picture) -> list[tuple[str, str]]:
     lines = [("observed: " + _listed(picture.observed), OBSERVED_COLOUR)]
     if picture.hidden:
         lines.append((f"true, not observed ({len(picture.hidden)}): " + _listed(picture.hidden), HIDDEN_COLOUR))
+    if picture.negative:
+        lines.append((f"known negative ({len(picture.negative)}): " + _listed(picture.negative), _GREY))
     if picture.hidden is None:
         negative = "true labels not available"
     else:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from orchestrator.datasets.known_counts import count_known
 from orchestrator.datasets.prepared import (
     check_dataset,
     choose_name,
@@ -20,7 +23,7 @@ from orchestrator.home import data_dir
 from orchestrator.uris import absolute_uri, require_no_credentials
 from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS
-from training.data.sources.annotations import Annotations, some
+from training.data.sources.annotations import Annotations, Phase, some
 from training.data.sources.registry import read_source
 from training.data.store.bad_source import require_trusted
 from training.data.store.images import ENCODINGS
@@ -92,6 +95,7 @@ def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Pre
     require_trusted(annotations)
     num_images = sum(len(phase) for phase in annotations.phases.values())
     note(f"{name}: {annotations.layout}, {num_images:,} images, {_describe_classes(annotations)}")
+    _note_known(annotations.phases.get("train"), note)
     # With faults, most of what there is to note follows from them; it comes once they are left out.
     if not annotations.faults:
         _show_notes(annotations, note)
@@ -110,6 +114,14 @@ def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Pre
 def _describe_classes(annotations: Annotations) -> str:
     names = f" ({some(annotations.classes)})" if annotations.name not in IMAGE_DATASETS else ""
     return counted(len(annotations.classes), "class") + names
+
+
+def _note_known(train: Phase | None, note: Callable[[str], None]) -> None:
+    """Say what is known of the training labels, where the source gives more than one drawn positive per image."""
+    if train is not None and train.observed is not None:
+        kinds = list(train.negatives.values())
+        known = count_known(train.observed, np.stack(kinds).any(0) if kinds else None)
+        note(f"labels of the official train set: {known.describe()}")
 
 
 def _show_notes(annotations: Annotations, note: Callable[[str], None]) -> None:

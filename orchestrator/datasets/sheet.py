@@ -12,7 +12,10 @@ from torch import Tensor
 
 from orchestrator.errors import UserError
 from orchestrator.terminal_text import one_line
+from training.counts import counted
+from training.data.sources.annotations import some
 from training.data.split import SplitData
+from training.data.store.known_labels import all_known
 from training.data.store.reader import Store
 
 Point = tuple[str, float, float]
@@ -29,9 +32,10 @@ class Picture:
         pixels: uint8 (H, W, 3).
         observed: Names of the observed positives.
         hidden: Names of the true positives that are not observed, or None if true labels are not available.
-        num_unknown: Number of labels that are not observed.
+        num_unknown: Number of labels of which nothing is known: neither observed nor known to be negative.
         boxes: (name, left, top, right, bottom) in px of ``pixels``.
         points: (name, x, y) in px of ``pixels``.
+        negative: Names of the labels that are known to be negative.
     """
 
     title: str
@@ -41,10 +45,13 @@ class Picture:
     num_unknown: int
     boxes: tuple[tuple[str, float, float, float, float], ...] = ()
     points: tuple[Point, ...] = ()
+    negative: tuple[str, ...] = ()
 
     def caption(self) -> str:
         """Return what is known about the image's labels, in one line."""
         observed = f"observed {', '.join(map(one_line, self.observed)) or 'none'}"
+        if self.negative:
+            observed += f"; {counted(len(self.negative), 'known negative')} ({one_line(some(self.negative))})"
         if self.hidden is None:
             return f"{observed}; {self.num_unknown} unknown, true labels not available"
         if not self.hidden:
@@ -94,14 +101,19 @@ def make_pictures(
         rows: Rows of the split.
     """
     table = store.labels(phase)
+    known = all_known(table).negative(table)
     pictures = []
     for row, pixels in zip(rows, data.images.read(rows), strict=True):
         points = () if table.points is None else _points(store.manifest.parts, table.points[official[row]])
-        pictures.append(_make_picture(data, row, f"{row}: {table.ids[official[row]]}", pixels, points))
+        # All that is known, whatever part of it a run would use.
+        negative = () if known is None else tuple(data.classes[each] for each in known[official[row]].nonzero()[0])
+        pictures.append(_make_picture(data, row, f"{row}: {table.ids[official[row]]}", pixels, points, negative))
     return pictures
 
 
-def _make_picture(data: SplitData, row: int, title: str, pixels: Tensor, points: tuple[Point, ...]) -> Picture:
+def _make_picture(
+    data: SplitData, row: int, title: str, pixels: Tensor, points: tuple[Point, ...], negative: tuple[str, ...]
+) -> Picture:
     observed = data.observed[row].bool()
     boxes = [] if data.boxes is None else data.boxes[row].tolist()
     return Picture(
@@ -109,13 +121,14 @@ def _make_picture(data: SplitData, row: int, title: str, pixels: Tensor, points:
         pixels=pixels.permute(1, 2, 0).numpy(),
         observed=_names(data, observed),
         hidden=None if data.true is None else _names(data, data.true[row].bool() & ~observed),
-        num_unknown=len(data.classes) - int(observed.sum()),
+        num_unknown=len(data.classes) - int(observed.sum()) - len(negative),
         boxes=tuple(
             (data.classes[box[0]], float(box[1]), float(box[2]), float(box[3]), float(box[4]))
             for box in boxes
             if box[0] >= 0
         ),
         points=points,
+        negative=negative,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.datasets.known_counts import KnownCounts, count_known
 from orchestrator.terminal_text import one_line
 from training.data.split import SplitData
 
@@ -25,6 +26,8 @@ class LabelStats:
         images: Split -> number of images.
         observed: Split -> observed positives per class, (C,).
         true: Split -> true positives per class, (C,), or None if only observed labels exist. Test is not opened.
+        negative: Known negatives of train per class, (C,), or None if none is known.
+        known: What is known of the labels of train.
         together: (C, C), train images in which both classes are truly present (on the diagonal: the class), or None.
     """
 
@@ -34,6 +37,8 @@ class LabelStats:
     observed: dict[str, Counts]
     true: dict[str, Counts | None]
     together: Counts | None
+    negative: Counts | None
+    known: KnownCounts
 
     @property
     def unlearnable(self) -> list[int]:
@@ -48,12 +53,14 @@ class LabelStats:
                 **{
                     f"{split}_true": None if (true := self.true[split]) is None else int(true[at]) for split in LEARNING
                 },
+                **({} if self.negative is None else {"train_negative": int(self.negative[at])}),
             }
             for at, label in enumerate(self.classes)
         }
         return {
             "dataset": self.name,
             "images": self.images,
+            "train_labels": asdict(self.known),
             "classes": per_class,
             "no_learnable_positive": [self.classes[at] for at in self.unlearnable],
             "together": [
@@ -83,20 +90,25 @@ def count_labels(name: str, train: SplitData, val: SplitData, num_test: int) -> 
     """
     splits = {"train": train, "val": val}
     true = {split: None if data.true is None else data.true.numpy().astype(bool) for split, data in splits.items()}
-    known = true["train"]
+    negative = None if train.negative is None else train.negative.numpy()
+    present = true["train"]
     return LabelStats(
         name=name,
         classes=train.classes,
         images={split: len(data) for split, data in splits.items()} | {"test": num_test},
         observed={split: data.observed.numpy().astype(bool).sum(0) for split, data in splits.items()},
         true={split: None if labels is None else labels.sum(0) for split, labels in true.items()},
-        together=None if known is None else _count_together(known),
+        together=None if present is None else _count_together(present),
+        negative=None if negative is None else negative.sum(0),
+        known=count_known(train.observed.numpy(), negative),
     )
 
 
 def table_of_classes(stats: LabelStats) -> tuple[list[str], list[list[object]]]:
     """Return the headers and rows of a table with one line per class."""
     columns = {f"{split} observed": stats.observed[split] for split in LEARNING}
+    if stats.negative is not None:
+        columns["train negative"] = stats.negative
     columns |= {f"{split} true": counts for split in LEARNING if (counts := stats.true[split]) is not None}
     rows: list[list[object]] = [
         [label, *(int(counts[at]) for counts in columns.values())] for at, label in enumerate(stats.classes)
@@ -107,6 +119,7 @@ def table_of_classes(stats: LabelStats) -> tuple[list[str], list[list[object]]]:
 def render_stats(stats: LabelStats, num_pairs: int) -> list[str]:
     """Return the lines below the table: images per split, classes without positives, pairs that occur together."""
     lines = ["images: " + ", ".join(f"{count:,} {split}" for split, count in stats.images.items())]
+    lines.append(f"labels of train: {stats.known.describe()}")
     missing = [split for split in LEARNING if stats.true[split] is None]
     if missing:
         lines.append(f"true labels of {' and '.join(missing)}: not available")

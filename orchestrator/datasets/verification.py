@@ -135,7 +135,10 @@ def read_prepared(store: Store) -> Annotations:
         layout=f"{manifest.layout}, as prepared",
         root=Path(store.uri),
         classes=manifest.classes,
-        phases={name: Phase(table.ids, table.files, table.true, table.observed) for name, table in tables.items()},
+        phases={
+            name: Phase(table.ids, table.files, table.true, table.observed, negatives=table.negatives)
+            for name, table in tables.items()
+        },
         label_files=manifest.label_files,
         faults=manifest.left_out,
         num_unlabelled=manifest.num_unlabelled,

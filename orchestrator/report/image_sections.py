@@ -86,6 +86,7 @@ def draw_classes(view: SweepView) -> Figure | None:
         f"{len(stats.classes)} classes, most observed positives first. A class has {int(observed.min())} to "
         f"{int(observed.max()):,} observed positives, median {np.median(observed):g}"
         + (f"; {nothing} classes have none, so nothing can be learned about them" if nothing else "")
+        + (f". Of the labels, {stats.known.describe()}" if stats.negative is not None else "")
         + ". Below, the true positives in the same order, where they are known."
     )
     return Figure("classes", "Positives per class", description, lambda: _plot_classes(stats), table)

@@ -20,8 +20,9 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
 
     Returns:
         ``data_hash``, ``weights_hash``, ``true_labels`` (``available`` or ``not available``) and, of a method that
-        reads CLIP's scores, ``scores_hash``, as in ``TrainingRun.identity``; and the size of the dataset:
-        ``num_classes``, ``num_train``, ``num_test`` and so on.
+        reads CLIP's scores, ``scores_hash``, as in ``TrainingRun.identity``; the size of the dataset: ``num_classes``,
+        ``num_train``, ``num_test`` and so on; and what a run knows of the labels of its train split:
+        ``num_observed_positives``, ``num_known_negatives`` and ``num_unknown_labels``.
 
     Raises:
         ConfigError, DatasetError, WeightsError: The dataset, the model or the weights cannot be loaded.
@@ -29,6 +30,7 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
     # These import torch, which takes seconds; the driver calls this while Ray starts.
     import torch
 
+    from orchestrator.datasets.known_counts import count_known
     from training.data.registry import dataset_info, load_clip_scores, load_split
     from training.models.registry import build_model
     from training.preparation import is_prepared, prepare
@@ -40,6 +42,8 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
     info = dataset_info(config.data)
     # On the CPU: hashing needs no GPU, and the driver may run on a machine without one.
     _, weights_hash = build_model(config.model, len(info.classes), torch.device("cpu"), pretext_file=info.pretext_file)
+    train = load_split(config.data, "train")
+    known = count_known(train.observed.numpy(), None if train.negative is None else train.negative.numpy())
     has_true_labels = load_split(config.data, "val").true is not None
     clip_model = getattr(config.method, "clip_model", None)
     scores = {} if clip_model is None else {"scores_hash": load_clip_scores(config.data, clip_model)[1]}
@@ -50,6 +54,9 @@ def prepare_inputs(config: TrainConfig, say: Callable[[str], None] = lambda text
         "true_labels": "available" if has_true_labels else "not available",
         "num_classes": str(len(info.classes)),
         **{f"num_{phase}": str(count) for phase, count in info.counts.items()},
+        "num_observed_positives": str(known.positives),
+        "num_known_negatives": str(known.negatives),
+        "num_unknown_labels": str(known.unknown),
     }
 
 

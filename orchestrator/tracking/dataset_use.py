@@ -21,7 +21,7 @@ class DatasetUse:
     Attributes:
         digest: First digits of its data hash, which a later run can be compared with.
         source: Where it was, as JSON.
-        counts: ``num_train``, ``num_classes`` and so on.
+        counts: ``num_train``, ``num_classes``, ``num_known_negatives`` and so on.
         context: What it was used for.
     """
 

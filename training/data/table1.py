@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from training.data.protocol import split_train_val
 from training.data.sources.annotations import Annotations
 
@@ -23,7 +25,9 @@ class Counts:
         single_positives: Training images with an observed positive.
         false_negatives: True labels of training images that are not observed.
         true_negatives: Assumed negatives that are truly negative.
-        assumed_negatives: Labels that are not observed: ``train * classes - single_positives``.
+        assumed_negatives: Labels of which nothing is known: ``train * classes - single_positives``, and without those
+            that are known to be negative.
+        known_negatives: Labels that are known to be negative; the paper's datasets have none.
     """
 
     classes: int
@@ -35,6 +39,7 @@ class Counts:
     false_negatives: int | None
     true_negatives: int | None
     assumed_negatives: int
+    known_negatives: int = 0
 
 
 FIGURES = {
@@ -47,6 +52,7 @@ FIGURES = {
     "false_negatives": "false negatives",
     "true_negatives": "true negatives",
     "assumed_negatives": "assumed negatives",
+    "known_negatives": "known negatives",
 }
 """Field of ``Counts`` -> its name in the table."""
 
@@ -113,18 +119,24 @@ def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
     seen = true if source is None or source.observed is None else source.observed[rows]
     # Each image with a positive keeps exactly one, so no draw is needed to count them.
     single = 0 if seen is None else int(seen.any(1).sum())
-    assumed = num["train"] * classes - single
+    # Any way to know them counts once.
+    kinds = [] if source is None else [matrix[rows] for matrix in source.negatives.values()]
+    known = int(np.stack(kinds).any(0).sum()) if kinds else 0
+    assumed = num["train"] * classes - single - known
     if true is None:
-        return Counts(classes, None, num["train"], num["val"], num["test"], single, None, None, assumed)
+        return Counts(classes, None, num["train"], num["val"], num["test"], single, None, None, assumed, known)
     positives = int(true.sum())
     missed, mean = positives - single, positives / max(num["train"], 1)
-    return Counts(classes, mean, num["train"], num["val"], num["test"], single, missed, assumed - missed, assumed)
+    return Counts(
+        classes, mean, num["train"], num["val"], num["test"], single, missed, assumed - missed, assumed, known
+    )
 
 
 def compare(counts: Counts, paper: Counts | None) -> list[Line]:
     """Return the lines of the table; positives per image are compared to the decimals that the paper prints."""
     expected = asdict(paper) if paper else {}
-    return [_line(key, computed, expected.get(key)) for key, computed in asdict(counts).items()]
+    shown = {key: value for key, value in asdict(counts).items() if key != "known_negatives" or value}
+    return [_line(key, computed, expected.get(key)) for key, computed in shown.items()]
 
 
 def name_class_differences(annotations: Annotations) -> list[str]:

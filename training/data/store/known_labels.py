@@ -91,3 +91,8 @@ class KnownLabels:
 
 ANY_LABELS = KnownLabels()
 """Given positives where there are any, drawn ones elsewhere, and no negatives."""
+
+
+def all_known(train: LabelTable) -> KnownLabels:
+    """Return the choice of everything that is known of a dataset, by the labels of its official training set."""
+    return KnownLabels(negatives="given") if train.negatives else ANY_LABELS

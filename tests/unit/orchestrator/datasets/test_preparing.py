@@ -54,6 +54,18 @@ def test_notes_that_may_follow_from_a_fault_do_not_come_before_it(request_: Prep
     assert (left_out, "lost.jpg" in fault) == ("  left out (1):", True)  # one's own data are in no paper
 
 
+def test_given_labels_are_counted(request_: PrepareRequest, tmp_path: Path) -> None:
+    source, notes = tmp_path / "own", list[str]()
+    (source / "images").mkdir(parents=True)
+    for name in "abcde":
+        Image.new("RGB", (8, 8)).save(source / "images" / f"{name}.jpg")
+    (source / "observed.csv").write_text(
+        "image,split,cat,dog\na.jpg,train,1,-1\nb.jpg,train,0,1\nc.jpg,train,1,\nd.jpg,train,0,-1\ne.jpg,val,1,0\n"
+    )
+    prepare_dataset(replace(request_, dataset="folder", source=source), notes.append)
+    assert "labels of the official train set: 3 observed positives, 2 known negatives, 3 unknown" in notes
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

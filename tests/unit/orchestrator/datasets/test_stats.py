@@ -11,10 +11,15 @@ from PIL import Image
 
 from orchestrator.datasets import pictures
 from orchestrator.datasets.pictures import draw_sheet, draw_stats
-from orchestrator.datasets.sheet import Picture, read_rows, spread_rows
+from orchestrator.datasets.sheet import Picture, make_pictures, read_rows, spread_rows
 from orchestrator.datasets.stats import LabelStats, count_labels, render_stats, table_of_classes
 from orchestrator.errors import UserError
+from tests.kit.layouts import make_l48
+from training.data.sources.l48 import read_l48
 from training.data.split import InMemoryImages, SplitData
+from training.data.store.known_labels import all_known
+from training.data.store.reader import open_store
+from training.data.store.writer import write_store
 
 CLASSES = ("cat", "dog", "mug")
 TRUE = [[1, 1, 0], [1, 1, 0], [0, 1, 1], [1, 0, 0]]
@@ -157,6 +162,32 @@ def test_sheet_and_terminal_give_the_same_number_of_unknown_labels() -> None:
     assert ("8 unknown to training, 6 of them truly negative") in [
         text for text, _ in pictures._lines(Picture("0", pixels, ("dog",), ("cat", "mug"), 8))
     ]
+
+
+def test_known_negatives_are_not_unknown_in_any_count(tmp_path: Path) -> None:
+    split = replace(make_split("train", None), negative=torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]]).bool())
+    stats = count_labels("birds", split, make_split("val", None), 0)
+    assert table_of_classes(stats)[0] == ["class", "train observed", "val observed", "train negative"]
+    assert [row[-1] for row in table_of_classes(stats)[1]] == [1, 1, 2]
+    assert "labels of train: 4 observed positives, 4 known negatives, 4 unknown" in render_stats(stats, 10)
+    assert stats.to_json(10)["train_labels"] == {"positives": 4, "negatives": 4, "unknown": 4}
+    assert stats.to_json(10)["classes"]["mug"]["train_negative"] == 2
+    picture = Picture("0", np.zeros((8, 8, 3), np.uint8), ("dog",), None, 5, negative=("cat", "mug"))
+    assert picture.caption() == "observed dog; 2 known negatives (cat, mug); 5 unknown, true labels not available"
+    assert ("known negative (2): cat, mug", pictures._GREY) in pictures._lines(picture)
+    draw_sheet(tmp_path / "a.svg", "birds", [picture], ("cat", "dog", "mug"))
+
+
+def test_sheet_of_a_store_has_its_known_negatives(tmp_path: Path) -> None:
+    source = read_l48(make_l48(tmp_path / "l48", num_train=2, val=True))
+    write_store(source, str(tmp_path / "store"), image_size=16, workers=1)
+    store = open_store(str(tmp_path / "store"))
+    known = all_known(store.labels("train"))
+    data = store.split("train", 0, 0, known)
+    drawn = make_pictures(store, data, *store.rows("train", 0, known), range(len(data)))
+    assert {(len(each.observed), len(each.negative), each.num_unknown) for each in drawn} == {(1, 2, 1), (0, 2, 2)}
+    # The target and the next species are those of its checklist, so that the other two are known to be absent.
+    assert all({*each.observed, *each.negative} < set(data.classes) for each in drawn)
 
 
 def test_caption_says_what_is_observed_true_and_unknown() -> None:
