@@ -200,9 +200,9 @@ def run_sweep(
     from orchestrator.report.in_mlflow import log_report
     from orchestrator.sweep.driver import run_sweep as drive
     from orchestrator.sweep.options import DriveOptions
-    from orchestrator.uris import absolute_uri, require_no_credentials
+    from orchestrator.uris import absolute_uri, require_safe_uri
 
-    require_no_credentials("backup", backup)
+    require_safe_uri("backup", backup)
     require_startable(plan, address)
     options = DriveOptions(address, backup=None if backup is None else absolute_uri(backup), progress=progress)
     outcome = drive(plan, options)

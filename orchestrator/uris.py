@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,10 @@ from orchestrator.redaction import redact
 _WHERE_TO_PUT_THEM = (
     "Put them into the environment of every node (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
 )
+
+
+# Schemes of storage followed by one slash or none, or by slashes without a colon.
+_ALMOST_URI = re.compile(r"(s3|s3a|gs|gcs|hdfs|abfss?|az|file)(?::(?!//)/?|//)", re.IGNORECASE)
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -35,13 +40,22 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def require_no_credentials(option: str, uri: str | None) -> None:
-    """Check a URI that plans and journals will show.
+def require_safe_uri(option: str, uri: str | None) -> None:
+    """Check a folder or URI that plans and journals will show.
 
     Raises:
-        UserError: It contains a user name, a password or a key.
+        UserError: It contains a user name, a password or a key, or looks like a URI and is none.
     """
-    if uri is None or "://" not in uri:
+    if uri is None:
+        return
+    if mistyped := _ALMOST_URI.match(uri):
+        # Without the rest of it, which may hold a key.
+        scheme, start = mistyped[1].lower(), mistyped[0]
+        raise UserError(
+            f"{option} begins with {start!r}, which names a folder here and not a URI. A URI begins with {scheme}://; "
+            f"for a folder of that name, begin with ./{start}"
+        )
+    if "://" not in uri:
         return
     # urlsplit alone is not enough: a key may contain a slash, after which it no longer sees a user name.
     if redact(uri) != uri or urlsplit(uri).username:

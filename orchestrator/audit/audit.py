@@ -72,10 +72,10 @@ def audit(word: str | None) -> Audit:
 
 
 def _is_file(word: str) -> bool:
-    if Path(word).suffix in SUFFIXES or Path(word).is_file():
+    if Path(word).suffix.lower() in SUFFIXES or Path(word).is_file():
         if not Path(word).is_file():
             raise UserError(f"No table at {word}.")
-        if Path(word).suffix not in SUFFIXES:
+        if Path(word).suffix.lower() not in SUFFIXES:
             raise UserError(f"A table must be a {', '.join(SUFFIXES)} file, but got {word}.")
         return True
     return False

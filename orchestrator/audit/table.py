@@ -61,13 +61,13 @@ def read_table(path: Path) -> list[Claim]:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         from training.data.parquet import read_parquet
 
         parquet: list[dict[str, Any]] = read_parquet(path.read_bytes()).to_pylist()
         return parquet
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return [dict(row) for row in csv.DictReader(text.splitlines())]
     plain = json.loads(text)
     if isinstance(plain, dict) and isinstance(plain.get("rows"), list):

@@ -133,7 +133,7 @@ def _require_file(out: Path) -> None:
     from orchestrator.errors import UserError
     from orchestrator.writable import find_obstacle
 
-    if out.suffix not in (".parquet", ".csv"):
+    if out.suffix.lower() not in (".parquet", ".csv"):
         raise UserError(f"--out must end in .parquet or .csv, but got --out={out}.")
     obstacle = None if out.parent.is_dir() else "its folder does not exist"
     obstacle = obstacle or find_obstacle(out.parent) or ("that is a folder" if out.is_dir() else None)
@@ -146,7 +146,7 @@ def _write(table: pa.Table, path: Path) -> None:
 
     try:
         with path.open("wb") as file:  # Arrow would take the name for UTF-8
-            if path.suffix == ".csv":
+            if path.suffix.lower() == ".csv":
                 from pyarrow import csv
 
                 csv.write_csv(_guard(table), file)

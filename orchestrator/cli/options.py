@@ -38,7 +38,7 @@ def check_places(storage: str | None, backup: str | None, mirror: str | None = N
         storage, backup: As given.
         mirror: The backup, given under the flag's old name.
     """
-    from orchestrator.uris import absolute_uri, require_no_credentials
+    from orchestrator.uris import absolute_uri, require_safe_uri
 
     if mirror is not None:
         print_note("note: --mirror is deprecated. Use --backup.")
@@ -46,8 +46,8 @@ def check_places(storage: str | None, backup: str | None, mirror: str | None = N
             raise UserError("--mirror is the old name of --backup. Give only --backup.")
         backup = mirror
     # Before anything is planned, because the plan is printed and stored.
-    require_no_credentials("--storage", storage)
-    require_no_credentials("--backup", backup)
+    require_safe_uri("--storage", storage)
+    require_safe_uri("--backup", backup)
     return None if backup is None else absolute_uri(backup)
 
 

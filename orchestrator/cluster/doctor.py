@@ -20,7 +20,7 @@ from orchestrator.health import ask_mlflow
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.sweep_plan import trial_config
-from orchestrator.uris import require_no_credentials
+from orchestrator.uris import require_safe_uri
 from training.config.run import Scalar
 from training.data.dataset_names import EMBEDDED, prepare_command
 
@@ -52,7 +52,7 @@ def diagnose_nodes(
     """
     from orchestrator.tracking.connection import tracking_uri
 
-    require_no_credentials("--storage", storage)
+    require_safe_uri("--storage", storage)
     stores, config, problems = list_stores(), None, {}
     if space is not None:
         # Only the settings are read. The numbers of CPUs and GPUs are given so that this machine is not counted for

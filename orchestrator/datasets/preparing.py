@@ -20,7 +20,7 @@ from orchestrator.datasets.prepared import (
 from orchestrator.datasets.progress import showing_progress
 from orchestrator.errors import UserError
 from orchestrator.home import data_dir
-from orchestrator.uris import absolute_uri, require_no_credentials
+from orchestrator.uris import absolute_uri, require_safe_uri
 from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS
 from training.data.sources.annotations import Annotations, Phase, some
@@ -86,7 +86,7 @@ def prepare_dataset(request: PrepareRequest, note: Callable[[str], None]) -> Pre
         UserError, ConfigError: The request is invalid, or something is in the way of the store.
         StoreError: The source has faults, or the store cannot be written.
     """
-    require_no_credentials("--out", request.out)
+    require_safe_uri("--out", request.out)
     settings = _settings(request)
     name = choose_name(check_dataset(request.dataset), request.name)
     uri = str(data_dir(name)) if request.out is None else absolute_uri(request.out)

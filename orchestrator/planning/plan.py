@@ -21,7 +21,7 @@ from orchestrator.planning.request import PlanRequest
 from orchestrator.planning.settings import Settings, merge_settings
 from orchestrator.planning.space_keys import change_sections
 from orchestrator.planning.sweep_plan import Kind, Params, Resources, SweepPlan, count_points
-from orchestrator.uris import require_no_credentials, require_text_without_credentials
+from orchestrator.uris import require_safe_uri, require_text_without_credentials
 from search_spaces.blocks import Sampler
 from search_spaces.schema import SearchSpace
 from training.config.spelling import listed
@@ -61,7 +61,7 @@ def require_settings_without_credentials(settings: Params) -> Params:
     """
     for key, value in settings.items():
         if isinstance(value, str):
-            require_no_credentials(key, value)
+            require_safe_uri(key, value)
     return settings
 
 

@@ -11,7 +11,7 @@ from orchestrator.errors import UserError
 from orchestrator.home import check_name, clean_name
 from orchestrator.planning.sweep_plan import Kind
 from orchestrator.planning.template import describe_missing_space, fit_if_prepared
-from orchestrator.uris import absolute_uri, require_no_credentials
+from orchestrator.uris import absolute_uri, require_safe_uri
 from search_spaces.reader import SpaceError
 from search_spaces.schema import SearchSpace, load_space
 from training.config.run import Scalar
@@ -118,7 +118,7 @@ class PlanRequest:
         Raises:
             UserError: It contains credentials.
         """
-        require_no_credentials("--storage", self.storage)
+        require_safe_uri("--storage", self.storage)
         return None if self.storage is None else absolute_uri(self.storage)
 
 
@@ -145,7 +145,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Scalar]:
         if not key or not value:
             raise UserError(f"--set must be key=value, but got --set {assignment!r}. For example: --set optim.lr=1e-3")
         # Checked here, where the flag is known; the merged settings are checked again.
-        require_no_credentials(f"--set {key}", value)
+        require_safe_uri(f"--set {key}", value)
         if key in overrides:
             raise UserError(f"--set gives {key} twice: {overrides[key]} and {value}. Leave one out.")
         overrides[key] = value

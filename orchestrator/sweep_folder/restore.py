@@ -23,7 +23,7 @@ from orchestrator.sweep_folder.journal import (
 )
 from orchestrator.sweep_folder.lease import find_holder
 from orchestrator.sweep_folder.state import SweepState
-from orchestrator.uris import join_uri, require_no_credentials, split_uri
+from orchestrator.uris import join_uri, require_safe_uri, split_uri
 from training.counts import counted
 from training.data.store.storage import Storage
 from training.errors import ConfigError
@@ -53,7 +53,7 @@ def restore_sweep(
             cannot be reached.
         OrchestratorError: The backup is damaged.
     """
-    require_no_credentials("--from", uri)
+    require_safe_uri("--from", uri)
     try:
         plan, parent = _find_plan(uri, sweep)
         storage = Storage(join_uri(parent, plan.id))

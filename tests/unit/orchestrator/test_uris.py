@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.uris import absolute_uri, join_uri, require_no_credentials, split_uri
+from orchestrator.uris import absolute_uri, join_uri, require_safe_uri, split_uri
 
 
 def test_names_go_before_the_question_mark() -> None:
@@ -33,7 +33,7 @@ def test_a_folder_is_named_as_every_machine_would(monkeypatch: pytest.MonkeyPatc
 )
 def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(UserError, match=r"--backup must not contain credentials.*\*\*\*") as refused:
-        require_no_credentials("--backup", uri)
+        require_safe_uri("--backup", uri)
     assert "se/cret" not in str(refused.value)
     assert "=abc" not in str(refused.value)
 
@@ -42,4 +42,13 @@ def test_credentials_are_refused_and_not_repeated(uri: str) -> None:
     "uri", [None, "/mnt/a@b", "s3://bucket/x?region=a&endpoint_override=http%3A%2F%2F127.0.0.1%3A9000"]
 )
 def test_places_without_credentials_are_taken(uri: str | None) -> None:
-    require_no_credentials("--backup", uri)
+    require_safe_uri("--backup", uri)
+
+
+def test_a_uri_that_is_almost_one_is_refused_and_not_taken_for_a_folder() -> None:
+    for uri in ("s3:/bucket/x", "s3:bucket", "S3:/b", "gs//b/x", "file:/mnt", "s3a:/key:secret@bucket"):
+        with pytest.raises(UserError, match=r"--out begins with .* A URI begins with \w+://; for a folder") as refused:
+            require_safe_uri("--out", uri)
+        assert "secret" not in str(refused.value)
+    for uri in ("./s3:/bucket", "s3/bucket", "files//x", "file:///mnt/x", "s3a://b", "gs", "/gs:/b"):
+        require_safe_uri("--out", uri)

@@ -75,11 +75,11 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_predict_writes_a_row_per_image_as_parquet_or_csv(
     capsys: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = run(capsys, "predict", str(model), str(images), "--out", str(tmp_path / "scores.csv"))
+    code, out, _ = run(capsys, "predict", str(model), str(images), "--out", str(tmp_path / "scores.CSV"))
     assert code == 0
     assert "2 images, 3 classes" in out
     run(capsys, "predict", str(model), str(images), "--out", str(tmp_path / "scores.parquet"))
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "scores.CSV").open()))
     assert [row["file"] for row in rows] == ["blue.jpg", "red.png"]
     table = pyarrow.parquet.read_table(tmp_path / "scores.parquet")
     assert table.column_names == ["file", *CLASSES]
