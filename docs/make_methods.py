@@ -33,11 +33,14 @@ logits, p = sigmoid(z), y observed labels, C classes, B images of a batch.
 true mean number of positives of an image. `external: clip`: it learns from CLIP, which knows the classes from captions
 of other images. Every leaderboard and report shows them.
 
+**Controls for CLIP.** `orchestrator data score` prints what CLIP achieves without training; the block `clip_probe` is
+`assumed_negative` on a linear layer over CLIP's frozen embeddings ([scores of CLIP](data.md#scores-of-clip)).
+
 **Published scores** are test mAP in percent, with ResNet-50 at 448 px unless the source says Query2Label, from
 `search_spaces/published.yaml`, which also says what keeps them from being compared with ours. No score of ours on the
 four datasets exists yet: the real images were not at hand.
 
-**Not here**: MIME, SMILE and DualCoOp. `linear_init` of Cole et al. is `optim.head_first_epochs`, for every method.
+**Not here**: SMILE and DualCoOp. `linear_init` of Cole et al. is `optim.head_first_epochs`, for every method.
 """
 
 

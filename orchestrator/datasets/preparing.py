@@ -120,7 +120,7 @@ def _note_known(train: Phase | None, note: Callable[[str], None]) -> None:
     """Say what is known of the training labels, where the source gives more than one drawn positive per image."""
     if train is not None and train.observed is not None:
         kinds = list(train.negatives.values())
-        known = count_known(train.observed, np.stack(kinds).any(0) if kinds else None)
+        known = count_known(train.observed, np.asarray(np.stack(kinds).any(0), bool) if kinds else None)
         note(f"labels of the official train set: {known.describe()}")
 
 

@@ -362,7 +362,7 @@ def test_two_epochs_of_digit_scenes(name: str) -> None:
     settings = {"loop.epochs": 2, "optim.batch_size": 8, "optim.lr": 1e-3, "optim.schedule": "constant"}
     changes = settings | VARIANTS[name]
     run = TrainingRun(tiny_config(changes | {"loop.epochs": 4}))
-    if changes.get("method.name") in ("crisp", "plc_lac"):
+    if changes.get("method.name") in ("crisp", "mime", "plc_lac"):
         run.train_epoch()  # its loss differs from those of later epochs
         run.train_epoch()  # the first epoch with the later loss
     first, last = run.train_epoch(), run.train_epoch()

@@ -32,7 +32,7 @@ METHODS = [
     "ignore_oracle",
     *("assumed_negative", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss"),
     *("large_loss_r", "large_loss_ct", "large_loss_cp", "boostlu_r", "boostlu_ct", "boostlu_cp"),
-    *("em_apl", "role", "crisp", "gpr", "aevlp", "vlpl", "plc", "plc_lac", "iu", "iun", "bce_ls"),
+    *("em_apl", "role", "crisp", "mime", "gpr", "aevlp", "vlpl", "clip_probe", "plc", "plc_lac", "iu", "iun", "bce_ls"),
     "full_labels",
 ]
 
@@ -41,7 +41,9 @@ def fits(space: str, method: str) -> bool:
     """Return whether a space has a method: BoostLU needs a model whose logits are the mean of a CAM, LAC embeddings,
     and CLIP photos.
     """
-    if space.startswith(("digits", "l48")) and method in ("aevlp", "vlpl"):
+    if space.startswith(("digits", "l48")) and method in ("aevlp", "vlpl", "clip_probe"):
+        return False
+    if space.endswith("_q2l") and method == "clip_probe":  # one position is no map to attend to
         return False
     return method != "plc_lac" if not space.endswith("_q2l") else not method.startswith("boostlu")
 

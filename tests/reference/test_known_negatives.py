@@ -49,6 +49,7 @@ COSTS: dict[str, tuple[dict[str, Any], Any]] = {
     "em_apl": ({}, bce),
     "large_loss": ({"delta_rel_percent": 100.0}, bce),
     "crisp": ({"warmup_epochs": 1}, bce),
+    "mime": ({}, bce),
     "crisp, warm-up": ({"warmup_epochs": 4}, bce),
 }
 """Method -> settings, and the loss of a logit whose label is known to be negative. ROLE has a test of its own."""

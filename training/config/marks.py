@@ -9,7 +9,7 @@ STATISTIC = "uses full-label statistic"
 EXTERNAL = "external: clip"
 
 _TRUE_LABELS = frozenset({"full_labels", "bce_ls", "iu", "iun"})
-_STATISTIC = frozenset({"epr", "role", "gpr", "aevlp"})
+_STATISTIC = frozenset({"epr", "role", "mime", "gpr", "aevlp"})
 _EXTERNAL = frozenset({"vlpl", "aevlp"})
 
 

@@ -248,6 +248,23 @@ class CrispConfig(StrictModel):
     warmup_epochs: int = Field(1, ge=1)
 
 
+class MimeConfig(StrictModel):
+    """MIME; :mod:`training.methods.mime` has the formulas.
+
+    Attributes:
+        expected_positives: K, by which the number of images with a class observed is multiplied; about the mean number
+            of true positives of an image, as for EPR. Released: 1 / (mean of 1 / true positives), from the true labels.
+        warmup_epochs: Epochs of AN before the first entries are left open, counted from 1. Released: 2
+            (CUB: 5).
+        kl_weight: beta, of the divergence of the latent vectors, for a model that has them. Released: 1e-4.
+    """
+
+    name: Literal["mime"] = "mime"
+    expected_positives: float = Field(1.5, gt=0, le=10_000)
+    warmup_epochs: int = Field(2, ge=1)
+    kl_weight: float = Field(1e-4, ge=0, le=100)
+
+
 class PlcConfig(StrictModel):
     """PLC, the first stage of PLC + LAC; :mod:`training.methods.plc` has the formulas.
 
@@ -309,6 +326,7 @@ METHOD_CONFIGS: dict[str, type[StrictModel]] = {
     "em_apl": EmAplConfig,
     "role": RoleConfig,
     "crisp": CrispConfig,
+    "mime": MimeConfig,
     "plc": PlcConfig,
     "plc_lac": PlcLacConfig,
 }
@@ -336,6 +354,7 @@ MethodConfig = Annotated[
     | EmAplConfig
     | RoleConfig
     | CrispConfig
+    | MimeConfig
     | PlcConfig
     | PlcLacConfig,
     Field(discriminator="name"),

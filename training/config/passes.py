@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from training.config.methods import CrispConfig, EmAplConfig, IgnoreConfig, PlcConfig, PlcLacConfig
+from training.config.methods import CrispConfig, EmAplConfig, IgnoreConfig, MimeConfig, PlcConfig, PlcLacConfig
 from training.config.run import Scalar, TrainConfig
 
 
@@ -85,4 +85,7 @@ def _views(config: TrainConfig) -> tuple[int, int]:
 def _scores_train_split(config: TrainConfig, epoch: int) -> bool:
     """Return whether the train split is scored after an epoch, to label it or to estimate class priors."""
     method = config.method
-    return isinstance(method, EmAplConfig | CrispConfig) and method.warmup_epochs <= epoch < config.loop.epochs
+    return (
+        isinstance(method, EmAplConfig | CrispConfig | MimeConfig)
+        and method.warmup_epochs <= epoch < config.loop.epochs
+    )

@@ -91,6 +91,7 @@ A run may be resumed with other values, and two configurations that differ only 
 
 ADDED_SETTINGS: dict[str, Scalar] = {
     "model.frozen_stem": False,
+    "model.latent_dim": 0,
     "optim.head_first_epochs": 0,
     "data.horizontal_flip": True,
     "data.positives": None,
@@ -110,9 +111,9 @@ class ModelConfig(StrictModel):
     Attributes:
         name: ``resnet_cam`` (trunk + 1x1 convolution + global average pooling, supplement A.2) or ``query2label``
             (A.1).
-        backbone: ``digits/resnet12``, ``torchvision/<name>`` or ``timm/<name>``.
+        backbone: ``digits/resnet12``, ``torchvision/<name>``, ``timm/<name>`` or ``clip/<name>``.
         weights: Initial weights of the trunk: ``pretext`` (digits), the name of torchvision's or timm's weights
-            (``IMAGENET1K_V1``), the path of a safetensors or ``.pth`` file, or ``none``.
+            (``IMAGENET1K_V1``) or CLIP's (``openai``), the path of a safetensors or ``.pth`` file, or ``none``.
         frozen_bn: Whether to keep BatchNorm at its pretrained statistics and affine parameters.
         frozen_stem: Whether to keep the trunk's stem and first stage at their initial weights, BatchNorms included, as
             the releases of Query2Label and PLC + LAC do (ResNets only).
@@ -128,10 +129,12 @@ class ModelConfig(StrictModel):
             this out.
         dropout: Dropout in train mode: of attention weights (and so of the CAM), of the outputs of attention and
             feed-forward layers, and inside the latter.
+        latent_dim: Size of a latent vector per class, drawn from a normal distribution that the class's embedding
+            gives, from which Query2Label then reads the logits (MIME; released: 256). 0 reads them from the embedding.
     """
 
     name: Literal["resnet_cam", "query2label"] = "resnet_cam"
-    backbone: str = Field("torchvision/resnet50", pattern=r"^(digits|torchvision|timm)/.+$")
+    backbone: str = Field("torchvision/resnet50", pattern=r"^(digits|torchvision|timm|clip)/.+$")
     weights: str = "IMAGENET1K_V1"
     frozen_bn: bool = False
     frozen_stem: bool = False
@@ -144,6 +147,7 @@ class ModelConfig(StrictModel):
     num_decoder_layers: int = Field(2, ge=1)
     decoder_self_attention: bool = False
     dropout: float = Field(0.1, ge=0, lt=1)
+    latent_dim: int = Field(0, ge=0, le=65536)
 
     @field_validator("num_heads")
     @classmethod
@@ -152,6 +156,13 @@ class ModelConfig(StrictModel):
         if (hidden_dim := info.data.get("hidden_dim")) and hidden_dim % num_heads:
             raise ValueError(f"a divisor of model.hidden_dim={hidden_dim}")
         return num_heads
+
+    @field_validator("latent_dim")
+    @classmethod
+    def _check_latent(cls, latent_dim: int, info: ValidationInfo) -> int:
+        if latent_dim and info.data.get("name") != "query2label":
+            raise ValueError("0 unless model.name=query2label, which has an embedding for each class")
+        return latent_dim
 
     @field_validator("cam_boost")
     @classmethod

@@ -43,4 +43,5 @@ class _Bfloat16(nn.Module):
             output: ModelOutput = self.model(images)
         # Back to float32 here, so that no loss, threshold or mask is computed from bfloat16 sums.
         embeddings = None if output.embeddings is None else output.embeddings.float()
-        return ModelOutput(output.logits.float(), output.cams.float(), embeddings)
+        latents = None if output.latents is None else (output.latents[0].float(), output.latents[1].float())
+        return ModelOutput(output.logits.float(), output.cams.float(), embeddings, latents)

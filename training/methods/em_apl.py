@@ -36,6 +36,7 @@ from training.data.batches import Batch
 from training.losses import binary_entropy, mean_part, negative_log
 from training.methods.base import Method, Sizes, StepOutput
 from training.methods.known_negatives import charge_negatives
+from training.methods.ranks import rank_in_class
 from training.metric_names import TRAIN_PSEUDO_LABELLED_FRAC
 
 UNKNOWN = -1.0
@@ -76,12 +77,7 @@ class EmApl(Method):
         quotas = (unknown.sum(0).double() * self._config.negative_proportion / num_rounds).floor().long()
         probs = logits.sigmoid()
         open_ = (self.pseudo_labels == UNKNOWN) & unknown
-        # Each entry's rank among the open ones of its class. A stable sort keeps equal scores in the order of the
-        # examples, so every rank and every resumed run picks the same entries. Scattering inverts the permutation.
-        order = torch.where(open_, probs, torch.inf).argsort(dim=0, stable=True)
-        ranks = torch.empty_like(order).scatter_(
-            0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order)
-        )
+        ranks = rank_in_class(torch.where(open_, probs, torch.inf))
         self.pseudo_labels = torch.where(open_ & (ranks < quotas), probs, self.pseudo_labels)
         num_unobserved = unknown.sum()
         return {TRAIN_PSEUDO_LABELLED_FRAC: float((self.pseudo_labels != UNKNOWN).sum() / num_unobserved.clamp_min(1))}

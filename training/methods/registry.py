@@ -17,6 +17,7 @@ from training.methods.focal import Asl, Focal, Hill, Splc
 from training.methods.gr_loss import Aevlp, Gpr, GrLoss
 from training.methods.ignore import Ignore
 from training.methods.large_loss import LargeLoss
+from training.methods.mime import Mime
 from training.methods.plc import Plc, PlcLac
 from training.methods.role import Role
 from training.methods.supervised import (
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "em_apl": EmApl,
     "role": Role,
     "crisp": Crisp,
+    "mime": Mime,
     "plc": Plc,
     "plc_lac": PlcLac,
 }

@@ -1,4 +1,4 @@
-"""Build trunks: any CNN from timm or torchvision without its classifier, or the small one for the digit scenes.
+"""Build trunks: any CNN from timm or torchvision without its classifier, the small one for the digit scenes, or CLIP's.
 
 Their initial weights come by name, from a file, or are random; see :mod:`training.models.weights`.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from training.config.run import ModelConfig
 from training.config.spelling import nearest_word
 from training.errors import ConfigError, WeightsError
+from training.models.clip_trunk import ClipTrunk, build_clip_trunk
 from training.models.weights import check_weights_name, read_weights
 
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "avgpool.")
@@ -82,9 +83,10 @@ def build_trunk(config: ModelConfig, pretext_file: Path | None = None) -> Trunk:
         ConfigError: The backbone is unknown, or is not a CNN with a feature map.
         WeightsError: The weights cannot be loaded here, or do not fit.
     """
-    library, _, name = config.backbone.partition("/")
-    module = _BUILDERS[library](name)
+    module = _build_module(config)
     state = read_weights(config, pretext_file)
+    if state is not None and isinstance(module, ClipTrunk):
+        state = {key: value for key, value in state.items() if key.startswith("visual.")}  # without the text network
     if state is not None:
         _load(module, state, config)
     return Trunk(
@@ -99,8 +101,7 @@ def check_trunk(config: ModelConfig) -> None:
         ConfigError: It does not exist, is not a CNN or has no such weights; or its stem is to be frozen and it is not
             a ResNet.
     """
-    library, _, name = config.backbone.partition("/")
-    module = _BUILDERS[library](name)
+    module = _build_module(config)
     _count_features(module, config.backbone)
     check_weights_name(config)
     if config.frozen_stem:
@@ -171,6 +172,11 @@ def _build_timm(name: str) -> nn.Module:
 
 
 _BUILDERS = {"digits": _build_digits, "torchvision": _build_torchvision, "timm": _build_timm}
+
+
+def _build_module(config: ModelConfig) -> nn.Module:
+    library, _, name = config.backbone.partition("/")
+    return build_clip_trunk(config) if library == "clip" else _BUILDERS[library](name)
 
 
 def _unknown_backbone(library: str, name: str, known: list[str]) -> ConfigError:

@@ -18,11 +18,14 @@ class ModelOutput(NamedTuple):
         logits: (B, C).
         cams: Class activation maps (B, C, h, w).
         embeddings: One vector per class (B, C, d), or None; a model that returns them has ``embedding_dim``.
+        latents: Mean and logarithm of the standard deviation of the latent vectors, two (B, C, l), of a model that
+            reads its logits from such; None elsewhere.
     """
 
     logits: Tensor
     cams: Tensor
     embeddings: Tensor | None = None
+    latents: tuple[Tensor, Tensor] | None = None
 
 
 class Network(nn.Module):

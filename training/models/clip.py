@@ -124,22 +124,36 @@ def load_clip(name: ClipName, weights: Path | None, device: torch.device, ways_o
         WeightsError: The weights cannot be loaded, or do not fit.
     """
     open_clip, described = import_open_clip(), name.described
-    text = open_clip.get_model_config(name.arch)["text_cfg"]
-    if {"hf_model_name", "hf_tokenizer_name"} & text.keys():
-        raise ConfigError(f"{name} needs the package transformers, which is not used here. Try clip/ViT-B-16")
+    _require_own_text(name)
     if weights is None:
         state = fetch_state(clip_source(described), f"{name}, weights {name.tag},", ways_out)
     elif weights.is_file():
         state = read_state(weights, f"The file {weights}")
     else:
         raise WeightsError(f"The file {weights} does not exist")
-    with _silenced():  # it warns that its weights are random
-        network = open_clip.create_model(
-            name.arch, load_weights=False, force_quick_gelu=bool(described.get("quick_gelu")), device="cpu"
-        )
+    network = build_network(name)
     asked = f"{name.tag} of the hub" if weights is None else str(weights)
     _load(network, {key: value for key, value in state.items() if key not in _UNUSED}, f"{asked} does not fit {name}")
     return Clip(network, open_clip.get_tokenizer(name.arch), described["mean"], described["std"], device)
+
+
+def build_network(name: ClipName) -> Any:
+    """Build open_clip's network with random weights, on the CPU.
+
+    Raises:
+        ConfigError: Its text network is one of the package transformers.
+    """
+    _require_own_text(name)
+    with _silenced():  # it warns that its weights are random
+        return import_open_clip().create_model(
+            name.arch, load_weights=False, force_quick_gelu=bool(name.described.get("quick_gelu")), device="cpu"
+        )
+
+
+def _require_own_text(name: ClipName) -> None:
+    text = import_open_clip().get_model_config(name.arch)["text_cfg"]
+    if {"hf_model_name", "hf_tokenizer_name"} & text.keys():
+        raise ConfigError(f"{name} needs the package transformers, which is not used here. Try clip/ViT-B-16")
 
 
 @contextmanager

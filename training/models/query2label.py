@@ -6,6 +6,9 @@
     E   = decoder(queries; keys M + positions, values M)
     z_c = w_c . E_c + b_c                      (group-wise linear: one vector per class)
 
+With ``latent_dim``, as in MIME's release, z_c = w_c . e_c + b_c, where an MLP of E_c gives mean m and deviation s of a
+normal distribution: e_c is the mean of ten draws from it in train mode, and m in eval mode.
+
 The class activation map is that of IGNORE's supplement A.1, eq. (1)-(3):
 
     Attn_c = softmax(Q_c K^T / sqrt(d_k)),    A_c = 1/d sum_i Attn_c * F_i = Attn_c * mean_i F_i    (on the grid: CAM_c)
@@ -35,6 +38,7 @@ from training.models.backbone import Trunk
 from training.models.base import ModelOutput, Network
 
 _TEMPERATURE = 10000.0
+_DRAWS = 10
 
 
 class Query2Label(Network):
@@ -100,8 +104,10 @@ class _Head(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Parameter(torch.randn(num_classes, dim))
         # As nn.Linear would draw them, and as in the release.
-        bound = 1 / math.sqrt(dim)
-        self.weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-bound, bound))
+        self.bottleneck = _Bottleneck(dim, config.latent_dim) if config.latent_dim else None
+        width = config.latent_dim or dim
+        bound = 1 / math.sqrt(width)
+        self.weight = nn.Parameter(torch.empty(num_classes, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-bound, bound))
         for layers in (self.encoder, self.decoder):
             for parameter in layers.parameters():
@@ -125,11 +131,29 @@ class _Head(nn.Module):
         for layer in self.decoder:
             embeddings, attention = layer(embeddings, queries, memory, positions, layer is self.decoder[-1])
         embeddings = self.norm(embeddings)
+        read, latents = (embeddings, None) if self.bottleneck is None else self.bottleneck(embeddings)
         # (B, C, d) times (C, d): each class has its own vector, unlike in a linear layer.
-        logits = (embeddings * self.weight).sum(2) + self.bias
+        logits = (read * self.weight).sum(2) + self.bias
         # eq. (2): the mean over the d channels of the projected map, weighted by the attention of each class.
         cams = attention * tokens.mean(2)[:, None]
-        return ModelOutput(logits, cams.unflatten(2, (height, width)), embeddings)
+        return ModelOutput(logits, cams.unflatten(2, (height, width)), embeddings, latents)
+
+
+class _Bottleneck(nn.Module):
+    """Embeddings (B, C, d) -> latent vectors (B, C, l), and mean and log deviation of their distribution."""
+
+    def __init__(self, dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2 * latent_dim))
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        mean, statistic = self.layers(embeddings).chunk(2, -1)
+        log_std = (statistic / 2).clamp(-6, 6)  # as released
+        if not self.training:
+            return mean, (mean, log_std)
+        # The mean of several normal draws is one draw with a smaller deviation.
+        drawn = mean + log_std.exp() * torch.randn_like(mean) / math.sqrt(_DRAWS)
+        return drawn, (mean, log_std)
 
 
 def _attention(config: ModelConfig) -> nn.MultiheadAttention:

@@ -59,7 +59,7 @@ def read_weights(config: ModelConfig, pretext_file: Path | None = None) -> Mappi
         return read_state(path, f"model.weights={path}")
     if path.suffix in FILES:
         raise WeightsError(f"The file {config.weights} (model.weights) does not exist")
-    find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
+    find_source = _SOURCES.get(library)
     if find_source is None:
         raise _unknown(config.weights, ["pretext"])
     asked = f"model.weights={config.weights} for {config.backbone}"
@@ -73,7 +73,7 @@ def check_weights_name(config: ModelConfig) -> None:
         ConfigError: The backbone has no weights of this name.
     """
     library, _, name = config.backbone.partition("/")
-    find_source = {"torchvision": _torchvision_source, "timm": _timm_source}.get(library)
+    find_source = _SOURCES.get(library)
     if config.weights != "none" and Path(config.weights).suffix not in FILES and find_source is not None:
         find_source(name, config.weights)
 
@@ -233,6 +233,23 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_S).close()
     except urllib.error.HTTPError:
         return  # an error status is an answer too: the host is up
+
+
+def _clip_source(name: str, weights: str) -> Source:
+    # clip.py builds on this module.
+    from training.models.clip import ClipName, clip_source
+
+    clip = ClipName.parse(f"clip/{name}")
+    if weights != clip.tag:
+        raise ConfigError(
+            f"model.weights must be {clip.tag}, a file or none for model.backbone=clip/{name}, but got "
+            f"model.weights={weights}. Other weights are named in the backbone, as in clip/{clip.arch}/TAG",
+            "model.weights",
+        )
+    return clip_source(clip.described)
+
+
+_SOURCES = {"torchvision": _torchvision_source, "timm": _timm_source, "clip": _clip_source}
 
 
 def _unknown(weights: str, known: Sequence[str]) -> ConfigError:

@@ -165,7 +165,9 @@ def test_sheet_and_terminal_give_the_same_number_of_unknown_labels() -> None:
 
 
 def test_known_negatives_are_not_unknown_in_any_count(tmp_path: Path) -> None:
-    split = replace(make_split("train", None), negative=torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]]).bool())
+    split = replace(
+        make_split("train", None), negative=torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]]).bool()
+    )
     stats = count_labels("birds", split, make_split("val", None), 0)
     assert table_of_classes(stats)[0] == ["class", "train observed", "val observed", "train negative"]
     assert [row[-1] for row in table_of_classes(stats)[1]] == [1, 1, 2]

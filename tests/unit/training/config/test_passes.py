@@ -26,6 +26,7 @@ class TestAnEpoch:
             "plc": (3000, 3000),
             "em_apl": (3000, 1500),
             "crisp": (3000, 1500),
+            "mime": (3000, 1500),
         }
         for name, pair in expected.items():
             found = count_epoch_images(make(method__name=name), 1500, 10)

@@ -68,10 +68,10 @@ def test_bfloat16_inside_float32_outside(name: Any) -> None:
     images = torch.randn(2, 3, 40, 40)
     rounded: ModelOutput = network(images)
     assert spy.seen == torch.bfloat16
-    assert {value.dtype for value in rounded if value is not None} == {torch.float32}
+    assert {value.dtype for value in rounded[:3] if value is not None} == {torch.float32}
     whole: ModelOutput = model(images)
     assert spy.seen == torch.float32, "the model as evaluation calls it is not rounded"
-    for ours, full in zip(rounded, whole, strict=True):
+    for ours, full in zip(rounded[:3], whole[:3], strict=True):
         if ours is not None and full is not None:
             assert 0 < (ours - full).abs().max() < 0.05 * full.abs().max()
 
