@@ -179,8 +179,9 @@ def render_notes(found: SuiteResults, dataset: DatasetResult) -> list[str]:
     if dataset.floor is not None:
         num = max(1, len(found.record.contrasts))
         lines.append(
-            f"smallest difference that can be significant here: {dataset.floor:.2f} points"
+            f"smallest difference that can be significant here: about {dataset.floor:.2f} points"
             + (f", as the first of {num} contrasts" if num > 1 else "")
+            + "; less for two methods whose difference varies less from seed to seed than that of most pairs"
         )
     if dataset.openings is not None:
         lines.append(str(dataset.openings))

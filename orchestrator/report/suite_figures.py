@@ -81,8 +81,8 @@ def draw_contrasts(view: SuiteView) -> Figure | None:
 
     description = (
         "The mean difference over common seeds with its own 95 % interval (Student's t); the strokes below are the "
-        "seeds. Squares are significant after Holm's correction, circles are not. Inside the grey bar, no "
-        "difference could have been, as the first of all contrasts."
+        "seeds. Squares are significant after Holm's correction, circles are not. Inside the grey bar, no difference "
+        "could have been, as the first of all contrasts, unless it varies less over seeds than that of most pairs."
     )
     return Figure("differences", "Differences", description, draw, table)
 

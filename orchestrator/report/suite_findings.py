@@ -91,10 +91,12 @@ def describe_dataset(view: SuiteView, dataset: DatasetResult) -> Iterator[str]:
         yield _describe_lead(dataset, compared)
     if dataset.floor is not None:
         num = max(1, len(view.found.contrasts))
-        first = f", as the first of {num} contrasts" if num > 1 else ""
+        first = f" as the first of {num} contrasts" if num > 1 else ""
+        seeds = counted(len(compared[0].scores), "seed")
         yield (
-            f"With {counted(len(compared[0].scores), 'seed')}, a difference of less than {dataset.floor:.2f} points on "
-            f"{dataset.dataset} could not have been significant{first}."
+            f"With {seeds}, two methods on {dataset.dataset} have to differ by about "
+            f"{dataset.floor:.2f} points to be told apart{first}; less if their difference varies less from seed to "
+            f"seed than that of most pairs."
         )
     yield _describe_openings(dataset)
 

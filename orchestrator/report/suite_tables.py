@@ -144,7 +144,8 @@ def contrasts_table(view: SuiteView) -> Table | None:
     note = (
         "Paired seed by seed, in points; registered before anything ran. Intervals are Student's t, 95 %, each on its "
         "own; p Holm is corrected for all contrasts, those without a result counting as p = 1. Floor: the smallest "
-        "difference that could be significant, as the first of all contrasts."
+        "difference that could be significant, as the first of all contrasts, of two methods whose difference varies "
+        "from seed to seed as that of pairs does on average; pairs that vary less can be told apart below it."
     )
     columns: Headers = ["contrast", "dataset", *differences, "seeds", *probs, "significant"]
     return make_table("contrasts", "Registered contrasts", columns, rows, note)

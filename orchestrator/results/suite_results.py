@@ -105,7 +105,8 @@ class DatasetResult:
 
     Attributes:
         metric: Of the test set; None before the first cell is done.
-        floor: The smallest difference, in points, that can be significant as the first of all registered contrasts.
+        floor: The smallest difference, in points, that can be significant as the first of all registered contrasts, if
+            it varies from seed to seed as the difference of two methods does on average.
         openings: Of its test set, by everybody.
         marks: Why cells cannot simply be compared.
     """
