@@ -19,7 +19,7 @@ def none_as(empty: Any) -> BeforeValidator:
 
 Sampler = Literal["tpe", "gp", "random", "grid"]
 Startup = Literal["random", "quasi_random"]
-SchedulerName = Literal["asha", "none"]
+SchedulerName = Literal["asha", "screen", "none"]
 
 # A key with nothing under it is common while somebody edits a file, and YAML reads it as null.
 Flat = Annotated[dict[str, ScalarValue], none_as({})]
@@ -160,14 +160,16 @@ class Scheduler(Section):
     """What stops trials early.
 
     Attributes:
-        name: ``asha`` or ``none``.
-        reduction_factor: One in this many trials continues at each rung.
+        name: ``asha``, ``screen`` (all trials run to one epoch, then the best of them to their end) or ``none``.
+        reduction_factor: Of ``asha``: one in this many trials continues at each rung.
         grace_epochs: Epochs that every trial gets; None means the largest warm-up of the space + 2.
+        keep: Of ``screen``: how many trials continue.
     """
 
     name: SchedulerName = "asha"
     reduction_factor: Annotated[float, Field(gt=1)] = 3
     grace_epochs: Annotated[int, Field(ge=1)] | None = None
+    keep: Annotated[int, Field(ge=1)] = 3
 
 
 class ResourcesBlock(Section):

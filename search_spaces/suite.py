@@ -89,8 +89,8 @@ class SuiteFile(Section):
         seeds: Fresh training seeds that are reported, the same for all methods.
         race_frac: Share of the search's cost that the race of its best trials may take.
         recipe: As ``--recipe``.
-        scheduler: ``none`` trains every trial to its end; ``asha`` stops some early, and spends what that saves on
-            further trials. None is that of each space.
+        scheduler: ``none`` trains every trial to its end; ``asha`` and ``screen`` stop some early, and spend what that
+            saves on further trials. None is that of each space.
         fixed: Settings of every run, as with ``--set``.
         contrasts: Registered comparisons; all others are shown as ties.
     """

@@ -23,10 +23,8 @@ from orchestrator.sweep_folder.records import TrialRecord, TrialState, best
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.reading import read_sweep
 from training.loop.early_stopping import was_stopped
-from training.selection import choose_value
 
-SchedulerName = Literal["none", "asha", "first-epochs"]
-"""``first-epochs``: train all to one epoch, then finish the best few (i-Epoch, arXiv 2404.04111)."""
+SchedulerName = Literal["none", "asha", "screen"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def replay_sweep(
     *,
     grace_epochs: int | None = None,
     reduction_factor: float | None = None,
-    keep: int = 3,
+    keep: int | None = None,
 ) -> Replay:
     """Replay the curves of a sweep of this home.
 
@@ -81,7 +79,7 @@ def replay_sweep(
         scheduler: What decides.
         grace_epochs: Epochs that every trial gets; None is the sweep's.
         reduction_factor: Of ASHA: one in this many continues; None is the sweep's.
-        keep: Of ``first-epochs``: how many trials are finished.
+        keep: Of the screen: how many trials continue; None is the sweep's.
 
     Raises:
         UserError: A setting is out of range, or the sweep has no epoch yet.
@@ -89,16 +87,17 @@ def replay_sweep(
     plan, state = read_sweep(sweep_id)
     changed = replace(
         plan,
-        scheduler="asha" if scheduler == "asha" else "none",
+        scheduler=scheduler,
         grace_epochs=plan.grace_epochs if grace_epochs is None else grace_epochs,
         reduction_factor=plan.reduction_factor if reduction_factor is None else reduction_factor,
+        keep=plan.keep if keep is None else keep,
     )
-    _check(changed, state, keep)
+    _check(changed, state)
     reports = [event for event in follow(sweep_dir(sweep_id) / JOURNAL_FILE)[0] if isinstance(event, EpochReported)]
     replayed = _replayed(state)
-    if scheduler == "first-epochs":
-        stopped = _stop_after_first(changed, replayed, keep)
-        words = f"first-epochs, all to epoch {changed.grace_epochs}, best {keep} to the end"
+    if scheduler == "screen":
+        stopped = _stop_at_screen(changed, replayed)
+        words = f"screen, all to epoch {changed.grace_epochs}, best {changed.keep} to the end"
     else:
         stopped = {trial: epoch for trial, epoch in _stop_at_rungs(changed, reports).items() if trial in replayed}
         words = (
@@ -109,27 +108,21 @@ def replay_sweep(
     return _sum_up(changed, state, replayed, stopped, words)
 
 
-def _check(plan: SweepPlan, state: SweepState, keep: int) -> None:
+def _check(plan: SweepPlan, state: SweepState) -> None:
     if not any(record.metrics for record in state.records.values()):
         raise UserError(f"{plan.id} has no epoch to replay yet. See: orchestrator status {plan.id}")
     if not 1 <= plan.grace_epochs <= plan.epochs:
         raise UserError(f"--grace must be from 1 to {plan.epochs}, the length of a trial, but got {plan.grace_epochs}.")
     if not plan.reduction_factor > 1:
         raise UserError(f"--reduction must be above 1, but got {plan.reduction_factor:g}.")
-    if keep < 1:
-        raise UserError(f"--keep must be at least 1, but got {keep}.")
+    if plan.keep < 1:
+        raise UserError(f"--keep must be at least 1, but got {plan.keep}.")
 
 
 def _replayed(state: SweepState) -> dict[int, TrialRecord]:
     """Return the trials that have epochs; what failed would fail under any scheduler."""
     records = sorted(state.records.items())
     return {trial: record for trial, record in records if record.metrics and record.state is not TrialState.FAILED}
-
-
-def _value_at(plan: SweepPlan, record: TrialRecord, epoch: int) -> float | None:
-    """Return the value that the protocol gives a trial after some of its epochs."""
-    value = choose_value({at: metrics for at, metrics in record.metrics.items() if at <= epoch}, plan.protocol)
-    return None if value is None or not math.isfinite(value) else value
 
 
 def _stop_at_rungs(plan: SweepPlan, reports: Iterable[EpochReported]) -> dict[int, int]:
@@ -147,13 +140,20 @@ def _stop_at_rungs(plan: SweepPlan, reports: Iterable[EpochReported]) -> dict[in
     return stopped
 
 
-def _stop_after_first(plan: SweepPlan, records: Mapping[int, TrialRecord], keep: int) -> dict[int, int]:
-    def order(trial: int) -> tuple[float, int]:
-        value = _value_at(plan, records[trial], plan.grace_epochs)
-        return (math.inf if value is None else -value), trial
+def _stop_at_screen(plan: SweepPlan, records: Mapping[int, TrialRecord]) -> dict[int, int]:
+    from orchestrator.trials.screen import Screen
 
-    ranked = sorted(records, key=order)
-    return {trial: plan.grace_epochs for trial in ranked[keep:] if records[trial].last_epoch > plan.grace_epochs}
+    screen = Screen.of(plan)
+    if screen is None:
+        return {}
+    # Those that the sweep itself had stopped, at the screen or later, would have reached it all the same.
+    reached = [record for record in records.values() if record.last_epoch >= screen.epoch]
+    ranked = sorted(reached, key=screen.order)
+    return {
+        record.trial: screen.epoch
+        for record in ranked[screen.keep :]
+        if record.last_epoch > screen.epoch or record.state is not TrialState.COMPLETE
+    }
 
 
 def _sum_up(

@@ -113,8 +113,8 @@ def _print_reproduction(found: Reproduction) -> None:
 def replay(
     sweep: SweepArgument = None,
     scheduler: Annotated[
-        Literal["none", "asha", "first-epochs"],
-        typer.Option("--scheduler", help="What decides; first-epochs finishes the best few after --grace epochs."),
+        Literal["none", "asha", "screen"],
+        typer.Option("--scheduler", help="What decides; the screen lets the best few continue after --grace epochs."),
     ] = "asha",
     grace: Annotated[
         int | None, typer.Option("--grace", metavar="E", help="Epochs that every trial gets; by default the sweep's.")
@@ -123,7 +123,10 @@ def replay(
         float | None,
         typer.Option("--reduction", metavar="R", help="ASHA continues one trial in R; by default the sweep's."),
     ] = None,
-    keep: Annotated[int, typer.Option("--keep", metavar="K", help="Trials that first-epochs finishes.")] = 3,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", metavar="K", help="Trials that the screen lets continue; by default the sweep's."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Replay a sweep's curves under another scheduler.

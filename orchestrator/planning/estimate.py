@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.planning.cost import Cost
 from orchestrator.planning.sweep_plan import SweepPlan
@@ -113,9 +113,20 @@ def expect_survivors(num_trials: int, reduction_factor: float) -> float:
     return sum(1.0 if k == 0 else (1 + (k - 1) / reduction_factor) / (k + 1) for k in range(num_trials))
 
 
+def count_most_epochs(plan: SweepPlan, num_trials: int) -> int:
+    """Return the epochs of so many trials of a plan, unless ASHA or a rule of a trial's own ends some early."""
+    screen = plan.screen_epoch or plan.epochs
+    return num_trials * screen + plan.count_kept(num_trials) * (plan.epochs - screen)
+
+
 def expect_survival(plan: SweepPlan) -> Survival:
-    """Return how long trials live if their scores come in random order at every rung."""
+    """Return how long trials live: under ASHA if their scores come in random order at every rung."""
     rungs = plan.rungs()
+    if plan.screen_epoch is not None:
+        kept = plan.count_kept(plan.num_trials)
+        share = kept / plan.num_trials
+        basis = f"the screen lets {kept} of {plan.num_trials} trials run to their end"
+        return Survival({plan.screen_epoch: 1 - share, plan.epochs: share}, basis)
     if not rungs:
         return Survival({plan.epochs: 1.0}, "every trial runs to its end")
     shares: dict[int, float] = {}
@@ -158,7 +169,7 @@ def estimate_cost(
     """
     lives = survival or expect_survival(plan)
     num, mean, square = plan.num_trials, lives.mean, lives.mean_square
-    total_s = num * (timing.start_s + mean * timing.epoch_s)
+    total_s = _count_starts(plan) * timing.start_s + num * mean * timing.epoch_s
     own_var = square * (timing.epoch_s**2 + timing.epoch_sd_s**2) - (mean * timing.epoch_s) ** 2
     shared_var = (num * mean * timing.epoch_sd_s) ** 2 / timing.num
     late_s = total_s + _Z90 * math.sqrt(num * max(0.0, own_var) + shared_var)
@@ -166,13 +177,14 @@ def estimate_cost(
     parallel = max(1, min(plan.concurrency, slots))
     reserved = plan.count_reserved(num * mean / plan.epochs)
     full_s = timing.start_s + plan.epochs * timing.epoch_s
+    slow = replace(timing, epoch_s=slow_epoch_s)
     rows = _count_rows(plan, num * mean, timing)
     return Cost(
         p50_hours=plan.resources.hours(total_s),
         p90_hours=plan.resources.hours(late_s),
         epochs=num * mean,
-        p50_wall_s=_wall_s(total_s, parallel, full_s),
-        p90_wall_s=_wall_s(late_s, parallel, timing.start_s + plan.epochs * slow_epoch_s),
+        p50_wall_s=_wall_s(plan, total_s, parallel, timing),
+        p90_wall_s=_wall_s(plan, late_s, parallel, slow),
         slots=slots,
         reserved_runs=reserved,
         reserved_hours=plan.resources.hours(reserved * full_s),
@@ -195,7 +207,9 @@ def is_alike(plan: SweepPlan, other: SweepPlan) -> bool:
 
 
 def has_same_rungs(plan: SweepPlan, other: SweepPlan) -> bool:
-    """Return whether the trials of two plans are stopped by the same rule."""
+    """Return whether ASHA stops the trials of two plans by the same rule: how many it lets pass is not fixed."""
+    if not plan.scheduler == other.scheduler == "asha":
+        return False
     same = (plan.rungs(), plan.epochs, plan.reduction_factor) == (
         other.rungs(),
         other.epochs,
@@ -211,9 +225,24 @@ def _sets_time(key: str, plan: SweepPlan) -> bool:
     return key in _TIMED_KEYS or (key.startswith("method.") and isinstance(plan.base.get(key), str | bool))
 
 
-def _wall_s(total_s: float, parallel: int, full_s: float) -> float:
-    """Return how long trials take: at the end, when nothing is left to start, the others wait for half a trial."""
-    return max(full_s, total_s / parallel + (1 - 1 / parallel) * full_s / 2)
+def _count_starts(plan: SweepPlan) -> int:
+    """Return how often the trials of a plan start; with a screen, those that it keeps start twice."""
+    return plan.num_trials if plan.screen_epoch is None else plan.num_trials + plan.count_kept(plan.num_trials)
+
+
+def _wall_s(plan: SweepPlan, total_s: float, parallel: int, timing: Timing) -> float:
+    """Return how long trials take; with a screen, those that it keeps follow when all others have ended."""
+    if plan.screen_epoch is None:
+        return _wall_of_s(total_s, parallel, timing.start_s + plan.epochs * timing.epoch_s)
+    kept = plan.count_kept(plan.num_trials)
+    final_s = timing.start_s + (plan.epochs - plan.screen_epoch) * timing.epoch_s
+    first_s = _wall_of_s(total_s - kept * final_s, parallel, timing.start_s + plan.screen_epoch * timing.epoch_s)
+    return first_s + math.ceil(kept / parallel) * final_s
+
+
+def _wall_of_s(total_s: float, parallel: int, each_s: float) -> float:
+    # At the end, when nothing is left to start, the others wait for half a trial.
+    return max(each_s, total_s / parallel + (1 - 1 / parallel) * each_s / 2)
 
 
 def _count_rows(plan: SweepPlan, epochs: float, timing: Timing) -> int:
@@ -225,7 +254,9 @@ def _count_rows(plan: SweepPlan, epochs: float, timing: Timing) -> int:
 def _disk_gib(plan: SweepPlan, epochs: float, timing: Timing, rows: int) -> float | None:
     if timing.weights_bytes is None:
         return None
-    checkpoints = (plan.concurrency * _STATES_PER_TRIAL + 1) * timing.weights_bytes
+    # Those that are set aside are as many as the screen keeps.
+    num_open = plan.concurrency + (0 if plan.screen_epoch is None else plan.count_kept(plan.num_trials))
+    checkpoints = (num_open * _STATES_PER_TRIAL + 1) * timing.weights_bytes
     return min(plan.cap_gib, checkpoints / _GIB) + (rows * _BYTES_PER_ROW + epochs * _BYTES_PER_EVENT) / _GIB
 
 
@@ -235,11 +266,12 @@ def _percent(share: float) -> str:
 
 def count_affordable(plan: SweepPlan, cost: Cost, max_hours: float) -> int:
     """Return how many trials are expected to run below a limit that keeps what their promotion takes."""
-    trial_hours, trial_runs = cost.p50_hours / plan.num_trials, cost.epochs / plan.num_trials / plan.epochs
+    whole = count_most_epochs(plan, plan.num_trials)
     run_hours = cost.reserved_hours / cost.reserved_runs if cost.reserved_runs else 0.0
 
     def is_affordable(num: int) -> bool:
-        reserved = plan.count_reserved(num * trial_runs)
-        return num * trial_hours + reserved * run_hours <= max_hours
+        share = count_most_epochs(plan, num) / whole
+        reserved = plan.count_reserved(share * cost.epochs / plan.epochs)
+        return share * cost.p50_hours + reserved * run_hours <= max_hours
 
     return next((num for num in range(plan.num_trials, 0, -1) if is_affordable(num)), 0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from orchestrator.durations import format_estimate, format_hours
 from orchestrator.planning.cost import Cost, Reserve
-from orchestrator.planning.estimate import count_affordable
+from orchestrator.planning.estimate import count_affordable, count_most_epochs
 from orchestrator.planning.recipe import COMMON, CUSTOM, PUBLISHED, RECIPE_KEY
 from orchestrator.planning.sweep_plan import SweepPlan
 from search_spaces.schema import SearchSpace
@@ -49,6 +49,7 @@ def make_notes(
         _start_note(plan, space),
         _learned_note(num_learned),
         _pruning_note(plan, space),
+        _screen_note(plan, largest_warmup),
         _warmup_note(plan, largest_warmup),
         f"{plan.concurrency} trials at a time share resources for {slots}" if plan.concurrency > slots else None,
     ]
@@ -89,8 +90,7 @@ def _budget_rows(plan: SweepPlan) -> dict[str, str]:
     rows["recipe"] = f"{recipe}, {_RECIPES[recipe]}" if recipe in _RECIPES else str(recipe)
     if rules := _stopping_rules(plan):
         rows["stops early"] = rules
-    rungs = ", ".join(map(str, plan.rungs()))
-    rows["pruning"] = f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
+    rows["pruning"] = _describe_pruning(plan)
     if plan.min_gain is not None:
         rows["may end"] = (
             f"early, once the trials left are expected to gain less than {plan.min_gain:g} points together"
@@ -112,6 +112,15 @@ def _describe_startup(plan: SweepPlan) -> str:
     return f"; {drawn} points" if plan.sampler == "random" and plan.startup == "quasi_random" else ""
 
 
+def _describe_pruning(plan: SweepPlan) -> str:
+    if plan.screen_epoch is not None:
+        kept = plan.count_kept(plan.num_trials)
+        best = f"the best {kept} of {plan.num_trials}" if kept < plan.num_trials else "all"
+        return f"screen; all trials run to epoch {plan.screen_epoch}, then {best} to epoch {plan.epochs}"
+    rungs = ", ".join(map(str, plan.rungs()))
+    return f"ASHA; the best 1 in {plan.reduction_factor:g} continue after epoch {rungs}" if rungs else "none"
+
+
 def _stopping_rules(plan: SweepPlan) -> str:
     patience, drop = plan.base["loop.patience_epochs"], plan.base["loop.max_drop_percent"]
     rules = []
@@ -127,9 +136,10 @@ def _stopping_rules(plan: SweepPlan) -> str:
 
 
 def _count_epochs(plan: SweepPlan) -> str:
-    most = plan.num_trials * plan.epochs
-    # At least: all trials but one are stopped at the first rung.
-    least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs if plan.rungs() else most
+    least = most = count_most_epochs(plan, plan.num_trials)
+    if plan.rungs() and plan.screen_epoch is None:
+        # At least: all trials but one are stopped at the first rung.
+        least = (plan.num_trials - 1) * plan.rungs()[0] + plan.epochs
     # A rule may end every run at its first epoch.
     least = plan.num_trials if _stopping_rules(plan) else least
     if least == most:
@@ -225,6 +235,11 @@ def _search_note(plan: SweepPlan, space: SearchSpace) -> str | None:
         if plan.protocol.select_config_by is SelectBy.PUBLISHED:
             return "published: nothing is searched; the first start point runs once"
         return "nothing is left to search: one trial runs"
+    if plan.sampler == "gp" and plan.screen_epoch is not None:
+        return (
+            f"{LEARNING['gp']} never decides: it learns from complete trials alone, and with the screen none is "
+            "complete before all have been proposed. TPE learns from all: --set search.sampler=tpe"
+        )
     points = plan.num_points
     if points is not None and points > plan.num_trials:
         return f"the grid has {points} points; only the first {plan.num_trials} run"
@@ -259,14 +274,29 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     # With one trial there is nothing to prune.
     if plan.num_trials == 1:
         return None
+    why = "largest warm-up + 2" if space.scheduler.grace_epochs is None else "scheduler.grace_epochs"
     return (
-        f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} (largest warm-up + 2), and trials "
-        f"have {_epochs(plan.epochs)}"
+        f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} ({why}), and trials have "
+        f"{_epochs(plan.epochs)}"
     )
 
 
+def _screen_note(plan: SweepPlan, largest_warmup: int) -> str | None:
+    if plan.screen_epoch is None:
+        return None
+    if plan.num_trials <= plan.keep:
+        return f"the screen stops no trial: it keeps {plan.keep}, and there are {plan.num_trials}"
+    if plan.screen_epoch < (due := largest_warmup + 2) and largest_warmup:
+        return (
+            f"the screen compares trials after epoch {plan.screen_epoch}, but warm-ups last up to "
+            f"{_epochs(largest_warmup)}: before {_after_warmup(plan)} has begun, a score says little about the method. "
+            f"With scheduler.grace_epochs=null, it compares after epoch {due}"
+        )
+    return None
+
+
 def _one_at_a_time_note(plan: SweepPlan) -> str | None:
-    if plan.kind != "sweep" or not plan.rungs() or plan.concurrency > 1 or plan.num_trials == 1:
+    if plan.kind != "sweep" or plan.scheduler != "asha" or plan.concurrency > 1 or plan.num_trials == 1:
         return None
     return (
         "one trial at a time: ASHA compares a trial with those that ran before it, so the first one runs to its end, "
@@ -281,7 +311,8 @@ def _warmup_note(plan: SweepPlan, largest_warmup: int) -> str | None:
     which = "trials whose warm-up is" if "method.warmup_epochs" in plan.ranges else "these trials, whose warm-up is"
     if plan.kind == "train":
         which = "this run, whose warm-up is"
-    return (
-        f"{_AFTER_WARMUP.get(plan.base['method.name'], 'rejection')} never starts in {which} {plan.epochs} epochs "
-        f"or more"
-    )
+    return f"{_after_warmup(plan)} never starts in {which} {plan.epochs} epochs or more"
+
+
+def _after_warmup(plan: SweepPlan) -> str:
+    return _AFTER_WARMUP.get(plan.base["method.name"], "rejection")

@@ -91,6 +91,7 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
         scheduler="none" if grace_epochs >= settings.epochs else space.scheduler.name,
         grace_epochs=grace_epochs,
         reduction_factor=space.scheduler.reduction_factor,
+        keep=space.scheduler.keep,
     )
     if request.min_gain is not None:
         plan = end_below(plan, request.min_gain)
@@ -211,12 +212,15 @@ def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler,
 
 
 def _decide_grace(space: SearchSpace, settings: Settings) -> int:
-    """Return the epochs that every trial gets before pruning: in its warm-up it says nothing about its method."""
+    """Return the epochs that every trial gets before pruning: in its warm-up it says nothing about its method.
+
+    The screen takes any epoch that the user asks for, and :func:`make_notes` says what an early one compares.
+    """
     warmup_epochs = settings.largest_warmup()
     asked, least = space.scheduler.grace_epochs, warmup_epochs + _EPOCHS_AFTER_WARMUP
     if asked is None:
         return least
-    if warmup_epochs and asked < least:
+    if warmup_epochs and asked < least and space.scheduler.name != "screen":
         raise space.error(
             ("scheduler", "grace_epochs"),
             f"scheduler.grace_epochs must be at least {least}, but got {asked}: the largest warm-up is {warmup_epochs} "

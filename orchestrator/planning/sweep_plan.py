@@ -81,8 +81,8 @@ class SweepPlan:
         start_from: Points that are tried first; keys that a point leaves out are drawn.
         startup_trials: Trials, including start points, before TPE or the Gaussian process takes over.
         startup: How their points are drawn.
-        scheduler, grace_epochs, reduction_factor: ``none``, or ASHA: every trial gets ``grace_epochs``, then one in
-            ``reduction_factor`` continues after each rung.
+        scheduler, grace_epochs, reduction_factor, keep: ``none``; or ASHA: every trial gets ``grace_epochs``, then one
+            in ``reduction_factor`` continues after each rung; or the screen: the best ``keep`` of all continue.
         storage: URI or folder for checkpoints; None is the sweep's own folder.
         cap_gib: Disk space for the checkpoints of all trials.
         notes: What the user should know before it starts.
@@ -149,6 +149,7 @@ class SweepPlan:
     reserve: Reserve | None = None
     acts_when: dict[str, dict[str, list[Scalar]]] = field(default_factory=dict)
     min_gain: float | None = None
+    keep: int = 3
 
     @property
     def epochs(self) -> int:
@@ -182,8 +183,19 @@ class SweepPlan:
         reserve = self.reserve or (Reserve() if self.kind == "sweep" else Reserve(0, 0))
         return reserve.count(full_runs)
 
+    @property
+    def screen_epoch(self) -> int | None:
+        """The epoch at which the screen compares all trials; None with another scheduler."""
+        return self.grace_epochs if self.scheduler == "screen" and self.grace_epochs < self.epochs else None
+
+    def count_kept(self, num_trials: int) -> int:
+        """Return how many of so many trials the scheduler lets run to their end, as far as that is fixed."""
+        return num_trials if self.screen_epoch is None else min(self.keep, num_trials)
+
     def rungs(self) -> list[int]:
-        """Return the epochs at which ASHA may stop a trial; empty without pruning."""
+        """Return the epochs at which the scheduler may stop a trial; empty without pruning."""
+        if self.screen_epoch is not None:
+            return [self.screen_epoch]
         rungs: list[int] = []
         epoch = float(self.grace_epochs)
         while self.scheduler == "asha" and epoch < self.epochs:
@@ -239,7 +251,8 @@ class SweepPlan:
         epochs = self.base.get("loop.epochs")
         if type(epochs) is not int or not 1 <= epochs <= _MAX_COUNT:
             raise ValueError(f"base.loop.epochs must be a number of epochs, but got {shown(epochs)}")
-        for name, least in (("num_trials", 0), ("concurrency", 1), ("startup_trials", 0), ("grace_epochs", 1)):
+        counts = {"num_trials": 0, "concurrency": 1, "startup_trials": 0, "grace_epochs": 1, "keep": 1}
+        for name, least in counts.items():
             if not least <= getattr(self, name) <= _MAX_COUNT:
                 raise ValueError(f"{name} must be from {least} to {_MAX_COUNT}, but got {getattr(self, name)}")
         if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:

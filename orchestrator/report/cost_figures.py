@@ -22,6 +22,7 @@ _LOOKS = {
     TrialState.FAILED: (RED, "xx", "failed"),
     LOST: (PURPLE, "..", "lost, tried again"),
     TrialState.INTERRUPTED: (MUTED, "--", "interrupted"),
+    TrialState.SET_ASIDE: (MUTED, "\\\\", "set aside"),
     TrialState.RUNNING: (MUTED, "", "running"),
 }
 _MOST_BARS = 300

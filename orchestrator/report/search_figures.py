@@ -13,6 +13,7 @@ from orchestrator.report.statistics import Agreement, BestOf, agreement, expecte
 from orchestrator.report.svg import BLUE, DASHES, GREEN, INK, MARKERS, MUTED, RED, count_along, new_figure
 from orchestrator.report.view import FIRST_KEYS, SweepView
 from orchestrator.sweep_folder.records import TrialState
+from training.counts import counted
 
 _MOST_CURVES = 60
 """More curves than that are a band."""
@@ -186,12 +187,20 @@ def draw_survival(view: SweepView) -> Figure | None:
         return figure
 
     description = (
-        f"Trials that reached each epoch. Dotted lines are the rungs at which ASHA stops all but about one in "
-        f"{view.plan.reduction_factor:g} of those seen so far."
+        f"Trials that reached each epoch. {_describe_rungs(view)}"
         if rungs
         else "Trials that reached each epoch. No scheduler stopped any, so all that is lost has failed."
     )
     return Figure("survival", "Survival of trials", description, draw, table)
+
+
+def _describe_rungs(view: SweepView) -> str:
+    if (epoch := view.plan.screen_epoch) is None:
+        factor = f"{view.plan.reduction_factor:g}"
+        return f"Dotted lines are the rungs at which ASHA stops all but about one in {factor} of those seen so far."
+    waiting = sum(record.state is TrialState.SET_ASIDE for record in view.trials)
+    told = f"; {counted(waiting, 'trial')} set aside there" if waiting else ""
+    return f"The dotted line is the screen: after epoch {epoch}, the best {view.plan.keep} of all continue{told}."
 
 
 def compute_agreement(view: SweepView) -> dict[int, Agreement]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.durations import format_hours
 from orchestrator.home import ERRORS_DIR
+from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.report.cost_figures import draw_breakdown, draw_timeline, failures_table
 from orchestrator.report.document import Column, Headers, Part, Report, Section, Table, make_table
 from orchestrator.report.findings import (
@@ -114,14 +115,17 @@ def _describe_search(view: SweepView) -> str:
     plan = view.plan
     if plan.kind != "sweep":
         return f"Runs have at most {counted(plan.epochs, 'epoch')}."
-    stopping = (
-        "none is stopped early" if plan.scheduler == "none" else f"weak ones are stopped by {plan.scheduler.upper()}"
-    )
     num_trials = view.state.total(plan.num_trials)
     return (
         f"{counted(num_trials, 'trial')} of at most {counted(plan.epochs, 'epoch')}, proposed by "
-        f"{plan.sampler} (seed {plan.search_seed}); {stopping}."
+        f"{plan.sampler} (seed {plan.search_seed}); {_describe_stopping(plan)}."
     )
+
+
+def _describe_stopping(plan: SweepPlan) -> str:
+    if plan.screen_epoch is not None:
+        return f"after epoch {plan.screen_epoch}, the best {plan.keep} continue"
+    return "none is stopped early" if plan.scheduler == "none" else f"weak ones are stopped by {plan.scheduler.upper()}"
 
 
 def _facts(view: SweepView, openings: Openings) -> tuple[tuple[str, str], ...]:

@@ -116,8 +116,9 @@ def sum_outcomes_s(records: list[TrialRecord], driven_s: float, num_lanes: int) 
 
 
 def outcome_of(record: TrialRecord, attempt: int) -> str:
-    """Return what came of an attempt (from 0): the state of its trial, or LOST if another one followed."""
-    return str(record.state) if attempt == len(record.spans) - 1 else LOST
+    """Return what came of an attempt (from 0): the state of its trial, or LOST if another one had to follow."""
+    whole = (len(record.spans), record.set_aside_after)
+    return str(record.state) if attempt + 1 in whole else LOST
 
 
 def describe_devices(records: Iterable[TrialRecord]) -> str | None:

@@ -19,6 +19,7 @@ from orchestrator.program import name_as_called
 from orchestrator.sweep_folder.records import TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.terminal_text import show_controls
+from orchestrator.trials.screen import Screen
 
 _PLAIN_S = 10.0
 _LOOK_S = 1.0
@@ -171,12 +172,12 @@ def render_progress(
 ) -> RenderableType:
     """Return the live table: a summary on as many lines as it needs, then a row per running trial."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    # Only the running trials get a row: the leaderboard has the others once the sweep has ended.
+    # Only the running trials get a row: the leaderboard has the others once the sweep has ended, or the summary.
     for column in (_unit(plan), "epoch", plan.protocol.metric, "best epoch"):
         table.add_column(column, no_wrap=True)
     table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the rest of the line
     # A copy, because the driver adds records while this thread reads them.
-    running = [record for record in list(state.records.values()) if not record.ended]
+    running = [record for record in list(state.records.values()) if _is_running(record)]
     for record in running[:_MAX_ROWS]:
         table.add_row(*_row(plan, record))
     return Group(
@@ -200,6 +201,8 @@ def _describe_parts(plan: SweepPlan, state: SweepState, now_ms: float, phase: st
         TrialState.FAILED: "failed",
         TrialState.RUNNING: "running",
     }
+    if plan.screen_epoch is not None:
+        names[TrialState.SET_ASIDE] = f"set aside at epoch {plan.screen_epoch}"
     parts += [f"{count[which]} {name}" for which, name in names.items() if count[which]]
     leader = _find_leader(plan, records)
     if leader is not None:
@@ -222,14 +225,22 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     if not num_epochs:
         return None
     ended = [record for record in records if record.ended]
-    running = [record for record in records if not record.ended]
+    running = [record for record in records if _is_running(record)]
     epoch_s = sum(record.run_s - record.queue_s - record.start_s for record in records) / num_epochs
+    new_trials = max(0, state.total(plan.num_trials) - len(records))
+    screen, finals = Screen.of(plan), 0
     # A future trial is expected to last as long as the ended ones; pruned trials shorten that.
     trial_epochs = sum(record.last_epoch for record in ended) / len(ended) if ended else plan.epochs
-    new_trials = max(0, state.total(plan.num_trials) - len(records))
-    epochs_left = new_trials * trial_epochs + sum(max(1.0, trial_epochs - record.last_epoch) for record in running)
+    goals = [trial_epochs] * len(running)
+    if screen is not None:
+        before = [screen.is_before(record) for record in running]
+        finals = screen.count_finals(records, sum(before) + new_trials)
+        trial_epochs = screen.epoch
+        goals = [screen.epoch if early else screen.epochs for early in before]
+    epochs_left = new_trials * trial_epochs + finals * (plan.epochs - trial_epochs)
+    epochs_left += sum(max(1.0, goal - record.last_epoch) for goal, record in zip(goals, running, strict=True))
     # Near the end there are fewer trials than slots, and the idle slots do not speed anything up.
-    slots = max(1, min(plan.concurrency, new_trials + len(running)))
+    slots = max(1, min(plan.concurrency, new_trials + len(running) + finals))
     starts = [record.start_s for record in records if record.last_epoch]
     start_s = sum(starts) / len(starts)
     starting_s = sum(start_s for record in running if not record.last_epoch)
@@ -241,6 +252,10 @@ def estimate_left_s(plan: SweepPlan, state: SweepState, now_ms: float) -> float 
     return max(0.0, epochs_left * epoch_s + starting_s - begun_s) / slots
 
 
+def _is_running(record: TrialRecord) -> bool:
+    return not record.ended and record.state is not TrialState.SET_ASIDE
+
+
 def _unit(plan: SweepPlan) -> str:
     return "run" if plan.kind == "promote" else "trial"
 
@@ -248,7 +263,7 @@ def _unit(plan: SweepPlan) -> str:
 def _find_leader(plan: SweepPlan, records: list[TrialRecord]) -> TrialRecord | None:
     """Return the trial that is leading so far. Pruned and failed trials can no longer win."""
     # A first report may score 0.0, so compare with None instead of testing for truth.
-    contenders = (TrialState.COMPLETE, TrialState.RUNNING)
+    contenders = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.SET_ASIDE)
     scored = [
         (value, -record.trial, record)
         for record in records

@@ -157,6 +157,13 @@ class TrialLost(Event):
 
 
 @dataclass(frozen=True)
+class TrialSetAside(Event):
+    """A trial has reached the epoch of the screen, and waits without a process until it continues or ends."""
+
+    trial: int
+
+
+@dataclass(frozen=True)
 class TrialEnded(Event):
     """A trial has ended: COMPLETE, PRUNED, or FAILED with a cause and a message."""
 
@@ -217,7 +224,7 @@ class ChampionSet(Event):
     version: str
 
 
-TrialEvent = TrialStarted | EpochReported | TrialLost | TrialEnded
+TrialEvent = TrialStarted | EpochReported | TrialLost | TrialSetAside | TrialEnded
 
 _TYPES: dict[str, type[Event]] = {
     "sweep_planned": SweepPlanned,
@@ -229,6 +236,7 @@ _TYPES: dict[str, type[Event]] = {
     "trial_started": TrialStarted,
     "epoch_reported": EpochReported,
     "trial_lost": TrialLost,
+    "trial_set_aside": TrialSetAside,
     "trial_ended": TrialEnded,
     "promotion_decided": PromotionDecided,
     "test_opened": TestOpened,

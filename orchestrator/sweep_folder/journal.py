@@ -195,7 +195,9 @@ def settle_dead(path: Path, state: SweepState) -> SweepState:
             state.driver_state = "INTERRUPTED"
             state.end_attempts()
         for record in state.open_trials():
-            state.records[record.trial] = replace(record, state=TrialState.INTERRUPTED)
+            # One that is set aside waits in the same way whether a driver runs or not.
+            if record.state is not TrialState.SET_ASIDE:
+                state.records[record.trial] = replace(record, state=TrialState.INTERRUPTED)
     return state
 
 

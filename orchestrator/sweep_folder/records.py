@@ -21,6 +21,8 @@ class TrialState(StrEnum):
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
     """Started but not ended, with no driver running; `resume` continues it."""
+    SET_ASIDE = "SET ASIDE"
+    """Waits at the epoch of the screen, without a process, until it is known whether it is among the best."""
 
 
 class Cause(StrEnum):
@@ -45,8 +47,9 @@ class TrialRecord:
         origin: What proposed the params: ``start_from``, ``startup``, ``tpe``, ``random``, ``grid`` or ``promote``.
         cause, message: Why it failed, and the first line of the error.
         metrics: Epoch (from 1) -> metric name -> value.
-        attempts: How often it was handed to an actor: more than once after a kill.
+        attempts: How often it was handed to an actor: more than once after a kill, or once it was set aside.
         needs_all: Whether an attempt ran out of memory: the next one gets a whole GPU, or the whole machine.
+        set_aside_after: After how many attempts the screen set it aside; 0 if it did not.
         spans: (start_ms, end_ms) per attempt; an attempt ends with its last event under the driver that ran it.
         queue_s, start_s: Time from the hand-out until the actor runs, and from there to the first epoch; summed over
             attempts.
@@ -64,6 +67,7 @@ class TrialRecord:
     ended_ms: int | None = None
     attempts: int = 1
     needs_all: bool = False
+    set_aside_after: int = 0
     spans: tuple[tuple[int, int], ...] = ()
     queue_s: float = 0.0
     start_s: float = 0.0

@@ -21,9 +21,10 @@ from orchestrator.sweep_folder.events import (
     TrialEnded,
     TrialEvent,
     TrialLost,
+    TrialSetAside,
     TrialStarted,
 )
-from orchestrator.sweep_folder.records import Cause, TrialRecord
+from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState
 
 _OF_TRIALS = frozenset(get_args(TrialEvent))  # faster than isinstance for tens of thousands of events
 
@@ -79,7 +80,7 @@ class SweepState:
         if isinstance(event, EpochReported):
             record = self.records[event.trial]
             return record.ended or event.epoch in record.metrics
-        return isinstance(event, TrialEnded) and self.records[event.trial].ended
+        return isinstance(event, (TrialEnded, TrialSetAside)) and self.records[event.trial].ended
 
     def apply(self, event: Event) -> None:
         """Update the state by one event."""
@@ -215,7 +216,9 @@ def _trial_started(state: SweepState, event: TrialStarted) -> None:
     if record is None:
         # A later attempt keeps the params of the first.
         record = TrialRecord(trial, event.params, event.origin, started_ms=now)
-    state.records[trial] = record.changed(attempts=event.attempt, spans=(*record.spans, (now, now)))
+    now_state = TrialState.RUNNING if record.state is TrialState.SET_ASIDE else record.state
+    spans = (*record.spans, (now, now))
+    state.records[trial] = record.changed(state=now_state, attempts=event.attempt, spans=spans)
     state.handed_out.add(trial)
 
 
@@ -240,6 +243,14 @@ def _trial_lost(state: SweepState, event: TrialLost) -> None:
     needs_all = record.needs_all or event.cause is Cause.OOM
     # The attempt took its time even if it was lost before its first epoch.
     state.records[record.trial] = record.changed(needs_all=needs_all, spans=_spans_until(state, record, event.time_ms))
+
+
+def _trial_set_aside(state: SweepState, event: TrialSetAside) -> None:
+    record = state.records[event.trial]
+    spans = _spans_until(state, record, event.time_ms)
+    # From now on it takes no time.
+    state.handed_out.discard(record.trial)
+    state.records[record.trial] = record.changed(state=TrialState.SET_ASIDE, set_aside_after=len(spans), spans=spans)
 
 
 def _trial_ended(state: SweepState, event: TrialEnded) -> None:
@@ -284,6 +295,7 @@ _APPLY: dict[type[Event], Callable[[SweepState, Any], None]] = {
     TrialStarted: _trial_started,
     EpochReported: _epoch_reported,
     TrialLost: _trial_lost,
+    TrialSetAside: _trial_set_aside,
     TrialEnded: _trial_ended,
     PromotionDecided: _promotion_decided,
     TestOpened: _test_opened,

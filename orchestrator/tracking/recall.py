@@ -15,10 +15,17 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.redaction import redact
 from orchestrator.sweep_folder.events import PromotionDecided, TestOpened
-from orchestrator.sweep_folder.records import Cause, TrialRecord
+from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState
 from orchestrator.sweep_folder.state import SweepState
 from orchestrator.tracking.connection import tracking_uri
-from orchestrator.tracking.run_tags import CHOSEN_TAG, DRIVER_STATUS, NUM_TRIALS_TAG, SWEEP_TAG, TRIAL_STATUS
+from orchestrator.tracking.run_tags import (
+    CHOSEN_TAG,
+    DRIVER_STATUS,
+    NUM_TRIALS_TAG,
+    SET_ASIDE_TAG,
+    SWEEP_TAG,
+    TRIAL_STATUS,
+)
 from orchestrator.tracking.runs import StoredRun
 from orchestrator.tracking.store import find_logged_sweep
 from training.metric_names import EPOCH
@@ -122,7 +129,7 @@ def rebuild_record(protocol: Protocol, run: StoredRun) -> TrialRecord:
         params=json.loads(tags.get("params", "{}")),
         origin=tags.get("origin", ""),
         started_ms=run.started_ms,
-        state=_TRIAL_STATES[run.status],
+        state=TrialState.SET_ASIDE if run.tags.get(SET_ASIDE_TAG) else _TRIAL_STATES[run.status],
         cause=Cause(tags["cause"]) if "cause" in tags else None,
         message=tags.get("message"),
         metrics=_metrics(protocol, run),

@@ -28,6 +28,8 @@ KIND_TAG = "orchestrator.kind"
 METHOD_TAG = "orchestrator.method"
 NUM_TRIALS_TAG = "orchestrator.num_trials"
 """Only a sweep's own run has this tag."""
+SET_ASIDE_TAG = "orchestrator.set_aside"
+"""Of a trial: at which epoch it waits at the screen."""
 CHOSEN_TAG = "chosen."
 """Prefix of the tags with a trial's chosen epoch and its metrics there; MLflow itself lists only the last epoch's."""
 LAYOUT_TAG = "orchestrator.layout"
@@ -38,6 +40,7 @@ TRIAL_STATUS = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.PRUNED: "KILLED",
     TrialState.FAILED: "FAILED",
+    TrialState.SET_ASIDE: "SCHEDULED",
     # Neither running nor ended: `resume` continues it.
     TrialState.INTERRUPTED: "SCHEDULED",
 }
@@ -65,6 +68,7 @@ def search_params(plan: SweepPlan) -> dict[str, str]:
         "scheduler",
         "grace_epochs",
         "reduction_factor",
+        "keep",
         "concurrency",
         "epochs",
     )
@@ -102,6 +106,9 @@ def trial_tags(plan: SweepPlan, record: TrialRecord, provenance: Mapping[str, st
     if record.cause is not None:
         tags["orchestrator.cause"] = str(record.cause)
         tags["orchestrator.message"] = (record.message or "")[:_MAX_TEXT]
+    if record.set_aside_after:
+        # Empty once it continues or has ended: a tag cannot be taken back.
+        tags[SET_ASIDE_TAG] = f"at epoch {record.last_epoch}" if record.state is TrialState.SET_ASIDE else ""
     # While it runs, its metrics say how far it is.
     if record.ended:
         tags[NOTE_TAG] = describe_trial(plan, record)

@@ -159,7 +159,7 @@ def _progress(plan: SweepPlan, state: SweepState) -> str:
     return f"{state.driver_state}: {ended_of}.{early}"
 
 
-_OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED)
+_OPEN = (TrialState.RUNNING, TrialState.INTERRUPTED, TrialState.SET_ASIDE)
 
 
 def _decision(state: SweepState) -> str:

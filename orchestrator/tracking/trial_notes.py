@@ -57,8 +57,10 @@ def describe_trial(plan: SweepPlan, record: TrialRecord) -> str:
     epochs = f"{record.last_epoch} of {plan.epochs} epochs"
     # Without marks: MLflow's list shows the beginning as it is.
     parts = [f"{_name_end(record)} after {epochs} in {format_seconds(record.run_s)}{_name_score(plan, record)}."]
-    if record.attempts > 1:
-        parts.append(f"It took {record.attempts} attempts.")
+    # One more, after it was set aside, is part of the search.
+    num_attempts = record.attempts - (0 < record.set_aside_after < record.attempts)
+    if num_attempts > 1:
+        parts.append(f"It took {num_attempts} attempts.")
     if record.message:
         parts.append(escape(record.message))
     text = "\n\n".join(parts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.durations import format_hours
@@ -97,8 +97,9 @@ def project_spending(
     now_s: float,
     working_since_s: Mapping[int, float],
     *,
-    more_epochs: int = 0,
+    ahead: Sequence[int] = (),
     to_the_end: bool = True,
+    goal: Callable[[TrialRecord], int] | None = None,
 ) -> Outlook:
     """Return what a sweep has spent, may still spend, and has to keep.
 
@@ -106,23 +107,24 @@ def project_spending(
         plan: The sweep.
         past: Its trials that have ended.
         running: Those that are handed out.
-        waiting: Those that are to be handed out again.
+        waiting: Those that are to be handed out again, or are set aside.
         now_s: The time, in Unix seconds.
         working_since_s: Trial -> since when the process of its attempt has been running.
-        more_epochs: Epochs of a trial that would be handed out now.
-        to_the_end: Whether what runs is counted to its last epoch, and not only to its next one.
+        ahead: Epochs of each attempt that would be handed out now, or is kept for later.
+        to_the_end: Whether what runs is counted to its goal, and not only to its next epoch.
+        goal: Trial -> the epoch to which it will run; None is the full length.
     """
     pace = past.measure_pace([*running, *waiting])
     spent_s = past.spent_s + sum(record.held_s for record in waiting)
     spent_s += sum(held_s(record, now_s, working_since_s.get(record.trial)) for record in running)
-    left = [max(0, plan.epochs - record.last_epoch) for record in running]
+    left = [max(0, (goal(record) if goal else plan.epochs) - record.last_epoch) for record in running]
     epochs = sum(left) if to_the_end else sum(min(1, each) for each in left)
-    starts = (more_epochs > 0) + sum(not record.metrics for record in running)
+    starts = len(ahead) + sum(not record.metrics for record in running)
     done = past.epochs + sum(record.last_epoch for record in (*running, *waiting))
-    reserved = plan.count_reserved((done + epochs + more_epochs) / plan.epochs)
+    reserved = plan.count_reserved((done + epochs + sum(ahead)) / plan.epochs)
     return Outlook(
         spent_s=spent_s,
-        committed_s=(epochs + more_epochs) * pace.epoch_s + starts * pace.start_s,
+        committed_s=(epochs + sum(ahead)) * pace.epoch_s + starts * pace.start_s,
         reserved_s=reserved * (plan.epochs * pace.epoch_s + pace.start_s),
     )
 
@@ -140,7 +142,7 @@ def find_least_hours(plan: SweepPlan) -> float | None:
     """Return below which limit not even the first trial of a plan would start; None if nothing is known of its time."""
     if plan.cost is None:
         return None
-    outlook = project_spending(plan, PastTrials(plan), [], [], 0.0, {}, more_epochs=plan.epochs)
+    outlook = project_spending(plan, PastTrials(plan), [], [], 0.0, {}, ahead=[plan.epochs])
     return plan.resources.hours(outlook.total_s)
 
 

@@ -50,7 +50,7 @@ class Proposer(Protocol):
         """Return the point of a new trial, or None if no point is left."""
 
     def learn(self, record: TrialRecord) -> None:
-        """Learn from the end of a trial."""
+        """Learn from the end of a trial, or from what it was set aside with."""
 
 
 def make_proposer(plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> Proposer:
@@ -113,7 +113,8 @@ class OptunaProposer:
     """Proposes the start points, then start-up points, then those of TPE, of a Gaussian process, or random ones.
 
     A trial that was cut short is reported to Optuna as PRUNED with the values of its epochs, never as a finished one.
-    TPE ignores failed trials. What does not act in a trial (``plan.acts_when``) is not drawn for it.
+    So is one that is set aside: TPE takes trials that run for bad ones, and these are the best so far. TPE ignores
+    failed trials. What does not act in a trial (``plan.acts_when``) is not drawn for it.
     """
 
     def __init__(self, plan: SweepPlan, records: Iterable[TrialRecord] = ()) -> None:
@@ -124,7 +125,7 @@ class OptunaProposer:
         self._running: dict[int, optuna.Trial] = {}
         for record in sorted(records, key=lambda record: record.trial):
             _require_in_ranges(plan, record)
-            if record.ended:
+            if record.ended or record.set_aside_after:
                 self.study.add_trial(_frozen(record, self._distributions, plan.protocol))
             else:
                 self._running[record.trial] = self._ask(record.trial, record.params)
@@ -145,8 +146,10 @@ class OptunaProposer:
         return drop_idle(spread, self._plan.acts_when)
 
     def learn(self, record: TrialRecord) -> None:
-        """Report to Optuna how a trial ended and every value that it reported."""
-        trial = self._running.pop(record.trial)
+        """Report to Optuna how a trial ended, or was set aside, and every value that it reported."""
+        trial = self._running.pop(record.trial, None)
+        if trial is None:
+            return  # told when it was set aside; when such trials go on, there is nothing left to propose
         for epoch, reported in _values(record, self._plan.protocol).items():
             trial.report(reported, epoch)
         state, value = _outcome(record, self._plan.protocol)
@@ -261,7 +264,7 @@ def _outcome(record: TrialRecord, protocol: SelectionProtocol) -> tuple[optuna.t
     if record.state is TrialState.COMPLETE and value is None:
         # Optuna takes no COMPLETE trial without a value.
         return optuna.trial.TrialState.FAIL, None
-    return _OPTUNA_STATES[record.state], value
+    return _OPTUNA_STATES.get(record.state, optuna.trial.TrialState.PRUNED), value
 
 
 def _values(record: TrialRecord, protocol: SelectionProtocol) -> dict[int, float]:

@@ -115,6 +115,7 @@ class _Trials:
 
     def __init__(self, plan: SweepPlan, director: Director, has_room: Callable[[], bool]) -> None:
         self._sweep_id, self._over_train = plan.id, runs_over_train(plan)
+        self._fewer = "" if plan.screen_epoch is None else ", or set fewer aside: --set scheduler.keep=..."
         self._director, self._has_room = director, has_room
         self._handouts: dict[str, Handout] = {}
         self._running: dict[str, Trial] = {}
@@ -215,7 +216,7 @@ class _Trials:
             return False
         raise OrchestratorError(
             "The checkpoints of one more trial do not fit under the sweep's cap, and no running trial is left that "
-            "could free space. Start a sweep with a larger one: --set budget.cap_gib=..."
+            f"could free space. Start a sweep with a larger one: --set budget.cap_gib=...{self._fewer}"
         )
 
     def _blame_memory(self, lost: TrialReport) -> TrialReport:

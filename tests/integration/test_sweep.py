@@ -24,7 +24,15 @@ from orchestrator.planning.sweep_plan import SweepPlan
 from orchestrator.sweep.driver import FINISHED, SweepOutcome, extend, resume, run_sweep
 from orchestrator.sweep.hooks import Hooks
 from orchestrator.sweep.options import DriveOptions
-from orchestrator.sweep_folder.events import DriverEnded, EpochReported, Event, SweepPlanned, TrialEnded, TrialStarted
+from orchestrator.sweep_folder.events import (
+    DriverEnded,
+    EpochReported,
+    Event,
+    SweepPlanned,
+    TrialEnded,
+    TrialSetAside,
+    TrialStarted,
+)
 from orchestrator.sweep_folder.journal import follow, replay
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.records import Cause, TrialRecord, TrialState
@@ -34,7 +42,7 @@ from orchestrator.trials.director import Director
 from orchestrator.writable import ray_base_dir
 from search_spaces.ranges import Range
 from tests.kit.drivers import ID, Driver, events, journal
-from tests.kit.trivial_run import TrivialRun, TrivialRuns
+from tests.kit.trivial_run import RESUMED_FROM, TrivialRun, TrivialRuns
 from tests.kit.trivial_sweep import trivial_hooks, trivial_plan
 from training.config.run import TrainConfig
 from training.metric_names import VAL_MAP
@@ -144,6 +152,27 @@ def test_failing_trials_do_not_end_a_sweep(monkeypatch: pytest.MonkeyPatch) -> N
     assert (hung.state, hung.cause, hung.message) == (TrialState.FAILED, Cause.TIMEOUT, "took longer than 8 s")
     assert [record.state for record in others] == [TrialState.COMPLETE] * 2
     assert outcome.state == FINISHED
+
+
+@pytest.mark.long
+def test_killed_in_the_middle_of_a_screen_the_best_trials_go_on_from_their_checkpoints(driver: type[Driver]) -> None:
+    screen = json.dumps({"scheduler": "screen", "grace_epochs": 2, "keep": 3})
+    told = ["--trials", "12", "--epochs", "4", "--changes", screen, "--runs", json.dumps({"tell_start": True})]
+    first = driver(*told, "--epoch-s", "0.2")
+    first.wait_for(TrialSetAside, 4)
+    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    killed = replay(journal())
+    assert any(record.state is TrialState.SET_ASIDE for record in killed.records.values())
+    code, output = driver(*told, "--epoch-s", "0.0").end()
+    assert code == 0, output
+    check_whole(ID, trials=12, epochs=4)
+    records = replay(journal()).records
+    ranked = sorted(records.values(), key=lambda record: -record.metrics[2][VAL_MAP])
+    assert [record.state for record in ranked] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED] * 9
+    assert {record.last_epoch for record in ranked[3:]} == {2}
+    went_on = [record for record in ranked[:3] if record.set_aside_after]
+    assert went_on
+    assert all(record.metrics[3][RESUMED_FROM] == 2 for record in went_on), "no epoch was trained twice"
 
 
 class DieWhenReused:

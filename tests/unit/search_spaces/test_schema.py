@@ -89,7 +89,7 @@ def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
         ("methods: {a: }\nscheduler: none", 'mine.yaml:4: scheduler must be a mapping (key: value), but got "none"'),
         (
             "methods: {a: }\nscheduler: {name: ahsa}",
-            'mine.yaml:4: scheduler.name must be one of asha, none, but got "ahsa". Did you mean asha?',
+            'mine.yaml:4: scheduler.name must be one of asha, screen, none, but got "ahsa". Did you mean asha?',
         ),
         (
             "methods: {a: }\nscheduler: {reduction_factor: 1}",

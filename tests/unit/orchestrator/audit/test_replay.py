@@ -76,10 +76,10 @@ def test_whole_curves_are_cut_as_a_scheduler_would_and_the_cost_is_counted() -> 
     assert later.cost > asha.cost
 
 
-def test_first_epochs_finishes_the_best_few() -> None:
+def test_the_screen_finishes_the_best_few() -> None:
     plan = make_curves()
     records = replay(sweeps.journal_path(plan)).records
-    found = replay_sweep(plan.id, "first-epochs", grace_epochs=2, keep=3)
+    found = replay_sweep(plan.id, "screen", grace_epochs=2, keep=3)
     best_of_two = {
         trial: max(record.metrics[epoch]["val/mAP"] for epoch in (1, 2)) for trial, record in records.items()
     }
@@ -106,7 +106,7 @@ def test_the_command_says_whether_the_winner_was_kept(capsys: pytest.CaptureFixt
     assert code == 0
     assert "  winner  kept: trial " in out
     assert "would have continued; how they end is not known" in err
-    printed = json.loads(run(capsys, "replay", "--scheduler", "first-epochs", "--keep", "1", "--json")[1])
+    printed = json.loads(run(capsys, "replay", "--scheduler", "screen", "--keep", "1", "--json")[1])
     assert (printed["sweep"], len(printed["stopped"])) == (plan.id, len(printed["stopped"]))
 
 

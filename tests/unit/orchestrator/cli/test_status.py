@@ -10,7 +10,7 @@ from orchestrator.home import sweep_dir
 from orchestrator.planning.estimate import Timing, estimate_cost
 from orchestrator.report.findings import describe_cost
 from orchestrator.report.view import SweepView
-from orchestrator.sweep_folder.events import LimitReached, SearchOver
+from orchestrator.sweep_folder.events import LimitReached, SearchOver, TrialSetAside
 from orchestrator.sweep_folder.lease import Lease
 from orchestrator.sweep_folder.waiting import WAITING_FILE, Waiting, write_waiting
 from orchestrator.tracking import lookup
@@ -54,6 +54,17 @@ def test_status_of_a_killed_sweep_says_how_to_go_on(capsys: pytest.CaptureFixtur
     found = json.loads(run(capsys, "status", "--json")[1])
     assert (found["state"], found["trials"]["INTERRUPTED"], found["run_s"]) == ("INTERRUPTED", 1, 4.0)
     assert found["best"] is None
+
+
+def test_status_and_leaderboard_say_what_is_set_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_sweep(scheduler="screen", grace_epochs=2, keep=1)
+    epochs = [epoch_reported(0, 1, 2, 41.0), epoch_reported(0, 2, 4, 43.5)]
+    write_events(plan, [driver_started(plan), trial_started(0, 1), *epochs, TrialSetAside(0, time_ms=at(4.1))])
+    _, out, _ = run(capsys, "status")
+    assert "0/3 ended (1 set aside)" in out
+    assert re.search(r"0 +SET ASIDE +2/3 +43\.50", out)
+    assert json.loads(run(capsys, "status", "--json")[1])["trials"]["SET ASIDE"] == 1
+    assert "SET ASIDE" in run(capsys, "leaderboard")[1]
 
 
 def test_status_of_a_sweep_that_never_started(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,25 @@ def test_expected_survival_is_that_of_the_real_pruner_on_random_scores() -> None
     assert sum(epochs) / len(epochs) == pytest.approx(expected.mean, rel=0.05)
 
 
+def test_a_screened_sweep_costs_its_first_epochs_and_the_rest_of_those_that_are_kept() -> None:
+    for num, kept in ((24, 3), (8, 1), (2, 3)):
+        made = dataclasses.replace(unpruned(), num_trials=num, scheduler="screen", grace_epochs=5, keep=kept)
+        share = 5 / 20 + min(kept, num) / num * (1 - 5 / 20)
+        cost = estimate_cost(made, Timing(9.0, 0.0, 1, "measured", start_s=10.0), 1)
+        assert cost.epochs == pytest.approx(num * 20 * share)
+        starts_s = 10 * (num + min(kept, num))
+        assert cost.p50_hours * 3600 == pytest.approx(num * 20 * share * 9 + starts_s)
+        assert cost.p50_wall_s == pytest.approx(cost.p50_hours * 3600), "one at a time"
+    made = dataclasses.replace(unpruned(), num_trials=24, scheduler="screen", grace_epochs=5, keep=3)
+    cost = estimate_cost(made, Timing(9.0, 0.0, 1, "measured"), 2)
+    # Half of what a run to the screen takes is idle, and the third of the best runs alone.
+    assert cost.p50_wall_s == pytest.approx(24 * 45 / 2 + 45 / 4 + 2 * 135)
+    assert count_affordable(dataclasses.replace(made, cost=cost), cost, cost.p50_hours + cost.reserved_hours) == 24
+    fewer = cost.p50_hours + cost.reserved_hours - 10 * 45 / 3600
+    assert count_affordable(made, cost, fewer) == 14, "the best three are paid for first"
+    assert not has_same_rungs(made, made), "nothing is to be learned from an earlier one"
+
+
 def test_survival_of_an_earlier_sweep_is_counted() -> None:
     found = record_survival(plan(), [10, 10, 10, 20], "digits-1")
     assert found.shares == {10: 0.75, 20: 0.25}

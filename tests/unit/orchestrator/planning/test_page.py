@@ -42,6 +42,17 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     assert str(row(made, "survival")).startswith("ASHA is expected to let 40 % run to their end")
 
 
+def test_page_tells_what_the_screen_does_and_costs_also_with_one_trial_at_a_time() -> None:
+    for concurrency, minutes in ((1, 6), (2, 3)):
+        made = plan(overrides={"scheduler.name": "screen", "scheduler.grace_epochs": 5}, concurrency=concurrency)
+        assert row(made, "pruning") == "screen; all trials run to epoch 5, then the best 3 of 24 to epoch 20"
+        assert row(made, "total epochs") == "165"  # 24 x 5 + 3 x 15
+        assert row(made, "cost") == "0.092 CPU-hours (p50), 0.13 (p90)"
+        assert row(made, "survival") == "the screen lets 3 of 24 trials run to their end"
+        assert str(row(made, "time")).startswith(f"about {minutes} min (p50)"), row(made, "time")
+        assert not any("one trial at a time" in line for line in render_plan(made))
+
+
 def test_trials_that_share_resources_do_not_make_a_sweep_faster() -> None:
     shared = plan(concurrency=50)
     assert str(row(shared, "trials")).endswith("24 at a time")

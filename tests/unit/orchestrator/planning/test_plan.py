@@ -195,6 +195,24 @@ class TestGrace:
             "epochs" in made.notes
         )
 
+    def test_the_screen_takes_any_epoch_and_says_what_an_early_one_compares(self) -> None:
+        screened = {"scheduler.name": "screen"}
+        made = plan(overrides=screened)
+        assert (made.scheduler, made.rungs(), made.keep, made.notes) == ("screen", [10], 3, ())
+        early = plan(overrides={**screened, "scheduler.grace_epochs": 5, "scheduler.keep": 4})
+        assert (early.screen_epoch, early.keep) == (5, 4)
+        assert early.notes == (
+            "the screen compares trials after epoch 5, but warm-ups last up to 8 epochs: before rejection has begun, a "
+            "score says little about the method. With scheduler.grace_epochs=null, it compares after epoch 10",
+        )
+        assert plan(method="em", overrides={**screened, "scheduler.grace_epochs": 1}).notes == ()
+        late = plan(overrides={**screened, "scheduler.grace_epochs": 20})
+        assert (late.scheduler, late.screen_epoch) == ("none", None)
+        assert "cannot stop a trial before epoch 20 (scheduler.grace_epochs)" in late.notes[0]
+        assert plan(trials=3, overrides=screened).notes[-1] == "the screen stops no trial: it keeps 3, and there are 3"
+        blind = plan(overrides={**screened, "search.sampler": "gp"})
+        assert "the Gaussian process never decides: it learns from complete trials alone" in blind.notes[0]
+
     def test_with_more_epochs_it_is_on(self) -> None:
         made = plan(epochs=11)
         assert made.scheduler == "asha"

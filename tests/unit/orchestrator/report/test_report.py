@@ -34,6 +34,7 @@ from orchestrator.report.view import TAU, SweepView, measure_noise
 from orchestrator.report.weights_figure import draw_weights
 from orchestrator.report.write import write_report
 from orchestrator.sweep_folder.index import create_sweep
+from orchestrator.sweep_folder.records import TrialState
 from orchestrator.tracking.tracker import sync
 from tests.kit.openings import open_set
 from tests.kit.report_page import check_page
@@ -167,6 +168,21 @@ def test_equal_sweeps_give_equal_bytes() -> None:
             texts.append([write_svg(figure.draw()) for figure in figures if figure])
     assert texts[0] == texts[1]
     assert len(texts[0]) == 2
+
+
+def test_what_is_set_aside_at_a_screen_is_shown_as_that() -> None:
+    plan = search_plan(8, scheduler="screen", keep=3)
+    state = search_state(plan)
+    state.records[7] = state.records[7].changed(state=TrialState.SET_ASIDE, set_aside_after=1)
+    view = SweepView(plan, state)
+    survival, timeline = draw_survival(view), draw_timeline(view)
+    assert survival is not None
+    assert timeline is not None
+    told = "The dotted line is the screen: after epoch 2, the best 3 of all continue; 1 trial set aside there."
+    assert survival.description.endswith(told)
+    with drawing():
+        assert "set aside" in inline_svg(write_svg(timeline.draw()), "timeline", "Timeline", "")
+    assert "set aside" in [row[0] for row in timeline.table.rows]
 
 
 def test_thousands_of_trials_are_thinned() -> None:

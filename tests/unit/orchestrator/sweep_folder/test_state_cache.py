@@ -20,6 +20,7 @@ from orchestrator.sweep_folder.events import (
     TestOpened,
     TrialEnded,
     TrialLost,
+    TrialSetAside,
     TrialStarted,
 )
 from orchestrator.sweep_folder.journal import Journal, JournalError, replay, replay_on
@@ -38,6 +39,7 @@ EVENTS: list[Event] = [
     TrialStarted(1, 2, {"optim.lr": 0.1}, "tpe", "here", 1),
     TrialEnded(1, TrialState.FAILED, Cause.OOM, "no memory"),
     EpochReported(2, 1, {"val/mAP": 40.0}),
+    TrialSetAside(2),
     LimitReached(2.0, 1.0, 0.5, "enough"),
     DriverEnded("FINISHED"),
     SweepExtended(5, 4.0),

@@ -200,6 +200,22 @@ def _round_trip(plan: SweepPlan, record: TrialRecord, latest: dict[str, float]) 
     return rebuild_record(plan.protocol, stored)
 
 
+def test_what_is_set_aside_is_recalled_and_what_has_gone_on_is_not(home: Path) -> None:
+    plan = sweeps.make_sweep(scheduler="screen")
+    record = TrialRecord(0, {}, "tpe", sweeps.START_MS, metrics={1: {"val/mAP": 60.0}}, spans=((0, 1),))
+    aside: dict[str, Any] = {"set_aside_after": 1}
+    for status, changes, state, tag in (
+        ("SCHEDULED", {}, TrialState.INTERRUPTED, None),
+        ("SCHEDULED", {**aside, "state": TrialState.SET_ASIDE}, TrialState.SET_ASIDE, "at epoch 1"),
+        ("RUNNING", aside, TrialState.RUNNING, ""),
+        ("KILLED", {**aside, "state": TrialState.PRUNED}, TrialState.PRUNED, ""),
+    ):
+        tags = trial_tags(plan, record.changed(**changes), {})
+        assert tags.get("orchestrator.set_aside") == tag
+        stored = StoredRun("a", status, tags, 1, started_ms=sweeps.START_MS, metrics={})
+        assert rebuild_record(plan.protocol, stored).state is state
+
+
 @pytest.mark.parametrize("select_epoch_by", [SelectBy.CLEAN_VAL, SelectBy.OBSERVED_VAL, SelectBy.LAST])
 @pytest.mark.parametrize("select_config_by", [SelectBy.CLEAN_VAL, SelectBy.OBSERVED_VAL])
 def test_the_chosen_epoch_and_its_value_are_kept_under_every_protocol(

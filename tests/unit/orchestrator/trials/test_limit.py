@@ -18,6 +18,7 @@ from orchestrator.sweep_folder.events import DriverEnded, LimitReached, TrialSta
 from orchestrator.sweep_folder.journal import Journal, follow, replay
 from orchestrator.sweep_folder.records import TrialRecord, TrialReport, TrialState
 from orchestrator.trials import director as director_module
+from orchestrator.trials import overdue as overdue_module
 from orchestrator.trials.director import Director
 from orchestrator.trials.limit import PastTrials, project_spending, require_enough_hours, round_up
 from search_spaces.ranges import Range
@@ -37,7 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     faked = SimpleNamespace(time=lambda: made.now, time_ns=lambda: round(made.now * 1000) * 1_000_000)
-    for module in (director_module, journal_module):
+    for module in (director_module, journal_module, overdue_module):
         monkeypatch.setattr(module, "time", faked)
     return made
 
@@ -184,6 +185,20 @@ def test_the_plan_says_how_slow_a_trial_is_before_any_has_run(clock: Clock) -> N
     plan = make(max_gpu_hours=47.0, cost=cost)  # a trial and 11 runs of 4 hours are 48
     Cluster(clock).run(plan)
     assert (states(plan), limits(plan)[0].spent) == ({}, 0)
+
+
+def test_a_screen_keeps_what_its_best_trials_take_and_lets_them_go_on(clock: Clock) -> None:
+    # To the screen 1 hour a trial, and 3 more for two of them. After four trials of together 4 + 6 hours, a promotion
+    # has 6 runs for its race and 5 to report: 54. Without that share, nine could be screened, and none finished.
+    for number, slots in enumerate((1, 3)):
+        plan = make(sweep_id=f"digits-0000000{number}", max_gpu_hours=54.0, scheduler="screen", keep=2)
+        Cluster(clock, slots).run(plan)
+        assert states(plan) == {"PRUNED": 2, "COMPLETE": 2}
+        records = replay(journal_path(plan)).records
+        assert [records[trial].state for trial in (2, 3)] == [TrialState.COMPLETE] * 2, "later trials score higher"
+        (reached,) = limits(plan)
+        assert [reached.spent, reached.reserved] == pytest.approx([10, 44])
+        assert replay(journal_path(plan)).is_done(plan.num_trials)
 
 
 def test_what_waits_for_another_attempt_ends_if_it_does_not_fit(clock: Clock) -> None:

@@ -148,9 +148,9 @@ def test_a_trial_that_runs_and_is_overdue_is_killed_until_it_is_gone(
     trials.hand_out("a")
     callback.on_step_begin(0, [])
     assert killed == [], "it waits for a node"
-    assert director._working_since == {}
+    assert director._overdue.working_since == {}
     callback.on_trial_start(0, [], trial)
-    assert list(director._working_since) == [0]
+    assert list(director._overdue.working_since) == [0]
     callback.on_step_begin(1, [])
     assert killed == ["actor"]
     callback.on_trial_complete(1, [], trial)
