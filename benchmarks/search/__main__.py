@@ -1,6 +1,6 @@
 """Measure searchers on tables of finished runs.
 
-    python -m benchmarks.search [--repetitions 24] [--processes 2] [--budgets 8 24 64] [--cells FOLDER]
+    python -m benchmarks.search [--repetitions 30] [--processes 2] [--budgets 8 24 64] [--cells FOLDER]
     python -m benchmarks.search --pack FOLDER    # first take over the runs that benchmarks.search.grid has made
 
 Writes ``results/search.md`` and ``results/search.svg`` from ``results/search_*.parquet``. The conclusions are in
@@ -55,12 +55,12 @@ def choose_tables(folder: Path, *, partial: bool) -> list[str]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=24)
+    parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--budgets", type=int, nargs="+", default=[8, 24, 64])
     parser.add_argument("--look-ups", nargs="+", choices=LOOK_UPS, default=LOOK_UPS)
     parser.add_argument(
-        "--fast", action="store_true", help="Leave out the Gaussian process, which takes half the time."
+        "--fast", action="store_true", help="Leave out the Gaussian process, which takes most of the time."
     )
     parser.add_argument("--tables", type=Path, default=RESULTS, help="Folder of the Parquet files.")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.search.searchers import BY_NAME, SEARCHERS
+from benchmarks.search.searchers import BY_NAME, FINALISTS, SEARCHERS
 from benchmarks.search.simulate import Outcome, simulate
 from benchmarks.search.table import Floats, LookUp, Objective, read_table
 from benchmarks.search.tables import TABLES
 from orchestrator.planning.sweep_plan import Params
 from orchestrator.results.earlier_points import POINTS_PER_SWEEP
 
-_SLOW_BUDGET = 24
+_ONLY_BUDGET = 24
 WORKERS = 4
 """Simulated trials at a time."""
 
@@ -62,14 +62,19 @@ class Task:
 def list_tasks(
     tables: Sequence[str], look_ups: Sequence[LookUp], budgets: Sequence[int], *, fast: bool = False
 ) -> list[Task]:
-    """Return every combination, the slow ones first, so that no process is left with one at the end."""
+    """Return what is to be simulated, the slow ones first, so that no process is left with one at the end.
+
+    All get 24 trials and the first way of looking up; finalists get the other budgets too, and 24 trials with the other
+    way.
+    """
     tasks = [
         Task(table, look_up, searcher.name, budget)
         for table in tables
         for look_up in look_ups
         for searcher in SEARCHERS
         for budget in budgets
-        if not searcher.is_slow or (budget == _SLOW_BUDGET and not fast)
+        if (budget != _ONLY_BUDGET) + (look_up != look_ups[0]) <= (searcher.name in FINALISTS)
+        if not (searcher.is_slow and fast)
     ]
     return sorted(tasks, key=lambda task: (not BY_NAME[task.searcher].is_slow, -task.num_trials))
 

@@ -30,36 +30,6 @@ class _Scheduler:
         return None
 
 
-class Screen(_Scheduler):
-    """i-Epoch: every trial pauses after epoch ``i``; once all have, the best ``k`` run to the end.
-
-    (arXiv 2404.04111.) With noise, ``k`` of 1 trusts a single early score.
-    """
-
-    def __init__(self, plan: SweepPlan, epoch: int, kept: int) -> None:
-        super().__init__(plan)
-        self._epoch, self._kept = epoch, kept
-        self._values: dict[int, float] = {}
-        self._chosen: list[int] | None = None
-        self._doomed: set[int] = set()
-
-    def cuts(self, trial: int, epoch: int, value: float) -> bool:
-        return trial in self._doomed
-
-    def pauses(self, trial: int, epoch: int, value: float) -> bool:
-        if epoch == self._epoch:
-            self._values[trial] = value
-        return epoch == self._epoch
-
-    def resume(self, nothing_new: bool, running: int) -> int | None:
-        if self._chosen is None:
-            if len(self._values) < self.plan.num_trials:
-                return None
-            ranked = sorted(self._values, key=lambda trial: (-self._values[trial], trial))
-            self._chosen, self._doomed = ranked[: self._kept], set(ranked[self._kept :])
-        return self._chosen.pop(0) if self._chosen else None
-
-
 class Promotion(_Scheduler):
     """ASHA as published: a trial pauses at every rung and continues once it is in the best third of that rung.
 

@@ -151,6 +151,7 @@ class Clock:
         self._curves: dict[int, Floats] = {}
         self._seconds: dict[int, Floats] = {}
         self._paused: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
         self._events: list[tuple[float, int, int, int]] = []
         self._order = itertools.count()
         self._free = plan.concurrency
@@ -189,6 +190,10 @@ class Clock:
                 return
 
     def _take(self, handout: Handout) -> None:
+        known = self._reported.get(handout.trial, 0)
+        if known:  # it was set aside, and continues
+            self._begin_epoch(handout.trial, known + 1)
+            return
         self.handouts[handout.trial] = handout
         self._curves[handout.trial] = self.objective.curve(handout.params, self._generator)
         self._seconds[handout.trial] = self.objective.seconds(handout.params)
@@ -212,6 +217,7 @@ class Clock:
 
     def _report(self, trial: int, epoch: int) -> bool:
         value = float(self._curves[trial][epoch - 1])
+        self._reported[trial] = epoch
         goes_on = self._director.report(trial, TrialReport(epoch, {VAL_MAP: value}))
         if epoch == self._plan.epochs and (score := float(self._curves[trial].max())) > self._best:
             self._best = score

@@ -18,7 +18,7 @@ from benchmarks.search.lines import read_lines
 from benchmarks.search.measure import Cell, Reference, run_task, table_file
 from benchmarks.search.measure import Task as MeasuredTask
 from benchmarks.search.report import compare, write_report
-from benchmarks.search.schedulers import Exempt, Promotion, Relative, Screen
+from benchmarks.search.schedulers import Exempt, Promotion, Relative
 from benchmarks.search.searchers import BY_NAME, FULL, SEARCHERS
 from benchmarks.search.simulate import Outcome, simulate
 from benchmarks.search.stored import StoredCells
@@ -139,7 +139,7 @@ def test_with_asha_the_products_pruner_decides(objective: Objective) -> None:
 
 
 def test_a_screen_finishes_the_best_k_and_nothing_else(objective: Objective) -> None:
-    outcome = simulate(plan(), objective, 0, lambda plan: Screen(plan, 4, 2))
+    outcome = simulate(plan(scheduler="screen", grace_epochs=4, keep=2), objective, 0)
     assert outcome.cost == pytest.approx(0.5 * (9 * 4 + 2 * (SPEC.plan.epochs - 4)))
     # Without crossing curves, the early order is the final one.
     assert outcome.recall >= 1 / 3
@@ -177,17 +177,17 @@ def test_the_report_has_a_row_for_every_cell_and_says_that_a_table_is_partial(
 ) -> None:
     monkeypatch.setattr(report, "cross_validate", lambda table: table.truth + 0.1)  # six fits take seconds
     write_table(table_file(tmp_path, "ignore"), lines(20))
-    names = [FULL.name, "random, epoch 4, best 3"]
+    names = [FULL.name, "random, screen at 4, best 3"]
     tasks = [MeasuredTask("ignore", "nearest", name, 6) for name in names]
     cells = [run_task(task, tmp_path, 3) for task in tasks]
     write_report(cells, tmp_path, tmp_path, "What it says.")
     text = (tmp_path / "search.md").read_text()
-    assert "PARTIAL: 20 of 320 points" in text
-    assert text.count("| random, epoch 4, best 3 |") == 1
+    assert "PARTIAL: 20 of 300 points" in text
+    assert text.count("| random, screen at 4, best 3 |") == 1
     drawn = (tmp_path / "search.svg").read_text()
     assert drawn.startswith("<?xml")
-    assert "ignore (PARTIAL: 20 of 320 points), nearest" in drawn
-    assert "## ignore (PARTIAL: 20 of 320 points), nearest, 6 trials" in text
+    assert "ignore (PARTIAL: 20 of 300 points), nearest" in drawn
+    assert "## ignore (PARTIAL: 20 of 300 points), nearest, 6 trials" in text
     assert set(names) <= set(BY_NAME)
 
 
@@ -228,7 +228,7 @@ def test_finished_cells_are_kept_and_found_again_unless_something_has_changed(
     monkeypatch.setattr("sys.argv", flags)
     with pytest.raises(SystemExit, match="nothing to measure on"):
         search_main.main()
-    assert "ignore is PARTIAL, 24 of 320 points: left out" in capsys.readouterr().out
+    assert "ignore is PARTIAL, 24 of 300 points: left out" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", [*flags, "--partial"])
     with pytest.raises(KeyboardInterrupt):
         search_main.main()
@@ -239,11 +239,11 @@ def test_finished_cells_are_kept_and_found_again_unless_something_has_changed(
     assert (done, simulated) == (["a", "b"], ["c"])
     assert [cell.searcher for cell in pages[0]] == ["a", "b", "c"]
     assert pages[0][0].outcomes == (Outcome([1.0], [2.0], 3.0, 4.0, 5.0),)
-    stored = StoredCells(tmp_path / "cells", tmp_path, 24)
+    stored = StoredCells(tmp_path / "cells", tmp_path, 30)
     assert stored.find(MeasuredTask("ignore", "nearest", "c", 6)) == pages[0][2]
-    assert StoredCells(tmp_path / "cells", tmp_path, 25).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
+    assert StoredCells(tmp_path / "cells", tmp_path, 31).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
     write_table(table_file(tmp_path, "ignore"), lines(25))
-    assert StoredCells(tmp_path / "cells", tmp_path, 24).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
+    assert StoredCells(tmp_path / "cells", tmp_path, 30).find(MeasuredTask("ignore", "nearest", "c", 6)) is None
 
 
 def test_random_search_is_compared_at_equal_cost() -> None:
