@@ -162,14 +162,16 @@ class Scheduler(Section):
     Attributes:
         name: ``asha``, ``screen`` (all trials run to one epoch, then the best of them to their end) or ``none``.
         reduction_factor: Of ``asha``: one in this many trials continues at each rung.
-        grace_epochs: Epochs that every trial gets; None means the largest warm-up of the space + 2.
-        keep: Of ``screen``: how many trials continue.
+        grace_epochs: Epochs that every trial gets; None means the largest warm-up of the space + 2, and for ``screen``
+            30 % of the epochs.
+        keep: Of ``screen``: how many trials continue; None is half of them. With these two, the screen lost nothing on
+            four recorded sweeps (``benchmarks/results/search_recorded.md``).
     """
 
     name: SchedulerName = "asha"
-    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
     grace_epochs: Annotated[int, Field(ge=1)] | None = None
-    keep: Annotated[int, Field(ge=1)] = 3
+    keep: Annotated[int, Field(ge=1)] | None = None
 
 
 class ResourcesBlock(Section):

@@ -22,6 +22,11 @@ def end_below(plan: SweepPlan, points: float) -> SweepPlan:
             "--min-gain does not go with a grid: its points come in order, so those so far say nothing of the others. "
             "Leave it out, or search: --set search.sampler=tpe"
         )
+    if plan.screen_epoch is not None:
+        raise UserError(
+            "--min-gain does not go with the screen, which lets no trial run to its end before all have been started. "
+            "Leave it out, or let trials run: --set scheduler.name=asha"
+        )
     if not plan.ranges:
         raise UserError("--min-gain needs a search, and here nothing is searched. Leave it out.")
     return replace(plan, min_gain=points)

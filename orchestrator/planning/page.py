@@ -49,7 +49,7 @@ def make_notes(
         _start_note(plan, space),
         _learned_note(num_learned),
         _pruning_note(plan, space),
-        _screen_note(plan, largest_warmup),
+        _screen_note(plan, space, largest_warmup),
         _warmup_note(plan, largest_warmup),
         f"{plan.concurrency} trials at a time share resources for {slots}" if plan.concurrency > slots else None,
     ]
@@ -274,23 +274,23 @@ def _pruning_note(plan: SweepPlan, space: SearchSpace) -> str | None:
     # With one trial there is nothing to prune.
     if plan.num_trials == 1:
         return None
-    why = "largest warm-up + 2" if space.scheduler.grace_epochs is None else "scheduler.grace_epochs"
+    by_warmup = space.scheduler.grace_epochs is None and space.scheduler.name == "asha"
+    why = "largest warm-up + 2" if by_warmup else "scheduler.grace_epochs"
     return (
         f"pruning is off: it cannot stop a trial before epoch {plan.grace_epochs} ({why}), and trials have "
         f"{_epochs(plan.epochs)}"
     )
 
 
-def _screen_note(plan: SweepPlan, largest_warmup: int) -> str | None:
+def _screen_note(plan: SweepPlan, space: SearchSpace, largest_warmup: int) -> str | None:
     if plan.screen_epoch is None:
         return None
     if plan.num_trials <= plan.keep:
         return f"the screen stops no trial: it keeps {plan.keep}, and there are {plan.num_trials}"
-    if plan.screen_epoch < (due := largest_warmup + 2) and largest_warmup:
+    if space.scheduler.grace_epochs is not None and plan.screen_epoch <= largest_warmup:
         return (
-            f"the screen compares trials after epoch {plan.screen_epoch}, but warm-ups last up to "
-            f"{_epochs(largest_warmup)}: before {_after_warmup(plan)} has begun, a score says little about the method. "
-            f"With scheduler.grace_epochs=null, it compares after epoch {due}"
+            f"the screen compares trials after epoch {plan.screen_epoch}; in those whose warm-up is "
+            f"{_epochs(plan.screen_epoch)} or more, {_after_warmup(plan)} has not begun by then"
         )
     return None
 

@@ -5,6 +5,7 @@ An id is drawn and the clock is read; everything else follows from the request.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,10 @@ from training.selection import SelectBy
 
 # Epochs with rejection that a trial gets before pruning may stop it.
 _EPOCHS_AFTER_WARMUP = 2
+_SCREEN_AT = 0.3
+"""Share of the epochs after which the screen compares trials, and how many of them it keeps: on four recorded sweeps it
+lost nothing so (``benchmarks/results/search_recorded.md``)."""
+_SCREEN_KEEPS = 0.5
 
 
 def make_plan(request: PlanRequest) -> SweepPlan:
@@ -91,7 +96,7 @@ def _plan_sweep(request: PlanRequest, space: SearchSpace, settings: Settings) ->
         scheduler="none" if grace_epochs >= settings.epochs else space.scheduler.name,
         grace_epochs=grace_epochs,
         reduction_factor=space.scheduler.reduction_factor,
-        keep=space.scheduler.keep,
+        keep=space.scheduler.keep or math.ceil(_SCREEN_KEEPS * num_trials),
     )
     if request.min_gain is not None:
         plan = end_below(plan, request.min_gain)
@@ -212,14 +217,15 @@ def _decide_num_trials(space: SearchSpace, settings: Settings, sampler: Sampler,
 
 
 def _decide_grace(space: SearchSpace, settings: Settings) -> int:
-    """Return the epochs that every trial gets before pruning: in its warm-up it says nothing about its method.
+    """Return the epochs that every trial gets before pruning.
 
-    The screen takes any epoch that the user asks for, and :func:`make_notes` says what an early one compares.
+    ASHA stops no trial in its warm-up, which says nothing about its method. The screen keeps so many trials that it may
+    compare them earlier; :func:`make_notes` says if some are in their warm-up then.
     """
     warmup_epochs = settings.largest_warmup()
     asked, least = space.scheduler.grace_epochs, warmup_epochs + _EPOCHS_AFTER_WARMUP
     if asked is None:
-        return least
+        return max(1, round(_SCREEN_AT * settings.epochs)) if space.scheduler.name == "screen" else least
     if warmup_epochs and asked < least and space.scheduler.name != "screen":
         raise space.error(
             ("scheduler", "grace_epochs"),

@@ -31,7 +31,7 @@ _FIELDS = (
         "search_seed",
         "startup_trials",
     ),
-    *("scheduler", "grace_epochs", "reduction_factor", "cap_gib", "time_limit_s", "epoch_s", "variants"),
+    *("scheduler", "grace_epochs", "reduction_factor", "keep", "cap_gib", "time_limit_s", "epoch_s", "variants"),
 )
 
 

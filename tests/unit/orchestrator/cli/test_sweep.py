@@ -37,19 +37,22 @@ def test_a_sweep_may_end_early_at_a_gain_or_at_the_noise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "  may end       early, once the trials left are expected to gain less than 0.5 points together\n"
-    assert line in run(capsys, "plan", "digits", "--min-gain", "0.5")[1]
-    assert line in run(capsys, "plan", "digits", "--set", "budget.min_gain=0.5")[1]
+    asha = ("--set", "scheduler.name=asha")
+    assert line in run(capsys, "plan", "digits", "--min-gain", "0.5", *asha)[1]
+    assert line in run(capsys, "plan", "digits", "--set", "budget.min_gain=0.5", *asha)[1]
     assert "may end" not in run(capsys, "plan", "digits")[1]
     for flags, message in (
         (("--min-gain", "some"), "--min-gain must be a number of points, or noise, but got --min-gain=some"),
         (("--min-gain", "0"), "--min-gain must be a number of points above 0"),
         (("--min-gain", "noise"), "The deviation between seeds is not known for ignore on digits over 20 epochs"),
         (("--set", "budget.min_gain=0"), "--set budget.min_gain must be greater than 0"),
+        (("--min-gain", "0.5"), "--min-gain does not go with the screen, which lets no trial run to its end"),
+        (("--set", "budget.min_gain=0.5"), "--min-gain does not go with the screen"),
     ):
         code, _, err = run(capsys, "plan", "digits", *flags)
         assert (code, message in err) == (2, True), err
     monkeypatch.setattr(noise, "find_replicates", lambda plan: [[80.0, 81.0, 82.0], [70.0, 72.0]])
-    out = run(capsys, "plan", "digits", "--min-gain", "noise")[1]
+    out = run(capsys, "plan", "digits", "--min-gain", "noise", *asha)[1]
     # (1 + 0 + 1 + 1 + 1) / 3
     assert "expected to gain less than 1.15" in out
     assert "note: --min-gain noise: 1.2 points, the deviation between seeds in 5 runs of 2 configurations" in out
@@ -78,7 +81,7 @@ def test_plan_takes_a_price_a_limit_and_a_probe(
     _, out, err = run(capsys, "plan", "digits", "--concurrency", "2", *flags)
     assert "taking steps of ignore on this machine" in err
     assert "pace          4 s per epoch, by 20 steps on a CPU" in out
-    assert "money         1.32 (p50), 1.58 (p90) with the promotion, at 2 per CPU-hour" in out
+    assert "money         1.27 (p50), 1.52 (p90) with the promotion, at 2 per CPU-hour" in out
     assert "limit         9 CPU-hours, with what is kept for the promotion: enough" in out
     assert "disk          about" in out
     for flag, value, message in (

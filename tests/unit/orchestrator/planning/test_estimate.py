@@ -28,7 +28,8 @@ DIGITS = load_space("digits")
 
 
 def plan(**changes: Any) -> SweepPlan:
-    return make_plan(PlanRequest(DIGITS, num_cpus=2, num_gpus=0, **changes))
+    overrides = {"scheduler.name": "asha", **changes.pop("overrides", {})}
+    return make_plan(PlanRequest(DIGITS, num_cpus=2, num_gpus=0, overrides=overrides, **changes))
 
 
 def unpruned(**changes: Any) -> SweepPlan:

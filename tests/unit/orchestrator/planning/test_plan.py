@@ -51,7 +51,7 @@ class TestSweep:
         assert (made.kind, made.name, made.dataset, made.method) == ("sweep", "digits", "digits", "ignore")
         assert (made.num_trials, made.epochs, made.concurrency) == (24, 20, 2)
         assert (made.sampler, made.search_seed, made.startup_trials) == ("tpe", 0, 8)
-        assert (made.scheduler, made.grace_epochs, made.rungs()) == ("asha", 10, [10])
+        assert (made.scheduler, made.grace_epochs, made.keep, made.rungs()) == ("screen", 6, 12, [6])
         assert (made.storage, made.parent, made.space) == (None, None, "digits")
         assert made.space_text == DIGITS.text
         assert len(made.ranges) == 8
@@ -79,7 +79,7 @@ class TestSweep:
         )
         assert (made.name, made.id.startswith("mine-")) == ("mine", True)
         assert made.base["loop.seed"] == 0  # --seed is the search's
-        assert (made.grace_epochs, made.rungs()) == (4, [4])
+        assert (made.grace_epochs, made.keep, made.rungs()) == (2, 6, [2])
 
     def test_two_plans_differ_in_id_and_time_only(self) -> None:
         first, second = plan(), plan()
@@ -166,29 +166,36 @@ class TestSweep:
         assert "the grid has 7 points; only the first 3 run" in made.notes
 
 
+SCREEN = "name: screen, grace_epochs: null, keep: null"
+
+
+def asha(**changes: Any) -> SweepPlan:
+    return plan(**{**changes, "overrides": {"scheduler.name": "asha", **changes.get("overrides", {})}})
+
+
 class TestGrace:
     def test_it_is_the_largest_warmup_and_two(self) -> None:
-        assert plan().grace_epochs == 8 + 2
-        assert plan(overrides={"method.warmup_epochs": 3}).grace_epochs == 3 + 2
-        assert plan(method="ignore_without_rejection").grace_epochs == 2
-        assert plan(method="em").grace_epochs == 2
-        assert plan(method="splc").grace_epochs == 1 + 2, "before its first pseudo-labels it does not exist either"
+        assert asha().grace_epochs == 8 + 2
+        assert asha(overrides={"method.warmup_epochs": 3}).grace_epochs == 3 + 2
+        assert asha(method="ignore_without_rejection").grace_epochs == 2
+        assert asha(method="em").grace_epochs == 2
+        assert asha(method="splc").grace_epochs == 1 + 2, "before its first pseudo-labels it does not exist either"
 
     def test_shorter_one_is_refused_with_its_reason(self, edited: Make) -> None:
         with pytest.raises(
             SpaceError,
             match=r"mine.yaml:17: scheduler.grace_epochs must be at least 10, but got 9: .*says nothing about",
         ):
-            edited("grace_epochs: null", "grace_epochs: 9")
-        assert edited("grace_epochs: null", "grace_epochs: 10").grace_epochs == 10
-        assert edited("grace_epochs: null", "grace_epochs: 11").grace_epochs == 11
+            edited(SCREEN, "name: asha, grace_epochs: 9")
+        assert edited(SCREEN, "name: asha, grace_epochs: 10").grace_epochs == 10
+        assert edited(SCREEN, "name: asha, grace_epochs: 11").grace_epochs == 11
 
     def test_shorter_one_is_fine_where_nothing_warms_up(self, edited: Make) -> None:
-        assert edited("grace_epochs: null", "grace_epochs: 1", method="em").grace_epochs == 1
+        assert edited(SCREEN, "name: asha, grace_epochs: 1", method="em").grace_epochs == 1
 
     @pytest.mark.parametrize("epochs", [3, 9, 10])
     def test_with_no_more_epochs_pruning_is_off_and_that_is_said(self, epochs: int) -> None:
-        made = plan(epochs=epochs)
+        made = asha(epochs=epochs)
         assert (made.scheduler, made.rungs()) == ("none", [])
         assert (
             f"pruning is off: it cannot stop a trial before epoch 10 (largest warm-up + 2), and trials have {epochs} "
@@ -196,43 +203,45 @@ class TestGrace:
         )
 
     def test_the_screen_takes_any_epoch_and_says_what_an_early_one_compares(self) -> None:
-        screened = {"scheduler.name": "screen"}
-        made = plan(overrides=screened)
-        assert (made.scheduler, made.rungs(), made.keep, made.notes) == ("screen", [10], 3, ())
-        early = plan(overrides={**screened, "scheduler.grace_epochs": 5, "scheduler.keep": 4})
+        made = plan()
+        assert (made.scheduler, made.rungs(), made.keep, made.notes) == ("screen", [6], 12, ())
+        assert [plan(epochs=epochs).screen_epoch for epochs in (1, 2, 5, 10)] == [None, 1, 2, 3]
+        assert [plan(trials=trials).keep for trials in (1, 2, 5)] == [1, 1, 3]
+        early = plan(overrides={"scheduler.grace_epochs": 5, "scheduler.keep": 4})
         assert (early.screen_epoch, early.keep) == (5, 4)
         assert early.notes == (
-            "the screen compares trials after epoch 5, but warm-ups last up to 8 epochs: before rejection has begun, a "
-            "score says little about the method. With scheduler.grace_epochs=null, it compares after epoch 10",
+            "the screen compares trials after epoch 5; in those whose warm-up is 5 epochs or more, rejection has not "
+            "begun by then",
         )
-        assert plan(method="em", overrides={**screened, "scheduler.grace_epochs": 1}).notes == ()
-        late = plan(overrides={**screened, "scheduler.grace_epochs": 20})
+        assert plan(method="em", overrides={"scheduler.grace_epochs": 1}).notes == ()
+        late = plan(overrides={"scheduler.grace_epochs": 20})
         assert (late.scheduler, late.screen_epoch) == ("none", None)
         assert "cannot stop a trial before epoch 20 (scheduler.grace_epochs)" in late.notes[0]
-        assert plan(trials=3, overrides=screened).notes[-1] == "the screen stops no trial: it keeps 3, and there are 3"
-        blind = plan(overrides={**screened, "search.sampler": "gp"})
+        few = plan(trials=3, overrides={"scheduler.keep": 3})
+        assert few.notes[-1] == "the screen stops no trial: it keeps 3, and there are 3"
+        blind = plan(overrides={"search.sampler": "gp"})
         assert "the Gaussian process never decides: it learns from complete trials alone" in blind.notes[0]
 
     def test_with_more_epochs_it_is_on(self) -> None:
-        made = plan(epochs=11)
+        made = asha(epochs=11)
         assert made.scheduler == "asha"
         assert not any("pruning" in note for note in made.notes)
 
     def test_pruning_that_the_space_turned_off_is_not_worth_a_note(self, edited: Make) -> None:
-        made = edited("name: asha", "name: none", epochs=5)
+        made = edited("name: screen", "name: none", epochs=5)
         assert made.scheduler == "none"
         assert not any("pruning" in note for note in made.notes)
 
     def test_warmup_as_long_as_the_trial_is_legal_and_said_once(self) -> None:
-        searched = plan(epochs=8).notes
+        searched = asha(epochs=8).notes
         assert [note for note in searched if "rejection" in note] == [
             "rejection never starts in trials whose warm-up is 8 epochs or more"
         ]
-        fixed = plan(overrides={"method.warmup_epochs": 20}).notes
+        fixed = asha(overrides={"method.warmup_epochs": 20}).notes
         assert [note for note in fixed if "rejection" in note] == [
             "rejection never starts in these trials, whose warm-up is 20 epochs or more"
         ]
-        assert not any("rejection" in note for note in plan(epochs=9).notes)
+        assert not any("rejection" in note for note in asha(epochs=9).notes)
 
     @pytest.mark.parametrize(
         ("method", "what"), [("em_apl", "pseudo-labelling"), ("crisp", "its own risk"), ("splc", "correction")]
@@ -244,7 +253,7 @@ class TestGrace:
         assert notes[-1] == f"{what} never starts in this run, whose warm-up is 3 epochs or more"
 
     def test_rungs_grow_by_the_reduction_factor(self) -> None:
-        assert plan(method="em").rungs() == [2, 6, 18]
+        assert asha(method="em").rungs() == [2, 6, 18]
 
 
 class TestConcurrency:
@@ -310,7 +319,7 @@ class TestNotes:
         assert plan(trials=48, epochs=30, overrides={"data.num_train": 3000}).notes == ()
 
     def test_one_trial_at_a_time_says_what_asha_can_do(self) -> None:
-        assert any("the first one runs to its end" in line for line in render_plan(plan(concurrency=1)))
+        assert any("the first one runs to its end" in line for line in render_plan(asha(concurrency=1)))
         for changes in ({"concurrency": 2}, {"concurrency": 1, "overrides": {"scheduler.name": "none"}}):
             assert not any("one trial at a time" in line for line in render_plan(plan(**changes)))
 
