@@ -15,7 +15,7 @@ help:  ## list the targets
 setup: $(INSTALLED)  ## install the locked dependencies and this checkout into .venv
 
 demo: $(INSTALLED)  ## a small sweep on the built-in dataset (a few minutes): leaderboard and what to run next
-	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 --startup-trials 5 \
+	$(BIN)/orchestrator sweep digits --trials 12 --epochs 8 \
 		--set method.warmup_epochs=2 --set data.num_train=600 --set data.num_val=200 --set data.num_test=200
 
 paper-digits: $(INSTALLED)  ## IGNORE and its rivals on digits, each tuned as hard (about an hour on two cores; it can be stopped and continued)

@@ -157,7 +157,6 @@ def test_demo_is_a_plan_of_the_size_that_was_promised() -> None:
     flag = dict(pairwise(words))
     assert int(flag["--trials"]) >= 12
     assert int(flag["--epochs"]) >= 8
-    assert flag["--startup-trials"] == "5"
     assert "method.warmup_epochs=2" in words
 
 

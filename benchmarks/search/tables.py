@@ -87,5 +87,5 @@ _WARMUP = {"method.warmup_epochs": Range(type="int", low=1, high=4)}
 
 TABLES = {
     "ignore": TableSpec("ignore", "ignore", {**_SMALL, "data.scene_seed": 3}, _WARMUP, 300),
-    "em_apl": TableSpec("em_apl", "em_apl", {**_SMALL, "data.scene_seed": 4, "method.warmup_epochs": 5}, {}, 80),
+    "em_apl": TableSpec("em_apl", "em_apl", {**_SMALL, "data.scene_seed": 4, "method.warmup_epochs": 5}, {}, 60),
 }

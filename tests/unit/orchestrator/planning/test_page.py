@@ -31,7 +31,9 @@ def test_page_tells_what_runs_how_much_and_how_long() -> None:
     made = plan()
     assert render_plan(made)[0] == "sweep digits: ignore on digits, from digits"
     assert row(made, "trials") == "24, 20 epochs each, 2 at a time"
-    assert row(made, "search") == "tpe, seed 0; 8 random start-up trials, including start points"
+    assert row(made, "search") == "random, seed 0"
+    learned = plan(overrides={"search.sampler": "tpe"})
+    assert row(learned, "search") == "tpe, seed 0; 8 random start-up trials, including start points"
     assert row(made, "pruning") == "screen; all trials run to epoch 6, then the best 12 of 24 to epoch 20"
     assert row(made, "selection") == "clean-val x clean-val (val/mAP)"
     assert row(made, "total epochs") == "312"  # 24 x 6 + 12 x 14

@@ -50,7 +50,7 @@ class TestSweep:
         made = plan()
         assert (made.kind, made.name, made.dataset, made.method) == ("sweep", "digits", "digits", "ignore")
         assert (made.num_trials, made.epochs, made.concurrency) == (24, 20, 2)
-        assert (made.sampler, made.search_seed, made.startup_trials) == ("tpe", 0, 8)
+        assert (made.sampler, made.search_seed, made.startup_trials) == ("random", 0, 8)
         assert (made.scheduler, made.grace_epochs, made.keep, made.rungs()) == ("screen", 6, 12, [6])
         assert (made.storage, made.parent, made.space) == (None, None, "digits")
         assert made.space_text == DIGITS.text
@@ -157,11 +157,11 @@ class TestSweep:
             plan(overrides=overrides, trials=5)
 
     def test_grid_counts_its_points_and_has_no_start(self, edited: Make) -> None:
-        made = edited("sampler: tpe", "sampler: grid", method="ignore_oracle", overrides=ALL_BUT_WARMUP)
+        made = edited("sampler: random", "sampler: grid", method="ignore_oracle", overrides=ALL_BUT_WARMUP)
         assert (made.num_points, made.num_trials, made.start_from) == (7, 7, ())  # warm-up 2 to 8
 
     def test_grid_cut_short_says_so(self, edited: Make) -> None:
-        made = edited("sampler: tpe", "sampler: grid", method="ignore_oracle", trials=3, overrides=ALL_BUT_WARMUP)
+        made = edited("sampler: random", "sampler: grid", method="ignore_oracle", trials=3, overrides=ALL_BUT_WARMUP)
         assert made.num_trials == 3
         assert "the grid has 7 points; only the first 3 run" in made.notes
 
@@ -324,12 +324,13 @@ class TestNotes:
             assert not any("one trial at a time" in line for line in render_plan(plan(**changes)))
 
     def test_search_that_never_leaves_its_startup_says_so(self) -> None:
-        assert any("TPE never decides" in note for note in plan(trials=8).notes)
+        tpe = {"search.sampler": "tpe"}
+        assert any("TPE never decides" in note for note in plan(trials=8, overrides=tpe).notes)
         process = plan(trials=8, overrides={"search.sampler": "gp"})
         assert any("the Gaussian process never decides" in note for note in process.notes)
-        assert not any("TPE" in note for note in plan(trials=9).notes)
+        assert not any("TPE" in note for note in plan(trials=9, overrides=tpe).notes)
         # Nobody expects a search of a reduced run.
-        assert not any("TPE" in note for note in plan(trials=3, epochs=12).notes)
+        assert not any("TPE" in note for note in plan(trials=3, epochs=12, overrides=tpe).notes)
 
     def test_training_that_is_cut_is_a_reduced_run_and_says_nothing_of_a_search(self) -> None:
         made = make_plan(PlanRequest(DIGITS, kind="train", epochs=3, overrides={"data.num_train": "400"}))
