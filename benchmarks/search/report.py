@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.search.measure import Cell, Reference, load_objective
+from benchmarks.search.measure import WORKERS, Cell, Reference, load_objective
 from benchmarks.search.searchers import FULL
 from benchmarks.search.table import Floats, LookUp, Objective, Table, cross_validate
 from orchestrator.intervals import mean_interval
@@ -137,6 +137,10 @@ def _draw_group(axis: Axes, cells: Sequence[Cell], objective: Objective) -> None
         halves = [np.diff(mean_interval(cell.regrets(objective).tolist()))[0] / 2 for cell in mine]
         axis.errorbar(costs, means, halves, color=colour, marker=marker, ms=4, lw=1, capsize=2, label=searcher)
     axis.set_xscale("log")
+    axis.set_xlim(left=0.9 * WORKERS)  # until the first trials have ended, all choose blindly
+    axis.set_ylim(top=0.5)
+    axis.set_xticks((4, 8, 16, 32, 64), labels=("4", "8", "16", "32", "64"), minor=False)
+    axis.minorticks_off()
     axis.set_xlabel("cost, in trials of full length")
     axis.set_ylabel("regret (best - median = 1)")
 
