@@ -80,7 +80,9 @@ CASES: dict[str, dict[str, Any]] = {
         name: {"method.name": name}
         for name in ("full_labels", "wan", "em", "an_ls", "epr", "focal", "asl", "hill", "splc", "gr_loss", "gpr")
     },
-    **{name: {"method.name": name} for name in ("role", "crisp", "plc", "iu", "iun", "bce_ls", "aevlp", "vlpl")},
+    **{
+        name: {"method.name": name} for name in ("role", "crisp", "mime", "plc", "iu", "iun", "bce_ls", "aevlp", "vlpl")
+    },
     "plc, Query2Label": {"method.name": "plc", "method.first_threshold": 0.5, "model.frozen_stem": True, **Q2L},
     "em_apl": {"method.name": "em_apl", "method.warmup_epochs": 1},
     "plc_lac": {

@@ -44,6 +44,7 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
             "epr",
             "role",
             "crisp",
+            "mime",
             "plc",
             "focal",
             "asl",

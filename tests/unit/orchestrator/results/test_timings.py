@@ -20,7 +20,8 @@ OTHER = "Some other CPU"
 
 
 def plan(**changes: Any) -> SweepPlan:
-    return make_plan(PlanRequest("digits", num_cpus=2, num_gpus=0, **changes))
+    overrides = {"scheduler.name": "asha", **changes.pop("overrides", {})}
+    return make_plan(PlanRequest("digits", num_cpus=2, num_gpus=0, overrides=overrides, **changes))
 
 
 def record(made: SweepPlan, device: str, seconds: int, lengths: tuple[int, ...]) -> SweepPlan:
