@@ -67,7 +67,8 @@ class PlannedTpe(optuna.samplers.TPESampler):
     def sample_relative(
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        bounded, drawn = cast(optuna.Study, _Bounded(study, self._memory)), dict[str, Any]()
+        trials = self._memory.choose(study.get_trials(deepcopy=False))
+        bounded, drawn = cast(optuna.Study, _Shown(study, trials)), dict[str, Any]()
         for group in self._groups:
             drawn |= super().sample_relative(bounded, trial, group)
         return drawn
@@ -78,11 +79,11 @@ class PlannedTpe(optuna.samplers.TPESampler):
         return trial.params
 
 
-class _Bounded:
-    """A study that shows TPE only the trials of a memory."""
+class _Shown:
+    """A study that shows a sampler the given trials in place of its own."""
 
-    def __init__(self, study: optuna.Study, memory: Memory) -> None:
-        self._study, self._trials = study, memory.choose(study.get_trials(deepcopy=False))
+    def __init__(self, study: optuna.Study, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        self._study, self._trials = study, trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -116,37 +117,16 @@ class PlannedGp(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        filled = cast(optuna.Study, _Filled(study, self._planned, self._middles)) if self._middles else study
-        return super().sample_relative(filled, trial, search_space)
-
-
-class _Filled:
-    """A study in which every trial has all parameters: those that it lacks have the given values."""
-
-    def __init__(
-        self, study: optuna.Study, distributions: Mapping[str, BaseDistribution], values: Mapping[str, Scalar]
-    ) -> None:
-        self._study, self._distributions, self._values = study, distributions, values
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    # As in _Bounded.
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Collection[optuna.trial.TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[optuna.trial.FrozenTrial]:
-        return [
-            self._fill(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(states or ()) or None)
-        ]
+        if self._middles:
+            study = cast(optuna.Study, _Shown(study, [self._fill(found) for found in study.get_trials(deepcopy=False)]))
+        return super().sample_relative(study, trial, search_space)
 
     def _fill(self, trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-        missing = [key for key in self._values if key not in trial.params]
+        """Return a trial with all parameters: those that it lacks have the middles of their ranges."""
+        missing = [key for key in self._middles if key not in trial.params]
         if not missing or not trial.params:  # one that is being asked for has none yet
             return trial
         filled = copy.copy(trial)
-        filled.params = trial.params | {key: self._values[key] for key in missing}
-        filled.distributions = trial.distributions | {key: self._distributions[key] for key in missing}
+        filled.params = trial.params | {key: self._middles[key] for key in missing}
+        filled.distributions = trial.distributions | {key: self._planned[key] for key in missing}
         return filled
