@@ -37,7 +37,7 @@ from orchestrator.planning.sweep_plan import Params, SweepPlan
 from orchestrator.sweep_folder.events import TrialEnded
 from orchestrator.sweep_folder.journal import follow
 from orchestrator.sweep_folder.records import TrialState
-from orchestrator.trials.over import LEAST_COMPLETE, expected_gain, gain_of_tail
+from orchestrator.trials.over import LEAST_COMPLETE, expected_gain, gain_of_latest, gain_of_tail
 from orchestrator.trials.proposers import _distribution
 from training.config.run import Scalar
 
@@ -189,10 +189,7 @@ def by_gain(past: Past) -> bool:
 
 def by_patience(past: Past) -> bool:
     """No trial of the latest third of them has raised the best score by more than the noise."""
-    if len(past.values) < LEAST_COMPLETE:
-        return False
-    early = max(past.values[: -(len(past.values) // 3)])
-    return max(past.values) - early < past.noise
+    return len(past.values) >= LEAST_COMPLETE and gain_of_latest(past.values) < past.noise
 
 
 def by_regret_bound(past: Past) -> bool:

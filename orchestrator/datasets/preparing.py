@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from orchestrator.datasets.known_counts import count_known
 from orchestrator.datasets.prepared import (
     check_dataset,
@@ -23,7 +21,7 @@ from orchestrator.home import data_dir
 from orchestrator.uris import absolute_uri, require_safe_uri
 from training.counts import counted
 from training.data.dataset_names import IMAGE_DATASETS
-from training.data.sources.annotations import Annotations, Phase, some
+from training.data.sources.annotations import Annotations, Phase, join_negatives, some
 from training.data.sources.registry import read_source
 from training.data.store.bad_source import require_trusted
 from training.data.store.images import ENCODINGS
@@ -119,8 +117,7 @@ def _describe_classes(annotations: Annotations) -> str:
 def _note_known(train: Phase | None, note: Callable[[str], None]) -> None:
     """Say what is known of the training labels, where the source gives more than one drawn positive per image."""
     if train is not None and train.observed is not None:
-        kinds = list(train.negatives.values())
-        known = count_known(train.observed, np.asarray(np.stack(kinds).any(0), bool) if kinds else None)
+        known = count_known(train.observed, join_negatives(train.negatives))
         note(f"labels of the official train set: {known.describe()}")
 
 

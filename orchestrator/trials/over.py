@@ -23,8 +23,8 @@ def expected_gain(scores: Sequence[float], num_started: int, num_trials: int) ->
     """Return by how many points further trials are expected to raise the best score; None if too few are complete.
 
     The larger of two estimates, neither of which is enough alone (``benchmarks/results/search_stopping.md``): that of
-    :func:`gain_of_tail`, which holds for trials that are drawn alike, and what the latest third of the trials has
-    gained, since a search that learns gets better.
+    :func:`gain_of_tail`, which holds for trials that are drawn alike, and :func:`gain_of_latest`, since a search that
+    learns gets better.
 
     Args:
         scores: Of complete trials, in percent, in the order of the trials.
@@ -33,8 +33,12 @@ def expected_gain(scores: Sequence[float], num_started: int, num_trials: int) ->
     """
     if len(scores) < LEAST_COMPLETE:
         return None
-    rise = max(scores) - max(scores[: len(scores) - len(scores) // _PART])
-    return max(rise, gain_of_tail(scores, num_started, num_trials))
+    return max(gain_of_latest(scores), gain_of_tail(scores, num_started, num_trials))
+
+
+def gain_of_latest(scores: Sequence[float]) -> float:
+    """Return by how many points the latest third of the trials has raised the best score."""
+    return max(scores) - max(scores[: len(scores) - len(scores) // _PART])
 
 
 def gain_of_tail(scores: Sequence[float], num_started: int, num_trials: int) -> float:

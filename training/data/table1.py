@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from training.data.protocol import split_train_val
-from training.data.sources.annotations import Annotations
+from training.data.sources.annotations import Annotations, join_negatives
 
 NUM_NAMED = 3
 
@@ -119,9 +117,8 @@ def compute_counts(annotations: Annotations, split_seed: int = 1200) -> Counts:
     seen = true if source is None or source.observed is None else source.observed[rows]
     # Each image with a positive keeps exactly one, so no draw is needed to count them.
     single = 0 if seen is None else int(seen.any(1).sum())
-    # Any way to know them counts once.
-    kinds = [] if source is None else [matrix[rows] for matrix in source.negatives.values()]
-    known = int(np.stack(kinds).any(0).sum()) if kinds else 0
+    negative = None if source is None else join_negatives(source.negatives)
+    known = 0 if negative is None else int(negative[rows].sum())
     assumed = num["train"] * classes - single - known
     if true is None:
         return Counts(classes, None, num["train"], num["val"], num["test"], single, None, None, assumed, known)

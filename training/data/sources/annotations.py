@@ -105,6 +105,11 @@ class Phase:
         return len(self.ids)
 
 
+def join_negatives(kinds: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Return the labels (N, C) that are known to be negative in any way, or None if there is no such way."""
+    return np.asarray(np.stack(list(kinds.values())).any(0), bool) if kinds else None
+
+
 @dataclass(frozen=True)
 class Annotations:
     """A dataset as its own files describe it.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config.run import DataConfig, Negatives, Positives
+from training.data.sources.annotations import join_negatives
 from training.data.store.label_table import LabelTable
 from training.errors import ConfigError
 
@@ -38,7 +39,7 @@ class KnownLabels:
         if self.negatives == "none" or not table.negatives:
             return None
         if self.negatives == "given":
-            return np.asarray(np.stack(list(table.negatives.values())).any(0), bool)
+            return join_negatives(table.negatives)
         return table.negatives[self.negatives]
 
     def is_known(self, table: LabelTable) -> NDArray[np.bool_]:
